@@ -1,0 +1,234 @@
+"""What rules look at: the first steps, a thinned middle, and the newest steps of each stream.
+
+Comes in: records, through `History.add`, in the order of their steps.
+Goes out: arrays, one row for each step kept: `values(stream, statistic)`, `scalar(name)`.
+Promise:  bounded memory for a run of any length; a value that was not measured is NaN; pure
+          numpy, so that the training process and the collector feed the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.wire import Event, Frame, Layout, NotWatched, Place, Record, RunStart, Stat, Stream
+
+Steps = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+
+FIRST_STEPS = 64
+"""Frames kept from the start of a run: the initial state is evidence for ever."""
+STREAM_BYTES_MAX = 16 * 2**20
+"""What one stream's values may take."""
+ROWS_MAX = 4096
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve: `steps` int64, `values` float32, same length, step ascending."""
+
+    steps: Steps
+    values: Values
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def finite(self) -> Series:
+        """Return the points whose value is finite."""
+        keep = np.isfinite(self.values)
+        return Series(self.steps[keep], self.values[keep])
+
+    def last(self, n: int) -> Series:
+        """Return the newest `n` points (all, when there are fewer)."""
+        return Series(self.steps[-n:], self.values[-n:])
+
+    def since(self, step: int) -> Series:
+        """Return the points from `step` on."""
+        at = int(np.searchsorted(self.steps, step))
+        return Series(self.steps[at:], self.values[at:])
+
+
+@dataclass
+class Track:
+    """The frames of one stream under its newest layout.
+
+    Frames of an older layout are carried over by the names of places and statistics, so that a
+    layer added at step 1,000 does not erase what is known of the others.
+    """
+
+    layout: Layout
+    steps: Steps
+    values: Values
+    _used: int = 0
+    _index: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, layout: Layout) -> Track:
+        shape = (256, len(layout.places), len(layout.statistics))
+        return cls(
+            layout,
+            np.empty(shape[0], np.int64),
+            np.empty(shape, np.float32),
+            _index={place.name: i for i, place in enumerate(layout.places)},
+        )
+
+    @property
+    def rows_max(self) -> int:
+        """How many frames are kept before the middle is thinned."""
+        row_bytes = 4 * max(1, len(self.layout.places) * len(self.layout.statistics))
+        return int(np.clip(STREAM_BYTES_MAX // row_bytes, 4 * FIRST_STEPS, ROWS_MAX))
+
+    def append(self, steps: Steps, values: Values) -> None:
+        """Add frames at the end; steps not newer than the last one replace what follows them.
+
+        A training that resumes from an earlier step takes its later steps back.
+        """
+        for at in range(0, len(steps), 256):
+            self._append(steps[at : at + 256], values[at : at + 256])
+
+    def _append(self, steps: Steps, values: Values) -> None:
+        self._used = int(np.searchsorted(self.steps[: self._used], steps[0]))
+        if self._used + len(steps) > self.rows_max:
+            self._thin()
+        need = self._used + len(steps)
+        if need > len(self.steps):
+            room = max(need, 2 * len(self.steps))
+            self.steps = np.resize(self.steps, room)
+            grown = np.empty((room, *self.values.shape[1:]), np.float32)
+            grown[: self._used] = self.values[: self._used]
+            self.values = grown
+        self.steps[self._used : need] = steps
+        self.values[self._used : need] = values
+        self._used = need
+
+    def _thin(self) -> None:
+        # The newest half stays as it is, the first steps too; of the middle every second goes.
+        # Repeated, old history gets ever sparser: memory is bounded and trends stay visible.
+        recent = self._used - self.rows_max // 2
+        keep = np.ones(self._used, bool)
+        keep[FIRST_STEPS:recent:2] = False
+        kept = int(keep.sum())
+        self.steps[:kept] = self.steps[: self._used][keep]
+        self.values[:kept] = self.values[: self._used][keep]
+        self._used = kept
+
+    def relaid(self, layout: Layout) -> Track:
+        """Return this track under a new layout: rows and columns by name, NaN where new."""
+        track = Track.of(layout)
+        if not self._used:
+            return track
+        old_columns = {s: i for i, s in enumerate(self.layout.statistics)}
+        rows = [
+            (i, self._index[p.name]) for i, p in enumerate(layout.places) if p.name in self._index
+        ]
+        columns = [(i, old_columns[s]) for i, s in enumerate(layout.statistics) if s in old_columns]
+        values = np.full(
+            (self._used, len(layout.places), len(layout.statistics)), np.nan, np.float32
+        )
+        if rows and columns:
+            new_r, old_r = (np.array(x) for x in zip(*rows, strict=True))
+            new_c, old_c = (np.array(x) for x in zip(*columns, strict=True))
+            values[:, new_r[:, None], new_c] = self.values[: self._used, old_r[:, None], old_c]
+        track.append(self.steps[: self._used], values)
+        return track
+
+    def kept(self) -> tuple[Steps, Values]:
+        """Return (steps, values) kept, shapes (n,) and (n, places, statistics)."""
+        return self.steps[: self._used], self.values[: self._used]
+
+    def index(self, place: str) -> int | None:
+        """Return the row of `place`, or None."""
+        return self._index.get(place)
+
+
+class History:
+    """The recent captured frames of a run, its first steps, and what is known about it."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, str | float] = {}
+        self.total_steps: int | None = None
+        self.events: list[Event] = []
+        self.not_watched: dict[str, str] = {}
+        self.last_step = -1
+        self._tracks: dict[Stream, Track] = {}
+
+    def add(self, record: Record) -> None:
+        """Take one record in. Frames of a layout that was never announced are left out."""
+        match record:
+            case Frame():
+                self._add_frame(record)
+            case Layout():
+                track = self._tracks.get(record.stream)
+                self._tracks[record.stream] = track.relaid(record) if track else Track.of(record)
+            case RunStart():
+                self.facts.update(record.facts)
+                self.total_steps = record.total_steps
+            case Event():
+                self.events.append(record)
+                del self.events[:-1000]
+            case NotWatched():
+                self.not_watched.update(record.reasons)
+            case _:
+                pass  # heartbeats, drops and ends tell the collector, not the rules
+
+    def _add_frame(self, frame: Frame) -> None:
+        track = self._tracks.get(frame.stream)
+        if track is None or track.layout.version != frame.layout:
+            return
+        track.append(frame.steps, frame.values)
+        self.last_step = max(self.last_step, int(frame.steps[-1]))
+
+    def has(self, stream: Stream) -> bool:
+        """Whether at least one frame of `stream` is here."""
+        return stream in self._tracks and len(self._tracks[stream].kept()[0]) > 0
+
+    def places(self, stream: Stream) -> tuple[Place, ...]:
+        """Return the rows of `stream`, in the order of `values`' second axis."""
+        return self._tracks[stream].layout.places if stream in self._tracks else ()
+
+    def steps(self, stream: Stream) -> Steps:
+        """Return the captured steps of `stream`, ascending; empty before the first."""
+        if stream not in self._tracks:
+            return np.empty(0, np.int64)
+        return self._tracks[stream].kept()[0]
+
+    def values(self, stream: Stream, statistic: Stat) -> Values:
+        """Return one statistic of all places: float32, shape (captured steps, places).
+
+        NaN where it was not measured. A view: do not write into it. All NaN when the layout
+        does not carry the statistic; shape (0, 0) when nothing of the stream was seen.
+        """
+        if stream not in self._tracks:
+            return np.empty((0, 0), np.float32)
+        track = self._tracks[stream]
+        values = track.kept()[1]
+        if statistic not in track.layout.statistics:
+            return np.full(values.shape[:2], np.nan, np.float32)
+        column: Values = values[:, :, track.layout.statistics.index(statistic)]
+        return column
+
+    def series(self, stream: Stream, statistic: Stat, place: str) -> Series:
+        """Return the curve of one place; empty when the place is unknown."""
+        track = self._tracks.get(stream)
+        row = track.index(place) if track else None
+        if row is None:
+            return Series(np.empty(0, np.int64), np.empty(0, np.float32))
+        return Series(self.steps(stream), self.values(stream, statistic)[:, row])
+
+    def scalar(self, name: str) -> Series:
+        """Return a scalar's curve without the steps at which it is NaN.
+
+        NaN here is "not measured"; a loss that became NaN is told by `Scalar.NONFINITE_LOSS`.
+        ±Inf stays in.
+        """
+        series = self.series(Stream.SCALAR, Stat.VALUE, name)
+        keep = ~np.isnan(series.values)
+        return Series(series.steps[keep], series.values[keep])
+
+    def scalar_names(self) -> Iterator[str]:
+        """Yield the names of all scalars seen."""
+        for place in self.places(Stream.SCALAR):
+            yield place.name

@@ -1,0 +1,325 @@
+"""Batches to bytes and back.
+
+A body is `TVB` + one version byte, the header's length (u32, little-endian), the header
+(msgpack: identity, records, and where each frame's block lies), then the blocks: float32,
+little-endian, in the order of the records, without gaps. NaN and ±Inf travel as they are.
+
+Promise: `decode` raises WireError for anything that is not such a body, before it builds
+anything larger than the body itself, and never anything else.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from trainvitals.wire.records import (
+    Batch,
+    Dropped,
+    Event,
+    Frame,
+    Heartbeat,
+    Layout,
+    NotWatched,
+    Place,
+    Record,
+    RunEnd,
+    RunStart,
+)
+from trainvitals.wire.vocabulary import NEWEST_VERSION, OLDEST_VERSION, Stream
+
+MAGIC: Final = b"TVB"
+SOURCE_BYTES: Final = 16
+_PREFIX: Final = struct.Struct("<3sBI")
+_STEP_MAX: Final = 2**53  # steps stay exact in JSON and float64
+
+
+class WireError(ValueError):
+    """A body that is not a batch. `reason` is a stable code, the message says what to do."""
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class WireVersionError(WireError):
+    """A batch of a version that this side does not read."""
+
+    def __init__(self, got: int) -> None:
+        super().__init__(
+            f"The batch has wire version {got}; this side reads {OLDEST_VERSION} to "
+            f"{NEWEST_VERSION}. Upgrade the older side: pip install -U trainvitals.",
+            reason="wire_version",
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `decode` accepts. Checked from the header, before anything is built."""
+
+    header_bytes_max: int = 4 * 2**20
+    records_max: int = 10_000
+    values_max: int = 4_000_000
+    """Numbers in all frames together."""
+    places_max: int = 20_000
+    """Rows of one layout."""
+    name_bytes_max: int = 256
+
+
+class _FrameHeader(msgspec.Struct, frozen=True, tag="frame"):
+    stream: Stream
+    layout: int
+    steps: list[int]
+    times: list[float]
+    places: int
+    statistics: int
+
+
+_HeaderRecord = RunStart | Layout | _FrameHeader | Event | NotWatched | Heartbeat | Dropped | RunEnd
+
+
+class _Header(msgspec.Struct, frozen=True):
+    run: str
+    project: str
+    source: bytes
+    seq: int
+    sent_at: float
+    rank: int
+    records: tuple[_HeaderRecord, ...]
+
+
+_header_encoder = msgspec.msgpack.Encoder()
+_header_decoder = msgspec.msgpack.Decoder(_Header)
+
+
+def encode(batch: Batch) -> bytes:
+    """Return the body for `batch`. Neighbouring frames of one layout become one block."""
+    headers: list[_HeaderRecord] = []
+    blocks: list[bytes] = []
+    for record in merge_frames(batch.records):
+        if not isinstance(record, Frame):
+            headers.append(record)
+            continue
+        _, places, statistics = record.values.shape
+        headers.append(
+            _FrameHeader(
+                record.stream,
+                record.layout,
+                record.steps.tolist(),
+                record.times.tolist(),
+                places,
+                statistics,
+            )
+        )
+        blocks.append(np.ascontiguousarray(record.values, dtype="<f4").tobytes())
+    header = _header_encoder.encode(
+        _Header(
+            batch.run,
+            batch.project,
+            batch.source,
+            batch.seq,
+            batch.sent_at,
+            batch.rank,
+            tuple(headers),
+        )
+    )
+    return b"".join([_PREFIX.pack(MAGIC, NEWEST_VERSION, len(header)), header, *blocks])
+
+
+def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
+    """Return the batch in `body`; its frames are read-only views of `body`.
+
+    Raises:
+        WireVersionError: another version than this side reads.
+        WireError: anything else that is wrong; `reason` is malformed, or too_large when one of
+            `limits` is passed.
+    """
+    limits = limits or Limits()
+    if len(body) < _PREFIX.size:
+        raise WireError(
+            f"A batch is at least {_PREFIX.size} bytes long; this body has {len(body)}."
+        )
+    magic, version, header_bytes = _PREFIX.unpack_from(body)
+    if magic != MAGIC:
+        raise WireError("The body does not start with TVB: it is not a trainvitals batch.")
+    if not OLDEST_VERSION <= version <= NEWEST_VERSION:
+        raise WireVersionError(version)
+    if header_bytes > limits.header_bytes_max:
+        raise _too_large("header bytes", header_bytes, limits.header_bytes_max)
+    blocks_at = _PREFIX.size + header_bytes
+    if blocks_at > len(body):
+        raise WireError(f"The header claims {header_bytes} bytes; the body ends before that.")
+    try:
+        header = _header_decoder.decode(memoryview(body)[_PREFIX.size : blocks_at])
+    # RecursionError: deeply nested msgpack; UnicodeDecodeError is a ValueError.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise WireError(f"The header cannot be read: {error}") from error
+    _check_identity(header, limits)
+    records = _records(header, memoryview(body)[blocks_at:], limits)
+    return Batch(
+        header.run,
+        header.project,
+        header.source,
+        header.seq,
+        header.sent_at,
+        header.rank,
+        records,
+    )
+
+
+def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
+    """Return the records with neighbouring frames of one stream and layout made one.
+
+    Captured steps come as one frame for each stream in turn, so frames are gathered by stream
+    between the records that are not frames; the order within a stream is kept.
+    """
+    merged: list[Record] = []
+    for is_frame, run in groupby(records, key=lambda record: isinstance(record, Frame)):
+        if not is_frame:
+            merged.extend(run)
+            continue
+        by_layout: dict[tuple[Stream, int, int], list[Frame]] = {}
+        for frame in run:
+            assert isinstance(frame, Frame)  # noqa: S101 - groupby's key says so; mypy cannot see it
+            by_layout.setdefault((frame.stream, frame.layout, frame.values.shape[2]), []).append(
+                frame
+            )
+        for frames in by_layout.values():
+            if len(frames) == 1:
+                merged.append(frames[0])
+                continue
+            merged.append(
+                Frame(
+                    frames[0].stream,
+                    frames[0].layout,
+                    np.concatenate([f.steps for f in frames]),
+                    np.concatenate([f.times for f in frames]),
+                    np.concatenate([f.values for f in frames]),
+                )
+            )
+    return merged
+
+
+def _records(header: _Header, blocks: memoryview, limits: Limits) -> tuple[Record, ...]:
+    if len(header.records) > limits.records_max:
+        raise _too_large("records", len(header.records), limits.records_max)
+    # All counts first: a header of a few bytes may not make us build gigabytes.
+    values = 0
+    for record in header.records:
+        if isinstance(record, _FrameHeader):
+            values += _check_frame(record, limits)
+        elif isinstance(record, Layout):
+            _check_layout(record, limits)
+    if values > limits.values_max:
+        raise _too_large("values", values, limits.values_max)
+    if values * 4 != len(blocks):
+        raise WireError(
+            f"The frames need {values * 4} bytes of values; the body carries {len(blocks)}."
+        )
+    records: list[Record] = []
+    at = 0
+    for record in header.records:
+        if not isinstance(record, _FrameHeader):
+            records.append(record)
+            continue
+        shape = (len(record.steps), record.places, record.statistics)
+        count = math.prod(shape)
+        block = np.frombuffer(blocks, dtype="<f4", count=count, offset=at).reshape(shape)
+        at += count * 4
+        records.append(
+            Frame(
+                record.stream,
+                record.layout,
+                np.array(record.steps, dtype=np.int64),
+                np.array(record.times, dtype=np.float64),
+                block,
+            )
+        )
+    return tuple(records)
+
+
+def _check_identity(header: _Header, limits: Limits) -> None:
+    if len(header.source) != SOURCE_BYTES:
+        raise WireError(f"source is {SOURCE_BYTES} bytes; this batch has {len(header.source)}.")
+    if not 0 <= header.seq < _STEP_MAX or not 0 <= header.rank < 2**31:
+        raise WireError(f"seq and rank count from 0; got seq {header.seq}, rank {header.rank}.")
+    if not math.isfinite(header.sent_at):
+        raise WireError("sent_at is not a finite time.")
+    for word, name in (("run", header.run), ("project", header.project)):
+        if not name:
+            raise WireError(f"The batch names no {word}.")
+        _check_name(word, name, limits)
+
+
+def _check_frame(frame: _FrameHeader, limits: Limits) -> int:
+    if not frame.steps or len(frame.steps) != len(frame.times):
+        raise WireError(
+            f"A frame has one time for each step, at least one; this one has {len(frame.steps)} "
+            f"steps and {len(frame.times)} times."
+        )
+    if frame.places < 0 or frame.statistics < 1 or frame.layout < 0:
+        raise WireError("A frame's places, statistics and layout are counts; one is negative.")
+    if frame.places > limits.places_max:
+        raise _too_large("places", frame.places, limits.places_max)
+    if frame.statistics > 256:
+        raise _too_large("statistics", frame.statistics, 256)
+    if frame.steps[0] < 0 or frame.steps[-1] >= _STEP_MAX:
+        raise WireError(f"Steps lie between 0 and 2^53; got {frame.steps[0]}, {frame.steps[-1]}.")
+    if any(a >= b for a, b in zip(frame.steps, frame.steps[1:], strict=False)):
+        raise WireError("The steps of a frame must increase.")
+    if not all(map(math.isfinite, frame.times)):
+        raise WireError("A frame's times must be finite.")
+    return len(frame.steps) * frame.places * frame.statistics
+
+
+def _check_layout(layout: Layout, limits: Limits) -> None:
+    if len(layout.places) > limits.places_max:
+        raise _too_large("places", len(layout.places), limits.places_max)
+    if layout.version < 0 or not layout.statistics:
+        raise WireError("A layout has a version from 0 and at least one statistic.")
+    if len(set(layout.statistics)) != len(layout.statistics):
+        raise WireError("A layout names a statistic twice.")
+    names = [place.name for place in layout.places]
+    if len(set(names)) != len(names):
+        raise WireError("A layout names a place twice.")
+    for place in layout.places:
+        _check_place(place, limits)
+
+
+def _check_place(place: Place, limits: Limits) -> None:
+    for word, name in (
+        ("place", place.name),
+        ("kind", place.kind),
+        ("module", place.module),
+        ("module_kind", place.module_kind),
+        ("nonlinearity", place.nonlinearity),
+        *(("alias", alias) for alias in place.aliases),
+        *(("flag", flag) for flag in place.flags),
+    ):
+        _check_name(word, name, limits)
+
+
+def _check_name(word: str, name: str, limits: Limits) -> None:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise WireError(f"The name of a {word} is not valid Unicode.") from error
+    if size > limits.name_bytes_max:
+        raise _too_large(f"bytes in the name of a {word}", size, limits.name_bytes_max)
+    if "\x00" in name:
+        # Postgres cannot store it, and no tensor is called so.
+        raise WireError(f"The name of a {word} contains a NUL character.")
+
+
+def _too_large(what: str, got: int, limit: int) -> WireError:
+    return WireError(
+        f"{got} {what} in one batch; the limit is {limit}. Send smaller batches, or raise the "
+        "limit on the collector.",
+        reason="too_large",
+    )

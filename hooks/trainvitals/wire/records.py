@@ -1,0 +1,156 @@
+"""The kinds of record: what one batch may carry.
+
+A run begins with `RunStart`, announces each stream's rows and columns with a `Layout`, sends
+`Frame`s that refer to it by version, says `Dropped` for what it could not keep, and ends with
+`RunEnd`. A changed set of tensors is a new layout version of that stream, counted from 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.wire.vocabulary import Stat, Stream
+
+
+class Place(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row of a stream: a parameter, a module or a scalar, and what is known about it."""
+
+    name: str
+    kind: str = ""
+    """Parameters: weight | bias | norm_scale | norm_shift | embedding. Modules: the class name
+    ("ReLU"). Scalars: empty."""
+    shape: tuple[int, ...] = ()
+    """Of a parameter. Its product is the count of entries."""
+    depth: int = -1
+    """Position of the module (of the owning module, for parameters) in the order of the first
+    forward, from 0; −1 while unknown."""
+    module: str = ""
+    """The owning module's name, for parameters; "" is the root."""
+    module_kind: str = ""
+    """The owning module's class name."""
+    nonlinearity: str = ""
+    """What the module is, or what its output goes into: relu | leaky_relu | gelu | silu | tanh |
+    sigmoid | softmax | …; "" when none or unknown."""
+    trainable: bool = True
+    """requires_grad."""
+    optimized: bool = True
+    """In a parameter group of a watched optimizer."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the same tensor (tied weights)."""
+    flags: tuple[str, ...] = ()
+    """Structural facts a rule must know: output (feeds the loss), before_norm (a norm layer
+    follows), recurrent, attention, zero_init_branch."""
+
+
+class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):
+    """Identity and metadata; the first record of every process of a run."""
+
+    started_at: float
+    """Seconds since the epoch (UTC), as everywhere on the wire."""
+    name: str = ""
+    config: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    host: str = ""
+    pid: int = 0
+    argv: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    """python, torch, trainvitals, …"""
+    git_commit: str = ""
+    total_steps: int | None = None
+    facts: dict[str, str | float] = {}
+    """What rules may need: optimizer ("AdamW"), loss ("CrossEntropyLoss"), device, parameters."""
+
+
+class Layout(msgspec.Struct, frozen=True, tag="layout"):
+    """The rows and columns of a stream's frames from now on."""
+
+    stream: Stream
+    version: int
+    statistics: tuple[Stat, ...]
+    places: tuple[Place, ...]
+
+
+class Frame(msgspec.Struct, frozen=True, tag="frame"):
+    """The statistics of one stream over one or more captured steps.
+
+    `values` is float32, shape (steps, places, statistics) of the layout named; `steps` int64,
+    strictly increasing; `times` float64 seconds since the epoch, one for each step.
+    """
+
+    stream: Stream
+    layout: int
+    steps: npt.NDArray[np.int64]
+    times: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float32]
+
+
+class Event(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
+    """Something that happened at a step: lr_changed, checkpoint, resumed, loss_kind, …"""
+
+    step: int
+    time: float
+    kind: str
+    text: str = ""
+    attributes: dict[str, str | float] = {}
+
+
+class NotWatched(msgspec.Struct, frozen=True, tag="not_watched"):
+    """What is not measured, and why: name → reason. Repeats replace what was said before."""
+
+    reasons: dict[str, str]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """Sent when nothing else was for a while: silence, not goodbye, means lost contact."""
+
+    time: float
+    step: int
+
+
+class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """An interval of records that could not be kept; counted, never silent."""
+
+    first_step: int
+    last_step: int
+    stream: str
+    """A `Stream`, or "record" for the other kinds."""
+    reason: str
+    """queue_full | spool_full | rejected | …"""
+    records: int
+
+
+class RunEnd(msgspec.Struct, frozen=True, tag="end", omit_defaults=True):
+    """The last record of a process: lets the server say complete, or what is missing."""
+
+    time: float
+    step: int
+    state: str
+    """finished | failed | stopped"""
+    produced: int = 0
+    """Records handed to delivery in all, this one included."""
+    dropped: int = 0
+    error: str = ""
+    """The exception's class and message, when failed."""
+    last_seq: int = 0
+    """Filled in by delivery: the seq of the batch that carries this record."""
+
+
+Record = RunStart | Layout | Frame | Event | NotWatched | Heartbeat | Dropped | RunEnd
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Records of one process, in order. (source, seq) identifies it for ever."""
+
+    run: str
+    project: str
+    source: bytes
+    """16 random bytes per process start."""
+    seq: int
+    """From 0, one more for each batch of this source."""
+    sent_at: float
+    rank: int
+    records: tuple[Record, ...]
