@@ -22,7 +22,7 @@ Values = npt.NDArray[np.float32]
 FIRST_STEPS = 64
 """Frames kept from the start of a run: the initial state is evidence for ever."""
 STREAM_BYTES_MAX = 16 * 2**20
-"""What one stream's values may take."""
+"""What one stream's values may take, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
 
 
@@ -43,7 +43,8 @@ class Series:
 
     def last(self, n: int) -> Series:
         """Return the newest `n` points (all, when there are fewer)."""
-        return Series(self.steps[-n:], self.values[-n:])
+        at = max(0, len(self) - n)
+        return Series(self.steps[at:], self.values[at:])
 
     def since(self, step: int) -> Series:
         """Return the points from `step` on."""
@@ -86,8 +87,9 @@ class Track:
 
         A training that resumes from an earlier step takes its later steps back.
         """
-        for at in range(0, len(steps), 256):
-            self._append(steps[at : at + 256], values[at : at + 256])
+        slice_rows = self.rows_max // 8  # _thin makes room for that many
+        for at in range(0, len(steps), slice_rows):
+            self._append(steps[at : at + slice_rows], values[at : at + slice_rows])
 
     def _append(self, steps: Steps, values: Values) -> None:
         self._used = int(np.searchsorted(self.steps[: self._used], steps[0]))
@@ -105,11 +107,16 @@ class Track:
         self._used = need
 
     def _thin(self) -> None:
-        # The newest half stays as it is, the first steps too; of the middle every second goes.
-        # Repeated, old history gets ever sparser: memory is bounded and trends stay visible.
+        # The newest half stays as it is, and so do the first steps; of what lies between, as many
+        # as fill an eighth stay, evenly over the steps. So memory is bounded, there is room again,
+        # and the whole course of a long run stays visible.
         recent = self._used - self.rows_max // 2
-        keep = np.ones(self._used, bool)
-        keep[FIRST_STEPS:recent:2] = False
+        middle = self.steps[FIRST_STEPS:recent]
+        wanted = np.linspace(middle[0], middle[-1], self.rows_max // 8)
+        keep = np.zeros(self._used, bool)
+        keep[:FIRST_STEPS] = True
+        keep[FIRST_STEPS + np.searchsorted(middle, wanted)] = True
+        keep[recent:] = True
         kept = int(keep.sum())
         self.steps[:kept] = self.steps[: self._used][keep]
         self.values[:kept] = self.values[: self._used][keep]

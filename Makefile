@@ -1,0 +1,56 @@
+# The two commands of the README are `make demo` and `make test`; each sets up what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types contracts unit bench bench-overhead docs clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py hooks/trainvitals/capture/kernel.c
+	@echo "Setting up $(VENV): trainvitals, PyTorch (CPU) and what the collector and dashboard need. Once, a minute or two."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	@echo "Adding the tools for tests, lint and types."
+	@$(PIP) install --constraint constraints.txt --group dev
+	@touch $@
+
+demo: $(VENV)/.installed ## Train healthy and sick networks, show each diagnosis, open the dashboard (ARGS=--exit ends by itself)
+	@$(BIN)/trainvitals demo $(ARGS)
+
+test: lint types contracts unit ## Lint, types, import contracts and every test but the slow ones
+
+lint: $(VENV)/.developing ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developing ## mypy, strict
+	$(BIN)/mypy
+
+contracts: $(VENV)/.developing ## Who may import whom
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.developing
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: lint types contracts $(VENV)/.developing ## Everything, the slow tests too
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+bench: bench-overhead ## Every benchmark
+
+bench-overhead: $(VENV)/.installed ## What watching costs, as a ratio of step times
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics)
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
