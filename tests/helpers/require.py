@@ -1,0 +1,33 @@
+"""Real parts that tests meet: Postgres, Prometheus, Chromium."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+DEBIAN_PACKAGES = {
+    "postgres": "postgresql",
+    "initdb": "postgresql",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "chromium": "chromium",
+}
+
+
+def require(tool: str) -> str:
+    """Return the path of `tool`; without it skip the test, or fail it when CI=true."""
+    found = shutil.which(tool) or _postgres_binary(tool)
+    if found:
+        return found
+    reason = f"{tool} is not installed (Debian: apt-get install {DEBIAN_PACKAGES.get(tool, tool)})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; with CI=true a missing part is a failure, not a skip")
+    pytest.skip(reason)
+
+
+def _postgres_binary(tool: str) -> str | None:
+    # Debian keeps the server's binaries out of PATH.
+    for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{tool}"), reverse=True):
+        return str(path)
+    return None
