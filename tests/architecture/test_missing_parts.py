@@ -1,6 +1,7 @@
 """A test that misses a real part says so, and CI does not let it pass."""
 
 import pytest
+
 from helpers.require import require
 
 
