@@ -1,0 +1,30 @@
+"""Where batches become rows and chunks, and come back as runs, series and histories.
+
+Comes in: decoded batches (`Store.ingest`), findings (`Store.save_findings`).
+Goes out: run summaries, series, histories.
+Promise:  what `ingest` answers is committed and synced; a batch counts once, however often it
+          comes; never a row per scalar. SQLite and Postgres behave alike.
+Start at `store.Store`; `models` has the tables.
+"""
+
+from trainvitals_server.store.results import (
+    Ack,
+    Conflict,
+    QueueFull,
+    Refused,
+    RunDetail,
+    RunSummary,
+    Totals,
+)
+from trainvitals_server.store.store import Store
+
+__all__ = [
+    "Ack",
+    "Conflict",
+    "QueueFull",
+    "Refused",
+    "RunDetail",
+    "RunSummary",
+    "Store",
+    "Totals",
+]

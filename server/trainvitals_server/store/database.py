@@ -1,0 +1,358 @@
+"""Two engines behind one small interface: run this in a transaction, give me a reader.
+
+SQLite has one writer: a thread with one connection, which takes every task that waits, runs
+each in a savepoint of its own, commits once (`synchronous=FULL`) and only then answers.
+Readers open the file read-only. Postgres does all this itself; its tasks run in the caller's
+thread, and again when the server asks for it.
+
+An error of the disk ends SQLite's writer: what was not synced is not acknowledged, and nothing
+is afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from trainvitals_server.store.results import QueueFull
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Task = Callable[[sa.Connection], T]
+
+READERS_MAX = 8
+GROUP_MAX = 256
+
+
+class Database(Protocol):
+    """What the store needs of an engine."""
+
+    dialect: str
+
+    def write(self, task: Task[T], *, size: int = 0) -> T:
+        """Run `task` in a transaction; return its result once that is committed and synced.
+
+        `size`: the bytes it keeps waiting in memory. Raises QueueFull instead of waiting when
+        too many already do, and what the task raises after taking back what it wrote.
+        """
+        ...
+
+    def read(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """Return a connection that sees one state of the database."""
+        ...
+
+    def claim(self, key: int) -> contextlib.AbstractContextManager[bool]:
+        """Yield whether `key` is ours alone, among all collectors, until the block ends."""
+        ...
+
+    def size_bytes(self) -> int:
+        """Return what the data takes on disk."""
+        ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits to be written."""
+        ...
+
+    def failed(self) -> str | None:
+        """Return why nothing more can be written, or None."""
+        ...
+
+    def close(self) -> None:
+        """Finish what waits and let go of the database."""
+        ...
+
+
+class _Claims:
+    """Keys that this process holds."""
+
+    def __init__(self) -> None:
+        self._held: set[int] = set()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def claim(self, key: int) -> Iterator[bool]:
+        with self._lock:
+            free = key not in self._held
+            self._held.add(key)
+        try:
+            yield free
+        finally:
+            if free:
+                with self._lock:
+                    self._held.discard(key)
+
+
+@dataclass
+class _Waiting:
+    task: Callable[[sa.Connection], Any]
+    size: int
+    answer: Future[Any]
+
+
+class SqliteDatabase:
+    """A file, one writer thread, and read-only readers."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL, *, queue_bytes_max: int) -> None:
+        self.path = Path(url.database or "")
+        self._queue_bytes_max = queue_bytes_max
+        self._claims = _Claims()
+        self._writer_engine = sa.create_engine(
+            "sqlite://", creator=self._connect_writer, poolclass=NullPool
+        )
+        self._reader_engine = sa.create_engine(
+            "sqlite://",
+            creator=self._connect_reader,
+            poolclass=sa.pool.QueuePool,
+            pool_size=READERS_MAX,
+            max_overflow=0,
+        )
+        for engine, begin in (
+            (self._writer_engine, "BEGIN IMMEDIATE"),
+            (self._reader_engine, "BEGIN"),
+        ):
+            sa.event.listen(engine, "begin", _begin_with(begin))
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._condition = threading.Condition()
+        self._closing = False
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="trainvitals-writer", daemon=True)
+        self._thread.start()
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        for pragma in (
+            "busy_timeout=10000",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "cache_size=-32768",
+            "journal_size_limit=67108864",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        for pragma in ("busy_timeout=10000", "query_only=ON", "cache_size=-16384"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def write(self, task: Task[T], *, size: int = 0) -> T:
+        answer: Future[T] = Future()
+        with self._condition:
+            if self.failure is not None or self._closing:
+                raise RuntimeError("The writer has stopped.") from self.failure
+            if self._waiting and self._waiting_bytes + size > self._queue_bytes_max:
+                raise QueueFull(self._waiting_bytes, self._queue_bytes_max)
+            self._waiting.append(_Waiting(task, size, answer))
+            self._waiting_bytes += size
+            self._condition.notify()
+        return answer.result()
+
+    def _run(self) -> None:
+        with self._writer_engine.connect() as connection:
+            while group := self._take():
+                try:
+                    self._commit(connection, group)
+                except BaseException as error:  # noqa: BLE001 - told to every one who waits
+                    self._fail(error, group)
+                    if not _is_transient(error):
+                        return
+
+    def _take(self) -> list[_Waiting]:
+        with self._condition:
+            while not self._waiting and not self._closing:
+                self._condition.wait()
+            group = [self._waiting.popleft() for _ in range(min(GROUP_MAX, len(self._waiting)))]
+            self._waiting_bytes -= sum(waiting.size for waiting in group)
+            return group
+
+    def _commit(self, connection: sa.Connection, group: list[_Waiting]) -> None:
+        results: list[tuple[_Waiting, Any, BaseException | None]] = []
+        with connection.begin():
+            for waiting in group:
+                try:
+                    # Each by itself: a batch that is refused must not take its neighbours along.
+                    with connection.begin_nested():
+                        results.append((waiting, waiting.task(connection), None))
+                except OperationalError:
+                    raise  # the disk's, not the task's: the transaction as a whole is in doubt
+                except Exception as error:  # noqa: BLE001 - handed to the one who asked
+                    results.append((waiting, None, error))
+        # Only here is it on disk.
+        for waiting, result, failed in results:
+            if failed is None:
+                waiting.answer.set_result(result)
+            else:
+                waiting.answer.set_exception(failed)
+
+    def _fail(self, error: BaseException, group: list[_Waiting]) -> None:
+        with self._condition:
+            if not _is_transient(error):
+                self.failure = error
+                group = [*group, *self._waiting]
+                self._waiting.clear()
+                self._waiting_bytes = 0
+                log.critical("Nothing more is stored or acknowledged: the database said %s", error)
+        for waiting in group:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with self._reader_engine.connect() as connection, connection.begin():
+            yield connection
+
+    def claim(self, key: int) -> contextlib.AbstractContextManager[bool]:
+        return self._claims.claim(key)
+
+    def size_bytes(self) -> int:
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    def failed(self) -> str | None:
+        return None if self.failure is None else f"The disk failed: {self.failure}"
+
+    def close(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join(30)
+        self._reader_engine.dispose()
+        self._writer_engine.dispose()
+
+
+def _begin_with(statement: str) -> Callable[[sa.Connection], None]:
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether the writer may go on: a full disk or a busy file gets better; EIO does not."""
+    original = getattr(error, "orig", None)
+    name = getattr(original, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+class PostgresDatabase:
+    """A Postgres server, shared by any number of collectors."""
+
+    dialect = "postgresql"
+    _RETRIES = 5
+
+    def __init__(self, url: URL, *, queue_bytes_max: int) -> None:
+        self._queue_bytes_max = queue_bytes_max
+        self._waiting_bytes = 0
+        self._lock = threading.Lock()
+        self._claims = _Claims()
+        self._engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_size=8,
+            max_overflow=8,
+            pool_pre_ping=True,
+            # pgbouncer in transaction mode knows no prepared statements of ours.
+            connect_args={"prepare_threshold": None},
+        )
+
+    def write(self, task: Task[T], *, size: int = 0) -> T:
+        with self._lock:
+            if self._waiting_bytes and self._waiting_bytes + size > self._queue_bytes_max:
+                raise QueueFull(self._waiting_bytes, self._queue_bytes_max)
+            self._waiting_bytes += size
+        try:
+            for last in [False] * self._RETRIES + [True]:
+                try:
+                    with self._engine.begin() as connection:
+                        return task(connection)
+                except DBAPIError as error:
+                    if last or not _may_retry(error):
+                        raise
+            raise AssertionError("the last try returns or raises")
+        finally:
+            with self._lock:
+                self._waiting_bytes -= size
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        connection = self._engine.connect().execution_options(isolation_level="REPEATABLE READ")
+        with connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def claim(self, key: int) -> Iterator[bool]:
+        with self._claims.claim(key) as free:
+            if not free:
+                yield False
+                return
+            # Bound to the transaction, so that a pooler or a killed collector cannot keep it.
+            with self._engine.begin() as connection:
+                yield bool(
+                    connection.scalar(
+                        sa.text("SELECT pg_try_advisory_xact_lock(:space, :key)"),
+                        {"space": _CLAIM_SPACE, "key": key},
+                    )
+                )
+
+    def size_bytes(self) -> int:
+        with self.read() as connection:
+            size = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
+        return int(size or 0)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    def failed(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+_CLAIM_SPACE = 0x7456  # our corner of Postgres' advisory locks
+_RETRIED = {"40001", "40P01", "23505"}
+
+
+def _may_retry(error: DBAPIError) -> bool:
+    """Deadlock, serialisation, or two collectors that made the same row at once.
+
+    Not a lost connection: whether that commit happened is unknown; the sender asks again.
+    """
+    return getattr(error.orig, "sqlstate", None) in _RETRIED
+
+
+def open_database(url: str, *, queue_bytes_max: int) -> Database:
+    """Return the database at `url`: sqlite:///path or postgresql://…"""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return SqliteDatabase(parsed, queue_bytes_max=queue_bytes_max)
+    if parsed.get_backend_name() == "postgresql":
+        return PostgresDatabase(parsed, queue_bytes_max=queue_bytes_max)
+    raise ValueError(
+        f"{parsed.get_backend_name()} is not a database of trainvitals: give sqlite:///PATH or "
+        "postgresql://USER@HOST/NAME."
+    )

@@ -1,0 +1,92 @@
+"""Findings in and out of their table, episode by episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from trainvitals.diagnosis.finding import Finding, Severity, State
+from trainvitals_server.store.models import FindingRow, Run
+
+_decoder = msgspec.msgpack.Decoder(Finding)
+PLACE_MAX = 512
+
+
+def load(connection: sa.Connection, run_pk: int) -> list[Finding]:
+    """Return a run's findings, as they were ranked when saved."""
+    wanted = sa.select(FindingRow.finding).where(FindingRow.run_pk == run_pk)
+    blobs = connection.scalars(wanted.order_by(FindingRow.position))
+    return [_decoder.decode(blob) for blob in blobs]
+
+
+def save(
+    connection: sa.Connection,
+    run_pk: int,
+    findings: Sequence[Finding],
+    *,
+    health: float,
+    step: int,
+    now: float,
+) -> None:
+    """Make `findings` the run's findings; what is the same episode keeps when it was opened."""
+    known: dict[tuple[str, str, int], tuple[int, bytes, int]] = {
+        (row.code, row.place, row.episode): (row.pk, row.finding, row.position)
+        for row in connection.execute(sa.select(FindingRow).where(FindingRow.run_pk == run_pk))
+    }
+    fresh: list[dict[str, Any]] = []
+    for (code, place, episode), position, finding in _episodes(findings):
+        values = {
+            "position": position,
+            "severity": str(finding.severity),
+            "state": str(finding.state),
+            "since_step": finding.since_step,
+            "finding": msgspec.msgpack.encode(finding),
+        }
+        row = known.pop((code, place, episode), None)
+        if row is None:
+            identity = {"run_pk": run_pk, "code": code, "place": place, "episode": episode}
+            fresh.append({**identity, **values, "opened_at": now})
+        elif row[1:] != (values["finding"], position):
+            change = sa.update(FindingRow).where(FindingRow.pk == row[0])
+            connection.execute(change.values(values))
+    if known:
+        gone = [pk for pk, _, _ in known.values()]
+        connection.execute(sa.delete(FindingRow).where(FindingRow.pk.in_(gone)))
+    if fresh:
+        connection.execute(sa.insert(FindingRow), fresh)
+    summary = {**_summary(findings), "health": health, "diagnosed_step": step}
+    connection.execute(sa.update(Run).where(Run.pk == run_pk).values(summary))
+
+
+def _episodes(
+    findings: Sequence[Finding],
+) -> list[tuple[tuple[str, str, int], int, Finding]]:
+    """Return ((code, place, episode), position, finding): episodes counted by their first step."""
+    count: dict[tuple[str, str], int] = {}
+    episodes = []
+    for position, finding in sorted(enumerate(findings), key=lambda item: item[1].since_step):
+        key = (finding.code, finding.where.replace("\x00", "\ufffd")[:PLACE_MAX])
+        episode = count.get(key, 0)
+        count[key] = episode + 1
+        episodes.append(((*key, episode), position, finding))
+    return episodes
+
+
+def _summary(findings: Sequence[Finding]) -> dict[str, Any]:
+    active = [finding for finding in findings if finding.state is State.OPEN]
+    alarms = [finding for finding in active if finding.severity is not Severity.INFO]
+    # The engine ranks causes before what they cause: the first alarm is the one to look at.
+    headline = next((f for f in alarms if not f.explained_by), alarms[0] if alarms else None)
+    count = dict.fromkeys(Severity, 0)
+    for finding in active:
+        count[finding.severity] += 1
+    return {
+        "error_count": count[Severity.ERROR],
+        "warning_count": count[Severity.WARNING],
+        "info_count": count[Severity.INFO],
+        "headline": msgspec.msgpack.encode(headline) if headline else None,
+        "changes": Run.changes + 1,
+    }

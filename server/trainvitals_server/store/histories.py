@@ -1,0 +1,140 @@
+"""Histories for the rules, kept in memory between rounds and fed only what is new.
+
+A history that cannot be continued (a resume, a late batch, a restart of the collector) is built
+anew: the first steps, some segments of the middle, and the newest steps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+import sqlalchemy as sa
+
+from trainvitals.diagnosis.history import History
+from trainvitals.wire import Frame, NotWatched
+from trainvitals_server.store import runs
+from trainvitals_server.store.drawn import Drawn, drawn_tracks
+from trainvitals_server.store.models import Chunk, LogFrame, Run
+from trainvitals_server.store.rows import AXIS_GROUP, Rows, log_rows, read_rows
+
+HISTORIES_MAX = 64
+_SEGMENTS_MAX = 24
+"""How many sealed segments a rebuilt history reads: the first, the newest 11, some between."""
+
+
+@dataclass
+class _Kept:
+    history: History
+    identity: tuple[tuple[int, int], ...]
+    """(track, until): another one means another course."""
+    rows: dict[int, int] = field(default_factory=dict)
+    """Rows of each track that are in the history or were left out of it on purpose."""
+    log_pk: int = 0
+    """Rows of the log up to here are in."""
+    events: int = 0
+
+
+class Histories:
+    """The histories of the runs that were looked at last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, connection: sa.Connection, run_pk: int) -> History:
+        """Return the run's history up to what is committed. Do not change it."""
+        with self._lock:
+            drawn = drawn_tracks(connection, run_pk)
+            identity = tuple((d.shape.pk, d.until) for d in drawn)
+            kept = self._kept.get(run_pk)
+            if kept is None or kept.identity != identity or not _continue(connection, kept, drawn):
+                kept = _rebuild(connection, drawn, identity)
+            _tell(connection, run_pk, kept)
+            self._kept[run_pk] = kept
+            self._kept.move_to_end(run_pk)
+            while len(self._kept) > HISTORIES_MAX:
+                self._kept.popitem(last=False)
+            return kept.history
+
+
+def _tell(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
+    """Bring over what is not frames: facts, events, what is not watched."""
+    row = connection.execute(
+        sa.select(Run.about, Run.not_watched, Run.revision).where(Run.pk == run_pk)
+    ).one_or_none()
+    if row is None:
+        return
+    if (start := runs.start_record(row.about)) is not None:
+        kept.history.add(start)
+    detail = runs.detail(connection, run_pk)
+    kept.history.add(NotWatched(detail.not_watched))
+    kept.history.events[:] = detail.events
+
+
+def _continue(connection: sa.Connection, kept: _Kept, drawn: list[Drawn]) -> bool:
+    """Add what the log has since; return False when that does not make the history whole."""
+    by_track = {d.shape.pk: d for d in drawn}
+    if all(kept.rows.get(pk, 0) == d.rows for pk, d in by_track.items()):
+        return True
+    wanted = (
+        sa.select(LogFrame.pk, LogFrame.track_pk, LogFrame.n, LogFrame.axis, LogFrame.values)
+        .where(LogFrame.track_pk.in_(by_track), LogFrame.pk > kept.log_pk)
+        .order_by(LogFrame.pk)
+    )
+    parts: list[tuple[Drawn, Rows]] = []
+    for pk, track_pk, n, axis, values in connection.execute(wanted):
+        track = by_track[track_pk]
+        parts.append((track, log_rows(n, axis, values, track.shape)))
+        kept.rows[track_pk] = kept.rows.get(track_pk, 0) + n
+        kept.log_pk = pk
+    if any(kept.rows.get(pk, 0) != d.rows for pk, d in by_track.items()):
+        return False  # some were sealed before we saw them, or committed out of order
+    for track, rows in parts:
+        steps = kept.history.steps(track.layout.stream)
+        if len(steps) and len(rows.steps) and rows.steps[0] <= steps[-1]:
+            return False  # a batch that came late: the history wants it in its place
+        _add(kept.history, track, rows)
+    return True
+
+
+def _rebuild(
+    connection: sa.Connection, drawn: list[Drawn], identity: tuple[tuple[int, int], ...]
+) -> _Kept:
+    kept = _Kept(History(), identity)
+    tracks = [d.shape.pk for d in drawn]
+    newest = sa.select(sa.func.max(LogFrame.pk)).where(LogFrame.track_pk.in_(tracks))
+    kept.log_pk = connection.scalar(newest) or 0
+    for track in drawn:
+        kept.history.add(track.layout)
+        series = np.arange(track.shape.series)
+        segments = _segments(connection, track.shape.pk)
+        rows = read_rows(connection, track.shape, series, hi=track.until, segments=segments)
+        _add(kept.history, track, rows)
+        kept.rows[track.shape.pk] = track.rows
+    return kept
+
+
+def _segments(connection: sa.Connection, track_pk: int) -> list[int]:
+    wanted = (
+        sa.select(Chunk.segment)
+        .where(Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.group == AXIS_GROUP)
+        .order_by(Chunk.lo)
+    )
+    segments = list(connection.scalars(wanted))
+    if len(segments) <= _SEGMENTS_MAX:
+        return segments
+    half = _SEGMENTS_MAX // 2
+    middle = np.linspace(0, len(segments) - half - 1, half).round().astype(int)
+    return [segments[i] for i in middle] + segments[-half:]
+
+
+def _add(history: History, track: Drawn, rows: Rows) -> None:
+    if not len(rows.steps):
+        return
+    shape = track.shape
+    values = rows.values.reshape(-1, shape.statistics, shape.places).transpose(0, 2, 1)
+    layout = track.layout
+    history.add(Frame(layout.stream, layout.version, rows.steps, rows.times, values))

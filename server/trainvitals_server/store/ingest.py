@@ -1,0 +1,421 @@
+"""One batch into the tables, in one transaction.
+
+Comes in: a decoded batch and its checksum.
+Goes out: rows of run, attempt, source, track, ingest_log, event, dropped.
+Promise:  the key (source, seq) is inserted in the transaction of what it stands for; a batch
+          that does not fit what is known is refused whole.
+Start at `prepare`, then `Writing.run`.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from trainvitals.wire import (
+    Batch,
+    Dropped,
+    Event,
+    Frame,
+    Heartbeat,
+    Layout,
+    NotWatched,
+    RunEnd,
+    RunStart,
+    Stream,
+)
+from trainvitals_server.store.latest import RunNews
+from trainvitals_server.store.models import (
+    Attempt,
+    BatchKey,
+    DroppedRow,
+    EventRow,
+    LogFrame,
+    Run,
+    Source,
+    Track,
+)
+from trainvitals_server.store.results import Ack, Conflict, Refused
+from trainvitals_server.store.text import storable
+
+STATES = ("finished", "failed", "stopped")
+STEP_MAX = 2**53
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch, and what can be computed of it before its turn to be written."""
+
+    batch: Batch
+    crc: int
+    size: int
+    frames: tuple[tuple[int, Frame, bytes, bytes], ...]
+    """(position, frame, axis, values)"""
+
+
+def prepare(batch: Batch, body: bytes) -> Prepared:
+    """Return `batch` ready to be written. Raises Refused for numbers that no trainer sends."""
+    frames = []
+    for position, record in enumerate(batch.records):
+        _check(record)
+        if isinstance(record, Frame):
+            axis = record.steps.astype("<i8").tobytes() + record.times.astype("<f8").tobytes()
+            values = np.ascontiguousarray(record.values, "<f4").tobytes()
+            frames.append((position, record, axis, values))
+    return Prepared(batch, zlib.crc32(body), len(body), tuple(frames))
+
+
+def _check(record: object) -> None:
+    """Refuse what the wire lets through but no column holds."""
+    match record:
+        case Event(step=step) | Heartbeat(step=step):
+            steps, times, counts = (step,), (record.time,), ()
+        case RunEnd():
+            steps, times = (record.step,), (record.time,)
+            counts = (record.produced, record.dropped, record.last_seq)
+            if record.state not in STATES:
+                raise _malformed(f"A run ends {', '.join(STATES)}; not {record.state[:40]!r}.")
+        case Dropped():
+            steps, times, counts = (record.first_step, record.last_step), (), (record.records,)
+        case RunStart():
+            steps, times = (), (record.started_at,)
+            counts = (record.pid, record.total_steps or 0)
+        case _:
+            return
+    if not all(-1 <= step < STEP_MAX for step in steps):
+        raise _malformed(f"Steps lie between −1 and 2^53; got {steps}.")
+    if not all(math.isfinite(time) for time in times):
+        raise _malformed("A record's time is not a finite number.")
+    if not all(0 <= count < STEP_MAX for count in counts):
+        raise _malformed(f"Counts lie between 0 and 2^53; got {counts}.")
+
+
+def _malformed(message: str) -> Refused:
+    return Refused(message, reason="malformed")
+
+
+def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:
+    """Return `INSERT … ON CONFLICT DO NOTHING` of the connection's engine."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return insert(table).on_conflict_do_nothing()
+
+
+@dataclass
+class Writing:
+    """Writes one prepared batch with one connection."""
+
+    connection: sa.Connection
+    prepared: Prepared
+    now: float
+
+    def run(self) -> Ack:
+        """Store the batch; answer `stored=False` when it was already.
+
+        Raises:
+            Conflict: the key stands for another batch, or the run is another project's.
+            Refused: a frame whose layout was never announced, or does not fit it.
+        """
+        batch = self.prepared.batch
+        run = self._run()
+        source = self._source(run.pk)
+        if source.run_pk != run.pk:
+            raise Conflict(
+                f"Source {batch.source.hex()} belongs to another run than {batch.run!r}.",
+                reason="conflict",
+            )
+        if not self._is_new(source):
+            return Ack(batch.source, batch.seq, stored=False)
+        news = RunNews.of(run, source.is_drawn(self.connection), self.now)
+        tracks = self._tracks(source.pk)
+        rows: dict[int, int] = {}
+        log: list[dict[str, Any]] = []
+        prepared = {position: (axis, values) for position, _, axis, values in self.prepared.frames}
+        for position, record in enumerate(batch.records):
+            if isinstance(record, Frame):
+                track = self._fitting(tracks, record)
+                axis, values = prepared[position]
+                log.append(self._log_row(track.pk, position, record, axis, values))
+                rows[track.pk] = rows.get(track.pk, 0) + len(record.steps)
+                news.frame(record, track.layout)
+            elif isinstance(record, Layout):
+                self._announce(tracks, source.pk, record)
+            else:
+                self._other(run.pk, source, record)
+                news.record(record)
+        self._write_log(log, rows)
+        self._touch(source)
+        self.connection.execute(sa.update(Run).where(Run.pk == run.pk).values(news.columns()))
+        return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
+
+    # --- identity ----------------------------------------------------------------------------
+
+    def _run(self) -> Any:
+        batch = self.prepared.batch
+        # Locked until the commit: two collectors must not lose each other's counts.
+        found = sa.select(Run).where(Run.id == batch.run).with_for_update()
+        run = self.connection.execute(found).one_or_none()
+        if run is None:
+            self.connection.execute(insert_or_ignore(self.connection, Run).values(self._new_run()))
+            run = self.connection.execute(found).one()
+        if run.project != batch.project:
+            raise Conflict(
+                f"Run {batch.run!r} is in project {run.project!r}; this batch says "
+                f"{batch.project!r}. Give the run another name.",
+                reason="run_in_other_project",
+            )
+        return run
+
+    def _new_run(self) -> dict[str, Any]:
+        batch = self.prepared.batch
+        nothing = msgspec.msgpack.encode({})
+        return {
+            "id": batch.run,
+            "project": batch.project,
+            "name": batch.run,
+            "state": "running",
+            "started_at": batch.sent_at,
+            "last_report_at": self.now,
+            "step": -1,
+            "host": "",
+            "error_count": 0,
+            "warning_count": 0,
+            "info_count": 0,
+            "tags": msgspec.msgpack.encode(()),
+            "search": f"{batch.run} {batch.project}".lower(),
+            "sparkline": msgspec.msgpack.encode((1, [])),
+            "scalars": nothing,
+            "about": nothing,
+            "not_watched": nothing,
+            "revision": 0,
+            "rounded": 0,
+            "changes": 0,
+        }
+
+    def _source(self, run_pk: int) -> _KnownSource:
+        batch = self.prepared.batch
+        found = sa.select(Source).where(Source.key == batch.source).with_for_update()
+        row = self.connection.execute(found).one_or_none()
+        if row is None:
+            start = next((r for r in batch.records if isinstance(r, RunStart)), None)
+            values = {
+                "key": batch.source,
+                "run_pk": run_pk,
+                "attempt_pk": self._attempt(run_pk, start),
+                "rank": batch.rank,
+                "host": storable(start.host) if start else "",
+                "pid": start.pid if start else 0,
+                "first_seen_at": self.now,
+                "last_seq": -1,
+                "batches": 0,
+                "sealed_to": 0,
+                "ended": False,
+                "produced": 0,
+                "dropped": 0,
+            }
+            self.connection.execute(insert_or_ignore(self.connection, Source).values(values))
+            row = self.connection.execute(found).one()
+        return _KnownSource(
+            row.pk, row.run_pk, row.attempt_pk, row.rank, row.sealed_to, row.last_seq, row.batches
+        )
+
+    def _attempt(self, run_pk: int, start: RunStart | None) -> int:
+        """Return the attempt that a new source belongs to: the newest, unless it has the rank."""
+        batch = self.prepared.batch
+        newest = self.connection.scalar(newest_attempt(run_pk))
+        if newest is not None:
+            has_rank = sa.select(Source.pk).where(
+                Source.attempt_pk == newest, Source.rank == batch.rank
+            )
+            if self.connection.scalar(has_rank.limit(1)) is None:
+                return int(newest)
+        started_at = start.started_at if start else batch.sent_at
+        new = sa.insert(Attempt).values(run_pk=run_pk, started_at=started_at)
+        return int(self.connection.scalar(new.returning(Attempt.pk)) or 0)
+
+    def _is_new(self, source: _KnownSource) -> bool:
+        batch, crc = self.prepared.batch, self.prepared.crc
+        if batch.seq < source.sealed_to:
+            return False
+        inserted = self.connection.scalar(
+            insert_or_ignore(self.connection, BatchKey)
+            .values(source_pk=source.pk, seq=batch.seq, crc=crc)
+            .returning(BatchKey.seq)
+        )
+        if inserted is not None:
+            return True
+        key = (BatchKey.source_pk == source.pk, BatchKey.seq == batch.seq)
+        stored = self.connection.scalar(sa.select(BatchKey.crc).where(*key))
+        if stored != crc:
+            raise Conflict(
+                f"Batch {batch.seq} of source {batch.source.hex()} is stored with checksum "
+                f"{stored:08x}; this one has {crc:08x}. A source must not use a number twice.",
+                reason="conflict",
+            )
+        return False
+
+    # --- frames ------------------------------------------------------------------------------
+
+    def _tracks(self, source_pk: int) -> dict[tuple[Stream, int], _KnownTrack]:
+        wanted = {
+            (str(r.stream), r.layout if isinstance(r, Frame) else r.version)
+            for r in self.prepared.batch.records
+            if isinstance(r, Frame | Layout)
+        }
+        if not wanted:
+            return {}
+        columns = (Track.pk, Track.stream, Track.version, Track.layout)
+        found = sa.select(*columns).where(
+            Track.source_pk == source_pk, Track.stream.in_({stream for stream, _ in wanted})
+        )
+        return {
+            (Stream(row.stream), row.version): _KnownTrack(row.pk, decode_layout(row.layout))
+            for row in self.connection.execute(found)
+            if (row.stream, row.version) in wanted
+        }
+
+    def _announce(
+        self, tracks: dict[tuple[Stream, int], _KnownTrack], source_pk: int, layout: Layout
+    ) -> None:
+        known = tracks.get((layout.stream, layout.version))
+        if known is not None:
+            if known.layout != layout:
+                raise Refused(
+                    f"Layout {layout.version} of stream {layout.stream} was announced with other "
+                    "rows or columns. A changed set of tensors is a new version.",
+                    reason="shape_mismatch",
+                )
+            return
+        new = sa.insert(Track).values(
+            source_pk=source_pk,
+            stream=str(layout.stream),
+            version=layout.version,
+            layout=msgspec.msgpack.encode(layout),
+            places=len(layout.places),
+            statistics=len(layout.statistics),
+            rows=0,
+            log_rows=0,
+            segments=0,
+        )
+        pk = int(self.connection.scalar(new.returning(Track.pk)) or 0)
+        tracks[layout.stream, layout.version] = _KnownTrack(pk, layout)
+
+    def _fitting(self, tracks: dict[tuple[Stream, int], _KnownTrack], frame: Frame) -> _KnownTrack:
+        track = tracks.get((frame.stream, frame.layout))
+        if track is None:
+            raise Refused(
+                f"A frame of stream {frame.stream} refers to layout {frame.layout}, which this "
+                "source has not announced.",
+                reason="unknown_layout",
+            )
+        shape = (len(track.layout.places), len(track.layout.statistics))
+        if frame.values.shape[1:] != shape:
+            raise Refused(
+                f"A frame of stream {frame.stream} has {frame.values.shape[1]} places and "
+                f"{frame.values.shape[2]} statistics; its layout {frame.layout} has {shape[0]} "
+                f"and {shape[1]}.",
+                reason="shape_mismatch",
+            )
+        return track
+
+    def _log_row(
+        self, track_pk: int, part: int, frame: Frame, axis: bytes, values: bytes
+    ) -> dict[str, Any]:
+        return {
+            "track_pk": track_pk,
+            "seq": self.prepared.batch.seq,
+            "part": part,
+            "lo": int(frame.steps[0]),
+            "hi": int(frame.steps[-1]),
+            "n": len(frame.steps),
+            "axis": axis,
+            "values": values,
+        }
+
+    def _write_log(self, log: list[dict[str, Any]], rows: dict[int, int]) -> None:
+        if log:
+            self.connection.execute(sa.insert(LogFrame), log)
+        for track_pk, n in rows.items():
+            grow = sa.update(Track).where(Track.pk == track_pk)
+            self.connection.execute(grow.values(rows=Track.rows + n, log_rows=Track.log_rows + n))
+
+    # --- the rest ----------------------------------------------------------------------------
+
+    def _other(self, run_pk: int, source: _KnownSource, record: object) -> None:
+        owner = {"run_pk": run_pk, "source_pk": source.pk}
+        match record:
+            case Event():
+                values = {**owner, "event": msgspec.msgpack.encode(record)}
+                self.connection.execute(sa.insert(EventRow).values(values))
+            case Dropped():
+                values = {
+                    **owner,
+                    "reason": storable(record.reason),
+                    "records": record.records,
+                    "dropped": msgspec.msgpack.encode(record),
+                }
+                self.connection.execute(sa.insert(DroppedRow).values(values))
+            case RunEnd():
+                source.end = record
+            case RunStart() | Heartbeat() | NotWatched():
+                pass  # all they say is in the run's own row: RunNews
+            case _:
+                raise AssertionError(f"a record of an unknown kind: {type(record).__name__}")
+
+    def _touch(self, source: _KnownSource) -> None:
+        values: dict[str, Any] = {
+            "last_seq": max(source.last_seq, self.prepared.batch.seq),
+            "batches": source.batches + 1,
+        }
+        if source.end is not None:
+            values |= {
+                "ended": True,
+                "produced": source.end.produced,
+                "dropped": source.end.dropped,
+            }
+        self.connection.execute(sa.update(Source).where(Source.pk == source.pk).values(values))
+
+
+def newest_attempt(run_pk: int) -> sa.Select[tuple[int]]:
+    """Select the run's attempt that started last."""
+    order = (Attempt.started_at.desc(), Attempt.pk.desc())
+    return sa.select(Attempt.pk).where(Attempt.run_pk == run_pk).order_by(*order).limit(1)
+
+
+@dataclass
+class _KnownSource:
+    pk: int
+    run_pk: int
+    attempt_pk: int
+    rank: int
+    sealed_to: int
+    last_seq: int
+    batches: int
+    end: RunEnd | None = None
+
+    def is_drawn(self, connection: sa.Connection) -> bool:
+        """Whether this is the process that speaks for its run: the newest attempt's lowest rank."""
+        if connection.scalar(newest_attempt(self.run_pk)) != self.attempt_pk:
+            return False
+        ranks = sa.select(sa.func.min(Source.rank)).where(Source.attempt_pk == self.attempt_pk)
+        return connection.scalar(ranks) == self.rank
+
+
+@dataclass(frozen=True)
+class _KnownTrack:
+    pk: int
+    layout: Layout
+
+
+_layout_decoder = msgspec.msgpack.Decoder(Layout)
+
+
+def decode_layout(blob: bytes) -> Layout:
+    """Return the layout in a track's row."""
+    return _layout_decoder.decode(blob)

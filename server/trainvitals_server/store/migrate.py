@@ -1,0 +1,79 @@
+"""Bring a database to this build's tables, by the migrations packaged beside this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+_LOCK = 0x74567631  # one collector migrates, the others wait
+
+
+class StoreUnusable(Exception):  # noqa: N818 - said to the operator, who can do something
+    """The database cannot be used as it is; the message says what to do."""
+
+
+def migrate(database_url: str) -> None:
+    """Make or upgrade the tables at `database_url`; nothing happens when they are new enough.
+
+    Raises:
+        StoreUnusable: it cannot be opened, is damaged, or a newer trainvitals has upgraded it.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite":
+        _check_file(url)
+    else:
+        url = url.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            _upgrade(connection)
+    except sa.exc.DatabaseError as error:
+        shown = url.render_as_string(hide_password=True)
+        raise StoreUnusable(f"The database {shown} cannot be used: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def configuration() -> Config:
+    """Return Alembic's configuration, without a file."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = configuration()
+    current = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise StoreUnusable(
+            f"The database is at revision {current}, which this trainvitals does not know: a "
+            "newer one has upgraded it. Upgrade here too: pip install -U trainvitals."
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _check_file(url: URL) -> None:
+    path = Path(url.database or "")
+    if not url.database or url.database == ":memory:":
+        raise StoreUnusable("The collector needs a database file: sqlite:///PATH.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
+        raise StoreUnusable(
+            f"{path} is not a SQLite database. It is left as it is; give another path, or "
+            "restore it from a backup."
+        )
+    # Only you read it: it holds what the tokens hash to, and your runs.
+    if not path.exists():
+        path.touch(mode=0o600)

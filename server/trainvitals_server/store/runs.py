@@ -1,0 +1,159 @@
+"""Runs as the run list shows them, and what else is known of one."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from trainvitals.diagnosis.finding import Finding
+from trainvitals.wire import Dropped, Event, RunStart
+from trainvitals_server.store.latest import Sparkline
+from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
+from trainvitals_server.store.results import Counts, Refused, RunDetail, RunSummary
+
+PAGE_MAX = 500
+_EVENTS_MAX = 1000
+_SUMMARY = [
+    column
+    for column in Run.__table__.columns
+    if column.name not in {"about", "scalars", "not_watched", "search"}
+]
+_finding_decoder = msgspec.msgpack.Decoder(Finding)
+
+
+def summaries(
+    connection: sa.Connection,
+    *,
+    project: str | None = None,
+    state: str | None = None,
+    search: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> tuple[list[RunSummary], str | None]:
+    """Return a page of runs, newest started first, and the cursor of the next page or None.
+
+    Raises:
+        Refused: the cursor is none of ours.
+    """
+    limit = max(1, min(limit, PAGE_MAX))
+    wanted = sa.select(*_SUMMARY).order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
+    if project is not None:
+        wanted = wanted.where(Run.project == project)
+    if state is not None:
+        wanted = wanted.where(Run.state == state)
+    if search:
+        wanted = wanted.where(Run.search.contains(search.lower(), autoescape=True))
+    if cursor is not None:
+        started_at, pk = _position(cursor)
+        wanted = wanted.where(sa.tuple_(Run.started_at, Run.pk) < sa.tuple_(started_at, pk))
+    rows = connection.execute(wanted).all()
+    page = rows[:limit]
+    following = _cursor(page[-1]) if len(rows) > limit else None
+    return _summaries(connection, page), following
+
+
+def summary(connection: sa.Connection, run_id: str) -> RunSummary | None:
+    """Return one run, or None."""
+    rows = connection.execute(sa.select(*_SUMMARY).where(Run.id == run_id)).all()
+    return _summaries(connection, rows)[0] if rows else None
+
+
+def by_key(connection: sa.Connection, run_pk: int) -> RunSummary | None:
+    """Return one run by its key, or None."""
+    rows = connection.execute(sa.select(*_SUMMARY).where(Run.pk == run_pk)).all()
+    return _summaries(connection, rows)[0] if rows else None
+
+
+def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[RunSummary]:
+    counted = (
+        sa.select(Attempt.run_pk, sa.func.count())
+        .where(Attempt.run_pk.in_([row.pk for row in rows]))
+        .group_by(Attempt.run_pk)
+    )
+    attempts = dict(connection.execute(counted).tuples().all())
+    return [_summary(row, attempts.get(row.pk, 1)) for row in rows]
+
+
+def _summary(row: Any, attempts: int) -> RunSummary:
+    return RunSummary(
+        pk=row.pk,
+        id=row.id,
+        project=row.project,
+        name=row.name,
+        state=row.state,
+        started_at=row.started_at,
+        last_report_at=row.last_report_at,
+        ended_at=row.ended_at,
+        step=row.step,
+        total_steps=row.total_steps,
+        loss=row.loss,
+        health=row.health,
+        headline=_finding_decoder.decode(row.headline) if row.headline else None,
+        counts=Counts(row.error_count, row.warning_count, row.info_count),
+        sparkline=Sparkline.of(row.sparkline).shown(),
+        step_rate=row.step_rate,
+        tags=msgspec.msgpack.decode(row.tags, type=tuple[str, ...]),
+        attempt=attempts,
+        host=row.host,
+        overhead=row.overhead,
+        changes=row.changes,
+    )
+
+
+def _cursor(row: Any) -> str:
+    blob = msgspec.msgpack.encode((row.started_at, row.pk))
+    return base64.urlsafe_b64encode(blob).decode().rstrip("=")
+
+
+def _position(cursor: str) -> tuple[float, int]:
+    try:
+        blob = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        started_at, pk = msgspec.msgpack.decode(blob, type=tuple[float, int])
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise Refused("This cursor is not one that a run list gave.", reason="cursor") from error
+    if not math.isfinite(started_at) or not 0 <= pk < 2**63:
+        raise Refused("This cursor is not one that a run list gave.", reason="cursor")
+    return started_at, pk
+
+
+def detail(connection: sa.Connection, run_pk: int) -> RunDetail:
+    """Return what a run said of itself, its events and what it dropped."""
+    row = connection.execute(sa.select(Run.about, Run.not_watched).where(Run.pk == run_pk)).one()
+    about = start_record(row.about) or RunStart(0.0)
+    return RunDetail(
+        config=about.config,
+        git_commit=about.git_commit,
+        argv=about.argv,
+        versions=about.versions,
+        pid=about.pid,
+        facts=about.facts,
+        dropped=tuple(
+            msgspec.msgpack.decode(blob, type=Dropped)
+            for blob in connection.scalars(_newest(DroppedRow.dropped, DroppedRow, run_pk))
+        )[::-1],
+        not_watched=msgspec.msgpack.decode(row.not_watched, type=dict[str, str]),
+        events=events(connection, run_pk),
+    )
+
+
+def events(connection: sa.Connection, run_pk: int) -> tuple[Event, ...]:
+    """Return the newest events of a run, oldest first."""
+    blobs = connection.scalars(_newest(EventRow.event, EventRow, run_pk))
+    return tuple(msgspec.msgpack.decode(blob, type=Event) for blob in blobs)[::-1]
+
+
+def start_record(about: bytes) -> RunStart | None:
+    """Return the RunStart in a run's row; None when the run has not sent one."""
+    if about == msgspec.msgpack.encode({}):
+        return None
+    return msgspec.msgpack.decode(about, type=RunStart)
+
+
+def _newest(column: Any, table: Any, run_pk: int) -> sa.Select[Any]:
+    wanted = sa.select(column).where(table.run_pk == run_pk)
+    return wanted.order_by(table.pk.desc()).limit(_EVENTS_MAX)

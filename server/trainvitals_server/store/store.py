@@ -1,0 +1,209 @@
+"""The store: everything the rest of the collector may ask of the database.
+
+Synchronous and safe to share between threads: routes call it in a thread pool, rounds and the
+compactor in their own threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from trainvitals.diagnosis.finding import Finding
+from trainvitals.diagnosis.history import History
+from trainvitals.wire import Batch
+from trainvitals_server.store import findings, runs
+from trainvitals_server.store.database import Database, open_database
+from trainvitals_server.store.histories import Histories
+from trainvitals_server.store.ingest import Writing, prepare
+from trainvitals_server.store.migrate import migrate
+from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
+from trainvitals_server.store.results import Ack, RunDetail, RunSummary, Totals
+
+
+class Store:
+    """Batches in; runs, series, histories and findings out."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self._clock = clock
+        self._histories = Histories()
+
+    @classmethod
+    def open(
+        cls,
+        database_url: str,
+        *,
+        queue_bytes_max: int = 64 * 2**20,
+        clock: Callable[[], float] = time.time,
+    ) -> Store:
+        """Open the database, make or upgrade its tables, and return the store.
+
+        Raises:
+            StoreUnusable: the database cannot be opened, is damaged, or is of a newer trainvitals.
+        """
+        migrate(database_url)
+        return cls(open_database(database_url, queue_bytes_max=queue_bytes_max), clock=clock)
+
+    def close(self) -> None:
+        """Write what waits and close."""
+        self.database.close()
+
+    # --- what comes in -----------------------------------------------------------------------
+
+    def ingest(self, batch: Batch, body: bytes) -> Ack:
+        """Store a batch; when this returns it is committed and synced.
+
+        Idempotent: a repeat of a stored batch answers `stored=False`.
+
+        Raises:
+            Conflict: its key stands for another body, or its run is in another project.
+            Refused: a frame without a layout, of another shape, or with impossible numbers.
+            QueueFull: too much waits for the disk already.
+        """
+        prepared = prepare(batch, body)
+        return self.database.write(
+            lambda connection: Writing(connection, prepared, self._clock()).run(),
+            size=prepared.size,
+        )
+
+    # --- rounds of diagnosis -----------------------------------------------------------------
+
+    def runs_due(self, limit: int = 100) -> list[int]:
+        """Return keys of runs with batches newer than their last round, longest waiting first."""
+        wanted = sa.select(Run.pk).where(Run.revision > Run.rounded).order_by(Run.last_report_at)
+        with self.database.read() as connection:
+            return list(connection.scalars(wanted.limit(limit)))
+
+    @contextlib.contextmanager
+    def claim_round(self, run_pk: int) -> Iterator[bool]:
+        """Yield whether this round is ours; when the block ends well, the run is no longer due.
+
+        What arrives while the block runs makes it due again. False: another collector is at it.
+        """
+        with self.database.claim(run_pk) as mine:
+            if not mine:
+                yield False
+                return
+            with self.database.read() as connection:
+                revision = connection.scalar(sa.select(Run.revision).where(Run.pk == run_pk))
+            yield True
+            done = sa.update(Run).where(Run.pk == run_pk).values(rounded=revision or 0)
+            self.database.write(lambda connection: connection.execute(done))
+
+    def history(self, run_pk: int) -> History:
+        """Return what the rules look at: first steps, a thinned middle, newest steps.
+
+        Of the newest attempt's lowest rank, after what earlier attempts did before it. It is
+        shared with the next round: do not change it.
+        """
+        with self.database.read() as connection:
+            return self._histories.get(connection, run_pk)
+
+    def findings(self, run_pk: int) -> list[Finding]:
+        """Return the findings of the last round, ranked as they were saved."""
+        with self.database.read() as connection:
+            return findings.load(connection, run_pk)
+
+    def save_findings(
+        self, run_pk: int, found: Sequence[Finding], *, health: float, step: int
+    ) -> None:
+        """Replace a run's findings by those of the round that looked up to `step`."""
+        now = self._clock()
+        self.database.write(
+            lambda connection: findings.save(
+                connection, run_pk, found, health=health, step=step, now=now
+            )
+        )
+
+    def mark_lost(self, now: float, after_s: float) -> int:
+        """Turn runs that are silent for `after_s` seconds to `lost`; return how many."""
+        silent = (
+            sa.update(Run)
+            .where(Run.state == "running", Run.last_report_at < now - after_s)
+            .values(state="lost", changes=Run.changes + 1, revision=Run.revision + 1)
+        )
+        return self.database.write(lambda connection: connection.execute(silent).rowcount)
+
+    # --- what goes out -----------------------------------------------------------------------
+
+    def run_summaries(
+        self,
+        *,
+        project: str | None = None,
+        state: str | None = None,
+        search: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[RunSummary], str | None]:
+        """Return a page of runs, newest started first, and the next page's cursor or None."""
+        with self.database.read() as connection:
+            return runs.summaries(
+                connection,
+                project=project,
+                state=state,
+                search=search,
+                limit=limit,
+                cursor=cursor,
+            )
+
+    def run(self, run_id: str) -> RunSummary | None:
+        """Return one run by the name it was given, or None."""
+        with self.database.read() as connection:
+            return runs.summary(connection, run_id)
+
+    def run_by_key(self, run_pk: int) -> RunSummary | None:
+        """Return one run by its key, or None."""
+        with self.database.read() as connection:
+            return runs.by_key(connection, run_pk)
+
+    def detail(self, run_pk: int) -> RunDetail:
+        """Return what a run said of itself, its events and what it dropped."""
+        with self.database.read() as connection:
+            return runs.detail(connection, run_pk)
+
+    def latest_scalars(self, run_pk: int) -> dict[str, float]:
+        """Return the newest measured value of each scalar; ±Inf stays."""
+        wanted = sa.select(Run.scalars).where(Run.pk == run_pk)
+        with self.database.read() as connection:
+            blob = connection.scalar(wanted)
+        known = msgspec.msgpack.decode(blob, type=dict[str, tuple[int, float]]) if blob else {}
+        return {name: value for name, (_, value) in known.items()}
+
+    def totals(self) -> Totals:
+        """Return how much is stored, for the metrics."""
+        by_reason = sa.select(DroppedRow.reason, sa.func.sum(DroppedRow.records)).group_by(
+            DroppedRow.reason
+        )
+        with self.database.read() as connection:
+
+            def count(wanted: sa.Select[tuple[int]]) -> int:
+                return int(connection.scalar(wanted) or 0)
+
+            rest = {
+                "runs": count(sa.select(sa.func.count()).select_from(Run)),
+                "batches": count(sa.select(sa.func.count()).select_from(BatchKey)),
+                "log_rows": count(sa.select(sa.func.sum(Track.log_rows))),
+                "chunks": count(sa.select(sa.func.count()).select_from(Chunk)),
+            }
+            dropped = {reason: int(records) for reason, records in connection.execute(by_reason)}
+        return Totals(bytes=self.database.size_bytes(), dropped=dropped, **rest)
+
+    def ready(self) -> str | None:
+        """Return None when batches can be stored, or what is in the way."""
+        try:
+            with self.database.read() as connection:
+                connection.execute(sa.select(Run.pk).limit(1))
+        except sa.exc.SQLAlchemyError as error:
+            return f"The database does not answer: {type(error).__name__}."
+        return self.database.failed()
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a database file."""
+    return f"sqlite:///{path}"
