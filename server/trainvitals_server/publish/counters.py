@@ -1,0 +1,163 @@
+"""What the collector counts while it works: requests, records, bytes and times.
+
+Comes in: one call for each request, from the ingest route.
+Goes out: frozen copies for a scrape.
+Promise:  thread-safe; a few label values only, whatever a client sends.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+
+from trainvitals.wire import Batch, Frame
+
+OUTCOMES: Final = frozenset(
+    {
+        "stored",
+        "duplicate",
+        "malformed",
+        "wire_version",
+        "too_large",
+        "unsupported_media_type",
+        "unknown_layout",
+        "shape_mismatch",
+        "conflict",
+        "run_in_other_project",
+        "unauthorised",
+        "forbidden",
+        "queue_full",
+        "disk_full",
+        "error",
+    }
+)
+"""What `ingest_requests_total` tells apart; a reason that is not here counts as "error"."""
+
+DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+"""Up to an hour: a spool that waited for a collector is sent late, and shows here."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A histogram at one moment: `counts` per bucket (not cumulated), one more than `bounds`."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+    """Sum of all observations."""
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """Return (upper bound, observations at or under it), as Prometheus writes it."""
+        bounds = [*(f"{float(b)}" for b in self.bounds), "+Inf"]
+        so_far, rows = 0, []
+        for bound, count in zip(bounds, self.counts, strict=True):
+            so_far += count
+            rows.append((bound, float(so_far)))
+        return rows
+
+
+class Histogram:
+    """Counts observations in fixed buckets. Thread-safe."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, value: float) -> None:
+        """Count `value` in; a bucket takes values up to and including its bound."""
+        at = bisect.bisect_left(self._bounds, value)
+        with self._lock:
+            self._counts[at] += 1
+            self._total += value
+
+    def read(self) -> Distribution:
+        """Return a frozen copy."""
+        with self._lock:
+            return Distribution(self._bounds, tuple(self._counts), self._total)
+
+
+@dataclass(frozen=True)
+class IngestCounts:
+    """`IngestCounters` at one moment."""
+
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """By outcome."""
+    records: int = 0
+    bytes: int = 0
+    lag: Distribution | None = None
+    write: Distribution | None = None
+
+
+@dataclass(frozen=True)
+class RoundStats:
+    """What the rounds have done since this collector started."""
+
+    rounds: int = 0
+    runs: int = 0
+    """Diagnoses made."""
+    errors: int = 0
+    """Diagnoses, or whole rounds, that failed; each is logged."""
+    seconds: float = 0.0
+    """Spent in rounds."""
+    evaluation: Distribution | None = None
+    """Seconds of one run's examination by all rules."""
+    findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Findings opened, by (rule, severity)."""
+
+
+class IngestCounters:
+    """What the ingest route counts, since this collector started. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._requests: Counter[str] = Counter()
+        self._records = 0
+        self._bytes = 0
+        self._lag = Histogram(LAG_BUCKETS_S)
+        self._write = Histogram(DURATION_BUCKETS_S)
+        self._lock = threading.Lock()
+
+    def accepted(self, batch: Batch, body_bytes: int, *, stored: bool, now: float) -> None:
+        """Count an acknowledged batch; `stored` is false for a repeat, which adds no records."""
+        with self._lock:
+            self._requests["stored" if stored else "duplicate"] += 1
+            if not stored:
+                return
+            self._records += len(batch.records)
+            self._bytes += body_bytes
+        # A training machine whose clock is ahead has no negative lag.
+        self._lag.observe(max(0.0, now - captured_at(batch)))
+
+    def refused(self, reason: str) -> None:
+        """Count a request that was answered with a problem of this reason."""
+        with self._lock:
+            self._requests[reason if reason in OUTCOMES else "error"] += 1
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Time a transaction, the failed ones too: a full disk is slow before it fails."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self._write.observe(perf_counter() - began)
+
+    def read(self) -> IngestCounts:
+        """Return a frozen copy."""
+        with self._lock:
+            requests, records, bytes_ = dict(self._requests), self._records, self._bytes
+        return IngestCounts(requests, records, bytes_, self._lag.read(), self._write.read())
+
+
+def captured_at(batch: Batch) -> float:
+    """Return when the newest step of `batch` was captured; without frames, when it was sent."""
+    times = [float(record.times[-1]) for record in batch.records if isinstance(record, Frame)]
+    return max(times, default=batch.sent_at)

@@ -1,0 +1,127 @@
+"""A snapshot as metric families, within a budget of series; and the page that lists them.
+
+Comes in: a function that returns a `Snapshot`.
+Goes out: what prometheus-client's registry collects.
+Promise:  no global registry, no explicit timestamps, at most SERIES_MAX series: what goes over is
+          left out run by run, the longest silent first, and counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
+
+from trainvitals_server.publish.counters import Distribution
+from trainvitals_server.publish.families import (
+    COLLECTOR_FAMILIES,
+    LEFT_OUT,
+    RUN_FAMILIES,
+    Family,
+    HistogramFamily,
+)
+from trainvitals_server.publish.snapshot import Snapshot
+
+SERIES_MAX: Final = 20_000
+
+
+class SnapshotCollector(Collector):
+    """Hands prometheus-client the families of a fresh snapshot at each scrape."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], *, series_max: int = SERIES_MAX) -> None:
+        self._snapshot = snapshot
+        self._series_max = series_max
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield nothing: registering must not gather a snapshot."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families that have a series."""
+        return families(self._snapshot(), self._series_max)
+
+
+def registry_of(
+    snapshot: Callable[[], Snapshot], *, series_max: int = SERIES_MAX
+) -> CollectorRegistry:
+    """Return a registry of one app's own; the global one is never touched."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SnapshotCollector(snapshot, series_max=series_max))
+    return registry
+
+
+def families(snapshot: Snapshot, series_max: int = SERIES_MAX) -> Iterator[Metric]:
+    """Yield each family that has at least one series."""
+    mine = [_metric(family) for family in COLLECTOR_FAMILIES]
+    for metric, family in zip(mine, COLLECTOR_FAMILIES, strict=True):
+        if isinstance(family, HistogramFamily):
+            _add_distribution(metric, family.read(snapshot))
+        else:
+            for labels, value in family.read(snapshot):
+                _add(metric, family, labels, value)
+    room = series_max - sum(len(metric.samples) for metric in mine) - 1
+    theirs = {family.name: _metric(family) for family in RUN_FAMILIES}
+    left_out = 0
+    for run in snapshot.runs:
+        samples = [(family, sample) for family in RUN_FAMILIES for sample in family.read(run)]
+        if len(samples) > room:
+            left_out += 1
+            continue
+        room -= len(samples)
+        identity = (run.summary.project, run.summary.id)
+        for run_family, (labels, value) in samples:
+            _add(theirs[run_family.name], run_family, (*identity, *labels), value)
+    mine.append(_metric(LEFT_OUT))
+    _add(mine[-1], LEFT_OUT, (), float(left_out))
+    yield from (metric for metric in (*mine, *theirs.values()) if metric.samples)
+
+
+def _metric(family: Family) -> Metric:
+    return Metric(f"trainvitals_{family.name}", family.help, family.kind)
+
+
+def _add(metric: Metric, family: Family, labels: tuple[str, ...], value: float) -> None:
+    metric.add_sample(family.full_name, dict(zip(family.all_labels, labels, strict=True)), value)
+
+
+def _add_distribution(metric: Metric, distribution: Distribution | None) -> None:
+    if distribution is None:
+        return
+    buckets = distribution.cumulated()
+    for bound, count in buckets:
+        metric.add_sample(f"{metric.name}_bucket", {"le": bound}, count)
+    metric.add_sample(f"{metric.name}_count", {}, buckets[-1][1])
+    metric.add_sample(f"{metric.name}_sum", {}, distribution.total)
+
+
+def page() -> str:
+    """Return docs/metrics.md."""
+
+    def table(rows: tuple[Family, ...]) -> str:
+        lines = [
+            f"| `{f.full_name}` | {f.kind} | {', '.join(f.all_labels) or '–'} | {f.help} |"
+            for f in rows
+        ]
+        return "\n".join(["| name | type | labels | meaning |", "|---|---|---|---|", *lines])
+
+    return (
+        "<!-- written by `trainvitals_server.publish.metrics.page` -->\n"
+        "# Metrics\n\n"
+        "`GET /metrics` on the collector, with a token of scope read, in OpenMetrics or in the "
+        "classic text format, as the scraper asks. No value carries a timestamp. What is not "
+        "known is absent: a measured value older than five minutes is too. A run that ended "
+        "leaves after ten minutes, a run that fell silent after a day. There are never more than "
+        f"{SERIES_MAX:,} series; runs beyond that are left out, the longest silent first, and "
+        "counted.\n\n"
+        "Counters start at 0 with each collector, as Prometheus expects. With several collectors "
+        "on one Postgres each shows all runs: take `max by (project, run)`.\n\n"
+        f"## Of each run\n\n{table(RUN_FAMILIES)}\n\n"
+        f"## Of the collector\n\n{table((*COLLECTOR_FAMILIES, LEFT_OUT))}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

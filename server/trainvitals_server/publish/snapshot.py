@@ -1,0 +1,149 @@
+"""Everything one scrape shows, gathered at one moment and never changed after.
+
+Comes in: the store's run list, findings and totals; the rounds; the counters of ingest.
+Goes out: a frozen `Snapshot`.
+Promise:  a finished run leaves after ENDED_FOR_S and a lost one after LOST_FOR_S; measured values
+          older than AGE_MAX_S are not in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from trainvitals.diagnosis.finding import Finding, State
+from trainvitals_server.publish.counters import IngestCounts, RoundStats
+from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
+from trainvitals_server.store.results import RunSummary, Totals
+
+ENDED_FOR_S: Final = 600.0
+"""A run that ended stays this long, so that the last scrape sees how it ended."""
+LOST_FOR_S: Final = 86_400.0
+"""A run that fell silent stays this long: its alert must last until somebody looks."""
+RUNS_MAX: Final = 2000
+"""Runs looked at in one scrape of each state, the newest started first."""
+PAGE: Final = 500
+DROP_REASONS: Final = frozenset({"queue_full", "spool_full", "rejected"})
+"""A client's other reasons count as "other": its text must not become a label."""
+
+
+class SnapshotStore(Protocol):
+    """What a scrape needs of the store."""
+
+    def run_summaries(
+        self,
+        *,
+        project: str | None = None,
+        state: str | None = None,
+        search: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> tuple[list[RunSummary], str | None]: ...
+    def run_by_key(self, run_pk: int) -> RunSummary | None: ...
+    def findings(self, run_pk: int) -> list[Finding]: ...
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run, as /metrics shows it."""
+
+    summary: RunSummary
+    vitals: Vitals = field(default_factory=Vitals)
+    """Empty when nothing was measured lately."""
+    findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Open findings by (rule, severity)."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of the collector."""
+
+    version: str
+    runs: tuple[RunView, ...] = ()
+    """Running ones first, then the newest reports."""
+    rounds: RoundStats = field(default_factory=RoundStats)
+    ingest: IngestCounts = field(default_factory=IngestCounts)
+    storage_bytes: int | None = None
+    queue_bytes: int | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Records that trainers could not keep, by reason."""
+
+
+def gather(
+    store: SnapshotStore,
+    totals: Totals,
+    *,
+    version: str,
+    rounds: RoundStats,
+    measured: Mapping[int, Measured],
+    ingest: IngestCounts,
+    now: float,
+    queue_bytes: int | None = None,
+) -> Snapshot:
+    """Return the snapshot of `now` (seconds since the epoch)."""
+    views = [
+        RunView(
+            summary,
+            _recent(summary, measured.get(summary.pk), now),
+            _open_findings(store, summary),
+        )
+        for summary in _shown(store, measured, now)
+    ]
+    views.sort(key=lambda v: (v.summary.state != "running", -v.summary.last_report_at))
+    dropped: Counter[str] = Counter()
+    for reason, records in totals.dropped.items():
+        dropped[reason if reason in DROP_REASONS else "other"] += records
+    return Snapshot(
+        version=version,
+        runs=tuple(views),
+        rounds=rounds,
+        ingest=ingest,
+        storage_bytes=totals.bytes,
+        queue_bytes=queue_bytes,
+        dropped=dropped,
+    )
+
+
+def _shown(
+    store: SnapshotStore, measured: Mapping[int, Measured], now: float
+) -> Iterator[RunSummary]:
+    """Yield the runs that still have a place in /metrics: running, lost, lately ended."""
+    seen: set[int] = set()
+    for state in ("running", "lost"):
+        for summary in _in_state(store, state):
+            seen.add(summary.pk)
+            if state == "running" or now - summary.last_report_at <= LOST_FOR_S:
+                yield summary
+    # A run's end makes a last round: what ended lately was measured lately.
+    for pk in measured.keys() - seen:
+        ended = store.run_by_key(pk)
+        if ended is None or ended.ended_at is None:
+            continue
+        # The collector's clock, not the trainer's, which may be hours off.
+        if now - ended.last_report_at <= ENDED_FOR_S:
+            yield ended
+
+
+def _in_state(store: SnapshotStore, state: str) -> Iterator[RunSummary]:
+    cursor: str | None = None
+    for _ in range(RUNS_MAX // PAGE):
+        page, cursor = store.run_summaries(state=state, limit=PAGE, cursor=cursor)
+        yield from page
+        if cursor is None:
+            return
+
+
+def _recent(summary: RunSummary, measured: Measured | None, now: float) -> Vitals:
+    if measured is None or now - min(measured.at, summary.last_report_at) > AGE_MAX_S:
+        return Vitals()
+    return measured.vitals
+
+
+def _open_findings(store: SnapshotStore, summary: RunSummary) -> Mapping[tuple[str, str], int]:
+    counts = summary.counts
+    if not counts.error and not counts.warning and not counts.info:
+        return {}
+    found: Iterable[Finding] = store.findings(summary.pk)
+    return Counter((f.rule, str(f.severity)) for f in found if f.state is State.OPEN)
