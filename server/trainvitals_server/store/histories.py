@@ -21,8 +21,8 @@ from trainvitals_server.store.models import Chunk, LogFrame, Run
 from trainvitals_server.store.rows import AXIS_GROUP, Rows, log_rows, read_rows
 
 HISTORIES_MAX = 64
-_SEGMENTS_MAX = 24
-"""How many sealed segments a rebuilt history reads: the first, the newest 11, some between."""
+SEGMENTS_MAX = 24
+"""Sealed segments that a rebuilt history reads: the newest half, and as many evenly before."""
 
 
 @dataclass
@@ -110,25 +110,27 @@ def _rebuild(
     for track in drawn:
         kept.history.add(track.layout)
         series = np.arange(track.shape.series)
-        segments = _segments(connection, track.shape.pk)
-        rows = read_rows(connection, track.shape, series, hi=track.until, segments=segments)
+        left_out = _left_out(connection, track.shape.pk)
+        rows = read_rows(connection, track.shape, series, hi=track.until, without=left_out)
         _add(kept.history, track, rows)
         kept.rows[track.shape.pk] = track.rows
     return kept
 
 
-def _segments(connection: sa.Connection, track_pk: int) -> list[int]:
+def _left_out(connection: sa.Connection, track_pk: int) -> list[int]:
+    """Return the segments of a long run's middle that a rebuilt history does without."""
     wanted = (
         sa.select(Chunk.segment)
         .where(Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.group == AXIS_GROUP)
         .order_by(Chunk.lo)
     )
     segments = list(connection.scalars(wanted))
-    if len(segments) <= _SEGMENTS_MAX:
-        return segments
-    half = _SEGMENTS_MAX // 2
+    if len(segments) <= SEGMENTS_MAX:
+        return []
+    half = SEGMENTS_MAX // 2
     middle = np.linspace(0, len(segments) - half - 1, half).round().astype(int)
-    return [segments[i] for i in middle] + segments[-half:]
+    read = {segments[i] for i in middle} | set(segments[-half:])
+    return [segment for segment in segments if segment not in read]
 
 
 def _add(history: History, track: Drawn, rows: Rows) -> None:

@@ -74,18 +74,21 @@ def prepare(batch: Batch, body: bytes) -> Prepared:
 
 def _check(record: object) -> None:
     """Refuse what the wire lets through but no column holds."""
+    steps: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
     match record:
         case Event(step=step) | Heartbeat(step=step):
-            steps, times, counts = (step,), (record.time,), ()
+            steps, times = (step,), (record.time,)
         case RunEnd():
             steps, times = (record.step,), (record.time,)
             counts = (record.produced, record.dropped, record.last_seq)
             if record.state not in STATES:
                 raise _malformed(f"A run ends {', '.join(STATES)}; not {record.state[:40]!r}.")
         case Dropped():
-            steps, times, counts = (record.first_step, record.last_step), (), (record.records,)
+            steps, counts = (record.first_step, record.last_step), (record.records,)
         case RunStart():
-            steps, times = (), (record.started_at,)
+            times = (record.started_at,)
             counts = (record.pid, record.total_steps or 0)
         case _:
             return
@@ -234,7 +237,7 @@ class Writing:
                 Source.attempt_pk == newest, Source.rank == batch.rank
             )
             if self.connection.scalar(has_rank.limit(1)) is None:
-                return int(newest)
+                return newest
         started_at = start.started_at if start else batch.sent_at
         new = sa.insert(Attempt).values(run_pk=run_pk, started_at=started_at)
         return int(self.connection.scalar(new.returning(Attempt.pk)) or 0)
@@ -382,7 +385,7 @@ class Writing:
         self.connection.execute(sa.update(Source).where(Source.pk == source.pk).values(values))
 
 
-def newest_attempt(run_pk: int) -> sa.Select[tuple[int]]:
+def newest_attempt(run_pk: int) -> sa.Select[int]:
     """Select the run's attempt that started last."""
     order = (Attempt.started_at.desc(), Attempt.pk.desc())
     return sa.select(Attempt.pk).where(Attempt.run_pk == run_pk).order_by(*order).limit(1)

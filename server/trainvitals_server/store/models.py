@@ -11,6 +11,8 @@ and would be in Postgres' text and JSON.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from sqlalchemy import (
     BigInteger,
     Double,
@@ -39,7 +41,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {int: BigInteger, float: Double, str: String, bytes: LargeBinary}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        int: BigInteger,
+        float: Double,
+        str: String,
+        bytes: LargeBinary,
+    }
 
 
 class Run(Base):

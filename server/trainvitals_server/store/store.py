@@ -16,14 +16,16 @@ import sqlalchemy as sa
 
 from trainvitals.diagnosis.finding import Finding
 from trainvitals.diagnosis.history import History
-from trainvitals.wire import Batch
+from trainvitals.wire import Batch, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
+from trainvitals_server.store.drawn import EVERY_STEP, drawn_tracks
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing, prepare
 from trainvitals_server.store.migrate import migrate
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.results import Ack, RunDetail, RunSummary, Totals
+from trainvitals_server.store.series import Curves, curves
 
 
 class Store:
@@ -175,6 +177,33 @@ class Store:
         known = msgspec.msgpack.decode(blob, type=dict[str, tuple[int, float]]) if blob else {}
         return {name: value for name, (_, value) in known.items()}
 
+    def layouts(self, run_pk: int) -> list[Layout]:
+        """Return the newest layout of each stream, as they are drawn."""
+        with self.database.read() as connection:
+            newest = {d.layout.stream: d.layout for d in drawn_tracks(connection, run_pk)}
+        return list(newest.values())
+
+    def curves(
+        self,
+        run_pk: int,
+        stream: Stream,
+        statistic: Stat,
+        places: Sequence[str] | None,
+        *,
+        lo: int = 0,
+        hi: int = EVERY_STEP,
+        points: int,
+    ) -> Curves:
+        """Return curves over lo ≤ step < hi in at most `points` spans; no places means all.
+
+        Raises:
+            UnknownSeries: the run has no such stream, statistic or place.
+        """
+        with self.database.read() as connection:
+            return curves(
+                connection, run_pk, stream, statistic, places, lo=lo, hi=hi, points=points
+            )
+
     def totals(self) -> Totals:
         """Return how much is stored, for the metrics."""
         by_reason = sa.select(DroppedRow.reason, sa.func.sum(DroppedRow.records)).group_by(
@@ -182,7 +211,7 @@ class Store:
         )
         with self.database.read() as connection:
 
-            def count(wanted: sa.Select[tuple[int]]) -> int:
+            def count(wanted: sa.Select[int]) -> int:
                 return int(connection.scalar(wanted) or 0)
 
             rest = {

@@ -1,0 +1,107 @@
+"""A router whose routes declare their scope, or do not register.
+
+    routes = ScopedRouter(prefix="/api/v1")
+
+    @routes.get("/runs")
+    def runs(principal: Annotated[Principal, allow(Scope.READ)]) -> …
+
+The check is a dependency of the route itself; nothing looks at the path of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from trainvitals_server.auth.tokens import Scope, Tokens
+from trainvitals_server.problems import Problem
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks."""
+
+    token_id: str
+    scope: Scope
+    project: str | None
+
+    def sees(self, project: str) -> bool:
+        """Whether the token opens this project."""
+        return self.project is None or self.project == project
+
+
+@dataclass(frozen=True)
+class Requires:
+    """The dependency that lets a request pass, or raises 401 or 403."""
+
+    scope: Scope
+
+    def __call__(self, request: Request) -> Principal:
+        """Return who asks."""
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        tokens: Tokens = request.app.state.tokens
+        granted = tokens.check(token.strip()) if kind.lower() == "bearer" and token else None
+        if granted is None:
+            raise Problem(
+                "unauthorised",
+                "Send `Authorization: Bearer tv_…` with a token of this collector; "
+                "`trainvitals token create` makes one.",
+                headers={"WWW-Authenticate": 'Bearer realm="trainvitals"'},
+            )
+        if not granted.scope.opens(self.scope):
+            raise Problem(
+                "forbidden",
+                f"This needs a token of scope {self.scope}; this one has scope {granted.scope}.",
+            )
+        return Principal(granted.id, granted.scope, granted.project)
+
+
+class Open:
+    """The dependency of a route that anyone may call. There is one: /healthz."""
+
+    def __call__(self) -> None:
+        """Let pass."""
+
+
+def allow(scope: Scope) -> Any:
+    """Return the dependency that lets pass whoever has a token of `scope`."""
+    return Depends(Requires(scope))
+
+
+OPEN = Depends(Open())
+
+
+class ScopedRouter(APIRouter):
+    """An APIRouter that refuses routes without a scope."""
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Register a route.
+
+        Raises:
+            TypeError: it declares no scope.
+        """
+        super().add_api_route(path, endpoint, **options)
+        route = self.routes[-1]
+        if not isinstance(route, APIRoute) or not any(_guards(route.dependant)):
+            self.routes.remove(route)
+            raise TypeError(f"{path} declares no scope: take `allow(Scope.…)` as a dependency.")
+
+
+def _guards(dependant: Dependant) -> Iterator[Requires | Open]:
+    for dependency in dependant.dependencies:
+        if isinstance(dependency.call, Requires | Open):
+            yield dependency.call
+        yield from _guards(dependency)
+
+
+def refuse_unscoped(app: FastAPI) -> None:
+    """Raise TypeError when `app` has a route that no ScopedRouter let in."""
+    for route in app.routes:
+        router = getattr(route, "original_router", None)
+        if not isinstance(router, ScopedRouter):
+            raise TypeError(f"{route} was not registered by a ScopedRouter.")

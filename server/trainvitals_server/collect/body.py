@@ -1,0 +1,71 @@
+"""A request's body, read within its limits: bytes, time, and what it unpacks to."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from fastapi import Request
+
+from trainvitals_server.problems import Problem
+
+ENCODINGS = ("identity", "gzip", "deflate")
+
+
+async def read_body(request: Request, *, bytes_max: int, deadline_s: float) -> bytes:
+    """Return the body as sent.
+
+    Raises:
+        Problem: too_large as soon as that is known, timeout when it drips for too long.
+    """
+    claimed = request.headers.get("content-length", "")
+    if claimed.isdigit() and int(claimed[:20]) > bytes_max:
+        raise _too_large(bytes_max)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(deadline_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > bytes_max:
+                    raise _too_large(bytes_max)
+                parts.append(part)
+    except TimeoutError as error:
+        raise Problem(
+            "timeout", f"The body did not arrive within {deadline_s:g} s. Send it again."
+        ) from error
+    return b"".join(parts)
+
+
+def inflate(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
+    """Return the body as it was before Content-Encoding `encoding`.
+
+    Raises:
+        Problem: an encoding we do not take, more bytes than allowed, or not of that encoding.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ENCODINGS:
+        raise Problem(
+            "unsupported_media_type",
+            f"Content-Encoding may be {', '.join(ENCODINGS)}.",
+        )
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two it is
+    try:
+        # Never more than asked for: a bomb of a few kilobytes makes gigabytes.
+        inflated = inflater.decompress(body, bytes_max + 1)
+    except zlib.error as error:
+        raise Problem("malformed", f"The body is not {encoding}: {error}.") from error
+    if len(inflated) > bytes_max:
+        raise _too_large(bytes_max)
+    if not inflater.eof or inflater.unused_data:
+        raise Problem("malformed", f"The {encoding} body ends too early, or goes on after its end.")
+    return inflated
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        "too_large",
+        f"The body has more than {limit} bytes. Send smaller batches, or raise the limit on the "
+        "collector.",
+    )

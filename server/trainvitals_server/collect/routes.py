@@ -1,0 +1,121 @@
+"""POST /api/v1/ingest: one batch in, an acknowledgement out when it is committed and synced."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.concurrency import run_in_threadpool
+
+from trainvitals.wire import CONTENT_TYPE, Batch, WireError, decode
+from trainvitals.wire.codec import Limits
+from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
+from trainvitals_server.collect.body import inflate, read_body
+from trainvitals_server.problems import Problem, answers
+from trainvitals_server.publish.counters import IngestCounters
+from trainvitals_server.settings import Settings
+from trainvitals_server.store import Ack, QueueFull, Refused, Store
+
+routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
+
+
+class AckBody(BaseModel):
+    """The batch is on disk."""
+
+    source: str = Field(description="Of the batch, 32 hexadecimal digits.")
+    seq: int = Field(description="Of the batch.")
+    stored: bool = Field(description="False for a repeat of what was stored before.")
+    durability: str = Field(description="full: committed and synced.")
+
+
+@routes.post(
+    "/ingest",
+    response_model=AckBody,
+    responses=answers(
+        "malformed",
+        "wire_version",
+        "unknown_layout",
+        "shape_mismatch",
+        "unauthorised",
+        "forbidden",
+        "timeout",
+        "conflict",
+        "run_in_other_project",
+        "too_large",
+        "unsupported_media_type",
+        "queue_full",
+        "disk_full",
+        "internal",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def ingest(
+    request: Request, principal: Annotated[Principal, allow(Scope.INGEST)]
+) -> Response:
+    """Take one batch. A repeat of a stored batch succeeds and changes nothing."""
+    settings: Settings = request.app.state.settings
+    counters: IngestCounters = request.app.state.ingest_counters
+    try:
+        _check_media_type(request)
+        body = await read_body(
+            request, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
+        )
+        encoding = request.headers.get("content-encoding", "").lower()
+        ack = await run_in_threadpool(_store, request, principal, body, encoding)
+    except Problem as problem:
+        counters.refused(problem.reason)
+        raise
+    answer = AckBody(
+        source=ack.source.hex(), seq=ack.seq, stored=ack.stored, durability=ack.durability
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _check_media_type(request: Request) -> None:
+    got = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if got != CONTENT_TYPE:
+        raise Problem("unsupported_media_type", f"Batches are sent as {CONTENT_TYPE}.")
+
+
+def _store(request: Request, principal: Principal, sent: bytes, encoding: str) -> Ack:
+    """Decode and store. Runs in a thread of the pool: neither is for the event loop."""
+    settings: Settings = request.app.state.settings
+    counters: IngestCounters = request.app.state.ingest_counters
+    store: Store = request.app.state.store
+    body = inflate(sent, encoding, bytes_max=settings.inflated_bytes_max)
+    limits = Limits(values_max=settings.batch_values_max, places_max=settings.places_max)
+    try:
+        batch = decode(body, limits)
+    except WireError as error:
+        raise Problem(error.reason, str(error)) from error
+    if not principal.sees(batch.project):
+        raise Problem("forbidden", f"This token opens project {principal.project!r} only.")
+    ack = _commit(store, counters, batch, body)
+    counters.accepted(batch, len(sent), stored=ack.stored, now=time.time())
+    return ack
+
+
+def _commit(store: Store, counters: IngestCounters, batch: Batch, body: bytes) -> Ack:
+    try:
+        with counters.writing():
+            return store.ingest(batch, body)
+    except QueueFull as full:
+        raise Problem(full.reason, str(full), headers={"Retry-After": "1"}) from full
+    except Refused as refused:
+        raise Problem(refused.reason, str(refused)) from refused
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise Problem(
+                "disk_full",
+                "The collector's disk is full; nothing of this batch is stored. Send it again.",
+                headers={"Retry-After": "30"},
+            ) from error
+        raise

@@ -1,0 +1,141 @@
+"""Every refusal and every error as application/problem+json (RFC 9457).
+
+`type` is "/problems/<reason>" and stable; `detail` says what happened and what to do. A problem
+never repeats what was sent: a NaN in it could not be encoded, a secret in it would be logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+TITLES: Final[dict[str, tuple[int, str]]] = {
+    "malformed": (400, "This is not a well-formed batch"),
+    "wire_version": (400, "This wire version is not read here"),
+    "unknown_layout": (400, "A frame refers to a layout that was not announced"),
+    "shape_mismatch": (400, "A frame does not fit its layout"),
+    "cursor": (400, "This is not a cursor of this list"),
+    "host": (400, "This host name is not served here"),
+    "unauthorised": (401, "A valid token is needed"),
+    "forbidden": (403, "The token does not open this"),
+    "not_found": (404, "There is nothing at this address"),
+    "unknown_run": (404, "There is no such run"),
+    "unknown_rule": (404, "There is no such rule"),
+    "unknown_series": (404, "The run has no such series"),
+    "method_not_allowed": (405, "This address does not take this method"),
+    "timeout": (408, "The request took too long to arrive"),
+    "conflict": (409, "The key stands for something else"),
+    "run_in_other_project": (409, "The run is in another project"),
+    "too_large": (413, "The request is too large"),
+    "unsupported_media_type": (415, "This content type is not taken here"),
+    "invalid": (422, "A parameter is not valid"),
+    "internal": (500, "The collector failed"),
+    "queue_full": (503, "Too much waits to be written"),
+    "not_ready": (503, "The collector is not ready"),
+    "disk_full": (507, "The disk is full"),
+}
+"""Reason → (status, title): the whole list."""
+
+
+class ProblemBody(BaseModel):
+    """What a refusal looks like."""
+
+    type: str = Field(examples=["/problems/unknown_run"])
+    title: str
+    status: int
+    detail: str
+    reason: str
+
+
+class Problem(Exception):  # noqa: N818 - an answer
+    """Raised anywhere in a route to answer with a problem."""
+
+    def __init__(
+        self, reason: str, detail: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """Return the answer."""
+        return problem_response(self.reason, self.detail, self.headers)
+
+
+def problem_response(
+    reason: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer for one of TITLES."""
+    status, title = TITLES[reason]
+    body = {
+        "type": f"/problems/{reason}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "reason": reason,
+    }
+    return Response(
+        msgspec.json.encode(body), status, headers=dict(headers or {}), media_type=CONTENT_TYPE
+    )
+
+
+def answers(*reasons: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route for OpenAPI: the problems it may answer with."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for reason in reasons:
+        status, title = TITLES[reason]
+        known = by_status.get(status)
+        description = (
+            f"{known['description']}; {title} ({reason})" if known else f"{title} ({reason})"
+        )
+        by_status[status] = {
+            "description": description,
+            "content": {CONTENT_TYPE: {"schema": ProblemBody.model_json_schema()}},
+        }
+    return by_status
+
+
+_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem."""
+
+    @app.exception_handler(Problem)
+    async def problem(_: Request, error: Problem) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        reason = _BY_STATUS.get(
+            error.status_code, "malformed" if error.status_code < 500 else "internal"
+        )
+        return problem_response(reason, str(error.detail), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        # Without `input` and `ctx`: they hold what was sent, NaN included.
+        said = "; ".join(
+            f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}"
+            for e in error.errors()[:8]
+        )
+        return problem_response("invalid", said)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # The route's pattern, not the path: a path may hold what a user typed by mistake.
+        route = getattr(request.scope.get("route"), "path", "?")
+        log.error("%s %s failed", request.method, route, exc_info=error)
+        return problem_response("internal", "The collector's log says why.")

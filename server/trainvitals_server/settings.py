@@ -1,0 +1,148 @@
+"""Every knob of the collector: default, unit, environment name.
+
+An argument counts more than TRAINVITALS_<NAME>, that more than TRAINVITALS_<NAME>_FILE (for
+secrets), that more than trainvitals.toml, that more than [tool.trainvitals] in pyproject.toml.
+The names are the client's, so that one environment serves both sides.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "TRAINVITALS_"
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """TRAINVITALS_<NAME>_FILE: the value is the file's text, as Docker and systemd give it."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        return (Path(path).read_text().strip() if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        # token_file is a path of its own, not the file of a setting called "token".
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """What an operator may set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        toml_file="trainvitals.toml",
+        pyproject_toml_table_header=("tool", "trainvitals"),
+    )
+
+    home: Path = Field(default=Path("~/.trainvitals"), description="Where database and token lie.")
+    database_url: str = Field(
+        default="", description="sqlite:///PATH or postgresql://…; empty: a file in the home."
+    )
+    token_file: Path | None = Field(
+        default=None, description="Where the first admin token is written; default: in the home."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen at.")
+    port: int = Field(default=8321, ge=0, le=65535, description="Port to listen at; 0: any free.")
+    behind_proxy: bool = Field(
+        default=False, description="A proxy in front speaks TLS and sets X-Forwarded-For."
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate.")
+    tls_key: Path | None = Field(default=None, description="PEM file of its key.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Host names that requests may address, beside the loopback's."
+    )
+    api_docs: bool = Field(default=False, description="Serve the interactive API page at /docs.")
+
+    body_bytes_max: int = Field(default=2 * 2**20, gt=0, description="Of a request, as sent.")
+    inflated_bytes_max: int = Field(default=8 * 2**20, gt=0, description="The same, unpacked.")
+    batch_values_max: int = Field(default=4_000_000, gt=0, description="Numbers in one batch.")
+    places_max: int = Field(default=20_000, gt=0, description="Rows of one layout.")
+    queue_bytes_max: int = Field(
+        default=64 * 2**20, gt=0, description="Bodies that may wait for the disk."
+    )
+    request_deadline_s: float = Field(
+        default=10.0, gt=0, description="Seconds a client may take to send its body."
+    )
+    connections_max: int = Field(default=200, gt=0, description="At one time.")
+
+    round_interval_s: float = Field(default=1.0, gt=0, description="Seconds between rounds.")
+    lost_after_s: float = Field(default=60.0, gt=0, description="Seconds of silence until lost.")
+    seal_interval_s: float = Field(
+        default=2.0, gt=0, description="Seconds between looks for frames to seal."
+    )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.split(",") if word.strip())
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, the one that counts most first."""
+        return (
+            init_settings,
+            env_settings,
+            _FileSource(settings_cls),
+            TomlConfigSettingsSource(settings_cls),
+            PyprojectTomlConfigSettingsSource(settings_cls),
+        )
+
+    @property
+    def home_path(self) -> Path:
+        """The home, absolute."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def token_path(self) -> Path:
+        """Where the first admin token is written."""
+        return self.token_file.expanduser() if self.token_file else self.home_path / "token"
+
+    @property
+    def database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.home_path / 'trainvitals.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the collector."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """The address people type."""
+        scheme = "https" if self.tls_certificate else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"

@@ -1,0 +1,220 @@
+"""The compactor: folds the log into sealed, compressed chunks with their tiers.
+
+Comes in: tracks whose log holds a segment's worth of rows, or whose process has ended.
+Goes out: chunks; the log rows they hold are deleted in the same transaction.
+Promise:  compressing happens outside of any transaction; a segment is written whole or not at
+          all, once, by one collector; an ingest waits for one short transaction at most.
+Start at `Compactor.run_once`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from trainvitals_server.store.blocks import CODEC, pack
+from trainvitals_server.store.database import Database
+from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
+from trainvitals_server.store.rows import AXIS_GROUP, GROUP_SERIES, Rows, Shape, log_rows
+from trainvitals_server.store.tiers import TIER_FACTOR, TIERS, Spans
+
+log = logging.getLogger(__name__)
+
+SEGMENT_ROWS = 1024
+WIDE_SEGMENT_ROWS = 256
+WIDE_SERIES = 2000
+"""A track of more series has shorter segments: a segment is some megabytes at most."""
+KEYS_KEPT = 256
+"""Of each source, so many newest batch keys stay, to tell a repeat from a clash."""
+KEYS_PRUNED_MIN = 1024
+_CLAIM = 1 << 30  # tracks beside runs, in the numbers that a claim may have
+
+
+def segment_rows(series: int) -> int:
+    """Return how many rows make a segment."""
+    return WIDE_SEGMENT_ROWS if series > WIDE_SERIES else SEGMENT_ROWS
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What is to be sealed together."""
+
+    track: Shape
+    log: tuple[int, ...]
+    """Keys of the log's rows."""
+    rows: Rows
+
+
+class Compactor:
+    """Seals what is due, again and again, in a thread of its own."""
+
+    def __init__(self, database: Database, *, interval_s: float = 2.0) -> None:
+        self._database = database
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the segment at hand and end."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(30)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            try:
+                while self.run_once() and not self._stopping.is_set():
+                    pass
+            except Exception:
+                # What is not sealed stays readable in the log: try again next time.
+                log.exception("Sealing failed; nothing is lost. Next try in %g s", self._interval_s)
+
+    def run_once(self, *, everything: bool = False) -> int:
+        """Seal one segment of each track that has one; return how many were sealed.
+
+        `everything`: also what is not yet a whole segment.
+        """
+        sealed = 0
+        for track in self._due(everything):
+            if self._stopping.is_set():
+                break
+            with self._database.claim(_CLAIM + track.pk % _CLAIM) as mine:
+                if mine and (segment := self._next_segment(track)) is not None:
+                    self._seal(segment)
+                    sealed += 1
+        self._prune_keys()
+        return sealed
+
+    def _due(self, everything: bool) -> list[Shape]:
+        wide = Track.places * Track.statistics > WIDE_SERIES
+        enough = sa.case((wide, WIDE_SEGMENT_ROWS), else_=SEGMENT_ROWS)
+        over = sa.or_(Source.ended, Run.state != "running")
+        wanted = (
+            sa.select(Track.pk, Track.places, Track.statistics)
+            .join(Source, Source.pk == Track.source_pk)
+            .join(Run, Run.pk == Source.run_pk)
+            .where(Track.log_rows > 0)
+        )
+        if not everything:
+            wanted = wanted.where(sa.or_(Track.log_rows >= enough, over))
+        with self._database.read() as connection:
+            return [Shape(*row) for row in connection.execute(wanted)]
+
+    def _next_segment(self, track: Shape) -> _Segment | None:
+        wanted = (
+            sa.select(LogFrame.pk, LogFrame.n, LogFrame.axis, LogFrame.values)
+            .where(LogFrame.track_pk == track.pk)
+            .order_by(LogFrame.lo, LogFrame.pk)
+        )
+        keys: list[int] = []
+        parts: list[Rows] = []
+        count = 0
+        with self._database.read() as connection:
+            for pk, n, axis, values in connection.execute(wanted):
+                keys.append(pk)
+                parts.append(log_rows(n, axis, values, track))
+                count += n
+                if count >= segment_rows(track.series):
+                    break
+        if not keys:
+            return None
+        return _Segment(track, tuple(keys), Rows.joined(parts, track.series))
+
+    def _seal(self, segment: _Segment) -> None:
+        chunks = chunks_of(segment.track, segment.rows)
+
+        def write(connection: sa.Connection) -> None:
+            track = sa.select(Track.segments).where(Track.pk == segment.track.pk)
+            number = connection.scalar(track.with_for_update()) or 0
+            rows = sa.select(sa.func.sum(LogFrame.n)).where(LogFrame.pk.in_(segment.log))
+            logged = int(connection.scalar(rows) or 0)
+            gone = connection.execute(sa.delete(LogFrame).where(LogFrame.pk.in_(segment.log)))
+            if gone.rowcount != len(segment.log):
+                raise RuntimeError("another collector has sealed these rows: nothing is written")
+            connection.execute(sa.insert(Chunk), [{**chunk, "segment": number} for chunk in chunks])
+            connection.execute(
+                sa.update(Track)
+                .where(Track.pk == segment.track.pk)
+                .values(segments=number + 1, log_rows=Track.log_rows - logged)
+            )
+
+        self._database.write(write)
+
+    def _prune_keys(self) -> None:
+        """Replace the keys of a source's unbroken beginning by one number, `sealed_to`."""
+        long = sa.select(Source.pk).where(
+            Source.batches - Source.sealed_to > KEYS_PRUNED_MIN + KEYS_KEPT
+        )
+        with self._database.read() as connection:
+            sources = list(connection.scalars(long))
+        for source_pk in sources:
+            self._database.write(partial(prune_keys, source_pk=source_pk))
+
+
+def prune_keys(connection: sa.Connection, source_pk: int) -> int:
+    """Drop the keys below the first gap, but for the newest ones; return how many."""
+    # Locked, as ingest locks it: no batch of this source is being judged by the old number.
+    source = sa.select(Source.sealed_to).where(Source.pk == source_pk).with_for_update()
+    sealed_to = connection.scalar(source) or 0
+    mine = BatchKey.source_pk == source_pk
+    seqs = np.fromiter(
+        connection.scalars(sa.select(BatchKey.seq).where(mine).order_by(BatchKey.seq)), np.int64
+    )
+    unbroken = seqs == sealed_to + np.arange(len(seqs))
+    whole = len(seqs) if unbroken.all() else int(np.argmin(unbroken))
+    pruned = whole - KEYS_KEPT
+    if pruned <= 0:
+        return 0
+    limit = sealed_to + pruned
+    connection.execute(sa.delete(BatchKey).where(mine, BatchKey.seq < limit))
+    connection.execute(sa.update(Source).where(Source.pk == source_pk).values(sealed_to=limit))
+    return pruned
+
+
+def chunks_of(track: Shape, rows: Rows) -> list[dict[str, Any]]:
+    """Return the chunks of one segment, all tiers, without their segment's number."""
+    values = np.ascontiguousarray(rows.values.T)
+    axis = np.stack([rows.steps, rows.times.astype("<f8").view("<i8")])
+    common = {"track_pk": track.pk, "lo": int(rows.steps[0]), "hi": int(rows.steps[-1])}
+    chunks = [_chunk(common, 0, AXIS_GROUP, len(rows.steps), axis)]
+    groups = range(0, track.series, GROUP_SERIES)
+    chunks += [
+        _chunk(common, 0, at // GROUP_SERIES, len(rows.steps), values[at : at + GROUP_SERIES])
+        for at in groups
+    ]
+    for at in groups:
+        spans = Spans.of_rows(rows.steps, rows.values[:, at : at + GROUP_SERIES])
+        for tier in TIERS:
+            spans = spans.every(TIER_FACTOR)
+            n = len(spans)
+            if at == 0:
+                ends = np.stack([spans.first, spans.last])
+                chunks.append(_chunk(common, tier, AXIS_GROUP, n, ends))
+            block = np.ascontiguousarray(spans.fields.transpose(0, 2, 1))
+            chunks.append(_chunk(common, tier, at // GROUP_SERIES, n, block))
+    return chunks
+
+
+def _chunk(
+    common: dict[str, Any], tier: int, group: int, n: int, block: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    blob, crc = pack(block)
+    return {
+        **common,
+        "tier": tier,
+        "group": group,
+        "n": n,
+        "codec": CODEC,
+        "crc": crc,
+        "blob": blob,
+    }

@@ -1,0 +1,169 @@
+"""Curves of a run, in as few points as wanted, from the coarsest tier that still has them.
+
+Comes in: a stream, a statistic, places, a range of steps, how many points.
+Goes out: `Curves`: spans of steps with one column for each place.
+Promise:  what is shown is right at every zoom: a spike of one step is in its span's extremes.
+          Tiers are used for whole segments only; at the ends of a range the rows are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from trainvitals.wire import Stat, Stream
+from trainvitals_server.store.blocks import unpack
+from trainvitals_server.store.drawn import Drawn, drawn_tracks
+from trainvitals_server.store.models import Chunk
+from trainvitals_server.store.rows import AXIS_GROUP, GROUP_SERIES, Shape, read_rows
+from trainvitals_server.store.tiers import FIELDS, TIER_FACTOR, TIERS, Spans
+
+
+class UnknownSeries(LookupError):  # noqa: N818 - an answer
+    """The run has no such stream, statistic or place."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """`spans` has one column for each of `places`."""
+
+    places: tuple[str, ...]
+    spans: Spans
+
+
+def curves(
+    connection: sa.Connection,
+    run_pk: int,
+    stream: Stream,
+    statistic: Stat,
+    places: Sequence[str] | None,
+    *,
+    lo: int,
+    hi: int,
+    points: int,
+) -> Curves:
+    """Return the curves of `places` over lo ≤ step < hi in at most `points` spans.
+
+    Without `places`: all of the newest layout, by depth.
+
+    Raises:
+        UnknownSeries: one of these names is not in any layout of the run.
+    """
+    drawn = drawn_tracks(connection, run_pk, stream)
+    names = tuple(places) if places is not None else _all_places(drawn)
+    _check(drawn, stream, statistic, names)
+    counts = [_rows_in(connection, track, lo, hi) for track in drawn]
+    tier = _tier(sum(counts), points)
+    parts = []
+    for track, count in zip(drawn, counts, strict=True):
+        if count:
+            parts.append(_spans(connection, track, statistic, names, lo, hi, tier))
+    return Curves(names, Spans.joined(parts, len(names)).buckets(points))
+
+
+def _all_places(drawn: Sequence[Drawn]) -> tuple[str, ...]:
+    if not drawn:
+        return ()
+    places = drawn[-1].layout.places
+    # −1 is "not known yet": last, not first.
+    ordered = sorted(places, key=lambda place: (place.depth < 0, place.depth))
+    return tuple(place.name for place in ordered)
+
+
+def _check(drawn: Sequence[Drawn], stream: Stream, statistic: Stat, names: Sequence[str]) -> None:
+    if not drawn:
+        raise UnknownSeries(f"The run has sent nothing of stream {stream}.")
+    if not any(statistic in track.layout.statistics for track in drawn):
+        known = ", ".join(drawn[-1].layout.statistics)
+        raise UnknownSeries(f"Stream {stream} has no statistic {statistic}; it has {known}.")
+    known_places = {place.name for track in drawn for place in track.layout.places}
+    unknown = sum(name not in known_places for name in names)
+    if unknown:
+        raise UnknownSeries(f"Stream {stream} does not have {unknown} of the places asked for.")
+
+
+def _tier(rows: int, points: int) -> int:
+    """Return the coarsest tier that still has `points` spans in `rows` rows."""
+    return max((t for t in TIERS if rows >= points * TIER_FACTOR**t), default=0)
+
+
+def _rows_in(connection: sa.Connection, track: Drawn, lo: int, hi: int) -> int:
+    """Return about how many rows lie in the range."""
+    segments = sa.select(sa.func.sum(Chunk.n)).where(
+        Chunk.track_pk == track.shape.pk,
+        Chunk.tier == 0,
+        Chunk.group == AXIS_GROUP,
+        Chunk.lo < min(hi, track.until),
+        Chunk.hi >= lo,
+    )
+    return int(connection.scalar(segments) or 0) + track.log_rows
+
+
+def _spans(
+    connection: sa.Connection,
+    track: Drawn,
+    statistic: Stat,
+    names: Sequence[str],
+    lo: int,
+    hi: int,
+    tier: int,
+) -> Spans:
+    """Return the track's spans, one column for each name; NaN where it does not have it."""
+    if statistic not in track.layout.statistics:
+        return Spans.joined([], len(names))
+    row = {place.name: i for i, place in enumerate(track.layout.places)}
+    columns = np.array([i for i, name in enumerate(names) if name in row], np.int64)
+    first = track.layout.statistics.index(statistic) * track.shape.places
+    series = np.array([first + row[names[i]] for i in columns], np.int64)
+    hi = min(hi, track.until)
+    coarse, whole = _sealed_spans(connection, track.shape, series, lo, hi, tier)
+    rows = read_rows(connection, track.shape, series, lo=lo, hi=hi, without=whole)
+    found = Spans.joined([*coarse, Spans.of_rows(rows.steps, rows.values)], len(series))
+    if len(columns) == len(names):
+        return found
+    fields = np.full((FIELDS, len(found), len(names)), np.nan)
+    fields[4:] = 0
+    fields[:, :, columns] = found.fields
+    return Spans(found.first, found.last, fields)
+
+
+def _sealed_spans(
+    connection: sa.Connection,
+    shape: Shape,
+    series: npt.NDArray[np.int64],
+    lo: int,
+    hi: int,
+    tier: int,
+) -> tuple[list[Spans], list[int]]:
+    """Return the spans of all segments that lie wholly in the range, and these segments."""
+    if tier == 0:
+        return [], []
+    groups = [AXIS_GROUP, *np.unique(series // GROUP_SERIES).tolist()]
+    wanted = (
+        sa.select(Chunk.group, Chunk.segment, Chunk.n, Chunk.crc, Chunk.blob)
+        .where(
+            Chunk.track_pk == shape.pk,
+            Chunk.tier == tier,
+            Chunk.group.in_(groups),
+            Chunk.lo >= lo,
+            Chunk.hi < hi,
+        )
+        .order_by(Chunk.segment, Chunk.group)
+    )
+    spans: list[Spans] = []
+    segments: list[int] = []
+    for group, segment, n, crc, blob in connection.execute(wanted):
+        if group == AXIS_GROUP:
+            first, last = unpack(blob, crc, dtype="<i8", shape=(2, n))
+            spans.append(Spans(first, last, np.empty((FIELDS, n, len(series)))))
+            segments.append(segment)
+            continue
+        width = min(GROUP_SERIES, shape.series - group * GROUP_SERIES)
+        block = unpack(blob, crc, dtype="<f8", shape=(FIELDS, width, n))
+        mine = np.flatnonzero(series // GROUP_SERIES == group)
+        spans[-1].fields[:, :, mine] = block[:, series[mine] % GROUP_SERIES].transpose(0, 2, 1)
+    return spans, segments
