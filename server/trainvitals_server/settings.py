@@ -29,7 +29,11 @@ PREFIX = "TRAINVITALS_"
 class _FileSource(PydanticBaseSettingsSource):
     """TRAINVITALS_<NAME>_FILE: the value is the file's text, as Docker and systemd give it."""
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+    def get_field_value(
+        self,
+        field: FieldInfo,  # noqa: ARG002 - the base class's signature
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
         return (Path(path).read_text().strip() if path else None), field_name, False
 
@@ -103,8 +107,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - _FileSource instead
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources, the one that counts most first."""
         return (

@@ -75,7 +75,7 @@ def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[RunSummar
         .where(Attempt.run_pk.in_([row.pk for row in rows]))
         .group_by(Attempt.run_pk)
     )
-    attempts = dict(connection.execute(counted).tuples().all())
+    attempts = {row[0]: row[1] for row in connection.execute(counted)}
     return [_summary(row, attempts.get(row.pk, 1)) for row in rows]
 
 

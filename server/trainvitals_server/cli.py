@@ -1,0 +1,217 @@
+"""What the collector adds to the `trainvitals` command: serve, up, token, db.
+
+Exit codes: 0 done, 2 the command cannot be carried out as given. What a script reads goes to
+stdout, what a person reads to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from trainvitals_server.app import create_app
+from trainvitals_server.auth import Scope, Tokens
+from trainvitals_server.settings import Settings
+from trainvitals_server.store import Store
+from trainvitals_server.store.migrate import StoreUnusable, migrate
+
+USAGE = 2
+
+Host = Annotated[str | None, typer.Option(help="Address to listen at. Default: 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen at; 0: any free. Default: 8321.")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--database", help="sqlite:///PATH or postgresql://USER@HOST/NAME.")
+]
+BehindProxy = Annotated[
+    bool, typer.Option("--behind-proxy", help="A proxy in front speaks TLS to the world.")
+]
+Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="PEM file.")]
+PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the collector's commands to `app`."""
+    app.command("serve")(serve)
+    app.command("up")(up)
+    app.add_typer(token, name="token", help="Make, list and revoke the collector's tokens.")
+    app.add_typer(db, name="db", help="The collector's database.")
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    database: DatabaseUrl = None,
+    behind_proxy: BehindProxy = False,
+    tls_cert: Certificate = None,
+    tls_key: PrivateKey = None,
+) -> None:
+    """Run the collector: it takes batches, diagnoses runs and answers the API and /metrics."""
+    _serve(
+        _settings(
+            host=host,
+            port=port,
+            database_url=database,
+            behind_proxy=behind_proxy or None,
+            tls_certificate=tls_cert,
+            tls_key=tls_key,
+        ),
+        mounts=False,
+    )
+
+
+def up(host: Host = None, port: Port = None, database: DatabaseUrl = None) -> None:
+    """Run collector and dashboard on one port: open the address printed in a browser."""
+    _serve(_settings(host=host, port=port, database_url=database), mounts=True)
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        # Not the values: one of them may be a secret.
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        _refuse(f"A setting is not valid: {said}")
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(USAGE)
+
+
+def refuse_bare_public_bind(settings: Settings) -> None:
+    """Exit when tokens would cross a network in the clear."""
+    if settings.is_loopback or settings.behind_proxy:
+        return
+    if settings.tls_certificate and settings.tls_key:
+        return
+    _refuse(
+        f"{settings.host} can be reached from other machines, and tokens would cross the network "
+        "in the clear. Give --tls-cert and --tls-key, or --behind-proxy when a proxy in front "
+        "speaks TLS."
+    )
+
+
+def _serve(settings: Settings, *, mounts: bool) -> None:
+    refuse_bare_public_bind(settings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with listening(settings) as listener:
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        try:
+            migrate(settings.database)
+        except StoreUnusable as unusable:
+            _refuse(str(unusable))
+        server = uvicorn.Server(uvicorn_config(settings, mounts=mounts))
+        typer.echo(f"trainvitals collector: {settings.url}", err=True)
+        typer.echo(f"token file:            {settings.token_path}", err=True)
+        if mounts:
+            typer.echo(f"dashboard:             {settings.url}/", err=True)
+        server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(1)  # what went wrong is in the log
+
+
+def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Config:
+    """Return how the collector is run, everywhere."""
+    return uvicorn.Config(
+        create_app(settings, mounts=mounts),
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=settings.connections_max,
+        h11_max_incomplete_event_size=16384,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        proxy_headers=settings.behind_proxy,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        ssl_version=ssl.PROTOCOL_TLS_SERVER,
+    )
+
+
+@contextlib.contextmanager
+def listening(settings: Settings) -> Iterator[socket.socket]:
+    """Yield a socket that listens at the settings' address; exit when it is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(512)
+        except OSError as error:
+            _refuse(
+                f"Cannot listen at {settings.host} port {settings.port}: {error.strerror}. "
+                "Is a collector running there already? --port takes another one, 0 any free one."
+            )
+        yield listener
+
+
+token = typer.Typer(no_args_is_help=True)
+db = typer.Typer(no_args_is_help=True)
+
+
+@contextlib.contextmanager
+def _tokens(database: str | None) -> Iterator[Tokens]:
+    try:
+        store = Store.open(_settings(database_url=database).database)
+    except StoreUnusable as unusable:
+        _refuse(str(unusable))
+    try:
+        yield Tokens(store.database)
+    finally:
+        store.close()
+
+
+@token.command("create")
+def create_token(
+    scope: Annotated[Scope, typer.Argument(help="What it opens.")],
+    project: Annotated[str | None, typer.Option(help="The only project it opens.")] = None,
+    label: Annotated[str, typer.Option(help="What it is for.")] = "",
+    days: Annotated[float | None, typer.Option(min=0, help="How long it opens.")] = None,
+    database: DatabaseUrl = None,
+) -> None:
+    """Make a token and print it, once."""
+    lifetime_s = None if days is None else days * 86_400
+    with _tokens(database) as tokens:
+        typer.echo(tokens.create(scope, project=project, label=label, lifetime_s=lifetime_s))
+
+
+@token.command("list")
+def list_tokens(database: DatabaseUrl = None) -> None:
+    """List the tokens: id, scope, project, state, label."""
+    with _tokens(database) as tokens:
+        for row in tokens.all():
+            made = time.strftime("%Y-%m-%d", time.gmtime(row.created_at))
+            state = "revoked" if row.revoked_at is not None else "good"
+            typer.echo(f"{row.id}\t{row.scope}\t{row.project or '*'}\t{made}\t{state}\t{row.label}")
+
+
+@token.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(help="As `token list` shows it.")],
+    database: DatabaseUrl = None,
+) -> None:
+    """Make a token worthless, from now on."""
+    with _tokens(database) as tokens:
+        if not tokens.revoke(token_id):
+            _refuse("There is no good token with this id; `trainvitals token list` shows them.")
+
+
+@db.command("upgrade")
+def upgrade(database: DatabaseUrl = None) -> None:
+    """Make the database's tables, or bring them to this version."""
+    settings = _settings(database_url=database)
+    try:
+        migrate(settings.database)
+    except StoreUnusable as unusable:
+        _refuse(str(unusable))
+    typer.echo("The database is at this version's tables.", err=True)

@@ -1,0 +1,249 @@
+"""The routes. Each answers what `shapes` says, or a problem."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from fastapi import Path, Query, Request, Response
+
+from trainvitals.wire import Stat, Stream
+from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
+from trainvitals_server.problems import Problem, answers
+from trainvitals_server.query import shapes
+from trainvitals_server.store import Refused, RunSummary, Store
+from trainvitals_server.store.drawn import EVERY_STEP
+from trainvitals_server.store.series import Curves, UnknownSeries
+from trainvitals_server.store.tiers import Floats, Spans
+
+POINTS_MAX = 2000
+COLUMNS_MAX = 400
+PLACES_MAX = 50
+
+routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
+
+Reader = Annotated[Principal, allow(Scope.READ)]
+RunName = Annotated[str, Path(max_length=256, description="The run's id.")]
+FromStep = Annotated[int, Query(ge=0, lt=2**53, description="The first step wanted.")]
+ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step wanted.")]
+States = Annotated[
+    str | None, Query(pattern="^(running|lost|finished|failed|stopped)$", description="Only these.")
+]
+
+
+def _described(kind: type[Any], *reasons: str) -> dict[str, Any]:
+    """Return the keywords of a route that answers `kind` or one of these problems."""
+    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
+    return {"response_class": Response, "responses": {200: shapes.schema_of(kind), **problems}}
+
+
+def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
+    # msgspec writes NaN and ±Inf as null.
+    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _run(request: Request, principal: Principal, run_id: str) -> RunSummary:
+    summary = _store(request).run(run_id) if "\x00" not in run_id else None
+    # A run of another project is as unknown as one that never was.
+    if summary is None or not principal.sees(summary.project):
+        raise Problem("unknown_run", "No run of this name has reported to this collector.")
+    return summary
+
+
+@routes.get("/runs", **_described(shapes.RunPage, "cursor"))
+def runs(
+    request: Request,
+    principal: Reader,
+    project: Annotated[str | None, Query(max_length=256)] = None,
+    state: States = None,
+    search: Annotated[
+        str | None, Query(max_length=256, description="In id, name, project, host and tags.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200, description="Of the page before.")] = None,
+) -> Response:
+    """List runs, newest started first."""
+    if principal.project is not None:
+        if project not in (None, principal.project):
+            return _json(shapes.RunPage([], None))
+        project = principal.project
+    if any("\x00" in word for word in (project, search) if word):
+        return _json(shapes.RunPage([], None))
+    try:
+        page, following = _store(request).run_summaries(
+            project=project, state=state, search=search, limit=limit, cursor=cursor
+        )
+    except Refused as refused:
+        raise Problem(refused.reason, str(refused)) from refused
+    return _json(shapes.RunPage([shapes.run_of(summary) for summary in page], following))
+
+
+@routes.get("/runs/{run}", **_described(shapes.RunWithDetail, "unknown_run"))
+def run(request: Request, principal: Reader, run: RunName) -> Response:
+    """Return all that is known of a run but its curves. Answers 304 to a fitting If-None-Match."""
+    summary = _run(request, principal, run)
+    etag = f'"{summary.pk}-{summary.changes}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": etag})
+    detail = _store(request).detail(summary.pk)
+    return _json(shapes.run_with_detail(summary, detail), {"ETag": etag})
+
+
+@routes.get("/runs/{run}/findings", **_described(shapes.Findings, "unknown_run"))
+def findings(request: Request, principal: Reader, run: RunName) -> Response:
+    """Return the findings of the last round, ranked."""
+    summary = _run(request, principal, run)
+    return _json(shapes.Findings(_store(request).findings(summary.pk)))
+
+
+@routes.get("/runs/{run}/layout", **_described(shapes.Layouts, "unknown_run"))
+def layout(request: Request, principal: Reader, run: RunName) -> Response:
+    """Return what is measured: the places and statistics of each stream."""
+    summary = _run(request, principal, run)
+    streams = [
+        shapes.LayoutShape(
+            str(layout.stream),
+            tuple(map(str, layout.statistics)),
+            [shapes.place_of(place) for place in layout.places],
+        )
+        for layout in _store(request).layouts(summary.pk)
+    ]
+    return _json(shapes.Layouts(streams))
+
+
+@routes.get(
+    "/runs/{run}/series", **_described(shapes.SeriesAnswer, "unknown_run", "unknown_series")
+)
+def series(
+    request: Request,
+    principal: Reader,
+    run: RunName,
+    stream: Stream,
+    statistic: Stat,
+    place: Annotated[list[str], Query(min_length=1, max_length=PLACES_MAX)],
+    from_step: FromStep = 0,
+    to_step: ToStep = None,
+    points: Annotated[int, Query(ge=1, le=POINTS_MAX)] = 500,
+) -> Response:
+    """Return curves in buckets: a spike of one step is in its bucket's min or max."""
+    summary = _run(request, principal, run)
+    found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
+    curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
+    return _json(shapes.SeriesAnswer(str(stream), str(statistic), curves))
+
+
+@routes.get("/runs/{run}/heatmap", **_described(shapes.Heatmap, "unknown_run", "unknown_series"))
+def heatmap(
+    request: Request,
+    principal: Reader,
+    run: RunName,
+    stream: Stream,
+    statistic: Stat,
+    from_step: FromStep = 0,
+    to_step: ToStep = None,
+    columns: Annotated[int, Query(ge=1, le=COLUMNS_MAX)] = 200,
+) -> Response:
+    """Return the means of a statistic: one row a place, by depth; one column a bucket."""
+    summary = _run(request, principal, run)
+    found = _curves(request, summary, stream, statistic, None, from_step, to_step, columns)
+    return _json(
+        shapes.Heatmap(
+            str(stream),
+            str(statistic),
+            list(found.places),
+            found.spans.first.tolist(),
+            found.spans.mean.T.tolist(),
+        )
+    )
+
+
+def _curves(
+    request: Request,
+    summary: RunSummary,
+    stream: Stream,
+    statistic: Stat,
+    places: list[str] | None,
+    from_step: int,
+    to_step: int | None,
+    points: int,
+) -> Curves:
+    hi = EVERY_STEP if to_step is None else to_step + 1
+    try:
+        return _store(request).curves(
+            summary.pk, stream, statistic, places, lo=from_step, hi=hi, points=points
+        )
+    except UnknownSeries as unknown:
+        raise Problem("unknown_series", str(unknown)) from unknown
+
+
+def _curve(place: str, spans: Spans, column: int) -> shapes.Curve:
+    counts, infinite = spans.count[:, column], spans.infinite[:, column]
+    here = counts + infinite > 0
+
+    def numbers(field: Floats) -> list[Any]:
+        kept: list[Any] = field[here, column].tolist()
+        return kept
+
+    def whole(field: npt.NDArray[Any]) -> list[int]:
+        kept: list[int] = field[here].astype(np.int64).tolist()
+        return kept
+
+    return shapes.Curve(
+        place,
+        whole(spans.first),
+        whole(spans.last),
+        numbers(spans.minimum),
+        numbers(spans.mean),
+        numbers(spans.maximum),
+        numbers(spans.newest),
+        whole(infinite),
+        whole(counts),
+    )
+
+
+rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
+
+
+@rules.get("/rules", **_described(shapes.Rules))
+def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
+    """List the rules."""
+    from trainvitals.diagnosis.registry import all_rules
+
+    from trainvitals.diagnosis.pages import page_of
+
+    pages = [page_of(type(rule)) for rule in all_rules()]
+    return _json(shapes.Rules([shapes.RuleName(p.code, p.rule, p.summary) for p in pages]))
+
+
+@rules.get("/rules/{code}", **_described(shapes.RulePage, "unknown_rule"))
+def rule_page(
+    principal: Reader,  # noqa: ARG001 - declares the scope
+    code: Annotated[str, Path(max_length=32)],
+) -> Response:
+    """Return a rule's page and its thresholds."""
+    from trainvitals.diagnosis.registry import rule_by_code
+
+    from trainvitals.diagnosis.pages import page_of
+
+    try:
+        rule = rule_by_code(code)
+    except KeyError as error:
+        raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.") from error
+    page = page_of(rule)
+    thresholds = {
+        name: shapes.Threshold(default, meaning)
+        for name, (default, meaning) in rule.thresholds().items()
+    }
+    return _json(
+        shapes.RulePage(
+            **{name: getattr(page, name) for name in page.__dataclass_fields__},
+            thresholds=thresholds,
+        )
+    )

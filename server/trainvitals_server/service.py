@@ -1,0 +1,95 @@
+"""The routes about the collector itself: is it alive, is it ready, what is it."""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+from trainvitals.wire import NEWEST_VERSION, OLDEST_VERSION
+from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
+from trainvitals_server.auth.router import OPEN
+from trainvitals_server.problems import Problem, answers
+from trainvitals_server.publish.exposition import Publisher
+from trainvitals_server.settings import Settings
+from trainvitals_server.store import Store
+
+routes = ScopedRouter(tags=["service"])
+
+Reader = Annotated[Principal, allow(Scope.READ)]
+_CLOSED = answers("unauthorised", "forbidden")
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class Version(BaseModel):
+    """What runs here."""
+
+    version: str
+    python: str
+    database: str
+    wire: list[int]
+    """Oldest and newest version of batches that are taken."""
+
+
+@routes.get("/healthz", dependencies=[OPEN])
+async def healthz() -> Alive:
+    """Say that the process is alive. Needs no token."""
+    return Alive()
+
+
+@routes.get("/readyz", responses={**_CLOSED, **answers("not_ready")})
+def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - declares the scope
+    """Say whether batches can be stored now."""
+    store: Store = request.app.state.store
+    settings: Settings = request.app.state.settings
+    trouble = store.ready()
+    waiting = store.database.waiting_bytes
+    if trouble is None and waiting > settings.queue_bytes_max // 2:
+        trouble = f"{waiting} bytes wait to be written."
+    if trouble is not None:
+        raise Problem("not_ready", trouble)
+    return Alive(status="ready")
+
+
+@routes.get("/version", responses=_CLOSED)
+def shown_version(request: Request, principal: Reader) -> Version:  # noqa: ARG001 - the scope
+    """Say what runs here."""
+    store: Store = request.app.state.store
+    engine = store.database.dialect
+    return Version(
+        version=version("trainvitals"),
+        python=platform.python_version(),
+        database=f"sqlite {sqlite3.sqlite_version}" if engine == "sqlite" else engine,
+        wire=[OLDEST_VERSION, NEWEST_VERSION],
+    )
+
+
+@routes.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_CLOSED},
+)
+def metrics(request: Request, principal: Reader) -> Response:
+    """Return the collector's and its runs' numbers, for Prometheus."""
+    if principal.project is not None:
+        raise Problem("forbidden", "/metrics shows all projects; this token opens one.")
+    publisher: Publisher = request.app.state.publisher
+    body, content_type = publisher.expose(request.headers.get("accept"))
+    return Response(body, headers={"Content-Type": content_type})
+
+
+@routes.get("/openapi.json", include_in_schema=False, response_class=Response)
+def openapi(request: Request, principal: Reader) -> Response:  # noqa: ARG001 - the scope
+    """Return the description of this API."""
+    described: dict[str, Any] = request.app.openapi()
+    return JSONResponse(described)

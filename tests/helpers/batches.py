@@ -1,0 +1,47 @@
+"""Batches as a trainer sends them, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trainvitals.wire import Batch, Frame, Layout, Place, Record, RunStart, Stat, Stream, encode
+from trainvitals_server.store import Ack, Store
+
+SOURCE = b"0123456789abcdef"
+STARTED_AT = 1_700_000_000.0
+
+
+def batch(
+    *records: Record,
+    seq: int = 0,
+    run: str = "r",
+    project: str = "p",
+    source: bytes = SOURCE,
+    rank: int = 0,
+) -> Batch:
+    return Batch(run, project, source, seq, STARTED_AT, rank, tuple(records))
+
+
+def start(**fields: object) -> RunStart:
+    return RunStart(**{"started_at": STARTED_AT, **fields})  # type: ignore[arg-type]
+
+
+def scalars(*names: str, version: int = 0) -> Layout:
+    return Layout(Stream.SCALAR, version, (Stat.VALUE,), tuple(map(Place, names)))
+
+
+def scalar_frame(steps: Sequence[int], *columns: Sequence[float], version: int = 0) -> Frame:
+    """One column of values for each scalar of the layout."""
+    values = np.array(columns, np.float32).T[:, :, None]
+    return frame(Stream.SCALAR, steps, values, version=version)
+
+
+def frame(stream: Stream, steps: Sequence[int], values: np.ndarray, *, version: int = 0) -> Frame:
+    numbered = np.array(steps, np.int64)
+    return Frame(stream, version, numbered, STARTED_AT + 0.1 * numbered, values.astype("<f4"))
+
+
+def ingest(store: Store, sent: Batch) -> Ack:
+    return store.ingest(sent, encode(sent))
