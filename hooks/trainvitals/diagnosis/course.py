@@ -1,0 +1,125 @@
+"""How the run goes: the loss's course and the learning rate's, as the rules' guard-rails need it.
+
+Comes in: a history.
+Goes out: a `Course`: has it learned, is it flat, is it done, is the learning rate warming up?
+Promise:  says "no" rather than "flat" or "diverged" where the loss has no floor or is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.signals import middle, noise
+from trainvitals.wire import Scalar, Stat, Stream
+
+FIRST = 10
+LAST = 50
+ACCURACY_DONE = 0.99
+LOSS_DONE = 0.01
+"""Of the initial loss."""
+PROGRESS_MIN = 0.01
+"""Of the initial loss: less is no learning."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course of one run up to now."""
+
+    history: History
+
+    @cached_property
+    def loss(self) -> Series:
+        """The training loss where it is finite."""
+        return self.history.scalar(Scalar.LOSS).finite()
+
+    @cached_property
+    def known(self) -> bool:
+        """Whether a loss with a floor was seen: never negative, at least once above zero.
+
+        Losses of policy gradients, critics and some likelihoods have none: their level says
+        nothing about learning.
+        """
+        values = self.loss.values
+        return len(values) > 0 and float(values.min()) >= 0 and float(values.max()) > 0
+
+    @cached_property
+    def initial(self) -> float:
+        """The loss at the start: median of the first 10, or of the first 3 when that is lower.
+
+        Lower: a run that diverges within its first steps starts where it was before.
+        """
+        values = self.loss.values
+        return min(middle(values[:FIRST]), middle(values[:3])) if len(values) else float("nan")
+
+    @cached_property
+    def noise(self) -> float:
+        """The loss's standard deviation from step to step over the newest 200 steps."""
+        return noise(self.loss.values[-200:])
+
+    def now(self, last: int = LAST) -> float:
+        """Return the median of the newest losses."""
+        return middle(self.loss.values[-last:])
+
+    @cached_property
+    def flat(self) -> bool:
+        """Whether the loss has neither fallen nor risen more than its noise since the start."""
+        values = self.loss.values
+        if not self.known or len(values) < FIRST + LAST:
+            return False
+        start = middle(values[:FIRST])
+        band = max(PROGRESS_MIN * start, 2 * self.noise / 5)
+        blocks = [middle(part) for part in np.array_split(values, min(20, len(values) // 25))]
+        # A run that was well below its start has learned, wherever it is now.
+        ever_learned = start - min(blocks) > 3 * band
+        return bool(not ever_learned and abs(start - self.now()) < band)
+
+    def learned(self, share: float = 0.05, last: int = 20) -> bool:
+        """Return whether the newest losses are below the start by `share` of it and by noise."""
+        values = self.loss.values
+        if not self.known or len(values) < FIRST:
+            return False
+        last = min(last, max(5, len(values) // 2))
+        gain = self.initial - self.now(last)
+        return gain > max(share * self.initial, 2 * self.noise / last**0.5)
+
+    @cached_property
+    def converged(self) -> bool:
+        """Whether there is nothing left to learn: rules that look for stagnation keep silent."""
+        if self.known and len(self.loss) >= FIRST and self.now(20) < LOSS_DONE * self.initial:
+            return True
+        return any(
+            middle(accuracy.values[-20:]) >= ACCURACY_DONE
+            for name in self.history.scalar_names()
+            if "acc" in name.lower() and len(accuracy := self.history.scalar(name)) >= FIRST
+        )
+
+    @cached_property
+    def learning_rate(self) -> Series:
+        """The largest learning rate of all parameter groups, at each step."""
+        rows = [
+            row
+            for row, place in enumerate(self.history.places(Stream.SCALAR))
+            if place.name.startswith(f"{Scalar.LEARNING_RATE}/")
+        ]
+        steps = self.history.steps(Stream.SCALAR)
+        if not rows:
+            return Series(steps[:0], np.empty(0, np.float32))
+        values = self.history.values(Stream.SCALAR, Stat.VALUE)[:, rows]
+        known = ~np.isnan(values).all(axis=1)
+        return Series(steps[known], np.fmax.reduce(values[known], axis=1))
+
+    @cached_property
+    def warming_up(self) -> bool:
+        """Whether the learning rate rose during the newest 50 steps, by more than 2 %."""
+        values = self.learning_rate.values[-50:]
+        return len(values) > 1 and float(values[-1]) > 1.02 * float(values.min())
+
+    @cached_property
+    def cooling_down(self) -> bool:
+        """Whether the learning rate is below a tenth of its peak: the end of a schedule."""
+        values = self.learning_rate.values
+        return len(values) > 0 and float(values[-1]) < 0.1 * float(values.max())

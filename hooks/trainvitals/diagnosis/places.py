@@ -1,0 +1,117 @@
+"""Which rows of a history a rule looks at, and their statistics over a window of frames.
+
+A training process has some hundred tensors and a history some hundred frames: rules look at the
+first frames and at the newest ones, never at all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.diagnosis.history import FIRST_STEPS, History, Steps
+from trainvitals.diagnosis.signals import Floats
+from trainvitals.wire import Place, Stat, Stream
+
+Rows = Sequence[int]
+
+MATRICES_MAX = 64
+"""A median over the matrices needs no more of them than this, evenly over the depth."""
+
+
+class Window(NamedTuple):
+    """Some frames of one statistic: `values` has shape (frames, rows)."""
+
+    steps: Steps
+    values: Floats
+
+
+def window(
+    history: History,
+    stream: Stream,
+    statistic: Stat,
+    rows: Rows,
+    *,
+    first: int = 0,
+    last: int = 0,
+) -> Window:
+    """Return the `first` and the `last` frames kept of some rows, each frame once."""
+    steps = history.steps(stream)
+    n = len(steps)
+    if n == 0 or len(rows) == 0:
+        return Window(steps[:0], np.empty((0, len(rows))))
+    frames = np.r_[: min(first, n), max(min(first, n), n - last) : n]
+    values = history.values(stream, statistic)[np.ix_(frames, rows)]
+    return Window(steps[frames], values.astype(np.float64))
+
+
+def both_ends(history: History, stream: Stream, statistic: Stat, rows: Rows) -> Window:
+    """Return the first steps and the newest 128 frames: where nearly all evidence lies."""
+    return window(history, stream, statistic, rows, first=FIRST_STEPS, last=128)
+
+
+def is_matrix(place: Place) -> bool:
+    """Whether the place is a trained weight of two or more dimensions (no embedding, no norm)."""
+    return place.kind == "weight" and len(place.shape) >= 2 and place.trainable
+
+
+def matrices_by_depth(history: History, stream: Stream) -> list[int]:
+    """Return the rows of the trained weight matrices in the order of the forward pass.
+
+    Without those whose branch starts at zero by design, and without those the optimizer does not
+    hold. Where no depth is known the order of registration is taken.
+    """
+    found = [
+        (place.depth, row)
+        for row, place in enumerate(history.places(stream))
+        if is_matrix(place) and place.optimized and "zero_init_branch" not in place.flags
+    ]
+    known = [(depth, row) for depth, row in found if depth >= 0]
+    return [row for _, row in sorted(known if len(known) >= 2 else found)]
+
+
+def spread_over(rows: list[int], most: int = MATRICES_MAX) -> list[int]:
+    """Return at most `most` of the rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= most:
+        return rows
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
+def rms(values: Floats, places: Sequence[Place]) -> Floats:
+    """Return L2 norms (frames, rows) as root mean squares: free of the tensors' sizes."""
+    size: npt.NDArray[np.float64] = np.sqrt([float(math.prod(p.shape) or 1) for p in places])
+    return values / size
+
+
+def rms_window(
+    history: History, stream: Stream, rows: Rows, *, first: int = 0, last: int = 0
+) -> Window:
+    """Return the RMS of some tensors of the weight or gradient stream over a window of frames."""
+    places = history.places(stream)
+    seen = window(history, stream, Stat.L2, rows, first=first, last=last)
+    return Window(seen.steps, rms(seen.values, [places[row] for row in rows]))
+
+
+def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[int | None]:
+    """Return the row of each name in `stream`, None where it has none."""
+    at = {place.name: row for row, place in enumerate(history.places(stream))}
+    return [at.get(name) for name in names]
+
+
+def layer_of(place: Place) -> str:
+    """Return how to call a parameter's layer in a sentence."""
+    return place.module or place.name
+
+
+def units_before(history: History, depth: int) -> int | None:
+    """Return how many outputs the last weight at or before `depth` has; None when unknown."""
+    widths = [
+        (place.depth, place.shape[0])
+        for place in history.places(Stream.WEIGHT)
+        if 0 <= place.depth <= depth and len(place.shape) >= 2 and place.kind == "weight"
+    ]
+    return max(widths)[1] if widths else None

@@ -1,0 +1,53 @@
+"""All rules there are, in the order of their codes."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from trainvitals.diagnosis.rule import Rule
+from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
+from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
+from trainvitals.diagnosis.rules.loss_spike import LossSpike
+from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
+from trainvitals.diagnosis.rules.no_learning import NoLearning
+from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
+from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
+from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
+from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
+from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
+
+RULES: tuple[type[Rule], ...] = (
+    VanishingGradient,
+    ExplodingGradient,
+    DeadRelu,
+    SaturatedActivation,
+    SymmetricInit,
+    InitScaleTooSmall,
+    NoLearning,
+    LossSpike,
+    LearningRateTooHigh,
+    LearningRateTooLow,
+    ParameterNotUpdated,
+    BiasDrift,
+    NonFiniteValue,
+    MonitorDegraded,
+)
+
+
+@cache
+def all_rules() -> tuple[Rule, ...]:
+    """Return every rule with its default thresholds."""
+    return tuple(rule() for rule in RULES)
+
+
+def rule_by_code(code: str) -> type[Rule]:
+    """Return the rule called TV201, TV301, …
+
+    Raises:
+        KeyError: there is no such rule.
+    """
+    return {rule.code: rule for rule in RULES}[code]

@@ -1,0 +1,142 @@
+"""TV201: rectifier units that put out zero for every input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import both_ends, units_before
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.wire import Place, Stat, Stream
+
+OBSERVED = 20
+"""Batches over which capture counts a unit as dead (`Stat.DEAD_SHARE`)."""
+
+
+@dataclass(frozen=True)
+class DeadRelu(Rule):
+    """Most units of a ReLU layer output zero for every input.
+
+    ## What it detects
+    The share of a rectifier's units that were zero for every sample of the last 20 observed
+    batches: an error from 90 %, a warning from 50 % when it has risen by at least a tenth since
+    the start. Layers of fewer than 8 units are left out.
+    ## Why it matters
+    A unit that is zero on every input passes no gradient back, so nothing revives it: the layer
+    is narrower than the one you configured, and a layer that is dead as a whole cuts off all
+    layers before it. The loss does not say so.
+    ## Evidence
+    The dead share now and at its first measurement, the limit, and how many layers are dead.
+    ## What to do
+    - Lower the learning rate or lengthen its warm-up: one large step is the usual killer.
+    - Check the layer before: He initialisation, and a bias that is not strongly negative.
+    - If it keeps happening, use LeakyReLU or GELU, which keep a slope.
+    ## When it is wrong
+    Networks that are sparse by design, such as gated experts or top-k units: raise the limits
+    for them. Units that answer only to rare inputs look dead over 20 small batches.
+    ## References
+    Lu et al., "Dying ReLU and Initialization", 2019, arXiv:1903.06733; Maas, Hannun & Ng,
+    "Rectifier Nonlinearities Improve Neural Network Acoustic Models", 2013.
+    """
+
+    code: ClassVar[str] = "TV201"
+    stage: ClassVar[Stage] = Stage.PROPAGATION
+    fix: ClassVar[str] = "nn.LeakyReLU(0.01)  # instead of nn.ReLU()"
+    refuted_by: ClassVar[str] = "A larger or more varied batch on which these units are not zero."
+
+    dead_share_error: float = threshold(0.9, "Share of dead units, 0 to 1, from which: error.")
+    dead_share_warning: float = threshold(
+        0.5, "Share of dead units, 0 to 1, from which: warning, when it has risen."
+    )
+    rise_min: float = threshold(0.1, "Rise of the dead share since its first measurement.")
+    units_min: int = threshold(8, "Units a layer must have to be judged.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding, at the layer with the largest dead share."""
+        places = history.places(Stream.ACTIVATION)
+        seen = both_ends(history, Stream.ACTIVATION, Stat.DEAD_SHARE, range(len(places)))
+        if not len(seen.steps) or np.isnan(seen.values[-1]).all():
+            return
+        dead = np.nan_to_num(seen.values[-1], nan=0.0)
+        known = ~np.isnan(seen.values)
+        first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
+        rising = dead - np.nan_to_num(first) >= self.rise_min
+        sick = (dead >= self.dead_share_error) | ((dead >= self.dead_share_warning) & rising)
+        wide = [
+            (units_before(history, p.depth) or self.units_min) >= self.units_min for p in places
+        ]
+        sick &= np.array(wide)
+        if not sick.any():
+            return
+        # The worst; of equally bad ones the first, since what follows a dead layer starves.
+        order = sorted(
+            np.flatnonzero(sick), key=lambda i: (-round(float(dead[i]), 1), places[i].depth)
+        )
+        worst = int(order[0])
+        share, place = float(dead[worst]), places[worst]
+        broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
+        limit = "dead_share_error" if share >= self.dead_share_error else "dead_share_warning"
+        since = self._since(history, worst, getattr(self, limit))
+        layers = int(sick.sum())
+        more = f", and {layers - 1} more layers are dying" if layers > 1 else ""
+        yield self.finding(
+            severity=Severity.ERROR if broken else Severity.WARNING,
+            where=place.name,
+            since_step=since,
+            summary=(
+                f"{share:.0%} of {place.name}'s units have put out zero for every input since "
+                f"step {since}{more}."
+            ),
+            evidence={
+                "dead_share": share,
+                limit: getattr(self, limit),
+                "healthy_range": "0 to 0.4",
+                "dead_share_first": float(first[worst]),
+                "layers": float(layers),
+            },
+            confidence=0.95 if share >= self.dead_share_error else 0.75,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.DEAD_SHARE,
+        )
+
+    def _since(self, history: History, row: int, limit: float) -> int:
+        # The dead share knows after 20 batches only; the batches themselves tell when it began.
+        seen = both_ends(history, Stream.ACTIVATION, Stat.INACTIVE_SHARE, [row])
+        alive = np.flatnonzero(~(seen.values[:, 0] >= limit))
+        begin = int(alive[-1]) + 1 if len(alive) else 0
+        if begin >= len(seen.steps):
+            begin = max(0, len(seen.steps) - OBSERVED)
+        return int(seen.steps[begin])
+
+    @staticmethod
+    def sick() -> History:
+        """Return a layer that dies at step 10."""
+        return _layer([0.1] * 10 + [0.96] * 50, [2.0] * 60)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a layer of which half is off in every batch, but never the same half for long."""
+        return _layer([0.55] * 60, list(np.linspace(2, 0.5, 60)), dead=0.2)
+
+
+def _layer(inactive: list[float], loss: list[float], dead: float | None = None) -> History:
+    shares = np.asarray(inactive)
+    known = np.full(len(shares), np.nan)
+    for i in range(OBSERVED - 1, len(shares)):
+        known[i] = shares[i - OBSERVED + 1 : i + 1].min() if dead is None else dead
+    places = [Place("1", kind="ReLU", depth=1, nonlinearity="relu")]
+    return (
+        Example(len(inactive))
+        .scalars(loss=loss)
+        .stream(
+            Stream.ACTIVATION, places, {"1": {Stat.INACTIVE_SHARE: shares, Stat.DEAD_SHARE: known}}
+        )
+        .history
+    )

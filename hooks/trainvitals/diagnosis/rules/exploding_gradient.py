@@ -1,0 +1,207 @@
+"""TV102: gradients grow on their way back, or from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import (
+    layer_of,
+    matrices_by_depth,
+    rms_window,
+    rows_named,
+    window,
+)
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import log10, median, middle, trailing_run
+from trainvitals.wire import Place, Scalar, Stat, Stream
+
+
+@dataclass(frozen=True)
+class ExplodingGradient(Rule):
+    """The gradient grows without bound: through the layers, or from one step to the next.
+
+    ## What it detects
+    One of three. At the start: the signal across samples grows more than 30 times from the first
+    layer to the last, and gradients are larger than the weights they belong to. Through depth:
+    the first weight matrix's gradient RMS is more than 10^2.5 times the last one's. Over time:
+    the total gradient norm is more than 100 times its median before, three steps in a row, and
+    above what it was at the start.
+    ## Why it matters
+    One step along such a gradient throws the weights far from where they were; then the loss
+    jumps, overflows, or the units behind the step die.
+    ## Evidence
+    The growth seen (in which of the three ways), its limit, and the first step.
+    ## What to do
+    - Initialise with He or Xavier, so that every layer keeps the scale of its input.
+    - Clip: `clip_grad_norm_(model.parameters(), 1.0)` between `backward()` and `step()`.
+    - Put normalisation between the layers; lower the learning rate or lengthen its warm-up.
+    ## When it is wrong
+    With Adam the size of the gradient cancels, so growth through depth alone need not hurt: it
+    is a warning only while the loss does not fall.
+    ## References
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    arXiv:1211.5063; Poole et al., "Exponential expressivity in deep neural networks through
+    transient chaos", 2016, arXiv:1606.05340.
+    """
+
+    code: ClassVar[str] = "TV102"
+    stage: ClassVar[Stage] = Stage.PROPAGATION
+    fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+    refuted_by: ClassVar[str] = (
+        "The total gradient norm returns to its earlier level by itself and the loss falls."
+    )
+
+    log_ratio_max: float = threshold(
+        2.5, "log10 of gradient RMS, first matrix to last, above which it explodes."
+    )
+    norm_growth_max: float = threshold(100.0, "Total norm over its median before.")
+    signal_growth_max: float = threshold(
+        30.0, "Standard deviation across samples, last layer over first, at steps 0 to 3."
+    )
+    gradient_to_weight_max: float = threshold(
+        1.0, "RMS of the gradient over RMS of the weight, median matrix, at steps 0 to 3."
+    )
+    observations: int = threshold(10, "Captured steps whose median counts, for growth by depth.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield at most one finding: the earliest way in which it explodes."""
+        course = Course(history)
+        for finding in (self._at_the_start, self._over_time, self._through_depth):
+            found = finding(history, course)
+            if found is not None:
+                yield found
+                return
+
+    def _at_the_start(self, history: History, course: Course) -> Finding | None:
+        activations = history.places(Stream.ACTIVATION)
+        rows = [r for _, r in sorted((p.depth, r) for r, p in enumerate(activations))]
+        signal = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, rows, first=3)
+        matrices = matrices_by_depth(history, Stream.GRADIENT)
+        names = [history.places(Stream.GRADIENT)[row].name for row in matrices]
+        weights = [row for row in rows_named(history, Stream.WEIGHT, names) if row is not None]
+        early = len(signal.steps) > 0 and signal.steps[0] <= 3
+        if not early or not matrices or len(weights) != len(matrices) or course.learned():
+            return None
+        spread = median(signal.values[:1])
+        spread = spread[np.isfinite(spread) & (spread > 0)]
+        gradient = median(rms_window(history, Stream.GRADIENT, matrices, first=3).values)
+        weight = median(rms_window(history, Stream.WEIGHT, weights, first=3).values)
+        if len(spread) < 2:
+            return None
+        growth = float(spread[-1] / spread[0])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            relative = middle(gradient / weight)
+        if growth <= self.signal_growth_max or not relative > self.gradient_to_weight_max:
+            return None
+        where = history.places(Stream.GRADIENT)[matrices[0]]
+        return self.finding(
+            severity=Severity.ERROR,
+            where=where.name,
+            since_step=int(signal.steps[0]),
+            summary=(
+                f"From the first layer to the last the signal grows {growth:.3g} times at "
+                f"initialisation, and gradients are {relative:.3g} times the weights."
+            ),
+            evidence={
+                "signal_growth": growth,
+                "signal_growth_max": self.signal_growth_max,
+                "gradient_to_weight": relative,
+                "gradient_to_weight_max": self.gradient_to_weight_max,
+                "healthy_range": "growth 0.1 to 10",
+            },
+            fix="nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+            stream=Stream.GRADIENT,
+            statistic=Stat.L2,
+        )
+
+    def _over_time(self, history: History, _: Course) -> Finding | None:
+        norm = history.scalar(Scalar.GRADIENT_NORM).last(256)
+        if len(norm) < 19:
+            return None
+        now, before = norm.values[-3:], norm.values[:-3]
+        base = middle(before[np.isfinite(before)][-64:])
+        start = middle(history.scalar(Scalar.GRADIENT_NORM).finite().values[:16])
+        limit = max(self.norm_growth_max * base, 3 * start)
+        if not (base > 0 and (now > limit).all()):
+            return None
+        run = int(trailing_run(norm.values > limit))
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=int(norm.steps[-run]),
+            summary=(
+                f"The total gradient norm is {float(now[-1]):.3g}, "
+                f"{float(now[-1]) / base:.3g} times its median before."
+            ),
+            evidence={
+                "gradient_norm": float(now[-1]),
+                "norm_growth": float(now[-1]) / base,
+                "norm_growth_max": self.norm_growth_max,
+                "healthy_range": "0.1 to 10 times the median",
+            },
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.GRADIENT_NORM,
+        )
+
+    def _through_depth(self, history: History, course: Course) -> Finding | None:
+        rows = matrices_by_depth(history, Stream.GRADIENT)
+        if len(rows) < 3 or course.converged or course.learned():
+            return None
+        seen = rms_window(history, Stream.GRADIENT, rows, first=self.observations, last=64)
+        if len(seen.steps) < self.observations:
+            return None
+        logs = log10(seen.values)
+        ratio = logs[:, 0] - logs[:, -1]
+        recent = middle(ratio[-self.observations :])
+        # A last layer with no gradient at all has nothing to compare with.
+        if not recent > self.log_ratio_max or logs[-1, -1] < -30:
+            return None
+        run = max(1, int(trailing_run(ratio > self.log_ratio_max)))
+        place = history.places(Stream.GRADIENT)[rows[0]]
+        return self.finding(
+            severity=Severity.WARNING,
+            where=place.name,
+            since_step=int(seen.steps[-run]),
+            summary=(
+                f"The gradient of {layer_of(place)} is 10^{recent:.1f} times larger than the last "
+                "layer's."
+            ),
+            evidence={
+                "log10_gradient_first_to_last": recent,
+                "log_ratio_max": self.log_ratio_max,
+                "healthy_range": "-2 to 2",
+            },
+            confidence=0.7,
+            stream=Stream.GRADIENT,
+            statistic=Stat.L2,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return a norm that leaves its level by five orders of magnitude."""
+        return _norms([1.0] * 80 + [1e5, 2e5, 4e5, 8e5])
+
+    @staticmethod
+    def healthy() -> History:
+        """Return one spike of the same size, gone at the next step."""
+        return _norms([1.0] * 80 + [1e5] + [1.0] * 3)
+
+
+def _norms(norms: list[float]) -> History:
+    places = [
+        Place(f"{i}.weight", kind="weight", shape=(8, 8), depth=i, module=str(i)) for i in range(4)
+    ]
+    return (
+        Example(len(norms))
+        .scalars(gradient_norm=norms, loss=np.linspace(2, 1, len(norms)))
+        .stream(Stream.GRADIENT, places, {p.name: {Stat.L2: norms} for p in places})
+        .history
+    )

@@ -1,0 +1,218 @@
+"""TV601: steps so large that they destroy what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Evidence, Finding, Severity
+from trainvitals.diagnosis.history import History, Steps
+from trainvitals.diagnosis.places import Window, both_ends, is_matrix, spread_over
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import median, middle, trailing_run
+from trainvitals.wire import Place, Scalar, Stat, Stream
+
+START_SHARE = 0.01
+"""Of 1/√fan_in: a matrix that starts below it starts at zero by design, and any first step is
+large beside it."""
+
+
+@dataclass(frozen=True)
+class LearningRateTooHigh(Rule):
+    """The steps are so large, next to the weights, that the loss rises or cannot fall.
+
+    ## What it detects
+    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
+    for ten captured steps in a row while the loss does not fall; a loss half again above its start
+    (plus six times its noise), or not finite, right after steps with r above 0.1, and not back
+    below its start since; r above 0.03 with a loss that is flat after 60 steps.
+    ## Why it matters
+    A step as large as a tenth of the weights leaves the region in which the gradient was right.
+    The loss jumps or oscillates, units die, and in the end values overflow: all of these are then
+    consequences.
+    ## Evidence
+    The median update ratio and its limit, the loss at the start, at its worst and now.
+    ## What to do
+    - Divide the learning rate by 10.
+    - Warm it up over some hundred steps, and clip gradients.
+    - With `reduction="sum"` the rate is multiplied by the batch size: use the mean.
+    ## When it is wrong
+    Adam's first steps have a ratio of about lr·√(3·fan_in), whatever the gradient: they count only
+    with a loss that does not fall. Weights that start at zero are left out.
+    ## References
+    Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186;
+    Karpathy, "A Recipe for Training Neural Networks", 2019; Cohen et al., "Gradient Descent on
+    Neural Networks Typically Occurs at the Edge of Stability", 2021, arXiv:2103.00065.
+    """
+
+    code: ClassVar[str] = "TV601"
+    stage: ClassVar[Stage] = Stage.OPTIMIZER
+    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 10"
+    refuted_by: ClassVar[str] = "The loss falls below its start at the same learning rate."
+
+    update_ratio_max: float = threshold(0.1, "Median of RMS(ΔW)/RMS(W) over the weight matrices.")
+    update_ratio_stuck: float = threshold(0.03, "The same, above which a flat loss is its fault.")
+    observations: int = threshold(10, "Captured steps in a row above the limit.")
+    rise_max: float = threshold(0.5, "Rise of the loss above its start, as a share of it.")
+    rise_noise: float = threshold(6.0, "And this many times its noise.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        ratio = self._ratio(history)
+        if len(ratio.steps) == 0:
+            return
+        course = Course(history)
+        for way in (self._risen, self._above_limit, self._stuck):
+            found = way(history, ratio, course)
+            if found is not None:
+                yield found
+                return
+
+    def _ratio(self, history: History) -> Window:
+        """Return the median update ratio of the first steps and of the newest ones."""
+        places = history.places(Stream.UPDATE)
+        rows = [i for i, p in enumerate(places) if is_matrix(p) and p.optimized]
+        rows = spread_over([i for i in rows if not self._starts_at_zero(history, places[i])])
+        seen = both_ends(history, Stream.UPDATE, Stat.RATIO, rows)
+        if not rows:
+            return Window(seen.steps[:0], np.empty(0))
+        return Window(seen.steps, median(seen.values, axis=1))
+
+    def _starts_at_zero(self, history: History, place: Place) -> bool:
+        series = history.series(Stream.WEIGHT, Stat.L2, place.name)
+        entries = float(np.prod(place.shape))
+        scale = START_SHARE / np.sqrt(entries / place.shape[0])
+        return len(series) > 0 and bool(series.values[0] / np.sqrt(entries) < scale)
+
+    def _risen(self, history: History, ratio: Window, course: Course) -> Finding | None:
+        steps, values = course.loss.steps, course.loss.values
+        nonfinite = history.scalar(Scalar.NONFINITE_LOSS)
+        broken = nonfinite.steps[nonfinite.values > 0]
+        big = ratio.steps[ratio.values > self.update_ratio_max]
+        if not course.known or not len(big):
+            return None
+        start = course.initial
+        # Where a run explodes at once, its own explosion is all the noise there is.
+        noise = min(course.noise, 0.5 * start)
+        limit = start + self.rise_max * start + self.rise_noise * noise
+        high = np.flatnonzero(values > limit)
+        onsets = steps[high[np.searchsorted(big, steps[high]) > 0]] if len(high) else steps[:0]
+        culprit = self._culprit(big, onsets)
+        worst = float(values.max())
+        if culprit is None:
+            violent = ratio.steps[ratio.values > 5 * self.update_ratio_max]
+            culprit = self._culprit(violent, broken, within=3)
+        if culprit is None:
+            return None
+        onset, since = culprit
+        after = values[steps >= onset]
+        dead_stop = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
+        explosive = worst > 10 * start or dead_stop
+        if not explosive and (len(after) < 10 or (after > start).mean() < 0.5):
+            return None
+        if not dead_stop and middle(after[-10:]) < 0.95 * start:
+            return None  # it has learned since
+        peak = float(np.nanmax(ratio.values))
+        return self._found(
+            since,
+            f"Steps of {peak:.2g} times the weights raised the loss from {start:.4g} to "
+            + ("a value that is not finite." if len(broken) else f"{worst:.4g}."),
+            {
+                "update_ratio": peak,
+                "update_ratio_max": self.update_ratio_max,
+                "loss_at_start": start,
+                "loss_worst": worst,
+                "loss": float(values[-1]),
+                "loss_limit": limit,
+            },
+            0.95,
+            course,
+        )
+
+    def _culprit(
+        self,
+        big: Steps,
+        onsets: Steps,
+        within: int = 10,
+    ) -> tuple[int, int] | None:
+        """Return (onset, first of the large steps that led to it), or None."""
+        for onset in onsets:
+            leading = big[(big < onset) & (big >= onset - within)]
+            if len(leading):
+                return int(onset), int(leading[0])
+        return None
+
+    def _above_limit(self, _: History, ratio: Window, course: Course) -> Finding | None:
+        limit = self.update_ratio_max if course.known else 3 * self.update_ratio_max
+        run = int(trailing_run(ratio.values > limit))
+        if run < self.observations or course.learned(share=0.1) or course.converged:
+            return None
+        now = middle(ratio.values[-self.observations :])
+        return self._found(
+            int(ratio.steps[-run]),
+            f"Each step changes the weights by {now:.2g} of their size (median matrix), and the "
+            "loss does not fall.",
+            {"update_ratio": now, "update_ratio_max": limit},
+            0.9 if course.known else 0.6,
+            course,
+        )
+
+    def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
+        if not course.flat or course.converged:
+            return None
+        first = middle(ratio.values[:64])
+        now = middle(ratio.values[-20:])
+        if not max(first, now) > self.update_ratio_stuck or course.warming_up:
+            return None
+        return self._found(
+            int(ratio.steps[0]),
+            f"Steps changed the weights by {max(first, now):.2g} of their size (median matrix), "
+            f"and after {len(course.loss)} steps the loss is where it was.",
+            {"update_ratio": max(first, now), "update_ratio_stuck": self.update_ratio_stuck},
+            0.7,
+            course,
+        )
+
+    def _found(
+        self, since: int, summary: str, evidence: Evidence, confidence: float, course: Course
+    ) -> Finding:
+        rates = course.learning_rate.values
+        rate = {"learning_rate": float(rates[-1])} if len(rates) else {}
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=summary,
+            evidence={**evidence, **rate, "healthy_range": "update ratio 1e-5 to 0.05"},
+            confidence=confidence,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return weights thrown about by steps of half their size, and a loss that explodes."""
+        return _run(0.5, [2.3, 2.9, 8.0] + [60.0] * 17)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return Adam's large first steps on a wide layer, with a loss that falls."""
+        return _run(0.2, list(2.3 * np.exp(-np.arange(20) / 10)))
+
+
+def _run(ratio: float, loss: list[float]) -> History:
+    places = [
+        Place(f"{i}.weight", kind="weight", shape=(64, 64), depth=i, module=str(i))
+        for i in range(3)
+    ]
+    return (
+        Example(len(loss))
+        .scalars(loss=loss, learning_rate__0=0.1)
+        .stream(Stream.WEIGHT, places, {p.name: {Stat.L2: 5.0} for p in places})
+        .stream(Stream.UPDATE, places, {p.name: {Stat.RATIO: ratio} for p in places})
+        .history
+    )

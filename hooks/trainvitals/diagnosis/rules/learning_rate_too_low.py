@@ -1,0 +1,135 @@
+"""TV602: steps too small to matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import median
+from trainvitals.wire import Place, Stat, Stream
+
+
+@dataclass(frozen=True)
+class LearningRateTooLow(Rule):
+    """The steps are so small, next to the weights, that nothing is learned in a sensible time.
+
+    ## What it detects
+    The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps:
+    below 1e-6, or below 1e-4 with a loss that is flat. The gradient must be there (RMS above 1e-4
+    of the weights'); otherwise the small step is not the rate's fault. Warm-up, the end of a
+    schedule and converged runs are left out.
+    ## Why it matters
+    At a ratio of 1e-6 a weight needs a million steps in one direction to change by its own size.
+    ## Evidence
+    The largest update ratio, the limit, the gradient relative to the weights, the learning rate.
+    ## What to do
+    - Multiply the learning rate by 10 until the ratio is about 1e-3.
+    - A rate made for Adam (1e-3) is low for SGD without momentum: 0.1 is the usual start there.
+    ## When it is wrong
+    Fine-tuning with a deliberately tiny rate; a schedule that ends near zero, unless it is seen
+    as such because its peak was captured.
+    ## References
+    Karpathy, "CS231n: Neural Networks Part 3", on the ratio of updates to weights; Cao et al.,
+    "DeepFD", 2022, arXiv:2205.01938.
+    """
+
+    code: ClassVar[str] = "TV602"
+    stage: ClassVar[Stage] = Stage.OPTIMIZER
+    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] *= 10"
+    refuted_by: ClassVar[str] = "A loss that falls steadily at this rate."
+
+    update_ratio_min: float = threshold(1e-6, "Largest RMS(ΔW)/RMS(W) below which: always.")
+    update_ratio_flat: float = threshold(1e-4, "The same, below which: with a flat loss.")
+    gradient_min: float = threshold(1e-4, "RMS of gradient over RMS of weight, largest matrix.")
+    observations: int = threshold(20, "Captured steps whose median counts.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        course = Course(history)
+        if course.converged or course.warming_up or course.cooling_down:
+            return
+        places = history.places(Stream.UPDATE)
+        rows = spread_over([i for i, p in enumerate(places) if is_matrix(p) and p.optimized])
+        names = [places[i].name for i in rows]
+        seen = window(history, Stream.UPDATE, Stat.RATIO, rows, last=self.observations)
+        if len(seen.steps) < self.observations:
+            return
+        ratios = median(seen.values)
+        if np.isnan(ratios).all():
+            return
+        largest = float(np.nanmax(ratios))
+        limit = self.update_ratio_flat if course.flat else self.update_ratio_min
+        gradient = self._relative_gradient(history, names)
+        if largest >= limit or largest == 0 or not gradient > self.gradient_min:
+            return
+        where = names[int(np.nanargmax(ratios))]
+        rates = course.learning_rate.values
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=int(history.steps(Stream.UPDATE)[0]),
+            summary=(
+                f"No weight matrix moves by more than {largest:.1e} of its size in a step"
+                + (f" (learning rate {float(rates[-1]):.2g})." if len(rates) else ".")
+            ),
+            evidence={
+                "update_ratio": largest,
+                "update_ratio_flat" if course.flat else "update_ratio_min": limit,
+                "healthy_range": "1e-4 to 1e-2",
+                "largest_in": where,
+                "gradient_to_weight": gradient,
+                **({"learning_rate": float(rates[-1])} if len(rates) else {}),
+            },
+            confidence=0.9 if course.flat else 0.75,
+            stream=Stream.UPDATE,
+            statistic=Stat.RATIO,
+        )
+
+    def _relative_gradient(self, history: History, names: list[str]) -> float:
+        pairs = zip(
+            rows_named(history, Stream.GRADIENT, names),
+            rows_named(history, Stream.WEIGHT, names),
+            strict=True,
+        )
+        both = [(g, w) for g, w in pairs if g is not None and w is not None]
+        if not both:
+            return float("nan")
+        gradient, weight = (
+            median(rms_window(history, stream, list(rows), last=self.observations).values)
+            for stream, rows in zip(
+                (Stream.GRADIENT, Stream.WEIGHT), zip(*both, strict=True), strict=True
+            )
+        )
+        relative = gradient[weight > 0] / weight[weight > 0]
+        return float(np.nanmax(relative)) if (~np.isnan(relative)).any() else float("nan")
+
+    @staticmethod
+    def sick() -> History:
+        """Return SGD with a learning rate of 1e-7."""
+        return _run(rates=[1e-7] * 100)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return the same small steps during a warm-up."""
+        return _run(rates=list(np.linspace(1e-9, 1e-7, 100)))
+
+
+def _run(rates: list[float]) -> History:
+    place = Place("0.weight", kind="weight", shape=(10, 10), depth=0, module="0")
+    n = len(rates)
+    return (
+        Example(n)
+        .scalars(loss=np.full(n, 2.3), learning_rate__0=rates)
+        .stream(Stream.WEIGHT, [place], {place.name: {Stat.L2: 3.0}})
+        .stream(Stream.GRADIENT, [place], {place.name: {Stat.L2: 0.5}})
+        .stream(Stream.UPDATE, [place], {place.name: {Stat.RATIO: np.asarray(rates) * 0.16}})
+        .history
+    )

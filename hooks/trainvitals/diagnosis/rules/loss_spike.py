@@ -1,0 +1,154 @@
+"""TV504: the loss jumps, and stays up or does so again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.places import rms_window
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import Floats, log10, median, middle, robust_z
+from trainvitals.wire import Scalar, Stream
+
+
+@dataclass(frozen=True)
+class LossSpike(Rule):
+    """The loss jumps far out of its own noise.
+
+    ## What it detects
+    A loss more than 8 robust standard deviations (median and MAD of the 64 steps before, on the
+    logarithm) above them, by more than 20 % of the initial loss and half again above the largest
+    of them. One that recovers is a note. It is a warning when the loss has not come back after 50
+    steps (10 for a jump beyond half the initial loss), or when it happens three times in 1,000
+    steps.
+    ## Why it matters
+    A spike is one bad update: a corrupted batch, a learning rate at the edge, an optimizer whose
+    second moments lag behind. Some runs recover; those that do not have lost what they learned.
+    ## Evidence
+    The jump's size in robust deviations, its height, how often, whether the loss came back, and
+    the tensor whose gradient grew most at that step, if it was captured.
+    ## What to do
+    - Clip gradients; skip a batch whose gradient norm is far out.
+    - Lower the learning rate or Adam's beta2 (0.95) for long runs.
+    - After a spike that stays: go back to the checkpoint before it and skip those batches.
+    ## When it is wrong
+    Curricula and restarts of the learning rate, where the jump is planned.
+    ## References
+    Chowdhery et al., "PaLM", 2022, arXiv:2204.02311, section 5.1; Molybog et al., "A Theory on
+    Adam Instability in Large-Scale Machine Learning", 2023, arXiv:2304.09871.
+    """
+
+    code: ClassVar[str] = "TV504"
+    stage: ClassVar[Stage] = Stage.LOSS
+    fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+    refuted_by: ClassVar[str] = "A planned change of data or learning rate at that step."
+
+    z_min: float = threshold(8.0, "Robust deviations of the log-loss above the window before.")
+    jump_min: float = threshold(0.2, "Height of the jump, as a share of the initial loss.")
+    window: int = threshold(64, "Steps before that a loss is compared with.")
+    recovery_steps: int = threshold(50, "Steps after which a loss that is still up counts.")
+    repeats_max: int = threshold(3, "Spikes per 1,000 steps from which they count.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the newest spike that counts, or a note for the newest of all."""
+        course = Course(history)
+        loss = course.loss.last(1000 + self.window)
+        if len(loss) <= self.window or course.converged:
+            return
+        z, jump, before = self._jumps(loss, course)
+        found = (z > self.z_min) & (jump > self.jump_min * course.initial)
+        starts = np.flatnonzero(found)
+        if not len(starts):
+            return
+        # Steps of one spike lie together; a spike is counted once.
+        starts = starts[np.r_[True, np.diff(starts) > self.recovery_steps // 2]]
+        newest = int(starts[-1])
+        lasting = [int(i) for i in starts if self._stays_up(loss, int(i), before, course.initial)]
+        repeated = len(starts) >= self.repeats_max
+        at = lasting[0] if lasting else newest
+        alarm = bool(lasting) or repeated
+        first_mover = self._first_mover(history, int(loss.steps[at]))
+        yield self.finding(
+            severity=Severity.WARNING if alarm else Severity.INFO,
+            since_step=int(loss.steps[at]),
+            summary=(
+                f"At step {int(loss.steps[at])} the loss jumped from {before[at]:.4g} to "
+                f"{float(loss.values[at]):.4g}"
+                + (" and has not come back" if lasting else " and came back")
+                + (f"; {len(starts)} jumps in {len(loss)} steps." if len(starts) > 1 else ".")
+            ),
+            evidence={
+                "robust_z": float(z[at]),
+                "z_min": self.z_min,
+                "jump": float(jump[at]),
+                "spikes": float(len(starts)),
+                "repeats_max": float(self.repeats_max),
+                "recovered": "no" if lasting else "yes",
+                "healthy_range": "robust z below 5",
+                **({"moved_first": first_mover} if first_mover else {}),
+            },
+            confidence=0.85 if lasting else 0.6,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _jumps(self, loss: Series, course: Course) -> tuple[Floats, Floats, Floats]:
+        """Return (z, height above the median before, median before); NaN in the first window."""
+        values = loss.values.astype(np.float64)
+        z = robust_z(log10(values) if course.known else values, self.window)
+        before = np.full(len(values), np.nan)
+        highest = np.full(len(values), np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(values, self.window)[:-1]
+        before[self.window :] = np.median(windows, axis=1)
+        highest[self.window :] = windows.max(axis=1)
+        # Near its floor the loss of a small batch is heavy-tailed: no jump unless out of all seen.
+        z[~(values > highest + 0.5 * np.abs(highest))] = np.nan
+        return z, values - before, before
+
+    def _stays_up(
+        self,
+        loss: Series,
+        at: int,
+        before: Floats,
+        initial: float,
+    ) -> bool:
+        height = float(loss.values[at]) - before[at]
+        patience = 10 if height > 0.5 * initial else self.recovery_steps
+        since = loss.values[at:]
+        if len(since) < patience:
+            return False
+        return middle(since[-20:]) > float(before[at]) + self.jump_min * initial
+
+    def _first_mover(self, history: History, step: int) -> str:
+        places = history.places(Stream.GRADIENT)
+        seen = rms_window(history, Stream.GRADIENT, range(len(places)), last=256)
+        at = int(np.searchsorted(seen.steps, step))
+        if at < 5 or at >= len(seen.steps) or seen.steps[at] != step:
+            return ""
+        usual = median(seen.values[max(0, at - 32) : at])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            growth = np.where(usual > 0, seen.values[at] / usual, np.nan)
+        return "" if np.isnan(growth).all() else places[int(np.nanargmax(growth))].name
+
+    @staticmethod
+    def sick() -> History:
+        """Return a loss that jumps at step 150 and stays up."""
+        return Example(220).scalars(loss=_course(220) + 2.0 * (np.arange(220) >= 150)).history
+
+    @staticmethod
+    def healthy() -> History:
+        """Return the same loss with one outlier, which is a fact and no fault: only a note."""
+        return Example(220).scalars(loss=_course(220)).history
+
+
+def _course(n: int) -> Floats:
+    falling = 0.4 + 2 * np.exp(-np.arange(n) / 60)
+    noisy: Floats = falling * np.exp(np.random.default_rng(0).normal(0, 0.1, n))
+    return noisy

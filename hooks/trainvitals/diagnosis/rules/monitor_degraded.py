@@ -1,0 +1,80 @@
+"""TV954: a part of trainvitals itself does not work in this run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, Stage
+from trainvitals.wire import NotWatched
+
+DEGRADED = "monitor degraded"
+"""How the reason of a probe that switched itself off begins."""
+
+
+@dataclass(frozen=True)
+class MonitorDegraded(Rule):
+    """A probe or a rule of trainvitals failed and was switched off; the training is not affected.
+
+    ## What it detects
+    A probe that raised and took itself out of the run, or a rule that raised while it looked at
+    this run's history.
+    ## Why it matters
+    What it watches is not watched: that nothing is reported there does not mean all is well.
+    ## Evidence
+    The probe or the rule, and the exception.
+    ## What to do
+    Report it with this text. `trainvitals doctor` shows what is attached. The training itself
+    needs nothing.
+    ## When it is wrong
+    Never wrong, but harmless where you do not need that probe or rule.
+    ## References
+    docs/how-it-works.md: what trainvitals promises the training process.
+    """
+
+    code: ClassVar[str] = "TV954"
+    stage: ClassVar[Stage] = Stage.MONITOR
+    fix: ClassVar[str] = "print(monitor.diagnosis().not_watched)"
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield a finding for each probe that switched itself off."""
+        for name, reason in sorted(history.not_watched.items()):
+            if reason.startswith(DEGRADED):
+                yield self.finding(
+                    severity=Severity.INFO,
+                    where=name,
+                    since_step=max(0, history.last_step),
+                    summary=f"{name} is not watched any more: {reason}.",
+                    evidence={"reason": reason},
+                )
+
+    def about(self, rule: Rule, error: Exception, step: int) -> Finding:
+        """Return the finding that says that `rule` raised `error`."""
+        text = f"{type(error).__name__}: {error}"
+        return self.finding(
+            severity=Severity.INFO,
+            where=rule.name(),
+            since_step=max(0, step),
+            summary=f"The rule {rule.name()} ({rule.code}) failed on this run: {text}.",
+            evidence={"rule": rule.code, "error": text},
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return a probe that failed."""
+        return _with("encoder.3", f"{DEGRADED}: RuntimeError: no kernel")
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a module that is left out by the user's own choice."""
+        return _with("encoder.3", "not in activations=")
+
+
+def _with(name: str, reason: str) -> History:
+    history = Example(3).scalars(loss=[1.0, 0.9, 0.8]).history
+    history.add(NotWatched({name: reason}))
+    return history

@@ -1,0 +1,184 @@
+"""TV603: a parameter that gets a gradient and never moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import median
+from trainvitals.wire import Place, Stat, Stream
+
+
+@dataclass(frozen=True)
+class ParameterNotUpdated(Rule):
+    """A parameter gets a gradient, and no optimizer moves it.
+
+    ## What it detects
+    In each of the newest five captured steps a trainable parameter has a gradient (at least a
+    thousandth of the median parameter's RMS) and its values stay the same: it is in no parameter
+    group and does not change, or it is in one and its update is exactly zero.
+    ## Why it matters
+    That part of the model stays as it was initialised. It happens when a layer was replaced after
+    the optimizer was built, when a module is missing from the list handed to the optimizer, with
+    a learning rate of 0, or when half precision rounds every update away.
+    ## Evidence
+    The gradient's RMS, the update, how many parameters, and whether the optimizer holds them.
+    ## What to do
+    - Build the optimizer after the model is complete: `AdamW(model.parameters())`.
+    - Add what is missing: `optimizer.add_param_group({"params": layer.parameters()})`.
+    - If it is meant to be frozen, say so with `requires_grad_(False)`: that also saves its
+      backward pass.
+    ## When it is wrong
+    A backbone that is kept fixed by leaving it out of the optimizer: only a note, when it lies
+    before all that is trained and makes up most of the model.
+    ## References
+    PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
+    Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
+    2025, arXiv:2506.14813.
+    """
+
+    code: ClassVar[str] = "TV603"
+    stage: ClassVar[Stage] = Stage.WIRING
+    fix: ClassVar[str] = "optimizer.add_param_group({'params': layer.parameters()})"
+    refuted_by: ClassVar[str] = "The parameter's values differ between two checkpoints."
+
+    observations: int = threshold(5, "Newest captured steps, all of which must show it.")
+    gradient_share_min: float = threshold(
+        1e-3, "Of the median parameter's gradient RMS: less is no gradient worth the name."
+    )
+    backbone_share: float = threshold(
+        0.5, "Share of all entries from which a fixed front part counts as frozen on purpose."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding, at the first such parameter."""
+        places = history.places(Stream.GRADIENT)
+        rows = [i for i, p in enumerate(places) if p.trainable and "before_norm" not in p.flags]
+        names = [places[i].name for i in rows]
+        gradient = rms_window(history, Stream.GRADIENT, rows, last=self.observations)
+        if len(gradient.steps) < self.observations:
+            return
+        nonfinite = window(
+            history, Stream.GRADIENT, Stat.NONFINITE, rows, last=self.observations
+        ).values
+        usual = float(median(median(gradient.values)))
+        with np.errstate(invalid="ignore"):
+            wanted = gradient.values > max(self.gradient_share_min * usual, 0.0)
+        # A step skipped by the gradient scaler moves nothing, and rightly.
+        wanted &= ~(nonfinite > 0)
+        stuck = wanted.all(axis=0) & self._unmoved(history, [places[i] for i in rows], names)
+        if not stuck.any() or not usual > 0:
+            return
+        found = sorted((places[rows[i]].depth, rows[i]) for i in np.flatnonzero(stuck))
+        missing = [places[row] for _, row in found]
+        first = missing[0]
+        left_out = not first.optimized
+        severity = self._severity(places, missing)
+        reason = "is in no parameter group" if left_out else "is not moved by the optimizer"
+        more = f", nor are {len(missing) - 1} more parameters" if len(missing) > 1 else ""
+        yield self.finding(
+            severity=severity,
+            where=first.name,
+            since_step=self._since(history, first),
+            summary=f"{first.name} gets a gradient and {reason}{more}.",
+            evidence={
+                "gradient_rms": float(median(gradient.values)[rows.index(found[0][1])]),
+                "gradient_rms_median": usual,
+                "update_rms": 0.0,
+                "parameters": float(len(missing)),
+                "layers": ", ".join(dict.fromkeys(layer_of(p) for p in missing[:8])),
+                "healthy_range": "an update in every step",
+            },
+            fix=self.fix if left_out else "AdamW(model.parameters(), lr=1e-3)",
+            confidence=0.95,
+            stream=Stream.GRADIENT,
+            statistic=Stat.L2,
+        )
+
+    def _unmoved(
+        self, history: History, places: Sequence[Place], names: list[str]
+    ) -> npt.NDArray[np.bool_]:
+        """Return for each name whether it stayed exactly where it was in all newest frames."""
+        unmoved = np.zeros(len(names), bool)
+        for stream, held in ((Stream.UPDATE, True), (Stream.WEIGHT, False)):
+            at = rows_named(history, stream, names)
+            chosen = [
+                (i, row)
+                for i, row in enumerate(at)
+                if row is not None and places[i].optimized is held
+            ]
+            if not chosen:
+                continue
+            rows = [row for _, row in chosen]
+            if held:
+                update = window(history, stream, Stat.RMS, rows, last=self.observations).values
+                still = (update == 0).all(axis=0) & (len(update) == self.observations)
+            else:
+                still = np.ones(len(rows), bool)
+                for statistic in (Stat.L2, Stat.MEAN, Stat.ABS_MEAN):
+                    seen = window(history, stream, statistic, rows, last=self.observations).values
+                    still &= (seen == seen[:1]).all(axis=0) & (len(seen) == self.observations)
+            unmoved[[i for i, _ in chosen]] = still
+        return unmoved
+
+    def _severity(self, places: Sequence[Place], missing: Sequence[Place]) -> Severity:
+        names = {p.name for p in missing}
+        moving = [p for p in places if p.trainable and p.optimized and p.name not in names]
+        if any(p.optimized for p in missing) or not moving:
+            return Severity.ERROR
+        entries = sum(math.prod(p.shape) for p in missing)
+        everything = entries + sum(math.prod(p.shape) for p in moving)
+        if max(p.depth for p in missing) < min(p.depth for p in moving):
+            fixed_backbone = entries > self.backbone_share * everything
+            return Severity.INFO if fixed_backbone else Severity.WARNING
+        return Severity.ERROR
+
+    def _since(self, history: History, place: Place) -> int:
+        if not place.optimized:
+            return int(history.steps(Stream.GRADIENT)[0])
+        update = history.series(Stream.UPDATE, Stat.RMS, place.name)
+        moved = np.flatnonzero(update.values != 0)
+        at = int(moved[-1]) + 1 if len(moved) else 0
+        return int(update.steps[min(at, len(update) - 1)])
+
+    @staticmethod
+    def sick() -> History:
+        """Return a new head that the optimizer does not know."""
+        return _run(optimized=False, moves=False)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a head that this optimizer does not hold, and another one moves."""
+        return _run(optimized=False, moves=True)
+
+
+def _run(optimized: bool, moves: bool) -> History:
+    body = Place("body.weight", kind="weight", shape=(8, 8), depth=0, module="body")
+    head = Place(
+        "head.weight", kind="weight", shape=(4, 8), depth=1, module="head", optimized=optimized
+    )
+    places, n = [body, head], 12
+    moving = {s: 2 + 0.01 * np.arange(n) for s in (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)}
+    still: dict[Stat, float] = dict.fromkeys(moving, 2.0)
+    head_moves = moving if moves else still
+    return (
+        Example(n)
+        .stream(Stream.GRADIENT, places, {p.name: {Stat.L2: 0.1} for p in places})
+        .stream(
+            Stream.WEIGHT,
+            places,
+            {"body.weight": moving, "head.weight": head_moves},
+        )
+        .stream(Stream.UPDATE, places, {"body.weight": {Stat.RMS: 1e-3}})
+        .history
+    )

@@ -1,0 +1,110 @@
+"""TV202: sigmoids and tanhs stuck at their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.signals import median, trailing_run
+from trainvitals.wire import Place, Stat, Stream
+
+GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell")
+
+
+@dataclass(frozen=True)
+class SaturatedActivation(Rule):
+    """Most outputs of a sigmoid or tanh lie at its ends, where it has no slope.
+
+    ## What it detects
+    The share of outputs beyond |tanh| > 0.99, or of sigmoids outside 0.01 to 0.99: its median over
+    the newest 20 captured steps is above one half. Gates of LSTM and GRU and output layers are
+    left out, and so are runs that have converged.
+    ## Why it matters
+    At its ends the function is flat: its slope is below 0.02, so hardly any gradient comes
+    through, and the layers before it stop learning.
+    ## Evidence
+    The median saturated share, its limit, and how many layers are saturated.
+    ## What to do
+    - Bring what goes in to unit scale: standardise the inputs; Xavier for the layer before.
+    - Lower the learning rate when it began during training.
+    - Use ReLU or GELU between layers.
+    ## When it is wrong
+    Units that are meant to be switches (gates written by hand, attention masks, binarised codes).
+    ## References
+    Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    2010, section 3; LeCun et al., "Efficient BackProp", 1998.
+    """
+
+    code: ClassVar[str] = "TV202"
+    stage: ClassVar[Stage] = Stage.PROPAGATION
+    fix: ClassVar[str] = "nn.init.xavier_uniform_(layer.weight); x = (x - x.mean(0)) / x.std(0)"
+    refuted_by: ClassVar[str] = "The layers before it learn: update ratios around 1e-3."
+
+    saturated_share_max: float = threshold(0.5, "Share of saturated outputs, 0 to 1.")
+    observations: int = threshold(20, "Newest captured steps whose median counts.")
+    observations_min: int = threshold(8, "Captured steps there must be.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding, at the first of the worst layers."""
+        places = history.places(Stream.ACTIVATION)
+        rows = [i for i, p in enumerate(places) if "output" not in p.flags and p.kind not in GATED]
+        deepest = max((p.depth for p in places), default=-1)
+        rows = [i for i in rows if places[i].depth < deepest or deepest < 0 or len(places) == 1]
+        seen = window(history, Stream.ACTIVATION, Stat.SATURATED_SHARE, rows, last=128)
+        course = Course(history)
+        if len(seen.steps) < self.observations_min or course.converged:
+            return
+        share = np.nan_to_num(median(seen.values[-self.observations :]))
+        sick = share > self.saturated_share_max
+        if not sick.any() or course.learned(share=0.5):
+            return
+        order = sorted(
+            np.flatnonzero(sick), key=lambda i: (-round(float(share[i]), 1), places[rows[i]].depth)
+        )
+        worst = int(order[0])
+        place, now = places[rows[worst]], float(share[worst])
+        run = max(1, int(trailing_run(seen.values[:, worst] > self.saturated_share_max)))
+        yield self.finding(
+            severity=Severity.WARNING,
+            where=place.name,
+            since_step=int(seen.steps[-run]),
+            summary=f"{now:.0%} of {place.name}'s outputs are saturated (median of the newest "
+            f"{min(self.observations, len(seen.steps))} captured steps).",
+            evidence={
+                "saturated_share": now,
+                "saturated_share_max": self.saturated_share_max,
+                "healthy_range": "0 to 0.3",
+                "layers": float(sick.sum()),
+            },
+            confidence=0.85,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.SATURATED_SHARE,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return a hidden tanh of which 80 % is saturated."""
+        return _tanh(0.8, "Tanh")
+
+    @staticmethod
+    def healthy() -> History:
+        """Return the same share in an LSTM, whose gates saturate by design."""
+        return _tanh(0.8, "LSTM")
+
+
+def _tanh(share: float, kind: str) -> History:
+    places = [
+        Place("1", kind=kind, depth=1, nonlinearity="tanh"),
+        Place("2", kind="Linear", depth=2, flags=("output",)),
+    ]
+    columns = {"1": {Stat.SATURATED_SHARE: share}}
+    return Example(40).scalars(loss=[1.0] * 40).stream(Stream.ACTIVATION, places, columns).history

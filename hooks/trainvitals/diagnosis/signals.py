@@ -1,0 +1,141 @@
+"""Statistics that rules share: robust, scale-free, vectorised over tensors.
+
+Comes in: arrays, steps along the first axis, NaN where nothing was measured.
+Goes out: arrays and numbers.
+Promise:  pure; no warning and no exception for empty input, NaN or infinities.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+MAD_TO_STD = 1.4826
+"""The median absolute deviation of a normal distribution times this is its standard deviation."""
+MAD_FLOOR = 1e-3
+"""Of the absolute median: below that, differences are rounding and no scale."""
+
+
+def median(values: npt.ArrayLike, axis: int = 0) -> Floats:
+    """Return the median along `axis` of what is not NaN; NaN where nothing is.
+
+    Not np.nanmedian: that warns on all-NaN columns and is many times slower on narrow arrays.
+    """
+    ordered = np.sort(np.asarray(values, np.float64), axis=axis)  # NaN goes to the end
+    size = ordered.shape[axis]
+    if size == 0:
+        return np.full(tuple(np.delete(ordered.shape, axis)), np.nan)
+    count = np.expand_dims(np.sum(~np.isnan(ordered), axis=axis), axis)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis)
+    high = np.take_along_axis(ordered, np.minimum(count // 2, size - 1), axis)
+    # Where both are the same infinity, their mean is too; half of each first never overflows.
+    with np.errstate(invalid="ignore"):
+        middle = np.where(low == high, low, low / 2 + high / 2)
+    result: Floats = np.squeeze(np.where(count > 0, middle, np.nan), axis)
+    return result
+
+
+def middle(values: npt.ArrayLike) -> float:
+    """Return the median of a one-dimensional array; NaN when there is nothing in it."""
+    return float(median(values))
+
+
+def trailing_run(condition: Flags) -> npt.NDArray[np.int64]:
+    """Return for each column how many of the newest rows are all True: 0 to rows."""
+    if len(condition) == 0:
+        return np.zeros(condition.shape[1:], np.int64)
+    false_ago = np.argmin(condition[::-1], axis=0)
+    run: npt.NDArray[np.int64] = np.where(condition.all(axis=0), len(condition), false_ago)
+    return run
+
+
+def noise(values: Array) -> float:
+    """Return the step-to-step standard deviation of a curve, blind to its trend; 0 below 3 points.
+
+    1.4826·MAD of successive differences/√2: a slow trend shifts all differences alike and drops
+    out with their median.
+    """
+    values = values[np.isfinite(values)]
+    if len(values) < 3:
+        return 0.0
+    steps = np.diff(values.astype(np.float64))
+    return MAD_TO_STD * middle(np.abs(steps - middle(steps))) / math.sqrt(2)
+
+
+def robust_z(values: Array, window: int) -> Floats:
+    """Return each value's distance from the `window` values before it, in robust deviations.
+
+    (x − median)/(1.4826·MAD), the current value excluded, MAD not below 1e-3·|median|. NaN for
+    the first `window` values.
+    """
+    z = np.full(len(values), np.nan)
+    if len(values) <= window:
+        return z
+    before = np.lib.stride_tricks.sliding_window_view(values.astype(np.float64), window)[:-1]
+    center = np.median(before, axis=1)
+    spread = np.median(np.abs(before - center[:, None]), axis=1)
+    spread = np.maximum(spread, np.maximum(MAD_FLOOR * np.abs(center), 1e-12))
+    z[window:] = (values[window:] - center) / (MAD_TO_STD * spread)
+    return z
+
+
+def block_means(values: Array, blocks: int) -> Floats:
+    """Return the means of `blocks` equal parts along the first axis; fewer values, fewer blocks.
+
+    NaN entries are left out; a block of nothing but NaN is NaN. Neighbouring steps are
+    correlated, and a trend test on them would see a trend in any slow wander; on block means it
+    does not.
+    """
+    blocks = min(blocks, len(values))
+    if blocks == 0:
+        return np.empty((0, *values.shape[1:]))
+    starts = np.linspace(0, len(values), blocks, endpoint=False).astype(np.int64)
+    known = ~np.isnan(values)
+    total = np.add.reduceat(np.where(known, values, 0.0).astype(np.float64), starts, axis=0)
+    count = np.add.reduceat(known.astype(np.float64), starts, axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means: Floats = total / count
+    return means
+
+
+class Trend(NamedTuple):
+    """A monotonic trend of each column."""
+
+    p: Floats
+    """Two-sided p-value of Mann–Kendall; 1 where a value is NaN or there are fewer than 4 rows."""
+    slope: Floats
+    """Theil–Sen slope per row; 0 where unknown."""
+
+
+def trend(values: Array) -> Trend:
+    """Return each column's trend over the rows (use it on `block_means`).
+
+    Sources: Mann, "Nonparametric Tests Against Trend", 1945; Sen, "Estimates of the Regression
+    Coefficient Based on Kendall's Tau", 1968.
+    """
+    n = len(values)
+    shape = values.shape[1:]
+    if n < 4:
+        return Trend(np.ones(shape), np.zeros(shape))
+    first, second = np.triu_indices(n, k=1)
+    known = np.isfinite(values).all(axis=0)
+    finite = np.where(known, values, 0.0).astype(np.float64)
+    rise = finite[second] - finite[first]
+    s = np.sign(rise).sum(axis=0)
+    z = np.where(s == 0, 0.0, (s - np.sign(s)) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18))
+    p = np.vectorize(math.erfc, otypes=[np.float64])(np.abs(z) / math.sqrt(2))
+    gaps = (second - first).reshape(-1, *([1] * len(shape)))
+    slope = np.median(rise / gaps, axis=0)
+    return Trend(np.where(known, p, 1.0), np.where(known, slope, 0.0))
+
+
+def log10(values: npt.ArrayLike) -> Floats:
+    """Return the logarithm to base 10, zero counted as float32's smallest number; NaN stays."""
+    return np.log10(np.maximum(np.asarray(values, np.float64), 1e-45))
