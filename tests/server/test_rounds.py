@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.examine import Engine
+from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.finding import Finding, Severity, State
 from trainvitals_server.rounds import Rounds
 
