@@ -7,6 +7,6 @@ trainvitals db upgrade
 token=${TRAINVITALS_TOKEN_FILE%/*}/prometheus_token
 if [ ! -s "$token" ]; then
     # Not straight into the file: what fails half-way must not look like a token.
-    trainvitals token create --scope read --label prometheus > "$token.new"
+    trainvitals token create read --label prometheus > "$token.new"
     mv "$token.new" "$token"
 fi
