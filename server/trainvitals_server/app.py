@@ -7,7 +7,6 @@ ingest_counters, rounds, publisher.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import entry_points, version
@@ -16,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from trainvitals.diagnosis.examine import Engine
 from trainvitals_server import problems, service
 from trainvitals_server.auth import Tokens
 from trainvitals_server.auth.router import refuse_unscoped
@@ -24,6 +24,7 @@ from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import routes as query_routes
+from trainvitals_server.rounds import Rounds
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.seal import Compactor
@@ -83,12 +84,6 @@ def _start(app: FastAPI, settings: Settings) -> None:
         log.info("Made an admin token, only you can read it: %s", settings.token_path)
     state.compactor = Compactor(state.store.database, interval_s=settings.seal_interval_s)
     state.compactor.start()
-    if importlib.util.find_spec("trainvitals.diagnosis.examine") is None:  # XXX until it is there
-        state.rounds = None
-        return
-    from trainvitals.diagnosis.examine import Engine
-    from trainvitals_server.rounds import Rounds
-
     state.rounds = Rounds(
         state.store,
         Engine(),
@@ -105,8 +100,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
 
 
 def _stop(app: FastAPI) -> None:
-    if app.state.rounds:
-        app.state.rounds.stop()
+    app.state.rounds.stop()
     app.state.compactor.stop()
     app.state.store.close()
 

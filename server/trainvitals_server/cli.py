@@ -104,6 +104,7 @@ def refuse_bare_public_bind(settings: Settings) -> None:
 def _serve(settings: Settings, *, mounts: bool) -> None:
     refuse_bare_public_bind(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with listening(settings) as listener:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from trainvitals.diagnosis.finding import Finding
-from trainvitals.wire import Dropped, Event, Place
+from trainvitals.wire import Place
 from trainvitals_server.store import RunDetail, RunSummary
 from trainvitals_server.store.results import Counts
 
@@ -60,14 +60,34 @@ class Metadata(msgspec.Struct, frozen=True):
     facts: dict[str, str | float | None]
 
 
+class EventShape(msgspec.Struct, frozen=True):
+    """Something that happened at a step."""
+
+    step: int
+    time: float
+    kind: str
+    text: str
+    attributes: dict[str, str | float | None]
+
+
+class DroppedShape(msgspec.Struct, frozen=True):
+    """An interval of records that the trainer could not keep."""
+
+    first_step: int
+    last_step: int
+    stream: str
+    reason: str
+    records: int
+
+
 class RunWithDetail(Run, frozen=True, kw_only=True):
     """A run, and all that is known of it but its curves."""
 
     config: dict[str, Any]
     metadata: Metadata
-    dropped: list[Dropped]
+    dropped: list[DroppedShape]
     not_watched: dict[str, str]
-    events: list[Event]
+    events: list[EventShape]
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -174,9 +194,9 @@ def run_with_detail(summary: RunSummary, detail: RunDetail) -> RunWithDetail:
         metadata=Metadata(
             detail.git_commit, detail.argv, detail.versions, detail.pid, plain(detail.facts)
         ),
-        dropped=list(detail.dropped),
+        dropped=[_like(DroppedShape, dropped) for dropped in detail.dropped],
         not_watched=detail.not_watched,
-        events=list(detail.events),
+        events=[_like(EventShape, event) for event in detail.events],
     )
 
 
@@ -184,6 +204,11 @@ def _fields(summary: RunSummary) -> dict[str, Any]:
     names = set(Run.__struct_fields__) - {"findings"}
     fields = {name: getattr(summary, name) for name in names}
     return {**fields, "findings": summary.counts}
+
+
+def _like(shape: Any, record: Any) -> Any:
+    """Return a record of the wire without its tag."""
+    return shape(**{name: getattr(record, name) for name in shape.__struct_fields__})
 
 
 def place_of(place: Place) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -270,7 +270,7 @@ class PostgresDatabase:
         self._lock = threading.Lock()
         self._claims = _Claims()
         self._engine = sa.create_engine(
-            url.set(drivername="postgresql+psycopg"),
+            url,
             pool_size=8,
             max_overflow=8,
             pool_pre_ping=True,
@@ -345,14 +345,8 @@ def _may_retry(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _RETRIED
 
 
-def open_database(url: str, *, queue_bytes_max: int) -> Database:
-    """Return the database at `url`: sqlite:///path or postgresql://…"""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return SqliteDatabase(parsed, queue_bytes_max=queue_bytes_max)
-    if parsed.get_backend_name() == "postgresql":
-        return PostgresDatabase(parsed, queue_bytes_max=queue_bytes_max)
-    raise ValueError(
-        f"{parsed.get_backend_name()} is not a database of trainvitals: give sqlite:///PATH or "
-        "postgresql://USER@HOST/NAME."
-    )
+def open_database(url: URL, *, queue_bytes_max: int) -> Database:
+    """Return the database at `url`, as `migrate.parsed` gives it."""
+    if url.get_backend_name() == "sqlite":
+        return SqliteDatabase(url, queue_bytes_max=queue_bytes_max)
+    return PostgresDatabase(url, queue_bytes_max=queue_bytes_max)

@@ -26,11 +26,9 @@ def migrate(database_url: str) -> None:
     Raises:
         StoreUnusable: it cannot be opened, is damaged, or a newer trainvitals has upgraded it.
     """
-    url = make_url(database_url)
+    url = parsed(database_url)
     if url.get_backend_name() == "sqlite":
         _check_file(url)
-    else:
-        url = url.set(drivername="postgresql+psycopg")
     engine = sa.create_engine(url, poolclass=NullPool)
     try:
         with engine.begin() as connection:
@@ -42,6 +40,27 @@ def migrate(database_url: str) -> None:
         raise StoreUnusable(f"The database {shown} cannot be used: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def parsed(database_url: str) -> URL:
+    """Return the URL with the driver we use.
+
+    Raises:
+        StoreUnusable: it is neither of SQLite nor of Postgres.
+    """
+    try:
+        url = make_url(database_url)
+    except sa.exc.ArgumentError:
+        url = URL.create("nothing")
+    if url.get_backend_name() == "sqlite":
+        return url
+    if url.get_backend_name() in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    # Not the URL itself: it may hold a password.
+    raise StoreUnusable(
+        "The database must be sqlite:///PATH or postgresql://USER@HOST/NAME; the one given "
+        "begins otherwise."
+    )
 
 
 def configuration() -> Config:

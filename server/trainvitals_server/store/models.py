@@ -172,7 +172,11 @@ class LogFrame(Base):
     """A frame as received: waiting to be sealed."""
 
     __tablename__ = "ingest_log"
-    __table_args__ = (UniqueConstraint("track_pk", "seq", "part"),)
+    # Autoincrement: a key is never given out twice, so that a reader knows what is new.
+    __table_args__ = (
+        UniqueConstraint("track_pk", "seq", "part"),
+        {"sqlite_autoincrement": True},
+    )
 
     pk: Mapped[int] = mapped_column(Key, primary_key=True)
     track_pk: Mapped[int] = mapped_column(ForeignKey("track.pk", ondelete="CASCADE"))

@@ -22,7 +22,7 @@ from trainvitals_server.store.database import Database, open_database
 from trainvitals_server.store.drawn import EVERY_STEP, drawn_tracks
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing, prepare
-from trainvitals_server.store.migrate import migrate
+from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.results import Ack, RunDetail, RunSummary, Totals
 from trainvitals_server.store.series import Curves, curves
@@ -50,7 +50,9 @@ class Store:
             StoreUnusable: the database cannot be opened, is damaged, or is of a newer trainvitals.
         """
         migrate(database_url)
-        return cls(open_database(database_url, queue_bytes_max=queue_bytes_max), clock=clock)
+        return cls(
+            open_database(parsed(database_url), queue_bytes_max=queue_bytes_max), clock=clock
+        )
 
     def close(self) -> None:
         """Write what waits and close."""
