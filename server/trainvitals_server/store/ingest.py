@@ -4,23 +4,19 @@ Comes in: a decoded batch and its checksum.
 Goes out: rows of run, attempt, source, track, ingest_log, event, dropped.
 Promise:  the key (source, seq) is inserted in the transaction of what it stands for; a batch
           that does not fit what is known is refused whole.
-Start at `prepare`, then `Writing.run`.
+Start at `Writing.run`; `prepare` comes before.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trainvitals.wire import (
-    Batch,
     Dropped,
     Event,
     Frame,
@@ -42,66 +38,9 @@ from trainvitals_server.store.models import (
     Source,
     Track,
 )
+from trainvitals_server.store.prepare import Prepared
 from trainvitals_server.store.results import Ack, Conflict, Refused
 from trainvitals_server.store.text import storable
-
-STATES = ("finished", "failed", "stopped")
-STEP_MAX = 2**53
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch, and what can be computed of it before its turn to be written."""
-
-    batch: Batch
-    crc: int
-    size: int
-    frames: tuple[tuple[int, Frame, bytes, bytes], ...]
-    """(position, frame, axis, values)"""
-
-
-def prepare(batch: Batch, body: bytes) -> Prepared:
-    """Return `batch` ready to be written. Raises Refused for numbers that no trainer sends."""
-    frames = []
-    for position, record in enumerate(batch.records):
-        _check(record)
-        if isinstance(record, Frame):
-            axis = record.steps.astype("<i8").tobytes() + record.times.astype("<f8").tobytes()
-            values = np.ascontiguousarray(record.values, "<f4").tobytes()
-            frames.append((position, record, axis, values))
-    return Prepared(batch, zlib.crc32(body), len(body), tuple(frames))
-
-
-def _check(record: object) -> None:
-    """Refuse what the wire lets through but no column holds."""
-    steps: tuple[int, ...] = ()
-    times: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
-    match record:
-        case Event(step=step) | Heartbeat(step=step):
-            steps, times = (step,), (record.time,)
-        case RunEnd():
-            steps, times = (record.step,), (record.time,)
-            counts = (record.produced, record.dropped, record.last_seq)
-            if record.state not in STATES:
-                raise _malformed(f"A run ends {', '.join(STATES)}; not {record.state[:40]!r}.")
-        case Dropped():
-            steps, counts = (record.first_step, record.last_step), (record.records,)
-        case RunStart():
-            times = (record.started_at,)
-            counts = (record.pid, record.total_steps or 0)
-        case _:
-            return
-    if not all(-1 <= step < STEP_MAX for step in steps):
-        raise _malformed(f"Steps lie between −1 and 2^53; got {steps}.")
-    if not all(math.isfinite(time) for time in times):
-        raise _malformed("A record's time is not a finite number.")
-    if not all(0 <= count < STEP_MAX for count in counts):
-        raise _malformed(f"Counts lie between 0 and 2^53; got {counts}.")
-
-
-def _malformed(message: str) -> Refused:
-    return Refused(message, reason="malformed")
 
 
 def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:

@@ -21,9 +21,10 @@ from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
 from trainvitals_server.store.drawn import EVERY_STEP, drawn_tracks
 from trainvitals_server.store.histories import Histories
-from trainvitals_server.store.ingest import Writing, prepare
+from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
+from trainvitals_server.store.prepare import prepare
 from trainvitals_server.store.results import Ack, RunDetail, RunSummary, Totals
 from trainvitals_server.store.series import Curves, curves
 

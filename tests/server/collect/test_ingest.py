@@ -3,6 +3,7 @@
 import gzip
 import socket
 import struct
+import time
 import zlib
 
 import msgspec
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from helpers.batches import SOURCE, batch, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.wire import CONTENT_TYPE, encode
+from trainvitals_server.cli import listening
+from trainvitals_server.settings import Settings
 
 GOOD = encode(batch(start(), scalars("loss"), scalar_frame([0, 1], [1.0, float("nan")])))
 
@@ -232,3 +235,44 @@ def test_what_was_sent_is_what_is_shown(collector):
     assert curve["step"] == [0, 2, 3], "NaN is not measured"
     assert curve["last"] == [3.5, None, 1.0]
     assert (curve["nonfinite"], curve["count"]) == ([0, 1, 0], [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(b"\xd4\x05\x00", id="an extension type"),
+        pytest.param(b"\xd6\xff\x00\x00\x00\x01", id="a timestamp"),
+        pytest.param(b"\x81\x90\x01", id="a list as a key"),
+        pytest.param(b"\xc4\x02\xff\xfe", id="bytes that are no text"),
+        pytest.param(b"\x91" * 500 + b"\x01", id="deep nesting"),
+        pytest.param(b"\xcf" + b"\xff" * 8, id="an integer of 64 bits"),
+    ],
+)
+def test_what_json_cannot_say_in_a_config_is_shown_as_text(running, value):
+    body = header(records=[{**START, "config": {"x": "@@@"}}])
+    at = body.index(b"\xa3@@@")
+    blob = body[8:at] + value + body[at + 4 :]
+    assert running.send(struct.pack("<3sBI", b"TVB", 1, len(blob)) + blob).status_code == 200
+    shown = running.get("/api/v1/runs/r")
+    assert shown.status_code == 200
+    assert "x" in shown.json()["config"]
+    running.store.database.write(_forget_all)
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(tmp_path):
+    # asyncio turns Nagle off only for sockets made as TCP; without, each answer took 40 ms.
+    with listening(Settings(home=tmp_path, port=0)) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_a_sick_run_is_diagnosed_after_it_was_ingested(sqlite_collector):
+    losses = [1.0] * 50 + [float("nan")] * 10
+    sent = scalar_frame(range(60), losses, [0.0] * 50 + [1.0] * 10)
+    sqlite_collector.send(batch(start(), scalars("loss", "nonfinite_loss"), sent))
+    deadline = time.monotonic() + 20
+    while sqlite_collector.get("/api/v1/runs/r").json()["health"] is None:
+        assert time.monotonic() < deadline, "no round was made"
+        time.sleep(0.05)
+    shown = sqlite_collector.get("/api/v1/runs/r").json()
+    assert shown["health"] < 1
+    assert shown["headline"]["severity"] == "error"
