@@ -84,7 +84,7 @@ class Course:
             return False
         last = min(last, max(5, len(values) // 2))
         gain = self.initial - self.now(last)
-        return gain > max(share * self.initial, 2 * self.noise / last**0.5)
+        return bool(gain > max(share * self.initial, 2 * self.noise / last**0.5))
 
     @cached_property
     def converged(self) -> bool:

@@ -50,7 +50,7 @@ class Engine:
 
     def _ask(self, rule: Rule, history: History) -> list[Finding]:
         try:
-            findings = {f.where: f for f in rule.check(history)}
+            findings = {(f.code, f.where): f for f in rule.check(history)}
         except Exception as error:  # noqa: BLE001  # any rule may meet what it never thought of
             return [MonitorDegraded().about(rule, error, history.last_step)]
         return list(findings.values())

@@ -69,10 +69,8 @@ class DeadRelu(Rule):
         first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = (dead >= self.dead_share_error) | ((dead >= self.dead_share_warning) & rising)
-        wide = [
-            (units_before(history, p.depth) or self.units_min) >= self.units_min for p in places
-        ]
-        sick &= np.array(wide)
+        for i in np.flatnonzero(sick):
+            sick[i] = (units_before(history, places[i].depth) or self.units_min) >= self.units_min
         if not sick.any():
             return
         # The worst; of equally bad ones the first, since what follows a dead layer starves.

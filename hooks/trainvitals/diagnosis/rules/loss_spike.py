@@ -63,7 +63,7 @@ class LossSpike(Rule):
         if len(loss) <= self.window or course.converged:
             return
         z, jump, before = self._jumps(loss, course)
-        found = (z > self.z_min) & (jump > self.jump_min * course.initial)
+        found = (z > self.z_min) & (jump > self.jump_min * abs(course.initial))
         starts = np.flatnonzero(found)
         if not len(starts):
             return
@@ -100,16 +100,17 @@ class LossSpike(Rule):
         )
 
     def _jumps(self, loss: Series, course: Course) -> tuple[Floats, Floats, Floats]:
-        """Return (z, height above the median before, median before); NaN in the first window."""
+        """Return (z, height above the median before, median before); NaN where nothing jumped."""
         values = loss.values.astype(np.float64)
-        z = robust_z(log10(values) if course.known else values, self.window)
-        before = np.full(len(values), np.nan)
-        highest = np.full(len(values), np.inf)
+        z, before = np.full((2, len(values)), np.nan)
         windows = np.lib.stride_tricks.sliding_window_view(values, self.window)[:-1]
-        before[self.window :] = np.median(windows, axis=1)
-        highest[self.window :] = windows.max(axis=1)
         # Near its floor the loss of a small batch is heavy-tailed: no jump unless out of all seen.
-        z[~(values > highest + 0.5 * np.abs(highest))] = np.nan
+        highest = windows.max(axis=1)
+        rare = np.flatnonzero(values[self.window :] > highest + 0.5 * np.abs(highest))
+        scaled = log10(values) if course.known else values
+        for at in rare + self.window:
+            z[at] = robust_z(scaled[at - self.window : at + 1], self.window)[-1]
+            before[at] = middle(values[at - self.window : at])
         return z, values - before, before
 
     def _stays_up(
@@ -144,7 +145,7 @@ class LossSpike(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return the same loss with one outlier, which is a fact and no fault: only a note."""
+        """Return the same noisy loss without the jump."""
         return Example(220).scalars(loss=_course(220)).history
 
 

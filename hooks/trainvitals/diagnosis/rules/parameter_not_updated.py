@@ -85,14 +85,18 @@ class ParameterNotUpdated(Rule):
         left_out = not first.optimized
         severity = self._severity(places, missing)
         reason = "is in no parameter group" if left_out else "is not moved by the optimizer"
+        size = float(median(gradient.values)[rows.index(found[0][1])])
         more = f", nor are {len(missing) - 1} more parameters" if len(missing) > 1 else ""
         yield self.finding(
             severity=severity,
             where=first.name,
             since_step=self._since(history, first),
-            summary=f"{first.name} gets a gradient and {reason}{more}.",
+            summary=(
+                f"{first.name} gets a gradient (RMS {size:.2g}) and {reason}{more}; it has not "
+                f"changed in the newest {self.observations} captured steps."
+            ),
             evidence={
-                "gradient_rms": float(median(gradient.values)[rows.index(found[0][1])]),
+                "gradient_rms": size,
                 "gradient_rms_median": usual,
                 "update_rms": 0.0,
                 "parameters": float(len(missing)),

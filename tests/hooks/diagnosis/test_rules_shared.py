@@ -1,0 +1,168 @@
+"""What holds for every rule: a complete page, thresholds with a meaning, examples that decide."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainvitals.diagnosis import rules as package
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Severity
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.pages import page_of
+from trainvitals.diagnosis.registry import RULES, all_rules, rule_by_code
+from trainvitals.wire import STATISTICS, Frame, Layout, Place, Scalar, Stat, Stream
+
+CATALOGUE = {
+    "TV101": "vanishing_gradient",
+    "TV102": "exploding_gradient",
+    "TV201": "dead_relu",
+    "TV202": "saturated_activation",
+    "TV301": "symmetric_init",
+    "TV303": "init_scale_too_small",
+    "TV501": "no_learning",
+    "TV504": "loss_spike",
+    "TV601": "learning_rate_too_high",
+    "TV602": "learning_rate_too_low",
+    "TV603": "parameter_not_updated",
+    "TV701": "bias_drift",
+    "TV901": "non_finite_value",
+    "TV954": "monitor_degraded",
+}
+
+each_rule = pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.name())
+
+
+def test_codes_and_names_are_those_of_the_catalogue():
+    assert {rule.code: rule.name() for rule in RULES if rule.code in CATALOGUE} == CATALOGUE
+    assert len({rule.code for rule in RULES}) == len({rule.name() for rule in RULES}) == len(RULES)
+
+
+def test_a_rule_is_found_by_its_code_and_an_unknown_code_is_an_error():
+    assert rule_by_code("TV201").name() == "dead_relu"
+    with pytest.raises(KeyError):
+        rule_by_code("TV000")
+
+
+@each_rule
+def test_it_speaks_on_its_sick_example_with_everything_a_reader_needs(rule):
+    findings = list(rule.check(rule.sick()))
+    assert findings
+    for finding in findings:
+        assert (finding.code, finding.rule) == (rule.code, rule.name())
+        assert re.search(r"\d|not watched", finding.summary), "the numbers"
+        assert finding.summary.endswith(".")
+        assert all((finding.evidence, finding.why, finding.advice, finding.fix))
+        assert 0 < finding.confidence <= 1
+        assert finding.since_step >= 0
+        assert all(isinstance(v, float | str) for v in finding.evidence.values())
+
+
+@each_rule
+def test_it_is_silent_on_its_healthy_example(rule):
+    assert list(rule.check(rule.healthy())) == []
+
+
+@each_rule
+def test_it_is_silent_on_an_empty_history(rule):
+    assert list(rule.check(History())) == []
+
+
+@each_rule
+def test_it_names_a_curve_to_draw_that_is_on_the_wire(rule):
+    for finding in rule.check(rule.sick()):
+        if rule.code == "TV954":
+            assert not finding.stream
+        elif finding.stream == Stream.SCALAR:
+            assert finding.statistic in set(Scalar)
+        else:
+            assert finding.statistic in STATISTICS[Stream(finding.stream)]
+
+
+@each_rule
+def test_its_page_is_complete_and_its_thresholds_mean_something(rule):
+    page = page_of(type(rule))
+    assert len(page.what_it_detects) > 80
+    assert re.search(r"\d{4}|docs/", page.references), "a source with its year"
+    for name, (default, meaning) in type(rule).thresholds().items():
+        assert isinstance(default, float | int)
+        assert len(meaning) > 15, name
+    assert rule.code == "TV954" or rule.refuted_by
+
+
+@each_rule
+def test_evidence_of_an_alarm_holds_the_limit_and_the_healthy_range(rule):
+    for finding in rule.check(rule.sick()):
+        if finding.severity is not Severity.INFO:
+            assert "healthy_range" in finding.evidence
+
+
+@each_rule
+def test_it_lives_in_a_file_of_its_own_that_knows_no_other_rule(rule):
+    path = Path(inspect.getfile(type(rule)))
+    assert path.name == f"{rule.name()}.py"
+    imported = [
+        node.module or ""
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    assert not [name for name in imported if name.startswith(package.__name__)]
+
+
+def healthy_run(seed: int, steps: int, layers: int, every: int) -> History:
+    """A run as they mostly are: a noisy loss that falls, statistics of usual size."""
+    rng = np.random.default_rng(seed)
+    loss = 2.3 * np.exp(-np.arange(steps) / (steps / 3)) + 0.1
+    example = Example(steps).scalars(
+        loss=loss * rng.lognormal(0, 0.1, steps),
+        gradient_norm=rng.lognormal(0, 0.4, steps),
+        nonfinite_loss=np.zeros(steps),
+        nonfinite_gradients=np.zeros(steps),
+        learning_rate__0=np.full(steps, 1e-3),
+    )
+    shapes = {"weight": (32, 32), "bias": (32,)}
+    parameters = [
+        Place(f"{i}.{kind}", kind=kind, shape=shape, depth=2 * i, module=str(i))
+        for i in range(layers)
+        for kind, shape in shapes.items()
+    ]
+    modules = [
+        Place(str(i) + end, kind=kind, depth=2 * i + (end != ""), nonlinearity="relu")
+        for i in range(layers)
+        for end, kind in (("", "Linear"), (".act", "ReLU"))
+    ]
+    usual = {
+        Stat.MEAN: 0.0, Stat.STD: 0.2, Stat.MIN: -1.0, Stat.MAX: 1.0, Stat.ABS_MEAN: 0.15,
+        Stat.L2: 3.0, Stat.ZERO_SHARE: 0.0, Stat.NONFINITE: 0.0, Stat.DISTINCT_ROWS: 1.0,
+        Stat.DRIFT_RMS: 0.05, Stat.DRIFT_MEAN: 0.01, Stat.RMS: 2e-4, Stat.RATIO: 1e-3,
+        Stat.SAMPLE_STD: 0.8, Stat.UNIT_MEAN_STD: 0.3, Stat.INACTIVE_SHARE: 0.1,
+        Stat.DEAD_SHARE: 0.05, Stat.SATURATED_SHARE: 0.1, Stat.KURTOSIS: 1.0,
+    }  # fmt: skip
+    captured = np.unique(np.r_[: min(64, steps), 0:steps:every])
+    for stream, places in (
+        (Stream.WEIGHT, parameters),
+        (Stream.GRADIENT, parameters),
+        (Stream.UPDATE, parameters),
+        (Stream.ACTIVATION, modules),
+    ):
+        base = np.array([usual[s] for s in STATISTICS[stream]], np.float32)
+        values = np.broadcast_to(base, (len(captured), len(places), len(base)))
+        noisy = values * rng.lognormal(0, 0.2, values.shape)
+        example.history.add(Layout(stream, 0, STATISTICS[stream], tuple(places)))
+        example.history.add(Frame(stream, 0, captured, captured * 1.0, noisy.astype(np.float32)))
+    return example.history
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(1, 12), st.sampled_from([1, 7, 50])
+)
+def test_a_healthy_run_of_any_length_raises_no_alarm(seed, steps, layers, every):
+    history = healthy_run(seed, steps, layers, every)
+    alarms = [f for rule in all_rules() for f in rule.check(history)]
+    assert [f.summary for f in alarms if f.severity is not Severity.INFO] == []
