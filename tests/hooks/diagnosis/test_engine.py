@@ -170,12 +170,8 @@ class TestBrokenInput:
         bias = Place("0.bias", kind="bias", shape=(16,), depth=0, module="0")
         example = Example(100).scalars(loss=value, gradient_norm=value, learning_rate__0=value)
         for stream in (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE):
-            columns = {p.name: dict.fromkeys(Stat, value) for p in (weight, bias)}
-            known = {
-                n: {s: v for s, v in c.items() if s in columns_of(stream)}
-                for n, c in columns.items()
-            }
-            example.stream(stream, [weight, bias], known)
+            columns = dict.fromkeys(STATISTICS[stream], value)
+            example.stream(stream, [weight, bias], {p.name: columns for p in (weight, bias)})
         findings = Engine().examine(example.history)
         assert "TV954" not in {f.code for f in findings}
         if np.isnan(value):
