@@ -1,0 +1,178 @@
+"""Statistics of modules' outputs, taken in forward hooks on the steps that are measured in full.
+
+Comes in: calls of the hooks. Goes out: one row of the activation stream for each module.
+Promise:  the hook of a step that is not measured costs one attribute look-up; copies of the model
+          are not watched; nothing is kept of an output but its numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from trainvitals.wire import STATISTICS, Stream
+
+COLUMNS: Final = len(STATISTICS[Stream.ACTIVATION])
+ENTRIES_MAX: Final = 65_536
+"""Larger outputs are measured over an evenly strided part of their samples and positions."""
+DEAD_BATCHES: Final = 20
+_CHANNELS_FIRST_3D: Final = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
+_SATURATED: Final = {"tanh": math.atanh(0.99), "sigmoid": math.log(99.0)}
+"""|pre-activation| beyond which tanh leaves ±0.99, and sigmoid (0.01, 0.99)."""
+
+
+class OutputHook:
+    """A forward hook that a copy or a pickle of the model leaves behind.
+
+    Copies carry a do-nothing callable of the standard library in its place, so that they load
+    where trainvitals is not installed, and do not report.
+    """
+
+    def __init__(self, receive: Callable[[nn.Module, object, object], None]) -> None:
+        self.receive = receive
+        self.armed = True
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+        if self.armed and not torch.compiler.is_compiling():
+            self.receive(module, args, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> object:
+        return contextlib.nullcontext().__exit__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class Liveness:
+    """For each unit of a rectifier: batches observed since it was last active."""
+
+    def __init__(self) -> None:
+        self.idle: Tensor | None = None
+        self.batches = 0
+
+    def observe(self, active: Tensor) -> Tensor:
+        """Take in which units were active, bool (units,); return the dead share, a scalar."""
+        if self.idle is None or self.idle.shape != active.shape:
+            self.idle = torch.zeros(active.shape, dtype=torch.int32, device=active.device)
+            self.batches = 0
+        self.batches += 1
+        self.idle = torch.where(active, 0, self.idle + 1)
+        if self.batches < DEAD_BATCHES:
+            return torch.full((), float("nan"), device=active.device)
+        return (self.idle >= DEAD_BATCHES).float().mean()
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return the output, or the first tensor in it (LSTM, attention); None when there is none."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Sequence) and output and not isinstance(output, str):
+        return first_tensor(output[0])
+    return None
+
+
+def samples_by_units(x: Tensor, module: nn.Module, *, offset: int = 0) -> tuple[Tensor, int]:
+    """Return `x` as (samples, positions·units or units) and the number of channels, 0 for none.
+
+    Two-dimensional: as it is. Images (samples, channels, …): samples × (channels·positions), so
+    that S is across samples. Sequences (…, units): every token is a sample. Large outputs are
+    strided evenly, starting at `offset`, units never.
+    """
+    if x.dim() >= 4 or (x.dim() == 3 and isinstance(module, _CHANNELS_FIRST_3D)):
+        x = x.flatten(2)
+        channels = x.shape[1]
+        x = _strided(x, 0, 64, offset)
+        x = _strided(x, 2, max(1, ENTRIES_MAX // max(1, x.shape[0] * channels)), offset)
+        return x.flatten(1), channels
+    x = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
+    return _strided(x, 0, max(16, ENTRIES_MAX // max(1, x.shape[1])), offset), 0
+
+
+def _strided(x: Tensor, dim: int, most: int, offset: int) -> Tensor:
+    stride = -(-x.shape[dim] // most)
+    if stride <= 1:
+        return x
+    start = offset % stride
+    index = [slice(None)] * x.dim()
+    index[dim] = slice(start, None, stride)
+    return x[tuple(index)]
+
+
+def measure(
+    output: Tensor,
+    module: nn.Module,
+    *,
+    nonlinearity: str = "",
+    functional: bool = False,
+    liveness: Liveness | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Return the row of one output, float32, shape (COLUMNS,), on its device.
+
+    The total variance is S² + M² (law of total variance), so one pass gives all three.
+    """
+    whole = output.detach()
+    nan = torch.full((), float("nan"), device=whole.device)
+    if whole.numel() == 0:
+        return torch.full((COLUMNS,), float("nan"), device=whole.device)
+    # A sum is NaN or infinite when an entry is; only then are they counted one by one.
+    nonfinite = torch.zeros((), device=whole.device)
+    if whole.device.type != "cpu" or not math.isfinite(float(whole.sum(dtype=torch.float64))):
+        nonfinite = (~torch.isfinite(whole)).sum().float()
+    part, channels = samples_by_units(whole, module, offset=offset)
+    x = part.float()
+    if whole.device.type == "cpu" and float(nonfinite):
+        x = _finite_samples(x)
+    if x.numel() == 0:
+        row = torch.full((COLUMNS,), float("nan"), device=whole.device)
+        row[4] = nonfinite
+        return row
+    variance, unit_mean = torch.var_mean(x, dim=0, correction=0)
+    mean = unit_mean.mean()
+    across = variance.mean() if len(x) > 1 else nan
+    between = unit_mean.var(correction=0)
+    total = between + variance.mean()
+    low, high = torch.aminmax(x)
+    fourth = (x - mean).square().square().mean()
+    inactive = dead = saturated = nan
+    rectifies = nonlinearity == "relu"
+    if rectifies and (functional or next(module.parameters(False), None) is None):
+        fired = x > 0
+        active = fired.view(len(x), channels, -1).any(2).any(0) if channels else fired.any(0)
+        inactive = 1 - active.float().mean()
+        dead = liveness.observe(active) if liveness else nan
+    if nonlinearity in _SATURATED and (functional or next(module.parameters(False), None) is None):
+        saturated = _saturated(x, nonlinearity, functional)
+    return torch.stack(
+        [
+            mean,
+            total.sqrt(),
+            low,
+            high,
+            nonfinite,
+            (x == 0).float().mean(),
+            across.sqrt(),
+            between.sqrt(),
+            inactive,
+            dead,
+            saturated,
+            torch.where(total > 0, fourth / total.square() - 3, nan),
+        ]
+    ).float()
+
+
+def _finite_samples(x: Tensor) -> Tensor:
+    return x[torch.isfinite(x).all(dim=1)]
+
+
+def _saturated(x: Tensor, nonlinearity: str, functional: bool) -> Tensor:
+    if functional:
+        return (x.abs() > _SATURATED[nonlinearity]).float().mean()
+    if nonlinearity == "tanh":
+        return (x.abs() > 0.99).float().mean()
+    return ((x < 0.01) | (x > 0.99)).float().mean()

@@ -1,0 +1,37 @@
+"""Errors of ours stay ours: counted, told, and after three of a kind the probe is off."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("trainvitals")
+
+ERRORS_MAX = 3
+
+
+class Guard:
+    """Runs probes. `degraded` maps a probe that is off to the reason."""
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        """`tell` gets the probe and the reason when one is switched off."""
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._tell = tell
+        self.off: set[str] = set()
+
+    @contextmanager
+    def probe(self, name: str) -> Iterator[None]:
+        """Run a block; an Exception in it ends here. Check `name in off` before expensive work."""
+        try:
+            yield
+        except Exception as error:
+            kind = type(error).__name__
+            self._errors[name, kind] += 1
+            log.debug("The probe %s failed.", name, exc_info=True)
+            if self._errors[name, kind] == ERRORS_MAX and name not in self.off:
+                self.off.add(name)
+                reason = f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {error}"
+                log.warning("%s. It is switched off; the training goes on.", reason)
+                self._tell(name, reason)

@@ -1,0 +1,139 @@
+"""The order of the first forward: how deep each module lies and what its output goes into.
+
+Learnt from the hooks' calls: modules in the order in which they returned. A nonlinearity that is a
+function (`torch.relu`) shows in the autograd graph of the next module's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: Final[dict[type[nn.Module], str]] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.SELU: "selu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Mish: "mish",
+    nn.Softplus: "softplus",
+    nn.Hardswish: "hardswish",
+    nn.Tanh: "tanh",
+    nn.Hardtanh: "hardtanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardsigmoid: "sigmoid",
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+}
+_GRAPH_NODES: Final = {
+    "Relu": "relu",
+    "Hardtanh": "hardtanh",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Softplus": "softplus",
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+}
+_SEEN_THROUGH: Final = ("MaxPool", "AvgPool", "AdaptiveAvgPool", "View", "Reshape", "Dropout")
+_SKIPPED: Final = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Identity,
+    nn.Flatten,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+)
+
+
+@dataclass
+class ModuleFacts:
+    """What the first forward told of a module."""
+
+    depth: int
+    nonlinearity: str = ""
+    """What the module is, or what its output goes into, norms and dropout between left aside."""
+    functional: bool = False
+    """The nonlinearity is a function right behind the module: its output is the pre-activation."""
+    before_norm: bool = False
+    output: bool = False
+
+
+class ForwardOrder:
+    """Collects the calls of one forward pass of one model."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[nn.Module, str]] = []
+        self._seen: set[int] = set()
+
+    def saw(self, module: nn.Module, args: object) -> None:
+        """Note that `module` returned, having got `args`. Later calls of it do not count."""
+        if id(module) not in self._seen:
+            self._seen.add(id(module))
+            self.calls.append((module, functional_nonlinearity(args)))
+
+    def facts(self, norms: tuple[type[nn.Module], ...]) -> dict[int, ModuleFacts]:
+        """Return id(module) → facts of every module that was called."""
+        facts = {id(m): ModuleFacts(depth) for depth, (m, _) in enumerate(self.calls)}
+        for at, (module, _) in enumerate(self.calls):
+            mine = facts[id(module)]
+            if type(module) in ACTIVATIONS:
+                mine.nonlinearity = ACTIVATIONS[type(module)]
+                continue
+            following = self.calls[at + 1 :]
+            if following and following[0][1]:
+                mine.nonlinearity, mine.functional = following[0][1], True
+            else:
+                mine.nonlinearity = _next_nonlinearity(following, norms)
+            mine.before_norm = bool(following) and isinstance(following[0][0], norms)
+        with_parameters = [m for m, _ in self.calls if next(m.parameters(False), None) is not None]
+        if with_parameters:
+            facts[id(with_parameters[-1])].output = True
+        return facts
+
+
+def _next_nonlinearity(
+    following: list[tuple[nn.Module, str]], norms: tuple[type[nn.Module], ...]
+) -> str:
+    for module, functional in following:
+        if functional:
+            return functional
+        if type(module) in ACTIVATIONS:
+            return ACTIVATIONS[type(module)]
+        if not isinstance(module, (*norms, *_SKIPPED)):
+            return ""
+    return ""
+
+
+def functional_nonlinearity(args: object) -> str:
+    """Return the name of the function that made a module's first input, "" when none is known."""
+    first = args[0] if isinstance(args, tuple) and args else None
+    node = first.grad_fn if isinstance(first, Tensor) else None
+    for _ in range(4):
+        if node is None:
+            return ""
+        name = type(node).__name__.removesuffix("0").removesuffix("Backward")
+        if name in _GRAPH_NODES:
+            return _GRAPH_NODES[name]
+        if not name.startswith(_SEEN_THROUGH) or not node.next_functions:
+            return ""
+        node = node.next_functions[0][0]
+    return ""
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward: activation checkpointing runs forwards again there."""
+    current = getattr(torch._C, "_current_graph_task_id", None)
+    return current is not None and current() != -1

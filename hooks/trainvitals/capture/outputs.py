@@ -1,0 +1,204 @@
+"""The activation stream: which modules are watched, and the rows of the step under way."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainvitals.capture.activations import COLUMNS, Liveness, OutputHook, first_tensor, measure
+from trainvitals.capture.guard import Guard
+from trainvitals.capture.order import ForwardOrder, ModuleFacts, in_backward
+from trainvitals.capture.parameters import NORMS, RECURRENT
+from trainvitals.capture.transfer import Block
+from trainvitals.wire import Place
+
+MODULES_MAX = 256
+_WHOLE = (nn.MultiheadAttention, *RECURRENT)
+"""Modules that are watched as one: their children are not called, or mean little alone."""
+_SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
+
+
+class Outputs:
+    """Forward hooks on the watched modules; measures the last training forward of a step."""
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        activations: bool | str | Sequence[str],
+        guard: Guard,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self._guard = guard
+        self._armed = True
+        self._step = 0
+        self._own_s = 0.0
+        self._modules: dict[int, str] = {}
+        self._rows: dict[int, Tensor] = {}
+        self._lives: dict[int, Liveness] = {}
+        self._orders: dict[int, ForwardOrder] = {}
+        self._order_of: dict[int, ForwardOrder] = {}
+        self._facts: dict[int, ModuleFacts] = {}
+        self._parents: dict[int, nn.Module] = {}
+        self._called: dict[int, nn.Module] = {}
+        self._handles: list[Any] = []
+        self._hooks: list[OutputHook] = []
+        self._wanted = _wanted(models, activations, tell)
+        for prefix, model in models.items():
+            order = ForwardOrder()
+            for name, module in _leaves(model, prefix):
+                if id(module) in self._modules:
+                    continue
+                self._modules[id(module)] = name
+                self._order_of[id(module)] = order
+                hook = OutputHook(self._returned)
+                self._hooks.append(hook)
+                self._handles.append(module.register_forward_hook(hook))
+            for module in model.modules():
+                for child in module.children():
+                    self._parents[id(child)] = module
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules measured so far, in the order of their first call."""
+        return tuple(self._modules[i] for i in self._called)
+
+    def begin(self, step: int, *, armed: bool) -> None:
+        """Start a step: forget the rows of the last one; measure when `armed`."""
+        self._step, self._armed = step, armed
+        self._rows.clear()
+        for hook in self._hooks:
+            hook.armed = armed
+
+    def detach(self) -> None:
+        """Remove the hooks. Safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._hooks = [], []
+
+    def take_own_s(self) -> float:
+        """Return the CPU seconds spent in hooks since the last call."""
+        spent, self._own_s = self._own_s, 0.0
+        return spent
+
+    def facts_of(self, module: nn.Module | None) -> ModuleFacts | None:
+        """Return what the first forward told of `module`, or of the module around it."""
+        if not self._facts:
+            for order in {id(o): o for o in self._order_of.values()}.values():
+                self._facts.update(order.facts(NORMS))
+        while module is not None:
+            if id(module) in self._facts:
+                return self._facts[id(module)]
+            module = self._parents.get(id(module))
+        return None
+
+    def blocks(self) -> dict[str, Block]:
+        """Return the step's rows, one block for each module that was called."""
+        return {f"activation/{i}": row for i, row in self._rows.items()}
+
+    def matrix(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Return the activation matrix of a step from its blocks; NaN for modules not called."""
+        absent = np.full(COLUMNS, np.nan, np.float32)
+        return np.stack([arrays.get(f"activation/{i}", absent) for i in self._called])
+
+    def places(self) -> list[Place]:
+        """Return the rows of the activation stream."""
+        return [self._place(module) for module in self._called.values()]
+
+    def _place(self, module: nn.Module) -> Place:
+        facts = self.facts_of(module) or ModuleFacts(-1)
+        flags = [
+            flag
+            for flag, is_so in (
+                ("output", facts.output),
+                ("before_norm", facts.before_norm),
+                ("recurrent", isinstance(module, RECURRENT)),
+                ("attention", isinstance(module, nn.MultiheadAttention)),
+            )
+            if is_so
+        ]
+        return Place(
+            self._modules[id(module)],
+            kind=type(module).__name__,
+            depth=facts.depth,
+            module=self._modules[id(module)],
+            module_kind=type(module).__name__,
+            nonlinearity=facts.nonlinearity,
+            flags=tuple(flags),
+        )
+
+    def _returned(self, module: nn.Module, args: object, output: object) -> None:
+        if not self._armed or not module.training or not torch.is_grad_enabled() or in_backward():
+            return
+        probe = f"activations of {self._modules.get(id(module), type(module).__name__)}"
+        if probe in self._guard.off:
+            return
+        started = time.thread_time()
+        with self._guard.probe(probe):
+            self._measure(module, args, output)
+        self._own_s += time.thread_time() - started
+
+    def _measure(self, module: nn.Module, args: object, output: object) -> None:
+        if not self._facts:
+            self._order_of[id(module)].saw(module, args)
+        tensor = first_tensor(output)
+        wanted = self._modules[id(module)] in self._wanted
+        if not wanted or tensor is None or not tensor.is_floating_point():
+            return
+        facts = self._facts.get(id(module))
+        self._called.setdefault(id(module), module)
+        self._rows[id(module)] = measure(
+            tensor,
+            module,
+            nonlinearity=facts.nonlinearity if facts else _own_nonlinearity(module),
+            functional=facts.functional if facts else False,
+            liveness=self._lives.setdefault(id(module), Liveness()),
+            offset=self._step,
+        )
+
+
+def _own_nonlinearity(module: nn.Module) -> str:
+    from trainvitals.capture.order import ACTIVATIONS
+
+    return ACTIVATIONS.get(type(module), "")
+
+
+def _leaves(model: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    """Return the modules that are called as a whole, by name, in order of registration."""
+    if isinstance(model, _WHOLE) or not list(model.children()):
+        return [] if isinstance(model, _SILENT) else [(prefix, model)]
+    leaves = []
+    for name, child in model.named_children():
+        leaves += _leaves(child, f"{prefix}.{name}" if prefix else name)
+    return leaves
+
+
+def _wanted(
+    models: Mapping[str, nn.Module],
+    activations: bool | str | Sequence[str],
+    tell: Callable[[str, str], None],
+) -> set[str]:
+    names = [name for prefix, model in models.items() for name, _ in _leaves(model, prefix)]
+    if activations is False:
+        return set()
+    if activations is not True and activations != "auto":
+        globs = [activations] if isinstance(activations, str) else list(activations)
+        names = [n for n in names if any(fnmatch.fnmatchcase(n, glob) for glob in globs)]
+        unmatched = [g for g in globs if not any(fnmatch.fnmatchcase(n, g) for n in names)]
+        for glob in unmatched:
+            tell(glob, "activations=: no watched module has this name")
+        return set(names)
+    if activations == "auto" and len(names) > MODULES_MAX:
+        even = np.linspace(0, len(names) - 1, MODULES_MAX).astype(int)
+        kept = {names[i] for i in even}
+        for name in names:
+            if name not in kept:
+                tell(f"output of {name}", f"only {MODULES_MAX} modules are watched by default")
+        return kept
+    return set(names)

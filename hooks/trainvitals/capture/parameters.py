@@ -1,0 +1,112 @@
+"""Which parameter tensors there are, each once, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trainvitals.capture.kernel import DTYPES
+from trainvitals.capture.order import ModuleFacts
+from trainvitals.wire import Place
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
+)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass
+class Parameter:
+    """One tensor of the model under its first name."""
+
+    name: str
+    tensor: nn.Parameter
+    owner: nn.Module
+    module: str
+    aliases: list[str] = field(default_factory=list)
+
+
+def parameters_of(models: Mapping[str, nn.Module]) -> dict[int, Parameter]:
+    """Return id → parameter of all models, in order; tied tensors once, with their other names.
+
+    `models` maps a prefix ("" for a single model) to each model.
+    """
+    found: dict[int, Parameter] = {}
+    for prefix, model in models.items():
+        for module_name, module in model.named_modules(prefix=prefix):
+            for name, tensor in module._parameters.items():
+                if tensor is None:
+                    continue
+                full = f"{module_name}.{name}" if module_name else name
+                if id(tensor) in found:
+                    found[id(tensor)].aliases.append(full)
+                else:
+                    found[id(tensor)] = Parameter(full, tensor, module, module_name)
+    return found
+
+
+def reason_not_measured(tensor: Tensor) -> str | None:
+    """Return why a tensor's statistics cannot be taken, or None when they can."""
+    if nn.parameter.is_lazy(tensor):
+        return "it is not initialised yet (lazy module)"
+    if tensor.is_meta:
+        return "it has no data (meta device)"
+    if tensor.layout is not torch.strided:
+        return f"its layout is {tensor.layout}"
+    if tensor.is_quantized:
+        return "it is quantised"
+    if tensor.dtype not in DTYPES:
+        return f"its type is {tensor.dtype}"
+    if hasattr(tensor, "full_tensor") or tensor.is_nested:
+        return f"it is a {type(tensor).__name__}: shards are not measured yet"
+    return None
+
+
+def place_of(parameter: Parameter, facts: ModuleFacts | None, *, optimized: bool) -> Place:
+    """Return the row of a parameter, with what is known of its module."""
+    owner, tensor = parameter.owner, parameter.tensor
+    flags = []
+    if facts and facts.output:
+        flags.append("output")
+    if facts and facts.before_norm:
+        flags.append("before_norm")
+    if isinstance(owner, RECURRENT):
+        flags.append("recurrent")
+    if isinstance(owner, nn.MultiheadAttention) or "attn" in parameter.module.lower():
+        flags.append("attention")
+    return Place(
+        parameter.name,
+        kind=kind_of(parameter),
+        shape=tuple(tensor.shape),
+        depth=facts.depth if facts else -1,
+        module=parameter.module,
+        module_kind=type(owner).__name__,
+        nonlinearity=facts.nonlinearity if facts else "",
+        trainable=tensor.requires_grad,
+        optimized=optimized,
+        aliases=tuple(parameter.aliases),
+        flags=tuple(flags),
+    )
+
+
+def kind_of(parameter: Parameter) -> str:
+    """Return weight, bias, norm_scale, norm_shift or embedding."""
+    name = parameter.name.rpartition(".")[2]
+    if isinstance(parameter.owner, NORMS):
+        return "norm_shift" if "bias" in name else "norm_scale"
+    if isinstance(parameter.owner, EMBEDDINGS):
+        return "embedding"
+    return "bias" if "bias" in name else "weight"
+
+
+def optimized_ids(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
+    """Return the ids of all tensors in the optimizers' groups."""
+    return {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}

@@ -1,0 +1,59 @@
+"""The layouts and frames of the streams: what was announced, and what a step says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.wire import STATISTICS, Frame, Layout, Place, Record, Stream
+
+Emit = Callable[[Record], None]
+
+
+class Streams:
+    """Emits a layout whenever a stream's places change, and frames under the newest one."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._places: dict[Stream, tuple[Place, ...]] = {}
+        self._versions: dict[Stream, int] = {}
+        self._scalars: dict[str, int] = {}
+
+    def announce(self, stream: Stream, places: Sequence[Place]) -> None:
+        """Emit a layout if `places` are not what was announced last."""
+        wanted = tuple(places)
+        if self._places.get(stream) == wanted:
+            return
+        self._places[stream] = wanted
+        self._versions[stream] = self._versions.get(stream, -1) + 1
+        self._emit(Layout(stream, self._versions[stream], STATISTICS[stream], wanted))
+
+    def frame(self, stream: Stream, step: int, time: float, values: npt.NDArray[Any]) -> None:
+        """Emit one step of a stream: float32, shape (places, statistics) as announced."""
+        self._emit(
+            Frame(
+                stream,
+                self._versions[stream],
+                np.array([step], np.int64),
+                np.array([time]),
+                np.ascontiguousarray(values, np.float32)[None],
+            )
+        )
+
+    def version(self, stream: Stream) -> int:
+        """Return the newest layout's version, −1 before the first."""
+        return self._versions.get(stream, -1)
+
+    def scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
+        """Emit one step of scalars; new names extend the layout, missing ones are NaN."""
+        if any(name not in self._scalars for name in scalars):
+            for name in scalars:
+                self._scalars.setdefault(name, len(self._scalars))
+            self.announce(Stream.SCALAR, [Place(name) for name in self._scalars])
+        values = np.full((len(self._scalars), 1), np.nan, np.float32)
+        for name, value in scalars.items():
+            values[self._scalars[name], 0] = value
+        self.frame(Stream.SCALAR, step, time, values)
