@@ -1,0 +1,243 @@
+"""A diagnosis as a card for a terminal: what it is, where, the numbers, and what to do.
+
+Comes in: a `Diagnosis` and, when at hand, the curve of its headline's evidence.
+Goes out: a string of lines no wider than asked, without colour unless asked.
+Start at `card`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from io import StringIO
+
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from trainvitals.diagnosis.finding import Diagnosis, Evidence, Finding, Severity, State
+from trainvitals.diagnosis.history import Series
+from trainvitals.report.curves import CurveKey, key_of
+from trainvitals.report.line import alarms, verdict
+from trainvitals.report.sparkline import sparkline
+from trainvitals.report.text import at_place, clean, counted, number, share, shortened
+
+Curves = Mapping[CurveKey, Series | None]
+
+WIDTH_MIN = 40
+LABEL_WIDTH = 9
+LISTED_MAX = 3
+STYLE = {Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
+# Not by colour alone: each severity has a sign and a word.
+SYMBOL = {Severity.INFO: "i", Severity.WARNING: "!", Severity.ERROR: "✗"}
+
+LIMITS = {
+    "max": "limit: at most",
+    "min": "limit: at least",
+    "error": "limit:",
+    "warning": "limit:",
+    "early": "limit:",
+    "flat": "limit:",
+    "stuck": "limit:",
+}
+"""Last word of a threshold's name → how to read it."""
+
+
+def card(
+    diagnosis: Diagnosis,
+    *,
+    colour: bool = False,
+    width: int = 80,
+    curves: Curves | None = None,
+) -> str:
+    """Return the diagnosis as a card, ending in a line break.
+
+    `width` counts terminal cells (at least 40); `colour` adds ANSI styles and is the caller's
+    decision (a terminal, no NO_COLOR); `curves` are keyed by `report.curves.key_of(finding)`.
+    """
+    width = max(WIDTH_MIN, width)
+    out = StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        legacy_windows=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        # Not from the environment: the same diagnosis gives the same text everywhere.
+        _environ={},
+    )
+    for part in _parts(diagnosis, width, curves or {}):
+        console.print(part)
+    # Tables pad their cells; nobody wants blanks at the end of lines they copy.
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[RenderableType]:
+    yield _title(diagnosis, width)
+    if diagnosis.headline is None:
+        symbol, style = ("✓", "bold green") if diagnosis.step >= 0 else ("?", "yellow")
+        yield Text(f"{symbol} {verdict(diagnosis)}", style)
+    else:
+        yield from _headline(diagnosis.headline, width, curves)
+    yield from _others(diagnosis)
+    yield _rows(list(_footer(diagnosis)))
+    yield Text("─" * width, "dim")
+
+
+def _title(diagnosis: Diagnosis, width: int) -> Text:
+    words = ["trainvitals"]
+    if diagnosis.run:
+        words.append(shortened(diagnosis.run, width // 3))
+    if diagnosis.step >= 0:
+        words.append(f"step {diagnosis.step:,}")
+    title = Text(f"── {' · '.join(words)} ", "dim")
+    title.append("─" * max(0, width - cell_len(title.plain)))
+    title.truncate(width)
+    return title
+
+
+def _headline(finding: Finding, width: int, curves: Curves) -> Iterator[RenderableType]:
+    verdict_line = Text(
+        f"{SYMBOL[finding.severity]} {finding.severity.upper()}  ", STYLE[finding.severity]
+    )
+    verdict_line.append(f"{clean(finding.code)} {clean(finding.rule)}", "bold")
+    yield verdict_line
+    yield Text(
+        f"  {shortened(at_place(finding.where), width - 30)}, since step {finding.since_step:,}"
+        + (f", {share(finding.confidence)} sure" if finding.confidence < 1 else "")
+    )
+    yield Text()
+    yield Text(clean(finding.summary))
+    yield Text()
+    if finding.evidence:
+        yield Padding(_evidence(finding.evidence), (0, 0, 0, 2))
+    curve = curves.get(key_of(finding))
+    if curve is not None:
+        yield from _curve(finding, curve, width)
+    if finding.evidence or curve is not None:
+        yield Text()
+    rows = [("Why", finding.why), ("Do", finding.advice), ("Wrong if", finding.refuted_by)]
+    yield _rows([(label, clean(text, lines=True)) for label, text in rows if text])
+    if finding.fix:
+        yield Text()
+        for code in clean(finding.fix, lines=True).splitlines():
+            yield Padding(Text(code, "green"), (0, 0, 0, 4))
+
+
+def _evidence(evidence: Evidence) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    limits = {name: _limit_of(name, evidence) for name in evidence}
+    shown = {limit for limit, _ in filter(None, limits.values())}
+    for name, value in evidence.items():
+        if name == "healthy_range" or name in shown:
+            continue
+        limit = limits[name]
+        label = Text(clean(name).replace("_", " "))
+        if isinstance(value, str):
+            table.add_row(label, Text(""), Text(clean(value)))
+            continue
+        against = f"{limit[1]} {_value(evidence[limit[0]])}" if limit else ""
+        table.add_row(label, Text(_value(value), "bold"), Text(against))
+    if "healthy_range" in evidence:
+        table.add_row(Text("healthy"), Text(""), Text(_value(evidence["healthy_range"])))
+    return table
+
+
+def _limit_of(name: str, evidence: Evidence) -> tuple[str, str] | None:
+    """Return the evidence that is the threshold of `name`, and how to read it.
+
+    It is called as the evidence is, or as its last words are: `robust_z` has `z_min`.
+    """
+    words = name.split("_")
+    for at in range(len(words)):
+        base = "_".join(words[at:])
+        for suffix, reading in LIMITS.items():
+            limit = f"{base}_{suffix}"
+            if isinstance(evidence.get(limit), float | int):
+                return limit, reading
+    return None
+
+
+def _value(value: float | str) -> str:
+    return clean(value) if isinstance(value, str) else number(value)
+
+
+def _curve(finding: Finding, series: Series, width: int) -> Iterator[RenderableType]:
+    drawn = sparkline(series.values, min(48, width - 4))
+    if not drawn:
+        return
+    finite = series.finite().values
+    yield Text()
+    yield Text(f"  {drawn}", STYLE[finding.severity])
+    yield Text(
+        f"  {clean(finding.stream)} {clean(finding.statistic)}, steps {int(series.steps[0]):,} to "
+        f"{int(series.steps[-1]):,}, from {number(float(finite.min()))} to "
+        f"{number(float(finite.max()))}",
+        "dim",
+    )
+
+
+def _others(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+    headline = diagnosis.headline
+    rest = [f for f in diagnosis.findings if f is not headline and f != headline]
+    alarmed = [f for f in alarms(diagnosis) if f in rest]
+    explained = [f for f in alarmed if headline and f.explained_by == headline.code]
+    roots = [f for f in alarmed if f not in explained]
+    notes = [f for f in rest if f.state is State.OPEN and f.severity is Severity.INFO]
+    resolved = [f for f in rest if f.state is State.RESOLVED and f.severity is not Severity.INFO]
+    groups = [
+        ("Explains", explained),
+        ("Also", roots),
+        ("Notes", notes),
+        ("Resolved", resolved),
+    ]
+    rows = [row for label, findings in groups for row in _listed(label, findings)]
+    if rows:
+        yield Text()
+        yield _rows(rows)
+
+
+def _listed(label: str, findings: list[Finding]) -> Iterator[tuple[str, str]]:
+    for at, finding in enumerate(findings[:LISTED_MAX]):
+        where = f" at {shortened(finding.where, 30)}" if finding.where else ""
+        cause = f" (because of {clean(finding.explained_by)})" if finding.explained_by else ""
+        because = cause if label == "Also" else ""
+        yield (
+            "" if at else label,
+            f"{SYMBOL[finding.severity]} {clean(finding.code)} {clean(finding.rule)}{where}, "
+            f"since step {finding.since_step:,}{because}",
+        )
+    if len(findings) > LISTED_MAX:
+        yield "", f"and {len(findings) - LISTED_MAX:,} more"
+
+
+def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    yield "", ""
+    if diagnosis.watched:
+        yield "Watched", counted(len(diagnosis.watched), "place")
+    for at, (name, reason) in enumerate(list(diagnosis.not_watched.items())[:LISTED_MAX]):
+        count = f"{len(diagnosis.not_watched):,}: " if at == 0 else ""
+        yield "" if at else "Left out", f"{count}{shortened(name, 40)} ({clean(reason)})"
+    if len(diagnosis.not_watched) > LISTED_MAX:
+        yield "", f"and {len(diagnosis.not_watched) - LISTED_MAX:,} more"
+    if diagnosis.overhead is not None:
+        yield "Overhead", f"{share(diagnosis.overhead)} of step time"
+    if diagnosis.step >= 0:
+        yield "Health", f"{diagnosis.health:.2f} of 1"
+
+
+def _rows(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=LABEL_WIDTH, no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(Text(label), Text(text))
+    return table

@@ -1,0 +1,142 @@
+"""The card says what it is, where, with which numbers, and what to do; within its width."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from trainvitals.diagnosis.examine import Engine, diagnose
+from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity, State
+from trainvitals.diagnosis.registry import all_rules
+from trainvitals.report import card
+from trainvitals.report.curves import curves_of
+
+HOSTILE = "a[red]b[/]\x1b[31mc\nd\u202ee\u200bf"
+
+
+def finding(**fields) -> Finding:
+    given = {
+        "rule": "dead_relu",
+        "code": "TV201",
+        "severity": Severity.ERROR,
+        "where": "encoder.3",
+        "since_step": 5,
+        "summary": "92 % of encoder.3's units are dead.",
+        "evidence": {"dead_share": 0.92, "dead_share_max": 0.5, "healthy_range": "0 to 0.4"},
+        "why": "Nothing revives them.",
+        "advice": "Lower the learning rate.",
+        "fix": "nn.LeakyReLU(0.01)",
+    }
+    return Finding(**{**given, **fields})
+
+
+def sick(*others: Finding, **fields) -> Diagnosis:
+    first = finding(**fields)
+    return Diagnosis(run="r1", step=1999, headline=first, findings=(first, *others), health=0.3)
+
+
+def test_it_says_severity_rule_place_and_step():
+    shown = card(sick())
+    assert "✗ ERROR  TV201 dead_relu" in shown
+    assert "at encoder.3, since step 5" in shown
+    assert "r1 · step 1,999" in shown
+
+
+def test_a_number_stands_beside_its_limit():
+    [row] = [line for line in card(sick()).splitlines() if "dead share" in line]
+    assert row.split() == ["dead", "share", "0.92", "limit:", "at", "most", "0.5"]
+
+
+def test_a_limit_may_be_called_as_the_last_words_of_its_evidence():
+    shown = card(sick(evidence={"robust_z": 12.0, "z_min": 8.0}))
+    assert "robust z  12  limit: at least 8" in shown
+
+
+def test_the_fix_is_a_line_to_copy():
+    assert "    nn.LeakyReLU(0.01)\n" in card(sick())
+
+
+def test_a_fix_of_several_lines_keeps_them():
+    shown = card(sick(fix="for group in groups:\n    group['lr'] /= 10"))
+    assert "    for group in groups:\n        group['lr'] /= 10\n" in shown
+
+
+def test_what_a_finding_explains_stands_under_it_and_other_causes_beside_it():
+    effect = finding(code="TV501", rule="no_learning", where="", explained_by="TV201")
+    other = finding(code="TV701", rule="bias_drift", where="head.bias", severity=Severity.WARNING)
+    lines = card(sick(effect, other)).splitlines()
+    assert any(ln.startswith("Explains  ✗ TV501 no_learning") for ln in lines)
+    assert any(ln.startswith("Also      ! TV701 bias_drift at head.bias") for ln in lines)
+
+
+def test_notes_and_what_is_over_are_no_alarms():
+    note = finding(code="TV703", rule="redundant_bias", severity=Severity.INFO)
+    over = finding(code="TV504", rule="loss_spike", state=State.RESOLVED)
+    shown = card(Diagnosis(step=9, findings=(note, over)))
+    assert "✓ healthy now, after 10 steps; 1 finding resolved" in shown
+    assert "Notes     i TV703" in shown
+    assert "Resolved  ✗ TV504" in shown
+
+
+def test_a_healthy_run_says_after_how_many_steps_what_was_watched_and_what_it_cost():
+    shown = card(Diagnosis(run="r", step=149, watched=("a", "b"), overhead=0.0081))
+    assert "✓ healthy after 150 steps" in shown
+    assert "Watched   2 places" in shown
+    assert "Overhead  0.8 % of step time" in shown
+
+
+def test_a_run_of_which_nothing_was_seen_is_not_called_healthy():
+    shown = card(Diagnosis(run="r"))
+    assert "healthy" not in shown
+    assert "no optimizer step was seen" in shown
+
+
+def test_what_is_not_watched_is_counted_and_the_first_reasons_are_given():
+    left_out = {f"block.{i}": "frozen" for i in range(7)}
+    shown = card(Diagnosis(step=1, not_watched=left_out))
+    assert "Left out  7: block.0 (frozen)" in shown
+    assert "and 4 more" in shown
+
+
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.code)
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_cards_of_all_rules_fit_their_width(rule, width):
+    history = type(rule).sick()
+    diagnosis = diagnose(history, Engine([rule]).examine(history), run="demo")
+    shown = card(diagnosis, width=width, curves=curves_of(history, diagnosis))
+    assert max(cell_len(line) for line in shown.splitlines()) <= width
+    assert rule.code in shown
+
+
+@given(st.text(max_size=200), st.text(max_size=200), st.sampled_from([40, 80]))
+def test_no_text_of_others_breaks_the_width_or_reaches_the_terminal_raw(name, text, width):
+    diagnosis = sick(where=name, summary=text, fix=text, evidence={name: text})
+    shown = card(diagnosis, width=width)
+    assert all(cell_len(line) <= width for line in shown.split("\n"))
+    assert all(c.isprintable() or c in "\n\u3000\u00a0" or c.isspace() for c in shown)
+    shown.encode("utf-8")
+
+
+def test_escape_sequences_markup_and_direction_marks_in_names_are_only_text():
+    shown = card(sick(where=HOSTILE, summary=HOSTILE), colour=True)
+    assert "\x1b[31mc" not in shown
+    assert "\u202e" not in shown
+    assert "a[red]b[/][31mc def" in shown
+
+
+def test_there_is_no_colour_unless_asked():
+    assert "\x1b" not in card(sick())
+    assert "\x1b[" in card(sick(), colour=True)
+
+
+def test_the_environment_does_not_change_the_card(monkeypatch):
+    plain = card(sick())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    assert card(sick()) == plain
+
+
+def test_a_severity_can_be_told_without_colour():
+    words = {s: card(sick(severity=s)) for s in (Severity.WARNING, Severity.ERROR)}
+    assert "! WARNING" in words[Severity.WARNING]
+    assert "✗ ERROR" in words[Severity.ERROR]
