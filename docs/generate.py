@@ -1,4 +1,4 @@
-"""Write the generated pages: one for each rule, and their index.
+"""Write the generated pages: one for each rule, their index, and the metrics.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 when a page is out of date
@@ -14,6 +14,7 @@ from trainvitals.diagnosis.registry import all_rules
 
 from trainvitals.diagnosis.pages import Page, page_of
 from trainvitals.diagnosis.rule import Rule
+from trainvitals_server.publish import metrics
 
 RULES = Path(__file__).parent / "rules"
 
@@ -23,6 +24,7 @@ def pages() -> dict[Path, str]:
     rules = [type(rule) for rule in all_rules()]
     texts = {RULES / f"{rule.code}.md": rule_page(rule, page_of(rule)) for rule in rules}
     texts[RULES / "README.md"] = index(rules)
+    texts[RULES.with_name("metrics.md")] = metrics.page()
     return texts
 
 

@@ -1,1 +1,50 @@
-"""x"""
+"""trainvitals: the vital signs of PyTorch training runs, and the diagnosis.
+
+    monitor = trainvitals.watch(model, optimizer)
+
+Importing this loads nothing heavy: every name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity
+    from trainvitals.monitor import Monitor, StopTraining, watch
+
+    __version__: str
+
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Monitor",
+    "Severity",
+    "StopTraining",
+    "__version__",
+    "watch",
+]
+
+_HOMES = {
+    "Diagnosis": "trainvitals.diagnosis.finding",
+    "Finding": "trainvitals.diagnosis.finding",
+    "Severity": "trainvitals.diagnosis.finding",
+    "Monitor": "trainvitals.monitor",
+    "StopTraining": "trainvitals.monitor",
+    "watch": "trainvitals.monitor",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trainvitals")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'trainvitals' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

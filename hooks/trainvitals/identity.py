@@ -1,0 +1,101 @@
+"""Who a run is: its id, and what is worth knowing of the process it runs in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import socket
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainvitals.wire import RunStart
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_run_id() -> str:
+    """Return a ULID: 48 bits of milliseconds, 80 random bits; ids sort by their start.
+
+    Source: the ULID specification, https://github.com/ulid/spec. `secrets` draws from the
+    operating system, so the training's random states stay as they are.
+    """
+    number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def run_start(
+    *,
+    name: str,
+    config: object,
+    tags: tuple[str, ...],
+    total_steps: int | None,
+    facts: dict[str, str | float],
+) -> RunStart:
+    """Return the first record of this process."""
+    return RunStart(
+        started_at=time.time(),
+        name=name,
+        config=plain(config),
+        tags=tags,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        argv=tuple(sys.argv),
+        versions=_versions(),
+        git_commit=git_commit(Path.cwd()),
+        total_steps=total_steps,
+        facts=facts,
+    )
+
+
+def plain(config: object) -> dict[str, Any]:
+    """Return a configuration as plain data; what msgpack cannot carry as its text."""
+    if config is None:
+        return {}
+    data = config if isinstance(config, dict) else getattr(config, "__dict__", {"config": config})
+    simple = msgspec.to_builtins(data, enc_hook=str, str_keys=True)
+    return simple if isinstance(simple, dict) else {"config": simple}
+
+
+def git_commit(folder: Path) -> str:
+    """Return the checked-out commit of the repository around `folder`, "" when there is none.
+
+    Reads git's files: starting a process costs the training more than it is worth.
+    """
+    try:
+        for parent in (folder, *folder.parents):
+            git = parent / ".git"
+            if not git.is_dir():
+                continue
+            head = (git / "HEAD").read_text().strip()
+            if not head.startswith("ref: "):
+                return head
+            reference = head.removeprefix("ref: ")
+            if (git / reference).is_file():
+                return (git / reference).read_text().strip()
+            packed = (git / "packed-refs").read_text().splitlines()
+            return next((x.split()[0] for x in packed if x.endswith(f" {reference}")), "")
+    except OSError:
+        return ""
+    return ""
+
+
+def rank() -> int:
+    """Return this process's rank as torchrun says it, 0 otherwise."""
+    value = os.environ.get("RANK", "0")
+    return int(value) if value.isdecimal() else 0
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "trainvitals", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # a source tree that was never installed
+    return versions

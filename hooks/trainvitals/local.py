@@ -1,0 +1,126 @@
+"""Diagnosis beside the training: a background thread that feeds a history and runs the engine.
+
+Comes in: records, through `put`, which only appends.
+Goes out: findings, each told once when it opens; a diagnosis whenever it is asked for.
+Promise:  at most about 1 % of a core; the training thread never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from trainvitals.diagnosis.examine import Engine, diagnose
+from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity, State
+from trainvitals.diagnosis.history import History
+from trainvitals.wire import Frame, Record
+
+log = logging.getLogger("trainvitals")
+
+INTERVAL_S = 0.5
+CORE_SHARE_MAX = 0.01
+FRAMES_WAITING_MAX = 50_000
+JOIN_S = 1.0
+
+
+class LocalDiagnosis:
+    """One run's history and engine in the training process. `cpu_s` is what its thread used."""
+
+    def __init__(self, opened: Callable[[Finding], None], engine: Engine | None = None) -> None:
+        """`opened` is called once for each finding, in this object's thread or in `diagnosis`."""
+        self.history = History()
+        self.cpu_s = 0.0
+        self.frames_left_out = 0
+        self._engine = engine or Engine()
+        self._opened = opened
+        self._findings: tuple[Finding, ...] = ()
+        self._told: set[tuple[str, str]] = set()
+        self._inbox: deque[Record] = deque()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._interval_s = INTERVAL_S
+        self._thread = threading.Thread(target=self._run, name="trainvitals-diagnosis", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record) -> None:
+        """Take a record: called in the training thread, so it only appends."""
+        if len(self._inbox) >= FRAMES_WAITING_MAX and isinstance(record, Frame):
+            self.frames_left_out += 1
+            return
+        self._inbox.append(record)
+
+    def diagnosis(
+        self,
+        *,
+        run: str,
+        watched: tuple[str, ...],
+        not_watched: Mapping[str, str],
+        overhead: float | None,
+    ) -> Diagnosis:
+        """Return the diagnosis up to the last record put."""
+        with self._lock:
+            self._examine()
+            findings = self._findings
+            return diagnose(
+                self.history,
+                findings,
+                run=run,
+                watched=watched,
+                not_watched=not_watched,
+                overhead=overhead,
+            )
+
+    def stop(self) -> None:
+        """End the thread, waiting for it a second at most."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(JOIN_S)
+
+    def forget(self) -> None:
+        """In a forked child: no thread is left, and the lock may be held for ever."""
+        self._inbox = deque(maxlen=0)
+        self._lock = threading.Lock()
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            started = time.thread_time()
+            try:
+                with self._lock:
+                    self._examine()
+            except Exception:
+                log.exception("The diagnosis failed; the training goes on without it.")
+                return
+            cost_s = time.thread_time() - started
+            self.cpu_s += cost_s
+            self._interval_s = max(INTERVAL_S, cost_s / CORE_SHARE_MAX)
+
+    def _examine(self) -> None:
+        if not self._inbox:
+            return
+        while self._inbox:
+            self.history.add(self._inbox.popleft())
+        self._findings = self._engine.examine(self.history, self._findings)
+        for finding in self._findings:
+            key = (finding.code, finding.where)
+            if finding.state is State.OPEN and key not in self._told:
+                self._told.add(key)
+                self._tell(finding)
+
+    def _tell(self, finding: Finding) -> None:
+        level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
+        if not finding.explained_by:
+            log.log(
+                level,
+                "%s %s at %s since step %d: %s Fix: %s",
+                finding.code,
+                finding.rule,
+                finding.where or "the run",
+                finding.since_step,
+                finding.summary,
+                finding.fix,
+            )
+        self._opened(finding)

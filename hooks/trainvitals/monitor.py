@@ -1,0 +1,368 @@
+"""Joins capture, delivery and diagnosis; nothing else knows all three.
+
+`watch` returns a Monitor at once. Whatever goes wrong on our side, the training goes on: an
+argument we cannot use, a collector that is away, an error of ours become one warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from trainvitals.config import Settings, load
+from trainvitals.diagnosis.finding import Diagnosis, Finding
+from trainvitals.identity import new_run_id, plain, rank, run_start
+from trainvitals.local import LocalDiagnosis
+from trainvitals.ship import Shipper, parse_url
+from trainvitals.wire import Record, RunEnd
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from trainvitals.capture import Capture
+
+log = logging.getLogger("trainvitals")
+T = TypeVar("T")
+OnFinding = Callable[[Finding], object]
+
+
+class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
+    """Raise it in `on_finding` to end the training; it leaves through `optimizer.step()`."""
+
+
+class Monitor:
+    """Watches one training run. Made by `watch`; closed by `close`, `with`, or the exit.
+
+    `run` is the run's id, `project` its project, `url` its page in the dashboard (None without a
+    collector). Once closed, or when it could not be attached, every call does nothing.
+    """
+
+    def __init__(self, settings: Settings, run: str, project: str) -> None:
+        self.run = run
+        self.project = project
+        self.url: str | None = None
+        self._settings = settings
+        self._capture: Capture | None = None
+        self._local: LocalDiagnosis | None = None
+        self._shipper: Shipper | None = None
+        self._on_finding: OnFinding | None = None
+        self._opened: deque[Finding] = deque()
+        self._produced = 0
+        self._last: Diagnosis | None = None
+        self._closed = False
+
+    # What the training calls.
+
+    def loss(
+        self,
+        value: T,
+        *,
+        prediction: object = None,  # noqa: ARG002 - part of the fixed signature, see below
+        target: object = None,  # noqa: ARG002
+        split: str = "training",
+    ) -> T:
+        """Record a loss and return the very same object.
+
+        Before `optimizer.step()` it belongs to that step; several (micro-batches) are averaged.
+        `split="validation"` or another name records the loss of other data. `prediction` and
+        `target` are accepted for the rules on loss pairing, which come later; they are not kept.
+        """
+        if self._capture is not None and not self._closed:
+            self._capture.loss(value, split=split)  # type: ignore[arg-type]
+        return value
+
+    def log(self, **scalars: Any) -> None:
+        """Record more scalars of the step, by name; they appear as `log/<name>`."""
+        if self._capture is not None and not self._closed:
+            self._capture.log(scalars)
+
+    def diagnosis(self) -> Diagnosis:
+        """Return the diagnosis up to the last finished step; after `close` the last one."""
+        if self._local is None or self._capture is None:
+            return self._last or Diagnosis(run=self.run, not_watched=self._reasons())
+        if not self._closed:
+            self._last = self._local.diagnosis(
+                run=self.run,
+                watched=self._capture.watched,
+                not_watched=self._capture.not_watched,
+                overhead=self._capture.overhead,
+            )
+        return self._last or Diagnosis(run=self.run)
+
+    def close(self) -> None:
+        """Take the hooks off, diagnose once more, deliver what waits (2 s at most), print the
+        card. Safe to call twice."""
+        self._close("finished")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._close("finished")
+        elif issubclass(kind, (StopTraining, KeyboardInterrupt)):
+            self._close("stopped", kind.__name__)
+        else:
+            self._close("failed", f"{kind.__name__}: {error}")
+
+    # How it is put together.
+
+    def _attach(
+        self,
+        model: nn.Module | Mapping[str, nn.Module],
+        optimizer: Optimizer | Sequence[Optimizer] | None,
+        *,
+        loss: nn.Module | None,
+        activations: bool | str | Sequence[str],
+        every: int | None,
+        collector: str | None,
+        start: dict[str, Any],
+        on_finding: OnFinding | None,
+    ) -> None:
+        from trainvitals.capture import Capture
+
+        self._on_finding = on_finding
+        early: list[Record] = []  # emitted while capture attaches, before RunStart can be made
+        self._put: Callable[[Record], None] = early.append
+        self._capture = capture = Capture(
+            model,
+            optimizer,
+            emit=lambda record: self._put(record),
+            on_step=self._step_ended,
+            loss=loss,
+            activations=activations,
+            overhead=self._settings.overhead,
+            every=every,
+            background_cpu_s=self._background_cpu_s,
+        )
+        self._local = LocalDiagnosis(self._finding_opened)
+        if collector:
+            self._shipper = Shipper(
+                url=collector,
+                token=self._settings.read_token,
+                run=self.run,
+                project=self.project,
+                rank=rank(),
+                spool_dir=self._settings.spool_dir,
+            )
+            self.url = f"{collector.rstrip('/')}/run?run={self.run}"
+        self._put = self._emit
+        self._emit(run_start(facts=capture.facts, **start))
+        for record in early:
+            self._emit(record)
+
+    def _emit(self, record: Record) -> None:
+        # In the training thread: two appends, nothing else.
+        self._produced += 1
+        if self._local is not None:
+            self._local.put(record)
+        if self._shipper is not None:
+            self._shipper.put(record)
+
+    def _finding_opened(self, finding: Finding) -> None:
+        # In the diagnosis' thread. The user's callback runs in the training thread, where
+        # StopTraining can end the training.
+        if self._capture is not None:
+            self._capture.raise_suspicion()
+        if self._on_finding is not None:
+            self._opened.append(finding)
+
+    def _step_ended(self, _step: int) -> None:
+        while self._opened and self._on_finding is not None:
+            self._on_finding(self._opened.popleft())
+
+    def _background_cpu_s(self) -> float:
+        local = self._local.cpu_s if self._local else 0.0
+        return local + (self._shipper.cpu_s if self._shipper else 0.0)
+
+    def _reasons(self) -> dict[str, str]:
+        return dict(self._capture.not_watched) if self._capture else {}
+
+    def _close(self, state: str, error: str = "") -> None:
+        if self._closed or self._capture is None or self._local is None:
+            self._closed = True
+            return
+        try:
+            self._capture.detach()
+            self._local.stop()
+            diagnosis = self.diagnosis()
+            self._closed = True
+            if self._shipper is not None:
+                self._produced += 1
+                end = RunEnd(time.time(), max(0, self._capture.step), state, error=error[:2000])
+                self._shipper.put(end)
+                self._shipper.close()
+            self._report(diagnosis)
+        except Exception:
+            log.exception("Closing the monitor failed; the training is not touched by that.")
+        finally:
+            self._closed = True
+            _open.discard(self)
+
+    def _abandon(self) -> None:
+        """Undo a half-done attachment."""
+        self._closed = True
+        if self._capture is not None:
+            self._capture.detach()
+        if self._local is not None:
+            self._local.stop()
+
+    def _report(self, diagnosis: Diagnosis) -> None:
+        mode = self._settings.report
+        if mode == "off" or self._local is None:
+            return
+        from trainvitals.report import card, line
+        from trainvitals.report.curves import curves_of
+
+        tty = sys.stderr.isatty()
+        if mode == "line" or (mode == "auto" and not tty):
+            text = line(diagnosis)
+        else:
+            colour = tty and "NO_COLOR" not in os.environ
+            text = card(diagnosis, colour=colour, curves=curves_of(self._local.history, diagnosis))
+        sys.stderr.write(f"{text.rstrip()}\n")
+
+    def _forget(self) -> None:
+        """In a forked child: off, without a thread, a lock or a byte of I/O."""
+        self._closed = True
+        self._put = deque[Record](maxlen=0).append
+        if self._local is not None:
+            self._local.forget()
+        self._shipper = None
+
+
+def watch(
+    model: nn.Module | Mapping[str, nn.Module],
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    loss: nn.Module | None = None,
+    run: str | None = None,
+    project: str | None = None,
+    config: object = None,
+    tags: Sequence[str] = (),
+    collector: str | None = None,
+    total_steps: int | None = None,
+    overhead: float | None = None,
+    every: int | None = None,
+    activations: bool | str | Sequence[str] = "auto",
+    on_finding: OnFinding | None = None,
+) -> Monitor:
+    """Watch a training run: put hooks on `model` and `optimizer`, and return at once.
+
+    Never raises into the training for reasons of its own: what cannot be used is said in one
+    warning, and the Monitor returned then does nothing, or does less.
+
+    Args:
+        model: the module, or several by name: `{"generator": g, "critic": d}`.
+        optimizer: one or a list; None: found at the first step. A step of the run is an update of
+            the first one, counted from 0.
+        loss: the loss module, when `monitor.loss` is not called.
+        run: the run's name; None: a new ULID. project: None: from the settings.
+        config: hyper-parameters, kept with the run. tags: words to find it by.
+        collector: its URL; None: from the settings, else local only; "off": no network, ever.
+        total_steps: planned steps, for progress and for rules that know the schedule.
+        overhead: budget as a share of the step time, at least 0 (default 0.02); 0: `every` rules.
+        every: measure every n-th step in full instead of by budget, from 1.
+        activations: "auto", True, False, or names or globs of modules.
+        on_finding: called in the training thread, at the end of a step, for each finding that
+            opened; may raise StopTraining.
+    """
+    settings = load(project=project, overhead=overhead)
+    monitor = Monitor(settings, run or new_run_id(), settings.project)
+    if settings.disabled or _is_respawned():
+        return monitor
+    try:
+        _check(model, run, every, total_steps)
+        monitor._attach(
+            model,
+            optimizer,
+            loss=loss,
+            activations=activations,
+            every=every,
+            collector=_usable(collector, settings),
+            start={
+                "name": run or "",
+                "config": plain(config),
+                "tags": tuple(map(str, tags)),
+                "total_steps": total_steps,
+            },
+            on_finding=on_finding,
+        )
+        _open.add(monitor)
+    except Exception as error:
+        monitor._abandon()
+        log.warning(
+            "trainvitals could not attach (%s: %s). The training goes on, unwatched.",
+            type(error).__name__,
+            error,
+            exc_info=log.isEnabledFor(logging.DEBUG),
+        )
+    return monitor
+
+
+def _check(model: object, run: str | None, every: int | None, total_steps: int | None) -> None:
+    from torch import nn
+
+    modules = list(model.values()) if isinstance(model, Mapping) else [model]
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"model is a {type(module).__name__}; watch needs a torch.nn.Module")
+    if run is not None and (not run or len(run.encode()) > 256 or "/" in run):
+        raise ValueError(f"run is 1 to 256 bytes without a slash; got {run[:40]!r}")
+    for name, value in (("every", every), ("total_steps", total_steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is a whole number of steps from 1; got {value!r}")
+
+
+def _usable(collector: str | None, settings: Settings) -> str | None:
+    wanted = collector or settings.collector
+    if not wanted or wanted == "off":
+        return None
+    try:
+        parse_url(wanted)
+    except ValueError as error:
+        log.warning("%s The run is diagnosed here, and nothing is sent.", error)
+        return None
+    return wanted
+
+
+def _is_respawned() -> bool:
+    # A spawned worker imports the user's script again; it is no second training.
+    return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
+
+
+_open: weakref.WeakSet[Monitor] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
+    for monitor in list(_open):
+        if error is None:
+            monitor._close("finished")
+        else:
+            monitor._close("failed", f"{type(error).__name__}: {error}")
+
+
+def _after_fork() -> None:
+    for monitor in list(_open):
+        monitor._forget()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,272 @@
+"""A monitor watches, diagnoses and never hurts the training."""
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trainvitals
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    for name in [n for n in os.environ if n.startswith("TRAINVITALS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRAINVITALS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRAINVITALS_REPORT", "off")
+    monkeypatch.chdir(tmp_path)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def train(model, optimizer, monitor=None, steps=30, *, x_scale=1.0):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(32, 8, generator=generator) * x_scale
+        loss = nn.functional.cross_entropy(model(x), x[:, :3].argmax(1))
+        optimizer.zero_grad()
+        (monitor.loss(loss) if monitor else loss).backward()
+        optimizer.step()
+
+
+def watched(steps=30, lr=1e-2, **options):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    monitor = trainvitals.watch(model, optimizer, collector="off", **options)
+    train(model, optimizer, monitor, steps)
+    return monitor
+
+
+def test_a_healthy_run_has_no_headline_and_names_what_is_watched():
+    monitor = watched()
+    diagnosis = monitor.diagnosis()
+    assert diagnosis.headline is None
+    assert diagnosis.step == 29
+    assert {"0.weight", "0.bias", "2.weight", "2.bias"} <= set(diagnosis.watched)
+    assert diagnosis.overhead > 0
+    monitor.close()
+
+
+def test_the_diagnosis_is_the_same_after_close():
+    monitor = watched(lr=1e4)
+    before = monitor.diagnosis()
+    monitor.close()
+    after = monitor.diagnosis()
+    assert before.headline is not None
+    assert (after.headline.code, after.step) == (before.headline.code, before.step)
+
+
+def test_the_loss_comes_back_as_the_very_same_object():
+    monitor = watched(steps=1)
+    value = torch.tensor(1.0, requires_grad=True)
+    assert monitor.loss(value) is value
+    monitor.close()
+    assert monitor.loss(value) is value
+    assert monitor.loss("no number") == "no number"
+
+
+def test_training_is_bit_identical_with_and_without_a_monitor():
+    def weights(*, watch):
+        model = network()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        monitor = trainvitals.watch(model, optimizer, collector="off") if watch else None
+        train(model, optimizer, monitor)
+        state = [p.detach().clone() for p in model.parameters()]
+        return state, torch.get_rng_state(), np.random.get_state()[1].copy()
+
+    (plain, rng, np_rng), (seen, rng_seen, np_rng_seen) = weights(watch=False), weights(watch=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, seen, strict=True))
+    assert torch.equal(rng, rng_seen)
+    assert (np_rng == np_rng_seen).all()
+
+
+def test_on_finding_is_called_in_the_training_thread_and_may_stop_the_training():
+    seen = []
+
+    def stop(finding):
+        seen.append((finding.code, threading.current_thread()))
+        raise trainvitals.StopTraining
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e4)
+
+    def slow_training():
+        with trainvitals.watch(model, optimizer, collector="off", on_finding=stop) as monitor:
+            for _ in range(200):
+                train(model, optimizer, monitor, steps=1)
+                time.sleep(0.02)
+
+    with pytest.raises(trainvitals.StopTraining):
+        slow_training()
+    assert seen[0][1] is threading.main_thread()
+
+
+def test_the_users_own_exception_passes_through_the_with_block():
+    model = network()
+    with (
+        pytest.raises(KeyError),
+        trainvitals.watch(model, torch.optim.SGD(model.parameters(), 0.1), collector="off"),
+    ):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": "not a module"}, "watch needs a torch.nn.Module"),
+        ({"every": 0}, "every is a whole number of steps from 1; got 0"),
+        ({"total_steps": -1}, "total_steps is a whole number"),
+        ({"run": "a/b"}, "without a slash"),
+    ],
+)
+def test_an_argument_it_cannot_use_is_one_warning_and_the_training_goes_on(arguments, said, caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(
+        arguments.pop("model", model), optimizer, collector="off", **arguments
+    )
+    train(model, optimizer, monitor, steps=3)
+    monitor.log(accuracy=0.5)
+    monitor.close()
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert said in warnings[0]
+
+
+def test_a_collector_url_that_is_nonsense_is_one_warning_and_the_run_is_diagnosed_here(caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="not a url")
+    train(model, optimizer, monitor, steps=3)
+    assert monitor.diagnosis().step == 2
+    assert monitor.url is None
+    monitor.close()
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+
+
+def test_an_optimizer_of_another_model_is_one_warning_and_a_finding_tells_too(caplog):
+    model, other = network(), network()
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="off")
+    train(model, optimizer, monitor, steps=10)
+    assert "owns none of the model's" in caplog.text
+    assert "TV603" in {f.code for f in monitor.diagnosis().findings}
+    monitor.close()
+
+
+def test_a_model_without_parameters_is_watched_for_its_loss(caplog):
+    class Nothing(nn.Module):
+        def forward(self, x):
+            return x
+
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    monitor = trainvitals.watch(Nothing(), optimizer, collector="off")
+    for _ in range(3):
+        monitor.loss((weight - 1).square().sum()).backward()
+        optimizer.step()
+    assert monitor.diagnosis().step == 2
+    assert "no parameters" in caplog.text
+    monitor.close()
+
+
+def test_without_an_optimizer_it_finds_the_one_that_steps():
+    model = network()
+    monitor = trainvitals.watch(model, collector="off")
+    train(model, torch.optim.Adam(model.parameters()), monitor, steps=5)
+    assert monitor.diagnosis().step == 4
+    monitor.close()
+
+
+def test_a_copy_of_the_model_is_not_watched_and_closing_leaves_no_hook():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="off")
+    twin = copy.deepcopy(model)
+    train(twin, torch.optim.SGD(twin.parameters(), lr=0.1), steps=3)
+    assert monitor.diagnosis().step == -1
+    monitor.close()
+    assert not any(m._forward_hooks for m in model.modules())
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_disabled_by_the_environment_it_does_nothing(monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_DISABLED", "1")
+    monitor = watched(steps=3)
+    assert monitor.diagnosis().step == -1
+    monitor.close()
+
+
+def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    head = "import torch, trainvitals\nfrom torch import nn\nmodel = nn.Linear(4, 2)\n"
+    head += "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+    return subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TRAINVITALS_REPORT": "line", **environment},
+    )
+
+
+STEP = "monitor.loss(model(torch.ones(3, 4)).square().sum()).backward(); optimizer.step()\n"
+
+
+def test_a_script_that_never_closes_still_ends_with_its_verdict():
+    done = run_script(f"monitor = trainvitals.watch(model, optimizer, collector='off')\n{STEP}")
+    assert done.returncode == 0
+    assert "trainvitals: " in done.stderr
+
+
+def test_a_script_that_dies_keeps_its_traceback_and_exit_code():
+    done = run_script(
+        f"monitor = trainvitals.watch(model, optimizer, collector='off')\n{STEP}1 / 0\n"
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_an_unreachable_collector_neither_fails_nor_holds_the_script():
+    done = run_script(
+        f"""
+        import time
+        monitor = trainvitals.watch(model, optimizer, collector='http://127.0.0.1:9')
+        for _ in range(20):
+            {STEP}
+        start = time.monotonic()
+        monitor.close()
+        print(time.monotonic() - start)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2.5
+
+
+def test_a_forked_child_is_silent_and_the_parent_goes_on():
+    done = run_script(
+        f"""
+        import os
+        monitor = trainvitals.watch(model, optimizer, collector='http://127.0.0.1:9')
+        {STEP}
+        child = os.fork()
+        if child == 0:
+            {STEP}
+            os._exit(0 if monitor.diagnosis().step <= 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        {STEP}
+        assert monitor.diagnosis().step == 1
+        """
+    )
+    assert done.returncode == 0, done.stderr
