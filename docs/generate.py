@@ -10,9 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainvitals.diagnosis.registry import all_rules
-
 from trainvitals.diagnosis.pages import Page, page_of
+from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rule import Rule
 from trainvitals_server.publish import metrics
 
