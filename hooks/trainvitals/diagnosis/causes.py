@@ -82,9 +82,14 @@ def is_alarm(finding: Finding) -> bool:
 def explained(findings: Sequence[Finding], stages: Mapping[str, Stage]) -> list[Finding]:
     """Return the findings with `explained_by` set, ranked, at most three of them roots."""
     alarms = [f for f in findings if is_alarm(f)]
+    caused = {id(f) for f in alarms if _cause(f, alarms, stages)}
     result = []
     for finding in findings:
-        cause = _cause(finding, alarms, stages) if is_alarm(finding) else None
+        # A first cause before one that is an effect itself.
+        first = [f for f in alarms if id(f) not in caused]
+        cause = None
+        if is_alarm(finding):
+            cause = _cause(finding, first, stages) or _cause(finding, alarms, stages)
         result.append(replace(finding, explained_by=cause.code if cause else ""))
     roots = sorted(
         (f for f in result if is_alarm(f) and not f.explained_by),

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from trainvitals.diagnosis.history import History, Series
-from trainvitals.diagnosis.signals import middle, noise
+from trainvitals.diagnosis.signals import block_means, middle, noise, trend
 from trainvitals.wire import Scalar, Stat, Stream
 
 FIRST = 10
@@ -23,6 +23,10 @@ LOSS_DONE = 0.01
 """Of the initial loss."""
 PROGRESS_MIN = 0.01
 """Of the initial loss: less is no learning."""
+EXPLOSION = 5.0
+"""A loss this many times the first one, within the first ten, is an explosion and no noise."""
+NOISE_MAX = 0.2
+"""Of the initial loss: a loss noisier than that is near its floor, or says nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,14 @@ class Course:
     def initial(self) -> float:
         """The loss at the start: median of the first 10, or of the first 3 when that is lower.
 
-        Lower: a run that diverges within its first steps starts where it was before.
+        A run that explodes within these steps starts at its very first loss.
         """
-        values = self.loss.values
-        return min(middle(values[:FIRST]), middle(values[:3])) if len(values) else float("nan")
+        values = self.loss.values[:FIRST]
+        if len(values) == 0:
+            return float("nan")
+        if float(values.max()) > EXPLOSION * float(values[0]) > 0:
+            return float(values[0])
+        return min(middle(values), middle(values[:3]))
 
     @cached_property
     def noise(self) -> float:
@@ -65,13 +73,29 @@ class Course:
         return middle(self.loss.values[-last:])
 
     @cached_property
+    def band(self) -> float:
+        """How far from its start a loss may be by chance: 1 % of it, or 0.9 of the noise.
+
+        Two standard errors of the difference between a median of 10 and a median of 50.
+        """
+        return max(PROGRESS_MIN * middle(self.loss.values[:FIRST]), 0.9 * self.noise)
+
+    @cached_property
+    def falling(self) -> bool:
+        """Whether the newest half of the loss (at most 500 steps) has a downward trend."""
+        values = self.loss.values
+        p, slope = trend(block_means(values[-min(500, len(values) // 2) :], 10))
+        return bool(p < 0.05 and slope < 0)
+
+    @cached_property
     def flat(self) -> bool:
         """Whether the loss has neither fallen nor risen more than its noise since the start."""
         values = self.loss.values
         if not self.known or len(values) < FIRST + LAST:
             return False
-        start = middle(values[:FIRST])
-        band = max(PROGRESS_MIN * start, 2 * self.noise / 5)
+        start, band = middle(values[:FIRST]), self.band
+        if self.noise > NOISE_MAX * start or self.falling:
+            return False
         blocks = [middle(part) for part in np.array_split(values, min(20, len(values) // 25))]
         # A run that was well below its start has learned, wherever it is now.
         ever_learned = start - min(blocks) > 3 * band

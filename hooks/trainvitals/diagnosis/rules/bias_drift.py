@@ -18,6 +18,7 @@ from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, tr
 from trainvitals.wire import Place, Stat, Stream
 
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
+EXTREME = 3.0
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class BiasDrift(Rule):
 
     ## What it detects
     d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across samples: a
-    bias is the same for every sample, so S is the scale of the signal without it. Reported above 1
-    while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while the
-    loss does not fall; and above 0.4 when it rises and the bias moves ten times faster, relative
-    to its size, than the weights. Biases before a norm layer, of recurrent layers and of attention
-    are left out.
+    bias is the same for every sample, so S is the scale of the signal without it. Reported above
+    1.5 while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while
+    the loss is flat; above three times that until the loss has fallen by a third; and above 0.4
+    when it rises and the bias moves ten times faster, relative to its size, than the weights.
+    Biases before a norm layer, of recurrent layers and of attention are left out.
     ## Why it matters
     Then the layer's output says more about the bias than about the input. In the last layer the
     model learns the mean of the targets or the majority class first, slowly, and the weights
@@ -54,11 +55,11 @@ class BiasDrift(Rule):
     fix: ClassVar[str] = "head.bias.data.copy_(class_frequency.log())"
     refuted_by: ClassVar[str] = "The drift stops and the loss falls."
 
-    drift_max: float = threshold(1.0, "RMS(b_t − b_0)/S above which, while it rises: drift.")
+    drift_max: float = threshold(1.5, "RMS(b_t − b_0)/S above which, while it rises: drift.")
     drift_early: float = threshold(0.4, "The same, with the bias ten times faster than weights.")
     slope_min: float = threshold(0.1, "Rise of d per 100 steps.")
     p_max: float = threshold(0.01, "p-value of the Mann–Kendall test over ten blocks.")
-    observations: int = threshold(30, "Captured steps there must be.")
+    observations: int = threshold(64, "Captured steps there must be.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding: the last layer's bias when it drifts, else the worst."""
@@ -67,8 +68,12 @@ class BiasDrift(Rule):
         course = Course(history)
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
-        spread = median(
-            window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, last=10).values
+        # The larger of the spread at the start and now: behind a layer that died it is nearly 0.
+        spread = np.fmax(
+            *(
+                median(window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, **part).values)
+                for part in ({"first": 3}, {"last": 10})
+            )
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             d = Window(drift.steps, np.where(spread > 0, drift.values / spread, np.nan))
@@ -80,6 +85,8 @@ class BiasDrift(Rule):
         faster = self._outruns_weights(history, rows)
         with np.errstate(invalid="ignore"):
             far = (now > self.drift_max) & (rising | course.flat)
+            if not course.learned(share=0.3):
+                far |= now > EXTREME * self.drift_max
             sick = far | ((now > self.drift_early) & rising & faster)
         if not sick.any():
             return

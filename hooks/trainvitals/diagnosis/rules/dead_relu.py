@@ -73,11 +73,10 @@ class DeadRelu(Rule):
             sick[i] = (units_before(history, places[i].depth) or self.units_min) >= self.units_min
         if not sick.any():
             return
-        # The worst; of equally bad ones the first, since what follows a dead layer starves.
-        order = sorted(
-            np.flatnonzero(sick), key=lambda i: (-round(float(dead[i]), 1), places[i].depth)
-        )
-        worst = int(order[0])
+        # The first of the dead layers, since what follows a dead layer starves; without one, the
+        # worst of the dying.
+        gone = min(self.dead_share_error, float(dead[sick].max()))
+        worst = int(min(np.flatnonzero(sick & (dead >= gone)), key=lambda i: places[i].depth))
         share, place = float(dead[worst]), places[worst]
         broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
         limit = "dead_share_error" if share >= self.dead_share_error else "dead_share_warning"
@@ -89,8 +88,8 @@ class DeadRelu(Rule):
             where=place.name,
             since_step=since,
             summary=(
-                f"{share:.0%} of {place.name}'s units have put out zero for every input since "
-                f"step {since}{more}."
+                f"{share:.0%} of {place.name}'s units put out zero for every input of the newest "
+                f"{OBSERVED} captured batches{more}."
             ),
             evidence={
                 "dead_share": share,

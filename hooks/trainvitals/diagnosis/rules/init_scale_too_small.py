@@ -71,7 +71,7 @@ class InitScaleTooSmall(Rule):
             return
         if squashing * 2 > sum(kinds.values()):
             return
-        signal, sight = self._propagation(history, rows, first=3)
+        signal, sight = self._propagation(history, rows, first=1)  # later ones are trained
         alive = np.flatnonzero(np.isfinite(signal) & (signal > 0))
         if len(alive) < self.layers_min:
             return
@@ -130,8 +130,8 @@ class InitScaleTooSmall(Rule):
 
 
 def _hidden(place: Place) -> bool:
-    return not {"output", "zero_init_branch", "attention"} & set(place.flags) and (
-        place.kind not in ("Softmax", "LogSoftmax", "Embedding")
+    return not {"output", "zero_init_branch"} & set(place.flags) and (
+        place.kind not in ("Softmax", "LogSoftmax", "Embedding", "MultiheadAttention")
     )
 
 

@@ -21,6 +21,8 @@ START_SHARE = 0.01
 """Of 1/√fan_in: a matrix that starts below it starts at zero by design, and any first step is
 large beside it."""
 
+STUCK_STEPS = 60
+
 
 @dataclass(frozen=True)
 class LearningRateTooHigh(Rule):
@@ -30,7 +32,8 @@ class LearningRateTooHigh(Rule):
     The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
     for ten captured steps in a row while the loss does not fall; a loss half again above its start
     (plus six times its noise), or not finite, right after steps with r above 0.1, and not back
-    below its start since; r above 0.03 with a loss that is flat after 60 steps.
+    below its start since; r above 0.03 and a loss that after 60 steps has not fallen by a tenth and
+    shows no downward trend.
     ## Why it matters
     A step as large as a tenth of the weights leaves the region in which the gradient was right.
     The loss jumps or oscillates, units die, and in the end values overflow: all of these are then
@@ -163,7 +166,9 @@ class LearningRateTooHigh(Rule):
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
-        if not course.flat or course.converged:
+        if len(course.loss) < STUCK_STEPS or not course.known or course.converged:
+            return None
+        if course.falling or course.learned(share=0.1):
             return None
         first = middle(ratio.values[:64])
         now = middle(ratio.values[-20:])
@@ -172,7 +177,7 @@ class LearningRateTooHigh(Rule):
         return self._found(
             int(ratio.steps[0]),
             f"Steps changed the weights by {max(first, now):.2g} of their size (median matrix), "
-            f"and after {len(course.loss)} steps the loss is where it was.",
+            f"and after {len(course.loss)} steps the loss has hardly fallen.",
             {"update_ratio": max(first, now), "update_ratio_stuck": self.update_ratio_stuck},
             0.7,
             course,

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from trainvitals.diagnosis.course import PROGRESS_MIN, Course
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
@@ -23,9 +23,9 @@ class NoLearning(Rule):
 
     ## What it detects
     After at least 100 steps the median of the newest 50 losses is within 1 % of the median of the
-    first 10, or within the noise, and the loss was never lower for long. Losses that can be
-    negative have no level to compare with and are left out; so are a warm-up and a run that has
-    converged.
+    first 10, or within the noise, shows no downward trend, and was never lower for long. Losses
+    that can be negative have no level to compare with and are left out; so are a warm-up, a run
+    that has converged, and a loss noisier than a fifth of its level.
     ## Why it matters
     The run costs its full price and teaches the model nothing. The cause is elsewhere, mostly in
     the initialisation, the wiring, the learning rate or the data; a finding of those explains
@@ -69,7 +69,7 @@ class NoLearning(Rule):
                 "loss": now,
                 "loss_at_start": start,
                 "noise": course.noise,
-                "fall_min": max(PROGRESS_MIN * start, 2 * course.noise / 5),
+                "fall_min": course.band,
                 "healthy_range": "falling by more than 1 % and the noise",
             },
             confidence=0.8,

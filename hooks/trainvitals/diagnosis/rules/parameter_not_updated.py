@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Rule, Stage, threshold
-from trainvitals.diagnosis.signals import median
+from trainvitals.diagnosis.signals import Flags, median
 from trainvitals.wire import Place, Stat, Stream
+
+UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
+"""Statistics of a weight that are all equal from frame to frame when nothing moves it."""
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,11 @@ class ParameterNotUpdated(Rule):
         ).values
         usual = float(median(median(gradient.values)))
         with np.errstate(invalid="ignore"):
-            wanted = gradient.values > max(self.gradient_share_min * usual, 0.0)
+            wanted = gradient.values > self.gradient_share_min * usual
+            # Far below the largest, updates vanish in the weights' rounding: no wiring fault.
+            wanted &= (
+                gradient.values > ROUNDING * np.nanmax(gradient.values, axis=1, initial=0)[:, None]
+            )
         # A step skipped by the gradient scaler moves nothing, and rightly.
         wanted &= ~(nonfinite > 0)
         stuck = wanted.all(axis=0) & self._unmoved(history, [places[i] for i in rows], names)
@@ -109,31 +116,39 @@ class ParameterNotUpdated(Rule):
             statistic=Stat.L2,
         )
 
-    def _unmoved(
-        self, history: History, places: Sequence[Place], names: list[str]
-    ) -> npt.NDArray[np.bool_]:
+    def _unmoved(self, history: History, places: Sequence[Place], names: list[str]) -> Flags:
         """Return for each name whether it stayed exactly where it was in all newest frames."""
-        unmoved = np.zeros(len(names), bool)
-        for stream, held in ((Stream.UPDATE, True), (Stream.WEIGHT, False)):
-            at = rows_named(history, stream, names)
-            chosen = [
-                (i, row)
-                for i, row in enumerate(at)
-                if row is not None and places[i].optimized is held
-            ]
-            if not chosen:
-                continue
-            rows = [row for _, row in chosen]
-            if held:
-                update = window(history, stream, Stat.RMS, rows, last=self.observations).values
-                still = (update == 0).all(axis=0) & (len(update) == self.observations)
-            else:
-                still = np.ones(len(rows), bool)
-                for statistic in (Stat.L2, Stat.MEAN, Stat.ABS_MEAN):
-                    seen = window(history, stream, statistic, rows, last=self.observations).values
-                    still &= (seen == seen[:1]).all(axis=0) & (len(seen) == self.observations)
-            unmoved[[i for i, _ in chosen]] = still
+        # The values themselves decide: another optimizer than the one whose step is watched may
+        # move them. Below their resolution only an update of exactly zero is none.
+        still = self._all_the_same(history, Stream.WEIGHT, UNCHANGED, names)
+        held = np.array([p.optimized for p in places])
+        no_update = self._all_the_same(history, Stream.UPDATE, (Stat.RMS,), names, value=0.0)
+        unmoved: Flags = still & (no_update | ~held)
         return unmoved
+
+    def _all_the_same(
+        self,
+        history: History,
+        stream: Stream,
+        statistics: Sequence[Stat],
+        names: list[str],
+        value: float | None = None,
+    ) -> Flags:
+        """Return for each name whether its statistics are one number (`value`) in all frames."""
+        same = np.zeros(len(names), bool)
+        at = rows_named(history, stream, names)
+        known = [(i, row) for i, row in enumerate(at) if row is not None]
+        if not known:
+            return same
+        still = np.ones(len(known), bool)
+        for statistic in statistics:
+            rows = [row for _, row in known]
+            seen = window(history, stream, statistic, rows, last=self.observations).values
+            if len(seen) < self.observations:
+                return same
+            still &= (seen == (seen[:1] if value is None else value)).all(axis=0)
+        same[[i for i, _ in known]] = still
+        return same
 
     def _severity(self, places: Sequence[Place], missing: Sequence[Place]) -> Severity:
         names = {p.name for p in missing}

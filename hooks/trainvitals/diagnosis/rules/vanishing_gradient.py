@@ -23,6 +23,9 @@ from trainvitals.diagnosis.rule import Rule, Stage, threshold
 from trainvitals.diagnosis.signals import Floats, log10, median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
 
+STUCK_STEPS = 60
+"""Before that, a loss that has not fallen means nothing."""
+
 
 @dataclass(frozen=True)
 class VanishingGradient(Rule):
@@ -84,15 +87,18 @@ class VanishingGradient(Rule):
             return
         ratio = float(logs[0] - logs[-1])
         update = self._update_ratio(history, places[0].name)
-        if update >= self.update_ratio_max and not course.flat:
+        stuck = len(course.loss) >= STUCK_STEPS and course.known and not course.learned()
+        if update >= self.update_ratio_max and not stuck:
             return
-        # Half decades, so that noise does not move the finding from layer to layer.
-        drops = np.round(2 * np.diff(logs)) / 2
+        # In half decades and, where it was so already, at the start: noise must not move the
+        # finding from layer to layer.
+        early = log10(median(seen.values[: self.observations]))
+        drops = np.round(2 * np.diff(early if self._fades(early) else logs)) / 2
         worst = int(np.nanargmax(drops))
         faded = log10(seen.values[:, 0]) - log10(seen.values[:, -1]) < self.log_ratio_min
         run = max(1, int(trailing_run(faded)))
         yield self.finding(
-            severity=Severity.ERROR if course.flat else Severity.WARNING,
+            severity=Severity.ERROR if stuck else Severity.WARNING,
             where=places[worst].name,
             since_step=int(seen.steps[-run]),
             summary=(
@@ -107,7 +113,7 @@ class VanishingGradient(Rule):
                 "update_ratio_max": self.update_ratio_max,
                 "layers": float(len(rows)),
             },
-            confidence=0.95 if course.flat else 0.8,
+            confidence=0.95 if stuck else 0.8,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )
