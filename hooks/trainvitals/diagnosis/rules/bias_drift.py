@@ -18,7 +18,8 @@ from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, tr
 from trainvitals.wire import Place, Stat, Stream
 
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
-EXTREME = 3.0
+EXTREME = 2.0
+"""Times `drift_max`: a bias that has settled there is no better than one that moves."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class BiasDrift(Rule):
     d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across samples: a
     bias is the same for every sample, so S is the scale of the signal without it. Reported above
     1.5 while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while
-    the loss is flat; above three times that until the loss has fallen by a third; and above 0.4
+    the loss is flat; above twice that until the loss has fallen by a third; and above 0.4
     when it rises and the bias moves ten times faster, relative to its size, than the weights.
     Biases before a norm layer, of recurrent layers and of attention are left out.
     ## Why it matters

@@ -155,6 +155,8 @@ class LearningRateTooHigh(Rule):
         run = int(trailing_run(ratio.values > limit))
         if run < self.observations or course.learned(share=0.1) or course.converged:
             return None
+        if course.known and course.falling:
+            return None
         now = middle(ratio.values[-self.observations :])
         return self._found(
             int(ratio.steps[-run]),
@@ -170,7 +172,7 @@ class LearningRateTooHigh(Rule):
             return None
         if course.falling or course.learned(share=0.1):
             return None
-        first = middle(ratio.values[:64])
+        first = middle(ratio.values[: self.observations])
         now = middle(ratio.values[-20:])
         if not max(first, now) > self.update_ratio_stuck or course.warming_up:
             return None

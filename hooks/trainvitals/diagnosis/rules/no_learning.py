@@ -22,10 +22,10 @@ class NoLearning(Rule):
     """The loss is where it was at the start.
 
     ## What it detects
-    After at least 100 steps the median of the newest 50 losses is within 1 % of the median of the
+    After at least 100 steps the median of the newest 50 losses is within 2 % of the median of the
     first 10, or within the noise, shows no downward trend, and was never lower for long. Losses
     that can be negative have no level to compare with and are left out; so are a warm-up, a run
-    that has converged, and a loss noisier than a fifth of its level.
+    that has converged, and a loss noisier than 7 % of its level.
     ## Why it matters
     The run costs its full price and teaches the model nothing. The cause is elsewhere, mostly in
     the initialisation, the wiring, the learning rate or the data; a finding of those explains
@@ -59,10 +59,12 @@ class NoLearning(Rule):
             return
         if not course.flat:
             return
+        several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
         steps = int(course.loss.steps[-1])
         yield self.finding(
-            severity=Severity.WARNING,
+            # The loss of one player says little of a game of several optimizers.
+            severity=Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
             summary=f"After {steps + 1} steps the loss is {now:.4g}; it started at {start:.4g}.",
             evidence={
@@ -70,7 +72,7 @@ class NoLearning(Rule):
                 "loss_at_start": start,
                 "noise": course.noise,
                 "fall_min": course.band,
-                "healthy_range": "falling by more than 1 % and the noise",
+                "healthy_range": "falling by more than 2 % and the noise",
             },
             confidence=0.8,
             stream=Stream.SCALAR,
