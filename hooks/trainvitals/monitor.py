@@ -243,7 +243,9 @@ class Monitor:
         self._put = deque[Record](maxlen=0).append
         if self._local is not None:
             self._local.forget()
-        self._shipper = None
+        if self._shipper is not None:
+            self._shipper.forget()
+            self._shipper = None
 
 
 def watch(

@@ -31,8 +31,8 @@ class LearningRateTooHigh(Rule):
     ## What it detects
     The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
     for ten captured steps in a row while the loss does not fall; a loss half again above its start
-    (plus six times its noise), or not finite, right after steps with r above 0.1, and not back
-    below its start since; r above 0.03 and a loss that after 60 steps has not fallen by a tenth and
+    (plus six times its noise), or not finite, right after steps with r above 0.1 or a learning
+    rate that rose threefold at once, and not back below its start since; r above 0.03 and a loss that after 60 steps has not fallen by a tenth and
     shows no downward trend.
     ## Why it matters
     A step as large as a tenth of the weights leaves the region in which the gradient was right.
@@ -61,6 +61,9 @@ class LearningRateTooHigh(Rule):
     update_ratio_max: float = threshold(0.1, "Median of RMS(ΔW)/RMS(W) over the weight matrices.")
     update_ratio_stuck: float = threshold(0.03, "The same, above which a flat loss is its fault.")
     observations: int = threshold(10, "Captured steps in a row above the limit.")
+    rate_factor: float = threshold(
+        3.0, "Rise of the learning rate from one step to the next that counts as a large step."
+    )
     rise_max: float = threshold(0.5, "Rise of the loss above its start, as a share of it.")
     rise_noise: float = threshold(6.0, "And this many times its noise.")
 
@@ -97,6 +100,7 @@ class LearningRateTooHigh(Rule):
         nonfinite = history.scalar(Scalar.NONFINITE_LOSS)
         broken = nonfinite.steps[nonfinite.values > 0]
         big = ratio.steps[ratio.values > self.update_ratio_max]
+        big = np.union1d(big, self._raised(course))
         if not course.known or not len(big):
             return None
         start = course.initial
@@ -123,7 +127,7 @@ class LearningRateTooHigh(Rule):
         peak = float(np.nanmax(ratio.values))
         return self._found(
             since,
-            f"Steps of {peak:.2g} times the weights raised the loss from {start:.4g} to "
+            f"Steps of up to {peak:.2g} times the weights raised the loss from {start:.4g} to "
             + ("a value that is not finite." if len(broken) else f"{worst:.4g}."),
             {
                 "update_ratio": peak,
@@ -136,6 +140,15 @@ class LearningRateTooHigh(Rule):
             0.95,
             course,
         )
+
+    def _raised(self, course: Course) -> Steps:
+        """Return the steps at which the learning rate rose by a factor: between two frames the
+        rate is seen and the update is not."""
+        rate = course.learning_rate
+        if len(rate) < 2:
+            return rate.steps[:0]
+        before, after = rate.values[:-1], rate.values[1:]
+        return rate.steps[1:][(before > 0) & (after > self.rate_factor * before)]
 
     def _culprit(
         self,

@@ -1,0 +1,158 @@
+"""Every knob of the training side: its default, its unit, its name in the environment.
+
+An argument wins over the environment (`TRAINVITALS_<NAME>`), that over `trainvitals.toml`, that
+over `[tool.trainvitals]` in `pyproject.toml` (both in the working directory), that over the default.
+Standard library only; a value that cannot be used is one warning and the next source counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+log = logging.getLogger("trainvitals")
+
+PORT: Final = 8321
+"""The collector's default port."""
+REPORTS: Final = ("auto", "card", "line", "off")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force. `origins` says where each came from."""
+
+    collector: str = ""
+    """URL of the collector; "": local only."""
+    project: str = "default"
+    """Project of runs that name none."""
+    overhead: float = 0.02
+    """Budget as a share of the step time, at least 0."""
+    report: str = "auto"
+    """End report on stderr: card | line | off; auto: a card on a terminal, else a line."""
+    home: Path = Path("~/.trainvitals")
+    """Folder of the token, the embedded database and the spool."""
+    token: str = field(default="", repr=False)
+    """Bearer token; better a file: an environment is seen by other processes of the user."""
+    token_file: Path = Path()
+    """File with the token; default `token` in the home."""
+    spool_dir: Path = Path()
+    """Where batches wait while the collector is away; default `spool` in the home."""
+    disabled: bool = False
+    """1: watch nothing, anywhere."""
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def read_token(self) -> str:
+        """Return the token, read anew from its file; "" when there is none."""
+        if self.token:
+            return self.token
+        try:
+            return self.token_file.read_text().strip()
+        except OSError:
+            return ""
+
+
+def load(**arguments: object) -> Settings:
+    """Return the settings; `arguments` that are None were not given."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    files = list(_files())
+    for name, parse in _PARSERS.items():
+        for origin, raw in _candidates(name, arguments, files):
+            try:
+                values[name] = parse(raw)
+            except ValueError as error:
+                log.warning("%s from %s is not used: %s", name, origin, error)
+                continue
+            origins[name] = origin
+            break
+        else:
+            origins[name] = "default"
+    home = values.setdefault("home", Settings.home.expanduser())
+    values.setdefault("token_file", home / "token")
+    values.setdefault("spool_dir", home / "spool")
+    return Settings(**values, origins=origins)
+
+
+def _candidates(
+    name: str, arguments: dict[str, object], files: list[tuple[str, dict[str, Any]]]
+) -> Iterator[tuple[str, object]]:
+    if arguments.get(name) is not None:
+        yield "argument", arguments[name]
+    variable = f"TRAINVITALS_{name.upper()}"
+    if os.environ.get(variable):
+        yield variable, os.environ[variable]
+    for origin, table in files:
+        if name in table:
+            yield origin, table[name]
+
+
+def _files() -> Iterator[tuple[str, dict[str, Any]]]:
+    for filename, keys in (("trainvitals.toml", ()), ("pyproject.toml", ("tool", "trainvitals"))):
+        try:
+            table: Any = tomllib.loads(Path(filename).read_text())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            log.warning("%s is not read: %s", filename, error)
+            continue
+        for key in keys:
+            table = table.get(key, {}) if isinstance(table, dict) else {}
+        if isinstance(table, dict) and table:
+            yield filename, table
+
+
+def _text(value: object) -> str:
+    text = str(value).strip()
+    if len(text.encode()) > 2048:
+        raise ValueError("it is longer than 2,048 bytes")
+    return text
+
+
+def _project(value: object) -> str:
+    text = _text(value)
+    if not text or len(text.encode()) > 256:
+        raise ValueError(f"a project's name is 1 to 256 bytes long; got {text[:40]!r}")
+    return text
+
+
+def _share(value: object) -> float:
+    share = float(str(value))
+    if not (math.isfinite(share) and share >= 0):
+        raise ValueError(f"it is a share of the step time, 0 or more; got {value!r}")
+    return share
+
+
+def _report(value: object) -> str:
+    if value not in REPORTS:
+        raise ValueError(f"it is one of {', '.join(REPORTS)}; got {value!r}")
+    return str(value)
+
+
+def _path(value: object) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+def _flag(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in {"0", "1", "true", "false", "yes", "no"}:
+        raise ValueError(f"it is 1 or 0; got {value!r}")
+    return text in {"1", "true", "yes"}
+
+
+_PARSERS: Final[dict[str, Callable[[object], object]]] = {
+    "collector": _text,
+    "project": _project,
+    "overhead": _share,
+    "report": _report,
+    "home": _path,
+    "token": _text,
+    "token_file": _path,
+    "spool_dir": _path,
+    "disabled": _flag,
+}
