@@ -1,0 +1,40 @@
+"""`trainvitals config show`: each setting of the training side, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Annotated
+
+import typer
+
+from trainvitals.config import Settings, load
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    group = typer.Typer(no_args_is_help=True, callback=lambda: None)
+    group.command("show")(show)
+    app.add_typer(group, name="config", help="The settings of the training side.")
+
+
+def show(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show each setting's value and origin. Argument > environment > file > default."""
+    settings = load()
+    names = [f.name for f in fields(Settings) if f.name != "origins"]
+    rows = [(name, shown(settings, name), settings.origins[name]) for name in names]
+    if as_json:
+        described = {name: {"value": value, "origin": origin} for name, value, origin in rows}
+        typer.echo(json.dumps(described, indent=2))
+        return
+    width = max(len(value) for _, value, _ in rows)
+    for name, value, origin in rows:
+        typer.echo(f"{name:<11} {value:<{width}}  {origin}")
+
+
+def shown(settings: Settings, name: str) -> str:
+    """Return a setting's value as text; of a token only whether there is one."""
+    value = getattr(settings, name)
+    if name == "token":
+        return "(set, not shown)" if value else ""
+    return str(value)

@@ -1,0 +1,155 @@
+"""The command: quick help, clear refusals, documented exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from trainvitals.cli import app as frame
+from trainvitals.cli.app import COMMANDS, app
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_user(monkeypatch, tmp_path):
+    for name in [n for n in os.environ if n.startswith("TRAINVITALS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRAINVITALS_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_command():
+    shown = runner.invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    assert [name for name in COMMANDS if name not in shown.stdout] == []
+
+
+def test_help_loads_neither_torch_nor_a_server_nor_numpy():
+    probe = (
+        "import sys\nfrom trainvitals.cli import main\nsys.argv[1:] = ['--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(*({'torch', 'fastapi', 'sqlalchemy', 'numpy', 'streamlit'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_help_takes_less_than_300_ms_of_processor_time():
+    command = [sys.executable, "-m", "trainvitals.cli", "--help"]
+    took = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(command, capture_output=True, check=True, timeout=60)
+        after = os.times()
+        took.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+    assert min(took) < 0.3
+
+
+def test_a_command_of_a_package_that_is_not_there_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(frame, "entry_points", lambda **_: [])
+    done = runner.invoke(app, ["serve", "--port", "1"])
+    assert done.exit_code == 2
+    assert "pip install 'trainvitals[server]'" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_command_of_a_package_we_do_not_know_is_found(monkeypatch):
+    class Other:
+        name = "other"
+
+        @staticmethod
+        def load():
+            return lambda app: app.command("greet")(lambda: print("hello"))
+
+    monkeypatch.setattr(frame, "entry_points", lambda **_: [Other])
+    assert runner.invoke(app, ["greet"]).stdout == "hello\n"
+
+
+def test_an_unknown_command_is_a_usage_error():
+    assert runner.invoke(app, ["nosuch"]).exit_code == 2
+
+
+def test_the_version_is_one_line():
+    assert runner.invoke(app, ["version"]).stdout.count("\n") == 1
+
+
+def test_rules_are_listed_and_each_has_a_page():
+    listed = runner.invoke(app, ["rules"]).stdout
+    assert "TV101  vanishing_gradient" in listed
+    page = runner.invoke(app, ["rules", "tv101"]).stdout
+    assert "Why it matters" in page
+    assert "log_ratio_min" in page
+    assert runner.invoke(app, ["rules", "vanishing_gradient"]).stdout == page
+
+
+def test_a_rules_page_as_json_has_its_thresholds_and_its_fix():
+    page = json.loads(runner.invoke(app, ["rules", "TV201", "--json"]).stdout)
+    assert page["rule"] == "dead_relu"
+    assert page["thresholds"]["dead_share_error"]["default"] == 0.9
+    assert page["fix"]
+
+
+def test_an_unknown_rule_is_a_usage_error_that_names_the_rules():
+    done = runner.invoke(app, ["rules", "TV000"])
+    assert done.exit_code == 2
+    assert "TV101" in done.stderr
+
+
+def test_config_shows_where_each_value_comes_from(monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_PROJECT", "mnist")
+    shown = json.loads(runner.invoke(app, ["config", "show", "--json"]).stdout)
+    assert shown["project"] == {"value": "mnist", "origin": "TRAINVITALS_PROJECT"}
+    assert shown["report"]["origin"] == "default"
+
+
+def test_config_never_shows_a_token(monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_TOKEN", "tv_read_1_secret")
+    assert "secret" not in runner.invoke(app, ["config", "show"]).stdout
+
+
+def test_doctor_finds_a_token_file_that_others_can_read(tmp_path):
+    (tmp_path / "home").mkdir()
+    token = tmp_path / "home" / "token"
+    token.write_text("tv_read_1_secret")
+    token.chmod(0o644)
+    done = runner.invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "chmod 600" in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_doctor_is_content_without_a_collector_until_one_is_set(monkeypatch):
+    assert runner.invoke(app, ["doctor"]).exit_code == 0
+    monkeypatch.setenv("TRAINVITALS_COLLECTOR", "http://127.0.0.1:9")
+    done = runner.invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "✗ collector http://127.0.0.1:9" in done.stdout
+
+
+def test_doctor_counts_what_waits_to_be_sent(tmp_path):
+    waiting = tmp_path / "home" / "spool" / "a"
+    waiting.mkdir(parents=True)
+    (waiting / "1.segment").write_bytes(b"x" * 2**20)
+    assert "1 files (1.0 MiB) wait" in runner.invoke(app, ["doctor"]).stdout
+
+
+def test_no_collector_there_is_exit_code_3_and_quick():
+    began = time.monotonic()
+    done = runner.invoke(app, ["check", "r", "--collector", "http://127.0.0.1:9"])
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "does not answer" in done.stderr
+    assert time.monotonic() - began < 5
+
+
+def test_no_address_is_a_usage_error():
+    assert runner.invoke(app, ["report", "r", "--collector", "nonsense"]).exit_code == 2

@@ -1,0 +1,174 @@
+"""`report` and `check` ask a collector and turn its answer into text and an exit code."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from trainvitals.cli.app import app
+from trainvitals.diagnosis.finding import Finding, Severity, State
+from trainvitals.report import as_dict
+
+FINDING = Finding(
+    rule="dead_relu",
+    code="TV201",
+    severity=Severity.WARNING,
+    where="encoder.3",
+    since_step=5,
+    summary="It died.",
+    evidence={"dead_share": float("nan")},
+    stream="activation",
+    statistic="dead_share",
+)
+CURVE = {
+    "place": "encoder.3",
+    "step": [0, 10],
+    "last_step": [9, 19],
+    "min": [0.1, 0.2],
+    "mean": [0.1, 0.3],
+    "max": [0.1, 0.9],
+    "last": [0.1, 0.9],
+    "nonfinite": [0, 0],
+    "count": [10, 10],
+}
+
+
+@contextmanager
+def collector(*findings: Finding, health: float | None = 0.5, token: str = "") -> Iterator[str]:
+    """Run a collector that knows the run `r` with these findings; yield its address."""
+    headline = next((f for f in findings if f.severity is not Severity.INFO), None)
+    run = {
+        "id": "r",
+        "step": 19,
+        "health": health,
+        "headline": as_dict(headline) if headline else None,
+        "not_watched": {},
+        "overhead": 0.01,
+    }
+    answers = {
+        "/api/v1/runs/r": run,
+        "/api/v1/runs/r/findings": {"findings": [as_dict(f) for f in findings]},
+        "/api/v1/runs/r/layout": {
+            "streams": [{"stream": "activation", "places": [{"name": "encoder.3"}]}]
+        },
+        "/api/v1/runs/r/series": {"series": [CURVE]},
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = urlsplit(self.path).path
+            if token and self.headers.get("Authorization") != f"Bearer {token}":
+                self.answer(401, {"type": "/problems/unauthorised", "detail": "A token, please."})
+            elif path in answers:
+                self.answer(200, answers[path])
+            else:
+                self.answer(404, {"type": "/problems/unknown_run", "detail": "No such run."})
+
+        def answer(self, status, body):
+            encoded = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def asked(url: str, *arguments: str, command: str = "check"):
+    return CliRunner().invoke(app, [command, "r", "--collector", url, *arguments])
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRAINVITALS_HOME", str(tmp_path))
+    monkeypatch.delenv("TRAINVITALS_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_healthy_run_is_exit_code_0():
+    with collector(health=1.0) as url:
+        done = asked(url)
+    assert (done.exit_code, done.stdout) == (0, "trainvitals: run r: healthy after 20 steps\n")
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code"), [("error", 0), ("warning", 1), ("info", 1), ("never", 0)]
+)
+def test_a_warning_fails_from_warning_on(fail_on, code):
+    with collector(FINDING) as url:
+        assert asked(url, "--fail-on", fail_on).exit_code == code
+
+
+def test_without_fail_on_a_note_does_not_fail_and_a_warning_does():
+    with collector(replace(FINDING, severity=Severity.INFO), health=1.0) as url:
+        assert asked(url).exit_code == 0
+    with collector(FINDING) as url:
+        assert asked(url).exit_code == 1
+
+
+def test_a_finding_that_is_over_does_not_fail():
+    with collector(replace(FINDING, severity=Severity.ERROR, state=State.RESOLVED)) as url:
+        assert asked(url).exit_code == 0
+
+
+def test_the_card_shows_finding_and_curve_and_report_ends_as_check_does():
+    with collector(FINDING) as url:
+        done = asked(url, command="report")
+    assert done.exit_code == 1
+    assert "! WARNING  TV201 dead_relu" in done.stdout
+    assert "▁█" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_json_on_stdout_is_the_diagnosis():
+    with collector(FINDING) as url:
+        shown = json.loads(asked(url, "--json").stdout)
+    assert shown["headline"]["code"] == "TV201"
+    assert shown["findings"][0]["evidence"] == {"dead_share": None}
+
+
+def test_quiet_says_it_by_the_exit_code_alone():
+    with collector(FINDING) as url:
+        done = asked(url, "--quiet")
+    assert (done.exit_code, done.output) == (1, "")
+
+
+def test_a_run_that_was_not_diagnosed_yet_is_not_called_healthy():
+    with collector(health=None) as url:
+        done = asked(url, "--wait", "0")
+    assert done.exit_code == 3
+    assert "not diagnosed it yet" in done.stderr
+
+
+def test_an_unknown_run_is_a_usage_error():
+    with collector() as url:
+        done = CliRunner().invoke(app, ["check", "other/run", "--collector", url])
+    assert done.exit_code == 2
+    assert "No such run." in done.stderr
+
+
+def test_the_token_comes_from_the_token_file(tmp_path):
+    with collector(health=1.0, token="tv_read_1_x") as url:
+        refused = asked(url)
+        (tmp_path / "token").write_text("tv_read_1_x\n")
+        let_in = asked(url)
+    assert refused.exit_code == 2
+    assert "TRAINVITALS_TOKEN" in refused.stderr
+    assert let_in.exit_code == 0
