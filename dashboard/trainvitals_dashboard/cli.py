@@ -1,0 +1,99 @@
+"""What the dashboard adds to the `trainvitals` command."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from trainvitals_dashboard.source import DEFAULT_URL, Source, from_environment
+
+USAGE = 2
+LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the dashboard's command to `app`."""
+    app.command("dashboard")(dashboard)
+
+
+def dashboard(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: any free.")] = 8322,
+    collector: Annotated[
+        str | None, typer.Option(help=f"The collector's URL. Default: {DEFAULT_URL}.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token that may read. Default: in the home.")
+    ] = None,
+) -> None:
+    """Run the dashboard of a collector: open the address printed in a browser.
+
+    At an address that other machines can reach, each visitor is asked for a token of their own.
+    """
+    source = from_environment(collector, token_file, asks=not is_loopback(host))
+    with _listening(host, port) as listener:
+        at = f"[{host}]" if ":" in host else host
+        typer.echo(f"dashboard: http://{at}:{listener.getsockname()[1]}/", err=True)
+        typer.echo(f"collector: {source.url}", err=True)
+        if source.asks:
+            typer.echo(
+                f"{host} can be reached from other machines: visitors are asked for a token. "
+                "Put a proxy that speaks TLS before it.",
+                err=True,
+            )
+        _serve(source, host, listener)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _serve(source: Source, host: str, listener: socket.socket) -> None:
+    # Streamlit takes a second to load, and only this command needs it.
+    import uvicorn
+
+    from trainvitals_dashboard import mount
+
+    app = mount.dashboard(
+        source,
+        **{
+            "server.address": host,
+            "server.port": listener.getsockname()[1],
+            # A name that a page in the browser points to 127.0.0.1 does not get in.
+            "server.allowedHosts": LOOPBACK_NAMES if is_loopback(host) else [],
+        },
+    )
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        _refuse(
+            f"Cannot listen at {host} port {port}: {error.strerror}. Is a dashboard running there "
+            "already? --port takes another one, 0 any free one."
+        )
+    return listener
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(USAGE)

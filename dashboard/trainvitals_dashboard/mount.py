@@ -1,0 +1,61 @@
+"""The dashboard as an ASGI app, for the collector's port or its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit import config
+
+from trainvitals_dashboard.source import Source, choose, from_environment
+
+SCRIPT = Path(__file__).with_name("app.py")
+OPTIONS: dict[str, Any] = {
+    "server.address": "127.0.0.1",
+    "server.headless": True,
+    "server.enableCORS": True,
+    "server.enableXsrfProtection": True,
+    "runner.magicEnabled": False,
+    "server.fileWatcherType": "none",
+    "server.enableStaticServing": False,
+    "server.enableAgentApi": False,
+    "browser.gatherUsageStats": False,
+    "client.toolbarMode": "viewer",
+    # A traceback can hold a name, a path, a value.
+    "client.showErrorDetails": "none",
+    "client.showSidebarNavigation": False,
+    "logger.level": "warning",
+    "theme.paddingTop": "2rem",
+    "theme.baseRadius": "0.6rem",
+    "theme.light.primaryColor": "#0f766e",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f3f6f6",
+    "theme.light.textColor": "#17212b",
+    "theme.light.borderColor": "#dfe6e6",
+    "theme.dark.primaryColor": "#2dd4bf",
+    "theme.dark.backgroundColor": "#0f1519",
+    "theme.dark.secondaryBackgroundColor": "#18212a",
+    "theme.dark.textColor": "#e6edf1",
+    "theme.dark.borderColor": "#2a3742",
+}
+
+
+def app(*, collector_url: str, token_file: Path) -> st.App:
+    """Return the dashboard of a collector in the same process: `trainvitals up` mounts it at /.
+
+    Its `lifespan()` has to be entered by whoever serves it: Starlette starts nothing mounted.
+    """
+    return dashboard(from_environment(collector_url, token_file))
+
+
+def dashboard(source: Source, **options: Any) -> st.App:
+    """Return the dashboard of `source`. One a process: Streamlit's options are the process's."""
+    choose(source)
+    # Reading the options for the first time prints what the user's own files say to stdout.
+    with contextlib.redirect_stdout(io.StringIO()):
+        for name, value in {**OPTIONS, **options}.items():
+            config.set_option(name, value, "trainvitals")
+    return st.App(SCRIPT)

@@ -1,0 +1,1 @@
+"""What several views show: session, header, range, verdicts."""

@@ -1,0 +1,86 @@
+"""The line at the top of each page: where one is, and where one can go."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from trainvitals_dashboard.client import Run
+from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, now
+from trainvitals_dashboard.wording import (
+    STATE_COLOUR,
+    STATE_ICON,
+    ago,
+    duration,
+    number,
+    percent,
+    plain,
+    rate,
+    shortened,
+)
+
+
+def brand() -> None:
+    """Show the way home."""
+    st.page_link(FLEET, label="**trainvitals**", icon=":material/vital_signs:")
+
+
+def run_header(run: Run, *, page: str) -> None:
+    """Show the run's name and state, and links to its pages. `page` is the one that is open."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        brand()
+        for target, label, icon in (
+            (RUN, "Verdict", ":material/stethoscope:"),
+            (LAYERS, "Layers", ":material/layers:"),
+        ):
+            st.page_link(
+                target,
+                label=label,
+                icon=icon,
+                query_params={"run": run.id},
+                disabled=page == target,
+            )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(
+            f"## {plain(shortened(run.name or run.id, 60))}", width="content", anchors=False
+        )
+        state_badge(run)
+    st.caption(_where_and_when(run))
+
+
+def state_badge(run: Run) -> None:
+    """Show the run's state: an icon, a word and a colour."""
+    st.badge(
+        "lost contact" if run.state == "lost" else plain(run.state),
+        icon=STATE_ICON.get(run.state),
+        color=STATE_COLOUR.get(run.state, "gray"),  # type: ignore[arg-type]  # a fixed table's words
+    )
+
+
+def progress(run: Run) -> str:
+    """Return the step, and of how many. Not escaped: numbers only."""
+    if run.step < 0:
+        return "no step yet"
+    if run.total_steps:
+        share = min(1.0, (run.step + 1) / run.total_steps)
+        return f"step {run.step:,} of {run.total_steps:,} ({percent(share)})"
+    return f"step {run.step:,}"
+
+
+def _where_and_when(run: Run) -> str:
+    parts = [plain(run.project)]
+    if run.host:
+        parts.append(f"on {plain(run.host)}")
+    parts.append(progress(run))
+    if run.state == "running":
+        parts.append(rate(run.step_rate))
+        parts.append(f"last report {ago(run.last_report_at, now())}")
+    else:
+        end = run.ended_at or run.last_report_at
+        parts.append(f"ran {duration(end - run.started_at)}")
+        parts.append(f"last report {ago(run.last_report_at, now())}")
+    if run.loss is not None:
+        parts.append(f"loss {number(run.loss)}")
+    if run.attempt:
+        parts.append(f"attempt {run.attempt + 1}")
+    parts += [f"\\#{plain(tag)}" for tag in run.tags[:8]]
+    return " · ".join(part for part in parts if part)

@@ -1,0 +1,78 @@
+"""The picture that proves a finding."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from trainvitals.wire import Stat, Stream
+from trainvitals_dashboard.client import Finding, Problem, RunDetail
+from trainvitals_dashboard.figures import evidence
+from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
+from trainvitals_dashboard.parts.session import client, is_dark
+from trainvitals_dashboard.wording import literal, plain, words
+
+HEIGHT = 240
+_BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
+"""Curves whose findings compare layers: one layer's course alone proves nothing."""
+
+
+def proof_chart(run: RunDetail, finding: Finding) -> None:
+    """Draw what the finding points at; say so when there is nothing to draw."""
+    try:
+        drawn = _by_depth(run, finding) or _over_time(run, finding)
+    except Problem as problem:
+        st.caption(f"The evidence's curve is not to be had: {plain(problem.text)}")
+        return
+    if not drawn:
+        st.caption("This finding rests on the numbers alone; there is no curve to draw.")
+
+
+def _over_time(run: RunDetail, finding: Finding) -> bool:
+    wanted = evidence.wanted(finding)
+    if wanted is None:
+        return False
+    series = client().series(run, wanted.stream, wanted.statistic, [wanted.place]).value
+    found = [curve for curve in series.series if curve.step]
+    if not found:
+        return False
+    limit = evidence.threshold(finding)
+    is_scalar = wanted.stream == Stream.SCALAR
+    title = words(wanted.place) if is_scalar else f"{wanted.stream} {words(wanted.statistic)}"
+    st.caption(plain(title) if is_scalar else f"{plain(title)} of {literal(wanted.place)}")
+    st.echarts_chart(
+        curves(
+            [Line(title, found[0])],
+            dark=is_dark(),
+            marks=Marks(
+                [finding],
+                [d for d in run.dropped if d.stream == wanted.stream],
+                *(limit or (None, "")),
+            ),
+        ),
+        height=HEIGHT,
+        key=f"proof-{finding.code}-{finding.where}",
+        alt=f"{title}; the finding begins at step {finding.since_step}.",
+    )
+    return True
+
+
+def _by_depth(run: RunDetail, finding: Finding) -> bool:
+    if (finding.stream, finding.statistic) not in _BY_DEPTH:
+        return False
+    heat = client().heatmap(run, finding.stream, finding.statistic, columns=50).value
+    values = newest_by_place(heat)
+    if finding.statistic == Stat.L2:
+        layout = client().layout(run).value.of(finding.stream)
+        values = per_entry(values, {p.name: p for p in layout.places} if layout else {})
+    if len(values) < 3:
+        return False
+    what = "gradient RMS" if finding.statistic == Stat.L2 else "signal (spread across samples)"
+    st.caption(f"{what} by layer, first to last, newest steps; ◆ is where it was found")
+    st.echarts_chart(
+        through_depth(values, dark=is_dark(), here=finding.where),
+        height=HEIGHT + 60,
+        key=f"proof-{finding.code}-{finding.where}",
+        alt=f"{what} of each layer, from the first to the last.",
+    )
+    return True

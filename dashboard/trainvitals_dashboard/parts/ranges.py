@@ -1,0 +1,86 @@
+"""Which steps are shown: kept in the address, so that a refresh or a colleague sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from trainvitals_dashboard.figures.curves import Window
+
+LAST_STEPS = (100, 1_000, 10_000)
+
+
+def window() -> Window:
+    """Return the steps the address asks for."""
+    first, last = _step("from_step"), _step("to_step")
+    if first is not None and last is not None and first > last:
+        first, last = last, first
+    return Window(first, last)
+
+
+def follows() -> bool:
+    """Whether the range's end moves with the run."""
+    return _step("to_step") is None
+
+
+def set_window(first: int | None, last: int | None) -> None:
+    """Write a range into the address. Takes effect with the next run of the page."""
+    for name, value in (("from_step", first), ("to_step", last)):
+        if value is None:
+            st.query_params.pop(name, None)
+        else:
+            st.query_params[name] = str(max(0, value))
+
+
+def range_control(newest: int) -> None:
+    """Show the range, and let it be changed: by keyboard, and for those who cannot brush."""
+    shown = window()
+    with st.popover(_label(shown), icon=":material/date_range:", key="steps"):
+        with st.form("range", border=False):
+            first = st.number_input(
+                "From step", min_value=0, value=shown.first or 0, step=1, format="%d"
+            )
+            last = st.number_input(
+                "To step",
+                min_value=0,
+                value=max(0, newest) if shown.last is None else shown.last,
+                step=1,
+                format="%d",
+            )
+            if st.form_submit_button("Show these", type="primary"):
+                set_window(int(first), int(last))
+                st.rerun()
+        with st.container(horizontal=True, gap="small"):
+            for count in LAST_STEPS:
+                if count < newest and st.button(f"Last {count:,}"):
+                    set_window(newest - count + 1, newest)
+                    st.rerun()
+    if (shown.first is not None or shown.last is not None) and st.button(
+        "All steps", icon=":material/zoom_out_map:"
+    ):
+        set_window(None, None)
+        st.rerun()
+
+
+def brushed(event: Any) -> tuple[int, int] | None:
+    """Return the steps selected in a chart, None when there are none."""
+    areas = event["selection"]["areas"] if isinstance(event, Mapping) else []
+    if not areas:
+        return None
+    low, high = (float(edge) for edge in areas[-1]["coord_range"][:2])
+    first, last = sorted((max(0, round(low)), max(0, round(high))))
+    return (first, last) if last > first else None
+
+
+def _label(shown: Window) -> str:
+    if shown.first is None and shown.last is None:
+        return "All steps"
+    last = "latest" if shown.last is None else f"{shown.last:,}"
+    return f"Steps {shown.first or 0:,} to {last}"
+
+
+def _step(name: str) -> int | None:
+    given = st.query_params.get(name, "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 16 else None

@@ -1,0 +1,186 @@
+"""A finding as a person reads it: what, where, since when, why we think so, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from trainvitals_dashboard.client import Finding, Run, RunDetail
+from trainvitals_dashboard.figures import evidence
+from trainvitals_dashboard.parts.proof import proof_chart
+from trainvitals_dashboard.parts.session import LAYERS
+from trainvitals_dashboard.wording import (
+    SEVERITY_COLOUR,
+    SEVERITY_ICON,
+    at_place,
+    percent,
+    plain,
+    prose,
+    shortened,
+    steps,
+    table,
+    words,
+)
+
+
+def verdict_badge(run: Run) -> None:
+    """Show the run's health as icon, word and colour."""
+    kind = run.verdict
+    word = {"healthy": "healthy", "unknown": "not diagnosed yet"}.get(kind, kind)
+    st.badge(
+        word,
+        icon=SEVERITY_ICON.get(kind),
+        color=SEVERITY_COLOUR.get(kind, "gray"),  # type: ignore[arg-type]  # a fixed table's words
+    )
+
+
+def verdict_line(run: Run) -> str:
+    """Return the verdict in one Markdown sentence."""
+    if run.headline is not None:
+        return prose(run.headline.summary)
+    if run.step < 0:
+        return "No optimizer step was seen yet."
+    if run.health is None:
+        return "The first diagnosis is on its way."
+    if run.findings.info:
+        notes = "one note" if run.findings.info == 1 else f"{run.findings.info} notes"
+        return f"Nothing wrong in {steps(run.step + 1)}; {notes}."
+    return f"Nothing wrong in {steps(run.step + 1)}."
+
+
+def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
+    """Show the headline first and whole; a run without one gets its clean bill of health."""
+    headline = next(
+        (f for f in findings if f.is_open and f.severity != "info" and not f.explained_by), None
+    )
+    with st.container(border=True, key="verdict"):
+        if headline is None:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                verdict_badge(run)
+                st.markdown(f"**{verdict_line(run)}**", width="content")
+            resolved = sum(not f.is_open for f in findings)
+            if resolved:
+                st.caption(f"{resolved} earlier finding{'s' * (resolved > 1)} resolved; see below.")
+            return
+        _facts(headline)
+        st.markdown(f"### {prose(headline.summary)}", anchors=False)
+        finding_body(run, headline, findings)
+
+
+def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
+    """Show the findings beside the headline: causes, under each what it explains, then the rest."""
+    headline = next(
+        (f for f in findings if f.is_open and f.severity != "info" and not f.explained_by), None
+    )
+    others = [f for f in in_chains(findings) if f is not headline]
+    if not others:
+        return
+    st.markdown("#### Other findings", anchors=False)
+    for finding in others:
+        arrow = "↳ " if finding.explained_by and finding.is_open else ""
+        state = "" if finding.is_open else " — resolved"
+        label = (
+            f"{arrow}**{plain(finding.code)} {plain(words(finding.rule))}**{state}: "
+            f"{plain(shortened(finding.summary, 110))}"
+        )
+        icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
+        key = f"finding-{finding.code}-{finding.where}"
+        with st.expander(label, icon=icon, key=key, on_change="rerun") as opened:
+            # Closed ones ask the collector for nothing.
+            if opened.open:
+                _facts(finding)
+                st.markdown(prose(finding.summary))
+                finding_body(run, finding, findings)
+
+
+def in_chains(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings as ranked, each open effect moved to right after its cause."""
+    effects: dict[str, list[Finding]] = {}
+    codes = {f.code for f in findings if f.is_open}
+    for finding in findings:
+        if finding.is_open and finding.explained_by in codes - {finding.code}:
+            effects.setdefault(finding.explained_by, []).append(finding)
+    placed: list[Finding] = []
+
+    def place(finding: Finding) -> None:
+        if any(finding is other for other in placed):
+            return
+        placed.append(finding)
+        if finding.is_open:
+            for effect in effects.pop(finding.code, []):
+                place(effect)
+
+    moved = {id(f) for group in effects.values() for f in group}
+    for finding in findings:
+        if id(finding) not in moved:
+            place(finding)
+    # Findings that explain each other in a ring have no first; they are not lost for that.
+    for finding in findings:
+        place(finding)
+    return placed
+
+
+def chain_of(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the causes of a finding, the root first, itself last."""
+    chain = [finding]
+    while chain[0].explained_by:
+        cause = next((f for f in findings if f.code == chain[0].explained_by and f.is_open), None)
+        if cause is None or cause in chain:
+            break
+        chain.insert(0, cause)
+    return chain
+
+
+def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) -> None:
+    """Show numbers, curve, reasons and the fix."""
+    chain = chain_of(finding, findings)
+    if len(chain) > 1:
+        links = " → ".join(f"**{plain(f.code)}** {plain(words(f.rule))}" for f in chain)
+        st.caption(f"Explained by: {links}")
+    numbers, picture = st.columns([2, 3], gap="medium")
+    with numbers:
+        rows = evidence.rows(finding)
+        if rows:
+            cells = [(plain(r.quantity), plain(r.seen), plain(r.limit)) for r in rows]
+            st.markdown(table(("evidence", "seen", "limit"), cells))
+        if finding.where:
+            st.page_link(
+                LAYERS,
+                label="Look at this layer",
+                icon=":material/layers:",
+                query_params=_layer_link(run, finding),
+            )
+    with picture:
+        proof_chart(run, finding)
+    if finding.why:
+        st.markdown(f"**Why it matters.** {prose(finding.why)}")
+    if finding.advice:
+        st.markdown(f"**What to do.** {prose(finding.advice)}")
+    if finding.fix:
+        st.code(finding.fix, language="python", wrap_lines=True)
+    if finding.refuted_by:
+        st.caption(f"**What would prove this wrong:** {prose(finding.refuted_by)}")
+
+
+def _layer_link(run: RunDetail, finding: Finding) -> dict[str, str]:
+    link = {"run": run.id, "place": finding.where}
+    if finding.stream and finding.stream != "scalar":
+        link |= {"stream": finding.stream, "statistic": finding.statistic}
+    return link
+
+
+def _facts(finding: Finding) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.badge(
+            plain(finding.severity),
+            icon=SEVERITY_ICON.get(finding.severity),
+            color=SEVERITY_COLOUR.get(finding.severity, "gray"),  # type: ignore[arg-type]  # see above
+        )
+        until = "" if finding.is_open else f" to {finding.last_step:,}"
+        st.caption(
+            f"{plain(finding.code)} {plain(words(finding.rule))} · "
+            f"{at_place(finding.where)} · since step {finding.since_step:,}{until} · "
+            f"{percent(finding.confidence)} sure",
+            width="content",
+        )

@@ -1,0 +1,1 @@
+"""The pages. Each file is one, run by app.py's router; `show` is where to start reading."""

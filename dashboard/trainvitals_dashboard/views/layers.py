@@ -1,0 +1,268 @@
+"""Layers over steps: where in the network something happens, and each tensor's own course."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from trainvitals.wire import Stat, Stream
+from trainvitals_dashboard.client import Finding, Heatmap, Layout, Layouts, Problem, RunDetail
+from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.figures.heat import heat
+from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.ranges import range_control, window
+from trainvitals_dashboard.parts.session import (
+    FLEET,
+    LAYERS,
+    age_banner,
+    client,
+    guarded,
+    is_dark,
+    run_in_url,
+)
+from trainvitals_dashboard.wording import (
+    SEVERITIES,
+    SEVERITY_ICON,
+    SEVERITY_SIGN,
+    at_place,
+    literal,
+    plain,
+    prose,
+    words,
+)
+
+STREAMS = (Stream.GRADIENT, Stream.WEIGHT, Stream.UPDATE, Stream.ACTIVATION)
+FIRST_STATISTIC = {
+    Stream.GRADIENT: Stat.L2,
+    Stream.WEIGHT: Stat.L2,
+    Stream.UPDATE: Stat.RATIO,
+    Stream.ACTIVATION: Stat.SAMPLE_STD,
+}
+# What is drawn of a chosen tensor or module, where it is measured.
+DETAIL = (
+    (Stream.WEIGHT, Stat.L2, "Weight (L2)"),
+    (Stream.GRADIENT, Stat.L2, "Gradient (L2)"),
+    (Stream.UPDATE, Stat.RATIO, "Update: RMS(ΔW) / RMS(W)"),
+    (Stream.WEIGHT, Stat.DRIFT_RMS, "Drift since the start (RMS)"),
+    (Stream.ACTIVATION, Stat.STD, "Output: spread"),
+    (Stream.ACTIVATION, Stat.SAMPLE_STD, "Output: spread across samples"),
+    (Stream.ACTIVATION, Stat.DEAD_SHARE, "Output: dead share"),
+    (Stream.ACTIVATION, Stat.SATURATED_SHARE, "Output: saturated share"),
+)
+COLUMNS = 200
+
+
+def show() -> None:
+    """Show the run of the address, the statistic of the address, the tensor of the address."""
+    run_id = run_in_url()
+    if not run_id:
+        st.info("Which run? The address names none.", icon=":material/help:")
+        st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
+        return
+    answer = client().run(run_id)
+    run = answer.value
+    layouts = client().layout(run)
+    findings = client().findings(run).value.findings
+    run_header(run, page=LAYERS)
+    age_banner(answer, layouts)
+    measured = [s for s in STREAMS if _has_rows(layouts.value, s)]
+    if not measured:
+        st.info("No layer was measured yet.", icon=":material/hourglass_empty:")
+        return
+    stream, statistic = _choice(layouts.value, measured, run)
+    _flagged(findings)
+    clicked = _heat(run, stream, statistic, findings)
+    _detail(run, layouts.value, stream, findings, clicked)
+
+
+def _has_rows(layouts: Layouts, stream: str) -> bool:
+    layout = layouts.of(stream)
+    return layout is not None and bool(layout.places)
+
+
+def _choice(layouts: Layouts, measured: Sequence[Stream], run: RunDetail) -> tuple[str, str]:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        names = [str(s) for s in measured]
+        stream = st.segmented_control(
+            "What",
+            names,
+            default=names[0],
+            required=True,
+            key="stream",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+        layout = layouts.of(stream or names[0])
+        statistics = list(layout.statistics) if layout else []
+        usual = str(FIRST_STATISTIC[Stream(stream or names[0])])
+        statistic = st.selectbox(
+            "Statistic",
+            statistics,
+            index=statistics.index(usual) if usual in statistics else 0,
+            format_func=words,
+            key="statistic",
+            bind="query-params",
+            label_visibility="collapsed",
+            width=200,
+        )
+        range_control(run.step)
+    return stream or names[0], statistic or usual
+
+
+def _flagged(findings: Sequence[Finding]) -> None:
+    at_layers = [f for f in findings if f.is_open and f.where and f.severity != "info"]
+    for finding in at_layers[:6]:
+        st.markdown(
+            f"{SEVERITY_ICON.get(finding.severity, '')} **{plain(finding.code)} "
+            f"{plain(words(finding.rule))}** {at_place(finding.where)} since step "
+            f"{finding.since_step:,}: {prose(finding.summary)}"
+        )
+
+
+def signs_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
+    """Return place → the sign of its worst open finding; a module's finding marks its tensors."""
+    signs: dict[str, str] = {}
+    for severity in reversed(SEVERITIES):
+        for finding in findings:
+            if finding.is_open and finding.severity == severity and finding.where:
+                for place in places:
+                    if place == finding.where or place.startswith(f"{finding.where}."):
+                        signs[place] = SEVERITY_SIGN[severity]
+    return signs
+
+
+def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Finding]) -> str | None:
+    shown = window()
+    try:
+        data = (
+            client()
+            .heatmap(
+                run,
+                stream,
+                statistic,
+                from_step=shown.first,
+                to_step=shown.last,
+                columns=COLUMNS,
+            )
+            .value
+        )
+    except Problem as problem:
+        st.caption(f"No heat-map: {plain(problem.text)}")
+        return None
+    if not any(v is not None for row in data.values for v in row):
+        st.info(
+            f"{words(statistic).capitalize()} was not measured in these steps.",
+            icon=":material/grid_off:",
+        )
+        return None
+    return _heat_chart(data, findings)
+
+
+def _heat_chart(data: Heatmap, findings: Sequence[Finding]) -> str | None:
+    figure = heat(data, dark=is_dark(), signs=signs_of(findings, data.places))
+    scale = {"log": "colours by decade", "diverging": "centred on zero", "linear": ""}[figure.scale]
+    said = f"**{data.stream} {plain(words(data.statistic))}**, first layer on top"
+    st.caption(" · ".join(part for part in (said, scale, "click a cell for its tensor") if part))
+    event = st.echarts_chart(
+        figure.option,
+        height=figure.height,
+        key="heat",
+        on_select="rerun",
+        alt=f"{data.stream} {words(data.statistic)} of {len(data.places)} layers over steps",
+    )
+    if figure.left_out:
+        st.caption(f"{figure.left_out} more layers do not fit; choose one below.")
+    selected = event["selection"]["selected"]
+    indices = selected[0]["data_indices"] if selected else []
+    return figure.cells[indices[-1]] if indices and indices[-1] < len(figure.cells) else None
+
+
+def _detail(
+    run: RunDetail,
+    layouts: Layouts,
+    stream: str,
+    findings: Sequence[Finding],
+    clicked: str | None,
+) -> None:
+    layout = layouts.of(stream)
+    places = [p.name for p in layout.places] if layout else []
+    if clicked in places and clicked != st.session_state.get("clicked"):
+        # A chart keeps its selection over reruns; only a new click moves the choice.
+        st.session_state["clicked"] = clicked
+        st.session_state["place"] = clicked
+    st.markdown("#### One tensor", anchors=False)
+    place = st.selectbox(
+        "Tensor",
+        places,
+        index=None,
+        key="place",
+        bind="query-params",
+        placeholder="Choose a tensor, or click it above",
+        label_visibility="collapsed",
+    )
+    if not place or layout is None:
+        return
+    st.caption(_described(layout, place))
+    here = [f for f in findings if f.is_open and f.where and _concerns(f, place)]
+    columns = st.columns(2, gap="medium")
+    drawn = 0
+    for wanted, statistic, title in DETAIL:
+        with columns[drawn % 2]:
+            drawn += _detail_chart(run, layouts.of(wanted), statistic, title, place, here)
+    if not drawn:
+        st.caption("Nothing of it was measured in these steps.")
+
+
+def _detail_chart(
+    run: RunDetail,
+    layout: Layout | None,
+    statistic: str,
+    title: str,
+    place: str,
+    findings: Sequence[Finding],
+) -> bool:
+    if layout is None or statistic not in layout.statistics:
+        return False
+    if all(p.name != place for p in layout.places):
+        return False
+    shown = window()
+    series = client().series(
+        run, layout.stream, statistic, [place], from_step=shown.first, to_step=shown.last
+    )
+    found = [curve for curve in series.value.series if any(v is not None for v in curve.mean)]
+    if not found:
+        return False
+    st.caption(f"**{title}**")
+    st.echarts_chart(
+        curves(
+            [Line(title, found[0])],
+            dark=is_dark(),
+            marks=Marks(findings, [d for d in run.dropped if d.stream == layout.stream]),
+            window=shown,
+        ),
+        height=220,
+        key=f"detail-{layout.stream}-{statistic}",
+        alt=f"{title} over steps",
+    )
+    return True
+
+
+def _concerns(finding: Finding, place: str) -> bool:
+    return place == finding.where or place.startswith(f"{finding.where}.")
+
+
+def _described(layout: Layout, name: str) -> str:
+    place = next(p for p in layout.places if p.name == name)
+    parts = [literal(name)]
+    if place.kind:
+        parts.append(plain(words(place.kind)))
+    if place.shape:
+        parts.append(" × ".join(map(str, place.shape)))
+    if place.module_kind:
+        parts.append(f"in {literal(place.module_kind)} {literal(place.module)}")
+    return " · ".join(parts)
+
+
+if __name__ == "__main__":
+    guarded(show)

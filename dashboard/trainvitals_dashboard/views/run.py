@@ -1,0 +1,223 @@
+"""One run: the verdict first, then its evidence, then its curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import streamlit as st
+
+from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals_dashboard.client import Answer, Curve, Finding, Problem, RunDetail
+from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.ranges import (
+    brushed,
+    follows,
+    range_control,
+    set_window,
+    window,
+)
+from trainvitals_dashboard.parts.session import (
+    FLEET,
+    RUN,
+    age_banner,
+    client,
+    explain,
+    guarded,
+    is_dark,
+    run_in_url,
+)
+from trainvitals_dashboard.parts.verdict import ranked, verdict_card
+from trainvitals_dashboard.wording import clean, percent, plain, steps, table, words
+
+LIVE_S = 2
+POINTS = 600
+# Title, and the scalar: itself, or by group or split (learning_rate/0, loss/validation).
+CHARTS = (
+    ("Loss", str(Scalar.LOSS)),
+    ("Gradient norm", str(Scalar.GRADIENT_NORM)),
+    ("Learning rate", str(Scalar.LEARNING_RATE)),
+)
+LINES_MAX = 6
+
+
+def show() -> None:
+    """Show the run of the address; follow it while it runs and the range ends at the newest."""
+    run_id = run_in_url()
+    if not run_id:
+        st.info("Which run? The address names none.", icon=":material/help:")
+        st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
+        return
+    first = client().run(run_id)
+    live = first.value.state == "running" and follows()
+
+    @st.fragment(run_every=LIVE_S if live else None)
+    def page() -> None:
+        try:
+            answer = client().run(run_id)
+            findings = client().findings(answer.value)
+        except Problem as problem:
+            explain(problem)
+            return
+        if live and answer.value.state != "running":
+            st.rerun()  # the whole page, which starts no timer
+        _page(answer, findings.value.findings, findings)
+
+    page()
+
+
+def _page(run: Answer[RunDetail], findings: Sequence[Finding], asked: Answer[object]) -> None:
+    run_header(run.value, page=RUN)
+    age_banner(run, asked)
+    verdict_card(run.value, findings)
+    ranked(run.value, findings)
+    _curves(run.value, findings)
+    _about(run.value)
+
+
+def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("#### Course", width="content", anchors=False)
+        range_control(run.step)
+        if run.state == "running" and follows():
+            st.caption("follows the run", width="content")
+    layout = client().layout(run).value.of(Stream.SCALAR)
+    names = [place.name for place in layout.places] if layout else []
+    open_findings = [f for f in findings if f.is_open and f.severity != "info"]
+    loss, *others = CHARTS
+    _chart(run, *loss, names, open_findings, height=300)
+    for column, chart in zip(st.columns(len(others), gap="medium"), others, strict=True):
+        with column:
+            _chart(run, *chart, names, open_findings, height=240)
+    logged = [name for name in names if name.startswith("log/")]
+    if logged:
+        with st.expander(f"What you log ({len(logged)})", on_change="rerun") as opened:
+            if opened.open:
+                for name in logged[:24]:
+                    _chart(run, name.removeprefix("log/"), name, names, [], height=200)
+
+
+def _chart(
+    run: RunDetail,
+    title: str,
+    scalar: str,
+    names: Sequence[str],
+    findings: Sequence[Finding],
+    *,
+    height: int,
+) -> None:
+    found = _lines(run, scalar, names)
+    st.caption(f"**{plain(title)}**")
+    if not found:
+        st.caption("Not measured in these steps.")
+        return
+    option = curves(
+        found,
+        dark=is_dark(),
+        marks=Marks(findings, [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]),
+        window=window(),
+        brush=True,
+        # A schedule is read by its shape: warm-up and decay are straight or round on a linear axis.
+        log_allowed=scalar != Scalar.LEARNING_RATE,
+    )
+    event = st.echarts_chart(
+        option,
+        height=height,
+        key=f"curve-{scalar}",
+        on_select="rerun",
+        alt=f"{clean(title)} over steps",
+    )
+    chosen = brushed(event)
+    if chosen and chosen != st.session_state.get(f"brushed-{scalar}"):
+        # A chart keeps its selection over reruns; only a new one moves the range.
+        st.session_state[f"brushed-{scalar}"] = chosen
+        set_window(*chosen)
+        st.rerun()
+
+
+def _lines(run: RunDetail, scalar: str, names: Sequence[str]) -> list[Line]:
+    wanted = [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
+    if not wanted:
+        return []
+    shown = window()
+    series = client().series(
+        run,
+        Stream.SCALAR,
+        Stat.VALUE,
+        wanted,
+        from_step=shown.first,
+        to_step=shown.last,
+        points=POINTS,
+    )
+    return [Line(_line_name(curve), curve) for curve in series.value.series if curve.step]
+
+
+def _line_name(curve: Curve) -> str:
+    name, _, part = curve.place.partition("/")
+    if curve.place == Scalar.LOSS:
+        return "training"
+    if name == Scalar.LOSS or name == "log":
+        return part
+    return f"{words(name)} of group {part}" if part else words(name)
+
+
+def _about(run: RunDetail) -> None:
+    st.markdown("#### About this run", anchors=False)
+    kept_out = sum(d.records for d in run.dropped)
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Own cost", percent(run.overhead), help="CPU time of trainvitals / step time")
+        st.metric("Health", percent(run.health), help="100 % is nothing found")
+        st.metric("Not kept", f"{kept_out:,}", help="Records that could not be delivered")
+        st.metric("Not watched", f"{len(run.not_watched):,}", help="Tensors and modules left out")
+    if run.dropped:
+        with st.expander(f"What is missing, and why ({len(run.dropped)})"):
+            rows = [
+                (
+                    f"{d.first_step:,} to {d.last_step:,}",
+                    plain(d.stream),
+                    plain(words(d.reason)),
+                    f"{d.records:,}",
+                )
+                for d in run.dropped[:100]
+            ]
+            st.markdown(table(("steps", "what", "why", "records"), rows))
+    if run.not_watched:
+        with st.expander(f"Not watched, with reasons ({len(run.not_watched)})"):
+            st.dataframe(
+                [{"name": n, "reason": r} for n, r in run.not_watched.items()], hide_index=True
+            )
+    if run.events:
+        with st.expander(f"Events ({len(run.events)})"):
+            st.dataframe(
+                [{"step": e.step, "what": e.kind, "text": e.text} for e in run.events],
+                hide_index=True,
+            )
+    _where_from(run)
+
+
+def _where_from(run: RunDetail) -> None:
+    with st.expander("Where it comes from"):
+        meta = run.metadata
+        rows = [
+            ("run", run.id),
+            ("project", run.project),
+            ("host", run.host),
+            ("process", str(meta.pid) if meta.pid else ""),
+            ("git commit", meta.git_commit),
+            ("command", " ".join(meta.argv)),
+            ("versions", ", ".join(f"{n} {v}" for n, v in meta.versions.items())),
+            ("steps", steps(run.step + 1)),
+            *((words(name), str(fact)) for name, fact in meta.facts.items()),
+        ]
+        st.dataframe(
+            [{"what": what, "value": clean(value)} for what, value in rows if value],
+            hide_index=True,
+        )
+        if run.config:
+            st.caption("Configuration")
+            st.code(json.dumps(run.config, indent=2, ensure_ascii=False), language="json")
+
+
+if __name__ == "__main__":
+    guarded(show)

@@ -1,0 +1,129 @@
+"""A real Chromium that opens pages of a dashboard of its own process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from helpers.require import require
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT_MS = 30_000
+
+
+@dataclass
+class Visit:
+    """A page, and what it did behind its back."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    """Console errors and uncaught exceptions."""
+    requests: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Requests that were answered with an error."""
+
+    @property
+    def foreign(self) -> list[str]:
+        """Requests that left this machine."""
+        here = {"127.0.0.1", "localhost", None}
+        return [url for url in self.requests if urlsplit(url).hostname not in here]
+
+    def settle(self) -> None:
+        """Wait until the script has run and the charts are drawn."""
+        app = self.page.locator("[data-testid=stApp]")
+        app.wait_for(timeout=WAIT_MS)
+        deadline = time.monotonic() + WAIT_MS / 1000
+        quiet = 0
+        while quiet < 4:
+            assert time.monotonic() < deadline, "the page does not come to rest"
+            running = app.get_attribute("data-test-script-state") == "running"
+            shown = self.page.locator("[data-testid=stMarkdown], [data-testid=stAlert]").count()
+            quiet = 0 if running or not shown else quiet + 1
+            self.page.wait_for_timeout(150)
+
+    def text(self) -> str:
+        """Return what a person reads on the page."""
+        return self.page.locator("[data-testid=stApp]").inner_text()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Yield a browser; without Chromium the test is skipped, or fails in CI."""
+    path = require("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def visit(browser: Browser, url: str, *, width: int = 1600, dark: bool = False) -> Iterator[Visit]:
+    """Yield the page at `url` once it has settled."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+        device_scale_factor=1,
+    )
+    seen = Visit(context.new_page())
+    seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
+    seen.page.on("response", lambda r: r.status >= 400 and seen.refused.append(r.url))
+    seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    seen.page.on("request", lambda request: seen.requests.append(request.url))
+    try:
+        seen.page.goto(url, timeout=WAIT_MS)
+        seen.settle()
+        yield seen
+    finally:
+        context.close()
+
+
+@contextlib.contextmanager
+def dashboard(collector: str, token: str, *arguments: str, **environment: str) -> Iterator[str]:
+    """Yield the address of a dashboard that was started as its command is."""
+    command = [sys.executable, "-c", _START, "--port", "0", "--collector", collector, *arguments]
+    given: dict[str, Any] = {"TRAINVITALS_TOKEN": token, **environment}
+    process = subprocess.Popen(
+        command, env={**os.environ, **given}, stderr=subprocess.PIPE, text=True, cwd=Path("/")
+    )
+    assert process.stderr is not None
+    try:
+        said = ""
+        while not (address := re.search(r"dashboard: (http://\S+/)", said)):
+            line = process.stderr.readline()
+            assert line, f"the dashboard does not start: {said}"
+            said += line
+        yield address[1].rstrip("/")
+    finally:
+        process.terminate()
+        process.wait(15)
+        process.stderr.close()
+
+
+_START = """
+import typer
+from trainvitals_dashboard.cli import register
+app = typer.Typer()
+register(app)
+app()
+"""
+"""The command alone: `trainvitals` has others beside it."""

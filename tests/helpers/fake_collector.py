@@ -1,0 +1,177 @@
+"""A collector that answers the query API from fixtures, on a free loopback port, in a thread.
+
+It says what the contract says and stores nothing: for tests of those who read the API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from helpers.fake_runs import FakeRun, finding_of, run_of
+
+TOKEN = "tv_read_1_secret"
+
+
+@dataclass
+class FakeCollector:
+    """What it answers, and what it was asked."""
+
+    runs: list[FakeRun] = field(default_factory=list)
+    token: str = TOKEN
+    down: bool = False
+    """Drop every connection, as a collector that is gone."""
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+    """Paths with their queries."""
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> Any:
+        """Return the JSON of a path, None for one that is not there."""
+        parts = path.removeprefix("/api/v1/").split("/")
+        if parts == ["runs"]:
+            return self._page(query)
+        run = next((r for r in self.runs if r.id == unquote(parts[1])), None)
+        if parts[0] != "runs" or run is None:
+            return None
+        match parts[2:]:
+            case []:
+                return {**run_of(run), **run.detail}
+            case ["findings"]:
+                return {"findings": [finding_of(f) for f in run.findings]}
+            case ["layout"]:
+                return {"streams": run.layout()}
+            case ["series"]:
+                return _series(run, query)
+            case ["heatmap"]:
+                return _heatmap(run, query)
+        return None
+
+    def _page(self, query: dict[str, list[str]]) -> Any:
+        def fits(run: FakeRun) -> bool:
+            return all(
+                (
+                    query.get("project", [run.project])[0] == run.project,
+                    query.get("state", [run.state])[0] == run.state,
+                    query.get("search", [""])[0].lower() in f"{run.id} {run.project}".lower(),
+                )
+            )
+
+        found = [run for run in self.runs if fits(run)]
+        limit = int(query.get("limit", ["100"])[0])
+        cursor = "more" if len(found) > limit else None
+        return {"runs": [run_of(run) for run in found[:limit]], "next_cursor": cursor}
+
+
+def _steps(run: FakeRun, query: dict[str, list[str]]) -> list[int]:
+    first = int(query.get("from_step", ["0"])[0])
+    last = int(query.get("to_step", [str(run.step)])[0])
+    return [s for s in range(run.step + 1) if first <= s <= last and not run.is_missing(s)]
+
+
+def _buckets(steps: list[int], wanted: int) -> list[list[int]]:
+    size = max(1, math.ceil(len(steps) / wanted))
+    return [steps[i : i + size] for i in range(0, len(steps), size)]
+
+
+def _series(run: FakeRun, query: dict[str, list[str]]) -> Any:
+    stream, statistic = query["stream"][0], query["statistic"][0]
+    buckets = _buckets(_steps(run, query), int(query.get("points", ["500"])[0]))
+    series = []
+    for place in query["place"]:
+        curve: dict[str, Any] = {
+            name: []
+            for name in (
+                "step",
+                "last_step",
+                "min",
+                "mean",
+                "max",
+                "last",
+                "nonfinite",
+                "count",
+            )
+        }
+        for bucket in buckets:
+            values = [run.value(stream, statistic, place, step) for step in bucket]
+            known = [v for v in values if v is not None and math.isfinite(v)]
+            if all(v is None for v in values):
+                continue
+            curve["step"].append(bucket[0])
+            curve["last_step"].append(bucket[-1])
+            curve["min"].append(min(known, default=None))
+            curve["mean"].append(sum(known) / len(known) if known else None)
+            curve["max"].append(max(known, default=None))
+            curve["last"].append(known[-1] if known else None)
+            curve["nonfinite"].append(sum(v is not None and math.isinf(v) for v in values))
+            curve["count"].append(len(known))
+        series.append({"place": place, **curve})
+    return {"stream": stream, "statistic": statistic, "series": series}
+
+
+def _heatmap(run: FakeRun, query: dict[str, list[str]]) -> Any:
+    stream, statistic = query["stream"][0], query["statistic"][0]
+    buckets = _buckets(_steps(run, query), int(query.get("columns", ["200"])[0]))
+    layout = next(s for s in run.layout() if s["stream"] == stream)
+    places = [place["name"] for place in layout["places"]]
+    values = [
+        [run.value(stream, statistic, place, bucket[len(bucket) // 2]) for bucket in buckets]
+        for place in places
+    ]
+    return {
+        "stream": stream,
+        "statistic": statistic,
+        "places": places,
+        "steps": [bucket[0] for bucket in buckets],
+        "values": values,
+    }
+
+
+@contextlib.contextmanager
+def fake_collector(*runs: FakeRun) -> Iterator[FakeCollector]:
+    """Yield a collector that knows `runs`."""
+    fake = FakeCollector(list(runs))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            fake.asked.append(self.path)
+            if fake.down:
+                self.connection.close()
+                return
+            if self.headers.get("Authorization") != f"Bearer {fake.token}":
+                self._send(401, {"reason": "unauthorised", "detail": "No token of ours."})
+                return
+            parts = urlsplit(self.path)
+            answer = fake.answer(parts.path, parse_qs(parts.query))
+            if answer is None:
+                self._send(404, {"reason": "unknown_run", "detail": "No run of this name."})
+            else:
+                self._send(200, answer)
+
+        def _send(self, status: int, answer: Any) -> None:
+            body = json.dumps(answer, allow_nan=False).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: `asked` remembers."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

@@ -1,0 +1,323 @@
+"""Made-up runs, as the query API tells them: healthy, sick, silent, hostile."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)> [a](http://evil.example/x) ![i](http://evil.example/y) :skull:"
+)
+"""HTML, a link, an image and an icon: what a run or a layer may be called."""
+
+STATISTICS = {
+    "weight": ["mean", "std", "l2", "nonfinite", "drift_rms", "drift_mean"],
+    "gradient": ["mean", "std", "l2", "nonfinite"],
+    "update": ["rms", "ratio", "mean"],
+    "activation": ["mean", "std", "sample_std", "dead_share", "saturated_share"],
+    "scalar": ["value"],
+}
+
+Value = Callable[[str, str, str, int], float | None]
+
+
+@dataclass
+class FakeRun:
+    """A run; `values` gives each number of it."""
+
+    id: str
+    project: str = "vision"
+    state: str = "finished"
+    step: int = 400
+    total_steps: int | None = 401
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[str] = field(default_factory=lambda: [f"encoder.{i}" for i in range(12)])
+    values: Value | None = None
+    missing: tuple[int, int] | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def is_missing(self, step: int) -> bool:
+        return self.missing is not None and self.missing[0] <= step <= self.missing[1]
+
+    def value(self, stream: str, statistic: str, place: str, step: int) -> float | None:
+        return (self.values or healthy_value)(stream, statistic, place, step)
+
+    def layout(self) -> list[dict[str, Any]]:
+        parameters = [
+            place(f"{layer}.{kind}", kind, [64, 64] if kind == "weight" else [64], depth, layer)
+            for depth, layer in enumerate(self.layers)
+            for kind in ("weight", "bias")
+        ]
+        modules = [place(name, "ReLU", [], i, name) for i, name in enumerate(self.layers)]
+        scalars = [
+            place(name, "", [], -1, "")
+            for name in ("loss", "loss/validation", "gradient_norm", "learning_rate/0", "log/acc")
+        ]
+        rows = {"activation": modules, "scalar": scalars}
+        return [
+            {"stream": stream, "statistics": names, "places": rows.get(stream, parameters)}
+            for stream, names in STATISTICS.items()
+        ]
+
+
+def place(name: str, kind: str, shape: list[int], depth: int, module: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": kind,
+        "shape": shape,
+        "depth": depth,
+        "module": module,
+        "module_kind": "Linear" if kind in ("weight", "bias") else kind,
+        "nonlinearity": "",
+        "trainable": True,
+        "optimized": True,
+        "aliases": [],
+        "flags": [],
+    }
+
+
+@functools.lru_cache(maxsize=200_000)
+def noise(*seed: object) -> float:
+    """Return the same number near 1 for the same seed."""
+    return math.exp(0.15 * random.Random(str(seed)).gauss(0, 1))
+
+
+def layer_number(name: str) -> int:
+    digits = "".join(c if c.isdigit() else " " for c in name).split()
+    return int(digits[0]) if digits else 0
+
+
+def healthy_value(stream: str, statistic: str, name: str, step: int) -> float | None:
+    shake = noise(stream, statistic, name, step)
+    if stream == "scalar":
+        return {
+            "loss": 2.3 * math.exp(-step / 90) * shake + 0.05,
+            "loss/validation": (2.3 * math.exp(-step / 80) + 0.12) if step % 20 == 0 else None,
+            "gradient_norm": 1.4 * math.exp(-step / 300) * shake,
+            "learning_rate/0": 1e-3 * min(1, (step + 1) / 40) * (1 + math.cos(step / 130)) / 2,
+            "log/acc": 1 - math.exp(-step / 100),
+        }[name]
+    base = 1 + 0.1 * layer_number(name)
+    values = {
+        "l2": {"weight": 8.0, "gradient": 0.1}.get(stream, 1.0) * base,
+        "ratio": 1e-3,
+        "mean": 0.02 * math.sin(step / 30 + base),
+        "nonfinite": 0.0,
+        "drift_rms": 0.01 * math.sqrt(step + 1) if "bias" in name else math.nan,
+        "dead_share": 0.05,
+        "saturated_share": 0.02,
+    }
+    value = values.get(statistic, base) * shake
+    return None if math.isnan(value) else value
+
+
+def vanishing_value(stream: str, statistic: str, name: str, step: int) -> float | None:
+    """Every layer takes 0.6 of a decade from the gradient; the loss stays where it is."""
+    if stream == "scalar" and name.startswith("loss"):
+        value = healthy_value(stream, statistic, name, step)
+        return None if value is None else 2.303 * (1 + 0.02 * (noise("flat", step) - 1))
+    if (stream, statistic) in (("gradient", "l2"), ("update", "ratio")):
+        start = 0.2 if stream == "gradient" else 1e-3
+        return start * 10 ** (-0.6 * (11 - layer_number(name))) * noise(stream, name, step)
+    return healthy_value(stream, statistic, name, step)
+
+
+def spiking_value(stream: str, statistic: str, name: str, step: int) -> float | None:
+    """A loss that jumps once, and is infinite once."""
+    if (stream, name) == ("scalar", "loss") and step == 251:
+        return 1e4
+    if (stream, name) == ("scalar", "loss") and step == 300:
+        return math.inf
+    return healthy_value(stream, statistic, name, step)
+
+
+def finding_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a finding with all its fields."""
+    return {
+        "rule": "vanishing_gradient",
+        "code": "TV101",
+        "severity": "error",
+        "where": "",
+        "since_step": 0,
+        "state": "open",
+        "summary": "Something is wrong.",
+        "evidence": {},
+        "why": "",
+        "advice": "",
+        "fix": "",
+        "confidence": 0.95,
+        "explained_by": "",
+        "refuted_by": "",
+        "last_step": 400,
+        "stream": "",
+        "statistic": "",
+        **given,
+    }
+
+
+VANISHING = {
+    "where": "encoder.4.weight",
+    "since_step": 12,
+    "summary": "The gradient of encoder.0 is 10^6.6 times smaller than that of encoder.11; "
+    "it falls most at encoder.4.",
+    "evidence": {
+        "log10_gradient_first_to_last": -6.6,
+        "log_ratio_min": -4.0,
+        "healthy_range": "-2 to 2",
+        "first_update_ratio": 2.5e-10,
+        "update_ratio_max": 1e-6,
+        "layers": 12.0,
+    },
+    "why": "Each layer multiplies the gradient by its weights and by the slope of its "
+    "nonlinearity. Where that product is below 1 the first layers get nothing.",
+    "advice": "Replace sigmoid and tanh between layers by `ReLU` or `GELU`. Initialise for the "
+    "nonlinearity: He for ReLU, Xavier for tanh.",
+    "fix": "nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())",
+    "refuted_by": "The first layer's weights move (update ratio above 1e-5) and the loss falls.",
+    "stream": "gradient",
+    "statistic": "l2",
+}
+FLAT = {
+    "rule": "no_learning",
+    "code": "TV501",
+    "severity": "warning",
+    "since_step": 40,
+    "summary": "The loss is 2.303 after 400 steps; it began at 2.303.",
+    "evidence": {"loss": 2.303, "loss_at_start": 2.303, "noise": 0.01, "fall_min": 0.023},
+    "why": "A loss that does not fall says that nothing is learned.",
+    "explained_by": "TV101",
+    "confidence": 0.8,
+    "stream": "scalar",
+    "statistic": "loss",
+}
+DEAD = {
+    "rule": "dead_relu",
+    "code": "TV201",
+    "severity": "warning",
+    "where": "encoder.7",
+    "since_step": 100,
+    "summary": "83 % of the units of encoder.7 have been zero since step 100.",
+    "evidence": {
+        "dead_share": 0.83,
+        "dead_share_max": 0.5,
+        "healthy_range": "0 to 0.4",
+        "layers": 1.0,
+    },
+    "stream": "activation",
+    "statistic": "dead_share",
+    "fix": "nn.LeakyReLU(0.01)",
+}
+SPIKE = {
+    "rule": "loss_spike",
+    "code": "TV503",
+    "severity": "warning",
+    "since_step": 251,
+    "summary": "The loss jumped from 0.2 to 10,000 at step 251 and came back.",
+    "evidence": {"robust_z": 61.2, "z_min": 8.0, "jump": 9999.8, "recovered": "yes"},
+    "stream": "scalar",
+    "statistic": "loss",
+    "confidence": 0.6,
+}
+
+
+def healthy_run(name: str = "resnet-baseline", **fields: Any) -> FakeRun:
+    return FakeRun(name, **fields)
+
+
+def vanishing_run(name: str = "sigmoid-deep", **fields: Any) -> FakeRun:
+    return FakeRun(name, findings=[VANISHING, FLAT], values=vanishing_value, **fields)
+
+
+def spiking_run(name: str = "gpt-small", **fields: Any) -> FakeRun:
+    """A run that is under way, with a gap and what has no number."""
+    dropped = {
+        "first_step": 140,
+        "last_step": 190,
+        "stream": "scalar",
+        "reason": "queue_full",
+        "records": 51,
+    }
+    resolved = {**DEAD, "state": "resolved", "last_step": 160}
+    return FakeRun(
+        name,
+        **{"project": "language", "state": "running", "total_steps": 2000, **fields},
+        findings=[SPIKE, resolved],
+        values=spiking_value,
+        missing=(140, 190),
+        detail={"dropped": [dropped], "not_watched": {"head.scale": "shape () has no rows"}},
+    )
+
+
+def hostile_run(**fields: Any) -> FakeRun:
+    """A run whose every name is an attack."""
+    finding = {
+        **DEAD,
+        "where": f"{HOSTILE}.0",
+        "summary": f"83 % of {HOSTILE} are zero.",
+        "advice": f"See {HOSTILE}, or `{HOSTILE}`",
+        "why": HOSTILE,
+        "fix": HOSTILE,
+        "refuted_by": HOSTILE,
+        "evidence": {HOSTILE: HOSTILE, "dead_share": 0.8, "dead_share_max": 0.5},
+    }
+    return FakeRun(
+        HOSTILE,
+        project=f"p {HOSTILE}",
+        layers=[f"{HOSTILE}.{i}" for i in range(3)],
+        findings=[finding],
+        detail={"not_watched": {HOSTILE: HOSTILE}, "config": {HOSTILE: HOSTILE}},
+        fields={"host": HOSTILE, "tags": [HOSTILE]},
+        **fields,
+    )
+
+
+def run_of(run: FakeRun) -> dict[str, Any]:
+    """Return what the run list says of a run."""
+    findings = [finding_of(f) for f in run.findings]
+    alarms = [f for f in findings if f["state"] == "open" and not f["explained_by"]]
+    headline = next(iter(alarms), None)
+    now = time.time()
+    ends = run.state not in ("running", "lost")
+    spark = [run.value("scalar", "value", "loss", s) for s in range(0, run.step + 1, 8)]
+    return {
+        "id": run.id,
+        "project": run.project,
+        "name": run.id,
+        "state": run.state,
+        "started_at": now - 600,
+        "last_report_at": now - (90 if ends else 1),
+        "ended_at": now - 90 if ends else None,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "loss": spark[-1] if spark else None,
+        "health": None if run.step < 0 else (1.0 if headline is None else 0.3),
+        "headline": headline,
+        "findings": {
+            severity: sum(f["severity"] == severity and f["state"] == "open" for f in findings)
+            for severity in ("error", "warning", "info")
+        },
+        "sparkline": [v if v is not None and math.isfinite(v) else None for v in spark][-60:],
+        "step_rate": 12.5,
+        "tags": ["baseline"],
+        "attempt": 0,
+        "host": "gpu-01",
+        "overhead": 0.012,
+        "config": {"lr": 1e-3, "optimizer": {"name": "AdamW", "betas": [0.9, 0.95]}},
+        "metadata": {
+            "git_commit": "0123abc",
+            "argv": ["train.py", "--deep"],
+            "versions": {"python": "3.11", "torch": "2.13"},
+            "pid": 4242,
+            "facts": {"optimizer": "AdamW", "parameters": 49920.0},
+        },
+        "dropped": [],
+        "not_watched": {},
+        "events": [{"step": 40, "time": now, "kind": "lr_changed", "text": "warm-up ends"}],
+        **run.fields,
+    }
