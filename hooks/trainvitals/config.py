@@ -1,7 +1,7 @@
 """Every knob of the training side: its default, its unit, its name in the environment.
 
-An argument wins over the environment (`TRAINVITALS_<NAME>`), that over `trainvitals.toml`, that
-over `[tool.trainvitals]` in `pyproject.toml` (both in the working directory), that over the default.
+An argument wins over the environment (`TRAINVITALS_<NAME>`), that over `trainvitals.toml` and then
+`[tool.trainvitals]` in `pyproject.toml`, both in the working directory, those over the default.
 Standard library only; a value that cannot be used is one warning and the next source counts.
 """
 

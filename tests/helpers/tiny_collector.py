@@ -1,0 +1,97 @@
+"""A collector small enough to misbehave on purpose."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from trainvitals.wire import Batch, decode
+
+
+class TinyCollector:
+    """Keeps the batches it acknowledged, in the order they came; `behave` says how it answers."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.requests = 0
+        self.tokens: list[str] = []
+        self.behave = "well"
+        self._seen: set[tuple[bytes, int]] = set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.requests += 1
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.tokens.append(self.headers.get("Authorization", ""))
+                outer.answer(self, decode(body))
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler, batch: Batch) -> None:
+        behave = self.behave
+        if behave == "hole":
+            time.sleep(15)
+        elif behave == "reset":
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            handler.connection.close()
+        elif behave == "drip":
+            for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b" " * 100:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+        elif behave == "garbage":
+            self.say(handler, 200, b"<html>welcome</html>")
+        elif behave == "commits, but the answer is lost":
+            self.keep(batch)
+            handler.connection.close()
+        elif behave.isdecimal():
+            self.say(handler, int(behave), b'{"reason": "told to"}')
+        else:
+            self.keep(batch)
+            ack = {"source": batch.source.hex(), "seq": batch.seq, "stored": True}
+            self.say(handler, 200, json.dumps(ack).encode())
+
+    def keep(self, batch: Batch) -> None:
+        if (batch.source, batch.seq) not in self._seen:
+            self._seen.add((batch.source, batch.seq))
+            self.batches.append(batch)
+
+    def say(self, handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def records(self, kind: type) -> list[object]:
+        """Return the records of one kind that were acknowledged, in order."""
+        return [r for b in self.batches for r in b.records if isinstance(r, kind)]
+
+    def steps(self) -> list[int]:
+        """Return the steps of all frames acknowledged, in order."""
+        from trainvitals.wire import Frame
+
+        return [int(s) for f in self.records(Frame) for s in f.steps]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def tiny_collector(behave: str = "well") -> Iterator[TinyCollector]:
+    """Yield a running collector."""
+    collector = TinyCollector()
+    collector.behave = behave
+    try:
+        yield collector
+    finally:
+        collector.stop()

@@ -1,0 +1,75 @@
+"""Settings come from arguments, the environment and files, in that order, and say from where."""
+
+import logging
+import os
+
+import pytest
+
+from trainvitals.config import load
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path, monkeypatch):
+    for name in [n for n in os.environ if n.startswith("TRAINVITALS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_anything_the_defaults_hold():
+    settings = load()
+    assert (settings.collector, settings.project, settings.overhead) == ("", "default", 0.02)
+    assert settings.token_file == settings.home / "token"
+    assert set(settings.origins.values()) == {"default"}
+
+
+def test_an_argument_wins_over_the_environment_and_that_over_files(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text('[tool.trainvitals]\nproject = "py"\nreport = "off"\n')
+    (tmp_path / "trainvitals.toml").write_text('project = "toml"\noverhead = 0.5\n')
+    monkeypatch.setenv("TRAINVITALS_OVERHEAD", "0.1")
+    settings = load(project="mine")
+    assert (settings.project, settings.overhead, settings.report) == ("mine", 0.1, "off")
+    assert settings.origins["project"] == "argument"
+    assert settings.origins["overhead"] == "TRAINVITALS_OVERHEAD"
+    assert settings.origins["report"] == "pyproject.toml"
+    assert load().origins["project"] == "trainvitals.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OVERHEAD", "much"),
+        ("OVERHEAD", "-1"),
+        ("OVERHEAD", "nan"),
+        ("REPORT", "loud"),
+        ("DISABLED", "maybe"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_warning_and_the_default_holds(
+    name, value, monkeypatch, caplog
+):
+    monkeypatch.setenv(f"TRAINVITALS_{name}", value)
+    settings = load()
+    assert (
+        getattr(settings, name.lower())
+        == {"OVERHEAD": 0.02, "REPORT": "auto", "DISABLED": False}[name]
+    )
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+
+
+def test_a_broken_file_is_one_warning(tmp_path, caplog):
+    (tmp_path / "trainvitals.toml").write_text("project = ")
+    assert load().project == "default"
+    assert "trainvitals.toml is not read" in caplog.text
+
+
+def test_the_token_is_read_anew_from_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_TOKEN_FILE", str(tmp_path / "token"))
+    settings = load()
+    assert settings.read_token() == ""
+    (tmp_path / "token").write_text("tv_ingest_1_x\n")
+    assert settings.read_token() == "tv_ingest_1_x"
+
+
+def test_the_token_is_in_no_printed_setting(monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_TOKEN", "secret")
+    assert "secret" not in repr(load())
