@@ -18,7 +18,7 @@ from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, tr
 from trainvitals.wire import Place, Stat, Stream
 
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
-EXTREME = 2.0
+EXTREME = 1.6
 """Times `drift_max`: a bias that has settled there is no better than one that moves."""
 
 
@@ -29,8 +29,8 @@ class BiasDrift(Rule):
     ## What it detects
     d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across samples: a
     bias is the same for every sample, so S is the scale of the signal without it. Reported above
-    1.5 while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while
-    the loss is flat; above twice that until the loss has fallen by a third; and above 0.4
+    2.5 while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while
+    the loss is flat; above 4 until the loss has fallen by a third; and above 0.4
     when it rises and the bias moves ten times faster, relative to its size, than the weights.
     Biases before a norm layer, of recurrent layers and of attention are left out.
     ## Why it matters
@@ -56,11 +56,12 @@ class BiasDrift(Rule):
     fix: ClassVar[str] = "head.bias.data.copy_(class_frequency.log())"
     refuted_by: ClassVar[str] = "The drift stops and the loss falls."
 
-    drift_max: float = threshold(1.5, "RMS(b_t − b_0)/S above which, while it rises: drift.")
+    drift_max: float = threshold(2.5, "RMS(b_t − b_0)/S above which, while it rises: drift.")
     drift_early: float = threshold(0.4, "The same, with the bias ten times faster than weights.")
     slope_min: float = threshold(0.1, "Rise of d per 100 steps.")
     p_max: float = threshold(0.01, "p-value of the Mann–Kendall test over ten blocks.")
-    observations: int = threshold(64, "Captured steps there must be.")
+    steps_min: int = threshold(100, "Finished steps there must be.")
+    observations: int = threshold(10, "Captured steps there must be.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding: the last layer's bias when it drifts, else the worst."""
@@ -69,16 +70,19 @@ class BiasDrift(Rule):
         course = Course(history)
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
+        # Early on a head moves by the little that PyTorch's default lets it differ by.
+        if drift.steps[-1] < self.steps_min - 1:
+            return
         # The larger of the spread at the start and now: behind a layer that died it is nearly 0.
         spread = np.fmax(
             *(
                 median(window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, **part).values)
-                for part in ({"first": 3}, {"last": 10})
+                for part in ({"first": 3}, {"last": 5})
             )
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             d = Window(drift.steps, np.where(spread > 0, drift.values / spread, np.nan))
-        now = median(d.values[-10:])
+        now = median(d.values[-5:])
         p, slope = trend(block_means(d.values, 10))
         blocks = min(10, len(d.steps))
         slope = slope * blocks / max(1, int(d.steps[-1] - d.steps[0])) * 100

@@ -27,7 +27,8 @@ class DeadRelu(Rule):
     ## What it detects
     The share of a rectifier's units that were zero for every sample of the last 20 observed
     batches: an error from 90 %, a warning from 50 % when it has risen by at least a tenth since
-    the start. Layers of fewer than 8 units are left out.
+    the start. Layers of fewer than 8 units are left out, and of
+    fewer than 16 for the warning.
     ## Why it matters
     A unit that is zero on every input passes no gradient back, so nothing revives it: the layer
     is narrower than the one you configured, and a layer that is dead as a whole cuts off all
@@ -57,6 +58,9 @@ class DeadRelu(Rule):
     )
     rise_min: float = threshold(0.1, "Rise of the dead share since its first measurement.")
     units_min: int = threshold(8, "Units a layer must have to be judged.")
+    units_min_warning: int = threshold(
+        16, "Units it must have for a warning below the error's limit."
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the layer with the largest dead share."""
@@ -70,7 +74,10 @@ class DeadRelu(Rule):
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = (dead >= self.dead_share_error) | ((dead >= self.dead_share_warning) & rising)
         for i in np.flatnonzero(sick):
-            sick[i] = (units_before(history, places[i].depth) or self.units_min) >= self.units_min
+            # Half of a narrow bottleneck may well be off.
+            gone = dead[i] >= self.dead_share_error
+            least = self.units_min if gone else self.units_min_warning
+            sick[i] = (units_before(history, places[i].depth) or least) >= least
         if not sick.any():
             return
         # The first of the dead layers, since what follows a dead layer starves; without one, the

@@ -30,7 +30,7 @@ class InitScaleTooSmall(Rule):
     In the first steps the standard deviation across samples (S) of the deepest hidden layer is
     below a thousandth of the first one's, or below 5 % of √(S² + M²), where M is what the units'
     means differ by: then the biases have taken over. A note at first; a warning when it is still
-    so after 60 captured steps and the loss has not fallen. Stacks of sigmoids and tanhs are left
+    so after 100 steps and the loss has not fallen. Stacks of sigmoids and tanhs are left
     to `vanishing_gradient`: there the nonlinearity is to blame.
     ## Why it matters
     The total spread of a layer's outputs can look healthy while all of it comes from the biases;
@@ -58,7 +58,7 @@ class InitScaleTooSmall(Rule):
     signal_ratio_min: float = threshold(1e-3, "S of the deepest hidden layer over the first's.")
     sight_min: float = threshold(0.05, "S/√(S² + M²) of the deepest hidden layer.")
     layers_min: int = threshold(4, "Watched hidden layers there must be.")
-    observations: int = threshold(60, "Captured steps after which it is a warning.")
+    steps_min: int = threshold(100, "Steps after which it is a warning, if it is still so.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer that is blind."""
@@ -84,7 +84,7 @@ class InitScaleTooSmall(Rule):
         still = late_signal[alive[-1]] < self.signal_ratio_min * late_signal[alive[0]] or (
             late_sight[alive[-1]] < self.sight_min
         )
-        lasting = still and len(steps) >= self.observations and not course.learned()
+        lasting = still and steps[-1] >= self.steps_min - 1 and not course.learned()
         place = places[rows[int(alive[int(np.argmax(blind))])]]
         yield self.finding(
             severity=Severity.WARNING if lasting else Severity.INFO,
@@ -121,7 +121,7 @@ class InitScaleTooSmall(Rule):
     @staticmethod
     def sick() -> History:
         """Return twenty ReLU layers with PyTorch's default initialisation that do not learn."""
-        return _stack(math.sqrt(1 / 6), [2.3] * 70)
+        return _stack(math.sqrt(1 / 6), [2.3] * 100)
 
     @staticmethod
     def healthy() -> History:

@@ -32,8 +32,8 @@ class LearningRateTooHigh(Rule):
     The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
     for ten captured steps in a row while the loss does not fall; a loss half again above its start
     (plus six times its noise), or not finite, right after steps with r above 0.1 or a learning
-    rate that rose threefold at once, and not back below its start since; r above 0.03 and a loss that after 60 steps has not fallen by a tenth and
-    shows no downward trend.
+    rate that rose threefold at once, and not back below its start since; r above 0.03 and a loss
+    that after 60 steps has not fallen by a tenth and shows no downward trend.
     ## Why it matters
     A step as large as a tenth of the weights leaves the region in which the gradient was right.
     The loss jumps or oscillates, units die, and in the end values overflow: all of these are then
@@ -127,7 +127,12 @@ class LearningRateTooHigh(Rule):
         peak = float(np.nanmax(ratio.values))
         return self._found(
             since,
-            f"Steps of up to {peak:.2g} times the weights raised the loss from {start:.4g} to "
+            (
+                f"Steps of {peak:.2g} times the weights"
+                if peak > self.update_ratio_max
+                else "A learning rate that rose at once"
+            )
+            + f" raised the loss from {start:.4g} to "
             + ("a value that is not finite." if len(broken) else f"{worst:.4g}."),
             {
                 "update_ratio": peak,
@@ -185,15 +190,15 @@ class LearningRateTooHigh(Rule):
             return None
         if course.falling or course.learned(share=0.1):
             return None
-        first = middle(ratio.values[: self.observations])
-        now = middle(ratio.values[-20:])
-        if not max(first, now) > self.update_ratio_stuck or course.warming_up:
+        first = middle(ratio.values[ratio.steps < self.observations])
+        ratio_seen = float(np.fmax(first, middle(ratio.values[-20:])))
+        if not ratio_seen > self.update_ratio_stuck or course.warming_up:
             return None
         return self._found(
             int(ratio.steps[0]),
-            f"Steps changed the weights by {max(first, now):.2g} of their size (median matrix), "
+            f"Steps changed the weights by {ratio_seen:.2g} of their size (median matrix), "
             f"and after {len(course.loss)} steps the loss has hardly fallen.",
-            {"update_ratio": max(first, now), "update_ratio_stuck": self.update_ratio_stuck},
+            {"update_ratio": ratio_seen, "update_ratio_stuck": self.update_ratio_stuck},
             0.7,
             course,
         )
