@@ -101,26 +101,29 @@ class BiasDrift(Rule):
             np.flatnonzero(sick), key=lambda i: (not _is_last(places[i], deepest), -now[i], i)
         )
         at = int(order[0])
-        yield self._found(history, places[at], d, at, float(now[at]), float(slope[at]), sick)
+        yield self._found(
+            history, places[at], float(spread[at]), float(now[at]), float(slope[at]), sick
+        )
 
     def _found(
         self,
         history: History,
         place: Place,
-        d: Window,
-        at: int,
+        spread: float,
         now: float,
         slope: float,
         sick: Flags,
     ) -> Finding:
         limit = self.drift_max if now > self.drift_max else self.drift_early
-        run = max(1, int(trailing_run(d.values[:, at] > limit)))
+        # Over all frames kept, not only those the trend looks at.
+        whole = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
+        run = max(1, int(trailing_run(whole.values > limit * spread)))
         common = self._common_share(history, place)
         single = place.shape == (1,) or common > 0.8
         return self.finding(
             severity=Severity.WARNING,
             where=place.name,
-            since_step=int(d.steps[-run]),
+            since_step=int(whole.steps[-run]),
             summary=(
                 f"{place.name} has moved {now:.2g} times the spread of its layer's output and "
                 f"goes on ({slope:+.2g} per 100 steps)."

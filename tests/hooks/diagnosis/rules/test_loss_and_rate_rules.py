@@ -1,0 +1,163 @@
+"""TV501, TV504, TV601, TV602: the right step, and the traps around them."""
+
+import numpy as np
+import pytest
+
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Severity
+from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
+from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
+from trainvitals.diagnosis.rules.loss_spike import LossSpike
+from trainvitals.diagnosis.rules.no_learning import NoLearning
+from trainvitals.wire import Place, Stat, Stream
+
+
+def noise(n: int, std: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, std, n)
+
+
+def findings(rule, **scalars):
+    n = max(np.size(values) for values in scalars.values())
+    return list(rule.check(Example(n).scalars(**scalars).history))
+
+
+class TestNoLearning:
+    def test_a_flat_loss_is_told_from_the_first_step_on(self):
+        [finding] = findings(NoLearning(), loss=2.3 + noise(120, 0.02))
+        assert finding.since_step == 0
+
+    @pytest.mark.parametrize("steps", [1, 50, 99])
+    def test_a_short_run_is_not_judged(self, steps):
+        assert not findings(NoLearning(), loss=2.3 + noise(steps, 0.02))
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            np.sin(np.arange(200)) * 0.1,
+            np.linspace(0.1, 1, 200),
+            np.r_[np.linspace(2, 0.5, 100), np.full(100, 2.0)],
+        ],
+        ids=["signed", "rising", "was lower once"],
+    )
+    def test_losses_without_a_level_say_nothing(self, loss):
+        assert not findings(NoLearning(), loss=loss)
+
+    def test_a_warm_up_has_not_had_its_chance_yet(self):
+        rate = np.linspace(0, 1e-3, 150)
+        assert not findings(NoLearning(), loss=2.3 + noise(150, 0.02), learning_rate__0=rate)
+
+    def test_a_run_with_full_accuracy_has_nothing_left_to_learn(self):
+        loss = 0.1 + noise(150, 0.001)
+        assert not findings(NoLearning(), loss=loss, log__accuracy=np.full(150, 1.0))
+
+    def test_of_a_game_of_several_optimizers_it_is_a_note(self):
+        example = Example(150).scalars(loss=0.69 + noise(150, 0.01))
+        example.history.facts["optimizers"] = 2.0
+        [finding] = NoLearning().check(example.history)
+        assert finding.severity is Severity.INFO
+
+
+class TestLossSpike:
+    def course(self, n: int = 300) -> np.ndarray:
+        return (0.4 + 2 * np.exp(-np.arange(n) / 60)) * np.exp(noise(n, 0.1))
+
+    def test_one_that_recovers_is_a_note(self):
+        loss = self.course()
+        loss[200] = 5
+        [finding] = findings(LossSpike(), loss=loss)
+        assert (finding.severity, finding.since_step) == (Severity.INFO, 200)
+
+    def test_three_that_recover_are_a_warning(self):
+        loss = self.course()
+        loss[[120, 200, 280]] = 5
+        [finding] = findings(LossSpike(), loss=loss)
+        assert finding.severity is Severity.WARNING
+        assert finding.evidence["spikes"] == 3
+
+    def test_one_that_stays_is_a_warning_soon(self):
+        loss = self.course(215)
+        loss[200:] += 4
+        [finding] = findings(LossSpike(), loss=loss)
+        assert (finding.severity, finding.since_step) == (Severity.WARNING, 200)
+
+    def test_it_names_the_tensor_whose_gradient_grew_most(self):
+        loss = self.course()
+        loss[200] = 5
+        places = [Place(n, kind="weight", shape=(4, 4), depth=i) for i, n in enumerate("ab")]
+        jump = np.where(np.arange(300) == 200, 50.0, 1.0)
+        example = Example(300).scalars(loss=loss)
+        example.stream(Stream.GRADIENT, places, {"a": {Stat.L2: 1.0}, "b": {Stat.L2: jump}})
+        [finding] = LossSpike().check(example.history)
+        assert finding.evidence["moved_first"] == "b"
+
+    def test_the_heavy_tail_of_a_small_batch_near_its_floor_is_no_spike(self):
+        rng = np.random.default_rng(0)
+        loss = np.r_[2.3 * np.exp(-np.arange(200) / 40), np.zeros(800)] + rng.lognormal(-3, 1, 1000)
+        assert not [f for f in findings(LossSpike(), loss=loss) if f.severity is not Severity.INFO]
+
+
+def steps_of(ratio, loss, *, rate=0.1, weight=1.0, gradient=0.1):
+    n = np.size(loss)
+    places = [Place(f"{i}.weight", kind="weight", shape=(16, 16), depth=i) for i in range(3)]
+    example = Example(n).scalars(loss=loss, learning_rate__0=np.broadcast_to(rate, n))
+    for stream, statistic, value in (
+        (Stream.WEIGHT, Stat.L2, weight),
+        (Stream.GRADIENT, Stat.L2, gradient),
+        (Stream.UPDATE, Stat.RATIO, ratio),
+    ):
+        example.stream(stream, places, {p.name: {statistic: value} for p in places})
+    return example.history
+
+
+class TestLearningRateTooHigh:
+    def check(self, *args, **kwargs):
+        return list(LearningRateTooHigh().check(steps_of(*args, **kwargs)))
+
+    def test_it_begins_at_the_large_step_that_raised_the_loss(self):
+        ratio = np.r_[np.full(40, 1e-3), np.full(40, 0.8)]
+        loss = np.r_[np.linspace(2, 1, 42), np.full(38, 50.0)]
+        [finding] = self.check(ratio, loss)
+        assert finding.since_step == 40
+
+    def test_a_loss_that_is_nan_after_violent_steps_is_its_fault(self):
+        example = Example(6).scalars(
+            loss=[2.0, 2.1] + [np.nan] * 4, nonfinite_loss=[0, 0, 1, 1, 1, 1]
+        )
+        places = [Place("0.weight", kind="weight", shape=(16, 16), depth=0)]
+        example.stream(Stream.UPDATE, places, {"0.weight": {Stat.RATIO: 50.0}})
+        assert list(LearningRateTooHigh().check(example.history))
+
+    def test_a_loss_that_rises_with_small_steps_is_not(self):
+        assert not self.check(1e-2, np.linspace(0.1, 5, 200))
+
+    def test_once_the_loss_is_below_its_start_again_it_is_over(self):
+        loss = np.r_[np.full(10, 2.0), np.full(10, 50.0), np.linspace(2, 0.5, 80)]
+        assert not self.check(np.r_[np.full(20, 0.5), np.full(80, 1e-3)], loss)
+
+    def test_weights_that_start_at_zero_do_not_count(self):
+        assert not self.check(5.0, np.full(40, 2.0), weight=1e-6)
+
+    def test_a_rate_that_rose_at_once_is_seen_where_the_update_was_not_captured(self):
+        rate = np.r_[np.full(50, 0.1), np.full(50, 10.0)]
+        loss = np.r_[np.linspace(2, 1, 51), np.full(49, 90.0)]
+        [finding] = self.check(1e-3, loss, rate=rate)
+        assert finding.since_step == 50
+
+
+class TestLearningRateTooLow:
+    def check(self, *args, **kwargs):
+        return list(LearningRateTooLow().check(steps_of(*args, **kwargs)))
+
+    def test_steps_of_a_millionth_are_too_small_whatever_the_loss(self):
+        assert self.check(1e-7, np.linspace(2, 1.9, 60))
+
+    def test_steps_of_a_hundred_thousandth_are_with_a_flat_loss_only(self):
+        assert self.check(1e-5, 2.3 + noise(150, 0.01))
+        assert not self.check(1e-5, np.linspace(2, 1, 150))
+
+    def test_without_a_gradient_the_small_step_is_not_the_rates_fault(self):
+        assert not self.check(1e-9, np.full(60, 2.0), gradient=1e-6)
+
+    def test_the_end_of_a_schedule_is_left_out(self):
+        rate = np.r_[np.full(50, 0.1), np.geomspace(0.1, 1e-7, 50)]
+        assert not self.check(rate * 1e-3, np.linspace(2, 1, 100), rate=rate)

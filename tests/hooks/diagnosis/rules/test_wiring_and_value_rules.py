@@ -1,0 +1,195 @@
+"""TV301, TV303, TV603, TV701, TV901, TV954: the right place and step, and the traps around them."""
+
+import numpy as np
+import pytest
+
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.finding import Severity
+from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
+from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
+from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
+from trainvitals.wire import Place, Stat, Stream
+
+
+class TestSymmetricInit:
+    def check(self, weight, gradient, **changes):
+        place = Place("0.weight", **{"kind": "weight", "shape": (8, 8), "depth": 0, **changes})
+        example = Example(3)
+        for stream, share in ((Stream.WEIGHT, weight), (Stream.GRADIENT, gradient)):
+            example.stream(stream, [place], {place.name: {Stat.DISTINCT_ROWS: share}})
+        return list(SymmetricInit().check(example.history))
+
+    def test_equal_rows_with_equal_gradients_stay_equal(self):
+        assert self.check(0.125, 0.125)[0].where == "0.weight"
+
+    @pytest.mark.parametrize(
+        ("weight", "gradient", "changes"),
+        [
+            (1.0, 0.125, {}),
+            (0.125, 1.0, {}),
+            (0.125, [0.125, 1.0, 1.0], {}),
+            (0.125, 0.125, {"kind": "embedding"}),
+            (0.125, 0.125, {"flags": ("zero_init_branch",)}),
+            (0.125, 0.125, {"trainable": False}),
+        ],
+        ids=["dead units", "zero head", "separates", "embedding", "zero branch", "frozen"],
+    )
+    def test_what_separates_or_is_meant_so_is_left_alone(self, weight, gradient, changes):
+        assert not self.check(weight, gradient, **changes)
+
+
+class TestInitScaleTooSmall:
+    def check(self, gain, steps, loss=2.0, nonlinearity="relu"):
+        places = [Place(str(i), depth=i, nonlinearity=nonlinearity) for i in range(12)]
+        columns = {
+            p.name: {Stat.SAMPLE_STD: gain**i, Stat.UNIT_MEAN_STD: 1e-3}
+            for i, p in enumerate(places)
+        }
+        example = Example(steps).scalars(loss=np.broadcast_to(loss, steps))
+        return list(
+            InitScaleTooSmall().check(example.stream(Stream.ACTIVATION, places, columns).history)
+        )
+
+    def test_it_is_a_note_at_first_and_a_warning_when_nothing_is_learned(self):
+        assert self.check(0.4, 10)[0].severity is Severity.INFO
+        assert self.check(0.4, 150)[0].severity is Severity.WARNING
+
+    def test_it_stays_a_note_when_the_run_learns(self):
+        [finding] = self.check(0.4, 150, loss=np.linspace(2, 1, 150))
+        assert finding.severity is Severity.INFO
+
+    def test_a_sigmoid_stack_is_the_nonlinearitys_fault(self):
+        assert not self.check(0.4, 150, nonlinearity="sigmoid")
+
+    def test_a_signal_that_holds_is_silence(self):
+        assert not self.check(0.9, 150)
+
+
+class TestParameterNotUpdated:
+    def check(self, *, shapes=((8, 8), (4, 8)), optimized=(True, False), gradient=0.1, moves=False):
+        places = [
+            Place(n, kind="weight", shape=s, depth=i, module=n, optimized=o)
+            for i, (n, s, o) in enumerate(zip("ab", shapes, optimized, strict=True))
+        ]
+        stuck = next((p for p in places if not p.optimized), places[1])
+        size = {p.name: gradient if p is stuck else 0.1 for p in places}
+        still = dict.fromkeys((Stat.L2, Stat.MEAN, Stat.ABS_MEAN), 2.0)
+        moving = dict.fromkeys(still, 2 + 0.1 * np.arange(9))
+        example = Example(9)
+        example.stream(Stream.GRADIENT, places, {n: {Stat.L2: s} for n, s in size.items()})
+        example.stream(
+            Stream.WEIGHT,
+            places,
+            {p.name: still if p is stuck and not moves else moving for p in places},
+        )
+        example.stream(
+            Stream.UPDATE, places, {p.name: {Stat.RMS: 0.0 if p is stuck else 1e-3} for p in places}
+        )
+        return list(ParameterNotUpdated().check(example.history))
+
+    def test_a_head_the_optimizer_does_not_hold_is_an_error(self):
+        [finding] = self.check()
+        assert (finding.where, finding.severity) == ("b", Severity.ERROR)
+
+    def test_one_it_holds_and_never_moves_is_an_error_too(self):
+        [finding] = self.check(optimized=(True, True))
+        assert (finding.where, finding.severity) == ("b", Severity.ERROR)
+
+    def test_a_large_front_part_left_out_is_a_frozen_backbone(self):
+        [finding] = self.check(shapes=((64, 64), (4, 8)), optimized=(False, True))
+        assert finding.severity is Severity.INFO
+
+    def test_a_small_front_part_left_out_is_a_warning(self):
+        [finding] = self.check(shapes=((4, 8), (64, 64)), optimized=(False, True))
+        assert finding.severity is Severity.WARNING
+
+    def test_without_a_gradient_worth_the_name_nothing_should_move(self):
+        assert not self.check(gradient=1e-9)
+
+    def test_what_another_optimizer_moves_is_updated(self):
+        assert not self.check(moves=True)
+        assert not self.check(optimized=(True, True), moves=True)
+
+
+class TestBiasDrift:
+    def check(self, drift, *, spread=1.0, loss=2.0, flags=()):
+        n = len(drift)
+        bias = Place("h.bias", kind="bias", shape=(4,), depth=1, module="h", flags=flags)
+        column = {Stat.DRIFT_RMS: drift, Stat.DRIFT_MEAN: drift}
+        example = Example(n).scalars(loss=np.broadcast_to(loss, n))
+        example.stream(Stream.WEIGHT, [bias], {"h.bias": column})
+        example.stream(Stream.ACTIVATION, [Place("h", depth=1)], {"h": {Stat.SAMPLE_STD: spread}})
+        return list(BiasDrift().check(example.history))
+
+    def test_one_that_runs_away_is_named_with_the_step_it_left_the_signal(self):
+        [finding] = self.check(np.linspace(0, 10, 200))
+        assert finding.where == "h.bias"
+        assert 40 < finding.since_step < 60
+        assert finding.evidence["common_share"] == 1.0
+
+    def test_the_same_walk_within_a_wide_signal_is_none(self):
+        assert not self.check(np.linspace(0, 10, 200), spread=20.0, loss=np.linspace(2, 1, 200))
+
+    @pytest.mark.parametrize("flag", ["before_norm", "recurrent", "attention"])
+    def test_biases_whose_scale_is_another_are_left_out(self, flag):
+        assert not self.check(np.linspace(0, 10, 200), flags=(flag,))
+
+    def test_one_that_settled_while_the_run_learns_is_none(self):
+        settled = 3 * (1 - np.exp(-np.arange(200) / 5))
+        assert not self.check(settled, loss=np.linspace(2, 0.5, 200))
+
+    def test_an_extreme_value_is_one_even_when_it_stands_still(self):
+        assert self.check(np.full(200, 9.0))
+
+
+class TestNonFiniteValue:
+    def run(self, *, loss=(), gradients=(), weights=(), outputs=(), n=30, scale=None):
+        def at(steps):
+            return np.isin(np.arange(n), steps).astype(float)
+
+        scalars = {"nonfinite_loss": at(loss), "nonfinite_gradients": at(gradients), "loss": 1.0}
+        if scale:
+            scalars["loss_scale"] = scale
+        example = Example(n).scalars(**scalars)
+        parameters = [Place(f"{m}.weight", shape=(2, 2), depth=i) for i, m in enumerate("ab")]
+        modules = [Place(m, depth=i) for i, m in enumerate("ab")]
+        for stream, places, bad in (
+            (Stream.WEIGHT, parameters, weights),
+            (Stream.GRADIENT, parameters, gradients),
+            (Stream.ACTIVATION, modules, outputs),
+        ):
+            columns = {Stat.NONFINITE: at(bad), Stat.MIN: -3.0, Stat.MAX: 7.0}
+            example.stream(stream, places, {p.name: columns for p in places})
+        return list(NonFiniteValue().check(example.history))
+
+    def test_forward_first_names_the_first_module_and_its_last_finite_value(self):
+        [finding] = self.run(loss=[20, 21], gradients=[20, 21], outputs=[20, 21])
+        assert (finding.where, finding.since_step) == ("a", 20)
+        assert "forward" in finding.summary
+        assert finding.evidence["last_finite_max"] == 7.0
+
+    def test_backward_first_names_the_last_module_since_backward_begins_there(self):
+        [finding] = self.run(gradients=[20])
+        assert (finding.where, finding.since_step) == ("b.weight", 20)
+        assert "backward" in finding.summary
+
+    def test_a_loss_alone_is_the_loss_functions_fault(self):
+        [finding] = self.run(loss=[20], gradients=[20])
+        assert (finding.where, finding.stream) == ("", Stream.SCALAR)
+        assert "loss function" in finding.summary
+
+    def test_weights_that_were_bad_before_anything_else_are_named(self):
+        [finding] = self.run(weights=[20, 21], loss=[21], outputs=[21])
+        assert finding.where == "a.weight"
+
+    def test_masks_of_minus_infinity_are_by_design(self):
+        assert not self.run(outputs=list(range(30)))
+
+    def test_a_gradient_scaler_looking_for_its_scale_is_at_work(self):
+        assert not self.run(gradients=[0, 3], scale=1024.0)
+
+    def test_one_bad_batch_is_over_after_fifty_finite_steps(self):
+        assert self.run(loss=[20], gradients=[20], n=60)
+        assert not self.run(loss=[20], gradients=[20], n=90)
