@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_URL = "http://127.0.0.1:8321"
@@ -15,7 +15,7 @@ class Source:
 
     url: str
     token_file: Path
-    token_given: str = ""
+    token_given: str = field(default="", repr=False)
     """From TRAINVITALS_TOKEN; counts more than the file."""
     asks: bool = False
     """Each visitor types a token of their own: for addresses that others can reach."""

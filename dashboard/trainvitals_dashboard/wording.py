@@ -104,8 +104,10 @@ def number(value: float | None) -> str:
         return "∞" if value > 0 else "−∞"
     if value == int(value) and abs(value) < 1e7:
         return f"{int(value):,}".replace("-", "−")
-    if 0.001 <= abs(value) < 1e5:
-        return f"{value:,.4g}".replace("-", "−")
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
+    if 0.001 <= abs(value) < 1000:
+        return f"{value:.4g}".replace("-", "−")
     mantissa, exponent = f"{value:.2e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}".replace("-", "−")
@@ -157,6 +159,25 @@ def rate(per_second: float | None) -> str:
 def words(name: str) -> str:
     """Return an identifier as words: dead_share → dead share. Not escaped."""
     return clean(name).replace("_", " ")
+
+
+STATISTIC_WORDS = {
+    "l2": "L2 norm",
+    "rms": "RMS",
+    "std": "spread (std)",
+    "abs_mean": "mean of |x|",
+    "ratio": "update ratio",
+    "nonfinite": "NaN and ∞",
+    "sample_std": "spread across samples",
+    "unit_mean_std": "spread of the units' means",
+    "drift_rms": "drift (RMS)",
+    "drift_mean": "drift (mean)",
+}
+
+
+def statistic_words(name: str) -> str:
+    """Return what a statistic is called."""
+    return STATISTIC_WORDS.get(name, words(name))
 
 
 def at_place(where: str) -> str:

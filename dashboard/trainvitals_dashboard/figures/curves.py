@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainvitals_dashboard.client import Curve, Dropped, Finding
+from trainvitals_dashboard.answers import Curve, Dropped, Finding
 from trainvitals_dashboard.figures.palette import Palette, palette
 from trainvitals_dashboard.wording import SEVERITIES, SEVERITY_SIGN, clean, number
 
@@ -54,6 +54,14 @@ class Window:
         return (self.first or 0) <= step and (self.last is None or step <= self.last)
 
 
+@dataclass(frozen=True)
+class _Heights:
+    """How a value becomes a height in the picture, and what the axis says of it."""
+
+    of: Callable[[float], float]
+    axis: Option
+
+
 @dataclass
 class _Drawn:
     mean: list[list[Any]] = field(default_factory=list)
@@ -76,10 +84,10 @@ def curves(
     drawn = [_draw(line.curve, marks.dropped) for line in lines]
     values = [v for d in drawn for points in (d.mean, d.band) for _, v in points if v is not None]
     log = log_allowed and is_log(values)
-    decades = log and (min(values) < 1e-4 or max(values) >= 1e6)
-    if decades:
-        drawn, values = [_in_decades(d) for d in drawn], [math.log10(v) for v in values]
-        marks = _marks_in_decades(marks)
+    heights = _heights(values, log)
+    if heights is not None:
+        drawn, values = [_lifted(d, heights) for d in drawn], [heights.of(v) for v in values]
+        marks = _lifted_marks(marks, heights, log)
     top = max(values, default=1.0)
     series: list[Option] = []
     for i, (line, d) in enumerate(zip(lines, drawn, strict=True)):
@@ -95,7 +103,7 @@ def curves(
             "trigger": "axis",
             "confine": True,
             "axisPointer": {"type": "line"},
-            **({"formatter": "step {@[0]}<br/><b>{@[2]}</b>"} if decades else {}),
+            **({"formatter": "step {@[0]}<br/><b>{@[2]}</b>"} if heights else {}),
         },
         "xAxis": {
             "type": "value",
@@ -105,19 +113,31 @@ def curves(
             "splitNumber": 4,
             "splitLine": {"show": False},
             "axisLabel": {"hideOverlap": True},
+            "axisPointer": {"label": {"precision": 0}},
         },
-        "yAxis": _y_axis(log and not decades, marks.threshold, values)
-        | (DECADES if decades else {}),
+        "yAxis": _y_axis(log and heights is None, marks.threshold, values)
+        | (heights.axis if heights else {}),
         "series": series,
     }
     if len(lines) > 1:
         names = [clean(line.name) for line in lines]
         option["legend"] = {"data": names, "top": 0, "type": "scroll", "left": 0}
     if brush:
+        option["toolbox"] = {
+            "right": 8,
+            "top": 6,
+            "itemSize": 14,
+            "itemGap": 8,
+            "feature": {
+                "brush": {
+                    "type": ["lineX", "clear"],
+                    "title": {"lineX": "Choose steps", "clear": "Clear"},
+                }
+            },
+        }
         option["brush"] = {
             "xAxisIndex": "all",
             "brushType": "lineX",
-            "toolbox": ["lineX", "clear"],
             "throttleType": "debounce",
             "throttleDelay": 300,
         }
@@ -168,21 +188,36 @@ def _draw(curve: Curve, dropped: Sequence[Dropped]) -> _Drawn:
     return drawn
 
 
-def _in_decades(drawn: _Drawn) -> _Drawn:
+def _heights(values: Sequence[float], log: bool) -> _Heights | None:
+    """Return how to draw numbers whose digits ECharts would write out, None for ordinary ones."""
+    if log:
+        if min(values) >= 1e-4 and max(values) < 1e6:
+            return None
+        return _Heights(math.log10, DECADES)
+    reach = max(map(abs, values), default=1.0)
+    if reach == 0 or 1e-3 <= reach < 1e6:
+        return None
+    exponent = math.floor(math.log10(reach))
+    return _Heights(
+        lambda value: value / 10.0**exponent, {"axisLabel": {"formatter": f"{{value}}e{exponent}"}}
+    )
+
+
+def _lifted(drawn: _Drawn, heights: _Heights) -> _Drawn:
     def lifted(points: list[list[Any]]) -> list[list[Any]]:
         return [
-            [x, None if v is None else math.log10(v), "–" if v is None else number(v)]
+            [x, None if v is None else heights.of(v), "–" if v is None else number(v)]
             for x, v in points
         ]
 
     return _Drawn(lifted(drawn.mean), lifted(drawn.band), drawn.nonfinite)
 
 
-def _marks_in_decades(marks: Marks) -> Marks:
+def _lifted_marks(marks: Marks, heights: _Heights, log: bool) -> Marks:
     limit = marks.threshold
-    if limit is None or limit <= 0:
+    if limit is None or (log and limit <= 0):
         return replace(marks, threshold=None)
-    return replace(marks, threshold=math.log10(limit))
+    return replace(marks, threshold=heights.of(limit))
 
 
 def _series(line: Line, drawn: _Drawn, colour: str, top: float) -> list[Option]:
@@ -247,7 +282,7 @@ def _marked(marks: Marks, window: Window, colours: Palette, extent: float) -> Op
             {
                 "xAxis": step,
                 "name": f"{SEVERITY_SIGN.get(worst.severity, '●')} {codes}{more}",
-                "lineStyle": {"color": colour, "type": "solid", "width": 1.2},
+                "lineStyle": {"color": colour, "type": "solid", "width": 1.2, "opacity": 0.75},
                 "label": {"color": colour, "formatter": "{b}", "position": "insideEndTop"},
             }
         )

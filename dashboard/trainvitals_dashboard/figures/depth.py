@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainvitals_dashboard.client import Heatmap, Place
+from trainvitals_dashboard.answers import Heatmap, Place
 from trainvitals_dashboard.figures.curves import DECADES, Option, is_log
 from trainvitals_dashboard.figures.palette import palette
 from trainvitals_dashboard.wording import number, shortened

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Finding
+from trainvitals_dashboard.answers import Finding
 from trainvitals_dashboard.wording import number, words
 
 LIMITS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainvitals_dashboard.client import Heatmap
+from trainvitals_dashboard.answers import Heatmap
 from trainvitals_dashboard.figures.curves import Option
 from trainvitals_dashboard.figures.palette import palette
 from trainvitals_dashboard.wording import number, shortened
@@ -81,7 +81,7 @@ def heat(
         "xAxis": {
             "type": "category",
             "data": [f"{step:,}" for step in data.steps],
-            "axisLabel": {"hideOverlap": True},
+            "axisLabel": {"hideOverlap": True, "interval": max(0, len(data.steps) // 8 - 1)},
             "axisTick": {"show": False},
             "splitLine": {"show": False},
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from trainvitals_dashboard.client import Run
+from trainvitals_dashboard.answers import Run
 from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, now
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Finding, Problem, RunDetail
+from trainvitals_dashboard.answers import Finding, RunDetail
+from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
 from trainvitals_dashboard.parts.session import client, is_dark
-from trainvitals_dashboard.wording import literal, plain, words
+from trainvitals_dashboard.wording import literal, plain, statistic_words, words
 
 HEIGHT = 240
 _BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
@@ -38,7 +39,9 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
         return False
     limit = evidence.threshold(finding)
     is_scalar = wanted.stream == Stream.SCALAR
-    title = words(wanted.place) if is_scalar else f"{wanted.stream} {words(wanted.statistic)}"
+    title = (
+        words(wanted.place) if is_scalar else f"{wanted.stream} {statistic_words(wanted.statistic)}"
+    )
     st.caption(plain(title) if is_scalar else f"{plain(title)} of {literal(wanted.place)}")
     st.echarts_chart(
         curves(

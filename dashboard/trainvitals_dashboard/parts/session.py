@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from trainvitals_dashboard.client import Answer, Client, Problem, Run
+from trainvitals_dashboard.answers import Run
+from trainvitals_dashboard.client import Answer, Client, Problem
 from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals_dashboard.client import Finding, Run, RunDetail
+from trainvitals_dashboard.answers import Finding, Run, RunDetail
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.parts.proof import proof_chart
 from trainvitals_dashboard.parts.session import LAYERS

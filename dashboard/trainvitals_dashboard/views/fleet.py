@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from trainvitals_dashboard.client import Answer, Problem, Run, RunPage
+from trainvitals_dashboard.answers import Run, RunPage
+from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.spark import sparkline
 from trainvitals_dashboard.parts.header import brand, progress, state_badge
 from trainvitals_dashboard.parts.session import (

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Finding, Heatmap, Layout, Layouts, Problem, RunDetail
+from trainvitals_dashboard.answers import Finding, Heatmap, Layout, Layouts, RunDetail
+from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.figures.heat import heat
 from trainvitals_dashboard.parts.header import run_header
@@ -29,6 +30,7 @@ from trainvitals_dashboard.wording import (
     literal,
     plain,
     prose,
+    statistic_words,
     words,
 )
 
@@ -93,21 +95,30 @@ def _choice(layouts: Layouts, measured: Sequence[Stream], run: RunDetail) -> tup
             bind="query-params",
             label_visibility="collapsed",
         )
-        layout = layouts.of(stream or names[0])
-        statistics = list(layout.statistics) if layout else []
-        usual = str(FIRST_STATISTIC[Stream(stream or names[0])])
-        statistic = st.selectbox(
-            "Statistic",
-            statistics,
-            index=statistics.index(usual) if usual in statistics else 0,
-            format_func=words,
-            key="statistic",
-            bind="query-params",
-            label_visibility="collapsed",
-            width=200,
-        )
+        statistic = _statistic(layouts, stream or names[0])
         range_control(run.step)
-    return stream or names[0], statistic or usual
+    return stream or names[0], statistic
+
+
+def _statistic(layouts: Layouts, stream: str) -> str:
+    layout = layouts.of(stream)
+    statistics = list(layout.statistics) if layout else []
+    usual = str(FIRST_STATISTIC[Stream(stream)])
+    wanted = st.query_params.get("statistic", usual)
+    # Not bound to the address: a bound selectbox writes its options as they are worded.
+    chosen = st.selectbox(
+        "Statistic",
+        statistics,
+        index=next((statistics.index(s) for s in (wanted, usual) if s in statistics), 0),
+        format_func=statistic_words,
+        key=f"statistic-{stream}",
+        label_visibility="collapsed",
+        width=220,
+    )
+    chosen = chosen or usual
+    if chosen != wanted:
+        st.query_params["statistic"] = chosen
+    return chosen
 
 
 def _flagged(findings: Sequence[Finding]) -> None:
@@ -152,7 +163,7 @@ def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Findin
         return None
     if not any(v is not None for row in data.values for v in row):
         st.info(
-            f"{words(statistic).capitalize()} was not measured in these steps.",
+            f"{statistic_words(statistic)} was not measured in these steps.",
             icon=":material/grid_off:",
         )
         return None
@@ -162,7 +173,7 @@ def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Findin
 def _heat_chart(data: Heatmap, findings: Sequence[Finding]) -> str | None:
     figure = heat(data, dark=is_dark(), signs=signs_of(findings, data.places))
     scale = {"log": "colours by decade", "diverging": "centred on zero", "linear": ""}[figure.scale]
-    said = f"**{data.stream} {plain(words(data.statistic))}**, first layer on top"
+    said = f"**{data.stream} {plain(statistic_words(data.statistic))}**, first layer on top"
     st.caption(" · ".join(part for part in (said, scale, "click a cell for its tensor") if part))
     event = st.echarts_chart(
         figure.option,
@@ -205,9 +216,11 @@ def _detail(
         return
     st.caption(_described(layout, place))
     here = [f for f in findings if f.is_open and f.where and _concerns(f, place)]
-    columns = st.columns(2, gap="medium")
     drawn = 0
     for wanted, statistic, title in DETAIL:
+        if drawn % 2 == 0:
+            # A row of its own for each two: on a phone they then follow in this order.
+            columns = st.columns(2, gap="medium")
         with columns[drawn % 2]:
             drawn += _detail_chart(run, layouts.of(wanted), statistic, title, place, here)
     if not drawn:

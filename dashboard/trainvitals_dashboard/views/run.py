@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from trainvitals.wire import Scalar, Stat, Stream
-from trainvitals_dashboard.client import Answer, Curve, Finding, Problem, RunDetail
+from trainvitals_dashboard.answers import Curve, Finding, RunDetail
+from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.ranges import (
@@ -121,17 +122,16 @@ def _chart(
         # A schedule is read by its shape: warm-up and decay are straight or round on a linear axis.
         log_allowed=scalar != Scalar.LEARNING_RATE,
     )
+    shown = window()
     event = st.echarts_chart(
         option,
         height=height,
-        key=f"curve-{scalar}",
+        # A new range is a new chart: the old one's selection would cover it.
+        key=f"curve-{scalar}-{shown.first}-{shown.last}",
         on_select="rerun",
         alt=f"{clean(title)} over steps",
     )
-    chosen = brushed(event)
-    if chosen and chosen != st.session_state.get(f"brushed-{scalar}"):
-        # A chart keeps its selection over reruns; only a new one moves the range.
-        st.session_state[f"brushed-{scalar}"] = chosen
+    if chosen := brushed(event):
         set_window(*chosen)
         st.rerun()
 

@@ -1,0 +1,47 @@
+"""A fake collector, and the app on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import trainvitals_dashboard
+from helpers.fake_collector import TOKEN, FakeCollector, fake_collector
+from trainvitals_dashboard import source
+
+APP = Path(trainvitals_dashboard.__file__).with_name("app.py")
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def collector() -> Iterator[FakeCollector]:
+    with fake_collector() as fake:
+        yield fake
+
+
+@pytest.fixture
+def open_page(collector: FakeCollector, tmp_path: Path) -> Iterator[Open]:
+    """Open a page ("fleet", "run", "layers") of the dashboard with the query given."""
+    token_file = tmp_path / "token"
+    token_file.write_text(TOKEN)
+
+    def opened(page: str = "fleet", *, asks: bool = False, **query: str) -> AppTest:
+        source.choose(source.Source(collector.url, token_file, asks=asks))
+        app = AppTest.from_file(str(APP), default_timeout=20)
+        if page != "fleet":
+            # Pages are known after the first run only.
+            app = app.run()
+        for name, value in query.items():
+            app.query_params[name] = value
+        if page != "fleet":
+            app = app.switch_page(f"views/{page}.py")
+        app = app.run()
+        assert not app.exception, app.exception
+        return app
+
+    yield opened
+    source._chosen.clear()

@@ -1,0 +1,112 @@
+"""The client says what the collector says, and what it last said when it is away."""
+
+import httpx2
+import pytest
+
+from helpers.fake_collector import TOKEN
+from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, vanishing_run
+from trainvitals_dashboard.client import Client, Problem
+
+
+@pytest.fixture
+def client(collector):
+    clock = iter(range(1000, 100_000))
+    return Client(collector.url, lambda: TOKEN, clock=lambda: float(next(clock)))
+
+
+def test_a_run_comes_with_its_headline(client, collector):
+    collector.runs = [vanishing_run()]
+    answer = client.run("sigmoid-deep")
+    assert answer.problem is None
+    assert answer.value.headline
+    assert answer.value.headline.code == "TV101"
+    assert answer.value.verdict == "error"
+
+
+def test_the_last_answer_is_kept_with_its_time_when_the_collector_goes(client, collector):
+    collector.runs = [healthy_run()]
+    before = client.runs()
+    collector.down = True
+    answer = client.runs()
+    assert answer.value == before.value
+    assert answer.at <= before.at
+    assert answer.problem
+    assert answer.problem.reason == "unreachable"
+
+
+def test_without_an_earlier_answer_a_collector_that_is_away_is_a_problem(client, collector):
+    collector.down = True
+    with pytest.raises(Problem, match="does not answer"):
+        client.runs()
+
+
+def test_a_wrong_token_is_said_even_where_an_answer_is_kept(client, collector):
+    collector.runs = [healthy_run()]
+    client.runs()
+    collector.token = "tv_read_1_another"
+    with pytest.raises(Problem) as raised:
+        client.runs()
+    assert raised.value.reason == "unauthorised"
+
+
+def test_curves_are_asked_for_once_as_long_as_the_run_stands_still(client, collector):
+    collector.runs = [healthy_run(fields={"last_report_at": 1.0})]
+    run = client.run("resnet-baseline").value
+    first = client.series(run, "scalar", "value", ["loss"])
+    asked = len(collector.asked)
+    assert client.series(run, "scalar", "value", ["loss"]).value is first.value
+    assert len(collector.asked) == asked
+
+
+def test_names_travel_whole_whatever_is_in_them(client, collector):
+    collector.runs = [hostile_run()]
+    assert client.run(HOSTILE).value.id == HOSTILE
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/../b", "a?b#c", "%2e%2e"])
+def test_no_name_reaches_another_path(name):
+    seen = []
+
+    def answer(request):
+        seen.append(request.url.raw_path)
+        return httpx2.Response(404, json={"reason": "unknown_run", "detail": ""})
+
+    client = Client("http://c", lambda: "", transport=httpx2.MockTransport(answer))
+    with pytest.raises(Problem):
+        client.run(name)
+    [path] = seen
+    assert path.startswith(b"/api/v1/runs/")
+    assert path.count(b"/") == 4
+    assert b"?" not in path
+
+
+def test_a_redirect_is_not_followed_with_the_token():
+    asked = []
+
+    def answer(request):
+        asked.append(request.url.host)
+        return httpx2.Response(302, headers={"location": "http://evil.example/"})
+
+    client = Client("http://c", lambda: "secret", transport=httpx2.MockTransport(answer))
+    with pytest.raises(Problem):
+        client.runs()
+    assert asked == ["c"]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"runs": 3}', b"\xff"])
+def test_an_answer_that_is_none_is_called_broken(body):
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, content=body))
+    with pytest.raises(Problem) as raised:
+        Client("http://c", lambda: "", transport=transport).runs()
+    assert raised.value.reason == "broken"
+
+
+def test_what_is_kept_is_bounded(monkeypatch):
+    monkeypatch.setattr("trainvitals_dashboard.client.KEPT_BYTES_MAX", 1000)
+    transport = httpx2.MockTransport(
+        lambda _: httpx2.Response(200, content=b'{"runs":[]}' + b" " * 300)
+    )
+    client = Client("http://c", lambda: "", transport=transport)
+    for i in range(20):
+        client.runs(search=str(i))
+    assert client._kept_bytes <= 1000

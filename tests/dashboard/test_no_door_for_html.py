@@ -1,0 +1,65 @@
+"""The dashboard has no door through which a name could become HTML or code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trainvitals_dashboard
+
+SOURCES = sorted(Path(trainvitals_dashboard.__file__).parent.rglob("*.py"))
+DOORS = {"html", "iframe", "components", "component", "declare_component", "write", "help"}
+"""Of `st`: raw HTML, foreign code, and what guesses how to show a value."""
+
+
+def doors(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.keyword(arg="unsafe_allow_html"):
+                found.append("unsafe_allow_html")
+            case ast.Attribute(value=ast.Name(id="st"), attr=attribute) if attribute in DOORS:
+                found.append(f"st.{attribute}")
+            case ast.ImportFrom(module=str(module)) if "components" in module:
+                found.append(module)
+            case ast.Call(func=ast.Name(id="eval" | "exec" | "compile" | "__import__" as name)):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_file_opens_one(path):
+    assert doors(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "sick",
+    [
+        "st.markdown(name, unsafe_allow_html=True)",
+        "st.html(name)",
+        "from streamlit.components.v1 import html",
+        "eval(name)",
+    ],
+)
+def test_the_lint_sees_each_door(sick):
+    assert doors(sick)
+
+
+def test_there_is_no_magic_pages_folder():
+    assert not (Path(trainvitals_dashboard.__file__).parent / "pages").exists()
+
+
+def test_no_chart_puts_text_into_a_template():
+    """A formatter is a template, and HTML in a tooltip: only constants go in."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Dict):
+                continue
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value in ("formatter", "rich"):
+                    numbers = isinstance(value, ast.JoinedStr) and all(
+                        isinstance(part, ast.Constant)
+                        or (isinstance(part.value, ast.Name) and part.value.id == "exponent")
+                        for part in value.values
+                    )
+                    assert isinstance(value, ast.Constant) or numbers, f"{path.name}: {key.value}"

@@ -1,0 +1,150 @@
+"""The dashboard in a real Chromium: started by its command, read as a person reads it."""
+
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+from helpers.chromium import chromium, dashboard, visit
+from helpers.fake_collector import TOKEN, fake_collector
+from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
+
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
+
+VIEWS = {
+    "/": "The gradient of encoder.0 is 10^6.6 times smaller",
+    "/run?run=sigmoid-deep": "What would prove this wrong",
+    "/run?run=gpt-small": "The loss jumped from 0.2 to 10,000",
+    "/layers?run=sigmoid-deep&place=encoder.4.weight": "Update: RMS(ΔW) / RMS(W)",
+    f"/run?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
+    f"/layers?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
+}
+STRANGERS = """() => [...document.querySelectorAll("a[href], img[src], iframe, object, embed")]
+    .map(e => e.href || e.src || e.tagName)
+    .filter(url => !["127.0.0.1", ""].includes(new URL(url, location).hostname))"""
+"""Links, images and frames of the page that lead elsewhere."""
+HOSTILE_VIEWS = ["/", *(path for path in VIEWS if "onerror" in path)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def collector():
+    runs = (vanishing_run(), spiking_run(), healthy_run(), hostile_run())
+    with fake_collector(*runs) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def address(collector):
+    with dashboard(collector.url, TOKEN) as url:
+        yield url
+
+
+def own_errors(seen):
+    """Without Streamlit's search for its base path: below /run it first asks /run/_stcore/…"""
+    probes = [url for url in seen.refused if "/_stcore/" in url]
+    assert seen.refused == probes
+    return [text for text in seen.errors if "404" not in text]
+
+
+@pytest.mark.parametrize("path", VIEWS)
+@pytest.mark.parametrize("width", [1600, 390])
+def test_each_view_says_its_headline_without_an_error_and_stays_here(browser, address, path, width):
+    with visit(browser, address + path, width=width, dark=width == 390) as seen:
+        seen.page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=15_000)
+        assert own_errors(seen) == []
+        assert seen.foreign == []
+        across = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert seen.page.evaluate(across), "the page is wider than the screen"
+
+
+@pytest.mark.parametrize("path", HOSTILE_VIEWS)
+def test_a_hostile_name_makes_no_link_no_image_and_no_icon(browser, address, path):
+    with visit(browser, address + path) as seen:
+        page = seen.page
+        dialogs = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.wait_for_timeout(500)
+        assert page.evaluate(STRANGERS) == []
+        assert "💀" not in seen.text()
+        assert ":skull:" in seen.text().replace("\u2060", "")
+        assert dialogs == []
+
+
+def test_a_hostile_layer_is_text_in_the_heat_maps_tooltip(browser, address):
+    with visit(browser, f"{address}/layers?run={quote(HOSTILE)}") as seen:
+        box = seen.page.locator(".st-key-heat canvas").first.bounding_box()
+        seen.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 30)
+        tip = seen.page.get_by_text("step ", exact=False).last
+        tip.wait_for(timeout=5_000)
+        seen.page.wait_for_timeout(300)
+        assert seen.page.locator(".st-key-heat img").count() == 0
+        assert "<img src=x" in seen.page.locator(".st-key-heat").inner_text()
+        assert seen.foreign == []
+
+
+def test_a_run_is_a_click_away_and_its_address_can_be_shared(browser, address):
+    with visit(browser, address) as seen:
+        seen.page.get_by_role("link", name="resnet-baseline").click()
+        seen.page.wait_for_url("**/run?run=resnet-baseline")
+        seen.page.get_by_text("Nothing wrong in 401 steps.").wait_for(timeout=15_000)
+
+
+def test_a_search_is_written_into_the_address(browser, address):
+    with visit(browser, address) as seen:
+        seen.page.get_by_placeholder("Name, project, host or tag").fill("gpt")
+        seen.page.keyboard.press("Enter")
+        seen.page.wait_for_url("**search=gpt*")
+        seen.page.get_by_role("link", name="sigmoid-deep").wait_for(
+            state="detached", timeout=15_000
+        )
+
+
+def test_a_click_on_a_cell_opens_its_tensor_and_stands_in_the_address(browser, address):
+    with visit(browser, f"{address}/layers?run=sigmoid-deep") as seen:
+        box = seen.page.locator(".st-key-heat canvas").first.bounding_box()
+        seen.page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 40)
+        seen.page.get_by_text("Update: RMS(ΔW) / RMS(W)").wait_for(timeout=15_000)
+        chosen = parse_qs(urlsplit(seen.page.url).query)["place"][0]
+        assert chosen.startswith("encoder.")
+
+
+def test_a_brushed_range_is_asked_for_anew_and_stands_in_the_address(browser, address, collector):
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        chart = seen.page.locator("[class*=st-key-curve-loss] canvas").first
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        # The first of the two signs in the chart's corner: choose steps.
+        seen.page.mouse.click(box["x"] + box["width"] - 60, box["y"] + 29)
+        y = box["y"] + box["height"] / 2
+        seen.page.mouse.move(box["x"] + box["width"] * 0.4, y)
+        seen.page.mouse.down()
+        seen.page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
+        seen.page.mouse.up()
+        seen.page.wait_for_url("**from_step=*", timeout=15_000)
+        seen.page.get_by_role("button", name="All steps").wait_for(timeout=15_000)
+        query = parse_qs(urlsplit(seen.page.url).query)
+        first, last = int(query["from_step"][0]), int(query["to_step"][0])
+        assert 100 < first < 220 < last < 300
+        assert any(f"from_step={first}&to_step={last}" in path for path in collector.asked)
+
+
+def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(browser):
+    run = spiking_run()
+    with (
+        fake_collector(run) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, f"{url}/run?run=gpt-small") as seen,
+    ):
+        run.step = 700
+        seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=15_000)
+        run.state = "finished"
+        seen.page.get_by_text("finished").first.wait_for(timeout=15_000)
+        seen.page.wait_for_timeout(1_500)
+        asked = len(fake.asked)
+        seen.page.wait_for_timeout(4_500)
+        assert len(fake.asked) == asked

@@ -1,0 +1,88 @@
+"""The dashboard and the real collector, on one port, as `trainvitals up` starts them."""
+
+import subprocess
+import sys
+
+import httpx2
+import numpy as np
+import pytest
+
+from helpers.batches import batch, scalar_frame, scalars, start
+from helpers.chromium import chromium, visit
+from helpers.collector import running_collector
+from trainvitals_dashboard.client import Client, Problem
+
+LOSS = [float(x) for x in 2.3 * np.exp(-np.arange(60) / 20)]
+
+
+@pytest.fixture
+def collector(tmp_path):
+    with running_collector(tmp_path) as running:
+        sent = batch(start(name="first"), scalars("loss"), scalar_frame(range(60), LOSS), run="r1")
+        assert running.send(sent).status_code == 200
+        yield running
+
+
+@pytest.fixture
+def client(collector):
+    return Client(collector.url, lambda: collector.token)
+
+
+def test_the_client_understands_what_the_real_collector_answers(client):
+    [run] = client.runs().value.runs
+    assert (run.id, run.step) == ("r1", 59)
+    detail = client.run("r1").value
+    assert client.findings(detail).value.findings == []
+    assert client.layout(detail).value.of("scalar").places[0].name == "loss"
+    [curve] = client.series(detail, "scalar", "value", ["loss"]).value.series
+    assert curve.mean == pytest.approx(LOSS, rel=1e-6)
+    assert client.heatmap(detail, "scalar", "value").value.places == ["loss"]
+
+
+def test_it_understands_its_refusals(collector, client):
+    with pytest.raises(Problem) as unknown:
+        client.run("no-such-run")
+    assert unknown.value.reason == "unknown_run"
+    with pytest.raises(Problem) as refused:
+        Client(collector.url, lambda: "tv_read_0_guess").runs()
+    assert refused.value.reason == "unauthorised"
+
+
+@pytest.mark.needs_chromium
+@pytest.mark.timeout(120)
+def test_up_serves_api_and_dashboard_on_one_port(tmp_path):
+    command = [sys.executable, "-c", _UP, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url, token = process.stdout.readline().split()
+        allowed = {"Authorization": f"Bearer {token}"}
+        assert httpx2.get(f"{url}/api/v1/runs", headers=allowed).json()["runs"] == []
+        assert httpx2.get(f"{url}/api/v1/runs").status_code == 401
+        with chromium() as browser, visit(browser, url) as seen:
+            seen.page.get_by_text("Nothing has reported yet").wait_for(timeout=20_000)
+            assert f'collector="{url}"' in seen.text()
+            assert (seen.errors, seen.foreign) == ([], [])
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+_UP = """
+import sys, time
+from pathlib import Path
+from trainvitals_server.cli import listening, uvicorn_config
+from trainvitals_server.settings import Settings
+import threading, uvicorn
+wanted = Settings(home=Path(sys.argv[1]), port=0)
+with listening(wanted) as listener:
+    made = wanted.model_copy(update={"port": listener.getsockname()[1]})
+    server = uvicorn.Server(uvicorn_config(made, mounts=True))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    print(made.url, made.token_path.read_text().strip(), flush=True)
+    thread.join()
+"""
+"""In a process of its own: Streamlit's options are the process's."""

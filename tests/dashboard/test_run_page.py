@@ -1,0 +1,167 @@
+"""A run's page: the verdict first, with what proves it and what mends it."""
+
+import json
+
+import pytest
+
+from helpers.fake_runs import (
+    DEAD,
+    VANISHING,
+    FakeRun,
+    healthy_run,
+    hostile_run,
+    spiking_run,
+    vanishing_run,
+)
+
+
+def words(app):
+    return "\n".join(e.value for e in (*app.markdown, *app.caption))
+
+
+def charts(app):
+    """Return key → the ECharts option of each chart."""
+    return {
+        e.proto.id.split("-None")[0]: json.loads(e.proto.spec) for e in app.get("echarts_chart")
+    }
+
+
+def chart(app, key):
+    [found] = [option for name, option in charts(app).items() if key in name]
+    return found
+
+
+def asked(collector, word):
+    return [path for path in collector.asked if word in path]
+
+
+def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    headings = [m.value for m in app.markdown if m.value.startswith("#")]
+    assert headings[1].startswith("### The gradient of encoder")
+    shown = words(app)
+    assert "since step 12" in shown
+    assert "95 % sure" in shown
+    assert "| first update ratio | 2\\.5e−10 | at most 1e−6 |" in shown
+    assert "**Why it matters.**" in shown
+    assert "**What would prove this wrong:**" in shown
+    assert app.code[0].value == VANISHING["fix"]
+
+
+def test_an_effect_stands_under_its_cause(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    assert app.expander[0].label.startswith("↳ **TV501 no learning**")
+
+
+def test_a_closed_finding_asks_for_nothing_and_an_open_one_shows_its_chain(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    assert "Explained by" not in words(app)
+    app.session_state["finding-TV501-"] = True
+    app = app.run()
+    assert "**TV101** vanishing gradient → **TV501** no learning" in words(app)
+
+
+def test_the_proof_of_fading_gradients_is_the_depth_of_the_network(open_page, collector):
+    collector.runs = [vanishing_run()]
+    option = chart(open_page("run", run="sigmoid-deep"), "proof-TV101")
+    assert len(option["series"][0]["data"]) == 12
+    assert option["series"][1]["data"][0][2] == "encoder.4.weight"
+
+
+def test_the_proof_of_a_dead_layer_is_its_curve_with_the_limit(open_page, collector):
+    collector.runs = [FakeRun("dead", findings=[DEAD])]
+    marks = chart(open_page("run", run="dead"), "proof-TV201")["series"][0]["markLine"]["data"]
+    assert {"xAxis": 100, "name": "▲ TV201"}.items() <= marks[0].items()
+    assert {"yAxis": 0.5, "name": "at most 0.5"}.items() <= marks[1].items()
+
+
+def test_loss_gradient_norm_and_learning_rate_carry_the_findings(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    for key in ("curve-loss", "curve-gradient_norm", "curve-learning_rate"):
+        marks = chart(app, key)["series"][0]["markLine"]["data"]
+        assert [m["name"] for m in marks] == ["✖ TV101", "▲ TV501"]
+
+
+def test_training_and_validation_are_one_picture(open_page, collector):
+    collector.runs = [healthy_run()]
+    option = chart(open_page("run", run="resnet-baseline"), "curve-loss")
+    assert option["legend"]["data"] == ["training", "validation"]
+
+
+def test_a_gap_is_drawn_with_its_reason_and_listed(open_page, collector):
+    collector.runs = [spiking_run(state="finished")]
+    app = open_page("run", run="gpt-small")
+    [[start, _]] = chart(app, "curve-loss")["series"][0]["markArea"]["data"]
+    assert start["name"] == "not kept: queue full"
+    assert "| 140 to 190 | scalar | queue full | 51 |" in words(app)
+
+
+def test_the_range_of_the_address_is_the_range_asked_for(open_page, collector):
+    collector.runs = [healthy_run()]
+    open_page("run", run="resnet-baseline", from_step="100", to_step="200")
+    for path in asked(collector, "/series"):
+        assert "from_step=100" in path
+        assert "to_step=200" in path
+
+
+@pytest.mark.parametrize("nonsense", ["-1", "1e9", "a", "", "9" * 40])
+def test_a_range_that_is_none_is_all(open_page, collector, nonsense):
+    collector.runs = [healthy_run()]
+    open_page("run", run="resnet-baseline", from_step=nonsense)
+    assert all("from_step" not in path for path in asked(collector, "/series"))
+
+
+def test_a_running_run_is_followed_until_a_range_is_chosen(open_page, collector):
+    collector.runs = [spiking_run()]
+    assert "follows the run" in words(open_page("run", run="gpt-small"))
+    app = open_page("run", run="gpt-small", from_step="0", to_step="100")
+    assert "follows the run" not in words(app)
+
+
+def test_a_healthy_run_says_so_and_claims_no_more(open_page, collector):
+    collector.runs = [healthy_run(), healthy_run("new", step=-1)]
+    assert "Nothing wrong in 401 steps." in words(open_page("run", run="resnet-baseline"))
+    young = words(open_page("run", run="new"))
+    assert "No optimizer step was seen yet." in young
+    assert "healthy" not in young
+
+
+def test_own_cost_and_what_is_not_watched_are_shown_with_reasons(open_page, collector):
+    collector.runs = [spiking_run(state="finished")]
+    app = open_page("run", run="gpt-small")
+    shown = {m.label: m.value for m in app.metric}
+    assert shown == {"Own cost": "1.2 %", "Health": "30 %", "Not kept": "51", "Not watched": "1"}
+    assert "shape () has no rows" in str(app.dataframe[0].value.to_dict())
+
+
+def test_an_unknown_run_leads_back_to_all_runs(open_page, collector):
+    app = open_page("run", run="no-such-run")
+    assert "no-such-run" in app.warning[0].value
+
+
+def test_an_address_without_a_run_leads_back_to_all_runs(open_page, collector):
+    assert "names none" in open_page("run").info[0].value
+
+
+def test_a_collector_that_goes_away_leaves_the_verdict_and_a_banner(open_page, collector):
+    collector.runs = [vanishing_run(fields={"last_report_at": 1.0})]
+    app = open_page("run", run="sigmoid-deep")
+    collector.down = True
+    app = app.run()
+    assert "What you see is from" in app.warning[0].value
+    assert "### The gradient" in words(app)
+
+
+def test_hostile_names_stay_text(open_page, collector):
+    collector.runs = [hostile_run()]
+    app = open_page("run", run=hostile_run().id)
+    labels = [e.label for e in app.expander] + [e.value for e in app.warning]
+    for shown in (*(e.value for e in (*app.markdown, *app.caption)), *labels):
+        outside_code = "".join(shown.split("`")[::2])
+        assert "<img" not in outside_code.replace("\\<", "")
+        assert "](" not in outside_code
+        assert "http://" not in outside_code
