@@ -1,0 +1,71 @@
+"""The command `trainvitals demo`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+USAGE = 2
+NEEDED = {
+    "torch": "torch",
+    "sklearn": "demo",
+    "fastapi": "server",
+}
+"""Module → the extra that brings it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    end: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,
+    port: Annotated[int, typer.Option(help="Taken when it is free, else any.")] = 8321,
+    home: Annotated[
+        Path | None, typer.Option(help="Where its data goes. Default: a temporary folder.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="A fifth of the steps.")] = False,
+) -> None:
+    """Train healthy and sick networks, show each diagnosis, serve the dashboard until Ctrl-C.
+
+    Ends with 0 when every run got the diagnosis it should and no record was lost, else with 1.
+    """
+    _refuse_what_is_missing()
+    # Both end the demo in order: the collector is a process of its own and must not outlive it.
+    signal.signal(signal.SIGTERM, _interrupted)
+    chosen = home.expanduser().absolute() if home else Path(tempfile.mkdtemp(prefix="trainvitals-"))
+    chosen.mkdir(parents=True, exist_ok=True)
+    from trainvitals.demo.play import play
+
+    good = play(
+        chosen,
+        port=port,
+        fast=fast,
+        stay=not end,
+        suffix=time.strftime("-%H%M%S") if home else "",
+    )
+    if home is None and good:
+        shutil.rmtree(chosen, ignore_errors=True)
+    raise typer.Exit(0 if good else 1)
+
+
+def _refuse_what_is_missing() -> None:
+    missing = sorted({extra for module, extra in NEEDED.items() if find_spec(module) is None})
+    if missing:
+        typer.echo(
+            f"The demo needs what is not installed: pip install 'trainvitals[{','.join(missing)}]'",
+            err=True,
+        )
+        raise typer.Exit(USAGE)
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's
+    raise KeyboardInterrupt

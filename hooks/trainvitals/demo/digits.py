@@ -1,0 +1,166 @@
+"""Handwritten digits, learned by a small network: once healthy, and once with each disease.
+
+A case is a model, an optimizer and a loss; all are trained by the same loop, `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from trainvitals.monitor import Monitor
+
+BATCH = 128
+SEED = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training, and what the diagnosis should say of it."""
+
+    name: str
+    about: str
+    """What was done to the network, for the reader."""
+    expected: frozenset[str]
+    """Codes that the headline may have; empty: no headline."""
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Tensor, Tensor], Tensor]
+    inputs: Tensor
+    targets: Tensor
+    steps: int
+
+
+def cases(fast: bool = False) -> Iterator[Case]:
+    """Yield the cases, each built when it is its turn and from its own seed."""
+    steps = 160 if fast else 480
+    for make in (healthy, exploding_learning_rate, dead_layer, sigmoid_stack, runaway_bias):
+        torch.manual_seed(SEED)
+        yield make(steps)
+
+
+def train(case: Case, monitor: Monitor) -> None:
+    """Train the case to its last step; the same loop for all."""
+    order = torch.Generator().manual_seed(SEED)
+    for _ in range(case.steps):
+        batch = torch.randint(len(case.inputs), (BATCH,), generator=order)
+        case.optimizer.zero_grad()
+        prediction = case.model(case.inputs[batch])
+        loss = monitor.loss(case.loss(prediction, case.targets[batch]))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
+        case.optimizer.step()
+
+
+def healthy(steps: int) -> Case:
+    """Return a small convolutional network that learns the digits."""
+    model = _network()
+    return Case(
+        name="healthy",
+        about="a small convolutional network, AdamW at 2e-3",
+        expected=frozenset(),
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=2e-3),
+        loss=nn.functional.cross_entropy,
+        inputs=_images(),
+        targets=_labels(),
+        steps=steps,
+    )
+
+
+def exploding_learning_rate(steps: int) -> Case:
+    """Return the healthy network with steps as large as its weights."""
+    model = _network()
+    return Case(
+        name="learning-rate",
+        about="the same network, AdamW at 0.5 instead of 2e-3",
+        expected=frozenset({"TV601"}),
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.5),
+        loss=nn.functional.cross_entropy,
+        inputs=_images(),
+        targets=_labels(),
+        steps=steps,
+    )
+
+
+def dead_layer(steps: int) -> Case:
+    """Return the healthy network with a layer whose bias keeps every unit at zero."""
+    model = _network()
+    with torch.no_grad():
+        model.get_parameter("conv2.bias").fill_(-10.0)
+    return Case(
+        name="dead-relu",
+        about="the same network, the second layer's bias starts at -10",
+        expected=frozenset({"TV201"}),
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=2e-3),
+        loss=nn.functional.cross_entropy,
+        inputs=_images(),
+        targets=_labels(),
+        steps=steps,
+    )
+
+
+def sigmoid_stack(steps: int) -> Case:
+    """Return twelve sigmoid layers: each passes on at most a quarter of its gradient."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in [64] * 12:
+        layers += [nn.Linear(width, 64), nn.Sigmoid()]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    return Case(
+        name="sigmoid-stack",
+        about="twelve sigmoid layers instead of the convolutions",
+        expected=frozenset({"TV101"}),
+        model=model,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+        loss=nn.functional.cross_entropy,
+        inputs=_images(),
+        targets=_labels(),
+        steps=steps,
+    )
+
+
+def runaway_bias(steps: int) -> Case:
+    """Return a regression to targets far from zero, and a last bias that runs there alone."""
+    model = _network(outputs=1)
+    bias = model.get_parameter("head.bias")
+    weights = [p for p in model.parameters() if p is not bias]
+    groups = [{"params": weights, "lr": 1e-4}, {"params": [bias], "lr": 5.0}]
+    return Case(
+        name="runaway-bias",
+        about="regression to targets around 10,000, the last bias learns at 5.0",
+        expected=frozenset({"TV701"}),
+        model=model,
+        optimizer=torch.optim.Adam(groups),
+        loss=nn.functional.mse_loss,
+        inputs=_images(),
+        targets=_labels().float().unsqueeze(1) + 10_000.0,
+        steps=steps,
+    )
+
+
+def _network(outputs: int = 10) -> nn.Sequential:
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(1, 16, 3, padding=1))
+    model.add_module("relu1", nn.ReLU())
+    model.add_module("conv2", nn.Conv2d(16, 32, 3, stride=2, padding=1))
+    model.add_module("relu2", nn.ReLU())
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("hidden", nn.Linear(512, 64))
+    model.add_module("relu3", nn.ReLU())
+    model.add_module("head", nn.Linear(64, outputs))
+    return model
+
+
+def _images() -> Tensor:
+    """Return the 1,797 images, shape (1797, 1, 8, 8), mean 0 and standard deviation 1."""
+    images = torch.tensor(load_digits().images, dtype=torch.float32).unsqueeze(1)
+    return (images - images.mean()) / images.std()
+
+
+def _labels() -> Tensor:
+    return torch.tensor(load_digits().target)

@@ -1,0 +1,100 @@
+"""The collector and dashboard of the demo: a process of their own, with a home of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from trainvitals.collector import Collector
+
+START_S = 60.0
+STOP_S = 15.0
+LOG_LINES = 15
+
+
+class NotStarted(Exception):  # noqa: N818 - what happened, said by its name
+    """The collector did not come up; the message has the end of its log."""
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return this process's environment with the demo's settings and none of the user's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TRAINVITALS_")}
+    return kept | {"TRAINVITALS_HOME": str(home), "TRAINVITALS_REPORT": "card"}
+
+
+class House:
+    """`trainvitals up` as a child process, until `close`."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home = home
+        self.url = ""
+        self.log_file = home / "collector.log"
+        port = port if _is_free(port) else 0
+        command = [sys.executable, "-m", "trainvitals.cli", "up", "--port", str(port)]
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                cwd=home,  # no trainvitals.toml of the user's
+                env=environment(home),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C goes to the demo, which then ends this child in order.
+                start_new_session=True,
+            )
+
+    def opened(self, told: Callable[[str], None]) -> Collector:
+        """Wait until the collector takes batches and return how to read it."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise NotStarted(f"The collector ended at once. Its log says:\n{self._log_end()}")
+            address = re.search(r"trainvitals collector: (\S+)", self._log())
+            token = self.home / "token"
+            if address and token.exists():
+                collector = Collector(address[1], token.read_text().strip())
+                if collector.ready():
+                    self.url = collector.url
+                    told(f"Collector and dashboard at {self.url}, log in {self.log_file}")
+                    return collector
+            time.sleep(0.1)
+        raise NotStarted(
+            f"The collector was not ready after {START_S:.0f} s. Its log says:\n{self._log_end()}"
+        )
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process: kindly, and after 15 s for certain."""
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log().splitlines()[-LOG_LINES:])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,162 @@
+"""The demo's course: collector up, each case trained and diagnosed, a table, the dashboard.
+
+Start at `play`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from trainvitals.collector import Collector, Refused, Unreachable
+from trainvitals.demo.house import House, NotStarted, environment
+
+PROJECT = "demo"
+SETTLE_S = 30.0
+EVERY = 4
+"""A fixed cadence in steps: the default, a budget, depends on the machine's speed, and the demo
+says the same everywhere. A step takes some 3 ms here, so the card shows a high overhead."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A case that was trained: what to ask the collector for, and what it should say."""
+
+    run: str
+    url: str
+    expected: frozenset[str]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the collector says of a run."""
+
+    trained: Trained
+    verdict: str
+    good: bool
+    note: str
+
+
+def play(home: Path, *, port: int, fast: bool, stay: bool, suffix: str) -> bool:
+    """Run the demo; return whether every run got the diagnosis it should, and nothing was lost."""
+    # The cards go to stderr, between these lines, also where both go to one file.
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    console.print("Starting the collector, and loading PyTorch.")
+    with closing(House(home, port)) as house:
+        try:
+            good = _played(house, console, fast=fast, suffix=suffix)
+            if stay:
+                _stay(house, console)
+        except NotStarted as error:
+            console.print(Text(str(error)))
+            return False
+        except KeyboardInterrupt:
+            console.print("\nEnding the collector.")
+            return False
+    return good
+
+
+def _played(house: House, console: Console, *, fast: bool, suffix: str) -> bool:
+    started = time.monotonic()
+    # For `watch` in this process: the demo's home, its token, and no setting of the user's.
+    chosen = environment(house.home)
+    os.environ.clear()
+    os.environ.update(chosen)
+    from trainvitals.demo.digits import cases  # loads torch while the collector starts
+
+    collector = house.opened(console.print)
+    trained = []
+    for case in cases(fast):
+        console.print(Text(f"\n{case.name}: {case.about}, {case.steps} steps", "bold"))
+        trained.append(_trained(case, house.url, suffix))
+        if len(trained) == 1:
+            console.print(f"First diagnosis after {time.monotonic() - started:.1f} s.")
+    console.print("\nWhat the collector says of them:\n")
+    outcomes = [_outcome(collector, one) for one in trained]
+    for row in _table(outcomes):
+        console.print(row)
+    for outcome in outcomes:
+        if outcome.note:
+            console.print(Text(f"{outcome.trained.run}: {outcome.note}"))
+    good = all(outcome.good for outcome in outcomes)
+    console.print("" if good else "Not every run got the diagnosis it should.")
+    return good
+
+
+def _trained(case: object, url: str, suffix: str) -> Trained:
+    import torch
+
+    import trainvitals
+    from trainvitals.demo.digits import Case, train
+
+    assert isinstance(case, Case)  # noqa: S101 - typed loosely: this module loads no torch
+    torch.set_num_threads(1)  # such small tensors gain nothing from more
+    run = f"{case.name}{suffix}"
+    # On closing it prints its card, as it does after any training (TRAINVITALS_REPORT=card).
+    with trainvitals.watch(
+        case.model,
+        case.optimizer,
+        run=run,
+        project=PROJECT,
+        collector=url,
+        total_steps=case.steps,
+        every=EVERY,
+    ) as monitor:
+        train(case, monitor)
+    return Trained(run, monitor.url or url, case.expected, case.steps)
+
+
+def _outcome(collector: Collector, trained: Trained) -> Outcome:
+    if not collector.settled(trained.run, SETTLE_S):
+        note = f"the collector had not finished with it after {SETTLE_S:.0f} s"
+        return Outcome(trained, "?", False, note)
+    try:
+        diagnosis = collector.diagnosis(trained.run)
+        about = collector.run(trained.run)
+    except (Refused, Unreachable) as error:
+        return Outcome(trained, "?", False, str(error))
+    headline = diagnosis.headline if diagnosis else None
+    verdict = f"{headline.code} {headline.rule}" if headline else "healthy"
+    as_expected = headline.code in trained.expected if headline else not trained.expected
+    lost = sum(d["records"] for d in about["dropped"])
+    note = ""
+    if lost or about["step"] != trained.steps - 1:
+        note = f"{lost} records lost; {about['step'] + 1} of {trained.steps} steps arrived"
+    elif not as_expected:
+        note = f"expected {', '.join(sorted(trained.expected)) or 'healthy'}"
+    return Outcome(trained, verdict, as_expected and not note, note)
+
+
+def _table(outcomes: list[Outcome]) -> Iterator[Text]:
+    """Yield the lines of the table. None is cut off: an address is only good as a whole."""
+    run_width = max(len(outcome.trained.run) for outcome in outcomes)
+    verdict_width = max(len(outcome.verdict) for outcome in outcomes)
+    yield Text(f"{'Run':<{run_width}}  {'Verdict':<{verdict_width}}  Expected  Dashboard", "bold")
+    for outcome in outcomes:
+        row = Text(f"{outcome.trained.run:<{run_width}}  {outcome.verdict:<{verdict_width}}  ")
+        row.append(*(("✓ yes   ", "green") if outcome.good else ("✗ no    ", "red")))
+        row.append(f"  {outcome.trained.url}")
+        yield row
+
+
+def _stay(house: House, console: Console) -> None:
+    console.print(f"The dashboard is at {house.url}. Ctrl-C ends it.")
+    try:
+        while house.alive():
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        console.print("\nEnding the collector.")
+        return
+    console.print(f"The collector has ended by itself; its log is {house.log_file}")
