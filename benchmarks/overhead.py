@@ -13,6 +13,7 @@ what the monitor measured itself (CPU of all its threads over step time).
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -34,6 +35,7 @@ FULL_AT_START = 64
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
+    os.environ["TRAINVITALS_REPORT"] = "off"
     print(
         f"torch {torch.__version__}, python {platform.python_version()}, {args.threads} thread(s), "
         f"AdamW{' fused' if args.fused else ''}, {args.pairs} pairs of blocks"

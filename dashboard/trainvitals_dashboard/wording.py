@@ -81,6 +81,14 @@ def prose(text: str) -> str:
     return "".join(literal(part) if i % 2 else _spaced(part) for i, part in enumerate(parts))
 
 
+def bulleted(text: str) -> str:
+    """Return `prose` line by line: a rule's advice is a list, one item a line."""
+    return "\n".join(
+        f"- {prose(line[2:])}" if line.startswith(("- ", "* ")) else prose(line)
+        for line in text.splitlines()
+    )
+
+
 def _spaced(part: str) -> str:
     # `plain` strips; the spaces beside a code span belong to the sentence.
     head, tail = part[:1].isspace(), part[-1:].isspace()

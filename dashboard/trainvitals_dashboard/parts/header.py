@@ -80,7 +80,7 @@ def _where_and_when(run: Run) -> str:
         parts.append(f"last report {ago(run.last_report_at, now())}")
     if run.loss is not None:
         parts.append(f"loss {number(run.loss)}")
-    if run.attempt:
-        parts.append(f"attempt {run.attempt + 1}")
+    if run.attempt > 1:
+        parts.append(f"attempt {run.attempt}")
     parts += [f"\\#{plain(tag)}" for tag in run.tags[:8]]
     return " · ".join(part for part in parts if part)

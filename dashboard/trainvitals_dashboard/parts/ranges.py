@@ -27,11 +27,12 @@ def follows() -> bool:
 
 def set_window(first: int | None, last: int | None) -> None:
     """Write a range into the address. Takes effect with the next run of the page."""
-    for name, value in (("from_step", first), ("to_step", last)):
-        if value is None:
-            st.query_params.pop(name, None)
-        else:
-            st.query_params[name] = str(max(0, value))
+    kept = {n: v for n, v in st.query_params.items() if n not in ("from_step", "to_step")}
+    chosen = {"from_step": first, "to_step": last}
+    # At once: two changes would be two addresses, and the first of them none that was asked for.
+    st.query_params.from_dict(
+        kept | {n: str(max(0, v)) for n, v in chosen.items() if v is not None}
+    )
 
 
 def range_control(newest: int) -> None:

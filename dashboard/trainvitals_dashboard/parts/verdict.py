@@ -14,6 +14,7 @@ from trainvitals_dashboard.wording import (
     SEVERITY_COLOUR,
     SEVERITY_ICON,
     at_place,
+    bulleted,
     percent,
     plain,
     prose,
@@ -156,7 +157,7 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
     if finding.why:
         st.markdown(f"**Why it matters.** {prose(finding.why)}")
     if finding.advice:
-        st.markdown(f"**What to do.** {prose(finding.advice)}")
+        st.markdown(f"**What to do**\n\n{bulleted(finding.advice)}")
     if finding.fix:
         st.code(finding.fix, language="python", wrap_lines=True)
     if finding.refuted_by:
