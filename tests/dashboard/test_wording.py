@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from trainvitals_dashboard.wording import (
     ago,
+    bulleted,
     clean,
     duration,
     literal,
@@ -70,6 +71,10 @@ def test_code_in_a_sentence_stays_code_and_the_rest_is_escaped():
 
 def test_a_lone_backtick_opens_nothing():
     assert prose("a ` b") == "a \\` b"
+
+
+def test_advice_is_a_list_and_each_item_is_escaped():
+    assert bulleted("- Use `He`.\n- [x](y)") == "- Use `He`\\.\n- \\[x\\]\\(y\\)"
 
 
 def test_a_bar_in_a_name_does_not_end_a_cell():
