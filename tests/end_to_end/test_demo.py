@@ -83,6 +83,7 @@ def test_an_interrupted_demo_takes_its_collector_along(tmp_path):
     assert found
     demo.send_signal(signal.SIGINT)
     demo.communicate(timeout=60)
+    assert demo.returncode == 130
     assert int(found[1]) not in _listening()
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 USAGE = 2
+INTERRUPTED = 130
 NEEDED = {
     "torch": "torch",
     "sklearn": "demo",
@@ -45,16 +46,16 @@ def demo(
     chosen.mkdir(parents=True, exist_ok=True)
     from trainvitals.demo.play import play
 
-    good = play(
-        chosen,
-        port=port,
-        fast=fast,
-        stay=not end,
-        suffix=time.strftime("-%H%M%S") if home else "",
-    )
-    if home is None and good:
+    suffix = time.strftime("-%H%M%S") if home else ""
+    try:
+        code = 0 if play(chosen, port=port, fast=fast, stay=not end, suffix=suffix) else 1
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted; the collector has ended.", err=True)
+        code = INTERRUPTED
+    # After a failure the log and the data stay, to be looked at.
+    if home is None and code != 1:
         shutil.rmtree(chosen, ignore_errors=True)
-    raise typer.Exit(0 if good else 1)
+    raise typer.Exit(code)
 
 
 def _refuse_what_is_missing() -> None:

@@ -48,7 +48,11 @@ class Outcome:
 
 
 def play(home: Path, *, port: int, fast: bool, stay: bool, suffix: str) -> bool:
-    """Run the demo; return whether every run got the diagnosis it should, and nothing was lost."""
+    """Run the demo; return whether every run got the diagnosis it should, and nothing was lost.
+
+    Ctrl-C before the table raises KeyboardInterrupt, with the collector ended; after it, it is how
+    the demo ends.
+    """
     # The cards go to stderr, between these lines, also where both go to one file.
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -61,9 +65,6 @@ def play(home: Path, *, port: int, fast: bool, stay: bool, suffix: str) -> bool:
                 _stay(house, console)
         except NotStarted as error:
             console.print(Text(str(error)))
-            return False
-        except KeyboardInterrupt:
-            console.print("\nEnding the collector.")
             return False
     return good
 
