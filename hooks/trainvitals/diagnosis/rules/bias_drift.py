@@ -18,6 +18,8 @@ from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, tr
 from trainvitals.wire import Place, Stat, Stream
 
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
+EXTREME_STEPS = 63
+"""Before that step even an extreme drift may be the head finding its place."""
 EXTREME = 1.6
 """Times `drift_max`: a bias that has settled there is no better than one that moves."""
 
@@ -60,8 +62,8 @@ class BiasDrift(Rule):
     drift_early: float = threshold(0.4, "The same, with the bias ten times faster than weights.")
     slope_min: float = threshold(0.1, "Rise of d per 100 steps.")
     p_max: float = threshold(0.01, "p-value of the Mann–Kendall test over ten blocks.")
-    steps_min: int = threshold(100, "Finished steps there must be.")
-    observations: int = threshold(10, "Captured steps there must be.")
+    steps_min: int = threshold(100, "Steps there must be, unless it is extreme.")
+    observations: int = threshold(20, "Captured steps there must be.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding: the last layer's bias when it drifts, else the worst."""
@@ -70,8 +72,7 @@ class BiasDrift(Rule):
         course = Course(history)
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
-        # Early on a head moves by the little that PyTorch's default lets it differ by.
-        if drift.steps[-1] < self.steps_min - 1:
+        if history.last_step < EXTREME_STEPS:
             return
         # The larger of the spread at the start and now: behind a layer that died it is nearly 0.
         spread = np.fmax(
@@ -90,9 +91,12 @@ class BiasDrift(Rule):
         faster = self._outruns_weights(history, rows)
         with np.errstate(invalid="ignore"):
             far = (now > self.drift_max) & (rising | course.flat)
-            if not course.learned(share=0.3):
-                far |= now > EXTREME * self.drift_max
             sick = far | ((now > self.drift_early) & rising & faster)
+            # Early on a head moves far beside the little that PyTorch's default lets it differ by.
+            if history.last_step < self.steps_min - 1:
+                sick[:] = False
+            if not course.learned(share=0.3):
+                sick |= now > EXTREME * self.drift_max
         if not sick.any():
             return
         places = [history.places(Stream.WEIGHT)[row] for row in rows]
