@@ -71,7 +71,15 @@ def serve(
 
 def up(host: Host = None, port: Port = None, database: DatabaseUrl = None) -> None:
     """Run collector and dashboard on one port: open the address printed in a browser."""
-    _serve(_settings(host=host, port=port, database_url=database), mounts=True)
+    settings = _settings(host=host, port=port, database_url=database)
+    if not settings.is_loopback:
+        # The mounted dashboard reads with the collector's own token and asks its visitors for none.
+        _refuse(
+            f"`up` is for one person on one machine; {settings.host} can be reached from others. "
+            "Run `trainvitals serve` and `trainvitals dashboard`, which asks each visitor for a "
+            "token."
+        )
+    _serve(settings, mounts=True)
 
 
 def _settings(**given: Any) -> Settings:

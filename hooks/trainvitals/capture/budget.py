@@ -4,7 +4,8 @@ from __future__ import annotations
 
 FIRST_STEPS = 64
 """Measured in full whatever it costs: the initial state decides most failures."""
-EVERY_MAX = 1000
+EVERY_MAX = 100
+"""However little the budget leaves, a full step comes this often: rules need fresh frames."""
 SMOOTHING = 0.1
 SUSPICION_STEPS = 16
 SUSPICION_RESERVE = 2.0

@@ -162,6 +162,7 @@ class Capture:
 
     def _hook_optimizers(self) -> None:
         self.facts["optimizer"] = type(self.optimizers[0]).__name__
+        self.facts["optimizers"] = float(len(self.optimizers))
         for optimizer in self.optimizers:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))

@@ -35,7 +35,8 @@ class Transfer:
 
     def submit(self, blocks: Blocks, ready: Ready) -> None:
         """Bring `blocks` over and call `ready` with them: now on the CPU, later elsewhere."""
-        here = {k: np.asarray(b, np.float32) for k, b in blocks.items() if not _is_remote(b)}
+        with np.errstate(over="ignore"):  # a norm beyond float32 is infinite there, as it travels
+            here = {k: np.asarray(b, np.float32) for k, b in blocks.items() if not _is_remote(b)}
         remote = {k: b for k, b in blocks.items() if isinstance(b, Tensor) and _is_remote(b)}
         if not remote and not self._waiting:
             ready(here)

@@ -214,9 +214,8 @@ rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
 @rules.get("/rules", **_described(shapes.Rules))
 def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
     """List the rules."""
-    from trainvitals.diagnosis.registry import all_rules
-
     from trainvitals.diagnosis.pages import page_of
+    from trainvitals.diagnosis.registry import all_rules
 
     pages = [page_of(type(rule)) for rule in all_rules()]
     return _json(shapes.Rules([shapes.RuleName(p.code, p.rule, p.summary) for p in pages]))
@@ -228,9 +227,8 @@ def rule_page(
     code: Annotated[str, Path(max_length=32)],
 ) -> Response:
     """Return a rule's page and its thresholds."""
-    from trainvitals.diagnosis.registry import rule_by_code
-
     from trainvitals.diagnosis.pages import page_of
+    from trainvitals.diagnosis.registry import rule_by_code
 
     try:
         rule = rule_by_code(code)

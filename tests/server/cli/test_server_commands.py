@@ -104,3 +104,10 @@ def test_settings_come_from_arguments_environment_files_and_toml_in_this_order(
     monkeypatch.setenv("TRAINVITALS_PORT", "4")
     assert Settings().port == 4
     assert Settings(port=5).port == 5
+
+
+def test_a_dashboard_that_asks_nobody_for_a_token_stays_on_this_machine(run, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_BEHIND_PROXY", "true")
+    refused = run("up", "--host", "0.0.0.0", "--port", "0")
+    assert refused.exit_code == 2
+    assert "asks each visitor for a token" in refused.stderr
