@@ -221,6 +221,7 @@ class Capture:
             self._own_s += time.thread_time() - started
             return
         step = self.step + 1
+        self._own_s += self._outputs.take_own_s()
         with self._guard.probe("records"):
             self._end_step(step)
         self.step = step
@@ -254,7 +255,7 @@ class Capture:
                 scalars[f"{Scalar.WEIGHT_DECAY}/{index}"] = _number(group["weight_decay"])
         if self._last_end is not None:
             scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
-        scalars[Scalar.CAPTURE_TIME_S] = self._own_s + self._outputs.take_own_s()
+        scalars[Scalar.CAPTURE_TIME_S] = self._own_s
         full = self._is_full()
         blocks = dict(self._blocks)
         if full:
