@@ -398,9 +398,13 @@ class Capture:
 
     def _gradient(self, i: int) -> Tensor | None:
         gradient = self._parameters[i].tensor.grad
-        if gradient is None or reason_not_measured(gradient) is not None:
+        if gradient is None:
             return None
-        return gradient.detach()
+        # Asked for every tensor at every step: the ordinary kind takes the short way.
+        ordinary = type(gradient) is Tensor and gradient.layout is torch.strided
+        if not (ordinary and gradient.dtype in kernel.DTYPES) and reason_not_measured(gradient):
+            return None
+        return gradient.detach() if gradient.requires_grad else gradient
 
     def _owned_by(self, optimizer: Optimizer) -> list[int]:
         """Positions of the parameters this optimizer moves; the first takes the unowned too."""
