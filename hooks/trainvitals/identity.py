@@ -12,9 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from trainvitals.wire import RunStart
+from trainvitals.wire.sanitise import configuration, sanitised
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -38,7 +37,7 @@ def run_start(
     facts: dict[str, str | float],
 ) -> RunStart:
     """Return the first record of this process."""
-    return RunStart(
+    start = RunStart(
         started_at=time.time(),
         name=name,
         config=plain(config),
@@ -47,19 +46,18 @@ def run_start(
         pid=os.getpid(),
         argv=tuple(sys.argv),
         versions=_versions(),
-        git_commit=git_commit(Path.cwd()),
+        git_commit=git_commit(Path()),
         total_steps=total_steps,
         facts=facts,
     )
+    clean = sanitised(start)
+    assert isinstance(clean, RunStart)  # noqa: S101 - a start stays a start
+    return clean
 
 
 def plain(config: object) -> dict[str, Any]:
-    """Return a configuration as plain data; what msgpack cannot carry as its text."""
-    if config is None:
-        return {}
-    data = config if isinstance(config, dict) else getattr(config, "__dict__", {"config": config})
-    simple = msgspec.to_builtins(data, enc_hook=str, str_keys=True)
-    return simple if isinstance(simple, dict) else {"config": simple}
+    """Return a configuration as plain data that every collector stores. Raises nothing."""
+    return configuration(config)
 
 
 def git_commit(folder: Path) -> str:
@@ -68,6 +66,7 @@ def git_commit(folder: Path) -> str:
     Reads git's files: starting a process costs the training more than it is worth.
     """
     try:
+        folder = folder.absolute()
         for parent in (folder, *folder.parents):
             git = parent / ".git"
             if not git.is_dir():
@@ -80,7 +79,7 @@ def git_commit(folder: Path) -> str:
                 return (git / reference).read_text().strip()
             packed = (git / "packed-refs").read_text().splitlines()
             return next((x.split()[0] for x in packed if x.endswith(f" {reference}")), "")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a file that is not UTF-8
         return ""
     return ""
 
@@ -88,7 +87,7 @@ def git_commit(folder: Path) -> str:
 def rank() -> int:
     """Return this process's rank as torchrun says it, 0 otherwise."""
     value = os.environ.get("RANK", "0")
-    return int(value) if value.isdecimal() else 0
+    return int(value) if value.isdecimal() and len(value) < 10 else 0
 
 
 def _versions() -> dict[str, str]:

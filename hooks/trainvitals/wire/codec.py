@@ -63,7 +63,8 @@ class WireVersionError(WireError):
 class Limits:
     """What `decode` accepts. Checked from the header, before anything is built."""
 
-    header_bytes_max: int = 4 * 2**20
+    header_bytes_max: int = 8 * 2**20
+    """A layout of 20,000 places with long names has about 6 MiB."""
     records_max: int = 10_000
     values_max: int = 4_000_000
     """Numbers in all frames together."""
