@@ -4,11 +4,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from trainvitals.wire import Batch, decode
+
+PROBLEMS = {"malformed": 400, "unknown_layout": 400, "conflict": 409, "too_large": 413}
+"""The collector's own refusals that `behave` may name."""
 
 
 class TinyCollector:
@@ -18,7 +22,10 @@ class TinyCollector:
         self.batches: list[Batch] = []
         self.requests = 0
         self.tokens: list[str] = []
+        self.bodies: list[int] = []
+        """Bytes of each body, unpacked."""
         self.behave = "well"
+        self.is_poison: Callable[[object], bool] = lambda record: False
         self._seen: set[tuple[bytes, int]] = set()
         outer = self
 
@@ -27,6 +34,9 @@ class TinyCollector:
                 outer.requests += 1
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.tokens.append(self.headers.get("Authorization", ""))
+                if self.headers.get("Content-Encoding") == "deflate":
+                    body = zlib.decompress(body)
+                outer.bodies.append(len(body))
                 outer.answer(self, decode(body))
 
             def log_message(self, *_: object) -> None:
@@ -53,8 +63,12 @@ class TinyCollector:
         elif behave == "commits, but the answer is lost":
             self.keep(batch)
             handler.connection.close()
+        elif behave in PROBLEMS:
+            self.refuse(handler, behave)
         elif behave.isdecimal():
-            self.say(handler, int(behave), b'{"reason": "told to"}')
+            self.say(handler, int(behave), b"told to")
+        elif any(self.is_poison(record) for record in batch.records):
+            self.refuse(handler, "malformed")
         else:
             self.keep(batch)
             ack = {"source": batch.source.hex(), "seq": batch.seq, "stored": True}
@@ -65,8 +79,17 @@ class TinyCollector:
             self._seen.add((batch.source, batch.seq))
             self.batches.append(batch)
 
-    def say(self, handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
+    def refuse(self, handler: BaseHTTPRequestHandler, reason: str) -> None:
+        problem = {"type": f"/problems/{reason}", "reason": reason}
+        body = json.dumps(problem).encode()
+        self.say(handler, PROBLEMS[reason], body, "application/problem+json")
+
+    def say(
+        self, handler: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = ""
+    ) -> None:
         handler.send_response(status)
+        if kind:
+            handler.send_header("Content-Type", kind)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)

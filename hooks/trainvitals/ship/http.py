@@ -1,23 +1,47 @@
-"""One exchange with the collector, with a deadline that holds.
+"""One exchange with the collector, with one absolute deadline for all of it.
 
-`http.client` on purpose: no redirects, no proxies, no `.netrc`. A socket's time-out alone never
-fires on an answer that drips, so the whole exchange has one absolute deadline.
+Comes in: a batch's bytes and its key. Goes out: an `Outcome`; nothing is raised.
+Promise:  no redirects, no proxies and no `.netrc`; connecting, sending, the answer's headers and
+          its body together end at the deadline, also when the answer comes byte by byte.
+Start at `post`. A batch is refused for good only by the collector itself: by a problem
+(application/problem+json) of a known type. Any other answer comes from something in between.
 """
 
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
+import ssl
 import time
+import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from trainvitals.wire import CONTENT_TYPE
 
 ANSWER_BYTES_MAX: Final = 64 * 1024
-POISON: Final = frozenset({400, 404, 409, 413, 415, 422})
+RETRY_AFTER_S_MAX: Final = 60.0
+COMPRESSED_FROM_BYTES: Final = 3 * 2**19
+"""Larger bodies are compressed: a collector takes 2 MiB as sent and 8 MiB unpacked."""
+PROBLEM_TYPE: Final = "application/problem+json"
+REFUSED_PARTS: Final = frozenset(
+    {
+        "malformed",
+        "unknown_layout",
+        "shape_mismatch",
+        "too_large",
+        "unsupported_media_type",
+        "invalid",
+    }
+)
+"""Reasons that a part of a batch may give: without that part the rest is stored."""
+REFUSED_WHOLE: Final = frozenset({"conflict", "run_in_other_project"})
+"""Reasons of the batch's key or run: they hold for each part of it too."""
+_REFUSED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
+_SEND_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -27,9 +51,15 @@ class Acknowledged:
 
 @dataclass(frozen=True)
 class Refused:
-    """The collector will never take this batch."""
+    """The collector will never take this batch. `code` is its stable reason."""
 
+    code: str
     reason: str
+
+    @property
+    def divisible(self) -> bool:
+        """Whether parts of the batch may be stored although the whole is not."""
+        return self.code in REFUSED_PARTS
 
 
 @dataclass(frozen=True)
@@ -59,6 +89,11 @@ class Address:
     port: int
     path: str
 
+    @property
+    def url(self) -> str:
+        """The address in one spelling: a spool keeps it, and is delivered to no other."""
+        return f"{self.scheme}://{self.host}:{self.port}{self.path}"
+
 
 def parse_url(url: str) -> Address:
     """Return the parts of a collector's URL.
@@ -83,45 +118,103 @@ def parse_url(url: str) -> Address:
 def post(
     address: Address, token: str, body: bytes, *, source: bytes, seq: int, deadline_s: float
 ) -> Outcome:
-    """Send one batch; whatever happens is an Outcome."""
+    """Send one batch within `deadline_s` seconds; whatever happens is an Outcome."""
     end = time.monotonic() + deadline_s
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.host, address.port, timeout=max(0.01, deadline_s))
+    headers = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {token}"}
+    if len(body) > COMPRESSED_FROM_BYTES:
+        body = zlib.compress(body, 1)
+        headers["Content-Encoding"] = "deflate"
+    connection = _Connection(address, end)
     try:
-        connection.request(
-            "POST",
-            f"{address.path}/api/v1/ingest",
-            body,
-            {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {token}"},
-        )
-        # The status line may drip too: from here on each read gets what is left of the deadline.
-        _arm(connection.sock, end)
+        connection.request("POST", f"{address.path}/api/v1/ingest", body, headers)
         response = connection.getresponse()
-        answer = _read(response, connection.sock, end)
+        answer = response.read(ANSWER_BYTES_MAX)
+    # ValueError: a token or an answer with characters that HTTP does not have.
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Away(f"{type(error).__name__}: {error}")
     finally:
-        connection.close()
+        connection.end()
     return _outcome(response, answer, source=source, seq=seq)
 
 
-def _arm(sock: socket.socket | None, end: float) -> None:
+class _Connection(http.client.HTTPConnection):
+    """A connection whose socket keeps one absolute deadline (of the monotonic clock)."""
+
+    def __init__(self, address: Address, end: float) -> None:
+        super().__init__(address.host, address.port)
+        self._address = address
+        self._end = end
+        self._opened: socket.socket | None = None
+
+    def end(self) -> None:
+        """Close the connection and its socket."""
+        self.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    def connect(self) -> None:
+        """Connect to the first of the host's addresses that answers."""
+        host, port = self._address.host, self._address.port
+        failure: OSError = OSError(f"{host} has no address")
+        for family, kind, protocol, _, at in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(_left(self._end))
+                sock.connect(at)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._address.scheme == "https":
+                    sock.settimeout(_left(self._end))
+                    context = ssl.create_default_context()
+                    sock = context.wrap_socket(sock, server_hostname=host)
+            except OSError as error:
+                sock.close()
+                failure = error
+                continue
+            self._opened = sock
+            self.sock: Any = _DeadlineSocket(sock, self._end)
+            return
+        raise failure
+
+
+class _DeadlineSocket:
+    """What `http.client` needs of a socket; each operation gets what is left until `end`."""
+
+    def __init__(self, sock: socket.socket, end: float) -> None:
+        self._sock = sock
+        self._end = end
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        for at in range(0, len(view), _SEND_BYTES):
+            self._sock.settimeout(_left(self._end))
+            self._sock.sendall(view[at : at + _SEND_BYTES])
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_DeadlineReader(self._sock, self._end))
+
+    def close(self) -> None:
+        # `http.client` calls this before it reads the body; `_Connection.end` closes the socket.
+        pass
+
+
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, end: float) -> None:
+        self._sock = sock
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(_left(self._end))
+        return self._sock.recv_into(buffer)
+
+
+def _left(end: float) -> float:
     left = end - time.monotonic()
     if left <= 0:
         raise TimeoutError("the exchange took longer than its deadline")
-    if sock is not None:
-        sock.settimeout(left)
-
-
-def _read(response: http.client.HTTPResponse, sock: socket.socket | None, end: float) -> bytes:
-    answer = b""
-    while len(answer) < ANSWER_BYTES_MAX:
-        _arm(sock, end)
-        part = response.read1(ANSWER_BYTES_MAX - len(answer))
-        if not part:
-            break
-        answer += part
-    return answer
+    return left
 
 
 def _outcome(
@@ -129,16 +222,33 @@ def _outcome(
 ) -> Outcome:
     status = response.status
     if status == 200:
-        try:
-            said = json.loads(answer)
-            named = (said["source"], said["seq"]) == (source.hex(), seq)
-        except (ValueError, KeyError, TypeError):
-            named = False
+        said = _object(answer)
+        named = (said.get("source"), said.get("seq")) == (source.hex(), seq)
         return Acknowledged() if named else Away("the answer does not acknowledge this batch")
     reason = f"{status} {response.reason}: {answer[:300].decode(errors='replace')}"
     if status in {401, 403}:
         return Unauthorised(reason)
-    if status in POISON:
-        return Refused(reason)
+    if status in _REFUSED_STATUS:
+        code = _problem(response, answer)
+        if code in REFUSED_PARTS or code in REFUSED_WHOLE:
+            return Refused(code, reason)
     after = response.getheader("Retry-After", "")
-    return Away(reason, float(after) if after.isdecimal() else None)
+    # Fewer than 20 digits: Python refuses to read integers of thousands.
+    seconds = float(after[:20]) if after.isdecimal() else None
+    return Away(reason, None if seconds is None else min(seconds, RETRY_AFTER_S_MAX))
+
+
+def _problem(response: http.client.HTTPResponse, answer: bytes) -> str:
+    """Return the code of a problem of the collector, "" for any other answer."""
+    media_type = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
+    kind = _object(answer).get("type") if media_type == PROBLEM_TYPE else None
+    known = isinstance(kind, str) and kind.startswith("/problems/")
+    return str(kind).removeprefix("/problems/") if known else ""
+
+
+def _object(answer: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(answer)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}

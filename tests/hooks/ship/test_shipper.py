@@ -104,7 +104,7 @@ def test_without_a_token_it_keeps_spooling_and_sends_with_a_new_one(tmp_path):
 
 
 def test_a_batch_refused_for_good_is_set_aside_and_counted_and_the_others_go_on(tmp_path):
-    with tiny_collector("422") as collector:
+    with tiny_collector("malformed") as collector:
         shipper = shipper_to(collector.url, tmp_path)
         wait_until(lambda: shipper.status.dropped == 2)
         collector.behave = "well"
