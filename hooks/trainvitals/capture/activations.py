@@ -1,16 +1,14 @@
-"""Statistics of modules' outputs, taken in forward hooks on the steps that are measured in full.
+"""Statistics of modules' outputs.
 
-Comes in: calls of the hooks. Goes out: one row of the activation stream for each module.
-Promise:  the hook of a step that is not measured costs one attribute look-up; copies of the model
-          are not watched; nothing is kept of an output but its numbers.
+Comes in: what a module returned. Goes out: its row of the activation stream.
+Promise:  nothing is kept of an output but its numbers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -24,28 +22,6 @@ DEAD_BATCHES: Final = 20
 _CHANNELS_FIRST_3D: Final = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 _SATURATED: Final = {"tanh": math.atanh(0.99), "sigmoid": math.log(99.0)}
 """|pre-activation| beyond which tanh leaves ±0.99, and sigmoid (0.01, 0.99)."""
-
-
-class OutputHook:
-    """A forward hook that a copy or a pickle of the model leaves behind.
-
-    Copies carry a do-nothing callable of the standard library in its place, so that they load
-    where trainvitals is not installed, and do not report.
-    """
-
-    def __init__(self, receive: Callable[[nn.Module, object, object], None]) -> None:
-        self.receive = receive
-        self.armed = True
-
-    def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        if self.armed and not torch.compiler.is_compiling():
-            self.receive(module, args, output)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> object:
-        return contextlib.nullcontext().__exit__
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class Liveness:

@@ -15,8 +15,8 @@ SUSPICION_RESERVE = 2.0
 class Budget:
     """Decides which steps are full, from the measured cost of full and of other steps.
 
-    `share` is own CPU time over step time; `every` a fixed cadence in steps that rules instead
-    when the share is 0 or when it is given.
+    `share` is own CPU time over step time; `every`, when given, a fixed cadence in steps instead.
+    With a share of 0 and no cadence, no step is ever full.
     """
 
     def __init__(self, share: float, every: int | None = None) -> None:
@@ -27,8 +27,15 @@ class Budget:
         self._last_full = -1
         self._suspicious_until = -1
 
+    @property
+    def vital_only(self) -> bool:
+        """Whether no step may be measured in full."""
+        return self.every is None and self.share == 0
+
     def is_full(self, step: int) -> bool:
         """Whether `step` is to be measured in full."""
+        if self.vital_only:
+            return False
         if self.every is not None:
             return step % self.every == 0 or step < self._suspicious_until
         return step < FIRST_STEPS or step - self._last_full >= self.cadence(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,6 +14,21 @@ from trainvitals.wire import Scalar
 
 Number = float | int | Tensor
 
+_FUNCTIONS: Final = {
+    "cross_entropy": "CrossEntropyLoss",
+    "nll_loss": "NLLLoss",
+    "gaussian_nll_loss": "GaussianNLLLoss",
+    "poisson_nll_loss": "PoissonNLLLoss",
+    "binary_cross_entropy": "BCELoss",
+    "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+    "mse_loss": "MSELoss",
+    "l1_loss": "L1Loss",
+    "smooth_l1_loss": "SmoothL1Loss",
+    "huber_loss": "HuberLoss",
+    "kl_div": "KLDivLoss",
+}
+"""torch's functions of losses and the modules that compute the same."""
+
 
 class StepScalars:
     """Collects what is logged between two optimizer steps; micro-batches are averaged."""
@@ -21,6 +37,21 @@ class StepScalars:
         self._logged: list[Tensor | float] = []
         self._hooked: list[Tensor | float] = []
         self._others: dict[str, Tensor | float] = {}
+        self.seen = False
+        """Whether a training loss was ever taken in."""
+        self.logged = False
+        """Whether one was that no hook saw."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a training loss waits for the end of its step."""
+        return bool(self._logged or self._hooked)
+
+    def take_losses(self) -> list[Tensor | float]:
+        """Return the training losses that wait, oldest first, and forget them."""
+        losses = self._logged or self._hooked
+        self._logged, self._hooked = [], []
+        return losses
 
     def loss(self, value: Number, *, hooked: bool = False) -> bool:
         """Take one micro-batch's training loss in; return whether it is known to be non-finite.
@@ -29,6 +60,8 @@ class StepScalars:
         """
         number = scalar_of(value)
         (self._hooked if hooked else self._logged).append(number)
+        self.seen = True
+        self.logged = self.logged or not hooked
         return isinstance(number, float) and not math.isfinite(number)
 
     def log(self, scalars: Mapping[str, Number]) -> None:
@@ -52,6 +85,20 @@ class StepScalars:
             taken[Scalar.NONFINITE_LOSS] = (~finite_on_device).sum().float()
         self._logged, self._hooked, self._others = [], [], {}
         return taken
+
+
+def kind_of_loss(loss: object) -> str:
+    """Return the class of a loss module; for a function of torch, the module that equals it."""
+    if isinstance(loss, torch.nn.Module):
+        return type(loss).__name__
+    name = name_of(loss)
+    return _FUNCTIONS.get(name, name)
+
+
+def name_of(loss: object) -> str:
+    """Return the name of a function or a class, and the class of any other object."""
+    inner = getattr(loss, "func", loss)  # functools.partial
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def scalar_of(value: Number) -> Tensor | float:

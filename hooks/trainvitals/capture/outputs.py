@@ -5,15 +5,15 @@ from __future__ import annotations
 import fnmatch
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainvitals.capture.activations import COLUMNS, Liveness, OutputHook, first_tensor, measure
+from trainvitals.capture.activations import COLUMNS, Liveness, first_tensor, measure
 from trainvitals.capture.guard import Guard
+from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.order import ForwardOrder, ModuleFacts, in_backward
 from trainvitals.capture.parameters import NORMS, RECURRENT
 from trainvitals.capture.transfer import Block
@@ -36,6 +36,7 @@ class Outputs:
         tell: Callable[[str, str], None],
     ) -> None:
         self._guard = guard
+        self._tell = tell
         self._armed = True
         self._step = 0
         self._own_s = 0.0
@@ -47,22 +48,36 @@ class Outputs:
         self._facts: dict[int, ModuleFacts] = {}
         self._parents: dict[int, nn.Module] = {}
         self._called: dict[int, nn.Module] = {}
-        self._handles: list[Any] = []
-        self._hooks: list[OutputHook] = []
+        self._hooked: list[Hooked] = []
+        self._to_hook: list[nn.Module] = []
+        self.not_training = False
+        """Whether a watched module was called in eval mode or without gradients."""
         self._wanted = _wanted(models, activations, tell)
         for prefix, model in models.items():
             order = ForwardOrder()
             for name, module in _leaves(model, prefix):
-                if id(module) in self._modules:
-                    continue
-                self._modules[id(module)] = name
-                self._order_of[id(module)] = order
-                hook = OutputHook(self._returned)
-                self._hooks.append(hook)
-                self._handles.append(module.register_forward_hook(hook))
+                if id(module) not in self._modules:
+                    self._modules[id(module)] = name
+                    self._order_of[id(module)] = order
+                    self._to_hook.append(module)
             for module in model.modules():
                 for child in module.children():
                     self._parents[id(child)] = module
+
+    def attach(self) -> None:
+        """Put the hooks on the modules; a module that takes none is named."""
+        while self._to_hook:
+            module = self._to_hook.pop()
+            try:
+                self._hooked.append(Hooked(module, self._returned))
+            except Exception as error:  # noqa: BLE001 - the module's class is the user's
+                name = f"output of {self._modules[id(module)]}"
+                self._tell(name, f"it takes no forward hook ({type(error).__name__})")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any module's output is to be measured."""
+        return bool(self._wanted)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,14 +88,14 @@ class Outputs:
         """Start a step: forget the rows of the last one; measure when `armed`."""
         self._step, self._armed = step, armed
         self._rows.clear()
-        for hook in self._hooks:
-            hook.armed = armed
+        for hooked in self._hooked:
+            hooked.hook.armed = armed
 
     def detach(self) -> None:
         """Remove the hooks. Safe to call twice."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._hooks = [], []
+        for hooked in self._hooked:
+            hooked.remove()
+        self._hooked = []
 
     def take_own_s(self) -> float:
         """Return the CPU seconds spent in hooks since the last call."""
@@ -134,9 +149,14 @@ class Outputs:
         )
 
     def _returned(self, module: nn.Module, args: object, output: object) -> None:
-        if not self._armed or not module.training or not torch.is_grad_enabled() or in_backward():
+        if not self._armed or in_backward():
             return
-        probe = f"activations of {self._modules.get(id(module), type(module).__name__)}"
+        if not module.training or not torch.is_grad_enabled():
+            self.not_training = True
+            return
+        if id(module) not in self._modules:
+            return  # a replica that shares the table of hooks, as DataParallel makes them
+        probe = f"activations of {self._modules[id(module)]}"
         if probe in self._guard.off:
             return
         started = time.thread_time()

@@ -42,5 +42,6 @@ def copies_of(tensors: Sequence[Tensor], into: list[Tensor] | None) -> list[Tens
     )
     if not fits or into is None:
         return [t.detach().clone(memory_format=torch.preserve_format) for t in tensors]
-    torch._foreach_copy_(into, [t.detach() for t in tensors])
+    if into:  # torch refuses an empty list
+        torch._foreach_copy_(into, [t.detach() for t in tensors])
     return into

@@ -1,0 +1,89 @@
+"""Forward hooks on modules that copies, pickles and scripted modules of the model do not contain.
+
+Comes in: a module and a function. Goes out: calls of the function with the module's outputs.
+Promise:  `torch.save`, `deepcopy` and `torch.jit.script` see the module as if it had no hook of
+          ours; the hook of a step that is not measured costs one attribute look-up.
+
+torch's global module hooks would leave the model alone as well. They are not used: while one is
+registered, every call of a compiled model gives a UserWarning, which `-W error` makes an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+Receive = Callable[[nn.Module, object, object], None]
+
+
+class OutputHook:
+    """A forward hook; `armed` switches it on and off.
+
+    In the table of a module that had hooks before, it is copied and pickled as a callable of the
+    standard library that does nothing.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.armed = True
+        self.__name__ = "trainvitals_output_hook"  # torch asks a hook for its name
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+        # torch.compile takes `is_compiling` for a constant: behind it, `armed` needs no guard.
+        if torch.compiler.is_compiling():
+            return
+        if self.armed and torch._C._get_tracing_state() is None:  # not inside torch.jit.trace
+            self.receive(module, args, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> object:
+        return contextlib.nullcontext().__exit__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class HookTable(OrderedDict[int, Any]):
+    """A module's table of forward hooks that shows an OutputHook to the module's call only.
+
+    A call of the module reads `items`. `torch.jit.script` reads `values` and compiles what it
+    finds there; copies and pickles become an ordinary OrderedDict of the other hooks.
+    """
+
+    def values(self) -> Any:
+        """Return the hooks that are not ours."""
+        return [hook for _, hook in self._others()]
+
+    def _others(self) -> list[tuple[int, Any]]:
+        return [(i, hook) for i, hook in self.items() if not isinstance(hook, OutputHook)]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OrderedDict[int, Any]:
+        copied = OrderedDict(copy.deepcopy(self._others(), memo))
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (), None, None, iter(self._others())
+
+
+class Hooked:
+    """One hook on one module, until `remove`."""
+
+    def __init__(self, module: nn.Module, receive: Receive) -> None:
+        self.hook = OutputHook(receive)
+        self._module = module
+        if not module._forward_hooks and not isinstance(module._forward_hooks, HookTable):
+            # An empty table only: the handles of hooks that are there refer to the old table.
+            module.__dict__["_forward_hooks"] = HookTable()
+        self._handle = module.register_forward_hook(self.hook)
+
+    def remove(self) -> None:
+        """Take the hook off. Safe to call twice."""
+        self._handle.remove()
+        if isinstance(self._module._forward_hooks, HookTable) and not self._module._forward_hooks:
+            self._module.__dict__["_forward_hooks"] = OrderedDict()

@@ -1,0 +1,73 @@
+"""Steps of loops that no torch optimizer drives: each training loss is one.
+
+Comes in: the moments at which a training loss is reported. Goes out: whether losses are steps.
+A hand-written update changes the weights between two losses; gradient accumulation for a torch
+optimizer that has not stepped yet does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+CHANGES_MIN: Final = 2
+"""So often the weights must have changed between two losses, with no torch optimizer known."""
+LOSSES_MAX: Final = 256
+"""So many losses in a row without an optimizer's step are steps, whatever the weights do."""
+ENTRIES_COMPARED: Final = 64
+
+
+class LossSteps:
+    """Decides whether losses are steps. `active`: they are. `changed`: an update was seen."""
+
+    def __init__(self, models: Mapping[str, nn.Module]) -> None:
+        self.active = False
+        self.optimizer_stepped = False
+        self._models = models
+        self._losses = 0
+        self._changes = 0
+        self._version = -1
+        self._entries: Tensor | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the weights changed between two losses."""
+        return self._changes > 0
+
+    def stop(self) -> None:
+        """Count optimizer steps from now on: one was seen."""
+        self.active, self.optimizer_stepped = False, True
+        self._entries = None
+
+    def saw_loss(self, *, compare: bool) -> None:
+        """Take in that a loss was reported; with `compare`, whether the weights changed."""
+        self._losses += 1
+        if compare:
+            self._changes += self._has_changed()
+        if self._changes >= CHANGES_MIN or self._losses >= LOSSES_MAX:
+            self.active = True
+            self._entries = None
+
+    def _has_changed(self) -> bool:
+        trained = [p for p in self._parameters() if p.requires_grad]
+        version = sum(p._version for p in trained)
+        entries = None
+        if trained and trained[-1].device.type == "cpu":  # elsewhere it would wait for the device
+            # An update through `.data` does not count in `_version`.
+            entries = trained[-1].detach().reshape(-1)[:ENTRIES_COMPARED].clone()
+        before, self._entries = self._entries, entries
+        known, self._version = self._version, version
+        if known < 0:
+            return False
+        same = before is None or entries is None or _equal(before, entries)
+        return version != known or not same
+
+    def _parameters(self) -> Iterable[nn.Parameter]:
+        return (p for model in self._models.values() for p in model.parameters())
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)

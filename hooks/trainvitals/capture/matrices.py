@@ -1,0 +1,203 @@
+"""The matrices of a full step: statistics of weights, gradients and updates, row by parameter.
+
+Comes in: the models' parameters, before and after an optimizer's step. Goes out: `blocks`, which
+the transfer brings to the host, and from there the matrices of the three streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from trainvitals.capture import kernel, rows
+from trainvitals.capture.optimizers import gradient_scale, unscaling
+from trainvitals.capture.parameters import (
+    Parameter,
+    optimized_ids,
+    parameters_of,
+    reason_not_measured,
+)
+from trainvitals.capture.transfer import Block
+from trainvitals.wire import STATISTICS, Stat, Stream
+
+DISTINCT_ROWS_STEPS: Final = 4
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+class Matrices:
+    """Measures the parameters of the step under way.
+
+    `parameters` are the rows; `blocks` is what was measured in this step; `full_steps` counts
+    the full steps before this one.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], tell: Callable[[str, str], None]) -> None:
+        self.parameters: list[Parameter] = []
+        self.blocks: dict[str, Block] = {}
+        self.full_steps = 0
+        self._models = models
+        self._tell = tell
+        self._told: set[str] = set()
+        self._first: dict[int, Tensor] = {}
+        self._copies: dict[int, list[Tensor]] = {}
+        self._copied: set[int] = set()
+
+    def find_parameters(self) -> None:
+        """Look the models through for new, lost or frozen parameters."""
+        found = parameters_of(self._models)
+        reasons = {p.name: reason_not_measured(p.tensor) for p in found.values()}
+        for name, reason in reasons.items():
+            if reason and name not in self._told:
+                self._told.add(name)
+                self._tell(name, reason)
+        self.parameters = [p for p in found.values() if reasons[p.name] is None]
+
+    def begin(self) -> None:
+        """Start a step: forget what was measured in the last one."""
+        self.blocks = {}
+        self._copied.clear()
+
+    def forget(self) -> None:
+        """Release every copy of a weight."""
+        self._copies, self._first = {}, {}
+
+    def owned_by(self, optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> list[int]:
+        """Return the rows that this optimizer moves; the first takes the unowned too."""
+        if len(optimizers) == 1:
+            return list(range(len(self.parameters)))
+        mine = optimized_ids([optimizer])
+        others = optimized_ids(o for o in optimizers if o is not optimizer)
+        first = optimizer is optimizers[0]
+        return [
+            i
+            for i, p in enumerate(self.parameters)
+            if id(p.tensor) in mine or (first and id(p.tensor) not in others)
+        ]
+
+    def take_norm(self, optimizer: Optimizer, mine: list[int]) -> bool:
+        """Measure the gradients' squares; return whether one is known to be non-finite."""
+        present = [g for i in mine if (g := self._gradient(i)) is not None]
+        if not present:
+            return False  # no gradient is no measurement, and not a norm of zero
+        squares = kernel.squares(present)
+        scale = gradient_scale(optimizer)
+        if scale is not None:
+            squares = squares / float(scale) ** 2
+        self.blocks[f"squares/{id(optimizer)}"] = squares
+        return isinstance(squares, np.ndarray) and not np.isfinite(squares).all()
+
+    def take_weights(self, owner: object, mine: list[int]) -> None:
+        """Measure the weights of the rows `mine` before the step, and keep copies of them."""
+        frozen = {i for i in mine if not self.parameters[i].tensor.requires_grad}
+        # A frozen weight does not change: once is enough.
+        positions = [i for i in mine if i not in frozen or self.full_steps == 0]
+        tensors = [self._tensor(i) for i in positions]
+        self._put(f"{Stream.WEIGHT}/{id(owner)}", positions, kernel.statistics(tensors))
+        moving = [i for i in mine if i not in frozen]
+        if isinstance(owner, Optimizer):
+            self._copies[id(owner)] = rows.copies_of(
+                [self.parameters[i].tensor for i in moving], self._copies.get(id(owner))
+            )
+            self._copied.add(id(owner))
+        self._take_drift(moving, str(id(owner)))
+        if self.full_steps < DISTINCT_ROWS_STEPS:
+            self._take_distinct(Stream.WEIGHT, mine, tensors_of=self._tensor)
+
+    def take_gradients(self, optimizer: Optimizer, mine: list[int]) -> None:
+        """Measure the gradients of the rows `mine`, unscaled."""
+        present = [(i, g) for i in mine if (g := self._gradient(i)) is not None]
+        values = kernel.statistics([g for _, g in present])
+        scale = gradient_scale(optimizer)
+        if scale is not None:
+            values = values * unscaling(scale)
+        self._put(f"{Stream.GRADIENT}/{id(optimizer)}", [i for i, _ in present], values)
+        if self.full_steps < DISTINCT_ROWS_STEPS:
+            self._take_distinct(Stream.GRADIENT, mine, tensors_of=self._gradient)
+
+    def take_updates(self, optimizer: Optimizer, mine: list[int]) -> None:
+        """Measure what the step added to the weights that were copied before this very step."""
+        if id(optimizer) not in self._copied:
+            return
+        moving = [i for i in mine if self.parameters[i].tensor.requires_grad]
+        before, after = self._copies[id(optimizer)], [self._tensor(i) for i in moving]
+        if len(before) != len(after):
+            return  # a parameter was frozen or added inside the step; the next full step has it
+        moved = kernel.differences(before, after)
+        had = kernel.squares(before)
+        counts = np.array([max(1, t.numel()) for t in after], np.float64)
+        if isinstance(had, Tensor) or isinstance(moved, Tensor):
+            had, moved = torch.as_tensor(had), torch.as_tensor(moved)
+            rms = (had / torch.as_tensor(counts, device=had.device)).sqrt()
+            ratio = torch.where(rms > 0, moved[:, 0] / rms, float("nan"))
+            values: Block = torch.stack([moved[:, 0], ratio.float(), moved[:, 1]], dim=1)
+        else:
+            rms_here = np.sqrt(had / counts)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio_here = np.where(rms_here > 0, moved[:, 0] / rms_here, np.nan)
+            values = np.stack([moved[:, 0], ratio_here, moved[:, 1]], axis=1)
+        self._put(f"{Stream.UPDATE}/{id(optimizer)}", moving, values)
+
+    def matrix(self, stream: Stream, arrays: Arrays) -> npt.NDArray[np.float32]:
+        """Return a stream's matrix from the arrays of a step; NaN where nothing was measured."""
+        matrix = np.full((len(self.parameters), len(STATISTICS[stream])), np.nan, np.float32)
+        for key, values in arrays.items():
+            if not key.startswith(f"{stream}/"):
+                continue
+            column, at = arrays[f"rows/{key}"], int(arrays[f"column/{key}"][0])
+            if len(values):
+                matrix[column.astype(np.int64), at : at + values.shape[1]] = values
+        return matrix
+
+    def _put(self, key: str, positions: Sequence[int], values: Block, column: int = 0) -> None:
+        self.blocks[key] = values
+        self.blocks[f"rows/{key}"] = np.array(positions, np.float64)
+        self.blocks[f"column/{key}"] = np.array([column])
+
+    def _take_drift(self, moving: list[int], key: str) -> None:
+        flat = [i for i in moving if self.parameters[i].tensor.dim() == 1]
+        if not flat:
+            return
+        for i in flat:
+            tensor = self._tensor(i)
+            known = self._first.get(id(self.parameters[i].tensor))
+            if known is None or known.shape != tensor.shape:
+                self._first[id(self.parameters[i].tensor)] = tensor.clone()
+        first = [self._first[id(self.parameters[i].tensor)] for i in flat]
+        column = STATISTICS[Stream.WEIGHT].index(Stat.DRIFT_RMS)
+        drift = kernel.differences(first, [self._tensor(i) for i in flat])
+        self._put(f"{Stream.WEIGHT}/drift/{key}", flat, drift, column)
+
+    def _take_distinct(
+        self, stream: Stream, mine: list[int], tensors_of: Callable[[int], Tensor | None]
+    ) -> None:
+        column = STATISTICS[stream].index(Stat.DISTINCT_ROWS)
+        found = {
+            i: rows.distinct_rows(t)
+            for i in mine
+            if (t := tensors_of(i)) is not None
+            and t.device.type == "cpu"  # elsewhere it would wait for the device
+            and t.dim() >= 2
+            and t.shape[0] >= 2
+            and t.numel()
+        }
+        values = np.array(list(found.values())).reshape(-1, 1)
+        self._put(f"{stream}/distinct/{min(mine, default=0)}", list(found), values, column)
+
+    def _tensor(self, i: int) -> Tensor:
+        return self.parameters[i].tensor.detach()
+
+    def _gradient(self, i: int) -> Tensor | None:
+        gradient = self.parameters[i].tensor.grad
+        if gradient is None:
+            return None
+        # Asked for every tensor at every step: the ordinary kind takes the short way.
+        ordinary = type(gradient) is Tensor and gradient.layout is torch.strided
+        if not (ordinary and gradient.dtype in kernel.DTYPES) and reason_not_measured(gradient):
+            return None
+        return gradient.detach() if gradient.requires_grad else gradient

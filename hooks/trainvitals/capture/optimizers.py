@@ -1,0 +1,156 @@
+"""The torch optimizers: inside wrappers, or found when they step; what a step of one tells."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from trainvitals.capture import kernel
+from trainvitals.capture.guard import Guard
+from trainvitals.capture.parameters import optimized_ids
+from trainvitals.wire import Scalar
+
+_INSIDE: Final = ("optimizer", "_optimizer", "optim", "base_optimizer", "inner_optimizer")
+"""Attributes under which wrappers keep their optimizer: Accelerate, Lightning, DeepSpeed, apex."""
+_DEPTH_MAX: Final = 8
+
+
+class Optimizers:
+    """The optimizers of a run, in order; the first one's updates are the run's steps.
+
+    `unknown` names the classes of what was given and contains no torch optimizer. When nothing
+    usable was given, every torch optimizer that steps with parameters of the models is taken in.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        given: object,
+        guard: Guard,
+        before: Callable[[Optimizer, Any, Any], None],
+        after: Callable[[Optimizer, Any, Any], None],
+    ) -> None:
+        self.known, self.unknown = torch_optimizers(given)
+        self._models = models
+        self._guard = guard
+        self._before, self._after = before, after
+        self._foreign: weakref.WeakValueDictionary[int, Optimizer] = weakref.WeakValueDictionary()
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Put the hooks on what is known; watch for others when something is missing."""
+        for optimizer in self.known:
+            self._hook(optimizer)
+        if self.unknown or not self.known:
+            self._handles.append(register_optimizer_step_pre_hook(self._stepping))
+
+    def detach(self) -> None:
+        """Remove the hooks. Safe to call twice."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+
+    def facts(self) -> dict[str, str | float]:
+        """Return what the rules may need to know: the first one's class, how many there are."""
+        if not self.known:
+            return {}
+        return {"optimizer": type(self.known[0]).__name__, "optimizers": float(len(self.known))}
+
+    def _hook(self, optimizer: Optimizer) -> None:
+        self._handles.append(optimizer.register_step_pre_hook(self._before))
+        self._handles.append(optimizer.register_step_post_hook(self._after))
+
+    def _stepping(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+        with self._guard.probe("optimizers"):
+            known = any(o is optimizer for o in self.known)
+            if known or self._foreign.get(id(optimizer)) is optimizer:
+                return
+            mine = optimized_ids([optimizer])
+            owned = {id(p) for model in self._models.values() for p in model.parameters()}
+            # An optimizer inside a known one steps the same parameters a second time.
+            if mine & owned and not mine & optimized_ids(self.known):
+                self.known.append(optimizer)
+                # torch calls the global hooks, then the optimizer's own: these run in this step.
+                self._hook(optimizer)
+            else:
+                self._foreign[id(optimizer)] = optimizer
+
+
+def torch_optimizers(given: object) -> tuple[list[Optimizer], list[str]]:
+    """Return the torch optimizers in `given`, each once, and the classes of what has none.
+
+    `given` is None, an optimizer, a wrapper around one, or several of these.
+    """
+    if given is None:
+        return [], []
+    several: list[object]
+    if isinstance(given, Mapping):
+        several = list(given.values())
+    elif isinstance(given, Iterable) and not hasattr(given, "step"):
+        several = list(given)
+    else:
+        several = [given]
+    found: list[Optimizer] = []
+    unknown: list[str] = []
+    for one in several:
+        inner = unwrapped(one)
+        if inner is None:
+            unknown.append(type(one).__name__)
+        elif not any(inner is other for other in found):
+            found.append(inner)
+    return found, unknown
+
+
+def unwrapped(optimizer: object) -> Optimizer | None:
+    """Return the torch optimizer that `optimizer` is or contains, None when there is none."""
+    for _ in range(_DEPTH_MAX):
+        # Accelerate's wrapper is an Optimizer that never ran Optimizer.__init__: it has no hooks.
+        if isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer):
+            return optimizer
+        inside = (getattr(optimizer, name, None) for name in _INSIDE)
+        optimizer = next((x for x in inside if x is not None and x is not optimizer), None)
+        if optimizer is None:
+            return None
+    return None
+
+
+def closure_of(args: Any, kwargs: Any) -> Callable[[], object] | None:
+    """Return the closure given to `step`; its first positional argument is the optimizer."""
+    closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
+    return closure if callable(closure) else None
+
+
+def gradient_scale(optimizer: Optimizer) -> Tensor | None:
+    """Return GradScaler's factor when a fused optimizer unscales inside its step."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return scale if isinstance(scale, Tensor) and scale.device.type == "cpu" else None
+
+
+def unscaling(scale: Tensor) -> npt.NDArray[np.float32]:
+    """Return what each statistic of a scaled gradient is multiplied with."""
+    factors = np.full(kernel.COLUMNS, 1 / float(scale), np.float32)
+    factors[6:] = 1  # zero_share and nonfinite count entries
+    return factors
+
+
+def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:
+    """Return learning rate and weight decay of every parameter group, NaN where unknown."""
+    scalars = {}
+    for index, group in enumerate(g for o in optimizers for g in o.param_groups):
+        scalars[f"{Scalar.LEARNING_RATE}/{index}"] = _number(group.get("lr"))
+        if "weight_decay" in group:
+            scalars[f"{Scalar.WEIGHT_DECAY}/{index}"] = _number(group["weight_decay"])
+    return scalars
+
+
+def _number(value: object) -> float:
+    if isinstance(value, Tensor):
+        return float(value) if value.device.type == "cpu" else math.nan
+    return float(value) if isinstance(value, (int, float)) else math.nan

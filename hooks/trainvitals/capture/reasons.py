@@ -1,0 +1,107 @@
+"""What is not watched, in words: each reason says what is missing and what to do.
+
+The texts stay under 256 bytes, which is what the collector stores of a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from trainvitals.wire.sanitise import name as storable_name
+
+UNSEEN_STEPS: Final = 8
+"""After so many steps it is said what was not seen; in a shorter run, at its end."""
+NAMES_MAX: Final = 512
+"""Different names that `monitor.log` and `monitor.loss(split=)` take in one run."""
+NAME_BYTES_MAX: Final = 200
+"""Of such a name; on the wire a prefix comes before it."""
+
+LOSS_IS_NO_MODULE: Final = (
+    "loss=%s is not a torch.nn.Module: its calls cannot be observed. The run is watched; call "
+    "`loss = monitor.loss(loss)` in the loop to record the loss."
+)
+VITAL_ONLY: Final = (
+    "overhead=0: only the loss, the learning rate, the gradient norm and the step time are "
+    "recorded. Pass every=100 or overhead=0.02 for weights, gradients, updates and activations."
+)
+OTHER_MODEL: Final = (
+    "it owns none of the watched model's parameters, so it trains another model. Build it from "
+    "this model's parameters()."
+)
+NO_OPTIMIZER_STEPPED: Final = (
+    "no torch optimizer with this model's parameters stepped, so each training loss counts as one "
+    "step. Pass the torch optimizer to watch(), if there is one."
+)
+NO_LOSS: Final = (
+    "no training loss was reported in the first {steps} steps. Call `loss = monitor.loss(loss)` "
+    "before optimizer.step(), or pass the loss module: watch(loss=criterion)."
+)
+EVAL_MODE: Final = (
+    "the watched modules were called in eval mode or without gradients only. Call model.train() "
+    "before training."
+)
+NO_FORWARD: Final = (
+    "no call of a watched module was seen. Modules inside torch.compile are not seen; otherwise "
+    "pass the model that is trained, not a copy of it."
+)
+
+
+def unseen(
+    *,
+    steps: int,
+    loss: bool,
+    optimizer_stepped: bool,
+    unknown_optimizers: Sequence[str],
+    activations: bool,
+    eval_mode: bool,
+    full_steps: int,
+) -> dict[str, str]:
+    """Return name → reason of what was not seen in `steps` steps, `full_steps` of them full.
+
+    `loss`, `optimizer_stepped` and `activations`: whether each was seen, or was not wanted.
+    """
+    found = {}
+    if not optimizer_stepped:
+        given = ", ".join(sorted(set(unknown_optimizers)))[:60]
+        contains = f"{given} contains no torch optimizer that steps. " if given else ""
+        found["optimizer"] = contains + "No torch optimizer with this model's parameters stepped."
+    if steps and not loss:
+        found["loss"] = NO_LOSS.format(steps=steps)
+    if full_steps and not activations:
+        found["activations"] = EVAL_MODE if eval_mode else NO_FORWARD
+    return found
+
+
+class Names:
+    """Bounds the names that the user's program logs under: a new one each step is a mistake.
+
+    Every name costs a column in all later steps.
+    """
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+        self._known: dict[str, str] = {}
+        self._refused = 0
+
+    def allowed(self, given: object) -> str | None:
+        """Return the name to record under, None for one too many."""
+        text = given if isinstance(given, str) else str(given)
+        if text in self._known:
+            return self._known[text]
+        if len(self._known) >= NAMES_MAX:
+            self._refused += 1
+            if self._refused == 1:
+                self.tell_all()
+            return None
+        self._known[text] = storable_name(text, NAME_BYTES_MAX)
+        return self._known[text]
+
+    def tell_all(self) -> None:
+        """Say how many values were left out, if any were."""
+        if self._refused:
+            self._tell(
+                "log",
+                f"{NAMES_MAX} different names are recorded at most; {self._refused:,} values of "
+                "further names were left out. Use the same names at every step.",
+            )
