@@ -32,11 +32,12 @@ class Settings:
     project: str = "default"
     """Project of runs that name none."""
     overhead: float = 0.02
-    """Budget as a share of the step time, at least 0."""
+    """Budget as a share of the step time, at least 0; 0: no full step."""
     report: str = "auto"
     """End report on stderr: card | line | off; auto: a card on a terminal, else a line."""
     home: Path = Path("~/.trainvitals")
-    """Folder of the token, the embedded database and the spool."""
+    """Folder of the token, the embedded database and the spool; without a home directory
+    `.trainvitals` in the working directory."""
     token: str = field(default="", repr=False)
     """Bearer token; better a file: an environment is seen by other processes of the user."""
     token_file: Path = Path()
@@ -73,10 +74,25 @@ def load(**arguments: object) -> Settings:
             break
         else:
             origins[name] = "default"
-    home = values.setdefault("home", Settings.home.expanduser())
+    if "home" not in values:
+        values["home"] = _default_home()
+    home = values["home"]
     values.setdefault("token_file", home / "token")
     values.setdefault("spool_dir", home / "spool")
     return Settings(**values, origins=origins)
+
+
+def _default_home() -> Path:
+    try:
+        return Settings.home.expanduser()
+    except RuntimeError:
+        # No HOME and no entry in the password file, as in containers with an arbitrary user.
+        # Not the folder for temporary files: other users could put a token or a spool there.
+        home = Path(Settings.home.name)
+    try:
+        return home.absolute()
+    except OSError:  # the working directory was removed
+        return home
 
 
 def _candidates(
@@ -111,6 +127,8 @@ def _text(value: object) -> str:
     text = str(value).strip()
     if len(text.encode()) > 2048:
         raise ValueError("it is longer than 2,048 bytes")
+    if "\0" in text:
+        raise ValueError("it contains a NUL")
     return text
 
 
@@ -135,7 +153,12 @@ def _report(value: object) -> str:
 
 
 def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser()
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"its home directory is not known; give a path without ~: {error}"
+        ) from error
 
 
 def _flag(value: object) -> bool:

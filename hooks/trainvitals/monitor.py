@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from trainvitals.arguments import checked_model, run_of, usable_collector, usable_steps
 from trainvitals.config import Settings, load
 from trainvitals.diagnosis.finding import Diagnosis, Finding
-from trainvitals.identity import new_run_id, plain, rank, run_start
+from trainvitals.identity import rank, run_start
 from trainvitals.local import LocalDiagnosis
-from trainvitals.ship import Shipper, parse_url
+from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Monitor:
         self._produced = 0
         self._last: Diagnosis | None = None
         self._closed = False
+        self._error_before = id(getattr(sys, "last_value", None))
 
     # What the training calls.
 
@@ -91,6 +93,7 @@ class Monitor:
         if self._local is None or self._capture is None:
             return self._last or Diagnosis(run=self.run, not_watched=self._reasons())
         if not self._closed:
+            self._capture.settle()
             self._last = self._local.diagnosis(
                 run=self.run,
                 watched=self._capture.watched,
@@ -113,21 +116,16 @@ class Monitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._close("finished")
-        elif issubclass(kind, (StopTraining, KeyboardInterrupt)):
-            self._close("stopped", kind.__name__)
-        else:
-            self._close("failed", f"{kind.__name__}: {error}")
+        self._close(*_ending(error))
 
     # How it is put together.
 
     def _attach(
         self,
         model: nn.Module | Mapping[str, nn.Module],
-        optimizer: Optimizer | Sequence[Optimizer] | None,
+        optimizer: object,
         *,
-        loss: nn.Module | None,
+        loss: object,
         activations: bool | str | Sequence[str],
         every: int | None,
         collector: str | None,
@@ -183,6 +181,8 @@ class Monitor:
             self._opened.append(finding)
 
     def _step_ended(self, _step: int) -> None:
+        # An exception that a notebook showed before this step did not end the training.
+        self._error_before = id(getattr(sys, "last_value", None))
         while self._opened and self._on_finding is not None:
             self._on_finding(self._opened.popleft())
 
@@ -215,12 +215,18 @@ class Monitor:
             _open.discard(self)
 
     def _abandon(self) -> None:
-        """Undo a half-done attachment."""
+        """Undo a half-done attachment: no hook and no thread of ours is left."""
         self._closed = True
-        if self._capture is not None:
-            self._capture.detach()
-        if self._local is not None:
-            self._local.stop()
+        try:
+            if self._capture is not None:
+                self._capture.detach()
+            if self._local is not None:
+                self._local.stop()
+            if self._shipper is not None:
+                self._shipper.close(deadline_s=0.25)
+        except Exception:
+            log.exception("A part of the monitor could not be stopped.")
+        self._capture = self._local = self._shipper = None
 
     def _report(self, diagnosis: Diagnosis) -> None:
         mode = self._settings.report
@@ -252,7 +258,7 @@ def watch(
     model: nn.Module | Mapping[str, nn.Module],
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     *,
-    loss: nn.Module | None = None,
+    loss: nn.Module | Callable[..., object] | None = None,
     run: str | None = None,
     project: str | None = None,
     config: object = None,
@@ -271,37 +277,44 @@ def watch(
 
     Args:
         model: the module, or several by name: `{"generator": g, "critic": d}`.
-        optimizer: one or a list; None: found at the first step. A step of the run is an update of
-            the first one, counted from 0.
-        loss: the loss module, when `monitor.loss` is not called.
-        run: the run's name; None: a new ULID. project: None: from the settings.
+        optimizer: one or a list, also inside a wrapper (Accelerate); None: found at the first
+            step. A step of the run is an update of the first one, counted from 0. Where no torch
+            optimizer steps, each training loss is a step.
+        loss: the loss module, when `monitor.loss` is not called; of a function only the kind of
+            loss is taken.
+        run: the run's name; None: a new ULID, in a torchrun job one id for all ranks. project:
+            None: from the settings.
         config: hyper-parameters, kept with the run. tags: words to find it by.
         collector: its URL; None: from the settings, else local only; "off": no network, ever.
         total_steps: planned steps, for progress and for rules that know the schedule.
-        overhead: budget as a share of the step time, at least 0 (default 0.02); 0: `every` rules.
+        overhead: budget as a share of the step time, at least 0 (default 0.02); 0: only the loss,
+            the learning rate, the gradient norm and times, unless `every` is given.
         every: measure every n-th step in full instead of by budget, from 1.
         activations: "auto", True, False, or names or globs of modules.
         on_finding: called in the training thread, at the end of a step, for each finding that
             opened; may raise StopTraining.
     """
-    settings = load(project=project, overhead=overhead)
-    monitor = Monitor(settings, run or new_run_id(), settings.project)
-    if settings.disabled or _is_respawned():
-        return monitor
+    monitor = Monitor(Settings(disabled=True), "", "")
     try:
-        _check(model, run, every, total_steps)
+        settings = load(project=project, overhead=overhead)
+        respawned = _is_respawned()
+        identity, name = run_of(run)
+        monitor = Monitor(settings, identity, settings.project)
+        if settings.disabled or respawned:
+            return monitor
+        checked_model(model)
         monitor._attach(
             model,
             optimizer,
             loss=loss,
             activations=activations,
-            every=every,
-            collector=_usable(collector, settings),
+            every=usable_steps("every", every),
+            collector=usable_collector(collector, settings),
             start={
-                "name": run or "",
-                "config": plain(config),
-                "tags": tuple(map(str, tags)),
-                "total_steps": total_steps,
+                "name": name,
+                "config": config,
+                "tags": (tags,) if isinstance(tags, str) else tuple(tags),
+                "total_steps": usable_steps("total_steps", total_steps),
             },
             on_finding=on_finding,
         )
@@ -309,38 +322,11 @@ def watch(
     except Exception as error:
         monitor._abandon()
         log.warning(
-            "trainvitals could not attach (%s: %s). The training goes on, unwatched.",
-            type(error).__name__,
-            error,
+            "trainvitals could not attach (%s). The training goes on, unwatched.",
+            _described(error),
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
     return monitor
-
-
-def _check(model: object, run: str | None, every: int | None, total_steps: int | None) -> None:
-    from torch import nn
-
-    modules = list(model.values()) if isinstance(model, Mapping) else [model]
-    for module in modules:
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"model is a {type(module).__name__}; watch needs a torch.nn.Module")
-    if run is not None and (not run or len(run.encode()) > 256 or "/" in run):
-        raise ValueError(f"run is 1 to 256 bytes without a slash; got {run[:40]!r}")
-    for name, value in (("every", every), ("total_steps", total_steps)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is a whole number of steps from 1; got {value!r}")
-
-
-def _usable(collector: str | None, settings: Settings) -> str | None:
-    wanted = collector or settings.collector
-    if not wanted or wanted == "off":
-        return None
-    try:
-        parse_url(wanted)
-    except ValueError as error:
-        log.warning("%s The run is diagnosed here, and nothing is sent.", error)
-        return None
-    return wanted
 
 
 def _is_respawned() -> bool:
@@ -354,10 +340,25 @@ _open: weakref.WeakSet[Monitor] = weakref.WeakSet()
 def _close_all() -> None:
     error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
     for monitor in list(_open):
-        if error is None:
-            monitor._close("finished")
-        else:
-            monitor._close("failed", f"{type(error).__name__}: {error}")
+        # A notebook sets it too, for errors that ended nothing.
+        monitor._close(*_ending(None if id(error) == monitor._error_before else error))
+
+
+def _ending(error: BaseException | None) -> tuple[str, str]:
+    """Return the state in which a run ended with `error`, and its description."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished", ""
+    if isinstance(error, (StopTraining, KeyboardInterrupt)):
+        return "stopped", type(error).__name__
+    return "failed", _described(error)
+
+
+def _described(error: BaseException) -> str:
+    """Return an exception's class and message; its `__str__` is the user's and may raise."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return type(error).__name__
 
 
 def _after_fork() -> None:

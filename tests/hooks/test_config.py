@@ -73,3 +73,24 @@ def test_the_token_is_read_anew_from_its_file(tmp_path, monkeypatch):
 def test_the_token_is_in_no_printed_setting(monkeypatch):
     monkeypatch.setenv("TRAINVITALS_TOKEN", "secret")
     assert "secret" not in repr(load())
+
+
+def test_without_a_home_directory_the_working_directory_has_the_files(
+    tmp_path, monkeypatch, caplog
+):
+    def unknown(_user):
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("TRAINVITALS_SPOOL_DIR", "~/spool")
+    settings = load()
+    assert settings.home == tmp_path / ".trainvitals"
+    assert settings.spool_dir == settings.home / "spool"
+    assert "give a path without ~" in caplog.text
+
+
+def test_a_project_that_cannot_be_stored_is_one_warning(caplog):
+    assert load(project="a\0b").project == "default"
+    assert load(project="a\udcffb").project == "default"
+    assert len(caplog.records) == 2

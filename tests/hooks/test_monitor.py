@@ -122,27 +122,107 @@ def test_the_users_own_exception_passes_through_the_with_block():
         raise KeyError("mine")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"model": "not a module"}, "watch needs a torch.nn.Module"),
-        ({"every": 0}, "every is a whole number of steps from 1; got 0"),
-        ({"total_steps": -1}, "total_steps is a whole number"),
-        ({"run": "a/b"}, "without a slash"),
-    ],
-)
-def test_an_argument_it_cannot_use_is_one_warning_and_the_training_goes_on(arguments, said, caplog):
+def warnings_in(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_model_that_is_none_is_one_warning_and_the_training_goes_on(caplog):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor = trainvitals.watch(
-        arguments.pop("model", model), optimizer, collector="off", **arguments
-    )
+    monitor = trainvitals.watch("not a module", optimizer, collector="off")
     train(model, optimizer, monitor, steps=3)
     monitor.log(accuracy=0.5)
     monitor.close()
-    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert said in warnings[0]
+    [said] = warnings_in(caplog)
+    assert "watch needs a torch.nn.Module" in said
+    assert monitor.diagnosis().step == -1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"every": 0}, "every=0 is not used: it is a whole number of steps from 1"),
+        ({"every": -1}, "every=-1 is not used"),
+        ({"every": "x"}, "every='x' is not used"),
+        ({"every": True}, "every=True is not used"),
+        ({"total_steps": 0}, "total_steps=0 is not used"),
+        ({"total_steps": 2**70}, f"total_steps={2**70} is not used"),
+        ({"overhead": -1}, "overhead from argument is not used"),
+        ({"overhead": "much"}, "overhead from argument is not used"),
+        ({"run": "org/model"}, "The id is org-model-"),
+        ({"run": "exp/lr=1e-3"}, "The id is exp-lr=1e-3-"),
+        ({"run": "a" * 300}, "1 to 200 bytes"),
+        ({"run": "a\0b"}, "control characters"),
+        ({"run": "a\udcffb"}, "The id is a-b"),
+        ({"loss": nn.functional.cross_entropy}, "loss=cross_entropy is not a torch.nn.Module"),
+        ({"loss": nn.CrossEntropyLoss}, "is not a torch.nn.Module"),
+        ({"loss": "mse"}, "loss=str is not a torch.nn.Module"),
+    ],
+)
+def test_an_argument_it_cannot_use_is_one_warning_and_the_run_is_watched(arguments, said, caplog):
+    monitor = watched(steps=10, **arguments)
+    [warning] = [w for w in warnings_in(caplog) if not w.startswith("TV")]
+    assert said in warning
+    diagnosis = monitor.diagnosis()
+    assert diagnosis.step == 9
+    assert {"0.weight", "1"} <= set(diagnosis.watched)
+    monitor.close()
+
+
+def test_numbers_of_steps_may_be_whole_floats_and_numpy_integers(caplog):
+    watched(steps=2, every=np.int64(2), total_steps=1e3).close()
+    assert not [w for w in warnings_in(caplog) if not w.startswith("TV")]
+
+
+def test_overhead_0_measures_no_step_in_full_unless_a_cadence_is_given():
+    vital = watched(steps=20, overhead=0).diagnosis()
+    assert vital.step == 19
+    assert vital.watched == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert "overhead=0" in vital.not_watched["layers"]
+    full = watched(steps=20, overhead=0, every=5).diagnosis()
+    assert "1" in full.watched
+
+
+def test_when_attaching_fails_no_hook_and_no_thread_is_left(monkeypatch, caplog):
+    def broken(**_):
+        raise OSError("no host name")
+
+    model, criterion = network(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = threading.active_count()
+    monkeypatch.setattr("trainvitals.monitor.run_start", broken)
+    monitor = trainvitals.watch(model, optimizer, loss=criterion, collector="http://127.0.0.1:9")
+    assert "no host name" in caplog.text
+    assert not any(m._forward_hooks for m in [*model.modules(), criterion])
+    assert not optimizer._optimizer_step_pre_hooks
+    assert threading.active_count() == before
+    train(model, optimizer, monitor, steps=2)
+    assert monitor.diagnosis().step == -1
+
+
+def test_when_an_optimizer_takes_no_hooks_the_modules_hooks_are_removed(caplog):
+    class Refusing(torch.optim.SGD):
+        def register_step_post_hook(self, hook):
+            raise RuntimeError("no hooks here")
+
+    model = network()
+    optimizer = Refusing(model.parameters(), lr=0.1)
+    trainvitals.watch(model, optimizer, collector="off").close()
+    assert "no hooks here" in caplog.text
+    assert not any(m._forward_hooks for m in model.modules())
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_watching_needs_no_home_directory_and_no_password_entry(monkeypatch):
+    def unknown(_user):
+        raise KeyError
+
+    monkeypatch.delenv("TRAINVITALS_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monitor = watched(steps=3)
+    assert monitor.diagnosis().step == 2
+    monitor.close()
 
 
 def test_a_collector_url_that_is_nonsense_is_one_warning_and_the_run_is_diagnosed_here(caplog):
@@ -156,6 +236,50 @@ def test_a_collector_url_that_is_nonsense_is_one_warning_and_the_run_is_diagnose
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
+def test_a_users_exception_without_a_text_passes_through_the_with_block():
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(Unprintable),
+        trainvitals.watch(model, optimizer, collector="off"),
+    ):
+        raise Unprintable
+
+
+def ending_of(monkeypatch, monitor):
+    """Return the state in which the monitor is closed at the interpreter's exit."""
+    from trainvitals import monitor as module
+
+    states = []
+    monkeypatch.setattr(monitor, "_close", lambda state, error="": states.append(state))
+    module._close_all()
+    return states
+
+
+def test_an_old_error_of_a_notebook_does_not_make_a_run_failed(monkeypatch):
+    monkeypatch.setattr(sys, "last_value", ValueError("an old cell"), raising=False)
+    assert ending_of(monkeypatch, watched(steps=1)) == ["finished"]
+
+
+def test_an_error_that_a_notebook_showed_during_the_run_does_not_make_it_failed(monkeypatch):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="off")
+    monkeypatch.setattr(sys, "last_value", ValueError("a typing error"), raising=False)
+    train(model, optimizer, monitor, steps=1)
+    assert ending_of(monkeypatch, monitor) == ["finished"]
+
+
+def test_an_error_after_the_last_step_makes_the_run_failed(monkeypatch):
+    monitor = watched(steps=1)
+    monkeypatch.setattr(sys, "last_value", ValueError("mine"), raising=False)
+    assert ending_of(monkeypatch, monitor) == ["failed"]
+
+
 def test_an_optimizer_of_another_model_is_one_warning_and_a_finding_tells_too(caplog):
     model, other = network(), network()
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
@@ -163,6 +287,7 @@ def test_an_optimizer_of_another_model_is_one_warning_and_a_finding_tells_too(ca
     train(model, optimizer, monitor, steps=10)
     assert "owns none of the model's" in caplog.text
     assert "TV603" in {f.code for f in monitor.diagnosis().findings}
+    assert "it trains another model" in monitor.diagnosis().not_watched["optimizer"]
     monitor.close()
 
 
