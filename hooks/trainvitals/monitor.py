@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote
 
 from trainvitals.arguments import checked_model, run_of, usable_collector, usable_steps
 from trainvitals.config import Settings, load
@@ -158,7 +159,7 @@ class Monitor:
                 rank=rank(),
                 spool_dir=self._settings.spool_dir,
             )
-            self.url = f"{collector.rstrip('/')}/run?run={self.run}"
+            self.url = f"{collector.rstrip('/')}/run?run={quote(self.run, safe='')}"
         self._put = self._emit
         self._emit(run_start(facts=capture.facts, **start))
         for record in early:

@@ -280,6 +280,29 @@ def test_an_error_after_the_last_step_makes_the_run_failed(monkeypatch):
     assert ending_of(monkeypatch, monitor) == ["failed"]
 
 
+def test_the_address_of_a_run_is_quoted():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, run="lr 1&2", collector="http://127.0.0.1:9")
+    assert monitor.url == "http://127.0.0.1:9/run?run=lr%201%262"
+    monitor.close()
+
+
+def test_a_hand_written_loop_is_diagnosed_from_its_losses():
+    model = network()
+    monitor = trainvitals.watch(model, collector="off")
+    for at in range(5):
+        monitor.loss(float(at))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter *= 0.9
+        assert monitor.diagnosis().step in (at, -1)
+    diagnosis = monitor.diagnosis()
+    assert diagnosis.step == 4
+    assert "no torch optimizer" in diagnosis.not_watched["gradients and updates"]
+    monitor.close()
+
+
 def test_an_optimizer_of_another_model_is_one_warning_and_a_finding_tells_too(caplog):
     model, other = network(), network()
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)

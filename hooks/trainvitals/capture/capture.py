@@ -365,10 +365,11 @@ class Capture:
             self._streams.announce(Stream.ACTIVATION, self._outputs.places())
 
     def _say_what_was_not_seen(self) -> None:
+        by_losses = "gradients and updates" in self.not_watched  # which says it already
         unseen = reasons.unseen(
             steps=self.step + 1,
             loss=self._scalars.seen,
-            optimizer_stepped=self._loss_steps.optimizer_stepped,
+            optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,

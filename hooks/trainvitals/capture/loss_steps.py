@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from trainvitals.capture.parameters import reason_not_measured
+
 CHANGES_MIN: Final = 2
 """So often the weights must have changed between two losses, with no torch optimizer known."""
 LOSSES_MAX: Final = 256
@@ -52,8 +54,8 @@ class LossSteps:
             self._entries = None
 
     def _has_changed(self) -> bool:
-        trained = [p for p in self._parameters() if p.requires_grad]
-        version = sum(p._version for p in trained)
+        trained = [p for p in self._parameters() if p.requires_grad and not reason_not_measured(p)]
+        version = sum(p._version for p in trained if not p.is_inference())
         entries = None
         if trained and trained[-1].device.type == "cpu":  # elsewhere it would wait for the device
             # An update through `.data` does not count in `_version`.
@@ -70,4 +72,4 @@ class LossSteps:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)

@@ -33,6 +33,10 @@ NO_OPTIMIZER_STEPPED: Final = (
     "no torch optimizer with this model's parameters stepped, so each training loss counts as one "
     "step. Pass the torch optimizer to watch(), if there is one."
 )
+NO_STEP: Final = (
+    "no torch optimizer with this model's parameters stepped. Pass the one that trains it: "
+    "watch(model, optimizer)."
+)
 NO_LOSS: Final = (
     "no training loss was reported in the first {steps} steps. Call `loss = monitor.loss(loss)` "
     "before optimizer.step(), or pass the loss module: watch(loss=criterion)."
@@ -64,8 +68,8 @@ def unseen(
     found = {}
     if not optimizer_stepped:
         given = ", ".join(sorted(set(unknown_optimizers)))[:60]
-        contains = f"{given} contains no torch optimizer that steps. " if given else ""
-        found["optimizer"] = contains + "No torch optimizer with this model's parameters stepped."
+        contains = f"{given} contains no torch optimizer. " if given else ""
+        found["optimizer"] = contains + NO_STEP
     if steps and not loss:
         found["loss"] = NO_LOSS.format(steps=steps)
     if full_steps and not activations:

@@ -54,6 +54,8 @@ def test_every_loss_of_a_hand_written_loop_is_a_step(update):
     np.testing.assert_allclose(history.scalar("loss").values, losses, rtol=1e-6)
     assert history.scalar("loss").steps.tolist() == list(range(20))
     assert "no torch optimizer" in capture.not_watched["gradients and updates"]
+    capture.detach()
+    assert set(capture.not_watched) == {"gradients and updates"}
 
 
 def test_weights_and_outputs_are_measured_without_an_optimizer():

@@ -113,7 +113,7 @@ def test_an_optimizer_that_is_never_found_is_said():
 
     capture, _ = captured(network(), ByHand())
     capture.detach()
-    assert "ByHand contains no torch optimizer that steps" in capture.not_watched["optimizer"]
+    assert "ByHand contains no torch optimizer." in capture.not_watched["optimizer"]
 
 
 def test_all_optimizers_of_the_models_are_found_and_no_other():
