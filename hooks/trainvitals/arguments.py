@@ -11,15 +11,18 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from trainvitals.config import Settings
+from trainvitals.diagnosis.finding import Finding
 from trainvitals.identity import new_run_id
 from trainvitals.ship import parse_url
 from trainvitals.wire.sanitise import name as storable_name
+from trainvitals.wire.sanitise import text
 
 log = logging.getLogger("trainvitals")
+OnFinding = Callable[[Finding], object]
 
 STEPS_MAX: Final = 2**53
 """Larger numbers of steps are not exact in the collector."""
@@ -52,9 +55,42 @@ def usable_steps(name: str, value: object) -> int | None:
     return None
 
 
-def usable_collector(given: str | None, settings: Settings) -> str | None:
+def usable_activations(given: object) -> bool | str | list[str]:
+    """Return which activations to watch: "auto", True, False, or names and globs."""
+    if isinstance(given, (bool, str)):
+        return given
+    if isinstance(given, Iterable) and not isinstance(given, Mapping):
+        names = list(given)
+        if all(isinstance(name, str) for name in names):
+            return names
+    log.warning(
+        'activations=%s is not used: it is "auto", True, False, or names of modules.', _shown(given)
+    )
+    return "auto"
+
+
+def usable_tags(given: object) -> tuple[str, ...]:
+    """Return the tags; one text is one tag."""
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, Iterable):
+        return tuple(text(tag) for tag in given)
+    if given is not None:
+        log.warning("tags=%s is not used: it is a list of texts.", _shown(given))
+    return ()
+
+
+def usable_callback(given: OnFinding | None) -> OnFinding | None:
+    """Return `on_finding`, None for what cannot be called."""
+    if given is None or callable(given):
+        return given
+    log.warning("on_finding=%s is not used: it cannot be called.", _shown(given))
+    return None
+
+
+def usable_collector(given: object, settings: Settings) -> str | None:
     """Return the collector's URL, None for local only."""
-    wanted = given or settings.collector
+    wanted = text(given) if given else settings.collector
     if not wanted or wanted == "off":
         return None
     try:
@@ -142,5 +178,5 @@ def _shown(value: object) -> str:
 
 
 def _bytes(given: object) -> bytes:
-    text = given if isinstance(given, str) else storable_name(given)
-    return text.encode("utf-8", "surrogatepass")
+    whole = given if isinstance(given, str) else text(given)
+    return whole.encode("utf-8", "surrogatepass")

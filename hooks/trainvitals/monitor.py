@@ -19,13 +19,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
-from trainvitals.arguments import checked_model, run_of, usable_collector, usable_steps
+from trainvitals.arguments import (
+    OnFinding,
+    checked_model,
+    run_of,
+    usable_activations,
+    usable_callback,
+    usable_collector,
+    usable_steps,
+    usable_tags,
+)
 from trainvitals.config import Settings, load
 from trainvitals.diagnosis.finding import Diagnosis, Finding
 from trainvitals.identity import rank, run_start
 from trainvitals.local import LocalDiagnosis
 from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
+from trainvitals.wire.sanitise import text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trainvitals")
 T = TypeVar("T")
-OnFinding = Callable[[Finding], object]
 
 
 class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
@@ -238,11 +247,11 @@ class Monitor:
 
         tty = sys.stderr.isatty()
         if mode == "line" or (mode == "auto" and not tty):
-            text = line(diagnosis)
+            shown = line(diagnosis)
         else:
             colour = tty and "NO_COLOR" not in os.environ
-            text = card(diagnosis, colour=colour, curves=curves_of(self._local.history, diagnosis))
-        sys.stderr.write(f"{text.rstrip()}\n")
+            shown = card(diagnosis, colour=colour, curves=curves_of(self._local.history, diagnosis))
+        sys.stderr.write(f"{shown.rstrip()}\n")
 
     def _forget(self) -> None:
         """In a forked child: off, without a thread, a lock or a byte of I/O."""
@@ -308,16 +317,16 @@ def watch(
             model,
             optimizer,
             loss=loss,
-            activations=activations,
+            activations=usable_activations(activations),
             every=usable_steps("every", every),
             collector=usable_collector(collector, settings),
             start={
                 "name": name,
                 "config": config,
-                "tags": (tags,) if isinstance(tags, str) else tuple(tags),
+                "tags": usable_tags(tags),
                 "total_steps": usable_steps("total_steps", total_steps),
             },
-            on_finding=on_finding,
+            on_finding=usable_callback(on_finding),
         )
         _open.add(monitor)
     except Exception as error:
@@ -356,10 +365,7 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
 
 def _described(error: BaseException) -> str:
     """Return an exception's class and message; its `__str__` is the user's and may raise."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - whatever it raises
-        return type(error).__name__
+    return f"{type(error).__name__}: {text(error)}"
 
 
 def _after_fork() -> None:

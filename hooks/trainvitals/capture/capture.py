@@ -125,7 +125,7 @@ class Capture:
 
     def settle(self) -> None:
         """Make steps of the losses that wait for an optimizer, once the weights moved without."""
-        if self._loss_steps.changed:
+        if self._loss_steps.can_settle(optimizer_known=bool(self.optimizers)):
             self._end_loss_steps(now=True)
 
     def raise_suspicion(self) -> None:
@@ -140,7 +140,9 @@ class Capture:
             self._loss_hook.remove()
             self._loss_hook = None
         with self._guard.probe("records"):
-            self._end_loss_steps(now=not self.optimizers or self._loss_steps.changed)
+            # A known optimizer's first step may have failed: its micro-batches were no steps.
+            few = self._scalars.waiting < UNSEEN_STEPS
+            self._end_loss_steps(now=not (self.optimizers and few))
             self._say_what_was_not_seen()
             self._names.tell_all()
         with self._guard.probe("transfer"):
@@ -200,7 +202,7 @@ class Capture:
             self._force_full = True
         if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
             with self._guard.probe("weights between losses"):
-                self._loss_steps.saw_loss(compare=not self.optimizers)
+                self._loss_steps.saw_loss(optimizer_known=bool(self.optimizers))
 
     def _end_loss_steps(self, *, now: bool = False) -> None:
         """End a step for each training loss that waits, when losses are steps, or `now`."""

@@ -1,4 +1,7 @@
-"""Errors of ours stay ours: counted, told, and after three of a kind the probe is off."""
+"""Exceptions raised by trainvitals never reach the user's code.
+
+Each is counted; after three of one kind the probe is switched off, and that is told.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from trainvitals.wire.sanitise import text
 
 log = logging.getLogger("trainvitals")
 
@@ -32,6 +37,8 @@ class Guard:
             log.debug("The probe %s failed.", name, exc_info=True)
             if self._errors[name, kind] == ERRORS_MAX and name not in self.off:
                 self.off.add(name)
-                reason = f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {error}"
+                reason = (
+                    f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {text(error)}"
+                )
                 log.warning("%s. It is switched off; the training goes on.", reason)
                 self._tell(name, reason)

@@ -43,9 +43,9 @@ class StepScalars:
         """Whether one was that no hook saw."""
 
     @property
-    def waiting(self) -> bool:
-        """Whether a training loss waits for the end of its step."""
-        return bool(self._logged or self._hooked)
+    def waiting(self) -> int:
+        """How many training losses wait for the end of their step."""
+        return len(self._logged or self._hooked)
 
     def take_losses(self) -> list[Tensor | float]:
         """Return the training losses that wait, oldest first, and forget them."""

@@ -17,13 +17,15 @@ from trainvitals.capture.parameters import reason_not_measured
 
 CHANGES_MIN: Final = 2
 """So often the weights must have changed between two losses, with no torch optimizer known."""
+CHANGES_MIN_KNOWN: Final = 8
+"""The same where an optimizer is known that has not stepped: sharded weights move by gathers."""
 LOSSES_MAX: Final = 256
 """So many losses in a row without an optimizer's step are steps, whatever the weights do."""
 ENTRIES_COMPARED: Final = 64
 
 
 class LossSteps:
-    """Decides whether losses are steps. `active`: they are. `changed`: an update was seen."""
+    """Decides whether losses are steps: they are while `active`."""
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self.active = False
@@ -34,22 +36,21 @@ class LossSteps:
         self._version = -1
         self._entries: Tensor | None = None
 
-    @property
-    def changed(self) -> bool:
-        """Whether the weights changed between two losses."""
-        return self._changes > 0
+    def can_settle(self, *, optimizer_known: bool) -> bool:
+        """Whether an update without a torch optimizer was seen, so that none will follow."""
+        return self._changes > 0 and not optimizer_known
 
     def stop(self) -> None:
         """Count optimizer steps from now on: one was seen."""
         self.active, self.optimizer_stepped = False, True
         self._entries = None
 
-    def saw_loss(self, *, compare: bool) -> None:
-        """Take in that a loss was reported; with `compare`, whether the weights changed."""
+    def saw_loss(self, *, optimizer_known: bool) -> None:
+        """Take in that a training loss was reported, before any optimizer's step."""
         self._losses += 1
-        if compare:
-            self._changes += self._has_changed()
-        if self._changes >= CHANGES_MIN or self._losses >= LOSSES_MAX:
+        self._changes += self._has_changed()
+        least = CHANGES_MIN_KNOWN if optimizer_known else CHANGES_MIN
+        if self._changes >= least or self._losses >= LOSSES_MAX:
             self.active = True
             self._entries = None
 

@@ -119,6 +119,23 @@ def test_no_loss_is_counted_twice_when_an_optimizer_steps_later():
     assert capture.step == 15
 
 
+def test_an_optimizer_that_is_given_and_never_steps_does_not_hide_the_losses():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture, history = captured(model, optimizer)
+    losses = hand_written_steps(model, capture, 20)
+    assert capture.step == 19
+    np.testing.assert_allclose(history.scalar("loss").values, losses, rtol=1e-6)
+
+
+def test_losses_before_a_first_step_that_fails_are_no_steps():
+    model = network()
+    capture, _ = captured(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    capture.loss(model(X).square().mean())
+    capture.detach()
+    assert capture.step == -1
+
+
 def test_weights_that_never_change_do_not_hold_the_losses_back_for_ever():
     capture, history = captured(network())
     for at in range(LOSSES_MAX + 10):

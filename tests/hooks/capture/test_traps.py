@@ -259,6 +259,24 @@ def test_a_probe_of_ours_that_fails_three_times_is_off_and_told(caplog, monkeypa
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
 
 
+def test_an_error_without_a_text_is_counted_like_any_other(monkeypatch):
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def broken(*_):
+        raise Unprintable
+
+    model = network()
+    optimizer = sgd(model)
+    capture, history = captured(model, optimizer)
+    monkeypatch.setattr("trainvitals.capture.kernel.squares", broken)
+    for _ in range(5):
+        step(model, optimizer, capture)
+    assert capture.step == 4
+    assert "Unprintable" in history.not_watched["gradients"]
+
+
 def test_an_exception_of_the_users_callback_passes():
     model = network()
     optimizer = sgd(model)
