@@ -25,7 +25,7 @@ from trainvitals.capture.loss_steps import LossSteps
 from trainvitals.capture.matrices import Arrays, Matrices
 from trainvitals.capture.optimizers import Optimizers, closure_of, gradient_scale, group_scalars
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import optimized_ids, place_of, reason_not_measured
+from trainvitals.capture.parameters import place_of, reason_not_measured
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit, Streams
 from trainvitals.capture.transfer import Transfer
@@ -84,6 +84,7 @@ class Capture:
         self._own_s = 0.0
         self._last_end: float | None = None
         self._loss_hook: Hooked | None = None
+        self._copies_are_stepped = False
         try:
             self._attach(loss)
         except BaseException:
@@ -171,14 +172,18 @@ class Capture:
         self._outputs.attach()
         self._optimizers.attach()
         self.facts |= self._optimizers.facts()
-        foreign = not optimized_ids(self.optimizers) & {id(p) for p in owned}
-        if self.optimizers and owned and foreign:
-            log.warning(
-                "The optimizer owns none of the model's %d parameters: it trains another model. "
-                "Build it from this model's parameters(); the training goes on.",
-                len(owned),
-            )
-            self._tell("optimizer", reasons.OTHER_MODEL)
+        if not self._optimizers.step_others_tensors():
+            return
+        if self._optimizers.wrapped:
+            self._copies_are_stepped = True
+            self._tell("optimizer", reasons.STEPS_COPIES)
+            return
+        log.warning(
+            "The optimizer owns none of the model's %d parameters: it trains another model. "
+            "Build it from this model's parameters(); the training goes on.",
+            len(owned),
+        )
+        self._tell("optimizer", reasons.OTHER_MODEL)
 
     def _loss_module_returned(self, module: nn.Module, _args: object, output: object) -> None:
         with self._guard.probe("loss"):
@@ -351,13 +356,14 @@ class Capture:
         return (Stream.WEIGHT,)
 
     def _announce(self) -> None:
-        optimized = optimized_ids(self.optimizers)
+        optimized = self._optimizers.ids
+        # By hand, or by way of a copy, any parameter may be moved.
+        unknown = self._copies_are_stepped or not self.optimizers
         places = [
             place_of(
                 p,
                 self._outputs.facts_of(p.owner),
-                # Without a torch optimizer, a trainable parameter may be moved by hand.
-                optimized=id(p.tensor) in optimized or not self.optimizers,
+                optimized=unknown or id(p.tensor) in optimized,
             )
             for p in self._matrices.parameters
         ]

@@ -25,8 +25,9 @@ _DEPTH_MAX: Final = 8
 class Optimizers:
     """The optimizers of a run, in order; the first one's updates are the run's steps.
 
-    `unknown` names the classes of what was given and contains no torch optimizer. When nothing
-    usable was given, every torch optimizer that steps with parameters of the models is taken in.
+    `unknown` names the classes of what was given and contains no torch optimizer; `wrapped` says
+    whether one was inside a wrapper. When nothing usable was given, every torch optimizer that
+    steps with parameters of the models is taken in.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class Optimizers:
         after: Callable[[Optimizer, Any, Any], None],
     ) -> None:
         self.known, self.unknown = torch_optimizers(given)
+        # Mixed precision and sharding wrappers step copies of the parameters.
+        self.wrapped = any(not any(o is one for one in _several(given)) for o in self.known)
         self._models = models
         self._guard = guard
         self._before, self._after = before, after
@@ -57,6 +60,16 @@ class Optimizers:
         for handle in handles:
             handle.remove()
 
+    @property
+    def ids(self) -> set[int]:
+        """The ids of all tensors that the known optimizers step."""
+        return optimized_ids(self.known)
+
+    def step_others_tensors(self) -> bool:
+        """Whether optimizers are known and step no parameter of the models."""
+        owned = {id(p) for model in self._models.values() for p in model.parameters()}
+        return bool(self.known and owned) and not self.ids & owned
+
     def facts(self) -> dict[str, str | float]:
         """Return what the rules may need to know: the first one's class, how many there are."""
         if not self.known:
@@ -75,7 +88,7 @@ class Optimizers:
             mine = optimized_ids([optimizer])
             owned = {id(p) for model in self._models.values() for p in model.parameters()}
             # An optimizer inside a known one steps the same parameters a second time.
-            if mine & owned and not mine & optimized_ids(self.known):
+            if mine & owned and not mine & self.ids:
                 self.known.append(optimizer)
                 # torch calls the global hooks, then the optimizer's own: these run in this step.
                 self._hook(optimizer)
@@ -86,20 +99,11 @@ class Optimizers:
 def torch_optimizers(given: object) -> tuple[list[Optimizer], list[str]]:
     """Return the torch optimizers in `given`, each once, and the classes of what has none.
 
-    `given` is None, an optimizer, a wrapper around one, or several of these.
+    `given` is None, an optimizer, a wrapper around one, or a list or mapping of these.
     """
-    if given is None:
-        return [], []
-    several: list[object]
-    if isinstance(given, Mapping):
-        several = list(given.values())
-    elif isinstance(given, Iterable) and not hasattr(given, "step"):
-        several = list(given)
-    else:
-        several = [given]
     found: list[Optimizer] = []
     unknown: list[str] = []
-    for one in several:
+    for one in _several(given):
         inner = unwrapped(one)
         if inner is None:
             unknown.append(type(one).__name__)
@@ -108,13 +112,26 @@ def torch_optimizers(given: object) -> tuple[list[Optimizer], list[str]]:
     return found, unknown
 
 
+def _several(given: object) -> list[object]:
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        return list(given.values())
+    if isinstance(given, (list, tuple)):
+        return list(given)
+    return [given]
+
+
 def unwrapped(optimizer: object) -> Optimizer | None:
     """Return the torch optimizer that `optimizer` is or contains, None when there is none."""
     for _ in range(_DEPTH_MAX):
         # Accelerate's wrapper is an Optimizer that never ran Optimizer.__init__: it has no hooks.
         if isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer):
             return optimizer
-        inside = (getattr(optimizer, name, None) for name in _INSIDE)
+        try:
+            inside = [getattr(optimizer, name, None) for name in _INSIDE]
+        except Exception:  # noqa: BLE001 - a property of the wrapper may raise anything
+            return None
         optimizer = next((x for x in inside if x is not None and x is not optimizer), None)
         if optimizer is None:
             return None

@@ -29,6 +29,10 @@ OTHER_MODEL: Final = (
     "it owns none of the watched model's parameters, so it trains another model. Build it from "
     "this model's parameters()."
 )
+STEPS_COPIES: Final = (
+    "the optimizer inside the wrapper steps other tensors than the model's parameters, such as "
+    "32-bit copies or shards: their gradients and updates may not be seen."
+)
 NO_OPTIMIZER_STEPPED: Final = (
     "no torch optimizer with this model's parameters stepped, so each training loss counts as one "
     "step. Pass the torch optimizer to watch(), if there is one."

@@ -106,6 +106,38 @@ def test_a_wrapper_that_cannot_be_opened_is_found_when_it_steps():
     assert not capture.not_watched
 
 
+def test_a_wrapper_that_steps_copies_of_the_parameters_is_not_taken_for_another_models(caplog):
+    model = network()
+    masters = [p.detach().clone().requires_grad_() for p in model.parameters()]
+
+    class Masters(Wrapper):
+        def step(self):
+            for master, parameter in zip(masters, model.parameters(), strict=True):
+                master.grad, parameter.grad = parameter.grad, None
+            super().step()
+            with torch.no_grad():
+                for master, parameter in zip(masters, model.parameters(), strict=True):
+                    parameter.copy_(master)
+
+    optimizer = Masters(torch.optim.SGD(masters, lr=0.1))
+    capture, history = captured(model, optimizer)
+    for _ in range(3):
+        step(model, optimizer, capture)
+    assert capture.step == 2
+    assert not caplog.records
+    assert "32-bit copies" in capture.not_watched["optimizer"]
+    assert all(place.optimized for place in history.places(Stream.WEIGHT))
+
+
+def test_a_wrapper_whose_attributes_raise_is_looked_for_at_its_step():
+    class Raising:
+        @property
+        def optimizer(self):
+            raise RuntimeError("not prepared")
+
+    assert unwrapped(Raising()) is None
+
+
 def test_an_optimizer_that_is_never_found_is_said():
     class ByHand:
         def step(self):
