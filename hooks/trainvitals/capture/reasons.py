@@ -41,6 +41,10 @@ NO_STEP: Final = (
     "no torch optimizer with this model's parameters stepped. Pass the one that trains it: "
     "watch(model, optimizer)."
 )
+FIRST_NEVER_STEPPED: Final = (
+    "the first optimizer never stepped, and a step of the run is an update of the first one. Give "
+    "the one that always steps first: watch(models, [optimizer, ...])."
+)
 NO_LOSS: Final = (
     "no training loss was reported in the first {steps} steps. Call `loss = monitor.loss(loss)` "
     "before optimizer.step(), or pass the loss module: watch(loss=criterion)."
@@ -74,6 +78,8 @@ def unseen(
         given = ", ".join(sorted(set(unknown_optimizers)))[:60]
         contains = f"{given} contains no torch optimizer. " if given else ""
         found["optimizer"] = contains + NO_STEP
+    elif not steps:
+        found["steps"] = FIRST_NEVER_STEPPED
     if steps and not loss:
         found["loss"] = NO_LOSS.format(steps=steps)
     if full_steps and not activations:

@@ -182,3 +182,22 @@ def test_a_callback_can_stop_a_hand_written_loop():
     capture, _ = captured(model, on_step=stop)
     with pytest.raises(Stop):
         hand_written_steps(model, capture, 10)
+
+
+def test_a_hand_written_loop_trains_bit_identically():
+    def weights(*, watch):
+        model = network()
+        capture, _ = captured(model) if watch else (None, None)
+        for _ in range(20):
+            loss = model(torch.randn(6, 4)).square().mean()
+            if capture:
+                capture.loss(loss)
+            model.zero_grad()
+            loss.backward()
+            for parameter in model.parameters():
+                in_place(parameter)
+        return [p.detach() for p in model.parameters()], torch.get_rng_state()
+
+    (plain, rng), (seen, rng_seen) = weights(watch=False), weights(watch=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, seen, strict=True))
+    assert torch.equal(rng, rng_seen)

@@ -201,6 +201,15 @@ def test_optimizers_that_step_alternately_record_no_norm_of_zero_and_lose_no_pro
     assert history.scalar("gradient_norm").steps.tolist() == list(range(7))
 
 
+def test_it_is_said_when_only_another_than_the_first_optimizer_steps():
+    g, d = network(), network()
+    capture, _ = captured({"generator": g, "critic": d}, [sgd(g), sgd(d)])
+    for _ in range(3):
+        step(d, capture.optimizers[1])
+    capture.detach()
+    assert "the first optimizer never stepped" in capture.not_watched["steps"]
+
+
 def test_an_optimizer_without_parameters_of_the_model_switches_no_probe_off():
     g, d = network(), network()
     first, second = sgd(g), sgd(d)
