@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
 from trainvitals.config import Settings
@@ -59,7 +59,7 @@ def usable_activations(given: object) -> bool | str | list[str]:
     """Return which activations to watch: "auto", True, False, or names and globs."""
     if isinstance(given, (bool, str)):
         return given
-    if isinstance(given, Iterable) and not isinstance(given, Mapping):
+    if isinstance(given, (Sequence, Set)):
         names = list(given)
         if all(isinstance(name, str) for name in names):
             return names
@@ -73,7 +73,7 @@ def usable_tags(given: object) -> tuple[str, ...]:
     """Return the tags; one text is one tag."""
     if isinstance(given, str):
         return (given,)
-    if isinstance(given, Iterable):
+    if isinstance(given, (Sequence, Set)):
         return tuple(text(tag) for tag in given)
     if given is not None:
         log.warning("tags=%s is not used: it is a list of texts.", _shown(given))
@@ -90,7 +90,7 @@ def usable_callback(given: OnFinding | None) -> OnFinding | None:
 
 def usable_collector(given: object, settings: Settings) -> str | None:
     """Return the collector's URL, None for local only."""
-    wanted = text(given) if given else settings.collector
+    wanted = settings.collector if given is None or given == "" else text(given)
     if not wanted or wanted == "off":
         return None
     try:

@@ -70,6 +70,10 @@ def load(**arguments: object) -> Settings:
             except ValueError as error:
                 log.warning("%s from %s is not used: %s", name, origin, error)
                 continue
+            except Exception as error:  # noqa: BLE001 - `__str__` of an argument may raise anything
+                kind = type(error).__name__
+                log.warning("%s from %s is not used: reading it raises %s", name, origin, kind)
+                continue
             origins[name] = origin
             break
         else:

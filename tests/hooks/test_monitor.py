@@ -173,6 +173,38 @@ def test_an_argument_it_cannot_use_is_one_warning_and_the_run_is_watched(argumen
     monitor.close()
 
 
+class Unreadable:
+    """Raises for every attribute and every text that is asked of it."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("optimizer", "loss", "run", "project", "config", "tags", "collector", "total_steps"),
+        *("overhead", "every", "activations", "on_finding"),
+    ],
+)
+def test_an_argument_of_any_type_is_survived_and_the_run_is_watched(name):
+    for odd in (Unreadable(), torch.ones(3), 2.5, b"x", [1], {"a": 1}):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        options = {"optimizer": optimizer, "collector": "off", name: odd}
+        monitor = trainvitals.watch(model, **options)
+        train(model, optimizer, monitor, steps=2)
+        assert monitor.diagnosis().step == 1
+        monitor.close()
+        assert not any(m._forward_hooks for m in model.modules())
+        assert not optimizer._optimizer_step_pre_hooks
+
+
 def test_numbers_of_steps_may_be_whole_floats_and_numpy_integers(caplog):
     watched(steps=2, every=np.int64(2), total_steps=1e3).close()
     assert not [w for w in warnings_in(caplog) if not w.startswith("TV")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import types
 from collections.abc import Mapping
 from typing import Final
 
@@ -97,8 +99,10 @@ def kind_of_loss(loss: object) -> str:
 
 def name_of(loss: object) -> str:
     """Return the name of a function or a class, and the class of any other object."""
-    inner = getattr(loss, "func", loss)  # functools.partial
-    return str(getattr(inner, "__name__", type(inner).__name__))
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    if isinstance(inner, (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return inner.__name__
+    return type(inner).__name__
 
 
 def scalar_of(value: Number) -> Tensor | float:
