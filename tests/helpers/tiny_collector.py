@@ -18,7 +18,7 @@ PROBLEMS = {"malformed": 400, "unknown_layout": 400, "conflict": 409, "too_large
 class TinyCollector:
     """Keeps the batches it acknowledged, in the order they came; `behave` says how it answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.batches: list[Batch] = []
         self.requests = 0
         self.tokens: list[str] = []
@@ -42,7 +42,7 @@ class TinyCollector:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -109,10 +109,16 @@ class TinyCollector:
         self._server.server_close()
 
 
+def free_port() -> int:
+    """Return a port where nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 @contextmanager
-def tiny_collector(behave: str = "well") -> Iterator[TinyCollector]:
+def tiny_collector(behave: str = "well", port: int = 0) -> Iterator[TinyCollector]:
     """Yield a running collector."""
-    collector = TinyCollector()
+    collector = TinyCollector(port)
     collector.behave = behave
     try:
         yield collector

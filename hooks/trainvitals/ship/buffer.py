@@ -5,19 +5,59 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from trainvitals.wire import Dropped, Frame, Record, Stream
+from trainvitals.wire import Dropped, Frame, Heartbeat, Record, Stream
 
 RECORD_BYTES = 200
 """What a record without numbers is counted as."""
 
 
 @dataclass
-class Interval:
-    """Records left out, of one class for one reason."""
-
+class _Interval:
     first_step: int
     last_step: int
     records: int = 0
+
+
+class Losses:
+    """What was left out since the last report, by stream and reason. Used by one thread at a time.
+
+    Only queue_full is counted in the training thread; it has a `Losses` of its own.
+    """
+
+    def __init__(self) -> None:
+        self._intervals: dict[tuple[str, str], _Interval] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._intervals)
+
+    def add(self, record: Record, reason: str) -> None:
+        """Count a record that is left out. A heartbeat is none; a `Dropped` is reported again."""
+        match record:
+            case Frame():
+                first, last = int(record.steps[0]), int(record.steps[-1])
+                self._add(str(record.stream), reason, first, last, 1)
+            case Dropped():
+                first, last = record.first_step, record.last_step
+                self._add(record.stream, record.reason, first, last, record.records)
+            case Heartbeat():
+                pass
+            case _:
+                step = getattr(record, "step", 0)
+                self._add("record", reason, step, step, 1)
+
+    def take(self) -> list[Dropped]:
+        """Return what was left out, as records for the collector, and begin anew."""
+        intervals, self._intervals = self._intervals, {}
+        return [
+            Dropped(i.first_step, i.last_step, stream, reason, i.records)
+            for (stream, reason), i in intervals.items()
+        ]
+
+    def _add(self, stream: str, reason: str, first: int, last: int, records: int) -> None:
+        known = self._intervals.setdefault((stream, reason), _Interval(first, last))
+        known.first_step = min(known.first_step, first)
+        known.last_step = max(known.last_step, last)
+        known.records += records
 
 
 class Buffer:
@@ -35,7 +75,7 @@ class Buffer:
         # Two counters, each written by one thread only: a shared one would need a lock.
         self._put_bytes = 0
         self._taken_bytes = 0
-        self._intervals: dict[tuple[str, str], Interval] = {}
+        self._losses = Losses()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -66,16 +106,8 @@ class Buffer:
 
     def take_dropped(self) -> list[Dropped]:
         """Return what was left out since the last call, as records for the collector."""
-        intervals, self._intervals = self._intervals, {}
-        return [
-            Dropped(i.first_step, i.last_step, stream, reason, i.records)
-            for (stream, reason), i in intervals.items()
-        ]
+        return self._losses.take()
 
     def _leave_out(self, frame: Frame) -> None:
         self.dropped += 1
-        key = (str(frame.stream), "queue_full")
-        first, last = int(frame.steps[0]), int(frame.steps[-1])
-        known = self._intervals.setdefault(key, Interval(first, last))
-        known.last_step = last
-        known.records += 1
+        self._losses.add(frame, "queue_full")

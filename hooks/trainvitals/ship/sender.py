@@ -1,64 +1,43 @@
-"""What the background thread does: gather records into batches, send them in order, else spool.
+"""One run's delivery: batches to the collector in order, to disk while nobody takes them.
 
-Comes in: records from the buffer. Goes out: batches to the collector, or to the spool while nobody
-takes them; what the spool holds goes first, so the collector gets everything in order.
-Start at `Sender.turn`: one look at everything there is to do.
+Comes in: records from the buffer. Goes out: batches over HTTP; what waits longer than `BUSY_S` is
+in the spool, the batch under way included.
+Promise:  one lock guards the packer, the waiting batches and the spool; it is never held during
+          an exchange. What is lost is counted, and reported to the collector.
+Two threads use it: `gather` moves records towards the collector, `exchange_one` talks to it. The
+order is the spool's batches, then those in memory.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from trainvitals.ship.backoff import Backoff
 from trainvitals.ship.buffer import Buffer
 from trainvitals.ship.http import Acknowledged, Address, Away, Outcome, Refused, Unauthorised, post
-from trainvitals.ship.spool import Spool, Spooled, SpoolFull, orphans
+from trainvitals.ship.packer import Identity, Packer, is_counted
+from trainvitals.ship.segments import Spooled
+from trainvitals.ship.split import halves, records_of, with_layouts
+from trainvitals.ship.spool import Owner, Spool, SpoolFull
 from trainvitals.ship.status import ShipStatus
-from trainvitals.wire import (
-    Batch,
-    Frame,
-    Heartbeat,
-    Layout,
-    Record,
-    RunEnd,
-    RunStart,
-    Stream,
-    encode,
-)
+from trainvitals.wire import Dropped
 
 log = logging.getLogger("trainvitals")
 
-BATCH_STEPS: Final = 16
-BATCH_BYTES: Final = 2**20
 EXCHANGE_S: Final = 10.0
 HEARTBEAT_S: Final = 10.0
-DELAY_FIRST_S: Final = 0.5
-DELAY_MAX_S: Final = 30.0
-BREAKER_FAILURES: Final = 5
-BREAKER_MAX_S: Final = 60.0
-TOKEN_EVERY_S: Final = 60.0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who sends."""
-
-    run: str
-    project: str
-    source: bytes
-    rank: int
+BUSY_S: Final = 0.1
+"""A batch that is still under way after this is written to disk as well."""
+LOOK_S: Final = 0.5
 
 
 class Sender:
-    """Batches out of a buffer, to the collector or to disk. Used by one thread at a time."""
+    """Batches out of a buffer, to the collector or to disk."""
 
     def __init__(
         self,
@@ -73,176 +52,204 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = ShipStatus()
-        self.disk = threading.Lock()
-        """Held while the spool is touched, never during an exchange."""
-        self.in_flight: Spooled | None = None
+        self.acknowledged = threading.Event()
+        """Set when the collector took the first batch."""
         self._identity = identity
         self._address = address
         self._token = token
         self._buffer = buffer
+        self._packer = Packer(identity, buffer)
         self._spool_dir = spool_dir
         self._spool_bytes_max = spool_bytes_max
         self._spool: Spool | None = None
+        self._hot: list[Spooled] = []
+        """In memory: one batch, or its parts."""
         self._exchange = exchange
         self._clock = clock
-        self._seq = 0
-        self._step = -1
-        self._failures = 0
-        self._not_before = 0.0
+        self._backoff = Backoff(clock)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._until: float | None = None
         self._last_sent = clock()
-        self._known: dict[str, Record] = {}
-        self._introduce = False
-        self._adopted = False
-        # Its own generator: the global ones belong to the training.
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, nothing secret
+        self._layouts_for = -1
+        """The batch that the layouts were put in front of: once each."""
+        self._reports_wait = False
+        """Whether reports of losses wait for other records, because one was refused."""
 
     @property
-    def is_away(self) -> bool:
-        """Whether the collector failed to answer and it is not yet time to ask again."""
-        return self._clock() < self._not_before
+    def closed(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._closed
 
-    def turn(self, *, until: float | None = None) -> None:
-        """Send or spool everything that waits; stop sending at `until` (the clock's)."""
-        while self._drain_spool(until) and self._may_send(until):
-            batch = self._next_batch()
-            if batch is None:
-                break
-            if not self._send(batch, self._identity.source, until):
-                self.keep(batch)
-        if self.is_away or not self._may_send(until):
-            self.keep_all()
-        elif until is None and not self._adopted and self.status.batches_sent:
-            self._adopted = True
-            self._adopt_orphans()
-        self._count()
+    # The gathering thread.
 
-    def keep_all(self) -> None:
-        """Put everything that waits in the buffer on disk."""
-        while (batch := self._next_batch(heartbeat=False)) is not None:
-            self.keep(batch)
-        self._count()
+    def gather(self) -> None:
+        """Move everything that waits in the buffer towards the collector, or to disk."""
+        with self._changed:
+            while not self._closed:
+                self._changed.wait_for(self._free, BUSY_S)
+                if self._closed:
+                    break
+                if self._hot or self._backoff.waits or self._head() is not None:
+                    self._all_to_disk()
+                    break
+                batch = self._packer.next(quiet=self._reports_wait)
+                if batch is None and self._clock() - self._last_sent > HEARTBEAT_S:
+                    self._last_sent = self._clock()
+                    batch = self._packer.heartbeat()
+                if batch is None:
+                    break
+                self._hot.append(batch)
+                self._changed.notify_all()
+            self._count()
 
-    def keep(self, batch: Spooled) -> None:
-        """Put a batch on disk; what does not fit there is dropped and counted."""
-        with self.disk:
-            if self.status.state == "closed":
-                return  # a late thread; what it held is on disk already
-            try:
-                self._own_spool().append(batch.seq, batch.records, batch.payload)
-            except (OSError, SpoolFull) as error:
-                self.status.dropped += batch.records
-                self.status.last_error = str(error)
-                # The layouts in it are lost too: without them later frames mean nothing.
-                self._introduce = True
+    def close(self, deadline_s: float) -> None:
+        """Send what waits within the deadline, in seconds; keep the rest on disk.
 
-    def close(self) -> None:
-        """Give the spool back."""
-        with self.disk:
+        A disk that does not answer may hold the lock in another thread: then the records that
+        are only in memory are given up at the deadline.
+        """
+        self._until = until = self._clock() + 0.8 * deadline_s
+        if not self._changed.acquire(timeout=deadline_s):
+            log.warning("The spool in %s does not answer; what waits is lost.", self._spool_dir)
+            self._closed = True
+            return
+        try:
+            self._changed.notify_all()
+            while True:
+                self.gather()
+                if self._settled() or self._backoff.waits or self._clock() >= until:
+                    break
+                self._changed.wait(min(BUSY_S, max(0.0, until - self._clock())))
+            self._all_to_disk()
+            for batch in self._hot:
+                self._lose(batch, "no_disk")
+            self._hot.clear()
+            while (late := self._packer.next()) is not None:
+                self._lose(late, "no_disk")
+            self._count()
+        finally:
+            self._closed = True
+            self.status.state = "closed"
             if self._spool is not None:
                 self._spool.close()
-            self.status.state = "closed"
-        self._count()
+            self._changed.notify_all()
+            self._changed.release()
 
     def forget(self) -> None:
-        """In a forked child: let go of the descriptors."""
+        """In a forked child: let go of the descriptors. Takes no lock."""
+        self._closed = True
         if self._spool is not None:
             self._spool.forget()
 
-    # Batches.
+    def failed(self) -> None:
+        """Count an unexpected exception."""
+        self.status.errors += 1
 
-    def _next_batch(self, *, heartbeat: bool = True) -> Spooled | None:
-        dropped: list[Record] = list(self._buffer.take_dropped())
-        records, size, steps = dropped, 0, 0
-        taken = 0
-        while steps < BATCH_STEPS and size < BATCH_BYTES:
-            record = self._buffer.take()
-            if record is None:
-                break
-            taken += 1
-            if isinstance(record, Frame):
-                size += record.values.nbytes
-                steps += record.stream is Stream.SCALAR
-                self._step = int(record.steps[-1])
-            elif isinstance(record, RunEnd):
-                record = self._completed(record)
-            elif isinstance(record, (RunStart, Layout)):
-                self._known[record.stream if isinstance(record, Layout) else ""] = record
-            records.append(record)
-        if self._introduce and records:
-            self._introduce = False
-            records[:0] = [r for r in self._known.values() if r not in records]
-        if not records and heartbeat and self._clock() - self._last_sent > HEARTBEAT_S:
-            records.append(Heartbeat(time.time(), max(0, self._step)))
-        if not records:
-            return None
-        who = self._identity
-        body = encode(
-            Batch(
-                who.run, who.project, who.source, self._seq, time.time(), who.rank, tuple(records)
-            )
-        )
-        self._seq += 1
-        return Spooled(self._seq - 1, taken, body)
+    def _free(self) -> bool:
+        return self._closed or not self._hot or self._backoff.waits
 
-    def _completed(self, end: RunEnd) -> RunEnd:
-        return msgspec.structs.replace(
-            end,
-            produced=self._buffer.produced,
-            dropped=self._buffer.dropped + self.status.dropped,
-            last_seq=self._seq,
-        )
+    def _settled(self) -> bool:
+        return not self._hot and not self._packer.waits() and self._head() is None
 
-    # Exchanges.
+    # The exchanging thread.
 
-    def _may_send(self, until: float | None) -> bool:
-        return not self.is_away and (until is None or self._clock() < until)
-
-    def _send(self, batch: Spooled, source: bytes, until: float | None) -> bool:
-        """Offer one batch; return whether it is dealt with: acknowledged, or refused for good."""
-        left = EXCHANGE_S if until is None else min(EXCHANGE_S, until - self._clock())
-        self.in_flight = batch
+    def exchange_one(self) -> None:
+        """Offer the oldest batch to the collector, or wait a moment when there is none."""
+        with self._changed:
+            batch = None if self._closed else self._head() or next(iter(self._hot), None)
+            if batch is None or not self._may_send():
+                if not self._closed:
+                    self._changed.wait(self._pause_s())
+                return
+            left = EXCHANGE_S if self._until is None else self._until - self._clock()
         outcome = self._exchange(
             self._address,
             self._token(),
             batch.payload,
-            source=source,
+            source=self._identity.source,
             seq=batch.seq,
-            deadline_s=max(0.05, left),
+            deadline_s=max(0.05, min(EXCHANGE_S, left)),
         )
-        self.in_flight = None
-        return self._took(outcome, batch, own=source == self._identity.source)
+        with self._changed:
+            if not self._closed:  # else the batch is on disk, and is sent again: counted once
+                self._last_sent = self._clock()
+                self._took(outcome, batch)
+                self._count()
+            self._changed.notify_all()
 
-    def _took(self, outcome: Outcome, batch: Spooled, *, own: bool) -> bool:
-        self._last_sent = self._clock()
+    def _may_send(self) -> bool:
+        return not self._backoff.waits and (self._until is None or self._clock() < self._until)
+
+    def _pause_s(self) -> float:
+        left = self._backoff.not_before - self._clock()
+        return min(left, LOOK_S) if left > 0 else LOOK_S
+
+    def _took(self, outcome: Outcome, batch: Spooled) -> None:
         match outcome:
             case Acknowledged():
-                if self._failures:
+                if self._backoff.failures:
                     log.info("The collector answers again; what waited is being sent.")
-                self._failures, self._not_before = 0, 0.0
+                self._backoff.succeeded()
+                self._reports_wait = False
                 self.status.state = "sending"
                 self.status.batches_sent += 1
-                self.status.acknowledged += batch.records if own else 0
-                return True
-            case Refused(reason=reason):
-                log.warning("The collector refuses a batch for good: %s", reason)
-                self.status.last_error = reason
-                self.status.dropped += batch.records if own else 0
-                self._introduce = self._introduce or "layout" in reason
-                with self.disk:
-                    try:
-                        self._own_spool().reject(batch)
-                    except OSError as error:
-                        self.status.last_error = str(error)
-                return True
+                self.status.acknowledged += batch.records
+                self._replace(batch, [])
+                self.acknowledged.set()
+            case Refused():
+                self._refused(outcome, batch)
             case Unauthorised(reason=reason):
-                self._wait("unauthorised", reason, TOKEN_EVERY_S)
-            case Away(reason=reason, after_s=after_s):
-                most = BREAKER_MAX_S if self._failures >= BREAKER_FAILURES else DELAY_MAX_S
-                delay = min(most, DELAY_FIRST_S * 2**self._failures)
-                self._wait("away", reason, after_s or self._jitter.uniform(0.1, 1) * delay)
-        return False
+                self._wait("unauthorised", reason, outcome)
+            case Away(reason=reason):
+                self._wait("away", reason, outcome)
 
-    def _wait(self, state: str, reason: str, delay_s: float) -> None:
+    def _refused(self, outcome: Refused, batch: Spooled) -> None:
+        """Divide a batch that is refused; give up what cannot be divided."""
+        self._backoff.succeeded()
+        if outcome.code == "unknown_layout" and self._layouts_for != batch.seq:
+            self._layouts_for = batch.seq
+            whole = with_layouts(batch, self._packer.layouts)
+            if whole is not None:
+                self._replace(batch, [whole])
+                return
+        parts = halves(batch) if outcome.divisible else []
+        if parts:
+            self._replace(batch, parts)
+            return
+        level = logging.DEBUG if self.status.last_error == outcome.reason else logging.WARNING
+        log.log(level, "The collector refuses a record, and it is left out: %s", outcome.reason)
+        self.status.last_error = outcome.reason
+        if outcome.divisible:
+            for record in records_of(batch):
+                self._packer.refused(record)
+        else:
+            self._packer.introduce()  # later frames may need the layouts in it
+        lost = records_of(batch)
+        only_reports = not batch.records and not any(map(is_counted, lost))
+        if outcome.divisible and only_reports:
+            lost = []  # a report that is refused alone would be refused again
+        self._reports_wait = only_reports
+        self._packer.leave_out(lost, "rejected", batch.records)
+        self._replace(batch, [])
+        if only_reports:
+            return
+        try:
+            self._own_spool().reject(batch)
+        except OSError as error:
+            self.status.last_error = str(error)
+
+    def _replace(self, batch: Spooled, parts: list[Spooled]) -> None:
+        """Put `parts` in the place of the batch that was offered, wherever it waits by now."""
+        if self._hot and self._hot[0] is batch:
+            self._hot[:1] = parts
+        elif (first := self._head()) is not None and first.seq == batch.seq and self._spool:
+            if parts:
+                self._spool.replace(parts)
+            else:
+                self._spool.done()
+
+    def _wait(self, state: str, reason: str, outcome: Away | Unauthorised) -> None:
         if self.status.state != state:
             hint = (
                 "Give it a token with scope ingest in TRAINVITALS_TOKEN_FILE."
@@ -250,57 +257,75 @@ class Sender:
                 else "They are sent when it answers, by this run or the next one here."
             )
             log.warning(
-                "The collector at %s:%d does not take batches (%s). The training goes on; batches "
+                "The collector at %s does not take batches (%s). The training goes on; batches "
                 "wait in %s. %s",
-                self._address.host,
-                self._address.port,
+                self._address.url,
                 reason,
                 self._spool_dir,
                 hint,
             )
         self.status.state = state
         self.status.last_error = reason
-        self._failures = min(self._failures + 1, 20)
-        self._not_before = self._clock() + delay_s
+        self._backoff.failed(outcome)
+        self._hot_to_disk()
 
-    # The disk.
+    # The disk; the lock is held.
 
-    def _drain_spool(self, until: float | None) -> bool:
-        """Send what lies on disk, oldest first; return whether nothing is left there."""
-        return self._spool is None or self._send_spooled(self._spool, self._identity.source, until)
+    def _head(self) -> Spooled | None:
+        """Return the oldest batch on disk."""
+        if self._spool is None:
+            return None
+        first = self._spool.first()
+        if self._spool.lost:
+            lost, self._spool.lost = self._spool.lost, 0
+            step = max(0, self._packer.step)
+            self._packer.leave_out([Dropped(0, step, "record", "spool_lost", lost)], "", lost)
+            self._packer.introduce()
+        return first
 
-    def _send_spooled(self, spool: Spool, source: bytes, until: float | None) -> bool:
-        while True:
-            with self.disk:
-                batch = spool.first()
-            if batch is None:
-                return True
-            if not self._may_send(until) or not self._send(batch, source, until):
-                return False
-            with self.disk:
-                spool.done()
-
-    def _adopt_orphans(self) -> None:
-        for spool in orphans(self._spool_dir, self._spool_bytes_max):
+    def _all_to_disk(self) -> None:
+        """Write everything that waits to disk; what the disk refuses waits in memory."""
+        state = self._hot_to_disk()
+        if state == "broken":
+            return
+        while (batch := self._packer.next()) is not None:
             try:
-                source = bytes.fromhex(spool.folder.name)
-            except ValueError:
-                continue  # no folder of ours
-            log.info("Sending what an earlier process left in %s.", spool.folder)
-            sent = self._send_spooled(spool, source, None)
-            spool.close()
-            if not sent:
-                self._adopted = False
+                if state == "full":
+                    raise SpoolFull("the spool is full")
+                self._own_spool().append(batch)
+            except SpoolFull as error:
+                self.status.last_error = str(error)
+                self._lose(batch, "spool_full")
+                self._packer.introduce()  # later frames may need the layouts in it
+            except OSError as error:
+                self.status.last_error = str(error)
+                self._hot.append(batch)
                 return
+
+    def _hot_to_disk(self) -> str:
+        """Write the batches in memory to disk; return kept, full, or broken (the disk refuses)."""
+        while self._hot:
+            try:
+                self._own_spool().append(self._hot[0])
+            except (OSError, SpoolFull) as error:
+                self.status.last_error = str(error)
+                return "full" if isinstance(error, SpoolFull) else "broken"
+            self._hot.pop(0)
+        return "kept"
 
     def _own_spool(self) -> Spool:
         if self._spool is None:
-            folder = self._spool_dir / self._identity.source.hex()
-            self._spool = Spool(folder, self._spool_bytes_max)
+            who = self._identity
+            owner = Owner(self._address.url, who.run, who.project)
+            self._spool = Spool.create(self._spool_dir, who.source, self._spool_bytes_max, owner)
         return self._spool
+
+    def _lose(self, batch: Spooled, reason: str) -> None:
+        self._packer.leave_out(records_of(batch), reason, batch.records)
 
     def _count(self) -> None:
         status = self.status
         status.produced = self._buffer.produced
+        status.dropped = self._packer.dropped
         settled = status.acknowledged + status.dropped + self._buffer.dropped
         status.waiting = status.produced - settled

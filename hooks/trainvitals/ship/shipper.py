@@ -1,4 +1,8 @@
-"""The side of delivery that the training sees: `put`, which appends, and `close`."""
+"""The side of delivery that the training sees: `put`, which appends, and `close`.
+
+Three daemon threads: one gathers records into batches, one exchanges batches with the collector,
+and one, after the first acknowledgement, delivers what earlier processes left on disk.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from trainvitals.ship.adopt import Adoption
 from trainvitals.ship.buffer import Buffer
 from trainvitals.ship.http import parse_url
-from trainvitals.ship.sender import Identity, Sender
+from trainvitals.ship.packer import Identity
+from trainvitals.ship.sender import Sender
 from trainvitals.ship.status import ShipStatus
 from trainvitals.wire import Record
+from trainvitals.wire.sanitise import name
 
 log = logging.getLogger("trainvitals")
 
 QUEUE_BYTES_MAX: Final = 16 * 2**20
 SPOOL_BYTES_MAX: Final = 256 * 2**20
 INTERVAL_S: Final = 0.5
+ERROR_PAUSE_S_MAX: Final = 60.0
 
 
 class Shipper:
-    """Sends one process's records in a background thread. `cpu_s` is what that thread used.
+    """Sends one process's records in background threads.
 
     Raises ValueError for a URL that is none; afterwards nothing here raises or waits, but `close`,
     which waits as long as it is told to.
@@ -44,28 +52,42 @@ class Shipper:
         **seams: Any,
     ) -> None:
         address = parse_url(url)
+        read_token = (lambda: token) if isinstance(token, str) else token
         self.source = secrets.token_bytes(16)
-        self.cpu_s = 0.0
         self._buffer = Buffer(queue_bytes_max)
         self._sender = Sender(
-            Identity(run, project, self.source, rank),
+            Identity(name(run), name(project), self.source, rank),
             address,
-            (lambda: token) if isinstance(token, str) else token,
+            read_token,
             self._buffer,
             spool_dir,
             spool_bytes_max,
             **seams,
         )
+        self._adoption = Adoption(address, read_token, spool_dir, spool_bytes_max, **seams)
         self._closed = False
-        self._until: float | None = None
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trainvitals-ship", daemon=True)
-        self._thread.start()
+        self._cpu_s: dict[str, float] = {}
+        for part, turn in (
+            ("gather", self._gather),
+            ("exchange", self._sender.exchange_one),
+            ("adopt", self._adopt),
+        ):
+            self._cpu_s[part] = 0.0
+            thread_name = f"trainvitals-{part}"
+            threading.Thread(
+                target=self._run, args=(part, turn), name=thread_name, daemon=True
+            ).start()
 
     @property
     def status(self) -> ShipStatus:
-        """How delivery stands; updated after each turn of the thread."""
+        """How delivery stands; updated as batches are packed, sent and kept."""
         return self._sender.status
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU time that the threads used."""
+        return sum(self._cpu_s.values())
 
     def put(self, record: Record) -> None:
         """Hand a record over: one append, in the training thread."""
@@ -77,33 +99,37 @@ class Shipper:
         if self._closed:
             return
         self._closed = True
-        end = time.monotonic() + deadline_s
-        self._until = end - 0.2 * deadline_s
+        self._adoption.stop.set()
+        self._sender.close(deadline_s)
         self._wake.set()
-        self._thread.join(max(0.0, end - time.monotonic() - 0.1 * deadline_s))
-        if self._thread.is_alive():
-            # An exchange is under way and may take longer than we have. The thread is a daemon
-            # and touches the disk only under the lock; a batch kept twice is counted once.
-            if (batch := self._sender.in_flight) is not None:
-                self._sender.keep(batch)
-            self._sender.keep_all()
-        self._sender.close()
 
     def forget(self) -> None:
         """In a forked child: off, with the descriptors closed."""
         self._closed = True
         self._sender.forget()
+        self._adoption.forget()
 
-    def _run(self) -> None:
-        while True:
-            self._wake.wait(INTERVAL_S)
+    def _gather(self) -> None:
+        self._wake.wait(INTERVAL_S)
+        self._sender.gather()
+
+    def _adopt(self) -> None:
+        if self._sender.acknowledged.wait(INTERVAL_S):
+            self._adoption.run()
+            self._adoption.stop.set()
+
+    def _run(self, part: str, turn: Callable[[], None]) -> None:
+        """Call `turn` until delivery ends; an exception in it is logged, and it is called again."""
+        failures = 0
+        while not self._sender.closed and not (part == "adopt" and self._adoption.stop.is_set()):
             started = time.thread_time()
             try:
-                self._sender.turn(until=self._until)
+                turn()
+                failures = 0
             except Exception:
-                log.exception("Delivery failed; the training goes on, and nothing more is sent.")
-                self._closed = True
-                return
-            self.cpu_s += time.thread_time() - started
-            if self._closed:
-                return
+                failures += 1
+                self._sender.failed()
+                pause_s = min(ERROR_PAUSE_S_MAX, INTERVAL_S * 2 ** min(failures, 10))
+                log.exception("Delivery failed; it is tried again in %.0f s.", pause_s)
+                self._wake.wait(pause_s)
+            self._cpu_s[part] += time.thread_time() - started

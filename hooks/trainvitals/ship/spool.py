@@ -1,193 +1,305 @@
-"""Batches on disk while nobody takes them: append-only segments, one folder a source.
+"""Batches on disk while nobody takes them: one folder a source, append-only segments in it.
 
-A segment is 16 bytes of salt, then frames: magic u32, length u32, crc u32, seq u64, records u32,
-payload. The CRC is over salt, seq, records and payload, so a frame of a reused block is no frame.
-Reading takes every whole frame, seeks the next magic after a bad one, and takes the tail of the
-last segment as torn. After a write error a new segment begins.
+Comes in: encoded batches. Goes out: the same batches, oldest first.
+Promise:  bounded in bytes, rejected batches included; what the disk loses is counted in `lost`;
+          only OSError and SpoolFull are raised. One thread at a time; the caller has the lock.
+Start at `Spool`; segments.py has the bytes. In a folder: `owner.json` names the collector and the
+run, `lock` is locked by the owner, `00000000.segment` … are the batches, `rejected/` is what the
+collector refused for good.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import re
 import secrets
-import struct
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-MAGIC: Final = 0x54565350
-_HEAD: Final = struct.Struct("<IIIQI")
-_MAGIC_BYTES: Final = struct.pack("<I", MAGIC)
-SALT_BYTES: Final = 16
+from trainvitals.ship.segments import SALT_BYTES, Spooled, frame_of, frames_of
+
 SEGMENT_BYTES_MAX: Final = 4 * 2**20
-PAYLOAD_BYTES_MAX: Final = 16 * 2**20
-
-
-@dataclass(frozen=True)
-class Spooled:
-    """One batch on disk."""
-
-    seq: int
-    records: int
-    payload: bytes
+REJECTED_SHARE: Final = 8
+"""One part in so many of the spool's limit may be rejected batches."""
+_SEGMENT: Final = re.compile(r"\d{8,12}\.segment")
+_SOURCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class SpoolFull(Exception):  # noqa: N818 - a state, told by its name
     """The batch would pass the spool's limit."""
 
 
+@dataclass(frozen=True)
+class Owner:
+    """Whom a spool's batches are for: it is delivered to no other collector."""
+
+    url: str
+    run: str
+    project: str
+
+
 class Spool:
     """The folder of one source, locked by its owner; oldest batch first.
 
-    The whole queue is read back segment by segment: `first` gives the oldest batch, `done` takes it
-    away. A crash between sending and `done` sends a batch twice; the collector counts it once.
+    The batches are read back segment by segment: `first` gives the oldest, `done` removes it. A
+    crash between sending and `done` sends a batch twice; the collector counts it once.
     """
 
-    def __init__(self, folder: Path, bytes_max: int) -> None:
-        """Open or make `folder`. Raises BlockingIOError when another process owns it."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, folder: Path, bytes_max: int, owner: Owner | None, lock: int) -> None:
+        """Use `create` or `adopt`: `lock` is a descriptor that holds the folder's lock."""
         self.folder = folder
         self.bytes_max = bytes_max
-        self._lock: IO[bytes] = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise
-        self._writing: IO[bytes] | None = None
+        self.owner = owner
+        self.lost = 0
+        """Records of batches that vanished from the disk or cannot be read."""
+        self._lock = lock
+        # Raw descriptors: a file object that is collected in a forked child closes a number that
+        # may by then be a file of the user.
+        self._writing = -1
+        self._number = -1
+        self._written = 0
         self._salt = b""
         self._read: list[Spooled] = []
         self._reading: Path | None = None
+        self._unreadable: set[Path] = set()
+        self._records: dict[Path, int] = {}
+        """Records in each segment that this process wrote."""
 
-    def append(self, seq: int, records: int, payload: bytes) -> None:
-        """Write a batch at the end. Raises SpoolFull, or OSError when the disk refuses."""
-        if self.size() + len(payload) + _HEAD.size > self.bytes_max:
-            raise SpoolFull(f"the spool in {self.folder} has reached {self.bytes_max} bytes")
+    @classmethod
+    def create(cls, spool_dir: Path, source: bytes, bytes_max: int, owner: Owner) -> Spool:
+        """Make the folder of `source`. Raises OSError."""
+        spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # It gets its name when it is locked: nobody takes it for the folder of a dead process.
+        new = spool_dir / f".new-{source.hex()}-{secrets.token_hex(4)}"
+        new.mkdir(mode=0o700)
+        lock = -1
         try:
-            file = self._segment()
-            crc = _crc(self._salt, seq, records, payload)
-            file.write(_HEAD.pack(MAGIC, len(payload), crc, seq, records))
-            file.write(payload)
-            file.flush()
-        except OSError:
-            self._end_segment()
+            lock = _locked(new)
+            (new / "owner.json").write_text(json.dumps(asdict(owner)))
+            folder = spool_dir / source.hex()
+            new.rename(folder)
+        except BaseException:
+            if lock >= 0:
+                os.close(lock)
+            shutil.rmtree(new, ignore_errors=True)
             raise
+        return cls(folder, bytes_max, owner, lock)
+
+    @classmethod
+    def adopt(cls, folder: Path, bytes_max: int) -> Spool:
+        """Open the folder of a process that has ended.
+
+        Raises:
+            BlockingIOError: its owner lives.
+            OSError: it cannot be opened.
+        """
+        lock = _locked(folder)
+        return cls(folder, bytes_max, _owner_of(folder), lock)
+
+    def append(self, batch: Spooled) -> None:
+        """Write a batch at the end. Raises SpoolFull, or OSError when the disk refuses."""
+        if not self.folder.is_dir():
+            self._recreate()
+        frame_bytes = len(batch.payload) + 64
+        if self.size() + frame_bytes > self.bytes_max:
+            raise SpoolFull(f"the spool in {self.folder} has reached {self.bytes_max} bytes")
+        descriptor = self._segment()
+        frame = memoryview(frame_of(batch, self._salt))
+        try:
+            at = 0
+            while at < len(frame):
+                at += os.write(descriptor, frame[at:])
+        except OSError:
+            self._undo()
+            raise
+        self._written += len(frame)
+        path = self._path(self._number)
+        self._records[path] = self._records.get(path, 0) + batch.records
 
     def first(self) -> Spooled | None:
-        """Return the oldest batch, None when the spool is empty."""
+        """Return the oldest batch, None when the spool is empty. Unreadable segments are left."""
         while not self._read:
-            segments = self._segments()
-            if not segments:
+            path = self._next_segment()
+            if path is None:
                 return None
-            if self._writing is not None and segments[0] == Path(self._writing.name):
+            if path == self._path(self._number):
                 self._end_segment()
-            self._reading = segments[0]
-            self._read = list(frames_of(self._reading.read_bytes()))
+            try:
+                self._read = frames_of(path.read_bytes())
+                self._reading = path
+            except FileNotFoundError:
+                pass  # counted by _next_segment
+            except OSError:
+                self._unreadable.add(path)
+                self.lost += self._records.pop(path, 0)
+                continue
+            known = self._records.pop(path, 0)
+            self.lost += max(0, known - sum(batch.records for batch in self._read))
             if not self._read:
-                self._reading.unlink(missing_ok=True)
+                self._remove(path)
         return self._read[0]
 
     def done(self) -> None:
-        """Take the batch that `first` gave away."""
+        """Remove the batch that `first` returned."""
         self._read.pop(0)
         if not self._read and self._reading is not None:
-            self._reading.unlink(missing_ok=True)
+            self._remove(self._reading)
             self._reading = None
 
-    def is_empty(self) -> bool:
-        """Whether no batch waits."""
-        return self.first() is None
+    def replace(self, parts: list[Spooled]) -> None:
+        """Put `parts` in the place of the batch that `first` returned.
 
-    def records(self) -> int:
-        """Return how many records wait on disk."""
-        waiting = sum(s.records for s in self._read)
-        for path in self._segments():
-            if path != self._reading:
-                waiting += sum(s.records for s in frames_of(path.read_bytes()))
-        return waiting
+        The segment is replaced as a whole, so that after a crash either the batch or its parts
+        are there. Raises nothing: what the disk does not take is replaced in memory only.
+        """
+        self._read[:1] = parts
+        if self._reading is None:
+            return
+        salt = secrets.token_bytes(SALT_BYTES)
+        new = self._reading.with_suffix(".new")
+        try:
+            new.write_bytes(b"".join(frame_of(batch, salt) for batch in self._read))
+            new.replace(self._reading)
+        except OSError:
+            self._remove(new)
+
+    def reject(self, batch: Spooled) -> None:
+        """Keep a batch that the collector refuses for good, as far as there is room for it."""
+        folder = self.folder / "rejected"
+        kept = sum(map(_size, _files(folder)))
+        if kept + len(batch.payload) > self.bytes_max // REJECTED_SHARE:
+            return
+        folder.mkdir(exist_ok=True, mode=0o700)
+        (folder / f"{batch.seq:016d}.batch").write_bytes(batch.payload)
 
     def size(self) -> int:
-        """Return the bytes on disk."""
-        return sum(path.stat().st_size for path in self._segments())
+        """Return the bytes on disk, rejected batches included."""
+        return sum(map(_size, [*self._segments(), *_files(self.folder / "rejected")]))
 
     def close(self) -> None:
-        """Give the folder back; remove it when nothing waits in it."""
+        """Give the folder back; remove it when nothing is kept in it. Raises nothing."""
         self._end_segment()
-        if not self._segments():
-            for path in (self.folder / "lock", self.folder):
-                try:
-                    path.unlink() if path.is_file() else path.rmdir()
-                except OSError:
-                    break  # rejected batches stay: the folder is kept for them
-        self._lock.close()
+        if not self._segments() and not _files(self.folder / "rejected"):
+            for name in ("owner.json", "lock"):
+                self._remove(self.folder / name)
+            with suppress(OSError):  # something else is in it, or it has gone
+                self.folder.rmdir()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def forget(self) -> None:
         """In a forked child: close the descriptors; the lock stays the parent's."""
-        for file in (self._writing, self._lock):
-            if file is not None:
-                os.close(file.fileno())
+        for descriptor in (self._writing, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writing = self._lock = -1
 
-    def reject(self, spooled: Spooled) -> None:
-        """Keep a batch that the collector refuses for good, for a person to look at."""
-        folder = self.folder / "rejected"
-        folder.mkdir(exist_ok=True, mode=0o700)
-        (folder / f"{spooled.seq:012d}.batch").write_bytes(spooled.payload)
+    def _next_segment(self) -> Path | None:
+        segments = self._segments()
+        there = set(segments)
+        for path in [path for path in self._records if path not in there]:
+            # Somebody cleaned the folder: what waited there is lost.
+            self.lost += self._records.pop(path)
+        return next((path for path in segments if path not in self._unreadable), None)
 
     def _segments(self) -> list[Path]:
-        return sorted(self.folder.glob("*.segment"))
+        return [path for path in _files(self.folder) if _SEGMENT.fullmatch(path.name)]
 
-    def _segment(self) -> IO[bytes]:
-        if self._writing is not None and self._writing.tell() > SEGMENT_BYTES_MAX:
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.segment"
+
+    def _segment(self) -> int:
+        """Return the descriptor to write to, of a new segment when there is reason for one."""
+        if self._writing >= 0 and (
+            self._written > SEGMENT_BYTES_MAX or os.fstat(self._writing).st_nlink == 0
+        ):
             self._end_segment()
-        if self._writing is None:
-            segments = self._segments()
-            number = int(segments[-1].stem) + 1 if segments else 0
+        if self._writing < 0:
+            newest = max((int(path.stem) for path in self._segments()), default=-1)
+            self._number = max(newest, self._number) + 1
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._writing = os.open(self._path(self._number), flags, 0o600)
+            self._written = 0
             self._salt = secrets.token_bytes(SALT_BYTES)
-            self._writing = (self.folder / f"{number:08d}.segment").open("wb")
-            self._writing.write(self._salt)
         return self._writing
 
+    def _undo(self) -> None:
+        """After a write that failed: take its bytes away, and begin a new segment."""
+        if self._written == 0:
+            self._remove(self._path(self._number))
+        else:
+            with suppress(OSError):  # a torn frame is passed over when it is read
+                os.ftruncate(self._writing, self._written)
+        self._end_segment()
+
     def _end_segment(self) -> None:
-        if self._writing is not None:
-            file, self._writing = self._writing, None
-            file.close()
+        descriptor, self._writing = self._writing, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
+    def _recreate(self) -> None:
+        """Make the folder again after somebody removed it."""
+        self._end_segment()
+        if self.owner is None:
+            raise FileNotFoundError(f"the spool's folder {self.folder} has gone")
+        source = bytes.fromhex(self.folder.name)
+        again = Spool.create(self.folder.parent, source, self.bytes_max, self.owner)
+        lock, self._lock = self._lock, again._lock
+        if lock >= 0:
+            os.close(lock)
 
-def frames_of(segment: bytes) -> Iterator[Spooled]:
-    """Yield every whole frame of a segment; what lies between is passed over."""
-    salt, at = segment[:SALT_BYTES], SALT_BYTES
-    while (at := segment.find(_MAGIC_BYTES, at)) >= 0:
-        if at + _HEAD.size > len(segment):
-            return
-        _, length, crc, seq, records = _HEAD.unpack_from(segment, at)
-        payload = segment[at + _HEAD.size : at + _HEAD.size + length]
-        whole = length <= PAYLOAD_BYTES_MAX and len(payload) == length
-        if whole and _crc(salt, seq, records, payload) == crc:
-            yield Spooled(seq, records, payload)
-            at += _HEAD.size + length
-        else:
-            at += 1
-
-
-def orphans(spool_dir: Path, bytes_max: int) -> Iterator[Spool]:
-    """Yield the spools of processes that are gone, opened: the lock of the living is held."""
-    if not spool_dir.is_dir():
-        return
-    for folder in sorted(spool_dir.iterdir()):
-        if not folder.is_dir():
-            continue
+    def _remove(self, path: Path) -> None:
         try:
-            spool = Spool(folder, bytes_max)
+            path.unlink(missing_ok=True)
         except OSError:
-            continue  # its owner lives
-        if spool.is_empty():
-            spool.close()
-        else:
-            yield spool
+            self._unreadable.add(path)  # or it would be read, and sent, again and again
 
 
-def _crc(salt: bytes, seq: int, records: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(salt + struct.pack("<QI", seq, records)))
+def folders(spool_dir: Path) -> list[Path]:
+    """Return the folders of sources in `spool_dir`, whoever they belong to. Raises nothing."""
+    try:
+        return sorted(
+            path for path in spool_dir.iterdir() if _SOURCE.fullmatch(path.name) and path.is_dir()
+        )
+    except OSError:
+        return []
+
+
+def _locked(folder: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    lock = os.open(folder / "lock", flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _owner_of(folder: Path) -> Owner | None:
+    """Return whom the batches in `folder` are for, None when it does not say."""
+    try:
+        said = json.loads((folder / "owner.json").read_text())
+        return Owner(str(said["url"]), str(said["run"]), str(said["project"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return []
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # removed while we looked

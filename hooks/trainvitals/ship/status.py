@@ -16,6 +16,8 @@ class ShipStatus:
     waiting: int = 0
     """In the queue or on disk."""
     dropped: int = 0
-    """Given up, by the queue, the spool's limit, or refused for good by the collector."""
+    """Given up: by the spool's limit, lost with the disk, or refused for good by the collector."""
     batches_sent: int = 0
+    errors: int = 0
+    """Unexpected exceptions in the delivery's threads; each is logged, and the thread goes on."""
     last_error: str = ""

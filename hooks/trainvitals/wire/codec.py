@@ -185,13 +185,18 @@ def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
         if not is_frame:
             merged.extend(run)
             continue
-        by_layout: dict[tuple[Stream, int, int], list[Frame]] = {}
+        newest: dict[tuple[Stream, int, tuple[int, ...]], list[Frame]] = {}
+        groups: list[list[Frame]] = []
         for frame in run:
             assert isinstance(frame, Frame)  # noqa: S101 - groupby's key says so; mypy cannot see it
-            by_layout.setdefault((frame.stream, frame.layout, frame.values.shape[2]), []).append(
-                frame
-            )
-        for frames in by_layout.values():
+            key = (frame.stream, frame.layout, frame.values.shape[1:])
+            group = newest.get(key)
+            # The steps of one frame increase: one that goes back begins another frame.
+            if group is None or group[-1].steps[-1] >= frame.steps[0]:
+                group = newest[key] = []
+                groups.append(group)
+            group.append(frame)
+        for frames in groups:
             if len(frames) == 1:
                 merged.append(frames[0])
                 continue

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from helpers.tiny_collector import tiny_collector
-from trainvitals.ship import Shipper, parse_url, sender
+from helpers.tiny_collector import free_port, tiny_collector
+from trainvitals.ship import Shipper, adopt, backoff, parse_url, sender
 from trainvitals.wire import Dropped, Frame, Layout, Place, RunEnd, RunStart, Stat, Stream
 
 NOWHERE = "http://127.0.0.1:9"
@@ -18,11 +18,12 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def _fast_retries(monkeypatch):
-    monkeypatch.setattr(sender, "DELAY_FIRST_S", 0.05)
-    monkeypatch.setattr(sender, "DELAY_MAX_S", 0.1)
-    monkeypatch.setattr(sender, "BREAKER_MAX_S", 0.1)
-    monkeypatch.setattr(sender, "TOKEN_EVERY_S", 0.1)
+    monkeypatch.setattr(backoff, "DELAY_FIRST_S", 0.05)
+    monkeypatch.setattr(backoff, "DELAY_MAX_S", 0.1)
+    monkeypatch.setattr(backoff, "BREAKER_MAX_S", 0.1)
+    monkeypatch.setattr(backoff, "TOKEN_EVERY_S", 0.1)
     monkeypatch.setattr(sender, "EXCHANGE_S", 1.0)
+    monkeypatch.setattr(adopt, "EXCHANGE_S", 1.0)
 
 
 def shipper_to(url, spool_dir, **options) -> Shipper:
@@ -34,14 +35,14 @@ def shipper_to(url, spool_dir, **options) -> Shipper:
     return shipper
 
 
-def frame(step: int, places: int = 1, stream: Stream = Stream.SCALAR) -> Frame:
+def frame(step: int, places: int = 1, stream: Stream = Stream.SCALAR, layout: int = 0) -> Frame:
     values = np.full((1, places, 1), step, np.float32)
-    return Frame(stream, 0, np.array([step]), np.array([float(step)]), values)
+    return Frame(stream, layout, np.array([step]), np.array([float(step)]), values)
 
 
-def train(shipper: Shipper, steps: range, pause_s: float = 0.0) -> None:
+def train(shipper: Shipper, steps: range, pause_s: float = 0.0, layout: int = 0) -> None:
     for step in steps:
-        shipper.put(frame(step))
+        shipper.put(frame(step, layout=layout))
         time.sleep(pause_s)
 
 
@@ -103,15 +104,16 @@ def test_without_a_token_it_keeps_spooling_and_sends_with_a_new_one(tmp_path):
     assert collector.tokens[-1] == "Bearer right"
 
 
-def test_a_batch_refused_for_good_is_set_aside_and_counted_and_the_others_go_on(tmp_path):
+def test_what_is_refused_for_good_is_set_aside_and_counted_and_the_rest_goes_on(tmp_path):
     with tiny_collector("malformed") as collector:
         shipper = shipper_to(collector.url, tmp_path)
         wait_until(lambda: shipper.status.dropped == 2)
         collector.behave = "well"
-        train(shipper, range(5))
-        wait_until(lambda: shipper.status.acknowledged == 5)
+        shipper.put(Layout(Stream.SCALAR, 1, (Stat.VALUE,), (Place("loss"),)))
+        train(shipper, range(5), layout=1)
+        wait_until(lambda: shipper.status.acknowledged == 6)
         shipper.close()
-    assert len(list(tmp_path.glob("*/rejected/*.batch"))) == 1
+    assert len(list(tmp_path.glob("*/rejected/*.batch"))) == 2
     assert balanced(shipper)
 
 
@@ -138,6 +140,7 @@ def test_into_a_black_hole_closing_ends_by_its_deadline(tmp_path):
 
 
 def test_what_a_killed_process_left_is_sent_by_the_next_one(tmp_path):
+    port = free_port()
     script = f"""
 import sys, time
 sys.path.insert(0, "tests")
@@ -146,7 +149,7 @@ import numpy as np
 from trainvitals.ship import Shipper
 from trainvitals.wire import *
 folder = Path({str(tmp_path)!r})
-s = Shipper(url="{NOWHERE}", token="t", run="killed", project="p", spool_dir=folder)
+s = Shipper(url="http://127.0.0.1:{port}", token="t", run="killed", project="p", spool_dir=folder)
 s.put(Layout(Stream.SCALAR, 0, (Stat.VALUE,), (Place("loss"),)))
 for step in range(20):
     values = np.ones((1, 1, 1), np.float32)
@@ -160,7 +163,7 @@ time.sleep(60)
     assert child.stdout.readline() == "spooled\n"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    with tiny_collector() as collector:
+    with tiny_collector(port=port) as collector:
         shipper = shipper_to(collector.url, tmp_path, run="next")
         wait_until(lambda: {b.run for b in collector.batches} == {"killed", "next"})
         wait_until(lambda: not list(tmp_path.iterdir()))
@@ -215,8 +218,9 @@ def test_an_unwritable_spool_drops_and_counts_and_nothing_raises(tmp_path):
     in_the_way.write_text("no folder")
     shipper = shipper_to(NOWHERE, in_the_way)
     train(shipper, range(10))
-    wait_until(lambda: shipper.status.dropped > 0)
+    wait_until(lambda: shipper.status.last_error)
     shipper.close()
+    assert shipper.status.dropped == 12
     assert balanced(shipper)
     assert shipper.status.last_error
 

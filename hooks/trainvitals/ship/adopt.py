@@ -1,0 +1,123 @@
+"""Deliver what processes that have ended left in the spool folder.
+
+Comes in: the folders of other sources. Goes out: their batches, in their order.
+Promise:  it has a thread, deadlines and a back-off of its own for each folder: none of them
+          delays the live run or another folder. A folder is delivered only to the collector
+          that it names.
+Start at `Adoption.turn`: one look at every folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from trainvitals.ship.backoff import Backoff
+from trainvitals.ship.http import Acknowledged, Address, Outcome, Refused, post
+from trainvitals.ship.split import halves
+from trainvitals.ship.spool import Spool, folders
+
+log = logging.getLogger("trainvitals")
+
+EXCHANGE_S = 10.0
+LOOK_S_MAX = 60.0
+
+
+class Adoption:
+    """Sends left-over spools until none is left that this collector takes."""
+
+    def __init__(
+        self,
+        address: Address,
+        token: Callable[[], str],
+        spool_dir: Path,
+        bytes_max: int,
+        *,
+        exchange: Callable[..., Outcome] = post,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stop = threading.Event()
+        self._address = address
+        self._token = token
+        self._spool_dir = spool_dir
+        self._bytes_max = bytes_max
+        self._exchange = exchange
+        self._clock = clock
+        self._backoffs: dict[Path, Backoff] = {}
+        self._open: Spool | None = None
+
+    def run(self) -> None:
+        """Look again and again, until nothing is left to wait for."""
+        pause_s: float | None = 0.0
+        while pause_s is not None and not self.stop.wait(min(pause_s, LOOK_S_MAX)):
+            pause_s = self.turn()
+
+    def turn(self) -> float | None:
+        """Look at every folder once; return the seconds until one is due, None when none is."""
+        due: list[float] = []
+        for folder in folders(self._spool_dir):
+            backoff = self._backoffs.setdefault(folder, Backoff(self._clock))
+            try:
+                if not backoff.waits and not self.stop.is_set():
+                    self._adopt(folder, backoff)
+            except BlockingIOError:
+                continue  # its owner lives
+            except Exception as error:  # noqa: BLE001 - whatever lies there delays no other
+                log.warning("What lies in %s cannot be sent: %s", folder, error)
+                continue
+            if backoff.waits:
+                due.append(backoff.not_before - self._clock())
+        return max(0.1, min(due)) if due else None
+
+    def forget(self) -> None:
+        """In a forked child: let go of the descriptors."""
+        self.stop.set()
+        if self._open is not None:
+            self._open.forget()
+
+    def _adopt(self, folder: Path, backoff: Backoff) -> None:
+        self._open = spool = Spool.adopt(folder, self._bytes_max)
+        try:
+            if spool.first() is None:
+                return
+            if spool.owner is None or spool.owner.url != self._address.url:
+                of = spool.owner.url if spool.owner else "an unknown collector"
+                log.info("What waits in %s is for %s, and stays there.", folder, of)
+                return
+            log.info("Sending what an earlier process left in %s.", folder)
+            while spool.first() is not None and not self.stop.is_set() and not backoff.waits:
+                self._send_first(spool, backoff)
+        finally:
+            self._open = None
+            spool.close()
+
+    def _send_first(self, spool: Spool, backoff: Backoff) -> None:
+        batch = spool.first()
+        if batch is None:
+            return
+        outcome = self._exchange(
+            self._address,
+            self._token(),
+            batch.payload,
+            source=bytes.fromhex(spool.folder.name),
+            seq=batch.seq,
+            deadline_s=EXCHANGE_S,
+        )
+        match outcome:
+            case Acknowledged():
+                backoff.succeeded()
+                spool.done()
+            case Refused(reason=reason):
+                backoff.succeeded()
+                parts = halves(batch) if outcome.divisible else []
+                if parts:
+                    spool.replace(parts)
+                    return
+                log.warning("The collector refuses a batch of %s: %s", spool.folder.name, reason)
+                spool.reject(batch)
+                spool.done()
+            case _:
+                backoff.failed(outcome)

@@ -1,0 +1,48 @@
+"""When to try again: full jitter, longer after each failure, as the collector says if it does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from trainvitals.ship.http import Away, Unauthorised
+
+DELAY_FIRST_S: Final = 0.5
+DELAY_MAX_S: Final = 30.0
+BREAKER_FAILURES: Final = 5
+BREAKER_MAX_S: Final = 60.0
+TOKEN_EVERY_S: Final = 60.0
+
+
+class Backoff:
+    """Failures in a row, and the time of the next attempt on `clock`, in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failures = 0
+        self.not_before = 0.0
+        self._clock = clock
+        # Its own generator: the global ones belong to the training.
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, nothing secret
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not yet time for the next attempt."""
+        return self._clock() < self.not_before
+
+    def succeeded(self) -> None:
+        """Forget the failures."""
+        self.failures, self.not_before = 0, 0.0
+
+    def failed(self, outcome: Away | Unauthorised) -> None:
+        """Set the time of the next attempt."""
+        if isinstance(outcome, Unauthorised):
+            delay = TOKEN_EVERY_S
+        else:
+            most = BREAKER_MAX_S if self.failures >= BREAKER_FAILURES else DELAY_MAX_S
+            delay = self._jitter.uniform(0.1, 1) * min(most, DELAY_FIRST_S * 2**self.failures)
+            if outcome.after_s is not None:
+                delay = max(delay, outcome.after_s)
+        self.failures = min(self.failures + 1, 20)
+        self.not_before = self._clock() + delay

@@ -1,0 +1,227 @@
+"""Records from the buffer into encoded batches, each storable and of bounded size.
+
+Comes in: records from `Buffer`. Goes out: `Spooled` batches with consecutive numbers.
+Promise:  what cannot be encoded is left out and counted; nothing raises for a record's sake.
+Start at `Packer.next`. One thread at a time; the caller has the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from trainvitals.ship.buffer import RECORD_BYTES, Buffer, Losses
+from trainvitals.ship.segments import Spooled
+from trainvitals.wire import (
+    Batch,
+    Dropped,
+    Frame,
+    Heartbeat,
+    Layout,
+    Record,
+    RunEnd,
+    RunStart,
+    Stream,
+    encode,
+)
+from trainvitals.wire.sanitise import STEP_MAX, sanitised
+
+log = logging.getLogger("trainvitals")
+
+BATCH_STEPS: Final = 16
+BATCH_BYTES: Final = 2**20
+"""A batch is closed before the record that would pass this; one larger record is a batch alone."""
+BATCH_RECORDS: Final = 4000
+_Key = tuple[Stream, int]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who sends."""
+
+    run: str
+    project: str
+    source: bytes
+    rank: int
+
+
+class Packer:
+    """Makes batches. `dropped` counts the records it had to leave out."""
+
+    def __init__(self, identity: Identity, buffer: Buffer) -> None:
+        self.identity = identity
+        self.losses = Losses()
+        self.dropped = 0
+        self._buffer = buffer
+        self._seq = 0
+        self.step = -1
+        """Of the last frame."""
+        self._start: RunStart | None = None
+        self._layouts: dict[str, Layout] = {}
+        self._refused: set[_Key] = set()
+        self._introduce = False
+        self._next: deque[tuple[Record, int]] = deque()
+        """Records with their bytes, before the buffer's: what did not fit into the last batch."""
+        self._introduced: set[int] = set()
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """The newest layout of each stream, those refused for good left out."""
+        known = self._layouts.values()
+        return [layout for layout in known if (layout.stream, layout.version) not in self._refused]
+
+    def next(self, *, quiet: bool = True) -> Spooled | None:
+        """Return the next batch, None when nothing waits.
+
+        Unless `quiet`, losses are reported although no other record waits.
+        """
+        if self._introduce and self.waits():
+            self._introduce = False
+            again: list[Record] = [*([self._start] if self._start else []), *self.layouts]
+            self._introduced.update(map(id, again))
+            self._next.extendleft((record, _bytes_of(record)) for record in reversed(again))
+        records: list[Record] = []
+        size = steps = counted = 0
+        while steps < BATCH_STEPS and len(records) < BATCH_RECORDS:
+            taken = self._take()
+            if taken is None:
+                break
+            record, record_bytes = taken
+            if records and size + record_bytes > BATCH_BYTES:
+                self._next.appendleft(taken)
+                break
+            again_sent = id(record) in self._introduced
+            self._introduced.discard(id(record))
+            counted += not again_sent
+            size += record_bytes
+            steps += isinstance(record, Frame) and record.stream is Stream.SCALAR
+            records.append(record)
+        if records or not quiet:
+            records[:0] = [*self._buffer.take_dropped(), *self.losses.take()]
+        return self._batch(records, counted) if records else None
+
+    def heartbeat(self) -> Spooled | None:
+        """Return a batch that says that the process lives."""
+        return self._batch([Heartbeat(time.time(), max(0, self.step))], 0)
+
+    def introduce(self) -> None:
+        """Send start and layouts again before the next record: a batch with them may be lost."""
+        self._introduce = True
+
+    def refused(self, record: Record) -> None:
+        """Give up a record that the collector does not store; of a layout, its frames too."""
+        if isinstance(record, Layout):
+            self._refused.add((record.stream, record.version))
+        elif isinstance(record, RunStart):
+            self._start = None
+
+    def leave_out(self, records: Sequence[Record], reason: str, counted: int) -> None:
+        """Count records that are lost, `counted` of them from the buffer."""
+        self.dropped += counted
+        # Start and layouts that were sent again are at the front, and lose nothing: they were
+        # counted the first time, and are sent again once more.
+        again = sum(map(is_counted, records)) - counted
+        for record in records:
+            if again > 0 and isinstance(record, (RunStart, Layout)):
+                again -= 1
+            else:
+                self.losses.add(record, reason)
+
+    def waits(self) -> bool:
+        """Whether a record waits to be packed."""
+        return bool(self._next) or len(self._buffer) > 0
+
+    def _take(self) -> tuple[Record, int] | None:
+        """Return the next storable record and its bytes."""
+        if self._next:
+            return self._next.popleft()
+        while (record := self._buffer.take()) is not None:
+            try:
+                if isinstance(record, RunEnd):
+                    record = self._completed(record)
+                record = sanitised(record)
+                self._note(record)
+                if not isinstance(record, Frame) or self._fits(record):
+                    return record, _bytes_of(record)
+            except Exception:
+                log.exception("A record cannot be encoded and is left out.")
+            self.leave_out([record], "rejected", 1)
+        return None
+
+    def _note(self, record: Record) -> None:
+        if isinstance(record, Frame):
+            self.step = int(record.steps[-1])
+        elif isinstance(record, RunStart):
+            self._start = record
+        elif isinstance(record, Layout):
+            self._layouts[record.stream] = record
+
+    def _fits(self, frame: Frame) -> bool:
+        """Whether a frame is one that a collector takes, as far as this side can see."""
+        steps, times = frame.steps.tolist(), frame.times.tolist()
+        return (
+            (frame.stream, frame.layout) not in self._refused
+            and frame.values.ndim == 3
+            and 0 < len(steps) == len(times) == len(frame.values)
+            and steps[0] >= 0
+            and steps[-1] < STEP_MAX
+            and all(a < b for a, b in pairwise(steps))
+            and all(map(math.isfinite, times))
+        )
+
+    def _completed(self, end: RunEnd) -> RunEnd:
+        return msgspec.structs.replace(
+            end,
+            produced=self._buffer.produced,
+            dropped=self._buffer.dropped + self.dropped,
+            last_seq=self._seq,
+        )
+
+    def _batch(self, records: list[Record], counted: int) -> Spooled | None:
+        who = self.identity
+
+        def body_of(these: list[Record]) -> bytes:
+            now = time.time()
+            batch = Batch(who.run, who.project, who.source, self._seq, now, who.rank, tuple(these))
+            return encode(batch)
+
+        try:
+            body = body_of(records)
+        except Exception:
+            log.exception("A batch cannot be encoded; the records that can be are sent.")
+            good = [record for record in records if _succeeds(body_of, record)]
+            bad = [record for record in records if record not in good]
+            self.leave_out(bad, "rejected", min(counted, len(bad)))
+            counted -= min(counted, len(bad))
+            if not good:
+                return None
+            body = body_of(good)
+        self._seq += 1
+        return Spooled(self._seq - 1, counted, body)
+
+
+def is_counted(record: Record) -> bool:
+    """Whether a record came through the queue, and not from delivery itself."""
+    return not isinstance(record, (Dropped, Heartbeat))
+
+
+def _succeeds(body_of: Callable[[list[Record]], bytes], record: Record) -> bool:
+    try:
+        body_of([record])
+    except Exception:  # noqa: BLE001 - what it raises is logged by the caller
+        return False
+    return True
+
+
+def _bytes_of(record: Record) -> int:
+    if isinstance(record, Frame):
+        return record.values.nbytes + RECORD_BYTES
+    return len(msgspec.msgpack.encode(record)) + RECORD_BYTES
