@@ -1,9 +1,9 @@
-"""The collector's answers, typed; and the last good ones for when it is away.
+"""The collector's answers, and the last good ones for when it does not answer.
 
 Comes in: a URL and a token, from source.py.
 Goes out: `Answer`s: a value, when it was true, and what went wrong since.
-Promise:  no redirect, no proxy of the environment, one deadline a request. The collector being
-          away is no exception where an answer is still known; it is said beside the answer.
+Promise:  a collector that is away raises nothing where an earlier answer is known: that answer is
+          returned with its time and the problem.
 Start at `Client`.
 """
 
@@ -15,12 +15,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
 
-import httpx2
-import msgspec
-
-from trainvitals_dashboard.answers import (
+from trainvitals.api.client import (
+    Broken,
+    Exchange,
+    Refused,
+    Unreachable,
+    run_path,
+)
+from trainvitals.api.client import (
+    Client as ApiClient,
+)
+from trainvitals.api.schema import (
     Findings,
     Heatmap,
     Layouts,
@@ -36,11 +42,6 @@ T_co = TypeVar("T_co", covariant=True)
 KEPT_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 5.0
 POINTS = 500
-
-
-class _ProblemBody(msgspec.Struct, frozen=True):
-    reason: str = ""
-    detail: str = ""
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457, as on the collector's side
@@ -81,14 +82,11 @@ class Client:
         token: Callable[[], str],
         *,
         clock: Callable[[], float] = time.time,
-        transport: httpx2.BaseTransport | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.url = url
-        self._token = token
         self._clock = clock
-        self._http = httpx2.Client(
-            base_url=url, timeout=TIMEOUT_S, trust_env=False, transport=transport
-        )
+        self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -114,15 +112,15 @@ class Client:
 
     def run(self, run: str) -> Answer[RunDetail]:
         """Return a run."""
-        return self._get(f"/runs/{_segment(run)}", RunDetail)
+        return self._get(run_path(run), RunDetail)
 
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not kept by version: rounds come after the data."""
-        return self._get(f"/runs/{_segment(run.id)}/findings", Findings)
+        return self._get(f"{run_path(run.id)}/findings", Findings)
 
     def layout(self, run: Run) -> Answer[Layouts]:
         """Return what is measured of a run."""
-        return self._get(f"/runs/{_segment(run.id)}/layout", Layouts, version=run.version)
+        return self._get(f"{run_path(run.id)}/layout", Layouts, version=run.version)
 
     def series(
         self,
@@ -144,7 +142,7 @@ class Client:
             "to_step": to_step,
             "points": points,
         }
-        path = f"/runs/{_segment(run.id)}/series"
+        path = f"{run_path(run.id)}/series"
         return self._get(path, Series, asked, version=run.version)
 
     def heatmap(
@@ -165,7 +163,7 @@ class Client:
             "to_step": to_step,
             "columns": columns,
         }
-        path = f"/runs/{_segment(run.id)}/heatmap"
+        path = f"{run_path(run.id)}/heatmap"
         return self._get(path, Heatmap, asked, version=run.version)
 
     def _get(
@@ -182,48 +180,19 @@ class Client:
         if kept is not None and version is not None and kept.version == version:
             return Answer(kept.value, kept.at)
         try:
-            value = self._fetch(key, path, kind, given, version, kept)
-        except Problem as problem:
-            if kept is not None and problem.reason in ("unreachable", "broken"):
+            reply = self._client.get(path, kind, etag=kept.etag if kept else "", **given)
+        except (Unreachable, Refused) as error:
+            problem = _problem_of(error)
+            if kept is not None and isinstance(error, Unreachable):
                 return Answer(kept.value, kept.at, problem)
-            raise
-        return Answer(value, self._clock())
-
-    def _fetch(
-        self,
-        key: str,
-        path: str,
-        kind: type[T],
-        given: Mapping[str, Any],
-        version: object,
-        kept: _Kept | None,
-    ) -> T:
-        headers = {"Authorization": f"Bearer {self._token()}"}
-        if kept is not None and kept.etag:
-            headers["If-None-Match"] = kept.etag
-        try:
-            response = self._http.get("/api/v1" + path, params=dict(given), headers=headers)
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            raise Problem(
-                "unreachable", f"The collector at {self.url} does not answer: {error}"
-            ) from error
-        if response.status_code == 304 and kept is not None:
-            value: T = kept.value
-            self._keep(key, _Kept(value, self._clock(), version, kept.etag, kept.size))
-            return value
-        if response.status_code != 200:
-            raise _problem_of(response)
-        try:
-            value = msgspec.json.decode(response.content, type=kind)
-        except msgspec.MsgspecError as error:
-            raise Problem(
-                "broken",
-                f"{self.url} answers, but not as a trainvitals collector of this version "
-                f"does ({error}). Upgrade the older side: pip install -U trainvitals.",
-            ) from error
-        etag = response.headers.get("etag", "")
-        self._keep(key, _Kept(value, self._clock(), version, etag, len(response.content)))
-        return value
+            raise problem from error
+        if kept is not None and reply.value is None:
+            value, size = kept.value, kept.size
+        else:
+            value, size = reply.value, reply.size
+        now = self._clock()
+        self._keep(key, _Kept(value, now, version, reply.etag, size))
+        return Answer(value, now)
 
     def _recall(self, key: str) -> _Kept | None:
         with self._lock:
@@ -240,20 +209,7 @@ class Client:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].size
 
 
-def _segment(name: str) -> str:
-    # "." and ".." would be resolved away as path segments.
-    return quote(name, safe="").replace(".", "%2E") if set(name) <= {"."} else quote(name, safe="")
-
-
-def _problem_of(response: httpx2.Response) -> Problem:
-    try:
-        body = msgspec.json.decode(response.content, type=_ProblemBody)
-    except msgspec.MsgspecError:
-        body = _ProblemBody()
-    status = response.status_code
-    if status in (401, 403):
-        return Problem("unauthorised" if status == 401 else "forbidden", body.detail)
-    if status >= 500:
-        return Problem("unreachable", f"The collector answers with status {status}. {body.detail}")
-    reason = body.reason or "broken"
-    return Problem(reason, body.detail or f"The collector answers with status {status}.")
+def _problem_of(error: Unreachable | Refused) -> Problem:
+    if isinstance(error, Refused):
+        return Problem(error.reason, str(error))
+    return Problem("broken" if isinstance(error, Broken) else "unreachable", str(error))

@@ -12,6 +12,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from trainvitals.api.wording import number
+
 TEXT_MAX = 2000
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@^=\"'/])")
 # Streamlit replaces these in text even where their signs are escaped: addresses become links,
@@ -25,15 +27,22 @@ SEVERITY_ICON = {
     "warning": ":material/warning:",
     "info": ":material/info:",
     "healthy": ":material/check_circle:",
+    "too_early": ":material/hourglass_top:",
+    "blind": ":material/visibility_off:",
+    "failed": ":material/cancel:",
     "unknown": ":material/hourglass_empty:",
 }
+VERDICT_WORDS = {"too_early": "too early", "unknown": "not diagnosed yet"}
 """A shape for each, so that colour is not the only carrier."""
-SEVERITY_SIGN = {"error": "✖", "warning": "▲", "info": "●", "healthy": "✔", "unknown": "○"}
+SEVERITY_SIGN = {"error": "✖", "warning": "▲", "info": "●", "healthy": "✔"}
 SEVERITY_COLOUR = {
     "error": "red",
     "warning": "orange",
     "info": "blue",
     "healthy": "green",
+    "too_early": "gray",
+    "blind": "violet",
+    "failed": "red",
     "unknown": "gray",
 }
 STATE_ICON = {
@@ -102,30 +111,6 @@ def shortened(text: str, length_max: int) -> str:
         return text
     head = (length_max - 1) // 2
     return f"{text[:head]}…{text[len(text) - (length_max - 1 - head) :]}"
-
-
-def number(value: float | None) -> str:
-    """Return a number in at most nine characters; "–" for one that is not there."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == int(value) and abs(value) < 1e7:
-        return f"{int(value):,}".replace("-", "−")
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace("-", "−")
-    if 0.001 <= abs(value) < 1000:
-        return f"{value:.4g}".replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    return f"{mantissa}e{int(exponent)}".replace("-", "−")
-
-
-def percent(share: float | None) -> str:
-    """Return a share of one as a percentage."""
-    if share is None or not math.isfinite(share):
-        return "–"
-    return f"{100 * share:.1f} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
 def duration(seconds: float) -> str:

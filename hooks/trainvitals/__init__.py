@@ -11,25 +11,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity
+    from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
     from trainvitals.monitor import Monitor, StopTraining, watch
 
     __version__: str
 
 __all__ = [
     "Diagnosis",
+    "Evidence",
     "Finding",
     "Monitor",
     "Severity",
     "StopTraining",
+    "Verdict",
     "__version__",
     "watch",
 ]
 
 _HOMES = {
-    "Diagnosis": "trainvitals.diagnosis.finding",
-    "Finding": "trainvitals.diagnosis.finding",
-    "Severity": "trainvitals.diagnosis.finding",
+    "Diagnosis": "trainvitals.api.schema",
+    "Evidence": "trainvitals.api.schema",
+    "Finding": "trainvitals.api.schema",
+    "Verdict": "trainvitals.api.schema",
+    "Severity": "trainvitals.api.schema",
     "Monitor": "trainvitals.monitor",
     "StopTraining": "trainvitals.monitor",
     "watch": "trainvitals.monitor",

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
+from trainvitals.api.schema import Finding
 from trainvitals.config import Settings
-from trainvitals.diagnosis.finding import Finding
 from trainvitals.identity import new_run_id
 from trainvitals.ship import parse_url
 from trainvitals.wire.sanitise import name as storable_name

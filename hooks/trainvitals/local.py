@@ -13,8 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals.diagnosis.examine import Engine, diagnose
-from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity, State
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Frame, Record
 
@@ -37,7 +37,7 @@ class LocalDiagnosis:
         self._engine = engine or Engine()
         self._opened = opened
         self._findings: tuple[Finding, ...] = ()
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, str, int]] = set()
         self._inbox: deque[Record] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -59,6 +59,8 @@ class LocalDiagnosis:
         watched: tuple[str, ...],
         not_watched: Mapping[str, str],
         overhead: float | None,
+        state: str = "running",
+        error: str = "",
     ) -> Diagnosis:
         """Return the diagnosis up to the last record put."""
         with self._lock:
@@ -71,6 +73,8 @@ class LocalDiagnosis:
                 watched=watched,
                 not_watched=not_watched,
                 overhead=overhead,
+                state=state,
+                error=error,
             )
 
     def stop(self) -> None:
@@ -105,8 +109,8 @@ class LocalDiagnosis:
             self.history.add(self._inbox.popleft())
         self._findings = self._engine.examine(self.history, self._findings)
         for finding in self._findings:
-            key = (finding.code, finding.where)
-            if finding.state is State.OPEN and key not in self._told:
+            key = (finding.code, finding.where, finding.since_step)
+            if finding.is_open and key not in self._told:
                 self._told.add(key)
                 self._tell(finding)
 
@@ -115,12 +119,12 @@ class LocalDiagnosis:
         if not finding.explained_by:
             log.log(
                 level,
-                "%s %s at %s since step %d: %s Fix: %s",
+                "%s %s%s since step %d: %s%s",
                 finding.code,
                 finding.rule,
-                finding.where or "the run",
+                f" at {finding.where}" if finding.where else "",
                 finding.since_step,
                 finding.summary,
-                finding.fix,
+                f" Fix: {finding.fix}" if finding.fix else "",
             )
         self._opened(finding)

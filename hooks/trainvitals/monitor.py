@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
+from trainvitals.api.schema import Diagnosis, Finding
 from trainvitals.arguments import (
     OnFinding,
     checked_model,
@@ -30,7 +31,6 @@ from trainvitals.arguments import (
     usable_tags,
 )
 from trainvitals.config import Settings, load
-from trainvitals.diagnosis.finding import Diagnosis, Finding
 from trainvitals.identity import rank, run_start
 from trainvitals.local import LocalDiagnosis
 from trainvitals.ship import Shipper
@@ -71,6 +71,7 @@ class Monitor:
         self._produced = 0
         self._last: Diagnosis | None = None
         self._closed = False
+        self._state, self._error = "running", ""
         self._error_before = id(getattr(sys, "last_value", None))
 
     # What the training calls.
@@ -109,6 +110,8 @@ class Monitor:
                 watched=self._capture.watched,
                 not_watched=self._capture.not_watched,
                 overhead=self._capture.overhead,
+                state=self._state,
+                error=self._error,
             )
         return self._last or Diagnosis(run=self.run)
 
@@ -210,6 +213,8 @@ class Monitor:
         try:
             self._capture.detach()
             self._local.stop()
+            self._state = state
+            self._error = error if state == "failed" else ""
             diagnosis = self.diagnosis()
             self._closed = True
             if self._shipper is not None:

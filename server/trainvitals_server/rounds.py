@@ -19,8 +19,8 @@ from time import monotonic, perf_counter
 from time import time as wall_clock
 from typing import Final, Protocol
 
+from trainvitals.api.schema import Diagnosis, Finding
 from trainvitals.diagnosis.examine import diagnose
-from trainvitals.diagnosis.finding import Finding, State
 from trainvitals.diagnosis.history import History
 from trainvitals_server.publish.counters import DURATION_BUCKETS_S, Histogram, RoundStats
 from trainvitals_server.publish.vitals import Measured, vitals_of
@@ -44,9 +44,7 @@ class RoundsStore(Protocol):
     def claim_round(self, run_pk: int) -> AbstractContextManager[bool]: ...
     def history(self, run_pk: int) -> History: ...
     def findings(self, run_pk: int) -> list[Finding]: ...
-    def save_findings(
-        self, run_pk: int, findings: Sequence[Finding], *, health: float, step: int
-    ) -> None: ...
+    def save_diagnosis(self, run_pk: int, diagnosis: Diagnosis) -> None: ...
     def mark_lost(self, now: float, after_s: float) -> object: ...
 
 
@@ -187,8 +185,7 @@ class Rounds:
             began = perf_counter()
             findings = self._engine.examine(history, previous)
             self._evaluation.observe(perf_counter() - began)
-            health = diagnose(history, findings).health
-            self._store.save_findings(run_pk, findings, health=health, step=history.last_step)
+            self._store.save_diagnosis(run_pk, diagnose(history, findings))
         self._note(run_pk, history, previous, findings)
         return True
 
@@ -204,11 +201,11 @@ class Rounds:
         vitals = vitals_of(history, before.vitals if before else None)
         same_step = before is not None and before.vitals.step == vitals.step
         at = before.at if before is not None and same_step else now
-        known = {(f.code, f.where) for f in previous if f.state is State.OPEN}
+        known = {(f.code, f.where) for f in previous if f.is_open}
         opened = [
             (f.rule, str(f.severity))
             for f in findings
-            if f.state is State.OPEN and (f.code, f.where) not in known
+            if f.is_open and (f.code, f.where) not in known
         ]
         with self._lock:
             self._measured[run_pk] = Measured(vitals, at, now)

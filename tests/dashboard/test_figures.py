@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainvitals_dashboard.answers import Curve, Dropped, Finding, Heatmap, Place
+from trainvitals.api.schema import Curve, Dropped, Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import Line, Marks, Window, curves, gaps
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
@@ -123,25 +123,19 @@ def test_no_numbers_at_all_break_a_figure(values):
 
 
 def test_the_limit_of_another_quantity_is_not_drawn():
-    ratio = finding(
-        stream="gradient", statistic="l2", evidence={"log_ratio": -5.0, "log_ratio_min": -4.0}
+    ratio = Evidence(quantity="gradient ratio", seen=1e-5, limit=1e-4, direction="below")
+    share = Evidence(
+        quantity="share of dead units",
+        seen=0.9,
+        limit=0.5,
+        direction="above",
+        unit="share",
+        statistic="dead_share",
     )
-    share = finding(stream="activation", statistic="dead_share", evidence={"dead_share_max": 0.5})
-    assert evidence.threshold(ratio) is None
-    assert evidence.threshold(share) == (0.5, "at most 0.5")
-
-
-def test_evidence_has_each_quantity_once_beside_its_limit():
-    given_evidence = {
-        "first_update_ratio": 2e-10,
-        "update_ratio_max": 1e-6,
-        "healthy_range": "above 1e-5",
-    }
-    rows = evidence.rows(finding(evidence=given_evidence))
-    assert [(r.quantity, r.seen, r.limit) for r in rows] == [
-        ("first update ratio", "2e−10", "at most 1e−6"),
-        ("healthy", "", "above 1e-5"),
-    ]
+    other = finding(stream="gradient", statistic="l2", evidence=(ratio,))
+    same = finding(stream="activation", statistic="dead_share", evidence=(share,))
+    assert evidence.threshold(other) is None
+    assert evidence.threshold(same) == (0.5, "reported above 50 %")
 
 
 def test_a_scalars_curve_is_found_by_its_name():

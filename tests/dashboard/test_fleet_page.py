@@ -14,7 +14,7 @@ def links(app):
 def test_each_run_has_its_verdict_in_words_and_leads_to_its_page(open_page, collector):
     collector.runs = [vanishing_run(), healthy_run()]
     app = open_page()
-    assert "falls most at encoder\\.4" in words(app)
+    assert "the largest drop is at encoder\\.4" in words(app)
     assert "Nothing wrong in 401 steps." in words(app)
     assert ("**sigmoid\\-deep**", "run=sigmoid-deep") in links(app)
 

@@ -32,7 +32,7 @@ def test_the_client_understands_what_the_real_collector_answers(client):
     [run] = client.runs().value.runs
     assert (run.id, run.step) == ("r1", 59)
     detail = client.run("r1").value
-    assert client.findings(detail).value.findings == []
+    assert client.findings(detail).value.findings == ()
     assert client.layout(detail).value.of("scalar").places[0].name == "loss"
     [curve] = client.series(detail, "scalar", "value", ["loss"]).value.series
     assert curve.mean == pytest.approx(LOSS, rel=1e-6)

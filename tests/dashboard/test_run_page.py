@@ -39,14 +39,33 @@ def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collecto
     collector.runs = [vanishing_run()]
     app = open_page("run", run="sigmoid-deep")
     headings = [m.value for m in app.markdown if m.value.startswith("#")]
-    assert headings[1].startswith("### The gradient of encoder")
+    assert headings[1].startswith("### The gradient of the first layer")
     shown = words(app)
     assert "since step 12" in shown
     assert "95 % sure" in shown
-    assert "| first update ratio | 2\\.5e−10 | at most 1e−6 |" in shown
+    assert (
+        "| update ratio of the first layer | 2\\.5e−10 | reported below 1e−6 | 1e−5 to 0\\.1 |"
+        in shown
+    )
     assert "**Why it matters.**" in shown
     assert "**What would prove this wrong:**" in shown
     assert app.code[0].value == VANISHING["fix"]
+
+
+def test_a_failed_run_shows_its_exception_first(open_page, collector):
+    failed = {"verdict": "failed", "error": "RuntimeError: boom"}
+    collector.runs = [vanishing_run(state="failed", fields=failed)]
+    shown = words(open_page("run", run="sigmoid-deep"))
+    assert "Failed\\: RuntimeError\\:" in shown.replace("\u2060", "")
+    assert "TV101" in shown
+
+
+def test_a_blind_run_names_the_rules_that_could_not_run(open_page, collector):
+    blind = {"verdict": "blind", "blind": {"no_learning": "no training loss was reported"}}
+    collector.runs = [FakeRun("r", fields=blind)]
+    shown = words(open_page("run", run="r"))
+    assert "Rules could not run" in shown
+    assert "Could not run: no learning. Reason: no training loss was reported." in shown
 
 
 def test_an_effect_stands_under_its_cause(open_page, collector):
@@ -59,7 +78,7 @@ def test_a_closed_finding_asks_for_nothing_and_an_open_one_shows_its_chain(open_
     collector.runs = [vanishing_run()]
     app = open_page("run", run="sigmoid-deep")
     assert "Explained by" not in words(app)
-    app.session_state["finding-TV501-"] = True
+    app.session_state["finding-TV501--40"] = True
     app = app.run()
     assert "**TV101** vanishing gradient → **TV501** no learning" in words(app)
 
@@ -75,7 +94,7 @@ def test_the_proof_of_a_dead_layer_is_its_curve_with_the_limit(open_page, collec
     collector.runs = [FakeRun("dead", findings=[DEAD])]
     marks = chart(open_page("run", run="dead"), "proof-TV201")["series"][0]["markLine"]["data"]
     assert {"xAxis": 100, "name": "▲ TV201"}.items() <= marks[0].items()
-    assert {"yAxis": 0.5, "name": "at most 0.5"}.items() <= marks[1].items()
+    assert {"yAxis": 0.5, "name": "reported above 50 %"}.items() <= marks[1].items()
 
 
 def test_loss_gradient_norm_and_learning_rate_carry_the_findings(open_page, collector):

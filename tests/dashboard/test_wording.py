@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainvitals.api.wording import number, percent
 from trainvitals_dashboard.wording import (
     ago,
     bulleted,
     clean,
     duration,
     literal,
-    number,
-    percent,
     plain,
     prose,
     shortened,
@@ -85,13 +84,13 @@ def test_a_bar_in_a_name_does_not_end_a_cell():
     ("value", "text"),
     [
         (None, "–"),
-        (math.nan, "–"),
+        (math.nan, "NaN"),
         (math.inf, "∞"),
         (-math.inf, "−∞"),
         (0.0, "0"),
         (12000.0, "12,000"),
         (9999.8, "10,000"),
-        (0.34567, "0.3457"),
+        (0.34567, "0.346"),
         (2.5e-10, "2.5e−10"),
         (-3e-7, "−3e−7"),
         (1.234e12, "1.23e12"),

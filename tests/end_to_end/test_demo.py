@@ -45,7 +45,7 @@ def test_every_run_gets_the_diagnosis_it_should(ended):
 
 def test_each_run_shows_its_card(ended):
     shown = ended[0].stdout
-    assert "✓ healthy after 160 steps" in shown
+    assert "✓ healthy: nothing found in 160 steps" in shown
     for headline in (
         "✗ ERROR  TV601 learning_rate_too_high",
         "✗ ERROR  TV201 dead_relu",

@@ -19,5 +19,5 @@ def test_the_six_lines_end_with_a_verdict_on_stderr_and_leave_nothing_behind(tmp
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, "")
-    assert "healthy after 200 steps" in done.stderr
+    assert "healthy: nothing found in 200 steps" in done.stderr
     assert list(tmp_path.iterdir()) == []

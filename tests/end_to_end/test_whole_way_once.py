@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from trainvitals.collector import Collector
+from trainvitals.api.client import Client
+from trainvitals.remote import settled
 
 STEPS = 80
 SCRIPT = f"""
@@ -75,12 +76,12 @@ def collector(home, environment):
         assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
 
 
-def _ready(process, log, token) -> Collector:
+def _ready(process, log, token) -> Client:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         address = re.search(r"collector: (\S+)", log.read_text())
         if address and token.exists():
-            collector = Collector(address[1], token.read_text().strip())
+            collector = Client(address[1], token.read_text().strip())
             if collector.ready():
                 return collector
         time.sleep(0.1)
@@ -99,28 +100,26 @@ def local(collector, home, environment):
         timeout=90,
     )
     assert done.returncode == 0, done.stderr
-    assert collector.settled("dead", 30)
+    assert settled(collector, "dead", 30)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_the_collector_says_what_the_training_process_says(local, collector):
-    headline = collector.run("dead")["headline"]
+    headline = collector.run("dead").headline
     assert local["code"] == "TV201"
-    assert {name: headline[name] for name in ("code", "where", "since_step")} == {
+    assert {name: getattr(headline, name) for name in ("code", "where", "since_step")} == {
         name: local[name] for name in ("code", "where", "since_step")
     }
-    findings = collector.get("/api/v1/runs/dead/findings")["findings"]
-    assert sorted(f["code"] for f in findings) == local["all"]
+    findings = collector.findings("dead").findings
+    assert sorted(f.code for f in findings) == local["all"]
 
 
 def test_every_step_arrived_and_the_run_ended(local, collector):
     run = collector.run("dead")
-    assert (run["project"], run["state"], run["step"]) == ("whole-way", "finished", STEPS - 1)
-    assert run["dropped"] == []
-    curve = collector.get(
-        "/api/v1/runs/dead/series", stream="scalar", statistic="value", place="loss", points=2000
-    )
-    assert curve["series"][0]["step"] == list(range(STEPS))
+    assert (run.project, run.state, run.step) == ("whole-way", "finished", STEPS - 1)
+    assert run.dropped == []
+    [curve] = collector.series("dead", "scalar", "value", ["loss"], points=2000).series
+    assert curve.step == list(range(STEPS))
 
 
 def test_check_fails_on_it_and_report_shows_the_curve(local, collector, environment):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainvitals.api.schema import Diagnosis, Finding, Verdict
+from trainvitals.diagnosis.causes import headline_of
 from trainvitals.wire import Batch, Frame, Layout, Place, Record, RunStart, Stat, Stream, encode
 from trainvitals_server.store import Ack, Store
 
@@ -45,3 +47,12 @@ def frame(stream: Stream, steps: Sequence[int], values: np.ndarray, *, version: 
 
 def ingest(store: Store, sent: Batch) -> Ack:
     return store.ingest(sent, encode(sent))
+
+
+def diagnosis(findings: Sequence[Finding], *, health: float, step: int) -> Diagnosis:
+    """Return what a round saves of a run with these findings."""
+    headline = headline_of(findings)
+    verdict = Verdict(headline.severity.value) if headline else Verdict.HEALTHY
+    return Diagnosis(
+        step=step, verdict=verdict, headline=headline, findings=tuple(findings), health=health
+    )

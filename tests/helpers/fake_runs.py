@@ -147,7 +147,7 @@ def finding_of(given: dict[str, Any]) -> dict[str, Any]:
         "since_step": 0,
         "state": "open",
         "summary": "Something is wrong.",
-        "evidence": {},
+        "evidence": [],
         "why": "",
         "advice": "",
         "fix": "",
@@ -161,25 +161,42 @@ def finding_of(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def seen(
+    quantity: str,
+    value: float | str,
+    limit: float | None = None,
+    direction: str = "",
+    healthy: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Return one evidence item."""
+    return {
+        "quantity": quantity,
+        "seen": value,
+        "limit": limit,
+        "direction": direction,
+        "healthy": healthy,
+        "unit": "",
+        "text": "",
+        "statistic": "",
+    }
+
+
 VANISHING = {
     "where": "encoder.4.weight",
     "since_step": 12,
-    "summary": "The gradient of encoder.0 is 10^6.6 times smaller than that of encoder.11; "
-    "it falls most at encoder.4.",
-    "evidence": {
-        "log10_gradient_first_to_last": -6.6,
-        "log_ratio_min": -4.0,
-        "healthy_range": "-2 to 2",
-        "first_update_ratio": 2.5e-10,
-        "update_ratio_max": 1e-6,
-        "layers": 12.0,
-    },
+    "summary": "The gradient of the first layer (encoder.0) is 4 million times smaller than that "
+    "of the last (encoder.11); the largest drop is at encoder.4.",
+    "evidence": [
+        seen("gradient RMS, first layer relative to last", 2.5e-7, 1e-4, "below", (0.01, 100.0)),
+        seen("update ratio of the first layer", 2.5e-10, 1e-6, "below", (1e-5, 0.1)),
+        seen("weight matrices compared", 12.0),
+    ],
     "why": "Each layer multiplies the gradient by its weights and by the slope of its "
     "nonlinearity. Where that product is below 1 the first layers get nothing.",
     "advice": "Replace sigmoid and tanh between layers by `ReLU` or `GELU`. Initialise for the "
     "nonlinearity: He for ReLU, Xavier for tanh.",
     "fix": "nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())",
-    "refuted_by": "The first layer's weights move (update ratio above 1e-5) and the loss falls.",
+    "refuted_by": "The loss falls as fast as with a normalisation layer between the layers.",
     "stream": "gradient",
     "statistic": "l2",
 }
@@ -189,7 +206,7 @@ FLAT = {
     "severity": "warning",
     "since_step": 40,
     "summary": "The loss is 2.303 after 400 steps; it began at 2.303.",
-    "evidence": {"loss": 2.303, "loss_at_start": 2.303, "noise": 0.01, "fall_min": 0.023},
+    "evidence": [seen("fall of the loss since the start", 0.0, 0.046, "below")],
     "why": "A loss that does not fall says that nothing is learned.",
     "explained_by": "TV101",
     "confidence": 0.8,
@@ -203,12 +220,14 @@ DEAD = {
     "where": "encoder.7",
     "since_step": 100,
     "summary": "83 % of the units of encoder.7 have been zero since step 100.",
-    "evidence": {
-        "dead_share": 0.83,
-        "dead_share_max": 0.5,
-        "healthy_range": "0 to 0.4",
-        "layers": 1.0,
-    },
+    "evidence": [
+        {
+            **seen("share of dead units", 0.83, 0.5, "above", (0.0, 0.4)),
+            "unit": "share",
+            "statistic": "dead_share",
+        },
+        seen("layers affected", 1.0),
+    ],
     "stream": "activation",
     "statistic": "dead_share",
     "fix": "nn.LeakyReLU(0.01)",
@@ -219,7 +238,10 @@ SPIKE = {
     "severity": "warning",
     "since_step": 251,
     "summary": "The loss jumped from 0.2 to 10,000 at step 251 and came back.",
-    "evidence": {"robust_z": 61.2, "z_min": 8.0, "jump": 9999.8, "recovered": "yes"},
+    "evidence": [
+        seen("deviation of the loss from the steps before", 61.2, 8.0, "above"),
+        seen("recovered", "yes"),
+    ],
     "stream": "scalar",
     "statistic": "loss",
     "confidence": 0.6,
@@ -264,7 +286,10 @@ def hostile_run(**fields: Any) -> FakeRun:
         "why": HOSTILE,
         "fix": HOSTILE,
         "refuted_by": HOSTILE,
-        "evidence": {HOSTILE: HOSTILE, "dead_share": 0.8, "dead_share_max": 0.5},
+        "evidence": [
+            {**seen(HOSTILE, HOSTILE), "text": HOSTILE, "unit": HOSTILE},
+            seen("share of dead units", 0.8, 0.5, "above"),
+        ],
     }
     return FakeRun(
         HOSTILE,
@@ -283,6 +308,9 @@ def run_of(run: FakeRun) -> dict[str, Any]:
     alarms = [f for f in findings if f["state"] == "open" and not f["explained_by"]]
     headline = next(iter(alarms), None)
     now = time.time()
+    verdict = "healthy" if run.step > 98 else "too_early"
+    if headline is not None:
+        verdict = headline["severity"]
     ends = run.state not in ("running", "lost")
     spark = [run.value("scalar", "value", "loss", s) for s in range(0, run.step + 1, 8)]
     return {
@@ -297,6 +325,7 @@ def run_of(run: FakeRun) -> dict[str, Any]:
         "total_steps": run.total_steps,
         "loss": spark[-1] if spark else None,
         "health": None if run.step < 0 else (1.0 if headline is None else 0.3),
+        "verdict": verdict,
         "headline": headline,
         "findings": {
             severity: sum(f["severity"] == severity and f["state"] == "open" for f in findings)
@@ -305,7 +334,7 @@ def run_of(run: FakeRun) -> dict[str, Any]:
         "sparkline": [v if v is not None and math.isfinite(v) else None for v in spark][-60:],
         "step_rate": 12.5,
         "tags": ["baseline"],
-        "attempt": 0,
+        "attempt": 1,
         "host": "gpu-01",
         "overhead": 0.012,
         "config": {"lr": 1e-3, "optimizer": {"name": "AdamW", "betas": [0.9, 0.95]}},

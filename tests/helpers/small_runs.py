@@ -10,9 +10,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from trainvitals.api.schema import Diagnosis
 from trainvitals.capture.capture import Capture
 from trainvitals.diagnosis.examine import Engine, diagnose
-from trainvitals.diagnosis.finding import Diagnosis
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Record
 

@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as classic
 
 from helpers.prometheus import lint
-from trainvitals.diagnosis.finding import Finding, Severity, State
+from trainvitals.api.schema import Counts, Finding, Run, Severity, State
 from trainvitals.wire import Batch, Heartbeat
 from trainvitals_server.publish import metrics
 from trainvitals_server.publish.counters import (
@@ -20,7 +20,7 @@ from trainvitals_server.publish.counters import (
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.publish.families import COLLECTOR_FAMILIES, RUN_FAMILIES
 from trainvitals_server.publish.vitals import Measured, Vitals
-from trainvitals_server.store.results import Counts, RunSummary, Totals
+from trainvitals_server.store.results import StoredRun, Totals
 
 NOW = 1_000_000.0
 HOSTILE = 'a"} 1\nevil{x="\\'
@@ -38,17 +38,16 @@ def summary(pk=1, run="run-1", state="running", **known):
         "loss": 0.5,
         "health": 0.75,
         "headline": None,
-        "counts": Counts(),
+        "findings": Counts(),
         "sparkline": (),
         "step_rate": 10.0,
         "tags": (),
         "attempt": 1,
         "host": "node-1",
         "overhead": 0.01,
-        "changes": 1,
         **known,
     }
-    return RunSummary(pk=pk, id=run, state=state, **known)
+    return StoredRun(pk, 1, Run(id=run, state=state, **known))
 
 
 VITALS = Vitals(
@@ -86,7 +85,7 @@ class FakeStore:
 
     def run_summaries(self, *, state=None, limit=100, cursor=None, **_):
         at = int(cursor or 0)
-        found = [run for run in self.runs if run.state == state]
+        found = [stored for stored in self.runs if stored.run.state == state]
         return found[at : at + limit], str(at + limit) if at + limit < len(found) else None
 
     def run_by_key(self, run_pk):
@@ -149,7 +148,7 @@ def full():
     evaluation.observe(0.02)
     stats = RoundStats(7, 6, 1, 2.5, evaluation.read(), {("dead_relu", "warning"): 2})
     return publisher(
-        summary(counts=Counts(warning=1)),
+        summary(findings=Counts(warning=1)),
         counters=counters,
         stats=stats,
         findings=[finding()],
@@ -263,7 +262,7 @@ def test_findings_are_counted_by_rule_and_severity_and_resolved_ones_are_not():
         finding(where="c", state=State.RESOLVED),
         finding("loss_nonfinite", Severity.ERROR),
     ]
-    shown = publisher(summary(counts=Counts(1, 2)), findings=found)
+    shown = publisher(summary(findings=Counts(1, 2)), findings=found)
     assert values(shown, "trainvitals_findings_active", rule="dead_relu", severity="warning") == [2]
     assert values(shown, "trainvitals_findings_active", severity="error") == [1]
 
@@ -309,7 +308,7 @@ def test_a_run_with_everything_has_at_most_sixty_series():
         step_time_s=1,
     )
     found = [finding(f"rule_{i}") for i in range(100)]
-    shown = publisher(summary(counts=Counts(0, 100)), vitals=many, findings=found)
+    shown = publisher(summary(findings=Counts(0, 100)), vitals=many, findings=found)
     assert sum(("run", "run-1") in labels for _, labels in scraped(shown)) <= 60
 
 

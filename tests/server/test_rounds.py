@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from trainvitals.api.schema import Finding, Severity, State
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity, State
 from trainvitals_server.rounds import Rounds
 
 
@@ -42,8 +42,8 @@ class MemoryStore:
     def findings(self, run_pk):
         return list(self.saved[run_pk][0]) if run_pk in self.saved else []
 
-    def save_findings(self, run_pk, findings, *, health, step):
-        self.saved[run_pk] = (tuple(findings), health, step)
+    def save_diagnosis(self, run_pk, diagnosis):
+        self.saved[run_pk] = (diagnosis.findings, diagnosis.health, diagnosis.step)
 
     def mark_lost(self, now, after_s):
         self.lost.append((now, after_s))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
+from trainvitals.api.schema import Severity, State, Verdict
 from trainvitals.diagnosis.examine import Engine
-from trainvitals.diagnosis.finding import State
 from trainvitals.wire import Heartbeat, RunEnd
 from trainvitals_server.rounds import Rounds
 from trainvitals_server.store import Store
@@ -48,10 +48,10 @@ def test_findings_and_health_are_in_the_run_list_after_the_round(store):
     ingest(store, batch(losses(50, [np.nan] * 20), seq=1))
     run_once(store)
     after = store.run("r")
-    assert before.counts.error == 0
-    assert after.counts.error >= 1
-    assert after.health < before.health
-    assert after.headline.since_step == 50
+    assert before.run.findings.error == 0
+    assert after.run.findings.error >= 1
+    assert after.run.health < before.run.health
+    assert after.run.headline.since_step == 50
 
 
 def test_what_came_with_the_end_of_a_run_is_in_its_verdict(store):
@@ -65,24 +65,47 @@ def test_what_came_with_the_end_of_a_run_is_in_its_verdict(store):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     run = store.run("r")
-    assert (run.state, run.counts.error >= 1) == ("failed", True)
+    assert (run.run.state, run.run.findings.error >= 1) == ("failed", True)
+    assert (run.run.verdict, run.run.error) == (Verdict.FAILED, "NaN")
     assert rounds.measured()[run.pk].vitals.step == 69
 
 
 def test_a_silent_run_becomes_lost_and_runs_again_when_it_speaks(store):
     ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 10)))
     Rounds(store, Engine(), lost_after_s=60, now=lambda: NOW + 61).run_once()
-    assert store.run("r").state == "lost"
+    assert store.run("r").run.state == "lost"
     ingest(store, batch(Heartbeat(NOW + 62, 9), seq=1))
-    assert store.run("r").state == "running"
+    assert store.run("r").run.state == "running"
 
 
-def test_a_finding_that_goes_away_is_resolved_and_not_forgotten(store):
+def test_a_lost_run_is_not_healthy(store):
+    ingest(store, batch(start(), LAYOUT, losses(0, np.linspace(2.3, 0.3, 200))))
+    Rounds(store, Engine(), lost_after_s=60, now=lambda: NOW + 61).run_once()
+    run = store.run("r").run
+    assert run.verdict is Verdict.FAILED
+    assert "contact was lost" in run.error
+
+
+def test_a_run_of_which_only_the_loss_is_seen_is_blind_and_says_why(store):
+    ingest(store, batch(start(), LAYOUT, losses(0, np.linspace(2.3, 0.3, 200))))
+    run_once(store)
+    stored = store.run("r")
+    assert stored.run.verdict is Verdict.BLIND
+    assert "no gradients were seen" in store.detail(stored).blind["exploding_gradient"]
+
+
+def test_a_non_finite_loss_is_reported_whatever_follows(store):
     ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 50 + [np.nan] * 20)))
     run_once(store)
     ingest(store, batch(losses(70, [2.0] * 400), seq=1))
     run_once(store)
     run = store.run("r")
-    [resolved] = [f for f in store.findings(run.pk) if f.since_step == 50]
-    assert (resolved.state, resolved.last_step) == (State.RESOLVED, 69)
-    assert run.counts.error == 0
+    [found] = [f for f in store.findings(run.pk) if f.code == "TV901"]
+    assert (found.state, found.since_step, found.severity) == (State.OPEN, 50, Severity.WARNING)
+    assert run.run.verdict is not Verdict.HEALTHY
+
+
+def test_a_non_finite_loss_that_arrives_late_and_all_at_once_is_reported(store):
+    ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 50 + [np.nan] + [2.0] * 400)))
+    run_once(store)
+    assert "TV901" in [f.code for f in store.findings(store.run("r").pk)]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trainvitals_dashboard.answers import Curve, Dropped, Finding
+from trainvitals.api.schema import Curve, Dropped, Finding
+from trainvitals.api.wording import number
 from trainvitals_dashboard.figures.palette import Palette, palette
-from trainvitals_dashboard.wording import SEVERITIES, SEVERITY_SIGN, clean, number
+from trainvitals_dashboard.wording import SEVERITIES, SEVERITY_SIGN, clean
 
 Option = dict[str, Any]
 LOG_FROM = 50.0

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainvitals_dashboard.answers import Heatmap, Place
+from trainvitals.api.schema import Heatmap, Place
+from trainvitals.api.wording import number
 from trainvitals_dashboard.figures.curves import DECADES, Option, is_log
 from trainvitals_dashboard.figures.palette import palette
-from trainvitals_dashboard.wording import number, shortened
+from trainvitals_dashboard.wording import shortened
 
 
 def newest_by_place(data: Heatmap) -> dict[str, float]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainvitals_dashboard.answers import Heatmap
+from trainvitals.api.schema import Heatmap
+from trainvitals.api.wording import number
 from trainvitals_dashboard.figures.curves import Option
 from trainvitals_dashboard.figures.palette import palette
-from trainvitals_dashboard.wording import number, shortened
+from trainvitals_dashboard.wording import shortened
 
 ROWS_MAX = 120
 ROW_HEIGHT = 18

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from trainvitals_dashboard.answers import Run
+from trainvitals.api.schema import Run
+from trainvitals.api.wording import number, percent
 from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, now
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,
     STATE_ICON,
     ago,
     duration,
-    number,
-    percent,
     plain,
     rate,
     shortened,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from trainvitals.api.schema import Finding, RunDetail
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.answers import Finding, RunDetail
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
@@ -23,7 +23,7 @@ def proof_chart(run: RunDetail, finding: Finding) -> None:
     try:
         drawn = _by_depth(run, finding) or _over_time(run, finding)
     except Problem as problem:
-        st.caption(f"The evidence's curve is not to be had: {plain(problem.text)}")
+        st.caption(f"The curve is not available: {plain(problem.text)}")
         return
     if not drawn:
         st.caption("This finding rests on the numbers alone; there is no curve to draw.")
@@ -54,7 +54,7 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
             ),
         ),
         height=HEIGHT,
-        key=f"proof-{finding.code}-{finding.where}",
+        key=f"proof-{finding.code}-{finding.where}-{finding.since_step}",
         alt=f"{title}; the finding begins at step {finding.since_step}.",
     )
     return True
@@ -75,7 +75,7 @@ def _by_depth(run: RunDetail, finding: Finding) -> bool:
     st.echarts_chart(
         through_depth(values, dark=is_dark(), here=finding.where),
         height=HEIGHT + 60,
-        key=f"proof-{finding.code}-{finding.where}",
+        key=f"proof-{finding.code}-{finding.where}-{finding.since_step}",
         alt=f"{what} of each layer, from the first to the last.",
     )
     return True

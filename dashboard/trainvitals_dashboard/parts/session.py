@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from trainvitals_dashboard.answers import Run
+from trainvitals.api.schema import Run
 from trainvitals_dashboard.client import Answer, Client, Problem
 from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
@@ -48,7 +48,7 @@ def signed_in() -> bool:
     if not chosen().asks or st.session_state.get(_TYPED):
         return True
     with st.form("sign_in", width=480):
-        st.markdown("#### A token, please")
+        st.markdown("#### A token is required")
         st.caption(
             "This dashboard can be reached by others. `trainvitals token create read` on the "
             "collector's machine makes a token; it stays in this tab's session."

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals_dashboard.answers import Finding, Run, RunDetail
-from trainvitals_dashboard.figures import evidence
+from trainvitals.api.schema import Finding, Run, RunDetail, Verdict
+from trainvitals.api.wording import percent, row
 from trainvitals_dashboard.parts.proof import proof_chart
 from trainvitals_dashboard.parts.session import LAYERS
 from trainvitals_dashboard.wording import (
     SEVERITY_COLOUR,
     SEVERITY_ICON,
+    VERDICT_WORDS,
     at_place,
     bulleted,
-    percent,
     plain,
     prose,
     shortened,
@@ -26,35 +26,48 @@ from trainvitals_dashboard.wording import (
 
 
 def verdict_badge(run: Run) -> None:
-    """Show the run's health as icon, word and colour."""
-    kind = run.verdict
-    word = {"healthy": "healthy", "unknown": "not diagnosed yet"}.get(kind, kind)
+    """Show the run's verdict as icon, word and colour."""
+    kind = verdict_of(run)
     st.badge(
-        word,
+        VERDICT_WORDS.get(kind, kind),
         icon=SEVERITY_ICON.get(kind),
         color=SEVERITY_COLOUR.get(kind, "gray"),  # type: ignore[arg-type]  # a fixed table's words
     )
 
 
+def verdict_of(run: Run) -> str:
+    """Return the run's verdict, "unknown" before the first diagnosis of a run that goes on."""
+    undiagnosed = run.health is None and run.verdict is not Verdict.FAILED
+    return "unknown" if undiagnosed else str(run.verdict)
+
+
 def verdict_line(run: Run) -> str:
     """Return the verdict in one Markdown sentence."""
+    failed = f"{_failure(run)} " if run.verdict is Verdict.FAILED else ""
     if run.headline is not None:
-        return prose(run.headline.summary)
+        return f"{failed}{prose(run.headline.summary)}"
+    if failed:
+        return failed.strip()
     if run.step < 0:
         return "No optimizer step was seen yet."
     if run.health is None:
-        return "The first diagnosis is on its way."
-    if run.findings.info:
-        notes = "one note" if run.findings.info == 1 else f"{run.findings.info} notes"
-        return f"Nothing wrong in {steps(run.step + 1)}; {notes}."
-    return f"Nothing wrong in {steps(run.step + 1)}."
+        return "The first diagnosis is not there yet."
+    seen = steps(run.step + 1)
+    if run.verdict is Verdict.BLIND:
+        return f"Rules could not run: what they read was not seen in {seen}."
+    if run.verdict is Verdict.TOO_EARLY:
+        return f"Nothing found in {seen}: too early for a verdict."
+    notes = {0: "", 1: "; one note"}.get(run.findings.info, f"; {run.findings.info} notes")
+    return f"Nothing wrong in {seen}{notes}."
+
+
+def _failure(run: Run) -> str:
+    return prose(f"Failed: {run.error}." if run.error else "Failed; no reason was given.")
 
 
 def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
     """Show the headline first and whole; a run without one gets its clean bill of health."""
-    headline = next(
-        (f for f in findings if f.is_open and f.severity != "info" and not f.explained_by), None
-    )
+    headline = next((f for f in findings if f.is_alarm and not f.explained_by), None)
     with st.container(border=True, key="verdict"):
         if headline is None:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -63,17 +76,29 @@ def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
             resolved = sum(not f.is_open for f in findings)
             if resolved:
                 st.caption(f"{resolved} earlier finding{'s' * (resolved > 1)} resolved; see below.")
+            _blind(run)
             return
+        if run.verdict is Verdict.FAILED:
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                verdict_badge(run)
+                st.markdown(f"**{_failure(run)}**", width="content")
         _facts(headline)
         st.markdown(f"### {prose(headline.summary)}", anchors=False)
         finding_body(run, headline, findings)
 
 
+def _blind(run: RunDetail) -> None:
+    """Show which rules could not run, and why."""
+    reasons: dict[str, list[str]] = {}
+    for rule, reason in run.blind.items():
+        reasons.setdefault(reason, []).append(words(rule))
+    for reason, rules in reasons.items():
+        st.caption(f"Could not run: {plain(', '.join(rules))}. Reason: {prose(reason)}.")
+
+
 def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
     """Show the findings beside the headline: causes, under each what it explains, then the rest."""
-    headline = next(
-        (f for f in findings if f.is_open and f.severity != "info" and not f.explained_by), None
-    )
+    headline = next((f for f in findings if f.is_alarm and not f.explained_by), None)
     others = [f for f in in_chains(findings) if f is not headline]
     if not others:
         return
@@ -86,7 +111,7 @@ def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
             f"{plain(shortened(finding.summary, 110))}"
         )
         icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
-        key = f"finding-{finding.code}-{finding.where}"
+        key = f"finding-{finding.code}-{finding.where}-{finding.since_step}"
         with st.expander(label, icon=icon, key=key, on_change="rerun") as opened:
             # Closed ones ask the collector for nothing.
             if opened.open:
@@ -141,10 +166,8 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
         st.caption(f"Explained by: {links}")
     numbers, picture = st.columns([2, 3], gap="medium")
     with numbers:
-        rows = evidence.rows(finding)
-        if rows:
-            cells = [(plain(r.quantity), plain(r.seen), plain(r.limit)) for r in rows]
-            st.markdown(table(("evidence", "seen", "limit"), cells))
+        if finding.evidence:
+            st.markdown(_evidence_table(finding))
         if finding.where:
             st.page_link(
                 LAYERS,
@@ -162,6 +185,18 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
         st.code(finding.fix, language="python", wrap_lines=True)
     if finding.refuted_by:
         st.caption(f"**What would prove this wrong:** {prose(finding.refuted_by)}")
+
+
+def _evidence_table(finding: Finding) -> str:
+    """Return one row per quantity: what was seen, its limit, its healthy range."""
+    rows = [row(item) for item in finding.evidence]
+    header, columns = ["evidence", "seen", "limit"], 3
+    if any(r.healthy for r in rows):
+        header, columns = [*header, "healthy"], 4
+    cells = [
+        (r.quantity, r.seen, r.limit, r.healthy.removeprefix("healthy: "))[:columns] for r in rows
+    ]
+    return table(header, [[plain(cell) for cell in line] for line in cells])
 
 
 def _layer_link(run: RunDetail, finding: Finding) -> dict[str, str]:

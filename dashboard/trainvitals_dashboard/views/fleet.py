@@ -6,7 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from trainvitals_dashboard.answers import Run, RunPage
+from trainvitals.api.schema import Run, RunPage
+from trainvitals.api.wording import number
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.spark import sparkline
 from trainvitals_dashboard.parts.header import brand, progress, state_badge
@@ -19,14 +20,13 @@ from trainvitals_dashboard.parts.session import (
     is_dark,
     now,
 )
-from trainvitals_dashboard.parts.verdict import verdict_badge, verdict_line
+from trainvitals_dashboard.parts.verdict import verdict_badge, verdict_line, verdict_of
 from trainvitals_dashboard.source import chosen
 from trainvitals_dashboard.wording import (
     SEVERITY_ICON,
     STATES,
     ago,
     at_place,
-    number,
     plain,
     rate,
     shortened,
@@ -84,14 +84,14 @@ def empty() -> None:
 
 
 def _counted(known: RunPage) -> str:
-    sick = sum(run.verdict == "error" for run in known.runs)
+    sick = sum(run.verdict in ("error", "failed") for run in known.runs)
     running = sum(run.state == "running" for run in known.runs)
     more = "+" if known.next_cursor else ""
     parts = [f"{len(known.runs)}{more} run{'' if len(known.runs) == 1 else 's'}"]
     if running:
         parts.append(f"{running} running")
     if sick:
-        parts.append(f"{sick} with errors")
+        parts.append(f"{sick} failed or with errors")
     return " · ".join(parts)
 
 
@@ -139,7 +139,7 @@ def _card(run: Run) -> None:
             st.page_link(
                 RUN,
                 label=f"**{plain(shortened(run.name or run.id, 48))}**",
-                icon=SEVERITY_ICON.get(run.verdict),
+                icon=SEVERITY_ICON.get(verdict_of(run)),
                 query_params={"run": run.id},
             )
             st.caption(" · ".join(plain(p) for p in (run.project, run.host) if p))
@@ -157,7 +157,7 @@ def _card(run: Run) -> None:
         with spark:
             if any(v is not None for v in run.sparkline):
                 st.echarts_chart(
-                    sparkline(run.sparkline, dark=is_dark(), severity=run.verdict),
+                    sparkline(run.sparkline, dark=is_dark(), severity=verdict_of(run)),
                     height=52,
                     key=f"spark-{run.id}",
                     renderer="svg",

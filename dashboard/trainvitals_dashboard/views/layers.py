@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from trainvitals.api.schema import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.answers import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.figures.heat import heat

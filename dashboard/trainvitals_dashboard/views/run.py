@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from trainvitals.api.schema import Curve, Finding, RunDetail
+from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
-from trainvitals_dashboard.answers import Curve, Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.parts.header import run_header
@@ -30,7 +31,7 @@ from trainvitals_dashboard.parts.session import (
     run_in_url,
 )
 from trainvitals_dashboard.parts.verdict import ranked, verdict_card
-from trainvitals_dashboard.wording import clean, percent, plain, steps, table, words
+from trainvitals_dashboard.wording import clean, plain, steps, table, words
 
 LIVE_S = 2
 POINTS = 600

@@ -1,7 +1,7 @@
 """`trainvitals doctor`: what is installed, where data goes, and why none arrives.
 
-Each check is a line with a sign: ✓ good, ! works with less, ✗ amiss. Ends with 1 when something
-is amiss.
+Each check is a line with a sign: ✓ good, ! works with less, ✗ wrong. Ends with 1 when something
+is wrong.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.cli.collector_of import collector_of
-from trainvitals.collector import Collector, Refused, Unreachable
 from trainvitals.config import Settings, load
 
 PACKAGES = {"torch": "torch", "fastapi": "server", "streamlit": "dashboard", "psycopg": "postgres"}
 """Package → the extra that brings it."""
-GOOD, LESS, AMISS = "✓", "!", "✗"
+GOOD, LESS, WRONG = "✓", "!", "✗"
 
 
 class Check(NamedTuple):
@@ -39,13 +39,13 @@ def register(app: typer.Typer) -> None:
 def doctor(
     url: Annotated[str | None, typer.Option("--collector", help="Its address.")] = None,
 ) -> None:
-    """Say what is installed, where data goes, and what is amiss. Ends with 1 on the latter."""
+    """Say what is installed, where data goes, and what is wrong. Ends with 1 on the latter."""
     settings = load(collector=url)
     checks = [*_installed(), *_kernel(), *_token(settings), *_spool(settings)]
     checks += _collector(settings, collector_of(url))
     for check in checks:
         typer.echo(f"{check.sign} {check.text}")
-    raise typer.Exit(1 if any(check.sign == AMISS for check in checks) else 0)
+    raise typer.Exit(1 if any(check.sign == WRONG for check in checks) else 0)
 
 
 def _installed() -> Iterator[Check]:
@@ -81,10 +81,10 @@ def _token(settings: Settings) -> Iterator[Check]:
     except FileNotFoundError:
         yield Check(LESS, f"no token file at {path}; `trainvitals up` makes one")
     except (OSError, UnicodeDecodeError) as error:
-        yield Check(AMISS, f"the token file {path} cannot be read: {error}")
+        yield Check(WRONG, f"the token file {path} cannot be read: {error}")
     else:
         if mode & 0o077:
-            yield Check(AMISS, f"{path} can be read by others ({mode:o}): chmod 600 {path}")
+            yield Check(WRONG, f"{path} can be read by others ({mode:o}): chmod 600 {path}")
         else:
             yield Check(GOOD, f"token file {path}, only you can read it")
 
@@ -112,22 +112,24 @@ def _waiting(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _collector(settings: Settings, collector: Collector) -> Iterator[Check]:
+def _collector(settings: Settings, collector: Client) -> Iterator[Check]:
     if settings.disabled:
-        yield Check(AMISS, f"watching is off: disabled, from {settings.origins['disabled']}")
+        yield Check(WRONG, f"watching is off: disabled, from {settings.origins['disabled']}")
     if not settings.collector or settings.collector == "off":
         yield Check(
             LESS,
             "runs stay local: no collector is set (TRAINVITALS_COLLECTOR, or watch(collector=…))",
         )
     # Without a setting the one on this machine is asked; that nobody is there is no fault then.
-    sign = AMISS if settings.collector and settings.collector != "off" else LESS
+    sign = WRONG if settings.collector and settings.collector != "off" else LESS
     try:
-        answer = collector.get("/version")
-        collector.get("/readyz")
+        about = collector.version()
     except (Unreachable, Refused) as error:
         yield Check(sign, f"collector {collector.url}: {error}")
         return
+    ready = collector.ready()
+    state = "ready" if ready else "not ready: it cannot store batches now"
     yield Check(
-        GOOD, f"collector {collector.url}: {answer['version']} on {answer['database']}, ready"
+        GOOD if ready else sign,
+        f"collector {collector.url}: {about.version} on {about.database}, {state}",
     )

@@ -1,7 +1,14 @@
 """`trainvitals report` and `trainvitals check`: the collector's diagnosis of a run.
 
-Both end with 0 for a healthy run, 1 for findings at or over --fail-on, 2 for what was asked
-wrongly, 3 when the collector cannot be reached. `report` shows the card, `check` one line.
+`report` shows the card, `check` one line. The exit code is the verdict:
+
+0  healthy, or no finding at or over --fail-on
+1  an open finding at or over --fail-on
+2  the command was wrong (unknown run, no permission)
+3  the collector cannot be reached, or has not diagnosed the run yet
+4  too early: nothing found, in fewer steps than the rules need
+5  blind: rules could not run, since what they read was never seen
+6  failed: the run ended with an exception, or contact was lost
 """
 
 from __future__ import annotations
@@ -15,13 +22,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
+from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.cli.collector_of import collector_of
-from trainvitals.collector import Collector, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from trainvitals.diagnosis.finding import Diagnosis
+    from trainvitals.api.schema import Diagnosis
 
-FINDINGS, USAGE, UNREACHABLE = 1, 2, 3
+FINDINGS, USAGE, UNREACHABLE, TOO_EARLY, BLIND, FAILED = 1, 2, 3, 4, 5, 6
 T = TypeVar("T")
 
 
@@ -56,17 +63,18 @@ def report(
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
 ) -> None:
-    """Show the diagnosis of RUN as a card. Ends with 1 on findings at or over --fail-on."""
+    """Show the diagnosis of RUN as a card. The exit code is that of `check`."""
     source = collector_of(collector)
     diagnosis = _diagnosis(source, run, wait)
     if as_json:
         _show_json(diagnosis, quiet)
     elif not quiet:
+        from trainvitals.remote import curves_of
         from trainvitals.report import card
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = min(100, _terminal_width())
-        curves = _guarded(lambda: source.curves(diagnosis))
+        curves = _guarded(lambda: curves_of(source, diagnosis))
         typer.echo(card(diagnosis, colour=colour, width=width, curves=curves), nl=False)
     raise typer.Exit(exit_code(diagnosis, fail_on))
 
@@ -79,7 +87,11 @@ def check(
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
 ) -> None:
-    """Say in one line how RUN is. Ends with 1 on findings at or over --fail-on: for CI."""
+    """Print the verdict on RUN in one line. For CI: the exit code is the verdict.
+
+    0 healthy, 1 findings at or over --fail-on, 2 wrong usage, 3 collector unreachable, 4 too early,
+    5 blind (rules could not run), 6 the run failed.
+    """
     diagnosis = _diagnosis(collector_of(collector), run, wait)
     if as_json:
         _show_json(diagnosis, quiet)
@@ -91,20 +103,26 @@ def check(
 
 
 def exit_code(diagnosis: Diagnosis, fail_on: FailOn) -> int:
-    """Return 1 when an open finding is at least as bad as `fail_on`, else 0."""
-    from trainvitals.diagnosis.finding import Severity
+    """Return the exit code of a diagnosis: see the module's table. With --fail-on never: 0."""
+    from trainvitals.api.schema import Severity, Verdict
 
     if fail_on is FailOn.NEVER:
         return 0
+    if diagnosis.verdict is Verdict.FAILED:
+        return FAILED
     limit = Severity(fail_on.value).rank
-    return FINDINGS if any(f.severity.rank >= limit for f in diagnosis.open) else 0
+    if any(f.severity.rank >= limit for f in diagnosis.open):
+        return FINDINGS
+    return {Verdict.BLIND: BLIND, Verdict.TOO_EARLY: TOO_EARLY}.get(diagnosis.verdict, 0)
 
 
-def _diagnosis(source: Collector, run: str, wait_s: float) -> Diagnosis:
+def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
     """Return the diagnosis; without one after `wait_s` the answer is 3, never "healthy"."""
+    from trainvitals.remote import diagnosis_of
+
     deadline = time.monotonic() + wait_s
     while True:
-        diagnosis = _guarded(lambda: source.diagnosis(run))
+        diagnosis = _guarded(lambda: diagnosis_of(source, run))
         if diagnosis is not None:
             return diagnosis
         if time.monotonic() >= deadline:

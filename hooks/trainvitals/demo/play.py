@@ -17,8 +17,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from trainvitals.collector import Collector, Refused, Unreachable
-from trainvitals.demo.house import House, NotStarted, environment
+from trainvitals.api.client import Client, Refused, Unreachable
+from trainvitals.api.schema import Diagnosis, Verdict
+from trainvitals.demo.service import NotStarted, Service, environment
+from trainvitals.remote import diagnosis_of, settled
 
 PROJECT = "demo"
 SETTLE_S = 30.0
@@ -58,30 +60,30 @@ def play(home: Path, *, port: int, fast: bool, stay: bool, suffix: str) -> bool:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     console.print("Starting the collector, and loading PyTorch.")
-    with closing(House(home, port)) as house:
+    with closing(Service(home, port)) as service:
         try:
-            good = _played(house, console, fast=fast, suffix=suffix)
+            good = _played(service, console, fast=fast, suffix=suffix)
             if stay:
-                _stay(house, console)
+                _stay(service, console)
         except NotStarted as error:
             console.print(Text(str(error)))
             return False
     return good
 
 
-def _played(house: House, console: Console, *, fast: bool, suffix: str) -> bool:
+def _played(service: Service, console: Console, *, fast: bool, suffix: str) -> bool:
     started = time.monotonic()
     # For `watch` in this process: the demo's home, its token, and no setting of the user's.
-    chosen = environment(house.home)
+    chosen = environment(service.home)
     os.environ.clear()
     os.environ.update(chosen)
     from trainvitals.demo.digits import cases  # loads torch while the collector starts
 
-    collector = house.opened(console.print)
+    collector = service.opened(console.print)
     trained = []
     for case in cases(fast):
         console.print(Text(f"\n{case.name}: {case.about}, {case.steps} steps", "bold"))
-        trained.append(_trained(case, house.url, suffix))
+        trained.append(_trained(case, service.url, suffix))
         if len(trained) == 1:
             console.print(f"First diagnosis after {time.monotonic() - started:.1f} s.")
     console.print("\nWhat the collector says of them:\n")
@@ -119,25 +121,33 @@ def _trained(case: object, url: str, suffix: str) -> Trained:
     return Trained(run, monitor.url or url, case.expected, case.steps)
 
 
-def _outcome(collector: Collector, trained: Trained) -> Outcome:
-    if not collector.settled(trained.run, SETTLE_S):
+def _outcome(collector: Client, trained: Trained) -> Outcome:
+    if not settled(collector, trained.run, SETTLE_S):
         note = f"the collector had not finished with it after {SETTLE_S:.0f} s"
         return Outcome(trained, "?", False, note)
     try:
-        diagnosis = collector.diagnosis(trained.run)
+        diagnosis = diagnosis_of(collector, trained.run)
         about = collector.run(trained.run)
     except (Refused, Unreachable) as error:
         return Outcome(trained, "?", False, str(error))
     headline = diagnosis.headline if diagnosis else None
-    verdict = f"{headline.code} {headline.rule}" if headline else "healthy"
+    verdict = _verdict(diagnosis)
     as_expected = headline.code in trained.expected if headline else not trained.expected
-    lost = sum(d["records"] for d in about["dropped"])
+    as_expected &= bool(headline) or verdict == Verdict.HEALTHY
+    lost = sum(d.records for d in about.dropped)
     note = ""
-    if lost or about["step"] != trained.steps - 1:
-        note = f"{lost} records lost; {about['step'] + 1} of {trained.steps} steps arrived"
+    if lost or about.step != trained.steps - 1:
+        note = f"{lost} records lost; {about.step + 1} of {trained.steps} steps arrived"
     elif not as_expected:
         note = f"expected {', '.join(sorted(trained.expected)) or 'healthy'}"
     return Outcome(trained, verdict, as_expected and not note, note)
+
+
+def _verdict(diagnosis: Diagnosis | None) -> str:
+    if diagnosis is None:
+        return "not diagnosed"
+    headline = diagnosis.headline
+    return f"{headline.code} {headline.rule}" if headline else str(diagnosis.verdict)
 
 
 def _table(outcomes: list[Outcome]) -> Iterator[Text]:
@@ -152,12 +162,12 @@ def _table(outcomes: list[Outcome]) -> Iterator[Text]:
         yield row
 
 
-def _stay(house: House, console: Console) -> None:
-    console.print(f"The dashboard is at {house.url}. Ctrl-C ends it.")
+def _stay(service: Service, console: Console) -> None:
+    console.print(f"The dashboard is at {service.url}. Ctrl-C ends it.")
     try:
-        while house.alive():
+        while service.alive():
             time.sleep(0.5)
     except KeyboardInterrupt:
         console.print("\nEnding the collector.")
         return
-    console.print(f"The collector has ended by itself; its log is {house.log_file}")
+    console.print(f"The collector has ended by itself; its log is {service.log_file}")

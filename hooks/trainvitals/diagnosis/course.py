@@ -7,6 +7,7 @@ Promise:  says "no" rather than "flat" or "diverged" where the loss has no floor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,8 @@ PROGRESS_MIN = 0.02
 even guess, since its first logits differ, and loses that without learning anything."""
 EXPLOSION = 5.0
 """A loss this many times the first one, within the first ten, is an explosion and no noise."""
+RECOVERY = 0.3
+"""Of the initial loss: a run with a fault from the start is well again after a fall by this."""
 NOISE_MAX = 0.07
 """Of the initial loss: a loss noisier than that is near its floor, or says nothing."""
 
@@ -43,11 +46,14 @@ class Course:
 
     @cached_property
     def known(self) -> bool:
-        """Whether a loss with a floor was seen: never negative, at least once above zero.
+        """Whether a loss with a floor was seen: never negative, at least once above zero, and
+        not declared as one that need not fall (`watch(loss_falls=False)`).
 
         Losses of policy gradients, critics and some likelihoods have none: their level says
         nothing about learning.
         """
+        if self.history.facts.get("loss_falls") == 0:
+            return False
         values = self.loss.values
         return len(values) > 0 and float(values.min()) >= 0 and float(values.max()) > 0
 
@@ -123,6 +129,38 @@ class Course:
             for name in self.history.scalar_names()
             if "acc" in name.lower() and len(accuracy := self.history.scalar(name)) >= FIRST
         )
+
+    @cached_property
+    def expected_initial(self) -> float | None:
+        """The loss of a guess that knows nothing, in nats: ln C for a cross-entropy; else None."""
+        if self.history.facts.get("loss") != "CrossEntropyLoss":
+            return None
+        heads = [
+            place.shape[0]
+            for place in self.history.places(Stream.WEIGHT)
+            if place.kind == "weight" and len(place.shape) >= 2 and "output" in place.flags
+        ]
+        return math.log(heads[0]) if len(heads) == 1 and heads[0] > 1 else None
+
+    def recovered(self, since: int) -> bool:
+        """Return whether the loss is back where it would be without a fault that began at `since`.
+
+        That is: at the best level it had before, within its noise. For a fault that was there from
+        the start: clearly below the first loss, and not above the loss of a blind guess. Where the
+        level says nothing (no loss, or one without a floor) there is nothing to wait for.
+        """
+        if not self.known or len(self.loss) < FIRST or self.converged:
+            return True
+        now = self.now(20)
+        before = self.loss.values[self.loss.steps < since]
+        if len(before) >= 2 * FIRST:
+            parts = np.array_split(before, min(20, len(before) // FIRST))
+            best = min(middle(part) for part in parts)
+            return now <= best + max(PROGRESS_MIN * best, 2 * self.noise)
+        expected = self.expected_initial
+        if expected is not None and now > 1.05 * expected:
+            return False
+        return self.learned(share=RECOVERY)
 
     @cached_property
     def learning_rate(self) -> Series:

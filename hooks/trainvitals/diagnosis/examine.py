@@ -1,7 +1,7 @@
 """The engine: rules over a history, joined into episodes, ordered by cause.
 
 Comes in: a `History`, and the findings of the look before.
-Goes out: findings, ranked; with `diagnose`, a `Diagnosis` with one headline.
+Goes out: findings, ranked; with `diagnose`, a `Diagnosis` with one headline and one verdict.
 Promise:  pure and stateless; a rule that raises becomes a finding (TV954), not a crash.
 Start at `Engine.examine`.
 """
@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trainvitals.api.schema import Diagnosis, Finding
 from trainvitals.diagnosis.causes import explained, headline_of, health_of
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.episodes import continued
-from trainvitals.diagnosis.finding import Diagnosis, Finding, State
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.registry import RULES, all_rules
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
+from trainvitals.diagnosis.verdict import blind_rules, verdict_of
 
 RESOLVED_MAX = 50
-"""Findings that are over and still told of: the newest."""
+"""Resolved findings that are kept: the newest."""
 
 
 class Engine:
@@ -30,11 +32,12 @@ class Engine:
     def __init__(self, rules: Sequence[Rule] | None = None) -> None:
         """`rules`: which ones, with their thresholds; None: all, with their defaults."""
         self.rules = tuple(all_rules() if rules is None else rules)
-        self._stages = {rule.code: rule.stage for rule in RULES}
-        self._stages |= {rule.code: rule.stage for rule in self.rules}
+        self._by_code = {rule.code: rule for rule in RULES}
+        self._by_code |= {rule.code: type(rule) for rule in self.rules}
+        self._explains = {code: rule.explains for code, rule in self._by_code.items()}
 
     def examine(self, history: History, previous: Sequence[Finding] = ()) -> tuple[Finding, ...]:
-        """Return what is to be said of a run now, ranked; `previous` as this returned it before.
+        """Return the findings of a run now, ranked; `previous` as this returned it before.
 
         Stateless: an episode's first step, and that it is over, come from `previous`.
         """
@@ -42,16 +45,27 @@ class Engine:
         with np.errstate(all="ignore"):  # infinities are data here, not accidents
             for rule in self.rules:
                 found += self._ask(rule, history)
-        findings = continued(found, previous, history.last_step)
-        over = [f for f in findings if f.state is State.RESOLVED]
+            course = Course(history)
+            findings = continued(
+                found, previous, history.last_step, lambda f: self._is_over(f, course)
+            )
+        over = [f for f in findings if not f.is_open]
         over = sorted(over, key=lambda f: -f.last_step)[RESOLVED_MAX:]
         dropped = set(map(id, over))
-        return tuple(explained([f for f in findings if id(f) not in dropped], self._stages))
+        return tuple(explained([f for f in findings if id(f) not in dropped], self._explains))
+
+    def _is_over(self, finding: Finding, course: Course) -> bool:
+        rule = self._by_code.get(finding.code)
+        if rule is None:
+            return True
+        if rule.permanent:
+            return False
+        return not rule.damages_loss or course.recovered(finding.since_step)
 
     def _ask(self, rule: Rule, history: History) -> list[Finding]:
         try:
             findings = {(f.code, f.where): f for f in rule.check(history)}
-        except Exception as error:  # noqa: BLE001  # any rule may meet what it never thought of
+        except Exception as error:  # noqa: BLE001  # any rule may meet what its author did not expect
             return [MonitorDegraded().about(rule, error, history.last_step)]
         return list(findings.values())
 
@@ -60,19 +74,38 @@ def diagnose(
     history: History,
     findings: Sequence[Finding],
     *,
+    rules: Sequence[Rule] | None = None,
     run: str = "",
+    state: str = "running",
+    error: str = "",
     watched: Sequence[str] = (),
     not_watched: Mapping[str, str] | None = None,
     overhead: float | None = None,
 ) -> Diagnosis:
-    """Return the diagnosis of a run from its ranked findings (`Engine.examine`)."""
+    """Return the diagnosis of a run from its ranked findings (`Engine.examine`).
+
+    `state` is the run's (running, lost, finished, failed, stopped); `error` says why it failed.
+    """
+    checked = all_rules() if rules is None else rules
+    headline = headline_of(findings)
+    reasons = dict(history.not_watched if not_watched is None else not_watched)
+    blind = blind_rules(history, checked, reasons)
     return Diagnosis(
         run=run,
         step=history.last_step,
-        headline=headline_of(findings),
+        verdict=verdict_of(
+            history.last_step,
+            headline,
+            {rule: reason for rule, reason in blind.items() if not reason.is_chosen},
+            state=state,
+            steps_needed=max((rule.steps_needed for rule in checked), default=0),
+        ),
+        headline=headline,
         findings=tuple(findings),
         health=health_of(findings),
+        blind={rule: reason.text for rule, reason in blind.items()},
+        error=error,
         watched=tuple(watched),
-        not_watched=dict(history.not_watched if not_watched is None else not_watched),
+        not_watched=reasons,
         overhead=overhead,
     )

@@ -14,16 +14,31 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.wire import Event, Frame, Layout, NotWatched, Place, Record, RunStart, Stat, Stream
+from trainvitals.wire import (
+    Event,
+    Frame,
+    Layout,
+    NotWatched,
+    Place,
+    Record,
+    RunStart,
+    Scalar,
+    Stat,
+    Stream,
+)
 
 Steps = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
 FIRST_STEPS = 64
 """Frames kept from the start of a run: the initial state is evidence for ever."""
 STREAM_BYTES_MAX = 16 * 2**20
 """What one stream's values may take, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
+EVENTS_MAX = 32
+"""Frames with non-finite values that thinning keeps."""
+NONFINITE_SCALARS = (Scalar.NONFINITE_LOSS, Scalar.NONFINITE_GRADIENTS)
 
 
 @dataclass(frozen=True)
@@ -117,10 +132,33 @@ class Track:
         keep[:FIRST_STEPS] = True
         keep[FIRST_STEPS + np.searchsorted(middle, wanted)] = True
         keep[recent:] = True
+        keep |= self._events(FIRST_STEPS, recent)
         kept = int(keep.sum())
         self.steps[:kept] = self.steps[: self._used][keep]
         self.values[:kept] = self.values[: self._used][keep]
         self._used = kept
+
+    def _events(self, start: int, stop: int) -> Flags:
+        """Return which frames of the middle hold a non-finite value: evidence that must stay.
+
+        At most EVENTS_MAX of them, the oldest.
+        """
+        columns = [
+            self.values[: self._used, :, i] > 0
+            for i, statistic in enumerate(self.layout.statistics)
+            if statistic is Stat.NONFINITE
+        ]
+        columns += [
+            self.values[: self._used, row, :] > 0
+            for row, place in enumerate(self.layout.places)
+            if self.layout.stream is Stream.SCALAR and place.name in NONFINITE_SCALARS
+        ]
+        event = np.zeros(self._used, bool)
+        for column in columns:
+            event |= column.any(axis=1)
+        event[:start] = event[stop:] = False
+        event &= np.cumsum(event) <= EVENTS_MAX
+        return event
 
     def relaid(self, layout: Layout) -> Track:
         """Return this track under a new layout: rows and columns by name, NaN where new."""

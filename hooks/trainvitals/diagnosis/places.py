@@ -102,6 +102,19 @@ def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[i
     return [at.get(name) for name in names]
 
 
+def range_before(history: History, stream: Stream, row: int, step: int) -> tuple[float, int]:
+    """Return (largest |value| of a row in the captured step before `step`, that step).
+
+    (NaN, −1) when no earlier step was captured.
+    """
+    steps = history.steps(stream)
+    at = int(np.searchsorted(steps, step)) - 1
+    if at < 0:
+        return float("nan"), -1
+    low, high = (history.values(stream, s)[at, row] for s in (Stat.MIN, Stat.MAX))
+    return float(max(abs(low), abs(high))), int(steps[at])
+
+
 def layer_of(place: Place) -> str:
     """Return how to call a parameter's layer in a sentence."""
     return place.module or place.name

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
 from typing import Any, ClassVar
 
-from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.history import History
-
-
-class Stage(IntEnum):
-    """Where in the chain of causes a disease sits: earlier stages explain later ones."""
-
-    DATA = 0
-    INITIALISATION = 1
-    WIRING = 2
-    """What is connected to what, and which loss is paired with which output."""
-    OPTIMIZER = 3
-    PROPAGATION = 4
-    """Vanishing, exploding, dead, saturated."""
-    LOSS = 5
-    """A symptom in the loss's course."""
-    MONITOR = 6
-    """About trainvitals itself."""
+from trainvitals.wire import Scalar, Stream
 
 
 def threshold(default: float, meaning: str) -> Any:
@@ -34,9 +18,13 @@ def threshold(default: float, meaning: str) -> Any:
     return field(default=default, metadata={"meaning": meaning})
 
 
+Need = Stream | Scalar
+"""A stream or one of our scalars that a rule reads."""
+
+
 @dataclass(frozen=True)
 class Rule(ABC):
-    """A disease, and how to see it. Subclasses are frozen dataclasses, one file each.
+    """A fault and how to detect it. Subclasses are frozen dataclasses, one file each.
 
     The docstring is the page: a summary line, then the sections What it detects, Why it matters,
     Evidence, What to do, When it is wrong, References.
@@ -45,6 +33,14 @@ class Rule(ABC):
     code: ClassVar[str]
     """TV201."""
     stage: ClassVar[Stage]
+    explains: ClassVar[frozenset[str]] = frozenset()
+    """Codes of the rules whose findings this one can cause."""
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """What the rule reads; it is blind where one of them was never seen."""
+    damages_loss: ClassVar[bool] = True
+    """A finding is over only when the loss is back where it would be without the fault."""
+    permanent: ClassVar[bool] = False
+    """A finding is a fact that later steps cannot undo: it is never resolved."""
     fix: ClassVar[str]
     """A PyTorch line that removes the cause; `check` may give a finding a more fitting one."""
     refuted_by: ClassVar[str] = ""
@@ -64,6 +60,11 @@ class Rule(ABC):
     def healthy() -> History:
         """Return the nearest example on which it must not: the trap, without the disease."""
 
+    @property
+    def steps_needed(self) -> int:
+        """Optimizer steps after which this rule's silence means something."""
+        return 0
+
     @classmethod
     def name(cls) -> str:
         """Return the rule's name as shown: the class's, in snake case (DeadRelu → dead_relu)."""
@@ -80,14 +81,20 @@ class Rule(ABC):
         severity: Severity,
         since_step: int,
         summary: str,
-        evidence: dict[str, float | str],
+        evidence: Sequence[Evidence],
         where: str = "",
-        fix: str = "",
+        fix: str | None = None,
+        advice: str = "",
+        stage: Stage | None = None,
         confidence: float = 1.0,
         stream: str = "",
         statistic: str = "",
     ) -> Finding:
-        """Return a finding of this rule, with why, advice, fix and refutation from its page."""
+        """Return a finding of this rule, with why, advice, fix and refutation from its page.
+
+        `fix`, `advice` and `stage` replace the rule's own where the evidence points elsewhere;
+        an empty `fix` says that no single fix follows from the evidence.
+        """
         from trainvitals.diagnosis.pages import page_of
 
         page = page_of(type(self))
@@ -98,10 +105,11 @@ class Rule(ABC):
             where=where,
             since_step=since_step,
             summary=summary,
-            evidence=evidence,
+            evidence=tuple(evidence),
             why=page.why_it_matters,
-            advice=page.what_to_do,
-            fix=fix or self.fix,
+            advice=advice or page.what_to_do,
+            fix=self.fix if fix is None else fix,
+            stage=stage or self.stage,
             confidence=confidence,
             refuted_by=self.refuted_by,
             stream=stream,

@@ -6,8 +6,8 @@ Promise:  names are other people's text: no control character and no markup of t
 Start at `card.card`.
 """
 
-from trainvitals.report.as_json import as_dict, as_json
+from trainvitals.report.as_json import as_json
 from trainvitals.report.card import card
 from trainvitals.report.line import line
 
-__all__ = ["as_dict", "as_json", "card", "line"]
+__all__ = ["as_json", "card", "line"]

@@ -7,7 +7,7 @@ Start at `card`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 
 from rich.cells import cell_len
@@ -16,12 +16,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trainvitals.diagnosis.finding import Diagnosis, Evidence, Finding, Severity, State
+from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
+from trainvitals.api.wording import number, percent, row
 from trainvitals.diagnosis.history import Series
 from trainvitals.report.curves import CurveKey, key_of
-from trainvitals.report.line import alarms, verdict
+from trainvitals.report.line import verdict_text
 from trainvitals.report.sparkline import sparkline
-from trainvitals.report.text import at_place, clean, counted, number, share, shortened
+from trainvitals.report.text import at_place, clean, counted, shortened
 
 Curves = Mapping[CurveKey, Series | None]
 
@@ -32,16 +33,13 @@ STYLE = {Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bol
 # Not by colour alone: each severity has a sign and a word.
 SYMBOL = {Severity.INFO: "i", Severity.WARNING: "!", Severity.ERROR: "✗"}
 
-LIMITS = {
-    "max": "limit: at most",
-    "min": "limit: at least",
-    "error": "limit:",
-    "warning": "limit:",
-    "early": "limit:",
-    "flat": "limit:",
-    "stuck": "limit:",
+VERDICT = {
+    Verdict.HEALTHY: ("✓", "bold green"),
+    Verdict.TOO_EARLY: ("?", "yellow"),
+    Verdict.BLIND: ("?", "bold yellow"),
+    Verdict.FAILED: ("✗", "bold red"),
 }
-"""Last word of a threshold's name → how to read it."""
+"""Sign and style of a verdict without a headline."""
 
 
 def card(
@@ -79,10 +77,10 @@ def card(
 
 def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[RenderableType]:
     yield _title(diagnosis, width)
-    if diagnosis.headline is None:
-        symbol, style = ("✓", "bold green") if diagnosis.step >= 0 else ("?", "yellow")
-        yield Text(f"{symbol} {verdict(diagnosis)}", style)
-    else:
+    if diagnosis.headline is None or diagnosis.verdict is Verdict.FAILED:
+        symbol, style = VERDICT.get(diagnosis.verdict, ("?", "yellow"))
+        yield Text(f"{symbol} {verdict_text(diagnosis)}", style)
+    if diagnosis.headline is not None:
         yield from _headline(diagnosis.headline, width, curves)
     yield from _others(diagnosis)
     yield _rows(list(_footer(diagnosis)))
@@ -108,8 +106,8 @@ def _headline(finding: Finding, width: int, curves: Curves) -> Iterator[Renderab
     verdict_line.append(f"{clean(finding.code)} {clean(finding.rule)}", "bold")
     yield verdict_line
     yield Text(
-        f"  {shortened(at_place(finding.where), width - 30)}, since step {finding.since_step:,}"
-        + (f", {share(finding.confidence)} sure" if finding.confidence < 1 else "")
+        f" {shortened(at_place(finding.where), width - 30)} since step {finding.since_step:,}"
+        + (f", {percent(finding.confidence)} sure" if finding.confidence < 1 else "")
     )
     yield Text()
     yield Text(clean(finding.summary))
@@ -129,45 +127,21 @@ def _headline(finding: Finding, width: int, curves: Curves) -> Iterator[Renderab
             yield Padding(Text(code, "green"), (0, 0, 0, 4))
 
 
-def _evidence(evidence: Evidence) -> Table:
+def _evidence(evidence: Sequence[Evidence]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     table.add_column(overflow="fold", style="dim")
-    limits = {name: _limit_of(name, evidence) for name in evidence}
-    shown = {limit for limit, _ in filter(None, limits.values())}
-    for name, value in evidence.items():
-        if name == "healthy_range" or name in shown:
+    for item in evidence:
+        shown = row(item)
+        remarks = ", ".join(part for part in (shown.limit, shown.healthy) if part)
+        if isinstance(item.seen, str):  # words belong to the wide column
+            remarks = f"{shown.seen} ({remarks})" if remarks else shown.seen
+            table.add_row(Text(clean(shown.quantity)), Text(""), Text(clean(remarks)))
             continue
-        limit = limits[name]
-        label = Text(clean(name).replace("_", " "))
-        if isinstance(value, str):
-            table.add_row(label, Text(""), Text(clean(value)))
-            continue
-        against = f"{limit[1]} {_value(evidence[limit[0]])}" if limit else ""
-        table.add_row(label, Text(_value(value), "bold"), Text(against))
-    if "healthy_range" in evidence:
-        table.add_row(Text("healthy"), Text(""), Text(_value(evidence["healthy_range"])))
+        seen = Text(clean(shown.seen), "bold")
+        table.add_row(Text(clean(shown.quantity)), seen, Text(clean(remarks)))
     return table
-
-
-def _limit_of(name: str, evidence: Evidence) -> tuple[str, str] | None:
-    """Return the evidence that is the threshold of `name`, and how to read it.
-
-    It is called as the evidence is, or as its last words are: `robust_z` has `z_min`.
-    """
-    words = name.split("_")
-    for at in range(len(words)):
-        base = "_".join(words[at:])
-        for suffix, reading in LIMITS.items():
-            limit = f"{base}_{suffix}"
-            if isinstance(evidence.get(limit), float | int):
-                return limit, reading
-    return None
-
-
-def _value(value: float | str) -> str:
-    return clean(value) if isinstance(value, str) else number(value)
 
 
 def _curve(finding: Finding, series: Series, width: int) -> Iterator[RenderableType]:
@@ -188,11 +162,11 @@ def _curve(finding: Finding, series: Series, width: int) -> Iterator[RenderableT
 def _others(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     headline = diagnosis.headline
     rest = [f for f in diagnosis.findings if f is not headline and f != headline]
-    alarmed = [f for f in alarms(diagnosis) if f in rest]
+    alarmed = [f for f in diagnosis.alarms if f in rest]
     explained = [f for f in alarmed if headline and f.explained_by == headline.code]
     roots = [f for f in alarmed if f not in explained]
-    notes = [f for f in rest if f.state is State.OPEN and f.severity is Severity.INFO]
-    resolved = [f for f in rest if f.state is State.RESOLVED and f.severity is not Severity.INFO]
+    notes = [f for f in rest if f.is_open and f.severity is Severity.INFO]
+    resolved = [f for f in rest if not f.is_open and f.severity is not Severity.INFO]
     groups = [
         ("Explains", explained),
         ("Also", roots),
@@ -221,6 +195,8 @@ def _listed(label: str, findings: list[Finding]) -> Iterator[tuple[str, str]]:
 
 def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "", ""
+    if diagnosis.blind and diagnosis.verdict is not Verdict.BLIND:
+        yield "Blind", f"{counted(len(diagnosis.blind), 'rule')}: {clean(_blind(diagnosis))}"
     if diagnosis.watched:
         yield "Watched", counted(len(diagnosis.watched), "place")
     for at, (name, reason) in enumerate(list(diagnosis.not_watched.items())[:LISTED_MAX]):
@@ -229,9 +205,16 @@ def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     if len(diagnosis.not_watched) > LISTED_MAX:
         yield "", f"and {len(diagnosis.not_watched) - LISTED_MAX:,} more"
     if diagnosis.overhead is not None:
-        yield "Overhead", f"{share(diagnosis.overhead)} of step time"
+        yield "Overhead", f"{percent(diagnosis.overhead)} of training time"
     if diagnosis.step >= 0:
         yield "Health", f"{diagnosis.health:.2f} of 1"
+
+
+def _blind(diagnosis: Diagnosis) -> str:
+    reasons: dict[str, list[str]] = {}
+    for rule, reason in diagnosis.blind.items():
+        reasons.setdefault(reason, []).append(rule)
+    return "; ".join(f"{', '.join(rules)} ({reason})" for reason, rules in reasons.items())
 
 
 def _rows(rows: list[tuple[str, str]]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainvitals.diagnosis.finding import Diagnosis, Finding
+from trainvitals.api.schema import Diagnosis, Finding
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.wire import Stat, Stream
 

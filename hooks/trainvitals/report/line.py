@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity
+from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
 from trainvitals.report.text import at_place, clean, counted
 
 
@@ -11,34 +11,35 @@ def line(diagnosis: Diagnosis) -> str:
     run = clean(diagnosis.run)
     of_run = f"run {run}: " if run else ""
     if diagnosis.headline is None:
-        return f"trainvitals: {of_run}{verdict(diagnosis)}"
-    others = len(alarms(diagnosis)) - 1
+        return f"trainvitals: {of_run}{verdict_text(diagnosis)}"
+    others = len(diagnosis.alarms) - 1
     more = f" (and {counted(others, 'more finding')})" if others > 0 else ""
-    return f"trainvitals: {of_run}{finding_line(diagnosis.headline)}{more}"
+    failed = f"{verdict_text(diagnosis)} " if diagnosis.verdict is Verdict.FAILED else ""
+    return f"trainvitals: {of_run}{failed}{finding_line(diagnosis.headline)}{more}"
 
 
 def finding_line(finding: Finding) -> str:
     """Return a finding in one line: severity, code, name, place, step and its sentence."""
     return (
-        f"{finding.severity.upper()} {clean(finding.code)} {clean(finding.rule)} "
+        f"{finding.severity.upper()} {clean(finding.code)} {clean(finding.rule)}"
         f"{at_place(finding.where)} since step {finding.since_step:,}: {clean(finding.summary)}"
     )
 
 
-def verdict(diagnosis: Diagnosis) -> str:
-    """Return what is to be said of a run that has no headline.
-
-    "Healthy" is a claim: a run of which nothing was measured does not get it.
-    """
+def verdict_text(diagnosis: Diagnosis) -> str:
+    """Return the verdict in words. "Healthy" is a claim: it is never the answer by default."""
+    steps = counted(diagnosis.step + 1, "step")
+    if diagnosis.verdict is Verdict.FAILED:
+        return f"failed after {steps}: {clean(diagnosis.error) or 'no reason was given'}."
     if diagnosis.step < 0:
         return "nothing measured yet: no optimizer step was seen"
-    steps = counted(diagnosis.step + 1, "step")
-    resolved = sum(f.severity is not Severity.INFO for f in diagnosis.findings)
+    if diagnosis.verdict is Verdict.BLIND:
+        reasons = ", ".join(dict.fromkeys(map(clean, diagnosis.blind.values())))
+        rules = counted(len(diagnosis.blind), "rule")
+        return f"blind after {steps}: {rules} could not run ({reasons})"
+    if diagnosis.verdict is Verdict.TOO_EARLY:
+        return f"too early to say: nothing found in {steps}"
+    resolved = sum(not f.is_open and f.severity is not Severity.INFO for f in diagnosis.findings)
     if resolved:
-        return f"healthy now, after {steps}; {counted(resolved, 'finding')} resolved"
-    return f"healthy after {steps}"
-
-
-def alarms(diagnosis: Diagnosis) -> tuple[Finding, ...]:
-    """Return the open findings that are alarms: warnings and errors."""
-    return tuple(f for f in diagnosis.open if f.severity is not Severity.INFO)
+        return f"healthy again after {steps}; {counted(resolved, 'finding')} resolved"
+    return f"healthy: nothing found in {steps}"

@@ -1,8 +1,7 @@
-"""Text that is safe to show, and numbers that are short to read."""
+"""Text that is safe to show in a terminal."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
 
 _LENGTH_MAX = 4000
@@ -38,25 +37,9 @@ def shortened(text: str, length_max: int) -> str:
     return f"{text[:head]}…{text[len(text) - (length_max - 1 - head) :]}"
 
 
-def number(value: float) -> str:
-    """Return a number in at most nine characters: `0.00034`, `1.2e-09`, `12,000`, `NaN`, `∞`."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == int(value) and abs(value) < 1e7:
-        return f"{int(value):,}".replace("-", "−")
-    return f"{value:.3g}".replace("-", "−").replace("e−0", "e−").replace("e+0", "e+")
-
-
-def share(value: float) -> str:
-    """Return a share of one as a percentage: `0.8 %`."""
-    return f"{100 * value:.1f} %" if abs(value) < 0.1 else f"{100 * value:.0f} %"
-
-
 def at_place(where: str) -> str:
-    """Return `at <place>`, cleaned; "" is the run as a whole."""
-    return f"at {clean(where)}" if clean(where) else "of the whole run"
+    """Return ` at <place>`, cleaned; nothing for a finding of the run as a whole."""
+    return f" at {clean(where)}" if clean(where) else ""
 
 
 def counted(count: int, noun: str) -> str:

@@ -87,38 +87,38 @@ RUN_FAMILIES: Final = (
         "gauge",
         "Always 1: the host the run is on and its attempt, from 1.",
         ("host", "attempt"),
-        read=lambda r: [((r.summary.host, str(r.summary.attempt)), 1.0)],
+        read=lambda r: [((r.run.host, str(r.run.attempt)), 1.0)],
     ),
     RunFamily(
         "run_state",
         "gauge",
         "1 for the state of the run, 0 for the others: running, lost, finished, failed, stopped.",
         ("state",),
-        read=lambda r: _each((s, float(s == r.summary.state)) for s in STATES),
+        read=lambda r: _each((s, float(s == r.run.state)) for s in STATES),
     ),
     RunFamily(
         "run_step",
         "gauge",
         "The last optimizer step seen, counted from 0; absent before the first.",
-        read=lambda r: _one(r.summary.step if r.summary.step >= 0 else None),
+        read=lambda r: _one(r.run.step if r.run.step >= 0 else None),
     ),
     RunFamily(
         "run_planned_steps",
         "gauge",
         "The optimizer steps the run plans to make; absent when it did not say.",
-        read=lambda r: _one(r.summary.total_steps),
+        read=lambda r: _one(r.run.total_steps),
     ),
     RunFamily(
         "run_last_report_timestamp_seconds",
         "gauge",
         "When the collector last heard of the run, by the collector's clock.",
-        read=lambda r: _one(r.summary.last_report_at),
+        read=lambda r: _one(r.run.last_report_at),
     ),
     RunFamily(
         "run_health",
         "gauge",
         "0 (broken) to 1 (nothing found); absent before the first diagnosis.",
-        read=lambda r: _one(r.summary.health),
+        read=lambda r: _one(r.run.health),
     ),
     RunFamily(
         "findings_active",
@@ -171,7 +171,7 @@ RUN_FAMILIES: Final = (
         "gauge",
         "What watching costs: CPU time of trainvitals over step time, in the newest batches.",
         # The run list's number, so that every screen says the same; but only while it is fresh.
-        read=lambda r: _one(r.summary.overhead if r.vitals.step >= 0 else None),
+        read=lambda r: _one(r.run.overhead if r.vitals.step >= 0 else None),
     ),
     RunFamily(
         "run_nonfinite_values",

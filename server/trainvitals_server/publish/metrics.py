@@ -71,7 +71,7 @@ def families(snapshot: Snapshot, series_max: int = SERIES_MAX) -> Iterator[Metri
             left_out += 1
             continue
         room -= len(samples)
-        identity = (run.summary.project, run.summary.id)
+        identity = (run.run.project, run.run.id)
         for run_family, (labels, value) in samples:
             _add(theirs[run_family.name], run_family, (*identity, *labels), value)
     mine.append(_metric(LEFT_OUT))

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from trainvitals.diagnosis.finding import Finding, State
+from trainvitals.api.schema import Finding, Run
 from trainvitals_server.publish.counters import IngestCounts, RoundStats
 from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
-from trainvitals_server.store.results import RunSummary, Totals
+from trainvitals_server.store.results import StoredRun, Totals
 
 ENDED_FOR_S: Final = 600.0
 """A run that ended stays this long, so that the last scrape sees how it ended."""
@@ -40,8 +40,8 @@ class SnapshotStore(Protocol):
         search: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> tuple[list[RunSummary], str | None]: ...
-    def run_by_key(self, run_pk: int) -> RunSummary | None: ...
+    ) -> tuple[list[StoredRun], str | None]: ...
+    def run_by_key(self, run_pk: int) -> StoredRun | None: ...
     def findings(self, run_pk: int) -> list[Finding]: ...
 
 
@@ -49,7 +49,7 @@ class SnapshotStore(Protocol):
 class RunView:
     """One run, as /metrics shows it."""
 
-    summary: RunSummary
+    run: Run
     vitals: Vitals = field(default_factory=Vitals)
     """Empty when nothing was measured lately."""
     findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -85,13 +85,13 @@ def gather(
     """Return the snapshot of `now` (seconds since the epoch)."""
     views = [
         RunView(
-            summary,
-            _recent(summary, measured.get(summary.pk), now),
-            _open_findings(store, summary),
+            stored.run,
+            _recent(stored.run, measured.get(stored.pk), now),
+            _open_findings(store, stored),
         )
-        for summary in _shown(store, measured, now)
+        for stored in _shown(store, measured, now)
     ]
-    views.sort(key=lambda v: (v.summary.state != "running", -v.summary.last_report_at))
+    views.sort(key=lambda v: (v.run.state != "running", -v.run.last_report_at))
     dropped: Counter[str] = Counter()
     for reason, records in totals.dropped.items():
         dropped[reason if reason in DROP_REASONS else "other"] += records
@@ -108,25 +108,25 @@ def gather(
 
 def _shown(
     store: SnapshotStore, measured: Mapping[int, Measured], now: float
-) -> Iterator[RunSummary]:
+) -> Iterator[StoredRun]:
     """Yield the runs that still have a place in /metrics: running, lost, lately ended."""
     seen: set[int] = set()
     for state in ("running", "lost"):
-        for summary in _in_state(store, state):
-            seen.add(summary.pk)
-            if state == "running" or now - summary.last_report_at <= LOST_FOR_S:
-                yield summary
+        for stored in _in_state(store, state):
+            seen.add(stored.pk)
+            if state == "running" or now - stored.run.last_report_at <= LOST_FOR_S:
+                yield stored
     # A run's end makes a last round: what ended lately was measured lately.
     for pk in measured.keys() - seen:
         ended = store.run_by_key(pk)
-        if ended is None or ended.ended_at is None:
+        if ended is None or ended.run.ended_at is None:
             continue
         # The collector's clock, not the trainer's, which may be hours off.
-        if now - ended.last_report_at <= ENDED_FOR_S:
+        if now - ended.run.last_report_at <= ENDED_FOR_S:
             yield ended
 
 
-def _in_state(store: SnapshotStore, state: str) -> Iterator[RunSummary]:
+def _in_state(store: SnapshotStore, state: str) -> Iterator[StoredRun]:
     cursor: str | None = None
     for _ in range(RUNS_MAX // PAGE):
         page, cursor = store.run_summaries(state=state, limit=PAGE, cursor=cursor)
@@ -135,15 +135,15 @@ def _in_state(store: SnapshotStore, state: str) -> Iterator[RunSummary]:
             return
 
 
-def _recent(summary: RunSummary, measured: Measured | None, now: float) -> Vitals:
-    if measured is None or now - min(measured.at, summary.last_report_at) > AGE_MAX_S:
+def _recent(run: Run, measured: Measured | None, now: float) -> Vitals:
+    if measured is None or now - min(measured.at, run.last_report_at) > AGE_MAX_S:
         return Vitals()
     return measured.vitals
 
 
-def _open_findings(store: SnapshotStore, summary: RunSummary) -> Mapping[tuple[str, str], int]:
-    counts = summary.counts
+def _open_findings(store: SnapshotStore, stored: StoredRun) -> Mapping[tuple[str, str], int]:
+    counts = stored.run.findings
     if not counts.error and not counts.warning and not counts.info:
         return {}
-    found: Iterable[Finding] = store.findings(summary.pk)
-    return Counter((f.rule, str(f.severity)) for f in found if f.state is State.OPEN)
+    found: Iterable[Finding] = store.findings(stored.pk)
+    return Counter((f.rule, str(f.severity)) for f in found if f.is_open)

@@ -1,4 +1,4 @@
-"""The routes. Each answers what `shapes` says, or a problem."""
+"""The routes. Each answers with a struct of `trainvitals.api.schema`, or with a problem."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import Path, Query, Request, Response
 
+from trainvitals.api import schema
 from trainvitals.wire import Stat, Stream
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
-from trainvitals_server.query import shapes
-from trainvitals_server.store import Refused, RunSummary, Store
+from trainvitals_server.query.shapes import schema_of
+from trainvitals_server.store import Refused, Store, StoredRun
 from trainvitals_server.store.drawn import EVERY_STEP
 from trainvitals_server.store.series import Curves, UnknownSeries
 from trainvitals_server.store.tiers import Floats, Spans
@@ -36,7 +37,7 @@ States = Annotated[
 def _described(kind: type[Any], *reasons: str) -> dict[str, Any]:
     """Return the keywords of a route that answers `kind` or one of these problems."""
     problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
-    return {"response_class": Response, "responses": {200: shapes.schema_of(kind), **problems}}
+    return {"response_class": Response, "responses": {200: schema_of(kind), **problems}}
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
@@ -49,15 +50,15 @@ def _store(request: Request) -> Store:
     return store
 
 
-def _run(request: Request, principal: Principal, run_id: str) -> RunSummary:
+def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
     summary = _store(request).run(run_id) if "\x00" not in run_id else None
     # A run of another project is as unknown as one that never was.
-    if summary is None or not principal.sees(summary.project):
+    if summary is None or not principal.sees(summary.run.project):
         raise Problem("unknown_run", "No run of this name has reported to this collector.")
     return summary
 
 
-@routes.get("/runs", **_described(shapes.RunPage, "cursor"))
+@routes.get("/runs", **_described(schema.RunPage, "cursor"))
 def runs(
     request: Request,
     principal: Reader,
@@ -72,55 +73,52 @@ def runs(
     """List runs, newest started first."""
     if principal.project is not None:
         if project not in (None, principal.project):
-            return _json(shapes.RunPage([], None))
+            return _json(schema.RunPage([], None))
         project = principal.project
     if any("\x00" in word for word in (project, search) if word):
-        return _json(shapes.RunPage([], None))
+        return _json(schema.RunPage([], None))
     try:
         page, following = _store(request).run_summaries(
             project=project, state=state, search=search, limit=limit, cursor=cursor
         )
     except Refused as refused:
         raise Problem(refused.reason, str(refused)) from refused
-    return _json(shapes.RunPage([shapes.run_of(summary) for summary in page], following))
+    return _json(schema.RunPage([stored.run for stored in page], following))
 
 
-@routes.get("/runs/{run}", **_described(shapes.RunWithDetail, "unknown_run"))
+@routes.get("/runs/{run}", **_described(schema.RunDetail, "unknown_run"))
 def run(request: Request, principal: Reader, run: RunName) -> Response:
     """Return all that is known of a run but its curves. Answers 304 to a fitting If-None-Match."""
     summary = _run(request, principal, run)
     etag = f'"{summary.pk}-{summary.changes}"'
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"ETag": etag})
-    detail = _store(request).detail(summary.pk)
-    return _json(shapes.run_with_detail(summary, detail), {"ETag": etag})
+    return _json(_store(request).detail(summary), {"ETag": etag})
 
 
-@routes.get("/runs/{run}/findings", **_described(shapes.Findings, "unknown_run"))
+@routes.get("/runs/{run}/findings", **_described(schema.Findings, "unknown_run"))
 def findings(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the findings of the last round, ranked."""
     summary = _run(request, principal, run)
-    return _json(shapes.Findings(_store(request).findings(summary.pk)))
+    return _json(schema.Findings(tuple(_store(request).findings(summary.pk))))
 
 
-@routes.get("/runs/{run}/layout", **_described(shapes.Layouts, "unknown_run"))
+@routes.get("/runs/{run}/layout", **_described(schema.Layouts, "unknown_run"))
 def layout(request: Request, principal: Reader, run: RunName) -> Response:
     """Return what is measured: the places and statistics of each stream."""
     summary = _run(request, principal, run)
     streams = [
-        shapes.LayoutShape(
+        schema.Layout(
             str(layout.stream),
             tuple(map(str, layout.statistics)),
-            [shapes.place_of(place) for place in layout.places],
+            tuple(schema.Place(**msgspec.structs.asdict(place)) for place in layout.places),
         )
         for layout in _store(request).layouts(summary.pk)
     ]
-    return _json(shapes.Layouts(streams))
+    return _json(schema.Layouts(streams))
 
 
-@routes.get(
-    "/runs/{run}/series", **_described(shapes.SeriesAnswer, "unknown_run", "unknown_series")
-)
+@routes.get("/runs/{run}/series", **_described(schema.Series, "unknown_run", "unknown_series"))
 def series(
     request: Request,
     principal: Reader,
@@ -136,10 +134,10 @@ def series(
     summary = _run(request, principal, run)
     found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
     curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
-    return _json(shapes.SeriesAnswer(str(stream), str(statistic), curves))
+    return _json(schema.Series(str(stream), str(statistic), curves))
 
 
-@routes.get("/runs/{run}/heatmap", **_described(shapes.Heatmap, "unknown_run", "unknown_series"))
+@routes.get("/runs/{run}/heatmap", **_described(schema.Heatmap, "unknown_run", "unknown_series"))
 def heatmap(
     request: Request,
     principal: Reader,
@@ -154,7 +152,7 @@ def heatmap(
     summary = _run(request, principal, run)
     found = _curves(request, summary, stream, statistic, None, from_step, to_step, columns)
     return _json(
-        shapes.Heatmap(
+        schema.Heatmap(
             str(stream),
             str(statistic),
             list(found.places),
@@ -166,7 +164,7 @@ def heatmap(
 
 def _curves(
     request: Request,
-    summary: RunSummary,
+    summary: StoredRun,
     stream: Stream,
     statistic: Stat,
     places: list[str] | None,
@@ -183,7 +181,7 @@ def _curves(
         raise Problem("unknown_series", str(unknown)) from unknown
 
 
-def _curve(place: str, spans: Spans, column: int) -> shapes.Curve:
+def _curve(place: str, spans: Spans, column: int) -> schema.Curve:
     counts, infinite = spans.count[:, column], spans.infinite[:, column]
     here = counts + infinite > 0
 
@@ -195,7 +193,7 @@ def _curve(place: str, spans: Spans, column: int) -> shapes.Curve:
         kept: list[int] = field[here].astype(np.int64).tolist()
         return kept
 
-    return shapes.Curve(
+    return schema.Curve(
         place,
         whole(spans.first),
         whole(spans.last),
@@ -211,17 +209,17 @@ def _curve(place: str, spans: Spans, column: int) -> shapes.Curve:
 rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
 
 
-@rules.get("/rules", **_described(shapes.Rules))
+@rules.get("/rules", **_described(schema.Rules))
 def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
     """List the rules."""
     from trainvitals.diagnosis.pages import page_of
     from trainvitals.diagnosis.registry import all_rules
 
     pages = [page_of(type(rule)) for rule in all_rules()]
-    return _json(shapes.Rules([shapes.RuleName(p.code, p.rule, p.summary) for p in pages]))
+    return _json(schema.Rules([schema.RuleName(p.code, p.rule, p.summary) for p in pages]))
 
 
-@rules.get("/rules/{code}", **_described(shapes.RulePage, "unknown_rule"))
+@rules.get("/rules/{code}", **_described(schema.RulePage, "unknown_rule"))
 def rule_page(
     principal: Reader,  # noqa: ARG001 - declares the scope
     code: Annotated[str, Path(max_length=32)],
@@ -236,11 +234,11 @@ def rule_page(
         raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.") from error
     page = page_of(rule)
     thresholds = {
-        name: shapes.Threshold(default, meaning)
+        name: schema.Threshold(default, meaning)
         for name, (default, meaning) in rule.thresholds().items()
     }
     return _json(
-        shapes.RulePage(
+        schema.RulePage(
             **{name: getattr(page, name) for name in page.__dataclass_fields__},
             thresholds=thresholds,
         )

@@ -12,8 +12,7 @@ from trainvitals_server.store.results import (
     Conflict,
     QueueFull,
     Refused,
-    RunDetail,
-    RunSummary,
+    StoredRun,
     Totals,
 )
 from trainvitals_server.store.store import Store
@@ -23,8 +22,7 @@ __all__ = [
     "Conflict",
     "QueueFull",
     "Refused",
-    "RunDetail",
-    "RunSummary",
     "Store",
+    "StoredRun",
     "Totals",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from trainvitals.diagnosis.finding import Finding, Severity, State
+from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals_server.store.models import FindingRow, Run
 
 _decoder = msgspec.msgpack.Decoder(Finding)
@@ -22,22 +22,14 @@ def load(connection: sa.Connection, run_pk: int) -> list[Finding]:
     return [_decoder.decode(blob) for blob in blobs]
 
 
-def save(
-    connection: sa.Connection,
-    run_pk: int,
-    findings: Sequence[Finding],
-    *,
-    health: float,
-    step: int,
-    now: float,
-) -> None:
-    """Make `findings` the run's findings; what is the same episode keeps when it was opened."""
+def save(connection: sa.Connection, run_pk: int, diagnosis: Diagnosis, *, now: float) -> None:
+    """Store a run's diagnosis; a finding of the same episode keeps the time it was opened."""
     known: dict[tuple[str, str, int], tuple[int, bytes, int]] = {
         (row.code, row.place, row.episode): (row.pk, row.finding, row.position)
         for row in connection.execute(sa.select(FindingRow).where(FindingRow.run_pk == run_pk))
     }
     fresh: list[dict[str, Any]] = []
-    for (code, place, episode), position, finding in _episodes(findings):
+    for (code, place, episode), position, finding in _episodes(diagnosis.findings):
         values = {
             "position": position,
             "severity": str(finding.severity),
@@ -57,8 +49,7 @@ def save(
         connection.execute(sa.delete(FindingRow).where(FindingRow.pk.in_(gone)))
     if fresh:
         connection.execute(sa.insert(FindingRow), fresh)
-    summary = {**_summary(findings), "health": health, "diagnosed_step": step}
-    connection.execute(sa.update(Run).where(Run.pk == run_pk).values(summary))
+    connection.execute(sa.update(Run).where(Run.pk == run_pk).values(_summary(diagnosis)))
 
 
 def _episodes(
@@ -75,15 +66,15 @@ def _episodes(
     return episodes
 
 
-def _summary(findings: Sequence[Finding]) -> dict[str, Any]:
-    active = [finding for finding in findings if finding.state is State.OPEN]
-    alarms = [finding for finding in active if finding.severity is not Severity.INFO]
-    # The engine ranks causes before what they cause: the first alarm is the one to look at.
-    headline = next((f for f in alarms if not f.explained_by), alarms[0] if alarms else None)
-    count = dict.fromkeys(Severity, 0)
-    for finding in active:
+def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
+    headline, count = diagnosis.headline, dict.fromkeys(Severity, 0)
+    for finding in diagnosis.open:
         count[finding.severity] += 1
     return {
+        "verdict": str(diagnosis.verdict),
+        "blind": msgspec.msgpack.encode(diagnosis.blind),
+        "health": diagnosis.health,
+        "diagnosed_step": diagnosis.step,
         "error_count": count[Severity.ERROR],
         "warning_count": count[Severity.WARNING],
         "info_count": count[Severity.INFO],

@@ -69,9 +69,8 @@ def _tell(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
         return
     if (start := runs.start_record(row.about)) is not None:
         kept.history.add(start)
-    detail = runs.detail(connection, run_pk)
-    kept.history.add(NotWatched(detail.not_watched))
-    kept.history.events[:] = detail.events
+    kept.history.add(NotWatched(runs.not_watched(connection, run_pk)))
+    kept.history.events[:] = runs.events(connection, run_pk)
 
 
 def _continue(connection: sa.Connection, kept: _Kept, drawn: list[Drawn]) -> bool:

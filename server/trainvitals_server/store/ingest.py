@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from trainvitals.api.schema import Verdict
 from trainvitals.wire import (
     Dropped,
     Event,
@@ -132,6 +133,9 @@ class Writing:
             "tags": msgspec.msgpack.encode(()),
             "search": f"{batch.run} {batch.project}".lower(),
             "sparkline": msgspec.msgpack.encode((1, [])),
+            "verdict": str(Verdict.TOO_EARLY),
+            "blind": nothing,
+            "error": b"",
             "scalars": nothing,
             "about": nothing,
             "not_watched": nothing,

@@ -145,6 +145,7 @@ class RunNews:
                 self._start(record)
             case RunEnd() if self.is_drawn or record.state == "failed":
                 self.changed["state"] = record.state
+                self.changed["error"] = record.error.encode(errors="replace")
                 self.changed["ended_at"] = record.time
                 self.changed["step"] = max(record.step, self._get("step"))
             case NotWatched():
@@ -163,6 +164,7 @@ class RunNews:
         self.changed |= {
             "state": "running",
             "ended_at": None,
+            "error": b"",
             "name": storable(start.name) or run.id,
             "host": storable(start.host),
             "total_steps": start.total_steps,

@@ -80,6 +80,12 @@ class Run(Base):
     warning_count: Mapped[int]
     info_count: Mapped[int]
     headline: Mapped[bytes | None]
+    verdict: Mapped[str]
+    """Of the last round: a `Verdict`."""
+    blind: Mapped[bytes]
+    """Of the last round: rule → why it could not run."""
+    error: Mapped[bytes]
+    """Why the run failed, UTF-8; empty for a run that did not."""
     tags: Mapped[bytes]
     search: Mapped[str]
     """Id, project, name, host and tags in lower case: what the run list's search looks in."""

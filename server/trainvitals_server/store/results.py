@@ -1,13 +1,10 @@
-"""What the store answers, and how it says no."""
+"""What the store returns, and how it refuses."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from trainvitals.diagnosis.finding import Finding
-from trainvitals.wire import Dropped, Event
+from trainvitals.api.schema import Run
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -45,60 +42,13 @@ class QueueFull(Refused):
         )
 
 
-class Counts(msgspec.Struct, frozen=True):
-    """Open findings by severity."""
-
-    error: int = 0
-    warning: int = 0
-    info: int = 0
-
-
-class RunSummary(msgspec.Struct, frozen=True):
-    """A run as the run list shows it. Times are seconds since the epoch."""
+class StoredRun(msgspec.Struct, frozen=True):
+    """A run as the API answers it, with what only the collector needs."""
 
     pk: int
-    id: str
-    project: str
-    name: str
-    state: str
-    """running | lost | finished | failed | stopped"""
-    started_at: float
-    last_report_at: float
-    ended_at: float | None
-    step: int
-    """The last step seen; −1 before the first."""
-    total_steps: int | None
-    loss: float | None
-    health: float | None
-    """0 to 1; None before the first round."""
-    headline: Finding | None
-    counts: Counts
-    sparkline: tuple[float | None, ...]
-    """The loss's course, at most 60 numbers; None where it was not finite."""
-    step_rate: float | None
-    """Steps a second."""
-    tags: tuple[str, ...]
-    attempt: int
-    """From 1."""
-    host: str
-    overhead: float | None
-    """Capture's own cost as a share of step time."""
     changes: int
-    """Grows with any change of this summary."""
-
-
-class RunDetail(msgspec.Struct, frozen=True):
-    """What else is known of a run."""
-
-    config: dict[str, Any]
-    git_commit: str
-    argv: tuple[str, ...]
-    versions: dict[str, str]
-    pid: int
-    facts: dict[str, str | float]
-    dropped: tuple[Dropped, ...]
-    not_watched: dict[str, str]
-    events: tuple[Event, ...]
+    """Grows with any change of the run's row."""
+    run: Run
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -10,18 +10,21 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from trainvitals.diagnosis.finding import Finding
-from trainvitals.wire import Dropped, Event, RunStart
+from trainvitals.api import schema
+from trainvitals.api.schema import Finding, Verdict
+from trainvitals.diagnosis.verdict import LOST
+from trainvitals.wire import Event, RunStart
 from trainvitals_server.store.latest import Sparkline
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
-from trainvitals_server.store.results import Counts, Refused, RunDetail, RunSummary
+from trainvitals_server.store.results import Refused, StoredRun
+from trainvitals_server.store.text import plain
 
 PAGE_MAX = 500
 _EVENTS_MAX = 1000
 _SUMMARY = [
     column
     for column in Run.__table__.columns
-    if column.name not in {"about", "scalars", "not_watched", "search"}
+    if column.name not in {"about", "blind", "scalars", "not_watched", "search"}
 ]
 _finding_decoder = msgspec.msgpack.Decoder(Finding)
 
@@ -34,7 +37,7 @@ def summaries(
     search: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
-) -> tuple[list[RunSummary], str | None]:
+) -> tuple[list[StoredRun], str | None]:
     """Return a page of runs, newest started first, and the cursor of the next page or None.
 
     Raises:
@@ -57,19 +60,19 @@ def summaries(
     return _summaries(connection, page), following
 
 
-def summary(connection: sa.Connection, run_id: str) -> RunSummary | None:
+def summary(connection: sa.Connection, run_id: str) -> StoredRun | None:
     """Return one run, or None."""
     rows = connection.execute(sa.select(*_SUMMARY).where(Run.id == run_id)).all()
     return _summaries(connection, rows)[0] if rows else None
 
 
-def by_key(connection: sa.Connection, run_pk: int) -> RunSummary | None:
+def by_key(connection: sa.Connection, run_pk: int) -> StoredRun | None:
     """Return one run by its key, or None."""
     rows = connection.execute(sa.select(*_SUMMARY).where(Run.pk == run_pk)).all()
     return _summaries(connection, rows)[0] if rows else None
 
 
-def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[RunSummary]:
+def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[StoredRun]:
     counted = (
         sa.select(Attempt.run_pk, sa.func.count())
         .where(Attempt.run_pk.in_([row.pk for row in rows]))
@@ -79,30 +82,35 @@ def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[RunSummar
     return [_summary(row, attempts.get(row.pk, 1)) for row in rows]
 
 
-def _summary(row: Any, attempts: int) -> RunSummary:
-    return RunSummary(
-        pk=row.pk,
-        id=row.id,
-        project=row.project,
-        name=row.name,
-        state=row.state,
-        started_at=row.started_at,
-        last_report_at=row.last_report_at,
-        ended_at=row.ended_at,
-        step=row.step,
-        total_steps=row.total_steps,
-        loss=row.loss,
-        health=row.health,
-        headline=_finding_decoder.decode(row.headline) if row.headline else None,
-        counts=Counts(row.error_count, row.warning_count, row.info_count),
-        sparkline=Sparkline.of(row.sparkline).shown(),
-        step_rate=row.step_rate,
-        tags=msgspec.msgpack.decode(row.tags, type=tuple[str, ...]),
-        attempt=attempts,
-        host=row.host,
-        overhead=row.overhead,
-        changes=row.changes,
-    )
+def _summary(row: Any, attempts: int) -> StoredRun:
+    return StoredRun(row.pk, row.changes, schema.Run(**_fields(row, attempts)))
+
+
+def _fields(row: Any, attempts: int) -> dict[str, Any]:
+    """Return the fields of `schema.Run` from a row of the table."""
+    return {
+        "id": row.id,
+        "project": row.project,
+        "name": row.name,
+        "state": row.state,
+        "verdict": Verdict.FAILED if row.state in ("failed", "lost") else Verdict(row.verdict),
+        "error": LOST if row.state == "lost" else row.error.decode(errors="replace"),
+        "started_at": row.started_at,
+        "last_report_at": row.last_report_at,
+        "ended_at": row.ended_at,
+        "step": row.step,
+        "total_steps": row.total_steps,
+        "loss": row.loss,
+        "health": row.health,
+        "headline": _finding_decoder.decode(row.headline) if row.headline else None,
+        "findings": schema.Counts(row.error_count, row.warning_count, row.info_count),
+        "sparkline": Sparkline.of(row.sparkline).shown(),
+        "step_rate": row.step_rate,
+        "tags": msgspec.msgpack.decode(row.tags, type=tuple[str, ...]),
+        "attempt": attempts,
+        "host": row.host,
+        "overhead": row.overhead,
+    }
 
 
 def _cursor(row: Any) -> str:
@@ -121,24 +129,35 @@ def _position(cursor: str) -> tuple[float, int]:
     return started_at, pk
 
 
-def detail(connection: sa.Connection, run_pk: int) -> RunDetail:
-    """Return what a run said of itself, its events and what it dropped."""
-    row = connection.execute(sa.select(Run.about, Run.not_watched).where(Run.pk == run_pk)).one()
+def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
+    """Return a run with what it reported about itself, its events and what it dropped."""
+    row = connection.execute(
+        sa.select(Run.about, Run.not_watched, Run.blind).where(Run.pk == stored.pk)
+    ).one()
     about = start_record(row.about) or RunStart(0.0)
-    return RunDetail(
-        config=about.config,
-        git_commit=about.git_commit,
-        argv=about.argv,
-        versions=about.versions,
-        pid=about.pid,
-        facts=about.facts,
-        dropped=tuple(
-            msgspec.msgpack.decode(blob, type=Dropped)
-            for blob in connection.scalars(_newest(DroppedRow.dropped, DroppedRow, run_pk))
-        )[::-1],
-        not_watched=msgspec.msgpack.decode(row.not_watched, type=dict[str, str]),
-        events=events(connection, run_pk),
+    return schema.RunDetail(
+        **msgspec.structs.asdict(stored.run),
+        blind=msgspec.msgpack.decode(row.blind, type=dict[str, str]),
+        config=plain(about.config),
+        metadata=schema.Metadata(
+            about.git_commit, about.argv, about.versions, about.pid, plain(about.facts)
+        ),
+        dropped=[
+            msgspec.msgpack.decode(blob, type=schema.Dropped)
+            for blob in connection.scalars(_newest(DroppedRow.dropped, DroppedRow, stored.pk))
+        ][::-1],
+        not_watched=not_watched(connection, stored.pk),
+        events=[
+            schema.Event(e.step, e.time, e.kind, e.text, plain(e.attributes))
+            for e in events(connection, stored.pk)
+        ],
     )
+
+
+def not_watched(connection: sa.Connection, run_pk: int) -> dict[str, str]:
+    """Return name → why it is not measured."""
+    blob = connection.scalar(sa.select(Run.not_watched).where(Run.pk == run_pk))
+    return msgspec.msgpack.decode(blob, type=dict[str, str]) if blob else {}
 
 
 def events(connection: sa.Connection, run_pk: int) -> tuple[Event, ...]:

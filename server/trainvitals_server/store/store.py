@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-import msgspec
 import sqlalchemy as sa
 
-from trainvitals.diagnosis.finding import Finding
+from trainvitals.api.schema import Diagnosis, Finding, RunDetail
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Batch, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
@@ -25,7 +23,7 @@ from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
-from trainvitals_server.store.results import Ack, RunDetail, RunSummary, Totals
+from trainvitals_server.store.results import Ack, StoredRun, Totals
 from trainvitals_server.store.series import Curves, curves
 
 
@@ -115,15 +113,11 @@ class Store:
         with self.database.read() as connection:
             return findings.load(connection, run_pk)
 
-    def save_findings(
-        self, run_pk: int, found: Sequence[Finding], *, health: float, step: int
-    ) -> None:
-        """Replace a run's findings by those of the round that looked up to `step`."""
+    def save_diagnosis(self, run_pk: int, diagnosis: Diagnosis) -> None:
+        """Replace a run's diagnosis by that of the newest round."""
         now = self._clock()
         self.database.write(
-            lambda connection: findings.save(
-                connection, run_pk, found, health=health, step=step, now=now
-            )
+            lambda connection: findings.save(connection, run_pk, diagnosis, now=now)
         )
 
     def mark_lost(self, now: float, after_s: float) -> int:
@@ -145,7 +139,7 @@ class Store:
         search: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> tuple[list[RunSummary], str | None]:
+    ) -> tuple[list[StoredRun], str | None]:
         """Return a page of runs, newest started first, and the next page's cursor or None."""
         with self.database.read() as connection:
             return runs.summaries(
@@ -157,28 +151,20 @@ class Store:
                 cursor=cursor,
             )
 
-    def run(self, run_id: str) -> RunSummary | None:
+    def run(self, run_id: str) -> StoredRun | None:
         """Return one run by the name it was given, or None."""
         with self.database.read() as connection:
             return runs.summary(connection, run_id)
 
-    def run_by_key(self, run_pk: int) -> RunSummary | None:
+    def run_by_key(self, run_pk: int) -> StoredRun | None:
         """Return one run by its key, or None."""
         with self.database.read() as connection:
             return runs.by_key(connection, run_pk)
 
-    def detail(self, run_pk: int) -> RunDetail:
-        """Return what a run said of itself, its events and what it dropped."""
+    def detail(self, stored: StoredRun) -> RunDetail:
+        """Return a run with what it reported about itself, its events and what it dropped."""
         with self.database.read() as connection:
-            return runs.detail(connection, run_pk)
-
-    def latest_scalars(self, run_pk: int) -> dict[str, float]:
-        """Return the newest measured value of each scalar; ±Inf stays."""
-        wanted = sa.select(Run.scalars).where(Run.pk == run_pk)
-        with self.database.read() as connection:
-            blob = connection.scalar(wanted)
-        known = msgspec.msgpack.decode(blob, type=dict[str, tuple[int, float]]) if blob else {}
-        return {name: value for name, (_, value) in known.items()}
+            return runs.detail(connection, stored)
 
     def layouts(self, run_pk: int) -> list[Layout]:
         """Return the newest layout of each stream, as they are drawn."""
@@ -234,8 +220,3 @@ class Store:
         except sa.exc.SQLAlchemyError as error:
             return f"The database does not answer: {type(error).__name__}."
         return self.database.failed()
-
-
-def sqlite_url(path: Path) -> str:
-    """Return the URL of a database file."""
-    return f"sqlite:///{path}"

@@ -39,20 +39,17 @@ def test_help_loads_neither_torch_nor_a_server_nor_numpy():
     assert done.stdout.splitlines()[-1] == ""
 
 
-def test_help_takes_less_than_300_ms_of_processor_time():
-    command = [sys.executable, "-m", "trainvitals.cli", "--help"]
-    took = []
-    for _ in range(3):
-        before = os.times()
-        subprocess.run(command, capture_output=True, check=True, timeout=60)
-        after = os.times()
-        took.append(
-            after.children_user
-            + after.children_system
-            - before.children_user
-            - before.children_system
-        )
-    assert min(took) < 0.3
+@pytest.mark.parametrize("heavy", ["torch", "numpy", "fastapi", "sqlalchemy", "streamlit"])
+def test_help_loads_nothing_heavy(heavy):
+    program = (
+        "import sys\nfrom trainvitals.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"sys.exit({heavy!r} in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{heavy} is loaded"
+    assert "doctor" in done.stdout
 
 
 def test_a_command_of_a_package_that_is_not_there_says_what_to_install(monkeypatch):
@@ -88,7 +85,7 @@ def test_rules_are_listed_and_each_has_a_page():
     assert "TV101  vanishing_gradient" in listed
     page = runner.invoke(app, ["rules", "tv101"]).stdout
     assert "Why it matters" in page
-    assert "log_ratio_min" in page
+    assert "gradient_ratio_min" in page
     assert runner.invoke(app, ["rules", "vanishing_gradient"]).stdout == page
 
 

@@ -4,16 +4,30 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from trainvitals.api.schema import (
+    Curve,
+    Evidence,
+    Finding,
+    Findings,
+    Layout,
+    Layouts,
+    Place,
+    RunDetail,
+    Series,
+    Severity,
+    State,
+    Verdict,
+)
 from trainvitals.cli.app import app
-from trainvitals.diagnosis.finding import Finding, Severity, State
-from trainvitals.report import as_dict
 
 FINDING = Finding(
     rule="dead_relu",
@@ -22,42 +36,51 @@ FINDING = Finding(
     where="encoder.3",
     since_step=5,
     summary="It died.",
-    evidence={"dead_share": float("nan")},
+    evidence=(Evidence(quantity="dead share", seen=float("nan")),),
     stream="activation",
     statistic="dead_share",
 )
-CURVE = {
-    "place": "encoder.3",
-    "step": [0, 10],
-    "last_step": [9, 19],
-    "min": [0.1, 0.2],
-    "mean": [0.1, 0.3],
-    "max": [0.1, 0.9],
-    "last": [0.1, 0.9],
-    "nonfinite": [0, 0],
-    "count": [10, 10],
-}
+CURVE = Curve(
+    "encoder.3",
+    step=[0, 10],
+    last_step=[9, 19],
+    min=[0.1, 0.2],
+    mean=[0.1, 0.3],
+    max=[0.1, 0.9],
+    last=[0.1, 0.9],
+    nonfinite=[0, 0],
+    count=[10, 10],
+)
 
 
 @contextmanager
-def collector(*findings: Finding, health: float | None = 0.5, token: str = "") -> Iterator[str]:
+def collector(
+    *findings: Finding, health: float | None = 0.5, token: str = "", **fields: Any
+) -> Iterator[str]:
     """Run a collector that knows the run `r` with these findings; yield its address."""
-    headline = next((f for f in findings if f.severity is not Severity.INFO), None)
-    run = {
-        "id": "r",
-        "step": 19,
-        "health": health,
-        "headline": as_dict(headline) if headline else None,
-        "not_watched": {},
-        "overhead": 0.01,
-    }
-    answers = {
-        "/api/v1/runs/r": run,
-        "/api/v1/runs/r/findings": {"findings": [as_dict(f) for f in findings]},
-        "/api/v1/runs/r/layout": {
-            "streams": [{"stream": "activation", "places": [{"name": "encoder.3"}]}]
+    headline = next((f for f in findings if f.is_alarm), None)
+    about = RunDetail(
+        id="r",
+        project="p",
+        name="r",
+        started_at=0.0,
+        last_report_at=1.0,
+        step=199,
+        health=health,
+        headline=headline,
+        overhead=0.01,
+        **{
+            "state": "finished",
+            "verdict": Verdict(headline.severity.value) if headline else Verdict.HEALTHY,
+            **fields,
         },
-        "/api/v1/runs/r/series": {"series": [CURVE]},
+    )
+    layout = Layout("activation", ("dead_share",), (Place("encoder.3"),))
+    answers = {
+        "/api/v1/runs/r": about,
+        "/api/v1/runs/r/findings": Findings(findings),
+        "/api/v1/runs/r/layout": Layouts([layout]),
+        "/api/v1/runs/r/series": Series("activation", "dead_share", [CURVE]),
     }
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,7 +94,7 @@ def collector(*findings: Finding, health: float | None = 0.5, token: str = "") -
                 self.answer(404, {"type": "/problems/unknown_run", "detail": "No such run."})
 
         def answer(self, status, body):
-            encoded = json.dumps(body).encode()
+            encoded = msgspec.json.encode(body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(encoded)))
             self.end_headers()
@@ -105,7 +128,10 @@ def own_home(monkeypatch, tmp_path):
 def test_a_healthy_run_is_exit_code_0():
     with collector(health=1.0) as url:
         done = asked(url)
-    assert (done.exit_code, done.stdout) == (0, "trainvitals: run r: healthy after 20 steps\n")
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "trainvitals: run r: healthy: nothing found in 200 steps\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +147,31 @@ def test_without_fail_on_a_note_does_not_fail_and_a_warning_does():
         assert asked(url).exit_code == 0
     with collector(FINDING) as url:
         assert asked(url).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({"verdict": Verdict.TOO_EARLY}, 4, "too early to say"),
+        ({"verdict": Verdict.BLIND, "blind": {"no_learning": "no loss"}}, 5, "no loss"),
+        (
+            {"verdict": Verdict.FAILED, "state": "failed", "error": "RuntimeError: boom"},
+            6,
+            "RuntimeError: boom",
+        ),
+        ({"verdict": Verdict.FAILED, "state": "lost", "error": "contact was lost"}, 6, "lost"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_a_run_that_is_not_known_to_be_healthy_has_an_exit_code_of_its_own(
+    fields, code, said, command
+):
+    with collector(**fields) as url:
+        done = asked(url, command=command)
+        ignored = asked(url, "--fail-on", "never", command=command)
+    assert done.exit_code == code
+    assert said in done.stdout
+    assert ignored.exit_code == 0
 
 
 def test_a_finding_that_is_over_does_not_fail():
@@ -141,7 +192,7 @@ def test_json_on_stdout_is_the_diagnosis():
     with collector(FINDING) as url:
         shown = json.loads(asked(url, "--json").stdout)
     assert shown["headline"]["code"] == "TV201"
-    assert shown["findings"][0]["evidence"] == {"dead_share": None}
+    assert shown["findings"][0]["evidence"][0]["seen"] is None
 
 
 def test_quiet_says_it_by_the_exit_code_alone():

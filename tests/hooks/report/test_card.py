@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.cells import cell_len
 
+from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, State, Verdict
 from trainvitals.diagnosis.examine import Engine, diagnose
-from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity, State
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.report import card
 from trainvitals.report.curves import curves_of
@@ -22,7 +23,16 @@ def finding(**fields) -> Finding:
         "where": "encoder.3",
         "since_step": 5,
         "summary": "92 % of encoder.3's units are dead.",
-        "evidence": {"dead_share": 0.92, "dead_share_max": 0.5, "healthy_range": "0 to 0.4"},
+        "evidence": (
+            Evidence(
+                quantity="dead share",
+                seen=0.92,
+                limit=0.5,
+                direction="above",
+                healthy=(0.0, 0.4),
+                unit="share",
+            ),
+        ),
         "why": "Nothing revives them.",
         "advice": "Lower the learning rate.",
         "fix": "nn.LeakyReLU(0.01)",
@@ -32,24 +42,45 @@ def finding(**fields) -> Finding:
 
 def sick(*others: Finding, **fields) -> Diagnosis:
     first = finding(**fields)
-    return Diagnosis(run="r1", step=1999, headline=first, findings=(first, *others), health=0.3)
+    return Diagnosis(
+        run="r1",
+        step=1999,
+        verdict=Verdict(first.severity.value),
+        headline=first,
+        findings=(first, *others),
+        health=0.3,
+    )
 
 
 def test_it_says_severity_rule_place_and_step():
     shown = card(sick())
     assert "✗ ERROR  TV201 dead_relu" in shown
-    assert "at encoder.3, since step 5" in shown
+    assert "at encoder.3 since step 5" in shown
     assert "r1 · step 1,999" in shown
 
 
 def test_a_number_stands_beside_its_limit():
     [row] = [line for line in card(sick()).splitlines() if "dead share" in line]
-    assert row.split() == ["dead", "share", "0.92", "limit:", "at", "most", "0.5"]
+    assert row.strip() == "dead share  92 %  reported above 50 %, healthy: 0 % to 40 %"
 
 
-def test_a_limit_may_be_called_as_the_last_words_of_its_evidence():
-    shown = card(sick(evidence={"robust_z": 12.0, "z_min": 8.0}))
-    assert "robust z  12  limit: at least 8" in shown
+def test_a_text_as_evidence_stands_in_the_wide_column():
+    shown = card(sick(evidence=(Evidence(quantity="recovered", seen="no", text="in 50 steps"),)))
+    assert "recovered    no (in 50 steps)" in shown
+
+
+def test_a_failed_run_shows_the_exception_above_what_was_found():
+    failed = replace(sick(), verdict=Verdict.FAILED, error="RuntimeError: boom")
+    lines = card(failed).splitlines()
+    assert lines[1] == "✗ failed after 2,000 steps: RuntimeError: boom."
+    assert lines[2].startswith("✗ ERROR  TV201 dead_relu")
+
+
+def test_a_blind_run_says_which_rules_could_not_run_and_why():
+    blind = Diagnosis(step=99, verdict=Verdict.BLIND, blind={"loss_spike": "no loss was reported"})
+    assert "? blind after 100 steps: 1 rule could not run (no loss was reported)" in card(
+        blind, width=120
+    )
 
 
 def test_the_fix_is_a_line_to_copy():
@@ -72,17 +103,20 @@ def test_what_a_finding_explains_stands_under_it_and_other_causes_beside_it():
 def test_notes_and_what_is_over_are_no_alarms():
     note = finding(code="TV703", rule="redundant_bias", severity=Severity.INFO)
     over = finding(code="TV504", rule="loss_spike", state=State.RESOLVED)
-    shown = card(Diagnosis(step=9, findings=(note, over)))
-    assert "✓ healthy now, after 10 steps; 1 finding resolved" in shown
+    shown = card(Diagnosis(step=9, verdict=Verdict.HEALTHY, findings=(note, over)))
+    assert "✓ healthy again after 10 steps; 1 finding resolved" in shown
     assert "Notes     i TV703" in shown
     assert "Resolved  ✗ TV504" in shown
 
 
 def test_a_healthy_run_says_after_how_many_steps_what_was_watched_and_what_it_cost():
-    shown = card(Diagnosis(run="r", step=149, watched=("a", "b"), overhead=0.0081))
-    assert "✓ healthy after 150 steps" in shown
+    diagnosis = Diagnosis(
+        run="r", step=149, verdict=Verdict.HEALTHY, watched=("a", "b"), overhead=0.0081
+    )
+    shown = card(diagnosis)
+    assert "✓ healthy: nothing found in 150 steps" in shown
     assert "Watched   2 places" in shown
-    assert "Overhead  0.8 % of step time" in shown
+    assert "Overhead  0.8 % of training time" in shown
 
 
 def test_a_run_of_which_nothing_was_seen_is_not_called_healthy():
@@ -110,7 +144,12 @@ def test_the_cards_of_all_rules_fit_their_width(rule, width):
 
 @given(st.text(max_size=200), st.text(max_size=200), st.sampled_from([40, 80]))
 def test_no_text_of_others_breaks_the_width_or_reaches_the_terminal_raw(name, text, width):
-    diagnosis = sick(where=name, summary=text, fix=text, evidence={name: text})
+    diagnosis = sick(
+        where=name,
+        summary=text,
+        fix=text,
+        evidence=(Evidence(quantity=name, seen=text, text=text),),
+    )
     shown = card(diagnosis, width=width)
     assert all(cell_len(line) <= width for line in shown.split("\n"))
     assert all(c.isprintable() or c in "\n\u3000\u00a0" or c.isspace() for c in shown)

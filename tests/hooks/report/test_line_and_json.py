@@ -2,11 +2,12 @@
 
 import json
 import math
-from dataclasses import fields
 
 import numpy as np
+import pytest
+from msgspec.structs import fields, replace
 
-from trainvitals.diagnosis.finding import Diagnosis, Finding, Severity
+from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, State, Verdict
 from trainvitals.report import as_json, line
 
 FINDING = Finding(
@@ -16,9 +17,16 @@ FINDING = Finding(
     where="head.bias",
     since_step=40,
     summary="It\nmoved.",
-    evidence={"drift": math.nan, "limit": np.float32(0.5), "text": "x"},
+    evidence=(Evidence(quantity="drift", seen=math.nan, limit=np.float64(0.5), direction="above"),),
 )
-SICK = Diagnosis(run="r1", step=99, headline=FINDING, findings=(FINDING, FINDING), health=0.7)
+SICK = Diagnosis(
+    run="r1",
+    step=99,
+    verdict=Verdict.WARNING,
+    headline=FINDING,
+    findings=(FINDING, FINDING),
+    health=0.7,
+)
 
 
 def test_a_line_is_one_line_with_severity_place_and_step():
@@ -29,7 +37,40 @@ def test_a_line_is_one_line_with_severity_place_and_step():
 
 
 def test_a_healthy_run_is_one_line_too():
-    assert line(Diagnosis(step=0)) == "trainvitals: healthy after 1 step"
+    healthy = Diagnosis(step=149, verdict=Verdict.HEALTHY)
+    assert line(healthy) == "trainvitals: healthy: nothing found in 150 steps"
+
+
+def test_a_run_that_was_sick_is_healthy_again_and_what_it_had_is_counted():
+    over = replace(FINDING, state=State.RESOLVED)
+    healthy = Diagnosis(step=149, verdict=Verdict.HEALTHY, findings=(over,))
+    assert line(healthy) == "trainvitals: healthy again after 150 steps; 1 finding resolved"
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "said"),
+    [
+        (
+            Diagnosis(step=8, verdict=Verdict.TOO_EARLY),
+            "too early to say: nothing found in 9 steps",
+        ),
+        (
+            Diagnosis(step=99, verdict=Verdict.BLIND, blind={"loss_spike": "no loss was reported"}),
+            "blind after 100 steps: 1 rule could not run (no loss was reported)",
+        ),
+        (
+            Diagnosis(step=99, verdict=Verdict.FAILED, error="RuntimeError: boom"),
+            "failed after 100 steps: RuntimeError: boom.",
+        ),
+    ],
+)
+def test_healthy_is_never_said_by_default(diagnosis, said):
+    assert line(diagnosis) == f"trainvitals: {said}"
+
+
+def test_a_failed_run_says_so_and_what_was_found():
+    failed = replace(SICK, verdict=Verdict.FAILED, error="RuntimeError: boom")
+    assert "failed after 100 steps: RuntimeError: boom. WARNING TV701" in line(failed)
 
 
 def test_an_unmeasured_run_is_not_called_healthy():
@@ -40,7 +81,8 @@ def test_json_has_every_field_in_order_and_null_for_what_is_no_number():
     shown = json.loads(as_json(SICK))
     assert list(shown) == [f.name for f in fields(Diagnosis)]
     assert list(shown["headline"]) == [f.name for f in fields(Finding)]
-    assert shown["headline"]["evidence"] == {"drift": None, "limit": 0.5, "text": "x"}
+    [evidence] = shown["headline"]["evidence"]
+    assert (evidence["quantity"], evidence["seen"], evidence["limit"]) == ("drift", None, 0.5)
     assert shown["headline"]["severity"] == "warning"
 
 

@@ -5,9 +5,9 @@ import math
 import httpx2
 import pytest
 
-from helpers.batches import batch, frame, scalar_frame, scalars, start
+from helpers.batches import batch, diagnosis, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
-from trainvitals.diagnosis.finding import Finding, Severity
+from trainvitals.api.schema import Evidence, Finding, Severity
 from trainvitals.wire import STATISTICS, Dropped, Event, Layout, NotWatched, Place, Stream
 
 
@@ -66,7 +66,7 @@ def test_a_run_that_did_not_change_is_not_sent_again(collector):
     headers = {**collector.headers, "If-None-Match": first.headers["etag"]}
     url = f"{collector.url}/api/v1/runs/r"
     assert httpx2.get(url, headers=headers, trust_env=False).status_code == 304
-    collector.store.save_findings(collector.store.run("r").pk, [], health=1.0, step=1)
+    collector.store.save_diagnosis(collector.store.run("r").pk, diagnosis([], health=1.0, step=1))
     again = httpx2.get(url, headers=headers, trust_env=False)
     assert again.status_code == 200
     assert again.headers["etag"] != first.headers["etag"]
@@ -80,13 +80,15 @@ def test_findings_have_all_their_fields_and_no_nan(collector):
         where="w",
         since_step=3,
         summary="s",
-        evidence={"share": math.nan, "of": "units"},
+        evidence=(Evidence(quantity="share", seen=math.nan, text="of the units"),),
     )
     pk = collector.store.run("r").pk
-    collector.store.save_findings(pk, [found], health=0.5, step=9)
+    collector.store.save_diagnosis(pk, diagnosis([found], health=0.5, step=9))
     [shown] = collector.get("/api/v1/runs/r/findings").json()["findings"]
-    assert set(shown) == set(Finding.__dataclass_fields__)
-    assert shown["evidence"] == {"share": None, "of": "units"}
+    assert set(shown) == set(Finding.__struct_fields__)
+    [evidence] = shown["evidence"]
+    assert set(evidence) == set(Evidence.__struct_fields__)
+    assert (evidence["quantity"], evidence["seen"]) == ("share", None)
     assert collector.get("/api/v1/runs/r").json()["headline"]["code"] == "TV201"
 
 

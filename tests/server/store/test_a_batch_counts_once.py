@@ -78,7 +78,7 @@ def test_many_senders_of_the_same_batch_store_it_once(store):
     for thread in threads:
         thread.join()
     assert sorted(answers) == [False] * 7 + [True]
-    assert len(store.detail(store.run("r").pk).events) == 1
+    assert len(store.detail(store.run("r")).events) == 1
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_batch_with_one_bad_record_is_refused_whole(store, record, reason):
         ingest(store, batch(*good, record, seq=1))
     assert refused.value.reason == reason
     assert losses(store) == [0.0]
-    assert store.detail(store.run("r").pk).events == ()
+    assert store.detail(store.run("r")).events == []
     assert ingest(store, batch(*good, seq=1)).stored, "its number must be free again"
 
 
@@ -139,8 +139,8 @@ def test_text_that_a_database_cannot_hold_is_kept_readable(store):
         ),
     )
     summary = store.run("r")
-    assert summary.name == "a\ufffdb"
-    assert store.detail(summary.pk).config == {"k\x00": "\x00"}
+    assert summary.run.name == "a\ufffdb"
+    assert store.detail(summary).config == {"k\x00": "\x00"}
     assert store.totals().dropped == {"why\ufffd": 3}
 
 

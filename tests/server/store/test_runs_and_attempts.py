@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from helpers.batches import STARTED_AT, batch, frame, ingest, scalar_frame, scalars, start
-from trainvitals.diagnosis.finding import Finding, Severity, State
+from helpers.batches import (
+    STARTED_AT,
+    batch,
+    diagnosis,
+    frame,
+    ingest,
+    scalar_frame,
+    scalars,
+    start,
+)
+from trainvitals.api.schema import Counts, Evidence, Finding, Severity, State
 from trainvitals.wire import (
     Heartbeat,
     Layout,
@@ -47,7 +56,8 @@ def test_a_new_run_is_listed_with_what_it_said(store):
             NotWatched({"emb": "sparse"}),
         ),
     )
-    [run], cursor = store.run_summaries()
+    [stored], cursor = store.run_summaries()
+    run = stored.run
     assert cursor is None
     assert (run.id, run.project, run.name, run.state, run.attempt) == (
         "r",
@@ -61,9 +71,8 @@ def test_a_new_run_is_listed_with_what_it_said(store):
     assert run.step_rate == pytest.approx(10)
     assert run.sparkline == (2.0, 1.5)
     assert (run.health, run.headline) == (None, None)
-    assert store.detail(run.pk).not_watched == {"emb": "sparse"}
-    assert np.isnan(store.detail(run.pk).config["lr"])
-    assert store.latest_scalars(run.pk)["loss"] == 1.5
+    assert store.detail(stored).not_watched == {"emb": "sparse"}
+    assert np.isnan(store.detail(stored).config["lr"])
 
 
 def test_a_resume_takes_later_steps_back_and_keeps_the_earlier_ones(store):
@@ -71,7 +80,7 @@ def test_a_resume_takes_later_steps_back_and_keeps_the_earlier_ones(store):
     ingest(store, attempt(b"b", range(6, 12), 2.0, started_at=200))
     assert losses(store) == {**dict.fromkeys(range(6), 1.0), **dict.fromkeys(range(6, 12), 2.0)}
     run = store.run("r")
-    assert (run.attempt, run.step, run.loss) == (2, 11, 2.0)
+    assert (run.run.attempt, run.run.step, run.run.loss) == (2, 11, 2.0)
     history = store.history(run.pk)
     assert history.steps(Stream.SCALAR).tolist() == list(range(12))
 
@@ -80,23 +89,23 @@ def test_the_newest_attempt_is_the_one_that_started_last_not_the_one_heard_last(
     ingest(store, attempt(b"b", range(6, 12), 2.0, started_at=200))
     ingest(store, attempt(b"a", range(10), 1.0, started_at=100))
     assert losses(store)[9] == 2.0
-    run = store.run("r")
+    run = store.run("r").run
     assert (run.attempt, run.step, run.loss) == (2, 11, 2.0)
 
 
 def test_ranks_of_one_start_are_one_attempt_and_the_lowest_speaks(store):
     ingest(store, attempt(b"b", range(3), 5.0, started_at=100, rank=1))
     ingest(store, attempt(b"a", range(3), 1.0, started_at=100, rank=0))
-    assert store.run("r").attempt == 1
+    assert store.run("r").run.attempt == 1
     assert set(losses(store).values()) == {1.0}
 
 
 def test_a_run_ends_as_it_says_and_lives_again_with_a_new_attempt(store):
     ingest(store, attempt(b"a", range(3), 1.0, started_at=100))
     ingest(store, batch(RunEnd(150.0, 2, "finished"), seq=1, source=b"a" * 16))
-    assert (store.run("r").state, store.run("r").ended_at) == ("finished", 150.0)
+    assert (store.run("r").run.state, store.run("r").run.ended_at) == ("finished", 150.0)
     ingest(store, attempt(b"b", range(3, 5), 1.0, started_at=200))
-    assert (store.run("r").state, store.run("r").ended_at) == ("running", None)
+    assert (store.run("r").run.state, store.run("r").run.ended_at) == ("running", None)
 
 
 def test_silence_is_lost_contact_and_a_word_ends_it(tmp_path):
@@ -105,9 +114,9 @@ def test_silence_is_lost_contact_and_a_word_ends_it(tmp_path):
     ingest(store, batch(start()))
     assert store.mark_lost(1059.0, 60) == 0
     assert store.mark_lost(1061.0, 60) == 1
-    assert store.run("r").state == "lost"
+    assert store.run("r").run.state == "lost"
     ingest(store, batch(Heartbeat(STARTED_AT, 7), seq=1))
-    assert (store.run("r").state, store.run("r").step) == ("running", 7)
+    assert (store.run("r").run.state, store.run("r").run.step) == ("running", 7)
     store.close()
 
 
@@ -137,28 +146,29 @@ def test_findings_are_kept_by_episode_and_the_root_cause_is_the_headline(store):
     ingest(store, batch(start()))
     pk = store.run("r").pk
     caused = finding(code="TV2", explained_by="TV1")
-    root = finding(where="layer", evidence={"n": float("inf"), "text": "x"})
+    shown = Evidence(quantity="n", seen=1.5, limit=1.0, direction="above")
+    root = finding(where="layer", evidence=(shown,))
     info = finding(code="TV3", severity=Severity.INFO)
-    store.save_findings(pk, [caused, root, info], health=0.25, step=9)
+    store.save_diagnosis(pk, diagnosis([caused, root, info], health=0.25, step=9))
     assert store.findings(pk) == [caused, root, info]
-    run = store.run("r")
+    run = store.run("r").run
     assert (run.health, run.headline) == (0.25, root)
-    assert (run.counts.error, run.counts.warning, run.counts.info) == (2, 0, 1)
+    assert run.findings == Counts(error=2, warning=0, info=1)
 
     resolved = finding(where="layer", state=State.RESOLVED)
     again = finding(where="layer", since_step=50)
-    store.save_findings(pk, [again, resolved], health=0.5, step=60)
+    store.save_diagnosis(pk, diagnosis([again, resolved], health=0.5, step=60))
     assert store.findings(pk) == [again, resolved]
-    assert store.run("r").counts.error == 1
-    store.save_findings(pk, [], health=1.0, step=70)
+    assert store.run("r").run.findings.error == 1
+    store.save_diagnosis(pk, diagnosis([], health=1.0, step=70))
     assert store.findings(pk) == []
-    assert store.run("r").headline is None
+    assert store.run("r").run.headline is None
 
 
 def test_any_change_changes_what_an_etag_is_made_of(store):
     ingest(store, batch(start()))
     seen = {store.run("r").changes}
-    store.save_findings(store.run("r").pk, [], health=1.0, step=0)
+    store.save_diagnosis(store.run("r").pk, diagnosis([], health=1.0, step=0))
     seen.add(store.run("r").changes)
     ingest(store, batch(Heartbeat(1.0, 5), seq=1))
     seen.add(store.run("r").changes)
@@ -172,10 +182,10 @@ def test_pages_hold_each_run_once_while_new_ones_arrive(store):
         ingest(store, batch(start(started_at=float(i)), run=f"r{i}", source=bytes([i]) * 16))
     page, cursor = store.run_summaries(limit=3)
     ingest(store, batch(start(started_at=99.0), run="new", source=b"n" * 16))
-    names = [run.id for run in page]
+    names = [stored.run.id for stored in page]
     while cursor:
         page, cursor = store.run_summaries(limit=3, cursor=cursor)
-        names += [run.id for run in page]
+        names += [stored.run.id for stored in page]
     assert names == [f"r{i}" for i in reversed(range(7))]
 
 
@@ -184,7 +194,7 @@ def test_runs_are_found_by_project_state_and_words(store):
     ingest(store, batch(start(name="100%"), run="b", project="p2", source=b"b" * 16))
 
     def found(**wanted):
-        return [run.id for run in store.run_summaries(**wanted)[0]]
+        return [stored.run.id for stored in store.run_summaries(**wanted)[0]]
 
     assert found(project="p1") == ["a"]
     assert found(state="finished") == []

@@ -8,20 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, rows_named, window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, trailing_run, trend
 from trainvitals.wire import Place, Stat, Stream
 
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
-EXTREME_STEPS = 63
-"""Before that step even an extreme drift may be the head finding its place."""
-EXTREME = 1.6
-"""Times `drift_max`: a bias that has settled there is no better than one that moves."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,28 @@ class BiasDrift(Rule):
 
     code: ClassVar[str] = "TV701"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    fix: ClassVar[str] = "head.bias.data.copy_(class_frequency.log())"
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502"})
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.WEIGHT,
+        Stream.ACTIVATION,
+    )
+    fix: ClassVar[str] = "with torch.no_grad(): head.bias.copy_(class_frequencies.log())"
     refuted_by: ClassVar[str] = "The drift stops and the loss falls."
 
-    drift_max: float = threshold(2.5, "RMS(b_t − b_0)/S above which, while it rises: drift.")
-    drift_early: float = threshold(0.4, "The same, with the bias ten times faster than weights.")
+    drift_max: float = threshold(2.5, "RMS(b_t − b_0)/S; fires above this value while it rises.")
+    drift_early: float = threshold(0.4, "The same, for a bias that is faster than its weight.")
     slope_min: float = threshold(0.1, "Rise of d per 100 steps.")
     p_max: float = threshold(0.01, "p-value of the Mann–Kendall test over ten blocks.")
-    steps_min: int = threshold(100, "Steps there must be, unless it is extreme.")
+    drift_extreme: float = threshold(
+        4.0, "RMS(b_t − b_0)/S above which a bias counts even when it has settled."
+    )
+    ratio_factor: float = threshold(
+        10.0, "Update ratio of the bias over that of its weight from which it is faster."
+    )
+    steps_min: int = threshold(100, "Steps there must be, unless the drift is extreme.")
+    steps_min_extreme: int = threshold(
+        64, "Steps there must be when it is: before that the head may be finding its place."
+    )
     observations: int = threshold(20, "Captured steps there must be.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -72,7 +82,7 @@ class BiasDrift(Rule):
         course = Course(history)
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
-        if history.last_step < EXTREME_STEPS:
+        if history.last_step < self.steps_min_extreme - 1:
             return
         # The larger of the spread at the start and now: behind a layer that died it is nearly 0.
         spread = np.fmax(
@@ -96,7 +106,7 @@ class BiasDrift(Rule):
             if history.last_step < self.steps_min - 1:
                 sick[:] = False
             if not course.learned(share=0.3):
-                sick |= now > EXTREME * self.drift_max
+                sick |= now > self.drift_extreme
         if not sick.any():
             return
         places = [history.places(Stream.WEIGHT)[row] for row in rows]
@@ -106,7 +116,12 @@ class BiasDrift(Rule):
         )
         at = int(order[0])
         yield self._found(
-            history, places[at], float(spread[at]), float(now[at]), float(slope[at]), sick
+            history,
+            places[at],
+            float(spread[at]),
+            float(now[at]),
+            float(slope[at]) if rising[at] else 0.0,
+            sick,
         )
 
     def _found(
@@ -118,7 +133,10 @@ class BiasDrift(Rule):
         slope: float,
         sick: Flags,
     ) -> Finding:
+        """`slope` is 0 for a bias that has settled."""
         limit = self.drift_max if now > self.drift_max else self.drift_early
+        if not slope and now > self.drift_extreme:
+            limit = self.drift_extreme
         # Over all frames kept, not only those the trend looks at.
         whole = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
         run = max(1, int(trailing_run(whole.values > limit * spread)))
@@ -129,22 +147,40 @@ class BiasDrift(Rule):
             where=place.name,
             since_step=int(whole.steps[-run]),
             summary=(
-                f"{place.name} has moved {now:.2g} times the spread of its layer's output and "
-                f"goes on ({slope:+.2g} per 100 steps)."
+                f"{place.name} has moved {now:.2g} times the standard deviation of its layer's "
+                "output across samples"
+                + (f" and still moves ({slope:+.2g} per 100 steps)." if slope else ".")
             ),
-            evidence={
-                "drift": now,
-                "drift_max" if limit == self.drift_max else "drift_early": limit,
-                "healthy_range": "0 to 0.4",
-                "slope_per_100_steps": slope,
-                "slope_min": self.slope_min,
-                "common_share": common,
-                "biases": float(sick.sum()),
-            },
-            fix="head.bias.data.fill_(y.mean())" if single else self.fix,
+            evidence=(
+                Evidence(
+                    quantity="drift of the bias relative to the layer's signal",
+                    seen=now,
+                    limit=limit,
+                    direction="above",
+                    healthy=(0.0, 0.4),
+                ),
+                *self._trend(slope),
+                Evidence(
+                    quantity="common share of the drift",
+                    seen=common,
+                    unit="share",
+                    text="near 100 %: all units drift alike, as with an offset in the targets",
+                ),
+                Evidence(quantity="biases affected", seen=float(sick.sum())),
+            ),
+            fix="with torch.no_grad(): head.bias.fill_(targets.mean())" if single else self.fix,
             confidence=0.85,
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,
+        )
+
+    def _trend(self, slope: float) -> tuple[Evidence, ...]:
+        if not slope:
+            return ()
+        return (
+            Evidence(
+                quantity="rise per 100 steps", seen=slope, limit=self.slope_min, direction="above"
+            ),
         )
 
     def _biases(self, history: History) -> tuple[list[int], list[int]]:
@@ -160,7 +196,7 @@ class BiasDrift(Rule):
         return [i for i, _ in known], [o for _, o in known]
 
     def _outruns_weights(self, history: History, rows: list[int]) -> Flags:
-        """Return for each bias whether its update ratio is above ten times its weight's."""
+        """Return for each bias whether its update ratio is far above its weight's."""
         places = history.places(Stream.WEIGHT)
         names = [places[i].name for i in rows]
         weights = [name.removesuffix("bias") + "weight" for name in names]
@@ -169,7 +205,7 @@ class BiasDrift(Rule):
             for found in (names, weights)
         )
         with np.errstate(invalid="ignore"):
-            faster: Flags = ratio_b > 10 * ratio_w
+            faster: Flags = ratio_b > self.ratio_factor * ratio_w
         return faster
 
     def _update_ratios(self, history: History, rows: list[int | None]) -> Floats:

@@ -1,4 +1,4 @@
-"""TV201: rectifier units that put out zero for every input."""
+"""TV201: rectifier units that are zero for every input."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import both_ends, units_before
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.wire import Place, Stat, Stream
 
 OBSERVED = 20
 """Batches over which capture counts a unit as dead (`Stat.DEAD_SHARE`)."""
+
+
+EARLY_STEPS = 2
+"""A layer dead since then was born dead: no learning rate did it."""
+BORN_DEAD = (
+    "- The units were dead at the first steps: check this layer's bias (0, not negative) and the "
+    "initialisation of its weight (He before ReLU).\n"
+    "- Standardise the inputs: large negative inputs switch every unit off.\n"
+    "- If it keeps happening, use LeakyReLU or GELU, which keep a slope."
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,21 @@ class DeadRelu(Rule):
 
     code: ClassVar[str] = "TV201"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    fix: ClassVar[str] = "nn.LeakyReLU(0.01)  # instead of nn.ReLU()"
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV101", "TV103", "TV501", "TV502", "TV602", "TV603", "TV701"}
+    )
+    needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
+    fix: ClassVar[str] = (
+        "for group in optimizer.param_groups:\n"
+        "    group['lr'] /= 10  # and nn.LeakyReLU(0.01) in place of nn.ReLU()"
+    )
     refuted_by: ClassVar[str] = "A larger or more varied batch on which these units are not zero."
 
-    dead_share_error: float = threshold(0.9, "Share of dead units, 0 to 1, from which: error.")
+    dead_share_error: float = threshold(
+        0.9, "Share of dead units, 0 to 1; an error from this value on."
+    )
     dead_share_warning: float = threshold(
-        0.5, "Share of dead units, 0 to 1, from which: warning, when it has risen."
+        0.5, "Share of dead units, 0 to 1; a warning from this value on when it has risen."
     )
     rise_min: float = threshold(0.1, "Rise of the dead share since its first measurement.")
     units_min: int = threshold(8, "Units a layer must have to be judged.")
@@ -86,25 +105,40 @@ class DeadRelu(Rule):
         worst = int(min(np.flatnonzero(sick & (dead >= gone)), key=lambda i: places[i].depth))
         share, place = float(dead[worst]), places[worst]
         broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
-        limit = "dead_share_error" if share >= self.dead_share_error else "dead_share_warning"
-        since = self._since(history, worst, getattr(self, limit))
+        limit = self.dead_share_warning
+        if share >= self.dead_share_error:
+            limit = self.dead_share_error
+        since = self._since(history, worst, limit)
         layers = int(sick.sum())
-        more = f", and {layers - 1} more layers are dying" if layers > 1 else ""
+        more = ""
+        if layers > 1:
+            more = f"; {layers - 1} more {'layer is' if layers == 2 else 'layers are'} dying"
         yield self.finding(
             severity=Severity.ERROR if broken else Severity.WARNING,
             where=place.name,
             since_step=since,
             summary=(
-                f"{share:.0%} of {place.name}'s units put out zero for every input of the newest "
+                f"{share:.0%} of the units of {place.name} are zero for every input of the last "
                 f"{OBSERVED} captured batches{more}."
             ),
-            evidence={
-                "dead_share": share,
-                limit: getattr(self, limit),
-                "healthy_range": "0 to 0.4",
-                "dead_share_first": float(first[worst]),
-                "layers": float(layers),
-            },
+            evidence=(
+                Evidence(
+                    quantity="share of dead units",
+                    seen=share,
+                    limit=limit,
+                    direction="above",
+                    healthy=(0.0, 0.4),
+                    unit="share",
+                    statistic=Stat.DEAD_SHARE,
+                ),
+                Evidence(
+                    quantity="share of dead units when first known",
+                    seen=float(first[worst]),
+                    unit="share",
+                ),
+                Evidence(quantity="layers affected", seen=float(layers)),
+            ),
+            advice=BORN_DEAD if since <= EARLY_STEPS else "",
             confidence=0.95 if share >= self.dead_share_error else 0.75,
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
     layer_of,
@@ -19,9 +21,15 @@ from trainvitals.diagnosis.places import (
     rows_named,
     window,
 )
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import log10, median, middle, trailing_run
 from trainvitals.wire import Place, Scalar, Stat, Stream
+
+INITIALISE = (
+    "for m in model.modules():\n"
+    "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
+    "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class ExplodingGradient(Rule):
     ## What it detects
     One of three. At the start: the signal across samples grows more than 30 times from the first
     layer to the last, and gradients are larger than the weights they belong to. Through depth:
-    the first weight matrix's gradient RMS is more than 10^2.5 times the last one's. Over time:
+    the first weight matrix's gradient RMS is more than 300 times the last one's. Over time:
     the total gradient norm is more than 100 times its median before, three steps in a row, and
     above what it was at the start.
     ## Why it matters
@@ -54,13 +62,18 @@ class ExplodingGradient(Rule):
 
     code: ClassVar[str] = "TV102"
     stage: ClassVar[Stage] = Stage.PROPAGATION
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV601", "TV901"}
+    )
+    needs: ClassVar[tuple[Need, ...]] = (Stream.GRADIENT,)
     fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
     refuted_by: ClassVar[str] = (
         "The total gradient norm returns to its earlier level by itself and the loss falls."
     )
 
-    log_ratio_max: float = threshold(
-        2.5, "log10 of gradient RMS, first matrix to last, above which it explodes."
+    gradient_ratio_max: float = threshold(
+        300.0,
+        "Gradient RMS of the first matrix relative to the last; fires above this value.",
     )
     norm_growth_max: float = threshold(100.0, "Total norm over its median before.")
     signal_growth_max: float = threshold(
@@ -107,17 +120,28 @@ class ExplodingGradient(Rule):
             where=where.name,
             since_step=int(signal.steps[0]),
             summary=(
-                f"From the first layer to the last the signal grows {growth:.3g} times at "
-                f"initialisation, and gradients are {relative:.3g} times the weights."
+                f"At initialisation the signal grows {times(growth)} from the first layer to the "
+                f"last, and the gradients are {times(relative)} as large as the weights."
             ),
-            evidence={
-                "signal_growth": growth,
-                "signal_growth_max": self.signal_growth_max,
-                "gradient_to_weight": relative,
-                "gradient_to_weight_max": self.gradient_to_weight_max,
-                "healthy_range": "growth 0.1 to 10",
-            },
-            fix="nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+            evidence=(
+                Evidence(
+                    quantity="signal, last layer relative to first",
+                    seen=growth,
+                    limit=self.signal_growth_max,
+                    direction="above",
+                    healthy=(0.1, 10.0),
+                ),
+                Evidence(
+                    quantity="gradient RMS relative to weight RMS",
+                    seen=relative,
+                    limit=self.gradient_to_weight_max,
+                    direction="above",
+                    healthy=(None, 0.1),
+                ),
+            ),
+            # Seen before any update: the initialisation is the cause, not the learning rate.
+            stage=Stage.INITIALISATION,
+            fix=INITIALISE,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )
@@ -133,19 +157,26 @@ class ExplodingGradient(Rule):
         if not (base > 0 and (now > limit).all()):
             return None
         run = int(trailing_run(norm.values > limit))
+        step, size = int(norm.steps[-run]), float(now[-1])
         return self.finding(
             severity=Severity.ERROR,
-            since_step=int(norm.steps[-run]),
+            since_step=step,
             summary=(
-                f"The total gradient norm is {float(now[-1]):.3g}, "
-                f"{float(now[-1]) / base:.3g} times its median before."
+                f"The total gradient norm is {size:.3g}: {times(size / base)} its median before "
+                f"step {step}."
             ),
-            evidence={
-                "gradient_norm": float(now[-1]),
-                "norm_growth": float(now[-1]) / base,
-                "norm_growth_max": self.norm_growth_max,
-                "healthy_range": "0.1 to 10 times the median",
-            },
+            evidence=(
+                Evidence(
+                    quantity="total gradient norm",
+                    seen=size,
+                    limit=limit,
+                    direction="above",
+                    healthy=(0.1 * base, 10 * base),
+                    text=f"{self.norm_growth_max:g} times the median before, at least 3 times the "
+                    "norm at the start",
+                    statistic=Scalar.GRADIENT_NORM,
+                ),
+            ),
             confidence=0.9,
             stream=Stream.SCALAR,
             statistic=Scalar.GRADIENT_NORM,
@@ -162,23 +193,27 @@ class ExplodingGradient(Rule):
         ratio = logs[:, 0] - logs[:, -1]
         recent = middle(ratio[-self.observations :])
         # A last layer with no gradient at all has nothing to compare with.
-        if not recent > self.log_ratio_max or logs[-1, -1] < -30:
+        if not recent > math.log10(self.gradient_ratio_max) or logs[-1, -1] < -30:
             return None
-        run = max(1, int(trailing_run(ratio > self.log_ratio_max)))
+        run = max(1, int(trailing_run(ratio > math.log10(self.gradient_ratio_max))))
         place = history.places(Stream.GRADIENT)[rows[0]]
         return self.finding(
             severity=Severity.WARNING,
             where=place.name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"The gradient of {layer_of(place)} is 10^{recent:.1f} times larger than the last "
-                "layer's."
+                f"The gradient of the first layer ({layer_of(place)}) is {times(10**recent)} "
+                "larger than that of the last layer."
             ),
-            evidence={
-                "log10_gradient_first_to_last": recent,
-                "log_ratio_max": self.log_ratio_max,
-                "healthy_range": "-2 to 2",
-            },
+            evidence=(
+                Evidence(
+                    quantity="gradient RMS, first layer relative to last",
+                    seen=10**recent,
+                    limit=self.gradient_ratio_max,
+                    direction="above",
+                    healthy=(0.01, 100.0),
+                ),
+            ),
             confidence=0.7,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,

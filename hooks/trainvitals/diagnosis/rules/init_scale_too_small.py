@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median
 from trainvitals.wire import Place, Stat, Stream
 
@@ -52,11 +52,17 @@ class InitScaleTooSmall(Rule):
 
     code: ClassVar[str] = "TV303"
     stage: ClassVar[Stage] = Stage.INITIALISATION
-    fix: ClassVar[str] = "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')"
+    explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV502", "TV602", "TV701"})
+    needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
+    fix: ClassVar[str] = (
+        "for m in model.modules():\n"
+        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
+        "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
+    )
     refuted_by: ClassVar[str] = "Outputs that differ clearly between two unlike samples."
 
     signal_ratio_min: float = threshold(1e-3, "S of the deepest hidden layer over the first's.")
-    sight_min: float = threshold(0.05, "S/√(S² + M²) of the deepest hidden layer.")
+    sensitivity_min: float = threshold(0.05, "S/√(S² + M²) of the deepest hidden layer.")
     layers_min: int = threshold(4, "Watched hidden layers there must be.")
     steps_min: int = threshold(100, "Steps after which it is a warning, if it is still so.")
 
@@ -71,18 +77,18 @@ class InitScaleTooSmall(Rule):
             return
         if squashing * 2 > sum(kinds.values()):
             return
-        signal, sight = self._propagation(history, rows, first=1)  # later ones are trained
+        signal, sensitivity = self._propagation(history, rows, first=1)  # later ones are trained
         alive = np.flatnonzero(np.isfinite(signal) & (signal > 0))
         if len(alive) < self.layers_min:
             return
         ratio = signal[alive] / signal[alive[0]]
-        blind = (ratio < self.signal_ratio_min) | (sight[alive] < self.sight_min)
+        blind = (ratio < self.signal_ratio_min) | (sensitivity[alive] < self.sensitivity_min)
         if not blind[-1]:
             return
         course = Course(history)
-        late_signal, late_sight = self._propagation(history, rows, last=5)
+        late_signal, late_sensitivity = self._propagation(history, rows, last=5)
         still = late_signal[alive[-1]] < self.signal_ratio_min * late_signal[alive[0]] or (
-            late_sight[alive[-1]] < self.sight_min
+            late_sensitivity[alive[-1]] < self.sensitivity_min
         )
         lasting = still and steps[-1] >= self.steps_min - 1 and not course.learned()
         place = places[rows[int(alive[int(np.argmax(blind))])]]
@@ -91,19 +97,34 @@ class InitScaleTooSmall(Rule):
             where=place.name,
             since_step=int(steps[0]),
             summary=(
-                f"At the start the signal across samples falls to {ratio[-1]:.2g} of the first "
-                f"layer's by the last hidden layer; from {place.name} on it is lost."
+                f"At the start the standard deviation across samples falls to {ratio[-1]:.2g} of "
+                f"that of the first layer by the last hidden layer; from {place.name} on the "
+                "outputs hardly depend on the input."
             ),
-            evidence={
-                "signal_ratio": float(ratio[-1]),
-                "signal_ratio_min": self.signal_ratio_min,
-                "sight": float(sight[alive[-1]]),
-                "sight_min": self.sight_min,
-                "healthy_range": "signal 0.1 to 10, sight above 0.2",
-            },
+            evidence=self._evidence(float(ratio[-1]), float(sensitivity[alive[-1]])),
             confidence=0.8,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
+        )
+
+    def _evidence(self, ratio: float, sensitivity: float) -> tuple[Evidence, ...]:
+        """Return both quantities; a limit is shown only with the one that passed it."""
+        small, blind = ratio < self.signal_ratio_min, sensitivity < self.sensitivity_min
+        return (
+            Evidence(
+                quantity="signal, last hidden layer relative to first",
+                seen=ratio,
+                limit=self.signal_ratio_min if small else None,
+                direction="below" if small else "",
+                healthy=(0.1, 10.0) if small else None,
+            ),
+            Evidence(
+                quantity="sample sensitivity S/√(S² + M²) of the last hidden layer",
+                seen=sensitivity,
+                limit=self.sensitivity_min if blind else None,
+                direction="below" if blind else "",
+                healthy=(0.2, None) if blind else None,
+            ),
         )
 
     def _propagation(

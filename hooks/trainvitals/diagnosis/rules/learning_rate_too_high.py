@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Evidence, Finding, Severity
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import Window, both_ends, is_matrix, spread_over
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, middle, trailing_run
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
@@ -22,6 +22,8 @@ START_SHARE = 0.01
 large beside it."""
 
 STUCK_STEPS = 60
+"""Before that, a loss that has not fallen means nothing."""
+HEALTHY_RATIO = (1e-5, 0.05)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ class LearningRateTooHigh(Rule):
 
     code: ClassVar[str] = "TV601"
     stage: ClassVar[Stage] = Stage.OPTIMIZER
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {
+            "TV101",
+            "TV102",
+            "TV201",
+            "TV202",
+            "TV203",
+            "TV501",
+            "TV502",
+            "TV503",
+            "TV504",
+            "TV505",
+            "TV701",
+            "TV901",
+        }
+    )
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.UPDATE,
+        Scalar.LOSS,
+    )
     fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 10"
     refuted_by: ClassVar[str] = "The loss falls below its start at the same learning rate."
 
@@ -134,16 +156,37 @@ class LearningRateTooHigh(Rule):
             )
             + f" raised the loss from {start:.4g} to "
             + ("a value that is not finite." if len(broken) else f"{worst:.4g}."),
-            {
-                "update_ratio": peak,
-                "update_ratio_max": self.update_ratio_max,
-                "loss_at_start": start,
-                "loss_worst": worst,
-                "loss": float(values[-1]),
-                "loss_limit": limit,
-            },
+            (
+                *self._ratio_evidence("largest update ratio (median matrix)", peak),
+                Evidence(
+                    quantity="largest loss",
+                    seen=worst,
+                    limit=limit if worst > limit else None,
+                    direction="above" if worst > limit else "",
+                    text=f"initial loss + {self.rise_max:.0%} + {self.rise_noise:g} × noise"
+                    if worst > limit
+                    else "",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(quantity="loss at the start", seen=start),
+                Evidence(quantity="loss now", seen=float(values[-1])),
+            ),
             0.95,
             course,
+        )
+
+    def _ratio_evidence(self, quantity: str, ratio: float) -> tuple[Evidence, ...]:
+        """Return the ratio; with its limit when it is above it."""
+        if not ratio > self.update_ratio_max:
+            return (Evidence(quantity=quantity, seen=ratio),)
+        return (
+            Evidence(
+                quantity=quantity,
+                seen=ratio,
+                limit=self.update_ratio_max,
+                direction="above",
+                healthy=HEALTHY_RATIO,
+            ),
         )
 
     def _raised(self, course: Course) -> Steps:
@@ -180,7 +223,18 @@ class LearningRateTooHigh(Rule):
             int(ratio.steps[-run]),
             f"Each step changes the weights by {now:.2g} of their size (median matrix), and the "
             "loss does not fall.",
-            {"update_ratio": now, "update_ratio_max": limit},
+            (
+                Evidence(
+                    quantity="update ratio (median matrix)",
+                    seen=now,
+                    limit=limit,
+                    direction="above",
+                    healthy=HEALTHY_RATIO,
+                    text=""
+                    if course.known
+                    else f"3 × {self.update_ratio_max:g}: this loss need not fall",
+                ),
+            ),
             0.9 if course.known else 0.6,
             course,
         )
@@ -198,21 +252,36 @@ class LearningRateTooHigh(Rule):
             int(ratio.steps[0]),
             f"Steps changed the weights by {ratio_seen:.2g} of their size (median matrix), "
             f"and after {len(course.loss)} steps the loss has hardly fallen.",
-            {"update_ratio": ratio_seen, "update_ratio_stuck": self.update_ratio_stuck},
+            (
+                Evidence(
+                    quantity="update ratio (median matrix)",
+                    seen=ratio_seen,
+                    limit=self.update_ratio_stuck,
+                    direction="above",
+                    healthy=(1e-5, self.update_ratio_stuck),
+                ),
+                Evidence(quantity="loss at the start", seen=course.initial),
+                Evidence(quantity="loss now", seen=course.now()),
+            ),
             0.7,
             course,
         )
 
     def _found(
-        self, since: int, summary: str, evidence: Evidence, confidence: float, course: Course
+        self,
+        since: int,
+        summary: str,
+        evidence: tuple[Evidence, ...],
+        confidence: float,
+        course: Course,
     ) -> Finding:
         rates = course.learning_rate.values
-        rate = {"learning_rate": float(rates[-1])} if len(rates) else {}
+        rate = [Evidence(quantity="learning rate", seen=float(rates[-1]))] if len(rates) else []
         return self.finding(
             severity=Severity.ERROR,
             since_step=since,
             summary=summary,
-            evidence={**evidence, **rate, "healthy_range": "update ratio 1e-5 to 0.05"},
+            evidence=(*evidence, *rate),
             confidence=confidence,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median
 from trainvitals.wire import Place, Stat, Stream
 
@@ -44,11 +44,18 @@ class LearningRateTooLow(Rule):
 
     code: ClassVar[str] = "TV602"
     stage: ClassVar[Stage] = Stage.OPTIMIZER
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.UPDATE,
+        Stream.GRADIENT,
+    )
     fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] *= 10"
-    refuted_by: ClassVar[str] = "A loss that falls steadily at this rate."
+    refuted_by: ClassVar[str] = "A loss that falls steadily at this learning rate."
 
-    update_ratio_min: float = threshold(1e-6, "Largest RMS(ΔW)/RMS(W) below which: always.")
-    update_ratio_flat: float = threshold(1e-4, "The same, below which: with a flat loss.")
+    update_ratio_min: float = threshold(1e-6, "Largest RMS(ΔW)/RMS(W); fires below this value.")
+    update_ratio_flat: float = threshold(
+        1e-4, "The same; with a flat loss it fires below this value."
+    )
     gradient_min: float = threshold(1e-4, "RMS of gradient over RMS of weight, largest matrix.")
     observations: int = threshold(20, "Captured steps whose median counts.")
 
@@ -80,14 +87,28 @@ class LearningRateTooLow(Rule):
                 f"No weight matrix moves by more than {largest:.1e} of its size in a step"
                 + (f" (learning rate {float(rates[-1]):.2g})." if len(rates) else ".")
             ),
-            evidence={
-                "update_ratio": largest,
-                "update_ratio_flat" if course.flat else "update_ratio_min": limit,
-                "healthy_range": "1e-4 to 1e-2",
-                "largest_in": where,
-                "gradient_to_weight": gradient,
-                **({"learning_rate": float(rates[-1])} if len(rates) else {}),
-            },
+            evidence=(
+                Evidence(
+                    quantity="largest update ratio of all matrices",
+                    seen=largest,
+                    limit=limit,
+                    direction="below",
+                    healthy=(1e-4, 1e-2),
+                    text=f"in {where}" + (", with a flat loss" if course.flat else ""),
+                ),
+                Evidence(
+                    quantity="gradient RMS relative to weight RMS, largest matrix",
+                    seen=gradient,
+                    limit=self.gradient_min,
+                    direction="above",
+                    text="the gradient is there: only the step is small",
+                ),
+                *(
+                    [Evidence(quantity="learning rate", seen=float(rates[-1]))]
+                    if len(rates)
+                    else []
+                ),
+            ),
             confidence=0.9 if course.flat else 0.75,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,

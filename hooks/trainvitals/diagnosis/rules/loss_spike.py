@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.places import rms_window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, log10, median, middle, robust_z
 from trainvitals.wire import Scalar, Stream
 
@@ -47,6 +47,8 @@ class LossSpike(Rule):
 
     code: ClassVar[str] = "TV504"
     stage: ClassVar[Stage] = Stage.LOSS
+    explains: ClassVar[frozenset[str]] = frozenset({"TV502", "TV503"})
+    needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
     refuted_by: ClassVar[str] = "A planned change of data or learning rate at that step."
 
@@ -84,16 +86,30 @@ class LossSpike(Rule):
                 + (" and has not come back" if lasting else " and came back")
                 + (f"; {len(starts)} jumps in {len(loss)} steps." if len(starts) > 1 else ".")
             ),
-            evidence={
-                "robust_z": float(z[at]),
-                "z_min": self.z_min,
-                "jump": float(jump[at]),
-                "spikes": float(len(starts)),
-                "repeats_max": float(self.repeats_max),
-                "recovered": "no" if lasting else "yes",
-                "healthy_range": "robust z below 5",
-                **({"moved_first": first_mover} if first_mover else {}),
-            },
+            evidence=(
+                Evidence(
+                    quantity="deviation of the loss from the steps before",
+                    seen=float(z[at]),
+                    limit=self.z_min,
+                    direction="above",
+                    healthy=(None, 5.0),
+                    unit="robust standard deviations",
+                ),
+                Evidence(
+                    quantity="height of the jump",
+                    seen=float(jump[at]),
+                    limit=self.jump_min * abs(course.initial),
+                    direction="above",
+                    text=f"{self.jump_min:.0%} of the initial loss",
+                ),
+                Evidence(quantity="jumps", seen=float(len(starts)), text=f"in {len(loss)} steps"),
+                Evidence(quantity="recovered", seen="no" if lasting else "yes"),
+                *(
+                    [Evidence(quantity="tensor whose gradient grew most", seen=first_mover)]
+                    if first_mover
+                    else []
+                ),
+            ),
             confidence=0.85 if lasting else 0.6,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,

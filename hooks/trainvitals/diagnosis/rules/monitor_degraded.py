@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.rule import Rule, Stage
+from trainvitals.diagnosis.rule import Rule
 from trainvitals.wire import NotWatched
 
 DEGRADED = "monitor degraded"
@@ -38,6 +38,7 @@ class MonitorDegraded(Rule):
 
     code: ClassVar[str] = "TV954"
     stage: ClassVar[Stage] = Stage.MONITOR
+    damages_loss: ClassVar[bool] = False
     fix: ClassVar[str] = "print(monitor.diagnosis().not_watched)"
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -48,8 +49,8 @@ class MonitorDegraded(Rule):
                     severity=Severity.INFO,
                     where=name,
                     since_step=max(0, history.last_step),
-                    summary=f"{name} is not watched any more: {reason}.",
-                    evidence={"reason": reason},
+                    summary=f"{name} is no longer watched: {reason}.",
+                    evidence=(Evidence(quantity="reason", seen=reason),),
                 )
 
     def about(self, rule: Rule, error: Exception, step: int) -> Finding:
@@ -60,7 +61,10 @@ class MonitorDegraded(Rule):
             where=rule.name(),
             since_step=max(0, step),
             summary=f"The rule {rule.name()} ({rule.code}) failed on this run: {text}.",
-            evidence={"rule": rule.code, "error": text},
+            evidence=(
+                Evidence(quantity="rule", seen=rule.code),
+                Evidence(quantity="error", seen=text),
+            ),
         )
 
     @staticmethod

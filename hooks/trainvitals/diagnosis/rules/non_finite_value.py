@@ -8,17 +8,30 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History, Steps
-from trainvitals.diagnosis.places import both_ends
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.places import range_before
+from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Floats
-from trainvitals.wire import Place, Scalar, Stat, Stream
+from trainvitals.wire import Event, Place, Scalar, Stat, Stream
+
+OPERATIONS = {
+    "log": "x.clamp_min(1e-8).log()",
+    "sqrt": "(x + 1e-8).sqrt()",
+    "div": "a / b.clamp_min(1e-8)",
+    "exp": "x.clamp_max(80.0).exp()",
+}
+"""Operation found between the model and a non-finite loss → the guarded form."""
+CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+CHECK_INPUT = "assert torch.isfinite(inputs).all()"
+LOSS_EVENT = "nonfinite_loss"
+"""Kind of the event in which capture names the operations of a non-finite loss."""
 
 
 class First(NamedTuple):
-    """The first non-finite tensor of a stream."""
+    """The first non-finite place of one captured step."""
 
     step: int
     place: Place
@@ -26,28 +39,44 @@ class First(NamedTuple):
     entries: float
 
 
+class Origin(NamedTuple):
+    """Where the first non-finite value was seen."""
+
+    words: str
+    """In a sentence: "in the forward pass, in the output of conv1"."""
+    stream: Stream
+    first: First | None
+    """None where no tensor was observed to be the first."""
+    is_observed: bool
+
+
 @dataclass(frozen=True)
 class NonFiniteValue(Rule):
-    """NaN or infinity appeared, in a value, a gradient or a weight.
+    """NaN or infinity appeared in the loss, a gradient, a weight or a module's output.
 
     ## What it detects
-    The first step at which the loss, a gradient, a parameter or a module's output held NaN or
-    infinity, and which of them was first: a module's output (the forward pass), the loss alone
-    (the loss function), or a gradient while outputs and loss were finite (the backward pass).
-    Gradients that overflow while a gradient scaler looks for its scale are left out, and so are
-    outputs that hold infinities while loss and gradients stay finite: masks do that.
+    Every step at which the loss, a gradient or a parameter held NaN or infinity, however the run
+    goes on; and, where the tensors of that step were captured, which of them was first: a module's
+    output (forward pass), the loss alone (loss function), or a gradient while outputs and loss
+    were finite (backward pass). Where they were not captured the origin is reported as not
+    observed, and every module is measured on the following steps. Left out are gradients that
+    overflow while a gradient scaler looks for its scale, and outputs with infinities while loss
+    and gradients are finite: masks do that.
     ## Why it matters
-    Once a weight is NaN every later value is, and nothing heals it. Continuing costs money.
+    Once a weight is NaN every later value is NaN, and more steps do not repair it. A single
+    non-finite loss may have put its gradient into the weights or into the optimizer's moments.
     ## Evidence
-    The step, the module, how many entries, and the largest value in the last finite step.
+    The first step, how many steps, the place with its number of entries where it was observed, and
+    the largest value there in the last finite step.
     ## What to do
-    - Keep logarithms, divisions and roots away from 0: `x.clamp_min(eps).log()`,
-      `torch.where` does not help, since its gradient still sees the other branch.
+    - Run one step with `torch.autograd.set_detect_anomaly(True)`: it names the operation.
+    - Keep logarithms, divisions and roots away from 0 by clamping their argument; `torch.where`
+      does not help, since its gradient still passes through the other branch.
     - Use losses that take logits (`BCEWithLogitsLoss`, `CrossEntropyLoss`).
     - If values grew for some steps before, lower the learning rate and clip gradients.
-    - `torch.autograd.set_detect_anomaly(True)` for one step names the operation.
     ## When it is wrong
-    One bad batch whose step was skipped: resolved after 50 finite steps.
+    A training that skips such steps on purpose: the finding stays as a warning, since the steps
+    are lost.
     ## References
     PyTorch documentation, "Autograd mechanics" and "Anomaly detection"; Micikevicius et al.,
     "Mixed Precision Training", 2018, arXiv:1710.03740.
@@ -55,69 +84,178 @@ class NonFiniteValue(Rule):
 
     code: ClassVar[str] = "TV901"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    fix: ClassVar[str] = "x.clamp_min(1e-8).log()"
-    refuted_by: ClassVar[str] = "All parameters are finite, and so is the loss of the next steps."
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV101", "TV102", "TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV701"}
+    )
+    permanent: ClassVar[bool] = True
+    fix: ClassVar[str] = ""
+    refuted_by: ClassVar[str] = "The loss and all gradients of that step are finite."
 
-    finite_steps: int = threshold(50, "Finite steps in a row after which it is over.")
+    finite_steps: int = threshold(
+        50, "Finite steps in a row after which the error becomes a warning."
+    )
+    overflow_min: float = threshold(
+        1e4, "Largest value in the last finite step from which it is an overflow."
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding, at the first module or parameter."""
+        """Yield one finding, at the first non-finite place that was observed."""
         loss = self._bad_steps(history, Scalar.NONFINITE_LOSS)
         gradients = self._bad_steps(history, Scalar.NONFINITE_GRADIENTS)
-        if self._scaler_at_work(history):
-            gradients = gradients[:0]
+        if len(history.scalar(Scalar.LOSS_SCALE)):
+            gradients = gradients[:0]  # a gradient scaler skips the steps that overflow
         weight = self._first(history, Stream.WEIGHT)
-        serious = [int(steps[0]) for steps in (loss, gradients) if len(steps)]
-        serious += [weight.step] if weight else []
-        if not serious:
+        bad = np.union1d(loss, gradients)
+        if weight is not None:
+            bad = np.union1d(bad, [weight.step])
+        if not len(bad):
             return
-        newest = max([int(s[-1]) for s in (loss, gradients) if len(s)], default=-1)
-        if history.last_step - newest > self.finite_steps and not self._weights_are_bad(history):
-            return
-        step = min(serious)
-        output = self._first(history, Stream.ACTIVATION, until=step)
-        gradient = self._first(history, Stream.GRADIENT)
-        began, where, stream = self._origin(step, loss, weight, output, gradient)
-        place = where.place.name if where else ""
-        # What was non-finite in the forward pass of step t was finite in that of t − 1.
-        largest = self._last_finite_max(history, where, stream) if where else float("nan")
+        step = int(bad[0])
+        broken = self._is_broken(history, int(bad[-1]))
+        origin = self._origin(history, bad, loss, gradients, weight)
+        largest, before = self._largest_before(history, origin)
+        fix = self._fix(history, step, origin, largest)
         yield self.finding(
-            severity=Severity.ERROR,
-            where=place,
-            since_step=min(step, where.step) if where else step,
-            summary=f"Not finite since step {step}: first {began}"
-            + (f" {place}" if place else "")
-            + (f", whose largest value was {largest:.3g} before." if np.isfinite(largest) else "."),
-            evidence={
-                "first_step": float(step),
-                "began": began,
-                "nonfinite_entries": where.entries if where else float("nan"),
-                "last_finite_max": largest,
-                "nonfinite_max": 0.0,
-                "healthy_range": "0 entries",
-            },
-            stream=stream if where else Stream.SCALAR,
-            statistic=Stat.NONFINITE if where else Scalar.NONFINITE_LOSS,
+            severity=Severity.ERROR if broken else Severity.WARNING,
+            where=origin.first.place.name if origin.first else "",
+            since_step=step,
+            summary=self._summary(step, len(bad), history.last_step, origin, broken),
+            evidence=(
+                Evidence(
+                    quantity="steps with a non-finite loss, gradient or weight",
+                    seen=float(len(bad)),
+                    limit=0.0,
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                    text=f"of the {history.last_step + 1} steps so far, the first at step {step}",
+                ),
+                Evidence(quantity="origin", seen=origin.words),
+                *(
+                    [
+                        Evidence(
+                            quantity="non-finite entries",
+                            seen=origin.first.entries,
+                            text=f"at step {origin.first.step}",
+                        )
+                    ]
+                    if origin.first
+                    else []
+                ),
+                *(
+                    [
+                        Evidence(
+                            quantity="largest value there before",
+                            seen=largest,
+                            text=f"at step {before}",
+                        )
+                    ]
+                    if np.isfinite(largest)
+                    else []
+                ),
+            ),
+            fix=fix,
+            confidence=1.0 if origin.is_observed else 0.9,
+            stream=origin.stream if origin.first else Stream.SCALAR,
+            statistic=Stat.NONFINITE if origin.first else Scalar.NONFINITE_LOSS,
         )
+
+    def _summary(self, step: int, steps: int, last: int, origin: Origin, broken: bool) -> str:
+        if broken and steps > 1:
+            when = f"Non-finite values since step {step}"
+        elif steps > 1:
+            when = f"Non-finite values in {steps} of {last + 1} steps, first at step {step}"
+        else:
+            when = f"A non-finite value at step {step}"
+        after = "" if broken else "; all later values are finite"
+        return f"{when}: {origin.words}{after}."
+
+    def _is_broken(self, history: History, newest: int) -> bool:
+        """Whether it still goes on, or has left a damage that is seen."""
+        weights = history.values(Stream.WEIGHT, Stat.NONFINITE)
+        if len(weights) and bool((weights[-1] > 0).any()):
+            return True
+        if history.last_step - newest <= self.finite_steps:
+            return True
+        return not Course(history).recovered(newest)
 
     def _origin(
         self,
-        step: int,
+        history: History,
+        bad: Steps,
         loss: Steps,
+        gradients: Steps,
         weight: First | None,
-        output: First | None,
-        gradient: First | None,
-    ) -> tuple[str, First | None, Stream]:
-        """Return what was first (in words), where, and its stream, at the first bad step."""
-        if weight is not None and weight.step <= step:
-            return "in the weights of", weight, Stream.WEIGHT
-        if output is not None:
-            return "in the forward pass, in the output of", output, Stream.ACTIVATION
-        if len(loss) and int(loss[0]) <= step:
-            return "in the loss function; all outputs were finite", None, Stream.SCALAR
-        if gradient is not None:
-            return "in the backward pass, in the gradient of", gradient, Stream.GRADIENT
-        return "in the backward pass", None, Stream.SCALAR
+    ) -> Origin:
+        """Return where it began, as far as the tensors of a bad step were captured.
+
+        Later bad steps tell the origin as well, as long as the weights were finite before them.
+        """
+        captured = history.steps(Stream.ACTIVATION)
+        for step in bad.tolist():
+            if weight is not None and weight.step <= step:
+                break  # what follows is a consequence
+            output = self._first(history, Stream.ACTIVATION, at=step)
+            if output is not None:
+                return Origin(
+                    f"first in the forward pass, in the output of {output.place.name}",
+                    Stream.ACTIVATION,
+                    output,
+                    True,
+                )
+            if step in loss:
+                if step in captured:
+                    return Origin(
+                        "first in the loss function: all captured outputs were finite",
+                        Stream.SCALAR,
+                        None,
+                        True,
+                    )
+                continue
+            gradient = self._first(history, Stream.GRADIENT, at=step)
+            if step in gradients and gradient is not None:
+                return Origin(
+                    "first in the backward pass (the loss was finite), in the gradient of "
+                    f"{gradient.place.name}",
+                    Stream.GRADIENT,
+                    gradient,
+                    True,
+                )
+        if weight is not None and weight.step <= int(bad[0]):
+            return Origin(
+                f"in the weights before the step, in {weight.place.name}",
+                Stream.WEIGHT,
+                weight,
+                True,
+            )
+        what = "in the loss" if len(loss) and loss[0] == bad[0] else "in a gradient"
+        return Origin(
+            f"seen {what}; the origin was not observed, since the activations of that step were "
+            "not captured",
+            Stream.SCALAR,
+            None,
+            False,
+        )
+
+    def _fix(self, history: History, step: int, origin: Origin, largest: float) -> str:
+        """Return the fix that the evidence supports, "" when it supports none."""
+        operations = self._operations(history, step)
+        if len(operations) == 1 and origin.stream is not Stream.WEIGHT:
+            return OPERATIONS[operations[0]]
+        if largest >= self.overflow_min:
+            return CLIP
+        first = origin.first
+        if first is not None and origin.stream is Stream.ACTIVATION:
+            depths = [p.depth for p in history.places(Stream.ACTIVATION) if p.depth >= 0]
+            if depths and first.place.depth == min(depths):
+                return CHECK_INPUT
+        return ""
+
+    def _operations(self, history: History, step: int) -> list[str]:
+        """Return the operations that can make a value non-finite in the loss of that step."""
+        for event in history.events:
+            if event.kind == LOSS_EVENT and event.step == step:
+                return [name for name in event.text.split(",") if name in OPERATIONS]
+        return []
 
     def _bad_steps(self, history: History, name: Scalar) -> Steps:
         series = history.scalar(name)
@@ -127,41 +265,38 @@ class NonFiniteValue(Rule):
             bad = np.union1d(bad, loss.steps[np.isinf(loss.values)])
         return bad
 
-    def _scaler_at_work(self, history: History) -> bool:
-        """Whether a gradient scaler skips the steps whose gradients overflow, as it should."""
-        return len(history.scalar(Scalar.LOSS_SCALE)) > 0
+    def _first(self, history: History, stream: Stream, at: int | None = None) -> First | None:
+        """Return the first non-finite place of step `at`, or of the first captured step with one.
 
-    def _first(self, history: History, stream: Stream, until: int | None = None) -> First | None:
-        """Return the first frame's first non-finite place, in the order of depth."""
-        places = history.places(stream)
-        seen = both_ends(history, stream, Stat.NONFINITE, range(len(places)))
-        bad = seen.values > 0
-        if until is not None:
-            bad &= (seen.steps <= until)[:, None]
-            # Infinities there while all was well (masks) are no news at the step it broke.
-            before = seen.steps < until
-            if before.any():
-                bad &= ~bad[before].any(axis=0)
-        frames = np.flatnonzero(bad.any(axis=1))
-        if not len(frames):
-            return None
-        at = int(frames[0])
-        order = sorted(np.flatnonzero(bad[at]), key=lambda i: (places[i].depth, i))
-        # The backward pass goes from the last module to the first.
-        row = int(order[-1] if stream is Stream.GRADIENT else order[0])
-        return First(int(seen.steps[at]), places[row], row, float(seen.values[at, row]))
-
-    def _weights_are_bad(self, history: History) -> bool:
-        values = history.values(Stream.WEIGHT, Stat.NONFINITE)
-        return len(values) > 0 and bool((values[-1] > 0).any())
-
-    def _last_finite_max(self, history: History, first: First, stream: Stream) -> float:
+        The first in the order of the forward pass; for gradients, of the backward pass.
+        """
         steps = history.steps(stream)
-        at = int(np.searchsorted(steps, first.step)) - 1
-        if at < 0:
-            return float("nan")
-        low, high = (history.values(stream, s)[at, first.row] for s in (Stat.MIN, Stat.MAX))
-        return float(max(abs(low), abs(high)))
+        bad = history.values(stream, Stat.NONFINITE) > 0
+        if not bad.any():
+            return None
+        if at is None:
+            row = int(np.argmax(bad.any(axis=1)))
+        else:
+            row = int(np.searchsorted(steps, at))
+            if row >= len(steps) or steps[row] != at:
+                return None
+        here = bad[row]
+        if stream is Stream.ACTIVATION and row:
+            # Infinities while everything was well (masks) are not new at the step it broke.
+            here = here & ~bad[max(0, row - 128) : row].any(axis=0)
+        if not here.any():
+            return None
+        places = history.places(stream)
+        order = sorted(np.flatnonzero(here), key=lambda i: (places[i].depth, i))
+        place = int(order[-1] if stream is Stream.GRADIENT else order[0])
+        entries = float(history.values(stream, Stat.NONFINITE)[row, place])
+        return First(int(steps[row]), places[place], place, entries)
+
+    def _largest_before(self, history: History, origin: Origin) -> tuple[float, int]:
+        """Return (largest |value| in the captured step before, that step); NaN when unknown."""
+        if origin.first is None:
+            return float("nan"), -1
+        return range_before(history, origin.stream, origin.first.row, origin.first.step)
 
     @staticmethod
     def sick() -> History:
@@ -185,7 +320,7 @@ def _run(
         "0": {Stat.NONFINITE: 0.0, Stat.MIN: -2.0, Stat.MAX: 2.0},
         "1": {Stat.NONFINITE: output, Stat.MIN: -9.0, Stat.MAX: 1.0},
     }
-    return (
+    history = (
         Example(len(output))
         .scalars(
             loss=np.where(loss > 0, np.nan, 1.0), nonfinite_loss=loss, nonfinite_gradients=gradients
@@ -193,3 +328,6 @@ def _run(
         .stream(Stream.ACTIVATION, places, columns)
         .history
     )
+    if loss.any():
+        history.add(Event(int(np.argmax(loss)), 0.0, LOSS_EVENT, "log"))
+    return history

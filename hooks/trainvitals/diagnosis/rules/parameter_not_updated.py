@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, median
 from trainvitals.wire import Place, Stat, Stream
 
@@ -52,6 +52,12 @@ class ParameterNotUpdated(Rule):
 
     code: ClassVar[str] = "TV603"
     stage: ClassVar[Stage] = Stage.WIRING
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701"})
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.GRADIENT,
+        Stream.WEIGHT,
+    )
     fix: ClassVar[str] = "optimizer.add_param_group({'params': layer.parameters()})"
     refuted_by: ClassVar[str] = "The parameter's values differ between two checkpoints."
 
@@ -93,24 +99,34 @@ class ParameterNotUpdated(Rule):
         severity = self._severity(places, missing)
         reason = "is in no parameter group" if left_out else "is not moved by the optimizer"
         size = float(median(gradient.values)[rows.index(found[0][1])])
-        more = f", nor are {len(missing) - 1} more parameters" if len(missing) > 1 else ""
+        others = len(missing) - 1
+        more = ""
+        if others:
+            more = f"; {others} more {'parameter is' if others == 1 else 'parameters are'} affected"
         yield self.finding(
             severity=severity,
             where=first.name,
             since_step=self._since(history, first),
             summary=(
-                f"{first.name} gets a gradient (RMS {size:.2g}) and {reason}{more}; it has not "
-                f"changed in the newest {self.observations} captured steps."
+                f"{first.name} gets a gradient (RMS {size:.2g}) but {reason}: it has not changed "
+                f"in the last {self.observations} captured steps{more}."
             ),
-            evidence={
-                "gradient_rms": size,
-                "gradient_rms_median": usual,
-                "update_rms": 0.0,
-                "parameters": float(len(missing)),
-                "layers": ", ".join(dict.fromkeys(layer_of(p) for p in missing[:8])),
-                "healthy_range": "an update in every step",
-            },
-            fix=self.fix if left_out else "AdamW(model.parameters(), lr=1e-3)",
+            evidence=(
+                Evidence(
+                    quantity="RMS of its gradient",
+                    seen=size,
+                    limit=self.gradient_share_min * usual,
+                    direction="above",
+                    text=f"{self.gradient_share_min:g} times the median parameter's",
+                ),
+                Evidence(quantity="RMS of its update", seen=0.0, text="exactly zero"),
+                Evidence(quantity="parameters affected", seen=float(len(missing))),
+                Evidence(
+                    quantity="layers",
+                    seen=", ".join(dict.fromkeys(layer_of(p) for p in missing[:8])),
+                ),
+            ),
+            fix=self.fix if left_out else "print([g['lr'] for g in optimizer.param_groups])",
             confidence=0.95,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,

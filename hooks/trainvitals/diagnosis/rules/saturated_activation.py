@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
 
@@ -46,8 +46,12 @@ class SaturatedActivation(Rule):
 
     code: ClassVar[str] = "TV202"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    fix: ClassVar[str] = "nn.init.xavier_uniform_(layer.weight); x = (x - x.mean(0)) / x.std(0)"
-    refuted_by: ClassVar[str] = "The layers before it learn: update ratios around 1e-3."
+    explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV502", "TV602"})
+    needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
+    fix: ClassVar[str] = "inputs = (inputs - inputs.mean(0)) / inputs.std(0).clamp_min(1e-6)"
+    refuted_by: ClassVar[str] = (
+        "The layers before it learn: their update ratios are in the healthy range."
+    )
 
     saturated_share_max: float = threshold(0.5, "Share of saturated outputs, 0 to 1.")
     observations: int = threshold(20, "Newest captured steps whose median counts.")
@@ -77,14 +81,20 @@ class SaturatedActivation(Rule):
             severity=Severity.WARNING,
             where=place.name,
             since_step=int(seen.steps[-run]),
-            summary=f"{now:.0%} of {place.name}'s outputs are saturated (median of the newest "
+            summary=f"{now:.0%} of the outputs of {place.name} are saturated (median of the newest "
             f"{min(self.observations, len(seen.steps))} captured steps).",
-            evidence={
-                "saturated_share": now,
-                "saturated_share_max": self.saturated_share_max,
-                "healthy_range": "0 to 0.3",
-                "layers": float(sick.sum()),
-            },
+            evidence=(
+                Evidence(
+                    quantity="share of saturated outputs",
+                    seen=now,
+                    limit=self.saturated_share_max,
+                    direction="above",
+                    healthy=(0.0, 0.3),
+                    unit="share",
+                    statistic=Stat.SATURATED_SHARE,
+                ),
+                Evidence(quantity="layers affected", seen=float(sick.sum())),
+            ),
             confidence=0.85,
             stream=Stream.ACTIVATION,
             statistic=Stat.SATURATED_SHARE,

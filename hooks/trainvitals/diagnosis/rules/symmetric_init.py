@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, layer_of, rows_named, window
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats
 from trainvitals.wire import Place, Stat, Stream
 
@@ -42,7 +42,30 @@ class SymmetricInit(Rule):
 
     code: ClassVar[str] = "TV301"
     stage: ClassVar[Stage] = Stage.INITIALISATION
-    fix: ClassVar[str] = "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')"
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {
+            "TV101",
+            "TV102",
+            "TV103",
+            "TV201",
+            "TV202",
+            "TV303",
+            "TV501",
+            "TV502",
+            "TV602",
+            "TV603",
+            "TV701",
+        }
+    )
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.WEIGHT,
+        Stream.GRADIENT,
+    )
+    fix: ClassVar[str] = (
+        "for m in model.modules():\n"
+        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
+        "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
+    )
     refuted_by: ClassVar[str] = "Rows of the weight that differ after some steps."
 
     distinct_rows_max: float = threshold(0.5, "Share of rows that differ from every other row.")
@@ -84,19 +107,27 @@ class SymmetricInit(Rule):
             where=place.name,
             since_step=int(weight.steps[0]),
             summary=(
-                f"{layer_of(place)}'s {place.shape[0]} units start with the same weights and get "
-                f"the same gradient ({share * place.shape[0]:.0f} distinct rows)"
-                + (f", and so in {int(sick.sum()) - 1} more layers." if sick.sum() > 1 else ".")
+                f"The {place.shape[0]} units of {layer_of(place)} start with the same weights and "
+                f"get the same gradient ({share * place.shape[0]:.0f} distinct rows)"
+                + (f"; {int(sick.sum()) - 1} more layers do too." if sick.sum() > 1 else ".")
             ),
-            evidence={
-                "distinct_rows": share,
-                "distinct_rows_gradient": float(np.nanmax(gradients[:, at])),
-                "distinct_rows_max": self.distinct_rows_max,
-                "healthy_range": "1",
-                "layers": float(sick.sum()),
-            },
+            evidence=(
+                self._distinct("distinct rows of the weight", share),
+                self._distinct("distinct rows of its gradient", float(np.nanmax(gradients[:, at]))),
+                Evidence(quantity="layers affected", seen=float(sick.sum())),
+            ),
             stream=Stream.WEIGHT,
             statistic=Stat.STD,
+        )
+
+    def _distinct(self, quantity: str, share: float) -> Evidence:
+        return Evidence(
+            quantity=quantity,
+            seen=share,
+            limit=self.distinct_rows_max,
+            direction="below",
+            healthy=(1.0, 1.0),
+            unit="share",
         )
 
     def _all_alike(self, shares: Floats) -> Flags:

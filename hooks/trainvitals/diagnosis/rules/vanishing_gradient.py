@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Finding, Severity
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
     layer_of,
@@ -19,7 +21,7 @@ from trainvitals.diagnosis.places import (
     rows_named,
     window,
 )
-from trainvitals.diagnosis.rule import Rule, Stage, threshold
+from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, log10, median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
 
@@ -40,8 +42,8 @@ class VanishingGradient(Rule):
     that product is below 1 the first layers get nothing: they stay random, and the last layers
     learn from random features, whatever the optimizer.
     ## Evidence
-    log10 of the ratio of gradient RMS, first layer to last (healthy: −2 to 2), the first layer's
-    update ratio, and the layer at which the gradient falls most.
+    The gradient RMS of the first layer relative to the last (healthy: 0.01 to 100), the first
+    layer's update ratio or the loss that does not fall, and the layer with the largest drop.
     ## What to do
     - Replace sigmoid and tanh between layers by ReLU or GELU: a sigmoid's slope is at most 1/4.
     - Initialise for the nonlinearity: He for ReLU, Xavier for tanh.
@@ -58,16 +60,26 @@ class VanishingGradient(Rule):
 
     code: ClassVar[str] = "TV101"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    fix: ClassVar[str] = "nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.ReLU())"
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV602", "TV603", "TV701"})
+    needs: ClassVar[tuple[Need, ...]] = (
+        Stream.GRADIENT,
+        Stream.UPDATE,
+    )
+    fix: ClassVar[str] = (
+        "for m in model.modules():\n"
+        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
+        "        nn.init.xavier_uniform_(m.weight)  # kaiming_uniform_ before ReLU"
+    )
     refuted_by: ClassVar[str] = (
-        "The first layer's weights move (update ratio above 1e-5) and the loss falls."
+        "The loss falls as fast as with a normalisation layer between the layers."
     )
 
-    log_ratio_min: float = threshold(
-        -4.0, "log10 of gradient RMS, first matrix to last, below which it has vanished."
+    gradient_ratio_min: float = threshold(
+        1e-4,
+        "Gradient RMS of the first matrix relative to the last; fires below this value.",
     )
-    update_ratio_max: float = threshold(
-        1e-6, "RMS(ΔW)/RMS(W) of the first matrix below which it does not learn."
+    update_ratio_min: float = threshold(
+        1e-6, "RMS(ΔW)/RMS(W) of the first weight matrix; below this value it does not learn."
     )
     observations: int = threshold(10, "Captured steps whose median counts.")
 
@@ -88,45 +100,66 @@ class VanishingGradient(Rule):
         ratio = float(logs[0] - logs[-1])
         update = self._update_ratio(history, places[0].name)
         stuck = len(course.loss) >= STUCK_STEPS and course.known and not course.learned()
-        if update >= self.update_ratio_max and not stuck:
+        if update >= self.update_ratio_min and not stuck:
             return
         # In half decades and, where it was so already, at the start: noise must not move the
         # finding from layer to layer.
         early = log10(median(seen.values[: self.observations]))
         drops = np.round(2 * np.diff(early if self._fades(early) else logs)) / 2
         worst = int(np.nanargmax(drops))
-        faded = log10(seen.values[:, 0]) - log10(seen.values[:, -1]) < self.log_ratio_min
+        faded = log10(seen.values[:, 0]) - log10(seen.values[:, -1]) < math.log10(
+            self.gradient_ratio_min
+        )
         run = max(1, int(trailing_run(faded)))
         yield self.finding(
             severity=Severity.ERROR if stuck else Severity.WARNING,
             where=places[worst].name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"The gradient of {layer_of(places[0])} is 10^{-ratio:.1f} times smaller than that "
-                f"of {layer_of(places[-1])}; it falls most at {layer_of(places[worst])}."
+                f"The gradient of the first layer ({layer_of(places[0])}) is {times(10**-ratio)} "
+                f"smaller than that of the last ({layer_of(places[-1])}); the largest drop is at "
+                f"{layer_of(places[worst])}."
             ),
-            evidence={
-                "log10_gradient_first_to_last": ratio,
-                "log_ratio_min": self.log_ratio_min,
-                "healthy_range": "-2 to 2",
-                "first_update_ratio": update,
-                "update_ratio_max": self.update_ratio_max,
-                "layers": float(len(rows)),
-            },
+            evidence=(
+                Evidence(
+                    quantity="gradient RMS, first layer relative to last",
+                    seen=10**ratio,
+                    limit=self.gradient_ratio_min,
+                    direction="below",
+                    healthy=(0.01, 100.0),
+                ),
+                self._movement(update, course),
+                Evidence(quantity="weight matrices compared", seen=float(len(rows))),
+            ),
             confidence=0.95 if stuck else 0.8,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )
 
+    def _movement(self, update: float, course: Course) -> Evidence:
+        """Return why the small gradient hurts: no movement, or a loss that does not fall."""
+        if update < self.update_ratio_min:
+            return Evidence(
+                quantity="update ratio of the first layer",
+                seen=update,
+                limit=self.update_ratio_min,
+                direction="below",
+                healthy=(1e-5, 0.1),
+            )
+        return Evidence(
+            quantity="loss now",
+            seen=course.now(),
+            text=f"it started at {course.initial:.4g} and has not fallen",
+        )
+
     def _fades(self, logs: Floats) -> bool:
         # A gradient that is exactly zero is cut off (a dead layer, a detach), not faded, unless
         # what is left above zero fades as well, down to where float32 ends.
+        limit = math.log10(self.gradient_ratio_min)
         alive = logs[logs > -44]
         if len(alive) < 3:
             return False
-        return bool(
-            logs[0] - logs[-1] < self.log_ratio_min and alive[0] - alive[-1] < self.log_ratio_min
-        )
+        return bool(logs[0] - logs[-1] < limit and alive[0] - alive[-1] < limit)
 
     def _update_ratio(self, history: History, name: str) -> float:
         row = rows_named(history, Stream.UPDATE, [name])[0]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Severity
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
+from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.finding import Severity
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import STATISTICS, Event, Frame, Layout, Place, Stat, Stream
 
 
 class TestSymmetricInit:
@@ -127,7 +127,7 @@ class TestBiasDrift:
         [finding] = self.check(np.linspace(0, 10, 200))
         assert finding.where == "h.bias"
         assert 40 < finding.since_step < 60
-        assert finding.evidence["common_share"] == 1.0
+        assert seen(finding, "common share of the drift") == 1.0
 
     def test_the_same_walk_within_a_wide_signal_is_none(self):
         assert not self.check(np.linspace(0, 10, 200), spread=20.0, loss=np.linspace(2, 1, 200))
@@ -144,8 +144,23 @@ class TestBiasDrift:
         assert self.check(np.full(200, 9.0))
 
 
+def seen(finding, quantity, field="seen"):
+    [evidence] = [e for e in finding.evidence if e.quantity == quantity]
+    return getattr(evidence, field)
+
+
+def frame_of(history, stream):
+    values = np.stack([history.values(stream, s) for s in STATISTICS[stream]], axis=2)
+    steps = history.steps(stream)
+    return Frame(stream, 0, steps, steps * 1.0, values)
+
+
 class TestNonFiniteValue:
-    def run(self, *, loss=(), gradients=(), weights=(), outputs=(), n=30, scale=None):
+    def run(
+        self, *, loss=(), gradients=(), weights=(), outputs=(), n=30, scale=None, captured=None
+    ):
+        """`captured`: the steps of which activations were captured; None: all."""
+
         def at(steps):
             return np.isin(np.arange(n), steps).astype(float)
 
@@ -161,6 +176,20 @@ class TestNonFiniteValue:
             (Stream.ACTIVATION, modules, outputs),
         ):
             columns = {Stat.NONFINITE: at(bad), Stat.MIN: -3.0, Stat.MAX: 7.0}
+            if stream is Stream.ACTIVATION and captured is not None:
+                some = Example(captured).stream(
+                    stream,
+                    places,
+                    {
+                        p.name: {
+                            k: v if np.isscalar(v) else v[captured] for k, v in columns.items()
+                        }
+                        for p in places
+                    },
+                )
+                example.history.add(Layout(stream, 0, STATISTICS[stream], tuple(places)))
+                example.history.add(frame_of(some.history, stream))
+                continue
             example.stream(stream, places, {p.name: columns for p in places})
         return list(NonFiniteValue().check(example.history))
 
@@ -168,7 +197,7 @@ class TestNonFiniteValue:
         [finding] = self.run(loss=[20, 21], gradients=[20, 21], outputs=[20, 21])
         assert (finding.where, finding.since_step) == ("a", 20)
         assert "forward" in finding.summary
-        assert finding.evidence["last_finite_max"] == 7.0
+        assert seen(finding, "largest value there before") == 7.0
 
     def test_backward_first_names_the_last_module_since_backward_begins_there(self):
         [finding] = self.run(gradients=[20])
@@ -190,6 +219,53 @@ class TestNonFiniteValue:
     def test_a_gradient_scaler_looking_for_its_scale_is_at_work(self):
         assert not self.run(gradients=[0, 3], scale=1024.0)
 
-    def test_one_bad_batch_is_over_after_fifty_finite_steps(self):
-        assert self.run(loss=[20], gradients=[20], n=60)
-        assert not self.run(loss=[20], gradients=[20], n=90)
+    @pytest.mark.parametrize("n", [60, 90, 400, 5000])
+    def test_one_bad_step_is_reported_whatever_follows(self, n):
+        [finding] = self.run(loss=[20], gradients=[20], n=n)
+        assert finding.since_step == 20
+        assert finding.is_alarm
+
+    def test_it_is_an_error_while_it_is_fresh_and_a_warning_once_all_is_finite_again(self):
+        [fresh] = self.run(loss=[20], gradients=[20], n=60)
+        [old] = self.run(loss=[20], gradients=[20], n=90)
+        assert (fresh.severity, old.severity) == (Severity.ERROR, Severity.WARNING)
+        assert "all later values are finite" in old.summary
+
+    def test_weights_that_stay_bad_stay_an_error(self):
+        [finding] = self.run(loss=[20], weights=range(21, 200), n=200)
+        assert finding.severity is Severity.ERROR
+
+    def test_an_origin_that_was_not_captured_is_not_asserted(self):
+        [finding] = self.run(loss=[20], gradients=[20], outputs=[20], captured=[0, 10, 30], n=40)
+        assert "the origin was not observed" in finding.summary
+        assert "finite" not in finding.summary.replace("Non-finite", "").replace("non-finite", "")
+        assert (finding.where, finding.fix) == ("", "")
+        assert finding.confidence < 1
+
+    def test_an_origin_seen_at_a_later_step_is_named(self):
+        [finding] = self.run(
+            loss=[20, 22], gradients=[20, 22], outputs=[20, 22], captured=[0, 21, 22], n=40
+        )
+        assert (finding.where, finding.since_step) == ("a", 20)
+        assert seen(finding, "non-finite entries", "text") == "at step 22"
+
+    @pytest.mark.parametrize(
+        ("operations", "fix"),
+        [
+            ("log", "x.clamp_min(1e-8).log()"),
+            ("sqrt", "(x + 1e-8).sqrt()"),
+            ("div", "a / b.clamp_min(1e-8)"),
+            ("exp", "x.clamp_max(80.0).exp()"),
+            ("log,div", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_fix_fits_the_operation_or_there_is_none(self, operations, fix):
+        history = Example(30).scalars(loss=1.0, nonfinite_loss=np.arange(30) == 20).history
+        history.add(Event(20, 0.0, "nonfinite_loss", operations))
+        [finding] = NonFiniteValue().check(history)
+        assert finding.fix == fix
+
+    def test_a_first_module_with_bad_outputs_is_told_to_check_its_input(self):
+        [finding] = self.run(loss=[20], outputs=[20])
+        assert finding.fix == "assert torch.isfinite(inputs).all()"

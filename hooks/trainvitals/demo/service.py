@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainvitals.collector import Collector
+from trainvitals.api.client import Client
 
 START_S = 60.0
 STOP_S = 15.0
@@ -29,7 +29,7 @@ def environment(home: Path) -> dict[str, str]:
     return kept | {"TRAINVITALS_HOME": str(home), "TRAINVITALS_REPORT": "card"}
 
 
-class House:
+class Service:
     """`trainvitals up` as a child process, until `close`."""
 
     def __init__(self, home: Path, port: int) -> None:
@@ -46,11 +46,11 @@ class House:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C goes to the demo, which then ends this child in order.
+                # Ctrl-C goes to the demo, which then terminates this child.
                 start_new_session=True,
             )
 
-    def opened(self, told: Callable[[str], None]) -> Collector:
+    def opened(self, told: Callable[[str], None]) -> Client:
         """Wait until the collector takes batches and return how to read it."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -59,7 +59,7 @@ class House:
             address = re.search(r"trainvitals collector: (\S+)", self._log())
             token = self.home / "token"
             if address and token.exists():
-                collector = Collector(address[1], token.read_text().strip())
+                collector = Client(address[1], token.read_text().strip())
                 if collector.ready():
                     self.url = collector.url
                     told(f"Collector and dashboard at {self.url}, log in {self.log_file}")
@@ -74,7 +74,7 @@ class House:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End the process: kindly, and after 15 s for certain."""
+        """Terminate the process; kill it after 15 s."""
         if self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)

@@ -1,0 +1,223 @@
+"""The HTTP client of the API: the command line, the demo and the dashboard read runs through it.
+
+Comes in: a collector's address and a token with the scope read.
+Goes out: the structs of `schema`.
+Promise:  no redirect is followed (it would carry the token away), no proxy or `.netrc` is read from
+          the environment, and every exchange ends.
+Start at `Client.get`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import msgspec
+
+from trainvitals.api.schema import (
+    Findings,
+    Heatmap,
+    Layouts,
+    RunDetail,
+    RunPage,
+    Series,
+    Version,
+)
+
+T = TypeVar("T")
+
+ANSWER_BYTES_MAX: Final = 64 * 2**20
+TIMEOUT_S: Final = 10.0
+NOT_MODIFIED: Final = 304
+BASE: Final = "/api/v1"
+
+Exchange = Callable[[str, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
+"""(path with query, request headers) → (status, response headers in lower case, body)."""
+
+
+class Unreachable(Exception):  # noqa: N818 - a state of the world, named as such
+    """Nobody answered, or what answered is not a collector in working order."""
+
+
+class Broken(Unreachable):
+    """Something answered, but not as a collector of this version does."""
+
+
+class Refused(Exception):  # noqa: N818 - the collector's answer, not an error of this client
+    """The collector answered with a problem; `reason` is its stable code."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    type: str = ""
+    title: str = ""
+    detail: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reply(Generic[T]):
+    """A decoded answer; `value` is None when nothing changed since `etag`."""
+
+    value: T | None
+    etag: str
+    size: int
+    """Bytes of the answer."""
+
+
+class Client:
+    """Reads one collector over HTTP, one connection per call; may be used by many threads."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | Callable[[], str] = "",
+        *,
+        timeout_s: float = TIMEOUT_S,
+        exchange: Exchange | None = None,
+    ) -> None:
+        """`token` may be a function that reads it anew for each call.
+
+        Raises:
+            ValueError: `url` is not an http(s) address.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                f"{url!r} is not an address of a collector; http://127.0.0.1:8321 is one."
+            )
+        self.url = url.rstrip("/")
+        self._parts = parts
+        self._token = token if callable(token) else lambda: token
+        self._timeout_s = timeout_s
+        self._exchange = exchange or self._over_http
+
+    def runs(self, **filters: Any) -> RunPage:
+        """Return a page of runs: project, state, search, limit, cursor."""
+        return self.fetch("/runs", RunPage, **filters)
+
+    def run(self, run: str) -> RunDetail:
+        """Return all that is known of a run except its curves."""
+        return self.fetch(run_path(run), RunDetail)
+
+    def findings(self, run: str) -> Findings:
+        """Return a run's findings, ranked."""
+        return self.fetch(f"{run_path(run)}/findings", Findings)
+
+    def layout(self, run: str) -> Layouts:
+        """Return what is measured of a run."""
+        return self.fetch(f"{run_path(run)}/layout", Layouts)
+
+    def series(
+        self, run: str, stream: str, statistic: str, places: Sequence[str], **query: Any
+    ) -> Series:
+        """Return curves of up to 50 places: from_step, to_step, points."""
+        wanted: dict[str, Any] = {"stream": stream, "statistic": statistic, "place": list(places)}
+        return self.fetch(f"{run_path(run)}/series", Series, **wanted, **query)
+
+    def heatmap(self, run: str, stream: str, statistic: str, **query: Any) -> Heatmap:
+        """Return a statistic of all places over steps: from_step, to_step, columns."""
+        wanted = {"stream": stream, "statistic": statistic}
+        return self.fetch(f"{run_path(run)}/heatmap", Heatmap, **wanted, **query)
+
+    def version(self) -> Version:
+        """Return which collector this is."""
+        return self.fetch("/version", Version, base="")
+
+    def ready(self) -> bool:
+        """Whether the collector can store batches now; False too when nobody answers."""
+        try:
+            return self._ask("/readyz", {})[0] == 200
+        except Unreachable:
+            return False
+
+    def fetch(self, path: str, kind: type[T], *, base: str = BASE, **query: Any) -> T:
+        """Return the answer at `path` below `base`. Raises Unreachable or Refused."""
+        reply = self.get(path, kind, base=base, **query)
+        if reply.value is None:
+            raise Broken(f"{self.url} answers that nothing changed, without having been asked.")
+        return reply.value
+
+    def get(
+        self, path: str, kind: type[T], *, etag: str = "", base: str = BASE, **query: Any
+    ) -> Reply[T]:
+        """Return the answer at `path` below `base`, or that it is still the one of `etag`.
+
+        Raises:
+            Unreachable: nobody answers, or with status 500 and above.
+            Broken: the answer is not one of this version.
+            Refused: the collector answers with a problem.
+        """
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        target = f"{base}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        status, headers, body = self._ask(target, {"If-None-Match": etag} if etag else {})
+        if status == NOT_MODIFIED and etag:
+            return Reply(None, etag, 0)
+        if status != 200:
+            raise self._problem(status, body)
+        try:
+            value = msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise Broken(
+                f"{self.url} answers, but not as a trainvitals collector of this version does "
+                f"({error}). Upgrade the older side: pip install -U trainvitals."
+            ) from error
+        return Reply(value, headers.get("etag", ""), len(body))
+
+    def _problem(self, status: int, body: bytes) -> Exception:
+        try:
+            said = msgspec.json.decode(body, type=_Problem)
+        except msgspec.MsgspecError:
+            said = _Problem()
+        message = said.detail or said.title or f"HTTP status {status}"
+        if status >= 500:
+            return Unreachable(f"{self.url} is not in working order: {message}")
+        reason = said.reason or said.type.rpartition("/")[2]
+        if status in (401, 403):
+            reason = "unauthorised" if status == 401 else "forbidden"
+        return Refused(status, reason or "broken", message)
+
+    def _ask(self, target: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        token = self._token()
+        wanted = {"Accept": "application/json", **headers}
+        if token:
+            wanted["Authorization"] = f"Bearer {token}"
+        return self._exchange(self._parts.path.rstrip("/") + target, wanted)
+
+    def _over_http(
+        self, target: str, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        connection = self._connection()
+        try:
+            connection.request("GET", target, headers=dict(headers))
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, named, response.read(ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            said = str(error) or type(error).__name__
+            raise Unreachable(f"The collector at {self.url} does not answer: {said}") from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        options: dict[str, Any] = {"port": self._parts.port, "timeout": self._timeout_s}
+        host = str(self._parts.hostname)
+        if self._parts.scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(host, context=context, **options)
+        return http.client.HTTPConnection(host, **options)
+
+
+def run_path(run: str) -> str:
+    """Return a run's path below /api/v1, whatever is in its name."""
+    name = quote(run, safe="")
+    # "." and ".." would be resolved away as path segments.
+    return f"/runs/{name.replace('.', '%2E') if set(run) <= {'.'} else name}"

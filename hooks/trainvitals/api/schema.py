@@ -1,0 +1,395 @@
+"""The structs of the HTTP API: runs, findings, curves, rule pages.
+
+The server encodes them, the command line and the dashboard decode them, and OpenAPI is generated
+from them. In JSON a number that is NaN or infinite is null. Times are seconds since the epoch
+(UTC); steps count from 0.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+Numbers = list[float | None]
+
+
+class Severity(StrEnum):
+    """How bad a finding is. Only warnings and errors are alarms."""
+
+    INFO = "info"
+    """Worth knowing; never an alarm."""
+    WARNING = "warning"
+    """The run is likely worse than it should be."""
+    ERROR = "error"
+    """The run is broken."""
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for error: for sorting and for `--fail-on`."""
+        return tuple(Severity).index(self)
+
+
+class State(StrEnum):
+    """Whether a finding still holds."""
+
+    OPEN = "open"
+    RESOLVED = "resolved"
+
+
+class Stage(StrEnum):
+    """Position in the chain of causes: earlier stages explain later ones."""
+
+    DATA = "data"
+    INITIALISATION = "initialisation"
+    WIRING = "wiring"
+    """What is connected to what, and which loss is paired with which output."""
+    OPTIMIZER = "optimizer"
+    PROPAGATION = "propagation"
+    """Vanishing, exploding, dead, saturated."""
+    LOSS = "loss"
+    """A symptom in the loss curve."""
+    MONITOR = "monitor"
+    """About trainvitals itself."""
+
+    @property
+    def rank(self) -> int:
+        """0 for data to 6 for monitor."""
+        return tuple(Stage).index(self)
+
+
+class Verdict(StrEnum):
+    """What is known of a run as a whole."""
+
+    ERROR = "error"
+    """At least one open error."""
+    WARNING = "warning"
+    """At least one open warning."""
+    HEALTHY = "healthy"
+    """Enough steps were seen, every rule that applies could run, and none reports anything."""
+    TOO_EARLY = "too_early"
+    """Fewer steps than the rules need."""
+    BLIND = "blind"
+    """Rules could not run because what they read was never seen: `blind` names them."""
+    FAILED = "failed"
+    """The run ended with an exception, or its process stopped reporting."""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """One number (or text) that supports a finding, with the limit it was compared with."""
+
+    quantity: str
+    """What was measured, in words: "share of dead units"."""
+    seen: float | str | None = None
+    """The value; None when it was not measured or is not finite."""
+    limit: float | None = None
+    """The limit that was applied to `seen`; None for a number that decides nothing."""
+    direction: Literal["above", "below", ""] = ""
+    """On which side of `limit` the rule fires; a value equal to the limit may fire too."""
+    healthy: tuple[float | None, float | None] | None = None
+    """Smallest and largest healthy value; None is an open end."""
+    unit: str = ""
+    """"share" (0 to 1, shown in per cent), "steps", "times", …; "" for a plain number."""
+    text: str = ""
+    """A remark: how the limit was derived, or what the number means."""
+    statistic: str = ""
+    """The statistic or scalar whose curve shows this number; its limit can be drawn there."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault at one place, from one step on, with its numbers and its fix."""
+
+    rule: str
+    """The rule's name: dead_relu."""
+    code: str
+    """TV201."""
+    severity: Severity
+    where: str = ""
+    """The layer's or parameter's name; "" for the run as a whole."""
+    since_step: int
+    """The first step at which it held."""
+    state: State = State.OPEN
+    summary: str
+    """One sentence with the numbers."""
+    evidence: tuple[Evidence, ...] = ()
+    why: str = ""
+    """Why it matters."""
+    advice: str = ""
+    """What to do, in words."""
+    fix: str = ""
+    """What to do, as PyTorch code; "" when no single fix follows from the evidence."""
+    confidence: float = 1.0
+    """0 to 1."""
+    explained_by: str = ""
+    """Code of the finding that causes this one; "" for a root cause."""
+    refuted_by: str = ""
+    """What one would have to see for this to be wrong."""
+    stage: Stage = Stage.MONITOR
+    """Position in the chain of causes."""
+    last_step: int = -1
+    """The newest step at which it held; −1 until the engine sets it."""
+    stream: str = ""
+    """With `statistic`: which curve to draw as evidence, e.g. gradient / l2 at `where`."""
+    statistic: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still holds."""
+        return self.state is State.OPEN
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether it still holds and is a warning or an error."""
+        return self.is_open and self.severity is not Severity.INFO
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings of a run, ranked, and one verdict."""
+
+    run: str = ""
+    step: int = -1
+    """The last finished step this diagnosis covers; −1 before the first."""
+    verdict: Verdict = Verdict.TOO_EARLY
+    headline: Finding | None = None
+    """The root cause to look at first; None for a run without open warnings and errors."""
+    findings: tuple[Finding, ...] = ()
+    """Open ones first, ranked by cause; resolved ones last."""
+    health: float = 1.0
+    """0 (broken) to 1 (nothing found)."""
+    blind: dict[str, str] = {}
+    """Rule → why it could not run."""
+    error: str = ""
+    """Why the run failed: the exception's class and message, or that contact was lost."""
+    watched: tuple[str, ...] = ()
+    """Names of the parameters and modules that are measured."""
+    not_watched: dict[str, str] = {}
+    """Name → why it is not measured."""
+    overhead: float | None = None
+    """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
+
+    @property
+    def open(self) -> tuple[Finding, ...]:
+        """The findings that still hold."""
+        return tuple(f for f in self.findings if f.is_open)
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The open warnings and errors."""
+        return tuple(f for f in self.findings if f.is_alarm)
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Open findings by severity."""
+
+    error: int = 0
+    warning: int = 0
+    info: int = 0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the run list shows it."""
+
+    id: str
+    project: str
+    name: str
+    state: str
+    """running | lost | finished | failed | stopped"""
+    verdict: Verdict = Verdict.TOO_EARLY
+    error: str = ""
+    """Why it failed; "" for a run that did not."""
+    started_at: float
+    last_report_at: float
+    ended_at: float | None = None
+    step: int
+    """The last step seen; −1 before the first."""
+    total_steps: int | None = None
+    loss: float | None = None
+    health: float | None = None
+    """0 to 1; null before the first diagnosis."""
+    headline: Finding | None = None
+    findings: Counts = Counts()
+    sparkline: tuple[float | None, ...] = ()
+    """The loss curve in at most 60 numbers; null where it was not finite."""
+    step_rate: float | None = None
+    """Steps per second."""
+    tags: tuple[str, ...] = ()
+    attempt: int = 1
+    """From 1."""
+    host: str = ""
+    overhead: float | None = None
+    """Own CPU time of the whole run as a share of its training time."""
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        """Changes when there may be new curves."""
+        return (self.attempt, self.step, self.last_report_at, self.state)
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    """Some runs, newest started first."""
+
+    runs: list[Run]
+    next_cursor: str | None = None
+    """Ask for the next page with this; null on the last page."""
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What the training process reported about itself."""
+
+    git_commit: str = ""
+    argv: tuple[str, ...] = ()
+    versions: dict[str, str] = {}
+    pid: int = 0
+    facts: dict[str, str | float | None] = {}
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened at a step."""
+
+    step: int
+    time: float
+    kind: str
+    text: str = ""
+    attributes: dict[str, str | float | None] = {}
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """An interval of records that the trainer could not keep."""
+
+    first_step: int
+    last_step: int
+    stream: str
+    reason: str
+    records: int
+
+
+class RunDetail(Run, frozen=True, kw_only=True):
+    """All that is known of a run except its curves."""
+
+    blind: dict[str, str] = {}
+    """Rule → why it could not run."""
+    config: dict[str, Any] = {}
+    metadata: Metadata = Metadata()
+    dropped: list[Dropped] = []
+    not_watched: dict[str, str] = {}
+    events: list[Event] = []
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """All findings of a run, ranked, open ones first."""
+
+    findings: tuple[Finding, ...]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One row of a stream: a parameter, a module or a scalar."""
+
+    name: str
+    kind: str = ""
+    shape: tuple[int, ...] = ()
+    depth: int = -1
+    module: str = ""
+    module_kind: str = ""
+    nonlinearity: str = ""
+    trainable: bool = True
+    optimized: bool = True
+    aliases: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The rows and columns of one stream."""
+
+    stream: str
+    statistics: tuple[str, ...]
+    places: tuple[Place, ...]
+
+
+class Layouts(msgspec.Struct, frozen=True):
+    """The newest layout of each stream."""
+
+    streams: list[Layout]
+
+    def of(self, stream: str) -> Layout | None:
+        """Return the layout of `stream`, None when it is not measured."""
+        return next((layout for layout in self.streams if layout.stream == stream), None)
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """The values of one place in buckets of steps; buckets without a measurement are left out."""
+
+    place: str
+    step: list[int] = []
+    """First step of each bucket."""
+    last_step: list[int] = []
+    min: Numbers = []
+    mean: Numbers = []
+    max: Numbers = []
+    last: Numbers = []
+    nonfinite: list[int] = []
+    """Infinite values in each bucket."""
+    count: list[int] = []
+    """Finite values in each bucket."""
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Curves of one statistic."""
+
+    stream: str
+    statistic: str
+    series: list[Curve]
+
+
+class Heatmap(msgspec.Struct, frozen=True):
+    """Means over finite values: one row per place, by depth; one column per bucket of steps."""
+
+    stream: str
+    statistic: str
+    places: list[str]
+    steps: list[int]
+    values: list[Numbers]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Which collector answers."""
+
+    version: str
+    database: str
+    """Engine and its version."""
+
+
+class RuleName(msgspec.Struct, frozen=True):
+    """A rule in the list."""
+
+    code: str
+    rule: str
+    summary: str
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """All rules."""
+
+    rules: list[RuleName]
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """One threshold of a rule."""
+
+    default: float
+    meaning: str
+
+
+class RulePage(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule's page. Texts are Markdown."""
+
+    code: str
+    rule: str
+    summary: str
+    what_it_detects: str
+    why_it_matters: str
+    evidence: str
+    what_to_do: str
+    when_it_is_wrong: str
+    references: str
+    thresholds: dict[str, Threshold] = {}

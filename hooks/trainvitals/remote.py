@@ -1,0 +1,97 @@
+"""A run's diagnosis as a collector has it, for the command line and the demo.
+
+Comes in: a `Client` and the run's id. Goes out: a `Diagnosis`, and the curve of its headline.
+Start at `diagnosis_of`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import numpy as np
+
+from trainvitals.api.client import Client, Refused, Unreachable
+from trainvitals.api.schema import Curve, Diagnosis, RunDetail
+from trainvitals.diagnosis.causes import headline_of
+from trainvitals.diagnosis.history import Series
+from trainvitals.report.curves import CurveKey, key_of, source_of
+
+ENDED: Final = ("finished", "failed", "stopped", "lost")
+QUIET_S: Final = 2.5
+"""A run's last diagnosis is done when nothing of it changed for that long after its end: the
+collector looks once a second."""
+
+
+def diagnosis_of(client: Client, run: str) -> Diagnosis | None:
+    """Return the collector's last diagnosis of `run`; None before its first."""
+    about = client.run(run)
+    if about.health is None and about.state not in ("failed", "lost"):
+        return None
+    findings = client.findings(run).findings
+    streams = client.layout(run).streams
+    watched = [p.name for s in streams if s.stream != "scalar" for p in s.places]
+    return Diagnosis(
+        run=about.id,
+        step=about.step,
+        verdict=about.verdict,
+        headline=headline_of(findings),
+        findings=findings,
+        health=1.0 if about.health is None else about.health,
+        blind=about.blind,
+        error=about.error,
+        watched=tuple(dict.fromkeys(watched)),
+        not_watched=about.not_watched,
+        overhead=about.overhead,
+    )
+
+
+def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[CurveKey, Series]:
+    """Return the curve that supports the headline; empty when the collector has none."""
+    finding = diagnosis.headline
+    if finding is None or not finding.stream:
+        return {}
+    layout = client.layout(diagnosis.run).of(finding.stream)
+    source = source_of(finding, [place.name for place in layout.places] if layout else [])
+    if source is None:
+        return {}
+    try:
+        found = client.series(
+            diagnosis.run, finding.stream, source[0], [source[1]], points=points
+        ).series
+    except Refused:
+        return {}  # the card is complete without the curve
+    return {key_of(finding): _series(found[0])} if found else {}
+
+
+def settled(client: Client, run: str, timeout_s: float) -> bool:
+    """Wait until the run has ended and its last diagnosis is done; False when time is up first."""
+    deadline = time.monotonic() + timeout_s
+    before: RunDetail | None = None
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        try:
+            now = client.run(run)
+        except (Refused, Unreachable):
+            now = None
+        if now != before:
+            before, since = now, time.monotonic()
+        elif now and _ended(now) and time.monotonic() - since >= QUIET_S:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _ended(run: RunDetail) -> bool:
+    return run.state in ENDED and run.health is not None
+
+
+def _series(curve: Curve) -> Series:
+    """Return the curve with each bucket's extreme, so that a spike of one step is seen."""
+    low, mean, high = (
+        np.array([np.nan if v is None else v for v in values], np.float32)
+        for values in (curve.min, curve.mean, curve.max)
+    )
+    values = np.where(mean - low > high - mean, low, high)
+    values[np.asarray(curve.nonfinite) > 0] = np.inf
+    return Series(np.asarray(curve.step, np.int64), values)
