@@ -100,7 +100,11 @@ class Shipper:
             return
         self._closed = True
         self._adoption.stop.set()
-        self._sender.close(deadline_s)
+        try:
+            self._sender.close(deadline_s)
+        except Exception:
+            self._sender.failed()
+            log.exception("Delivery did not end as it should; the training is not touched by that.")
         self._wake.set()
 
     def forget(self) -> None:

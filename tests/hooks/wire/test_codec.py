@@ -89,6 +89,13 @@ def test_steps_captured_one_by_one_travel_as_one_block_for_each_stream():
     assert got[0].values[:, 0, 0].tolist() == list(range(16))
 
 
+def test_steps_that_go_back_and_frames_of_other_shapes_stay_apart():
+    shapes = [(5, 2), (6, 2), (5, 2), (6, 3)]
+    records = [frame(step, np.ones((places, 1), np.float32)) for step, places in shapes]
+    got = decode(encode(batch_of(*records))).records
+    assert [(r.steps.tolist(), r.values.shape[1]) for r in got] == [([5, 6], 2), ([5], 2), ([6], 3)]
+
+
 def test_frames_before_and_after_a_new_layout_stay_apart():
     layout = Layout(Stream.SCALAR, 1, (Stat.VALUE,), PLACES[:1])
     records = (
