@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import socket
 import ssl
 import time
@@ -17,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from trainvitals_server.app import create_app
@@ -119,14 +121,38 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
             migrate(settings.database)
         except StoreUnusable as unusable:
             _refuse(str(unusable))
-        server = uvicorn.Server(uvicorn_config(settings, mounts=mounts))
-        typer.echo(f"trainvitals collector: {settings.url}", err=True)
-        typer.echo(f"token file:            {settings.token_path}", err=True)
-        if mounts:
-            typer.echo(f"dashboard:             {settings.url}/", err=True)
+        server = _Server(uvicorn_config(settings, mounts=mounts), settings, mounts=mounts)
         server.run(sockets=[listener])
     if not server.started:
-        raise typer.Exit(1)  # what went wrong is in the log
+        raise typer.Exit(1)  # the cause is in the log
+
+
+class _Server(uvicorn.Server):
+    """Prints the addresses and the token file as soon as the collector answers requests."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, *, mounts: bool) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._mounts = mounts
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.started:
+            return
+        settings, app = self._settings, self.config.app
+        assert isinstance(app, FastAPI)  # noqa: S101 - from uvicorn_config
+        typer.echo(f"trainvitals collector: {settings.url}", err=True)
+        if self._mounts:
+            typer.echo(f"dashboard:             {settings.url}/", err=True)
+        typer.echo(f"token file:            {app.state.token_file}", err=True)
+        if app.state.token_file != settings.token_path:
+            typer.echo(
+                f"{settings.token_path} holds a token that is not an admin token of this "
+                "collector's database; it is left unchanged. To send runs to this collector:\n"
+                f"  export TRAINVITALS_COLLECTOR={settings.url}\n"
+                f"  export TRAINVITALS_TOKEN_FILE={shlex.quote(str(app.state.token_file))}",
+                err=True,
+            )
 
 
 def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Config:

@@ -1,6 +1,6 @@
-"""Tokens and who may do what: every route declares its scope, or does not register.
+"""Tokens and their scopes: a route that declares no scope cannot be registered.
 
-Start at `router.ScopedRouter`; `tokens` makes and checks tokens.
+Start at `router.ScopedRouter`; `tokens` creates and checks tokens, `token_file` writes the first.
 """
 
 from trainvitals_server.auth.router import Principal, ScopedRouter, allow

@@ -53,7 +53,7 @@ class Requires:
                 "`trainvitals token create` makes one.",
                 headers={"WWW-Authenticate": 'Bearer realm="trainvitals"'},
             )
-        if not granted.scope.opens(self.scope):
+        if not granted.scope.includes(self.scope):
             raise Problem(
                 "forbidden",
                 f"This needs a token of scope {self.scope}; this one has scope {granted.scope}.",

@@ -1,20 +1,19 @@
-"""Make, check and revoke tokens: `tv_<scope>_<id>_<secret>`.
+"""Create, check and revoke tokens: `tv_<scope>_<id>_<secret>`.
 
-The secret has 256 bits and is shown once; its SHA-256 is stored. No slow hash: what cannot be
-guessed need not be stretched.
+The secret has 256 random bits and is shown once; its SHA-256 is stored. A slow password hash is
+not necessary, because a secret of this length cannot be guessed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,28 +24,28 @@ _TOKEN_LENGTH_MAX = 200
 
 
 class Scope(StrEnum):
-    """What a token opens."""
+    """What a token allows."""
 
     INGEST = "ingest"
     """Send batches."""
     READ = "read"
-    """Look at runs, and /metrics."""
+    """Read runs and /metrics."""
     ADMIN = "admin"
     """Everything."""
 
-    def opens(self, wanted: Scope) -> bool:
-        """Whether a token of this scope may do what needs `wanted`."""
+    def includes(self, wanted: Scope) -> bool:
+        """Whether a token of this scope may do what requires `wanted`."""
         return self is Scope.ADMIN or self is wanted
 
 
 @dataclass(frozen=True)
 class Granted:
-    """A token that was recognised."""
+    """The rights of a valid token."""
 
     id: str
     scope: Scope
     project: str | None
-    """The only project it opens; None: all."""
+    """The only project it gives access to; None: all."""
 
 
 class Tokens:
@@ -64,7 +63,7 @@ class Tokens:
         label: str = "",
         lifetime_s: float | None = None,
     ) -> str:
-        """Make a token and return it. It cannot be shown again."""
+        """Create a token and return it. It cannot be shown again."""
         token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = self._clock()
         row = sa.insert(Token).values(
@@ -80,7 +79,19 @@ class Tokens:
         return f"tv_{scope}_{token_id}_{secret}"
 
     def check(self, token: str) -> Granted | None:
-        """Return what `token` grants; None when it is unknown, revoked, expired or no token."""
+        """Return what `token` grants; None when it is unknown, revoked, expired or malformed."""
+        row = self._find(token)
+        if row is None or self._has_ended(row):
+            return None
+        return Granted(row.id, Scope(row.scope), row.project)
+
+    def is_void(self, token: str) -> bool:
+        """Whether `token` was created by this database and is now revoked or expired."""
+        row = self._find(token)
+        return row is not None and self._has_ended(row)
+
+    def _find(self, token: str) -> Any:
+        """Return the row of a token whose secret is right, or None."""
         words = token[:_TOKEN_LENGTH_MAX].split("_", 3)
         if len(words) != 4 or words[0] != "tv":
             return None
@@ -89,17 +100,17 @@ class Tokens:
             return None
         with self._database.read() as connection:
             row = connection.execute(sa.select(Token).where(Token.id == token_id)).one_or_none()
-        # Compare in any case: how long the answer takes says nothing about which ids exist.
+        # Compare also for an unknown id: the response time must not reveal which ids exist.
         known = row.sha256 if row is not None else bytes(32)
         same = hmac.compare_digest(_digest(secret), known)
-        if row is None or not same or row.scope != scope or row.revoked_at is not None:
-            return None
-        if row.expires_at is not None and row.expires_at <= self._clock():
-            return None
-        return Granted(row.id, Scope(row.scope), row.project)
+        return row if row is not None and same and row.scope == scope else None
+
+    def _has_ended(self, row: Any) -> bool:
+        expired = row.expires_at is not None and row.expires_at <= self._clock()
+        return row.revoked_at is not None or expired
 
     def revoke(self, token_id: str) -> bool:
-        """Make a token worthless from now on; return False when there is none with this id."""
+        """Revoke a token; return False when no valid token has this id."""
         change = (
             sa.update(Token)
             .where(Token.id == token_id, Token.revoked_at.is_(None))
@@ -119,24 +130,6 @@ class Tokens:
         )
         with self._database.read() as connection:
             return list(connection.execute(sa.select(*columns).order_by(Token.created_at)))
-
-    def ensure_first(self, path: Path) -> bool:
-        """Write an admin token to `path`, unless the one there is good; return whether it was made.
-
-        The file is made with mode 0600 and never widened.
-        """
-        if path.exists():
-            granted = self.check(path.read_text().strip())
-            if granted is not None and granted.scope is Scope.ADMIN:
-                return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        token = self.create(Scope.ADMIN, label="made at the first start")
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
-        fresh.replace(path)
-        return True
 
 
 def _digest(secret: str) -> bytes:
