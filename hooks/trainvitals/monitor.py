@@ -141,6 +141,7 @@ class Monitor:
         loss: object,
         activations: bool | str | Sequence[str],
         every: int | None,
+        loss_falls: bool,
         collector: str | None,
         start: dict[str, Any],
         on_finding: OnFinding | None,
@@ -161,6 +162,8 @@ class Monitor:
             every=every,
             background_cpu_s=self._background_cpu_s,
         )
+        if not loss_falls:
+            capture.facts["loss_falls"] = 0.0
         self._local = LocalDiagnosis(self._finding_opened)
         if collector:
             self._shipper = Shipper(
@@ -283,6 +286,7 @@ def watch(
     overhead: float | None = None,
     every: int | None = None,
     activations: bool | str | Sequence[str] = "auto",
+    loss_falls: bool = True,
     on_finding: OnFinding | None = None,
 ) -> Monitor:
     """Watch a training run: put hooks on `model` and `optimizer`, and return at once.
@@ -306,6 +310,8 @@ def watch(
             the learning rate, the gradient norm and times, unless `every` is given.
         every: measure every n-th step in full instead of by budget, from 1.
         activations: "auto", True, False, or names or globs of modules.
+        loss_falls: False for a loss that need not fall (policy gradients, adversarial losses, sums
+            over episodes): the rules that judge its course stay silent.
         on_finding: called in the training thread, at the end of a step, for each finding that
             opened; may raise StopTraining.
     """
@@ -324,6 +330,7 @@ def watch(
             loss=loss,
             activations=usable_activations(activations),
             every=usable_steps("every", every),
+            loss_falls=bool(loss_falls),
             collector=usable_collector(collector, settings),
             start={
                 "name": name,

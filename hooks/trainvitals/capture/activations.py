@@ -19,28 +19,40 @@ COLUMNS: Final = len(STATISTICS[Stream.ACTIVATION])
 ENTRIES_MAX: Final = 65_536
 """Larger outputs are measured over an evenly strided part of their samples and positions."""
 DEAD_BATCHES: Final = 20
+DEAD_SAMPLES: Final = 256
 _CHANNELS_FIRST_3D: Final = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 _SATURATED: Final = {"tanh": math.atanh(0.99), "sigmoid": math.log(99.0)}
 """|pre-activation| beyond which tanh leaves ±0.99, and sigmoid (0.01, 0.99)."""
 
 
 class Liveness:
-    """For each unit of a rectifier: batches observed since it was last active."""
+    """For each unit of a rectifier at one call site: what was observed since it was last active.
+
+    A unit is dead after `DEAD_BATCHES` batches and `DEAD_SAMPLES` samples without activity: over
+    few samples (a policy that acts on one state at a time) an idle unit is ordinary.
+    """
 
     def __init__(self) -> None:
         self.idle: Tensor | None = None
-        self.batches = 0
+        """Batches and samples since each unit was active, int64, shape (2, units)."""
+        self.batches = self.samples = 0
 
-    def observe(self, active: Tensor) -> Tensor:
-        """Take in which units were active, bool (units,); return the dead share, a scalar."""
-        if self.idle is None or self.idle.shape != active.shape:
-            self.idle = torch.zeros(active.shape, dtype=torch.int32, device=active.device)
-            self.batches = 0
+    def observe(self, active: Tensor, samples: int) -> Tensor:
+        """Take in which units were active, bool (units,); return the dead share, a scalar.
+
+        NaN until enough batches and samples were observed.
+        """
+        if self.idle is None or self.idle.shape[1:] != active.shape:
+            self.idle = torch.zeros((2, *active.shape), dtype=torch.int64, device=active.device)
+            self.batches = self.samples = 0
         self.batches += 1
-        self.idle = torch.where(active, 0, self.idle + 1)
-        if self.batches < DEAD_BATCHES:
+        self.samples += samples
+        one_more = torch.tensor([[1], [samples]], device=active.device)
+        self.idle = torch.where(active, 0, self.idle + one_more)
+        if self.batches < DEAD_BATCHES or self.samples < DEAD_SAMPLES:
             return torch.full((), float("nan"), device=active.device)
-        return (self.idle >= DEAD_BATCHES).float().mean()
+        dead: Tensor = (self.idle[0] >= DEAD_BATCHES) & (self.idle[1] >= DEAD_SAMPLES)
+        return dead.float().mean()
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -121,7 +133,7 @@ def measure(
         fired = x > 0
         active = fired.view(len(x), channels, -1).any(2).any(0) if channels else fired.any(0)
         inactive = 1 - active.float().mean()
-        dead = liveness.observe(active) if liveness else nan
+        dead = liveness.observe(active, len(x)) if liveness else nan
     if nonlinearity in _SATURATED and (functional or next(module.parameters(False), None) is None):
         saturated = _saturated(x, nonlinearity, functional)
     return torch.stack(

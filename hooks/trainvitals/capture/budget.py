@@ -8,6 +8,10 @@ EVERY_MAX = 100
 """However little the budget leaves, a full step comes this often: rules need fresh frames."""
 SMOOTHING = 0.1
 SUSPICION_STEPS = 16
+INSISTENT_STEPS = 4
+"""Steps measured in full after a non-finite value."""
+INSISTENT_EVERY = 256
+"""Steps from one such value to the next that is answered so: a run of NaN costs no more."""
 SUSPICION_RESERVE = 2.0
 """While something looks wrong the budget may be overdrawn by this factor."""
 
@@ -26,6 +30,7 @@ class Budget:
         self._own_total_s = self._step_total_s = 0.0
         self._last_full = -1
         self._suspicious_until = -1
+        self._insistent_from = -INSISTENT_EVERY
 
     @property
     def vital_only(self) -> bool:
@@ -36,6 +41,8 @@ class Budget:
         """Whether `step` is to be measured in full."""
         if self.vital_only:
             return False
+        if 0 <= step - self._insistent_from <= INSISTENT_STEPS:
+            return True
         if self.every is not None:
             return step % self.every == 0 or step < self._suspicious_until
         return step < FIRST_STEPS or step - self._last_full >= self.cadence(step)
@@ -54,6 +61,11 @@ class Budget:
     def suspect(self, step: int) -> None:
         """Measure closely for a while: something looks wrong."""
         self._suspicious_until = step + SUSPICION_STEPS
+
+    def insist(self, step: int) -> None:
+        """Measure the steps after `step` in full: a value was not finite."""
+        if step - self._insistent_from >= INSISTENT_EVERY:
+            self._insistent_from = step
 
     def spent(self, step: int, own_s: float, step_s: float | None, *, full: bool) -> None:
         """Take in what a step cost us and how long it was (None when that is not known)."""

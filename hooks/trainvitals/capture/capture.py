@@ -23,13 +23,14 @@ from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.loss import Number, StepScalars, kind_of_loss, name_of
 from trainvitals.capture.loss_steps import LossSteps
 from trainvitals.capture.matrices import Arrays, Matrices
+from trainvitals.capture.operations import LossEvents
 from trainvitals.capture.optimizers import Optimizers, closure_of, gradient_scale, group_scalars
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import place_of, reason_not_measured
+from trainvitals.capture.parameters import reason_not_measured
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit, Streams
 from trainvitals.capture.transfer import Transfer
-from trainvitals.wire import Event, NotWatched, Scalar, Stream
+from trainvitals.wire import Event, EventKind, NotWatched, Scalar, Stream
 
 RESCAN_STEPS = 64
 """How often the set of parameters is looked through for new, lost or frozen ones."""
@@ -85,6 +86,8 @@ class Capture:
         self._last_end: float | None = None
         self._loss_hook: Hooked | None = None
         self._copies_are_stepped = False
+        self._loss_events = LossEvents(emit)
+        self._overhead: float | None = None
         try:
             self._attach(loss)
         except BaseException:
@@ -100,8 +103,8 @@ class Capture:
 
     @property
     def overhead(self) -> float | None:
-        """Own CPU time over step time; None before it was measured."""
-        return self._budget.overhead
+        """Own CPU time over training time, whole run, as last recorded; None before."""
+        return self._overhead
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -167,6 +170,9 @@ class Capture:
                 self._loss_hook = Hooked(loss, self._loss_module_returned)
             else:
                 log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
+        self.facts |= reasons.switched_off(
+            vital_only=self._budget.vital_only, activations=self._outputs.wanted
+        )
         if self._budget.vital_only:
             self._tell("layers", reasons.VITAL_ONLY)
         self._outputs.attach()
@@ -205,6 +211,8 @@ class Capture:
             self._tell("loss", f"none was reported before step {self.step + 1}")
         if self._scalars.loss(value, hooked=hooked):
             self._force_full = True
+            self._budget.insist(self.step + 1)
+            self._loss_events.add(value, self.step + 1)
         if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
             with self._guard.probe("weights between losses"):
                 self._loss_steps.saw_loss(optimizer_known=bool(self.optimizers))
@@ -297,6 +305,7 @@ class Capture:
             self._scalars.log({Scalar.LOSS_SCALE: scale})
         if self._matrices.take_norm(optimizer, mine):
             self._force_full = True
+            self._budget.insist(self.step + 1)
 
     def _end_step(self, step: int) -> None:
         now = time.time()
@@ -305,6 +314,10 @@ class Capture:
         if self._last_end is not None:
             scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         scalars[Scalar.CAPTURE_TIME_S] = self._own_s
+        if (overhead := self._budget.overhead) is not None:
+            # Rounded as it travels, so that every side shows the same number.
+            self._overhead = float(np.float32(overhead))
+            scalars[Scalar.OVERHEAD] = self._overhead
         full = self._is_full()
         blocks = dict(self._matrices.blocks)
         if full:
@@ -351,22 +364,14 @@ class Capture:
         self._matrices.find_parameters()
 
     def _parameter_streams(self) -> tuple[Stream, ...]:
-        if self.optimizers:
-            return Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE
-        return (Stream.WEIGHT,)
+        every = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
+        return every if self.optimizers else every[:1]
 
     def _announce(self) -> None:
-        optimized = self._optimizers.ids
         # By hand, or by way of a copy, any parameter may be moved.
         unknown = self._copies_are_stepped or not self.optimizers
-        places = [
-            place_of(
-                p,
-                self._outputs.facts_of(p.owner),
-                optimized=unknown or id(p.tensor) in optimized,
-            )
-            for p in self._matrices.parameters
-        ]
+        optimized = None if unknown else self._optimizers.ids
+        places = self._matrices.places(self._outputs.facts_of, optimized)
         for stream in self._parameter_streams():
             self._streams.announce(stream, places)
         if self._outputs.names:
@@ -393,4 +398,4 @@ class Capture:
         self.not_watched[name] = reason
         self._emit(NotWatched({name: reason}))
         if reason.startswith("monitor degraded"):
-            self._emit(Event(max(0, self.step), time.time(), "monitor_degraded", reason))
+            self._emit(Event(max(0, self.step), time.time(), EventKind.MONITOR_DEGRADED, reason))

@@ -6,7 +6,7 @@ the transfer brings to the host, and from there the matrices of the three stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final
 
 import numpy as np
@@ -17,17 +17,19 @@ from torch.optim import Optimizer
 
 from trainvitals.capture import kernel, rows
 from trainvitals.capture.optimizers import gradient_scale, unscaling
+from trainvitals.capture.order import ModuleFacts
 from trainvitals.capture.parameters import (
     Parameter,
     optimized_ids,
     parameters_of,
+    place_of,
     reason_not_measured,
 )
-from trainvitals.capture.transfer import Block
-from trainvitals.wire import STATISTICS, Stat, Stream
+from trainvitals.capture.transfer import Array, Block
+from trainvitals.wire import STATISTICS, Place, Stat, Stream
 
 DISTINCT_ROWS_STEPS: Final = 4
-Arrays = dict[str, npt.NDArray[np.float32]]
+Arrays = dict[str, Array]
 
 
 class Matrices:
@@ -47,6 +49,21 @@ class Matrices:
         self._first: dict[int, Tensor] = {}
         self._copies: dict[int, list[Tensor]] = {}
         self._copied: set[int] = set()
+
+    def places(
+        self,
+        facts_of: Callable[[nn.Module | None], ModuleFacts | None],
+        optimized: Set[int] | None,
+    ) -> list[Place]:
+        """Return the rows of the parameters; `optimized`: ids of tensors, None when not known."""
+        return [
+            place_of(
+                p,
+                facts_of(p.owner),
+                optimized=optimized is None or id(p.tensor) in optimized,
+            )
+            for p in self.parameters
+        ]
 
     def find_parameters(self) -> None:
         """Look the models through for new, lost or frozen parameters."""

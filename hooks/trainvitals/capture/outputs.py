@@ -16,10 +16,13 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.order import ForwardOrder, ModuleFacts, in_backward
 from trainvitals.capture.parameters import NORMS, RECURRENT
-from trainvitals.capture.transfer import Block
-from trainvitals.wire import Place
+from trainvitals.capture.transfer import Array, Block
+from trainvitals.wire import STATISTICS, Place, Stat, Stream
 
 MODULES_MAX = 256
+CALL_SITES_MAX = 8
+"""Call sites of one module that are told apart."""
+DEAD = STATISTICS[Stream.ACTIVATION].index(Stat.DEAD_SHARE)
 _WHOLE = (nn.MultiheadAttention, *RECURRENT)
 """Modules that are watched as one: their children are not called, or mean little alone."""
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
@@ -42,7 +45,8 @@ class Outputs:
         self._own_s = 0.0
         self._modules: dict[int, str] = {}
         self._rows: dict[int, Tensor] = {}
-        self._lives: dict[int, Liveness] = {}
+        self._lives: dict[tuple[int, int], Liveness] = {}
+        self._calls: dict[int, int] = {}
         self._orders: dict[int, ForwardOrder] = {}
         self._order_of: dict[int, ForwardOrder] = {}
         self._facts: dict[int, ModuleFacts] = {}
@@ -88,6 +92,7 @@ class Outputs:
         """Start a step: forget the rows of the last one; measure when `armed`."""
         self._step, self._armed = step, armed
         self._rows.clear()
+        self._calls.clear()
         for hooked in self._hooked:
             hooked.hook.armed = armed
 
@@ -117,7 +122,7 @@ class Outputs:
         """Return the step's rows, one block for each module that was called."""
         return {f"activation/{i}": row for i, row in self._rows.items()}
 
-    def matrix(self, arrays: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    def matrix(self, arrays: Mapping[str, Array]) -> npt.NDArray[np.float32]:
         """Return the activation matrix of a step from its blocks; NaN for modules not called."""
         absent = np.full(COLUMNS, np.nan, np.float32)
         return np.stack([arrays.get(f"activation/{i}", absent) for i in self._called])
@@ -173,14 +178,20 @@ class Outputs:
             return
         facts = self._facts.get(id(module))
         self._called.setdefault(id(module), module)
-        self._rows[id(module)] = measure(
+        # A module that is called twice in a step has two call sites, and its units two lives.
+        call = self._calls.get(id(module), 0)
+        self._calls[id(module)] = call + 1
+        row = measure(
             tensor,
             module,
             nonlinearity=facts.nonlinearity if facts else _own_nonlinearity(module),
             functional=facts.functional if facts else False,
-            liveness=self._lives.setdefault(id(module), Liveness()),
+            liveness=self._lives.setdefault((id(module), call % CALL_SITES_MAX), Liveness()),
             offset=self._step,
         )
+        if call:
+            row[DEAD] = torch.fmax(row[DEAD], self._rows[id(module)][DEAD])
+        self._rows[id(module)] = row
 
 
 def _own_nonlinearity(module: nn.Module) -> str:

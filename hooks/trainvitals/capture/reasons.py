@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from trainvitals.wire import Stream
 from trainvitals.wire.sanitise import name as storable_name
 
 UNSEEN_STEPS: Final = 8
@@ -85,6 +86,14 @@ def unseen(
     if full_steps and not activations:
         found["activations"] = EVAL_MODE if eval_mode else NO_FORWARD
     return found
+
+
+def switched_off(*, vital_only: bool, activations: bool) -> dict[str, str | float]:
+    """Return the facts that tell rules which streams the user does without, and by which option."""
+    if vital_only:
+        streams = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE, Stream.ACTIVATION)
+        return {f"{stream}_off": "overhead=0" for stream in streams}
+    return {} if activations else {f"{Stream.ACTIVATION}_off": "activations="}
 
 
 class Names:

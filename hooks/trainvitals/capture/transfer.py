@@ -18,7 +18,8 @@ from torch import Tensor
 
 Block = npt.NDArray[np.floating[Any]] | Tensor
 Blocks = Mapping[str, Block]
-Ready = Callable[[dict[str, npt.NDArray[np.float32]]], None]
+Array = npt.NDArray[np.floating[Any]]
+Ready = Callable[[dict[str, Array]], None]
 
 WAITING_MAX = 64
 """Steps on their way at most; older ones are given up rather than waited for."""
@@ -35,8 +36,8 @@ class Transfer:
 
     def submit(self, blocks: Blocks, ready: Ready) -> None:
         """Bring `blocks` over and call `ready` with them: now on the CPU, later elsewhere."""
-        with np.errstate(over="ignore"):  # a norm beyond float32 is infinite there, as it travels
-            here = {k: np.asarray(b, np.float32) for k, b in blocks.items() if not _is_remote(b)}
+        # As precise as they are: a sum of squares may lie beyond float32 while its root does not.
+        here: dict[str, Array] = {k: np.asarray(b) for k, b in blocks.items() if not _is_remote(b)}
         remote = {k: b for k, b in blocks.items() if isinstance(b, Tensor) and _is_remote(b)}
         if not remote and not self._waiting:
             ready(here)

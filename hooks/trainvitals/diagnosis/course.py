@@ -52,10 +52,15 @@ class Course:
         Losses of policy gradients, critics and some likelihoods have none: their level says
         nothing about learning.
         """
-        if self.history.facts.get("loss_falls") == 0:
+        if not self.may_be_judged:
             return False
         values = self.loss.values
         return len(values) > 0 and float(values.min()) >= 0 and float(values.max()) > 0
+
+    @cached_property
+    def may_be_judged(self) -> bool:
+        """Whether the course of the loss means anything: not with `watch(loss_falls=False)`."""
+        return self.history.facts.get("loss_falls") != 0
 
     @cached_property
     def initial(self) -> float:
@@ -74,6 +79,11 @@ class Course:
     def noise(self) -> float:
         """The loss's standard deviation from step to step over the newest 200 steps."""
         return noise(self.loss.values[-200:])
+
+    @cached_property
+    def erratic(self) -> bool:
+        """Whether the loss varies from step to step by half of its level or more."""
+        return self.noise > 0.5 * abs(self.now())
 
     def now(self, last: int = LAST) -> float:
         """Return the median of the newest losses."""

@@ -31,6 +31,14 @@ _MISSING: Mapping[Need, str] = {
     Stream.ACTIVATION: "no activations were seen: the model was compiled before watch, runs in "
     "eval mode, or is not the one that is trained",
 }
+_SAID_UNDER: Mapping[Need, tuple[str, ...]] = {
+    Scalar.LOSS: ("loss",),
+    Stream.GRADIENT: ("optimizer", "gradients and updates"),
+    Stream.UPDATE: ("optimizer", "gradients and updates"),
+    Stream.WEIGHT: ("optimizer",),
+    Stream.ACTIVATION: ("activations",),
+}
+"""Names in `not_watched` whose reason is the need's."""
 _COLUMN = {
     Stream.WEIGHT: Stat.L2,
     Stream.GRADIENT: Stat.L2,
@@ -73,7 +81,7 @@ def _missing(history: History, need: Need, not_watched: Mapping[str, str]) -> Re
     option = history.facts.get(f"{need}_off")
     if option:
         return Reason(f"switched off by {option}", True)
-    said = not_watched.get(f"{need}", "")
+    said = next((not_watched[key] for key in _SAID_UNDER[need] if key in not_watched), "")
     return Reason(said or _MISSING[need], False)
 
 

@@ -116,6 +116,16 @@ STATISTICS: Final[dict[Stream, tuple[Stat, ...]]] = {
 sender's columns are read by name."""
 
 
+class EventKind(StrEnum):
+    """Kinds of events that trainvitals records itself."""
+
+    NONFINITE_LOSS = "nonfinite_loss"
+    """The text names the operations behind the loss that were seen out of range, by comma: log,
+    sqrt, div, exp; empty when none was."""
+    MONITOR_DEGRADED = "monitor_degraded"
+    """The text says which part of trainvitals switched itself off, and why."""
+
+
 class Scalar(StrEnum):
     """Names of the scalars we measure ourselves. Users' own arrive as `log/<name>`, the loss of
     another split as `loss/<split>`, an optimizer's group as `<name>/<group>` from 0."""
@@ -136,5 +146,8 @@ class Scalar(StrEnum):
     """Optimizer steps skipped so far because gradients overflowed."""
     STEP_TIME_S = "step_time_s"
     """Wall-clock seconds from the end of the step before to the end of this one."""
+    OVERHEAD = "overhead"
+    """Own CPU seconds of the whole run so far, background threads included, over its training time:
+    the one definition of own cost."""
     CAPTURE_TIME_S = "capture_time_s"
     """CPU seconds spent by trainvitals in this step, its background threads included."""

@@ -126,17 +126,10 @@ class RunNews:
         self.changed["loss"] = last if np.isfinite(last) else None
 
     def _overhead(self, columns: dict[str, npt.NDArray[np.float32]]) -> None:
-        capture = columns.get(Scalar.CAPTURE_TIME_S)
-        step = columns.get(Scalar.STEP_TIME_S)
-        if capture is None or step is None:
-            return
-        both = np.isfinite(capture) & np.isfinite(step)
-        total = float(step[both].sum())
-        if total > 0:
-            now = float(capture[both].sum()) / total
-            before = self._get("overhead")
-            # Full steps cost more than the others: a few batches together give the mean.
-            self.changed["overhead"] = now if before is None else 0.8 * before + 0.2 * now
+        """Take in the run's own figure: the trainer measures the whole run."""
+        values = columns.get(Scalar.OVERHEAD)
+        if values is not None and np.isfinite(values).any():
+            self.changed["overhead"] = float(values[np.isfinite(values)][-1])
 
     def record(self, record: object) -> None:
         """Take in what is said in words."""

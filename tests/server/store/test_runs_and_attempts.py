@@ -51,8 +51,8 @@ def test_a_new_run_is_listed_with_what_it_said(store):
             start(
                 name="my run", tags=("x",), host="h", total_steps=10, config={"lr": float("nan")}
             ),
-            scalars("loss", "step_time_s", "capture_time_s"),
-            scalar_frame([0, 1], [2.0, 1.5], [0.1, 0.1], [0.001, 0.001]),
+            scalars("loss", "overhead"),
+            scalar_frame([0, 1], [2.0, 1.5], [float("nan"), 0.01]),
             NotWatched({"emb": "sparse"}),
         ),
     )

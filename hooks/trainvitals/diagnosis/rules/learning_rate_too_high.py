@@ -14,7 +14,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import Window, both_ends, is_matrix, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import median, middle, trailing_run
+from trainvitals.diagnosis.signals import Array, Flags, log10, median, middle, noise, trailing_run
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 START_SHARE = 0.01
@@ -33,9 +33,9 @@ class LearningRateTooHigh(Rule):
     ## What it detects
     The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
     for ten captured steps in a row while the loss does not fall; a loss half again above its start
-    (plus six times its noise), or not finite, right after steps with r above 0.1 or a learning
-    rate that rose threefold at once, and not back below its start since; r above 0.03 and a loss
-    that after 60 steps has not fallen by a tenth and shows no downward trend.
+    (plus six times its noise) within 20 steps, or not finite, right after steps with r above 0.1 or
+    a learning rate that rose threefold at once, and not back below its start since; r above 0.03
+    and a loss that after 60 steps has not fallen by a tenth and shows no downward trend.
     ## Why it matters
     A step as large as a tenth of the weights leaves the region in which the gradient was right.
     The loss jumps or oscillates, units die, and in the end values overflow: all of these are then
@@ -87,6 +87,10 @@ class LearningRateTooHigh(Rule):
         3.0, "Rise of the learning rate from one step to the next that counts as a large step."
     )
     rise_max: float = threshold(0.5, "Rise of the loss above its start, as a share of it.")
+    rise_steps: int = threshold(20, "Steps within which the loss rises by that much.")
+    erratic_max: float = threshold(
+        100.0, "Rise over the start that counts for a loss that doubles or halves at every step."
+    )
     rise_noise: float = threshold(6.0, "And this many times its noise.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -127,9 +131,9 @@ class LearningRateTooHigh(Rule):
             return None
         start = course.initial
         # Where a run explodes at once, its own explosion is all the noise there is.
-        noise = min(course.noise, 0.5 * start)
-        limit = start + self.rise_max * start + self.rise_noise * noise
-        high = np.flatnonzero(values > limit)
+        spread = min(course.noise, 0.5 * start)
+        limit = start + self.rise_max * start + self.rise_noise * spread
+        high = np.flatnonzero(self._sudden(values, start) & (values > limit))
         onsets = steps[high[np.searchsorted(big, steps[high]) > 0]] if len(high) else steps[:0]
         culprit = self._culprit(big, onsets)
         worst = float(values.max())
@@ -141,6 +145,8 @@ class LearningRateTooHigh(Rule):
         onset, since = culprit
         after = values[steps >= onset]
         dead_stop = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
+        if not dead_stop and self._is_erratic(values) and worst < self.erratic_max * start:
+            return None
         explosive = worst > 10 * start or dead_stop
         if not explosive and (len(after) < 10 or (after > start).mean() < 0.5):
             return None
@@ -189,6 +195,22 @@ class LearningRateTooHigh(Rule):
             ),
         )
 
+    def _is_erratic(self, values: Array) -> bool:
+        """Whether the loss doubles or halves at every step: then a rise may be noise."""
+        return bool(noise(log10(values)) > np.log10(2.0))
+
+    def _sudden(self, values: Array, start: float) -> Flags:
+        """Return at which steps the loss is far above what it was `rise_steps` or fewer before.
+
+        A loss that grows step by step is no explosion: sums over episodes of growing length do.
+        """
+        within = min(self.rise_steps, len(values))
+        padded = np.r_[np.full(within, np.inf), values]
+        before = np.lib.stride_tricks.sliding_window_view(padded, within)[: len(values)].min(axis=1)
+        before[0] = start
+        sudden: Flags = values > before + self.rise_max * start
+        return sudden
+
     def _raised(self, course: Course) -> Steps:
         """Return the steps at which the learning rate rose by a factor: between two frames the
         rate is seen and the update is not."""
@@ -212,7 +234,8 @@ class LearningRateTooHigh(Rule):
         return None
 
     def _above_limit(self, _: History, ratio: Window, course: Course) -> Finding | None:
-        limit = self.update_ratio_max if course.known else 3 * self.update_ratio_max
+        judged = course.known and not course.erratic
+        limit = self.update_ratio_max if judged else 3 * self.update_ratio_max
         run = int(trailing_run(ratio.values > limit))
         if run < self.observations or course.learned(share=0.1) or course.converged:
             return None
@@ -231,19 +254,21 @@ class LearningRateTooHigh(Rule):
                     direction="above",
                     healthy=HEALTHY_RATIO,
                     text=""
-                    if course.known
+                    if judged
                     else f"3 × {self.update_ratio_max:g}: this loss need not fall",
                 ),
             ),
-            0.9 if course.known else 0.6,
+            0.9 if judged else 0.6,
             course,
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
-        if len(course.loss) < STUCK_STEPS or not course.known or course.converged:
+        if len(course.loss) < STUCK_STEPS or not course.known or course.erratic:
             return None
-        if course.falling or course.learned(share=0.1):
+        if course.converged or course.falling or course.learned(share=0.1):
             return None
+        if course.now() > (1 + self.rise_max) * course.initial:
+            return None  # it rises, and not at once: a loss that need not fall
         first = middle(ratio.values[ratio.steps < self.observations])
         ratio_seen = float(np.fmax(first, middle(ratio.values[-20:])))
         if not ratio_seen > self.update_ratio_stuck or course.warming_up:

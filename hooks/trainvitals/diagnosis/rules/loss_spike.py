@@ -27,7 +27,8 @@ class LossSpike(Rule):
     logarithm) above them, by more than 20 % of the initial loss and half again above the largest
     of them. One that recovers is a note. It is a warning when the loss has not come back after 50
     steps (10 for a jump beyond half the initial loss), or when it happens three times in 1,000
-    steps.
+    steps to a loss that has no heavy tail. In a converged run only jumps beyond the initial loss
+    count.
     ## Why it matters
     A spike is one bad update: a corrupted batch, a learning rate at the edge, an optimizer whose
     second moments lag behind. Some runs recover; those that do not have lost what they learned.
@@ -54,6 +55,12 @@ class LossSpike(Rule):
 
     z_min: float = threshold(8.0, "Robust deviations of the log-loss above the window before.")
     jump_min: float = threshold(0.2, "Height of the jump, as a share of the initial loss.")
+    jump_min_converged: float = threshold(
+        1.0, "The same, for a run that has converged: its loss varies by many times itself."
+    )
+    tail_max: float = threshold(
+        3.0, "95 % quantile of the loss over its median in a window: above, it is heavy-tailed."
+    )
     window: int = threshold(64, "Steps before that a loss is compared with.")
     recovery_steps: int = threshold(50, "Steps after which a loss that is still up counts.")
     repeats_max: int = threshold(3, "Spikes per 1,000 steps from which they count.")
@@ -62,10 +69,13 @@ class LossSpike(Rule):
         """Yield one finding for the newest spike that counts, or a note for the newest of all."""
         course = Course(history)
         loss = course.loss.last(1000 + self.window)
-        if len(loss) <= self.window or course.converged:
+        if len(loss) <= self.window or not course.may_be_judged:
             return
         z, jump, before = self._jumps(loss, course)
-        found = (z > self.z_min) & (jump > self.jump_min * abs(course.initial))
+        # Near its floor a loss jumps by many times itself: only the scale of the start counts.
+        least = self.jump_min if not course.converged else self.jump_min_converged
+        height_min = least * abs(course.initial)
+        found = (z > self.z_min) & (jump > height_min)
         starts = np.flatnonzero(found)
         if not len(starts):
             return
@@ -73,7 +83,7 @@ class LossSpike(Rule):
         starts = starts[np.r_[True, np.diff(starts) > self.recovery_steps // 2]]
         newest = int(starts[-1])
         lasting = [int(i) for i in starts if self._stays_up(loss, int(i), before, course.initial)]
-        repeated = len(starts) >= self.repeats_max
+        repeated = len(starts) >= self.repeats_max and not self._is_heavy_tailed(loss)
         at = lasting[0] if lasting else newest
         alarm = bool(lasting) or repeated
         first_mover = self._first_mover(history, int(loss.steps[at]))
@@ -98,9 +108,9 @@ class LossSpike(Rule):
                 Evidence(
                     quantity="height of the jump",
                     seen=float(jump[at]),
-                    limit=self.jump_min * abs(course.initial),
+                    limit=height_min,
                     direction="above",
-                    text=f"{self.jump_min:.0%} of the initial loss",
+                    text=f"{least:.0%} of the initial loss",
                 ),
                 Evidence(quantity="jumps", seen=float(len(starts)), text=f"in {len(loss)} steps"),
                 Evidence(quantity="recovered", seen="no" if lasting else "yes"),
@@ -114,6 +124,12 @@ class LossSpike(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _is_heavy_tailed(self, loss: Series) -> bool:
+        """Whether large values are a part of this loss (a KL term, a sum over few episodes)."""
+        parts = np.array_split(loss.values, max(1, len(loss) // self.window))
+        tails = [float(np.quantile(p, 0.95)) - self.tail_max * middle(p) for p in parts]
+        return middle(np.array(tails)) > 0
 
     def _jumps(self, loss: Series, course: Course) -> tuple[Floats, Floats, Floats]:
         """Return (z, height above the median before, median before); NaN where nothing jumped."""

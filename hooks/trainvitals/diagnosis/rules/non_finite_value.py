@@ -15,7 +15,7 @@ from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import range_before
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Floats
-from trainvitals.wire import Event, Place, Scalar, Stat, Stream
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 OPERATIONS = {
     "log": "x.clamp_min(1e-8).log()",
@@ -23,11 +23,9 @@ OPERATIONS = {
     "div": "a / b.clamp_min(1e-8)",
     "exp": "x.clamp_max(80.0).exp()",
 }
-"""Operation found between the model and a non-finite loss → the guarded form."""
+"""Operation seen out of range behind a non-finite loss → its guarded form."""
 CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
 CHECK_INPUT = "assert torch.isfinite(inputs).all()"
-LOSS_EVENT = "nonfinite_loss"
-"""Kind of the event in which capture names the operations of a non-finite loss."""
 
 
 class First(NamedTuple):
@@ -251,9 +249,9 @@ class NonFiniteValue(Rule):
         return ""
 
     def _operations(self, history: History, step: int) -> list[str]:
-        """Return the operations that can make a value non-finite in the loss of that step."""
+        """Return the operations that capture saw out of range behind the loss of that step."""
         for event in history.events:
-            if event.kind == LOSS_EVENT and event.step == step:
+            if event.kind == EventKind.NONFINITE_LOSS and event.step == step:
                 return [name for name in event.text.split(",") if name in OPERATIONS]
         return []
 
@@ -329,5 +327,5 @@ def _run(
         .history
     )
     if loss.any():
-        history.add(Event(int(np.argmax(loss)), 0.0, LOSS_EVENT, "log"))
+        history.add(Event(int(np.argmax(loss)), 0.0, EventKind.NONFINITE_LOSS, "log"))
     return history

@@ -50,6 +50,9 @@ class TestNoLearning:
         loss = 0.1 + noise(150, 0.001)
         assert not findings(NoLearning(), loss=loss, log__accuracy=np.full(150, 1.0))
 
+    def test_a_low_loss_that_stays_low_had_converged_before_it_was_watched(self):
+        assert not findings(NoLearning(), loss=5.6e-8 * (1 + noise(200, 0.02)))
+
     def test_of_a_game_of_several_optimizers_it_is_a_note(self):
         example = Example(150).scalars(loss=0.69 + noise(150, 0.01))
         example.history.facts["optimizers"] = 2.0
@@ -79,6 +82,30 @@ class TestLossSpike:
         loss[200:] += 4
         [finding] = findings(LossSpike(), loss=loss)
         assert (finding.severity, finding.since_step) == (Severity.WARNING, 200)
+
+    def test_a_heavy_tailed_loss_is_no_series_of_spikes(self):
+        rng = np.random.default_rng(1)
+        assert not [
+            f
+            for f in findings(LossSpike(), loss=0.01 * rng.pareto(1.2, 900) + 0.001)
+            if f.severity is not Severity.INFO
+        ]
+
+    def test_a_jump_of_a_converged_run_counts_when_it_passes_the_loss_at_the_start(self):
+        loss = np.r_[2 * np.exp(-np.arange(300) / 20) + 1e-3, np.full(700, 1e-3)]
+        small, large = loss.copy(), loss.copy()
+        small[900], large[900] = 1.0, 50.0
+        assert not findings(LossSpike(), loss=small)
+        [finding] = findings(LossSpike(), loss=large)
+        assert finding.since_step == 900
+
+    def test_it_is_silent_on_a_loss_that_need_not_fall(self):
+        loss = self.course()
+        loss[200:] = 9
+        history = Example(300).scalars(loss=loss).history
+        assert list(LossSpike().check(history))
+        history.facts["loss_falls"] = 0.0
+        assert not list(LossSpike().check(history))
 
     def test_it_names_the_tensor_whose_gradient_grew_most(self):
         loss = self.course()
@@ -129,6 +156,15 @@ class TestLearningRateTooHigh:
 
     def test_a_loss_that_rises_with_small_steps_is_not(self):
         assert not self.check(1e-2, np.linspace(0.1, 5, 200))
+
+    def test_a_loss_that_grows_step_by_step_is_no_explosion(self):
+        """Returns of ever longer episodes, under steps that are large from the start."""
+        ratio = np.r_[np.full(60, 0.12), np.full(540, 0.01)]
+        assert not self.check(ratio, np.linspace(2, 20, 600))
+
+    def test_a_loss_whose_noise_is_as_large_as_itself_tells_nothing_of_the_rate(self):
+        rng = np.random.default_rng(3)
+        assert not self.check(0.15, rng.lognormal(0, 1.2, 200))
 
     def test_once_the_loss_is_below_its_start_again_it_is_over(self):
         loss = np.r_[np.full(10, 2.0), np.full(10, 50.0), np.linspace(2, 0.5, 80)]
