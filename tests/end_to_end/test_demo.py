@@ -2,12 +2,16 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
+import httpx2
 import pytest
+
+from trainvitals.api.client import Client
 
 DEMO = [sys.executable, "-m", "trainvitals.cli", "demo", "--fast", "--port", "0"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
@@ -31,7 +35,7 @@ def ended(tmp_path_factory):
 def test_every_run_gets_the_diagnosis_it_should(ended):
     done, took = ended
     assert done.returncode == 0, done.stdout
-    table = done.stdout.partition("What the collector says of them:")[2]
+    table = done.stdout.partition("The collector's diagnoses:")[2]
     verdicts = dict(re.findall(r"^([a-z-]+)-\d{6} +(\S+(?: \w+)?) +✓ yes", table, re.MULTILINE))
     assert verdicts == {
         "healthy": "healthy",
@@ -85,6 +89,67 @@ def test_an_interrupted_demo_takes_its_collector_along(tmp_path):
     demo.communicate(timeout=60)
     assert demo.returncode == 130
     assert int(found[1]) not in _listening()
+
+
+SCRIPT = """
+import torch, trainvitals
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with trainvitals.watch(model, optimizer, run="my-run") as monitor:
+    for _ in range(20):
+        optimizer.zero_grad()
+        monitor.loss(model(torch.ones(8, 4)).square().mean()).backward()
+        optimizer.step()
+"""
+
+
+def test_the_printed_lines_send_a_run_to_the_demo_and_create_a_token_of_it(tmp_path):
+    home = tmp_path / "the demo"
+    demo = subprocess.Popen(
+        [*DEMO, "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Settings of the user that lead elsewhere.
+        env=ENVIRONMENT | {"TRAINVITALS_TOKEN": "tv_read_elsewhere"},
+    )
+    try:
+        assert demo.stdout
+        printed = []
+        for line in demo.stdout:
+            printed.append(line.strip())
+            if "trainvitals token create" in line:
+                break
+        assert "trainvitals token create" in printed[-1], (home / "collector.log").read_text()
+        exports = [line for line in printed if line.startswith(("export ", "unset "))]
+        python = shlex.quote(sys.executable)
+        script = "\n".join([*exports, f"{python} -c {shlex.quote(SCRIPT)}"])
+        user = ENVIRONMENT | {"HOME": str(tmp_path), "TRAINVITALS_TOKEN": "tv_read_elsewhere"}
+        subprocess.run(["bash", "-ec", script], env=user, cwd=tmp_path, timeout=60, check=True)
+        created = subprocess.run(
+            printed[-1].replace("trainvitals", f"{python} -m trainvitals.cli", 1),
+            shell=True,
+            env=user,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert created.returncode == 0, created.stderr
+        url = next(line for line in exports if "COLLECTOR" in line).partition("=")[2]
+        about = Client(url, (home / "token").read_text().strip()).run("my-run")
+        assert about.step == 19
+        answer = httpx2.post(
+            f"{url}/api/v1/ingest",
+            content=b"x",
+            headers={"Authorization": f"Bearer {created.stdout.strip()}"},
+            trust_env=False,
+        )
+        assert answer.status_code == 415  # it got past 401 and 403
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)
+    assert demo.returncode == 0
 
 
 def _listening() -> set[int]:

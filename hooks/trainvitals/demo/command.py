@@ -19,7 +19,7 @@ NEEDED = {
     "sklearn": "demo",
     "fastapi": "server",
 }
-"""Module → the extra that brings it."""
+"""Module → the extra that installs it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -28,19 +28,19 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    end: Annotated[bool, typer.Option("--exit", help="End after the table.")] = False,
-    port: Annotated[int, typer.Option(help="Taken when it is free, else any.")] = 8321,
+    end: Annotated[bool, typer.Option("--exit", help="Exit after the table.")] = False,
+    port: Annotated[int, typer.Option(help="Preferred port; any free one if it is taken.")] = 8321,
     home: Annotated[
-        Path | None, typer.Option(help="Where its data goes. Default: a temporary folder.")
+        Path | None, typer.Option(help="Directory for its data. Default: a temporary one.")
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="A fifth of the steps.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Train a third of the steps.")] = False,
 ) -> None:
     """Train healthy and sick networks, show each diagnosis, serve the dashboard until Ctrl-C.
 
-    Ends with 0 when every run got the diagnosis it should and no record was lost, else with 1.
+    Exits with 0 when every run got the expected diagnosis and no record was lost, else with 1.
     """
     _refuse_what_is_missing()
-    # Both end the demo in order: the collector is a process of its own and must not outlive it.
+    # SIGTERM ends the demo like Ctrl-C: the collector is a child process and must be stopped.
     signal.signal(signal.SIGTERM, _interrupted)
     chosen = home.expanduser().absolute() if home else Path(tempfile.mkdtemp(prefix="trainvitals-"))
     chosen.mkdir(parents=True, exist_ok=True)
@@ -50,9 +50,9 @@ def demo(
     try:
         code = 0 if play(chosen, port=port, fast=fast, stay=not end, suffix=suffix) else 1
     except KeyboardInterrupt:
-        typer.echo("\nInterrupted; the collector has ended.", err=True)
+        typer.echo("\nInterrupted; the collector has been stopped.", err=True)
         code = INTERRUPTED
-    # After a failure the log and the data stay, to be looked at.
+    # After a failure the log and the data are kept for inspection.
     if home is None and code != 1:
         shutil.rmtree(chosen, ignore_errors=True)
     raise typer.Exit(code)
@@ -62,7 +62,8 @@ def _refuse_what_is_missing() -> None:
     missing = sorted({extra for module, extra in NEEDED.items() if find_spec(module) is None})
     if missing:
         typer.echo(
-            f"The demo needs what is not installed: pip install 'trainvitals[{','.join(missing)}]'",
+            "The demo needs packages that are not installed: "
+            f"pip install 'trainvitals[{','.join(missing)}]'",
             err=True,
         )
         raise typer.Exit(USAGE)

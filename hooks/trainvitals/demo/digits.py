@@ -1,6 +1,6 @@
-"""Handwritten digits, learned by a small network: once healthy, and once with each disease.
+"""A small network trained on handwritten digits: once without a fault, and once with each fault.
 
-A case is a model, an optimizer and a loss; all are trained by the same loop, `train`.
+A case is a model, an optimizer and a loss; `train` is the same training loop for all cases.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SEED = 8
 
 @dataclass(frozen=True)
 class Case:
-    """One training, and what the diagnosis should say of it."""
+    """One training and its expected diagnosis."""
 
     name: str
     about: str
-    """What was done to the network, for the reader."""
+    """The fault, as the demo prints it."""
     expected: frozenset[str]
-    """Codes that the headline may have; empty: no headline."""
+    """Codes accepted as the headline; empty: no headline is expected."""
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +36,7 @@ class Case:
 
 
 def cases(fast: bool = False) -> Iterator[Case]:
-    """Yield the cases, each built when it is its turn and from its own seed."""
+    """Yield the cases; each is built when it is reached, from the same seed."""
     steps = 160 if fast else 480
     for make in (healthy, exploding_learning_rate, dead_layer, sigmoid_stack, runaway_bias):
         torch.manual_seed(SEED)
@@ -44,7 +44,7 @@ def cases(fast: bool = False) -> Iterator[Case]:
 
 
 def train(case: Case, monitor: Monitor) -> None:
-    """Train the case to its last step; the same loop for all."""
+    """Train the case for `case.steps` steps."""
     order = torch.Generator().manual_seed(SEED)
     for _ in range(case.steps):
         batch = torch.randint(len(case.inputs), (BATCH,), generator=order)
@@ -72,7 +72,7 @@ def healthy(steps: int) -> Case:
 
 
 def exploding_learning_rate(steps: int) -> Case:
-    """Return the healthy network with steps as large as its weights."""
+    """Return the healthy network with a learning rate that makes updates as large as weights."""
     model = _network()
     return Case(
         name="learning-rate",
@@ -88,7 +88,7 @@ def exploding_learning_rate(steps: int) -> Case:
 
 
 def dead_layer(steps: int) -> Case:
-    """Return the healthy network with a layer whose bias keeps every unit at zero."""
+    """Return the healthy network with a layer whose bias keeps every ReLU unit at zero."""
     model = _network()
     with torch.no_grad():
         model.get_parameter("conv2.bias").fill_(-10.0)
@@ -106,7 +106,7 @@ def dead_layer(steps: int) -> Case:
 
 
 def sigmoid_stack(steps: int) -> Case:
-    """Return twelve sigmoid layers: each passes on at most a quarter of its gradient."""
+    """Return twelve sigmoid layers: each scales the gradient by at most a quarter."""
     layers: list[nn.Module] = [nn.Flatten()]
     for width in [64] * 12:
         layers += [nn.Linear(width, 64), nn.Sigmoid()]
@@ -125,7 +125,7 @@ def sigmoid_stack(steps: int) -> Case:
 
 
 def runaway_bias(steps: int) -> Case:
-    """Return a regression to targets far from zero, and a last bias that runs there alone."""
+    """Return a regression to targets far from zero, in which only the last bias learns fast."""
     model = _network(outputs=1)
     bias = model.get_parameter("head.bias")
     weights = [p for p in model.parameters() if p is not bias]

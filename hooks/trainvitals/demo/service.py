@@ -1,4 +1,4 @@
-"""The collector and dashboard of the demo: a process of their own, with a home of their own."""
+"""The demo's collector and dashboard: a separate process with a separate home directory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STOP_S = 15.0
 LOG_LINES = 15
 
 
-class NotStarted(Exception):  # noqa: N818 - what happened, said by its name
-    """The collector did not come up; the message has the end of its log."""
+class NotStarted(Exception):  # noqa: N818
+    """The collector did not start; the message contains the last lines of its log."""
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment with the demo's settings and none of the user's."""
+    """Return this process's environment with the demo's settings instead of the user's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TRAINVITALS_")}
     return kept | {"TRAINVITALS_HOME": str(home), "TRAINVITALS_REPORT": "card"}
 
@@ -35,42 +35,45 @@ class Service:
     def __init__(self, home: Path, port: int) -> None:
         self.home = home
         self.url = ""
+        self.token_file = home / "token"
         self.log_file = home / "collector.log"
         port = port if _is_free(port) else 0
         command = [sys.executable, "-m", "trainvitals.cli", "up", "--port", str(port)]
         with self.log_file.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
-                cwd=home,  # no trainvitals.toml of the user's
+                cwd=home,  # so that the user's trainvitals.toml is not read
                 env=environment(home),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C goes to the demo, which then terminates this child.
+                # Ctrl-C signals only the demo, which then terminates this child.
                 start_new_session=True,
             )
 
-    def opened(self, told: Callable[[str], None]) -> Client:
-        """Wait until the collector takes batches and return how to read it."""
+    def wait_until_ready(self, log: Callable[[str], None]) -> Client:
+        """Wait until the collector accepts batches, log its address, and return a client of it."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise NotStarted(f"The collector ended at once. Its log says:\n{self._log_end()}")
+                raise NotStarted(f"The collector exited. The end of its log:\n{self._log_end()}")
             address = re.search(r"trainvitals collector: (\S+)", self._log())
-            token = self.home / "token"
-            if address and token.exists():
-                collector = Client(address[1], token.read_text().strip())
+            token_file = re.search(r"token file: +(.+)\n", self._log())
+            if address and token_file:
+                self.token_file = Path(token_file[1])
+                collector = Client(address[1], self.token_file.read_text().strip())
                 if collector.ready():
                     self.url = collector.url
-                    told(f"Collector and dashboard at {self.url}, log in {self.log_file}")
+                    log(f"Collector and dashboard at {self.url}, log in {self.log_file}")
                     return collector
             time.sleep(0.1)
         raise NotStarted(
-            f"The collector was not ready after {START_S:.0f} s. Its log says:\n{self._log_end()}"
+            f"The collector was not ready after {START_S:.0f} s. The end of its log:\n"
+            f"{self._log_end()}"
         )
 
     def alive(self) -> bool:
-        """Whether the process still runs."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""A router whose routes declare their scope, or do not register.
+"""A router that registers only routes that declare a scope.
 
     routes = ScopedRouter(prefix="/api/v1")
 
     @routes.get("/runs")
     def runs(principal: Annotated[Principal, allow(Scope.READ)]) -> …
 
-The check is a dependency of the route itself; nothing looks at the path of a request.
+The check is a dependency of the route itself and does not depend on the path of a request.
 """
 
 from __future__ import annotations
@@ -24,52 +24,53 @@ from trainvitals_server.problems import Problem
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks."""
+    """The token that a request was made with."""
 
     token_id: str
     scope: Scope
     project: str | None
 
     def sees(self, project: str) -> bool:
-        """Whether the token opens this project."""
+        """Whether the token gives access to this project."""
         return self.project is None or self.project == project
 
 
 @dataclass(frozen=True)
 class Requires:
-    """The dependency that lets a request pass, or raises 401 or 403."""
+    """The dependency that checks the token of a request: answers 401 or 403 if it fails."""
 
     scope: Scope
 
     def __call__(self, request: Request) -> Principal:
-        """Return who asks."""
+        """Return the principal of the request."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         tokens: Tokens = request.app.state.tokens
         granted = tokens.check(token.strip()) if kind.lower() == "bearer" and token else None
         if granted is None:
             raise Problem(
                 "unauthorised",
-                "Send `Authorization: Bearer tv_…` with a token of this collector; "
-                "`trainvitals token create` makes one.",
+                "Send `Authorization: Bearer tv_…` with a token of this collector. To create one, "
+                f"run `trainvitals token create {self.scope}` on the collector's machine with the "
+                "collector's settings (TRAINVITALS_HOME, or --database).",
                 headers={"WWW-Authenticate": 'Bearer realm="trainvitals"'},
             )
         if not granted.scope.includes(self.scope):
             raise Problem(
                 "forbidden",
-                f"This needs a token of scope {self.scope}; this one has scope {granted.scope}.",
+                f"A token of scope {self.scope} is required; this token has scope {granted.scope}.",
             )
         return Principal(granted.id, granted.scope, granted.project)
 
 
 class Open:
-    """The dependency of a route that anyone may call. There is one: /healthz."""
+    """The dependency of a route that requires no token. Only /healthz has it."""
 
     def __call__(self) -> None:
-        """Let pass."""
+        """Allow the request."""
 
 
 def allow(scope: Scope) -> Any:
-    """Return the dependency that lets pass whoever has a token of `scope`."""
+    """Return the dependency that allows requests with a token of `scope`."""
     return Depends(Requires(scope))
 
 
@@ -89,7 +90,7 @@ class ScopedRouter(APIRouter):
         route = self.routes[-1]
         if not isinstance(route, APIRoute) or not any(_guards(route.dependant)):
             self.routes.remove(route)
-            raise TypeError(f"{path} declares no scope: take `allow(Scope.…)` as a dependency.")
+            raise TypeError(f"{path} declares no scope: add `allow(Scope.…)` as a dependency.")
 
 
 def _guards(dependant: Dependant) -> Iterator[Requires | Open]:
@@ -100,7 +101,7 @@ def _guards(dependant: Dependant) -> Iterator[Requires | Open]:
 
 
 def refuse_unscoped(app: FastAPI) -> None:
-    """Raise TypeError when `app` has a route that no ScopedRouter let in."""
+    """Raise TypeError when `app` has a route that was not registered by a ScopedRouter."""
     for route in app.routes:
         router = getattr(route, "original_router", None)
         if not isinstance(router, ScopedRouter):
