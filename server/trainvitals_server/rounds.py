@@ -1,8 +1,8 @@
-"""The rounds: every second, the runs with news are diagnosed anew.
+"""Rounds: every second, diagnose the runs that have new data.
 
-Comes in: run numbers with data newer than their last round, from the store.
+Comes in: keys of runs with data newer than their last round, from the store.
 Goes out: findings and health, into the store; vitals and counts, to /metrics.
-Promise:  never inside an ingest request; a broken run or a broken database stops neither the
+Promise:  never inside an ingest request; an error of one run or of the database stops neither the
           other runs nor the next round; diagnosing a run takes at most a tenth of one core.
 Start at `Rounds.run_once`.
 """
@@ -28,17 +28,17 @@ from trainvitals_server.publish.vitals import Measured, vitals_of
 log = logging.getLogger(__name__)
 
 DUE_MAX: Final = 1000
-"""Runs looked at in one round; the others come first in the next."""
+"""Runs diagnosed in one round; the others come first in the next."""
 SHARE_MAX: Final = 0.1
-"""Of one core, for one run: a diagnosis that takes 0.1 s waits 0.9 s before the next."""
+"""Share of one core for one run: after a diagnosis of 0.1 s the next one waits 0.9 s."""
 RETRY_S_MAX: Final = 60.0
-"""A run whose diagnosis keeps failing is tried again this often."""
+"""Longest wait before a failed diagnosis of a run is repeated."""
 FORGET_AFTER_S: Final = 900.0
-"""Vitals of a run without a round for that long are dropped; they were absent long before."""
+"""Vitals of a run without a round for this long are deleted; /metrics omits them earlier."""
 
 
 class RoundsStore(Protocol):
-    """What a round needs of the store."""
+    """The methods of the store that a round uses."""
 
     def runs_due(self, limit: int) -> list[int]: ...
     def claim_round(self, run_pk: int) -> AbstractContextManager[bool]: ...
@@ -49,7 +49,7 @@ class RoundsStore(Protocol):
 
 
 class Examiner(Protocol):
-    """`trainvitals.diagnosis.examine.Engine`, or a test's."""
+    """`trainvitals.diagnosis.examine.Engine`, or its substitute in a test."""
 
     def examine(
         self, history: History, previous: Sequence[Finding] = ()
@@ -58,14 +58,14 @@ class Examiner(Protocol):
 
 @dataclass
 class _Pace:
-    """When a run may be looked at again, on the monotonic clock."""
+    """The earliest time of a run's next diagnosis, on the monotonic clock."""
 
     next_at: float = 0.0
     failures: int = 0
 
 
 class Rounds:
-    """A thread that diagnoses what is due."""
+    """A thread that diagnoses the runs that are due."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Rounds:
         self._now = now
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._lock = threading.Lock()  # guards what stats() and measured() hand out
+        self._lock = threading.Lock()  # guards what stats() and measured() return
         self._pace: dict[int, _Pace] = {}
         self._measured: dict[int, Measured] = {}
         self._rounds = self._runs = self._errors = 0
@@ -92,28 +92,26 @@ class Rounds:
         self._opened: Counter[tuple[str, str]] = Counter()
 
     def start(self) -> None:
-        """Begin; a second call does nothing."""
+        """Start the thread; a second call does nothing."""
         if self._thread is None:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._loop, name="rounds", daemon=True)
             self._thread.start()
 
     def stop(self, deadline_s: float = 10.0) -> None:
-        """End after the run that is being diagnosed now, or at the deadline."""
+        """Stop after the diagnosis in progress, or at the deadline."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(deadline_s)
             if self._thread.is_alive():
-                log.warning("A diagnosis has not ended within %.0f s; left behind.", deadline_s)
+                log.warning(
+                    "A diagnosis did not end within %.0f s; stopping without it.",
+                    deadline_s,
+                )
             self._thread = None
 
-    @property
-    def alive(self) -> bool:
-        """Whether rounds are being made: /readyz may ask."""
-        return self._thread is not None and self._thread.is_alive()
-
     def stats(self) -> RoundStats:
-        """Return what was done so far."""
+        """Return the counts since the start."""
         with self._lock:
             return RoundStats(
                 self._rounds,
@@ -125,20 +123,22 @@ class Rounds:
             )
 
     def measured(self) -> dict[int, Measured]:
-        """Return the vitals of every run diagnosed lately, by the run's number."""
+        """Return the vitals of every run diagnosed recently, by the run's key."""
         with self._lock:
             return dict(self._measured)
 
     def run_once(self) -> int:
-        """Make one round now; return how many runs were diagnosed."""
+        """Run one round now; return how many runs were diagnosed."""
         began = perf_counter()
         done = 0
         try:
             self._store.mark_lost(self._now(), self._lost_after_s)
             due = self._store.runs_due(DUE_MAX)
         except Exception:
-            # A database that restarts must find the rounds going on when it is back.
-            log.exception("A round could not begin; the next is in %.1f s.", self._interval_s)
+            # The rounds must continue after a restart of the database.
+            log.exception(
+                "A round failed before its first run; the next starts in %.1f s.", self._interval_s
+            )
             with self._lock:
                 self._errors += 1
             due = []
@@ -159,7 +159,7 @@ class Rounds:
             self._stopping.wait(self._interval_s)
 
     def _guarded(self, run_pk: int) -> int:
-        """Diagnose one run and say when it may be looked at again; 1 when it was done."""
+        """Diagnose one run and schedule its next diagnosis; return 1 when it succeeded."""
         pace = self._pace[run_pk]
         began = perf_counter()
         try:
@@ -168,7 +168,7 @@ class Rounds:
             pace.failures += 1
             wait_s = min(RETRY_S_MAX, 2.0**pace.failures)
             pace.next_at = monotonic() + wait_s
-            log.exception("Run %d could not be diagnosed; again in %.0f s.", run_pk, wait_s)
+            log.exception("Run %d could not be diagnosed; next attempt in %.0f s.", run_pk, wait_s)
             with self._lock:
                 self._errors += 1
             return 0

@@ -1,8 +1,8 @@
-"""Every knob of the collector: default, unit, environment name.
+"""Every setting of the collector: default, unit, environment variable.
 
-An argument counts more than TRAINVITALS_<NAME>, that more than TRAINVITALS_<NAME>_FILE (for
-secrets), that more than trainvitals.toml, that more than [tool.trainvitals] in pyproject.toml.
-The names are the client's, so that one environment serves both sides.
+Precedence, highest first: argument, TRAINVITALS_<NAME>, TRAINVITALS_<NAME>_FILE (for secrets),
+trainvitals.toml, [tool.trainvitals] in pyproject.toml. Settings that the client also has use the
+same names, so that one environment configures both.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _FileSource(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What an operator may set."""
+    """The settings of a collector."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -57,41 +57,45 @@ class Settings(BaseSettings):
         pyproject_toml_table_header=("tool", "trainvitals"),
     )
 
-    home: Path = Field(default=Path("~/.trainvitals"), description="Where database and token lie.")
+    home: Path = Field(
+        default=Path("~/.trainvitals"), description="Directory of database and token."
+    )
     database_url: str = Field(
         default="", description="sqlite:///PATH or postgresql://…; empty: a file in the home."
     )
     token_file: Path | None = Field(
-        default=None, description="Where the first admin token is written; default: in the home."
+        default=None, description="File of the first admin token; default: in the home."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen at.")
     port: int = Field(default=8321, ge=0, le=65535, description="Port to listen at; 0: any free.")
     behind_proxy: bool = Field(
-        default=False, description="A proxy in front speaks TLS and sets X-Forwarded-For."
+        default=False, description="A reverse proxy terminates TLS and sets X-Forwarded-For."
     )
     tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate.")
     tls_key: Path | None = Field(default=None, description="PEM file of its key.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Host names that requests may address, beside the loopback's."
+        default=(),
+        description="Accepted Host headers, in addition to loopback names.",
     )
-    api_docs: bool = Field(default=False, description="Serve the interactive API page at /docs.")
 
-    body_bytes_max: int = Field(default=2 * 2**20, gt=0, description="Of a request, as sent.")
-    inflated_bytes_max: int = Field(default=8 * 2**20, gt=0, description="The same, unpacked.")
-    batch_values_max: int = Field(default=4_000_000, gt=0, description="Numbers in one batch.")
-    places_max: int = Field(default=20_000, gt=0, description="Rows of one layout.")
+    body_bytes_max: int = Field(default=2 * 2**20, gt=0, description="Bytes of a request, as sent.")
+    inflated_bytes_max: int = Field(
+        default=8 * 2**20, gt=0, description="Bytes after decompression."
+    )
+    batch_values_max: int = Field(default=4_000_000, gt=0, description="Values in one batch.")
+    places_max: int = Field(default=20_000, gt=0, description="Maximum places in one layout.")
     queue_bytes_max: int = Field(
-        default=64 * 2**20, gt=0, description="Bodies that may wait for the disk."
+        default=64 * 2**20, gt=0, description="Maximum size of the write queue, in bytes."
     )
     request_deadline_s: float = Field(
-        default=10.0, gt=0, description="Seconds a client may take to send its body."
+        default=10.0, gt=0, description="Seconds within which a request body must arrive."
     )
-    connections_max: int = Field(default=200, gt=0, description="At one time.")
+    connections_max: int = Field(default=200, gt=0, description="Maximum concurrent connections.")
 
     round_interval_s: float = Field(default=1.0, gt=0, description="Seconds between rounds.")
     lost_after_s: float = Field(default=60.0, gt=0, description="Seconds of silence until lost.")
     seal_interval_s: float = Field(
-        default=2.0, gt=0, description="Seconds between looks for frames to seal."
+        default=2.0, gt=0, description="Seconds between runs of the compactor."
     )
 
     @field_validator("allowed_hosts", mode="before")
@@ -110,7 +114,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - _FileSource instead
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources, the one that counts most first."""
+        """Return the sources, highest precedence first."""
         return (
             init_settings,
             env_settings,
@@ -121,12 +125,12 @@ class Settings(BaseSettings):
 
     @property
     def home_path(self) -> Path:
-        """The home, absolute."""
+        """The home as an absolute path."""
         return self.home.expanduser().absolute()
 
     @property
     def token_path(self) -> Path:
-        """Where the first admin token is written."""
+        """The shared token file."""
         return self.token_file.expanduser() if self.token_file else self.home_path / "token"
 
     @property
@@ -136,7 +140,7 @@ class Settings(BaseSettings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the collector."""
+        """Whether the collector is reachable from this machine only."""
         if self.host == "localhost":
             return True
         try:
@@ -146,7 +150,7 @@ class Settings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """The address people type."""
+        """The address of the collector."""
         scheme = "https" if self.tls_certificate else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"

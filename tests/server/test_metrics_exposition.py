@@ -20,7 +20,7 @@ from trainvitals_server.publish.counters import (
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.publish.families import COLLECTOR_FAMILIES, RUN_FAMILIES
 from trainvitals_server.publish.vitals import Measured, Vitals
-from trainvitals_server.store.results import StoredRun, Totals
+from trainvitals_server.store.types import StoredRun, Totals
 
 NOW = 1_000_000.0
 HOSTILE = 'a"} 1\nevil{x="\\'
@@ -56,7 +56,6 @@ VITALS = Vitals(
     gradient_norm=1.5,
     update_ratio=1e-3,
     nonfinite={"loss": 2, "gradient": 0},
-    steps_skipped=3,
     learning_rate={"0": 0.1},
     loss_scale=65536.0,
     step_time_s=0.25,
@@ -303,7 +302,6 @@ def test_a_run_with_everything_has_at_most_sixty_series():
         nonfinite={"loss": 1, "gradient": 1},
         gradient_norm=1,
         update_ratio=1,
-        steps_skipped=1,
         loss_scale=1,
         step_time_s=1,
     )

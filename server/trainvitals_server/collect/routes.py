@@ -17,7 +17,7 @@ from trainvitals_server.collect.body import inflate, read_body
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.settings import Settings
-from trainvitals_server.store import Ack, QueueFull, Refused, Store
+from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
 
 routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
 
@@ -109,7 +109,7 @@ def _commit(store: Store, counters: IngestCounters, batch: Batch, body: bytes) -
             return store.ingest(batch, body)
     except QueueFull as full:
         raise Problem(full.reason, str(full), headers={"Retry-After": "1"}) from full
-    except Refused as refused:
+    except RequestRefused as refused:
         raise Problem(refused.reason, str(refused)) from refused
     except OperationalError as error:
         if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":

@@ -22,7 +22,7 @@ from trainvitals_server.publish.counters import IngestCounters, RoundStats
 from trainvitals_server.publish.metrics import SERIES_MAX, registry_of
 from trainvitals_server.publish.snapshot import Snapshot, SnapshotStore, gather
 from trainvitals_server.publish.vitals import Measured
-from trainvitals_server.store.results import Totals
+from trainvitals_server.store.types import Totals
 
 SNAPSHOT_S: Final = 1.0
 TOTALS_S: Final = 30.0

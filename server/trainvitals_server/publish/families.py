@@ -105,13 +105,13 @@ RUN_FAMILIES: Final = (
     RunFamily(
         "run_planned_steps",
         "gauge",
-        "The optimizer steps the run plans to make; absent when it did not say.",
+        "The optimizer steps the run plans to make; absent when unknown.",
         read=lambda r: _one(r.run.total_steps),
     ),
     RunFamily(
         "run_last_report_timestamp_seconds",
         "gauge",
-        "When the collector last heard of the run, by the collector's clock.",
+        "Time of the run's last report, by the collector's clock.",
         read=lambda r: _one(r.run.last_report_at),
     ),
     RunFamily(
@@ -123,7 +123,7 @@ RUN_FAMILIES: Final = (
     RunFamily(
         "findings_active",
         "gauge",
-        "Open findings of the run: places at which the rule speaks now.",
+        "Open findings of the run: the places at which the rule fires now.",
         ("rule", "severity"),
         read=_findings,
     ),
@@ -181,12 +181,6 @@ RUN_FAMILIES: Final = (
         ("kind",),
         read=lambda r: _each((k, float(v)) for k, v in r.vitals.nonfinite.items()),
     ),
-    RunFamily(
-        "run_optimizer_steps_skipped",
-        "counter",
-        "Optimizer steps skipped because scaled gradients overflowed.",
-        read=lambda r: _one(r.vitals.steps_skipped),
-    ),
 )
 
 COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
@@ -200,7 +194,7 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "findings",
         "counter",
-        "Findings opened since this collector started, those that were resolved too.",
+        "Findings opened since this collector started, including resolved ones.",
         ("rule", "severity"),
         read=lambda s: [(labels, float(n)) for labels, n in sorted(s.rounds.findings.items())],
     ),
@@ -256,7 +250,7 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "storage_bytes",
         "gauge",
-        "What the database takes.",
+        "Size of the database on disk.",
         read=lambda s: _one(s.storage_bytes),
     ),
     CollectorFamily(
@@ -268,7 +262,7 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "client_dropped_records",
         "counter",
-        "Records that training processes could not keep, by reason.",
+        "Records that training processes dropped, by reason.",
         ("reason",),
         read=lambda s: _each((k, float(v)) for k, v in sorted(s.dropped.items())),
     ),

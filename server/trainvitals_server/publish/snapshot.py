@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from trainvitals.api.schema import Finding, Run
 from trainvitals_server.publish.counters import IngestCounts, RoundStats
 from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
-from trainvitals_server.store.results import StoredRun, Totals
+from trainvitals_server.store.types import StoredRun, Totals
 
 ENDED_FOR_S: Final = 600.0
 """A run that ended stays this long, so that the last scrape sees how it ended."""

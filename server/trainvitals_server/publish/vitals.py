@@ -38,7 +38,6 @@ class Vitals:
     """Median over weight tensors of RMS(ΔW)/RMS(W)."""
     nonfinite: Mapping[str, int] = field(default_factory=dict)
     """"loss": micro-batches; "gradient": parameter tensors. Counted over all steps seen."""
-    steps_skipped: float | None = None
     learning_rate: Mapping[str, float] = field(default_factory=dict)
     """By group, "0" the first."""
     loss_scale: float | None = None
@@ -66,7 +65,6 @@ def vitals_of(history: History, before: Vitals | None = None) -> Vitals:
         gradient_norm=newest.or_nan(Scalar.GRADIENT_NORM, Scalar.NONFINITE_GRADIENTS),
         update_ratio=_update_ratio(history, newest),
         nonfinite=_nonfinite(history, before),
-        steps_skipped=newest(Scalar.STEPS_SKIPPED),
         learning_rate=newest.by_suffix(Scalar.LEARNING_RATE),
         loss_scale=newest(Scalar.LOSS_SCALE),
         step_time_s=step_time_s,

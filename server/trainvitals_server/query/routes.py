@@ -14,10 +14,10 @@ from trainvitals.wire import Stat, Stream
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.query.shapes import schema_of
-from trainvitals_server.store import Refused, Store, StoredRun
-from trainvitals_server.store.drawn import EVERY_STEP
+from trainvitals_server.store import RequestRefused, Store, StoredRun
 from trainvitals_server.store.series import Curves, UnknownSeries
 from trainvitals_server.store.tiers import Floats, Spans
+from trainvitals_server.store.timeline import EVERY_STEP
 
 POINTS_MAX = 2000
 COLUMNS_MAX = 400
@@ -81,7 +81,7 @@ def runs(
         page, following = _store(request).run_summaries(
             project=project, state=state, search=search, limit=limit, cursor=cursor
         )
-    except Refused as refused:
+    except RequestRefused as refused:
         raise Problem(refused.reason, str(refused)) from refused
     return _json(schema.RunPage([stored.run for stored in page], following))
 

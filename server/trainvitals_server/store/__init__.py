@@ -7,21 +7,21 @@ Promise:  what `ingest` answers is committed and synced; a batch counts once, ho
 Start at `store.Store`; `models` has the tables.
 """
 
-from trainvitals_server.store.results import (
+from trainvitals_server.store.store import Store
+from trainvitals_server.store.types import (
     Ack,
     Conflict,
     QueueFull,
-    Refused,
+    RequestRefused,
     StoredRun,
     Totals,
 )
-from trainvitals_server.store.store import Store
 
 __all__ = [
     "Ack",
     "Conflict",
     "QueueFull",
-    "Refused",
+    "RequestRefused",
     "Store",
     "StoredRun",
     "Totals",

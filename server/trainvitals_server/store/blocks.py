@@ -1,8 +1,8 @@
 """Arrays to compressed blobs and back, bit for bit.
 
-A block is split into byte planes (all first bytes, then all second bytes, …): the signs and
-exponents of neighbouring numbers are alike, their low bits are noise, and kept apart they
-compress well. Then zstd at level 1. Each blob carries its CRC beside it.
+The bytes of a block are shuffled (all first bytes, then all second bytes, …), because signs and
+exponents of neighbouring numbers are similar while their low bits are noise. The shuffled bytes are
+compressed with zstd at level 1. A CRC is stored with each blob.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ else:
     from backports import zstd
 
 CODEC: Final = 1
-"""Byte planes, then zstd."""
+"""Byte shuffle, then zstd."""
 _LEVEL: Final = 1
 
 
-class CorruptBlock(Exception):  # noqa: N818 - a state of the disk
+class CorruptBlock(Exception):  # noqa: N818
     """A stored block does not have the checksum it was stored with."""
 
 
@@ -46,11 +46,11 @@ def unpack(
     """
     wanted = np.dtype(dtype)
     if zlib.crc32(blob) != crc:
-        raise CorruptBlock(f"A block of {len(blob)} bytes fails its checksum {crc:08x}.")
-    planes = np.frombuffer(zstd.decompress(blob), np.uint8)
+        raise CorruptBlock(f"A block of {len(blob)} bytes does not match its checksum {crc:08x}.")
+    shuffled = np.frombuffer(zstd.decompress(blob), np.uint8)
     size = int(np.prod(shape)) * wanted.itemsize
-    if len(planes) != size:
-        raise CorruptBlock(f"A block holds {len(planes)} bytes instead of {size}.")
-    raw = np.ascontiguousarray(planes.reshape(wanted.itemsize, -1).T)
+    if len(shuffled) != size:
+        raise CorruptBlock(f"A block holds {len(shuffled)} bytes instead of {size}.")
+    raw = np.ascontiguousarray(shuffled.reshape(wanted.itemsize, -1).T)
     array: npt.NDArray[Any] = raw.reshape(-1).view(wanted).reshape(shape)
     return array

@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from trainvitals_server.store.results import QueueFull
+from trainvitals_server.store.types import QueueFull
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

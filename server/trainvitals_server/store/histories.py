@@ -1,7 +1,7 @@
-"""Histories for the rules, kept in memory between rounds and fed only what is new.
+"""Histories for the rules, kept in memory between rounds and extended with new rows only.
 
-A history that cannot be continued (a resume, a late batch, a restart of the collector) is built
-anew: the first steps, some segments of the middle, and the newest steps.
+A history that cannot be extended (after a resume, a late batch or a restart of the collector) is
+rebuilt from the first steps, some segments of the middle, and the newest steps.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import sqlalchemy as sa
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Frame, NotWatched
 from trainvitals_server.store import runs
-from trainvitals_server.store.drawn import Drawn, drawn_tracks
 from trainvitals_server.store.models import Chunk, LogFrame, Run
-from trainvitals_server.store.rows import AXIS_GROUP, Rows, log_rows, read_rows
+from trainvitals_server.store.timeline import TimelineTrack, timeline
+from trainvitals_server.store.track_rows import AXIS_GROUP, Rows, log_rows, read_rows
 
 HISTORIES_MAX = 64
 SEGMENTS_MAX = 24
-"""Sealed segments that a rebuilt history reads: the newest half, and as many evenly before."""
+"""Sealed segments that a rebuilt history reads: half are the newest, half spread evenly before."""
 
 
 @dataclass
 class _Kept:
     history: History
     identity: tuple[tuple[int, int], ...]
-    """(track, until): another one means another course."""
+    """(track, until) of each track; if it changes, the timeline has changed."""
     rows: dict[int, int] = field(default_factory=dict)
-    """Rows of each track that are in the history or were left out of it on purpose."""
+    """Rows of each track that are in the history or were deliberately left out."""
     log_pk: int = 0
-    """Rows of the log up to here are in."""
+    """The newest row of the log that is in the history."""
     events: int = 0
 
 
 class Histories:
-    """The histories of the runs that were looked at last."""
+    """The histories of the most recently diagnosed runs."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
@@ -47,12 +47,12 @@ class Histories:
     def get(self, connection: sa.Connection, run_pk: int) -> History:
         """Return the run's history up to what is committed. Do not change it."""
         with self._lock:
-            drawn = drawn_tracks(connection, run_pk)
-            identity = tuple((d.shape.pk, d.until) for d in drawn)
+            tracks = timeline(connection, run_pk)
+            identity = tuple((d.shape.pk, d.until) for d in tracks)
             kept = self._kept.get(run_pk)
-            if kept is None or kept.identity != identity or not _continue(connection, kept, drawn):
-                kept = _rebuild(connection, drawn, identity)
-            _tell(connection, run_pk, kept)
+            if kept is None or kept.identity != identity or not _continue(connection, kept, tracks):
+                kept = _rebuild(connection, tracks, identity)
+            _add_metadata(connection, run_pk, kept)
             self._kept[run_pk] = kept
             self._kept.move_to_end(run_pk)
             while len(self._kept) > HISTORIES_MAX:
@@ -60,8 +60,8 @@ class Histories:
             return kept.history
 
 
-def _tell(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
-    """Bring over what is not frames: facts, events, what is not watched."""
+def _add_metadata(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
+    """Add everything that is not a frame: facts, events, what is not watched."""
     row = connection.execute(
         sa.select(Run.about, Run.not_watched, Run.revision).where(Run.pk == run_pk)
     ).one_or_none()
@@ -73,9 +73,9 @@ def _tell(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
     kept.history.events[:] = runs.events(connection, run_pk)
 
 
-def _continue(connection: sa.Connection, kept: _Kept, drawn: list[Drawn]) -> bool:
-    """Add what the log has since; return False when that does not make the history whole."""
-    by_track = {d.shape.pk: d for d in drawn}
+def _continue(connection: sa.Connection, kept: _Kept, tracks: list[TimelineTrack]) -> bool:
+    """Add the new rows of the log; return False when the history then still lacks rows."""
+    by_track = {d.shape.pk: d for d in tracks}
     if all(kept.rows.get(pk, 0) == d.rows for pk, d in by_track.items()):
         return True
     wanted = (
@@ -83,30 +83,30 @@ def _continue(connection: sa.Connection, kept: _Kept, drawn: list[Drawn]) -> boo
         .where(LogFrame.track_pk.in_(by_track), LogFrame.pk > kept.log_pk)
         .order_by(LogFrame.pk)
     )
-    parts: list[tuple[Drawn, Rows]] = []
+    parts: list[tuple[TimelineTrack, Rows]] = []
     for pk, track_pk, n, axis, values in connection.execute(wanted):
         track = by_track[track_pk]
         parts.append((track, log_rows(n, axis, values, track.shape)))
         kept.rows[track_pk] = kept.rows.get(track_pk, 0) + n
         kept.log_pk = pk
     if any(kept.rows.get(pk, 0) != d.rows for pk, d in by_track.items()):
-        return False  # some were sealed before we saw them, or committed out of order
+        return False  # some were sealed before this read, or committed out of order
     for track, rows in parts:
         steps = kept.history.steps(track.layout.stream)
         if len(steps) and len(rows.steps) and rows.steps[0] <= steps[-1]:
-            return False  # a batch that came late: the history wants it in its place
+            return False  # a late batch: rows must be added in step order
         _add(kept.history, track, rows)
     return True
 
 
 def _rebuild(
-    connection: sa.Connection, drawn: list[Drawn], identity: tuple[tuple[int, int], ...]
+    connection: sa.Connection, tracks: list[TimelineTrack], identity: tuple[tuple[int, int], ...]
 ) -> _Kept:
     kept = _Kept(History(), identity)
-    tracks = [d.shape.pk for d in drawn]
-    newest = sa.select(sa.func.max(LogFrame.pk)).where(LogFrame.track_pk.in_(tracks))
+    keys = [track.shape.pk for track in tracks]
+    newest = sa.select(sa.func.max(LogFrame.pk)).where(LogFrame.track_pk.in_(keys))
     kept.log_pk = connection.scalar(newest) or 0
-    for track in drawn:
+    for track in tracks:
         kept.history.add(track.layout)
         series = np.arange(track.shape.series)
         left_out = _left_out(connection, track.shape.pk)
@@ -117,7 +117,7 @@ def _rebuild(
 
 
 def _left_out(connection: sa.Connection, track_pk: int) -> list[int]:
-    """Return the segments of a long run's middle that a rebuilt history does without."""
+    """Return the segments in the middle of a long run that a rebuilt history leaves out."""
     wanted = (
         sa.select(Chunk.segment)
         .where(Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.group == AXIS_GROUP)
@@ -132,7 +132,7 @@ def _left_out(connection: sa.Connection, track_pk: int) -> list[int]:
     return [segment for segment in segments if segment not in read]
 
 
-def _add(history: History, track: Drawn, rows: Rows) -> None:
+def _add(history: History, track: TimelineTrack, rows: Rows) -> None:
     if not len(rows.steps):
         return
     shape = track.shape

@@ -2,8 +2,8 @@
 
 Comes in: a decoded batch and its checksum.
 Goes out: rows of run, attempt, source, track, ingest_log, event, dropped.
-Promise:  the key (source, seq) is inserted in the transaction of what it stands for; a batch
-          that does not fit what is known is refused whole.
+Promise:  the key (source, seq) is inserted in the same transaction as the batch's records; a
+          batch that is inconsistent with stored data is refused as a whole.
 Start at `Writing.run`; `prepare` comes before.
 """
 
@@ -28,7 +28,6 @@ from trainvitals.wire import (
     RunStart,
     Stream,
 )
-from trainvitals_server.store.latest import RunNews
 from trainvitals_server.store.models import (
     Attempt,
     BatchKey,
@@ -40,8 +39,9 @@ from trainvitals_server.store.models import (
     Track,
 )
 from trainvitals_server.store.prepare import Prepared
-from trainvitals_server.store.results import Ack, Conflict, Refused
+from trainvitals_server.store.run_summary import RunUpdate
 from trainvitals_server.store.text import storable
+from trainvitals_server.store.types import Ack, Conflict, RequestRefused
 
 
 def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:
@@ -63,7 +63,7 @@ class Writing:
 
         Raises:
             Conflict: the key stands for another batch, or the run is another project's.
-            Refused: a frame whose layout was never announced, or does not fit it.
+            RequestRefused: a frame whose layout was never announced, or does not fit it.
         """
         batch = self.prepared.batch
         run = self._run()
@@ -75,7 +75,7 @@ class Writing:
             )
         if not self._is_new(source):
             return Ack(batch.source, batch.seq, stored=False)
-        news = RunNews.of(run, source.is_drawn(self.connection), self.now)
+        update = RunUpdate.of(run, source.is_primary(self.connection), self.now)
         tracks = self._tracks(source.pk)
         rows: dict[int, int] = {}
         log: list[dict[str, Any]] = []
@@ -86,15 +86,15 @@ class Writing:
                 axis, values = prepared[position]
                 log.append(self._log_row(track.pk, position, record, axis, values))
                 rows[track.pk] = rows.get(track.pk, 0) + len(record.steps)
-                news.frame(record, track.layout)
+                update.frame(record, track.layout)
             elif isinstance(record, Layout):
                 self._announce(tracks, source.pk, record)
             else:
                 self._other(run.pk, source, record)
-                news.record(record)
+                update.record(record)
         self._write_log(log, rows)
         self._touch(source)
-        self.connection.execute(sa.update(Run).where(Run.pk == run.pk).values(news.columns()))
+        self.connection.execute(sa.update(Run).where(Run.pk == run.pk).values(update.columns()))
         return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
 
     # --- identity ----------------------------------------------------------------------------
@@ -201,7 +201,8 @@ class Writing:
         if stored != crc:
             raise Conflict(
                 f"Batch {batch.seq} of source {batch.source.hex()} is stored with checksum "
-                f"{stored:08x}; this one has {crc:08x}. A source must not use a number twice.",
+                f"{stored:08x}; this one has {crc:08x}. A source must not use a sequence "
+                "number twice.",
                 reason="conflict",
             )
         return False
@@ -232,7 +233,7 @@ class Writing:
         known = tracks.get((layout.stream, layout.version))
         if known is not None:
             if known.layout != layout:
-                raise Refused(
+                raise RequestRefused(
                     f"Layout {layout.version} of stream {layout.stream} was announced with other "
                     "rows or columns. A changed set of tensors is a new version.",
                     reason="shape_mismatch",
@@ -255,14 +256,14 @@ class Writing:
     def _fitting(self, tracks: dict[tuple[Stream, int], _KnownTrack], frame: Frame) -> _KnownTrack:
         track = tracks.get((frame.stream, frame.layout))
         if track is None:
-            raise Refused(
+            raise RequestRefused(
                 f"A frame of stream {frame.stream} refers to layout {frame.layout}, which this "
                 "source has not announced.",
                 reason="unknown_layout",
             )
         shape = (len(track.layout.places), len(track.layout.statistics))
         if frame.values.shape[1:] != shape:
-            raise Refused(
+            raise RequestRefused(
                 f"A frame of stream {frame.stream} has {frame.values.shape[1]} places and "
                 f"{frame.values.shape[2]} statistics; its layout {frame.layout} has {shape[0]} "
                 f"and {shape[1]}.",
@@ -310,7 +311,7 @@ class Writing:
             case RunEnd():
                 source.end = record
             case RunStart() | Heartbeat() | NotWatched():
-                pass  # all they say is in the run's own row: RunNews
+                pass  # stored in the run's row by RunUpdate
             case _:
                 raise AssertionError(f"a record of an unknown kind: {type(record).__name__}")
 
@@ -345,8 +346,8 @@ class _KnownSource:
     batches: int
     end: RunEnd | None = None
 
-    def is_drawn(self, connection: sa.Connection) -> bool:
-        """Whether this is the process that speaks for its run: the newest attempt's lowest rank."""
+    def is_primary(self, connection: sa.Connection) -> bool:
+        """Whether this is the primary source of its run: the newest attempt's lowest rank."""
         if connection.scalar(newest_attempt(self.run_pk)) != self.attempt_pk:
             return False
         ranks = sa.select(sa.func.min(Source.rank)).where(Source.attempt_pk == self.attempt_pk)

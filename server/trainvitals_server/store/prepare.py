@@ -1,6 +1,7 @@
-"""A batch, checked and computed before its turn to be written.
+"""Check and serialise a batch before it enters the write queue.
 
-What the wire lets through but no column holds is refused here: the writer has other things to do.
+Values that the wire format allows but no column can hold are refused here, in the request's thread,
+because the single writer thread limits the ingest rate.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainvitals.wire import Batch, Dropped, Event, Frame, Heartbeat, RunEnd, RunStart
-from trainvitals_server.store.results import Refused
+from trainvitals_server.store.types import RequestRefused
 
 STATES = ("finished", "failed", "stopped")
 STEP_MAX = 2**53
@@ -20,7 +21,7 @@ STEP_MAX = 2**53
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch, and what can be computed of it before its turn to be written."""
+    """A batch with its checksum and serialised frames."""
 
     batch: Batch
     crc: int
@@ -30,7 +31,7 @@ class Prepared:
 
 
 def prepare(batch: Batch, body: bytes) -> Prepared:
-    """Return `batch` ready to be written. Raises Refused for numbers that no trainer sends."""
+    """Return `batch` ready to be written. Raises RequestRefused for numbers out of range."""
     frames = []
     for position, record in enumerate(batch.records):
         _check(record)
@@ -42,7 +43,7 @@ def prepare(batch: Batch, body: bytes) -> Prepared:
 
 
 def _check(record: object) -> None:
-    """Refuse what the wire lets through but no column holds."""
+    """Refuse values that the wire format allows but no column can hold."""
     steps: tuple[int, ...] = ()
     times: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
@@ -69,5 +70,5 @@ def _check(record: object) -> None:
         raise _malformed(f"Counts lie between 0 and 2^53; got {counts}.")
 
 
-def _malformed(message: str) -> Refused:
-    return Refused(message, reason="malformed")
+def _malformed(message: str) -> RequestRefused:
+    return RequestRefused(message, reason="malformed")

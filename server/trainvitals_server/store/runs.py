@@ -1,4 +1,4 @@
-"""Runs as the run list shows them, and what else is known of one."""
+"""Run summaries for the run list, and the details of one run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainvitals.api import schema
 from trainvitals.api.schema import Finding, Verdict
 from trainvitals.diagnosis.verdict import LOST
 from trainvitals.wire import Event, RunStart
-from trainvitals_server.store.latest import Sparkline
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
-from trainvitals_server.store.results import Refused, StoredRun
+from trainvitals_server.store.run_summary import Sparkline
 from trainvitals_server.store.text import plain
+from trainvitals_server.store.types import RequestRefused, StoredRun
 
 PAGE_MAX = 500
 _EVENTS_MAX = 1000
@@ -41,7 +41,7 @@ def summaries(
     """Return a page of runs, newest started first, and the cursor of the next page or None.
 
     Raises:
-        Refused: the cursor is none of ours.
+        RequestRefused: the cursor was not created by this function.
     """
     limit = max(1, min(limit, PAGE_MAX))
     wanted = sa.select(*_SUMMARY).order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
@@ -123,10 +123,16 @@ def _position(cursor: str) -> tuple[float, int]:
         blob = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         started_at, pk = msgspec.msgpack.decode(blob, type=tuple[float, int])
     except (ValueError, msgspec.MsgspecError) as error:
-        raise Refused("This cursor is not one that a run list gave.", reason="cursor") from error
+        raise RequestRefused(
+            "This cursor is not one that a run list gave.", reason="cursor"
+        ) from error
     if not math.isfinite(started_at) or not 0 <= pk < 2**63:
-        raise Refused("This cursor is not one that a run list gave.", reason="cursor")
+        raise _bad_cursor()
     return started_at, pk
+
+
+def _bad_cursor() -> RequestRefused:
+    return RequestRefused("The cursor was not returned by this run list.", reason="cursor")
 
 
 def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 from trainvitals_server.store.blocks import CODEC, pack
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
-from trainvitals_server.store.rows import AXIS_GROUP, GROUP_SERIES, Rows, Shape, log_rows
 from trainvitals_server.store.tiers import TIER_FACTOR, TIERS, Spans
+from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, Rows, TrackShape, log_rows
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def segment_rows(series: int) -> int:
 class _Segment:
     """What is to be sealed together."""
 
-    track: Shape
+    track: TrackShape
     log: tuple[int, ...]
     """Keys of the log's rows."""
     rows: Rows
@@ -95,7 +95,7 @@ class Compactor:
         self._prune_keys()
         return sealed
 
-    def _due(self, everything: bool) -> list[Shape]:
+    def _due(self, everything: bool) -> list[TrackShape]:
         wide = Track.places * Track.statistics > WIDE_SERIES
         enough = sa.case((wide, WIDE_SEGMENT_ROWS), else_=SEGMENT_ROWS)
         over = sa.or_(Source.ended, Run.state != "running")
@@ -108,9 +108,9 @@ class Compactor:
         if not everything:
             wanted = wanted.where(sa.or_(Track.log_rows >= enough, over))
         with self._database.read() as connection:
-            return [Shape(*row) for row in connection.execute(wanted)]
+            return [TrackShape(*row) for row in connection.execute(wanted)]
 
-    def _next_segment(self, track: Shape) -> _Segment | None:
+    def _next_segment(self, track: TrackShape) -> _Segment | None:
         wanted = (
             sa.select(LogFrame.pk, LogFrame.n, LogFrame.axis, LogFrame.values)
             .where(LogFrame.track_pk == track.pk)
@@ -181,7 +181,7 @@ def prune_keys(connection: sa.Connection, source_pk: int) -> int:
     return pruned
 
 
-def chunks_of(track: Shape, rows: Rows) -> list[dict[str, Any]]:
+def chunks_of(track: TrackShape, rows: Rows) -> list[dict[str, Any]]:
     """Return the chunks of one segment, all tiers, without their segment's number."""
     values = np.ascontiguousarray(rows.values.T)
     axis = np.stack([rows.steps, rows.times.astype("<f8").view("<i8")])

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from trainvitals.wire import Stat, Stream
 from trainvitals_server.store.blocks import unpack
-from trainvitals_server.store.drawn import Drawn, drawn_tracks
 from trainvitals_server.store.models import Chunk
-from trainvitals_server.store.rows import AXIS_GROUP, GROUP_SERIES, Shape, read_rows
 from trainvitals_server.store.tiers import FIELDS, TIER_FACTOR, TIERS, Spans
+from trainvitals_server.store.timeline import TimelineTrack, timeline
+from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, TrackShape, read_rows
 
 
 class UnknownSeries(LookupError):  # noqa: N818 - an answer
@@ -53,34 +53,36 @@ def curves(
     Raises:
         UnknownSeries: one of these names is not in any layout of the run.
     """
-    drawn = drawn_tracks(connection, run_pk, stream)
-    names = tuple(places) if places is not None else _all_places(drawn)
-    _check(drawn, stream, statistic, names)
-    counts = [_rows_in(connection, track, lo, hi) for track in drawn]
+    tracks = timeline(connection, run_pk, stream)
+    names = tuple(places) if places is not None else _all_places(tracks)
+    _check(tracks, stream, statistic, names)
+    counts = [_rows_in(connection, track, lo, hi) for track in tracks]
     tier = _tier(sum(counts), points)
     parts = []
-    for track, count in zip(drawn, counts, strict=True):
+    for track, count in zip(tracks, counts, strict=True):
         if count:
             parts.append(_spans(connection, track, statistic, names, lo, hi, tier))
     return Curves(names, Spans.joined(parts, len(names)).buckets(points))
 
 
-def _all_places(drawn: Sequence[Drawn]) -> tuple[str, ...]:
-    if not drawn:
+def _all_places(tracks: Sequence[TimelineTrack]) -> tuple[str, ...]:
+    if not tracks:
         return ()
-    places = drawn[-1].layout.places
+    places = tracks[-1].layout.places
     # −1 is "not known yet": last, not first.
     ordered = sorted(places, key=lambda place: (place.depth < 0, place.depth))
     return tuple(place.name for place in ordered)
 
 
-def _check(drawn: Sequence[Drawn], stream: Stream, statistic: Stat, names: Sequence[str]) -> None:
-    if not drawn:
+def _check(
+    tracks: Sequence[TimelineTrack], stream: Stream, statistic: Stat, names: Sequence[str]
+) -> None:
+    if not tracks:
         raise UnknownSeries(f"The run has sent nothing of stream {stream}.")
-    if not any(statistic in track.layout.statistics for track in drawn):
-        known = ", ".join(drawn[-1].layout.statistics)
+    if not any(statistic in track.layout.statistics for track in tracks):
+        known = ", ".join(tracks[-1].layout.statistics)
         raise UnknownSeries(f"Stream {stream} has no statistic {statistic}; it has {known}.")
-    known_places = {place.name for track in drawn for place in track.layout.places}
+    known_places = {place.name for track in tracks for place in track.layout.places}
     unknown = sum(name not in known_places for name in names)
     if unknown:
         raise UnknownSeries(f"Stream {stream} does not have {unknown} of the places asked for.")
@@ -91,7 +93,7 @@ def _tier(rows: int, points: int) -> int:
     return max((t for t in TIERS if rows >= points * TIER_FACTOR**t), default=0)
 
 
-def _rows_in(connection: sa.Connection, track: Drawn, lo: int, hi: int) -> int:
+def _rows_in(connection: sa.Connection, track: TimelineTrack, lo: int, hi: int) -> int:
     """Return about how many rows lie in the range."""
     segments = sa.select(sa.func.sum(Chunk.n)).where(
         Chunk.track_pk == track.shape.pk,
@@ -105,7 +107,7 @@ def _rows_in(connection: sa.Connection, track: Drawn, lo: int, hi: int) -> int:
 
 def _spans(
     connection: sa.Connection,
-    track: Drawn,
+    track: TimelineTrack,
     statistic: Stat,
     names: Sequence[str],
     lo: int,
@@ -133,7 +135,7 @@ def _spans(
 
 def _sealed_spans(
     connection: sa.Connection,
-    shape: Shape,
+    shape: TrackShape,
     series: npt.NDArray[np.int64],
     lo: int,
     hi: int,

@@ -1,4 +1,4 @@
-"""The store: everything the rest of the collector may ask of the database.
+"""The store: every database operation of the collector except tokens.
 
 Synchronous and safe to share between threads: routes call it in a thread pool, rounds and the
 compactor in their own threads.
@@ -17,14 +17,14 @@ from trainvitals.diagnosis.history import History
 from trainvitals.wire import Batch, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
-from trainvitals_server.store.drawn import EVERY_STEP, drawn_tracks
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
-from trainvitals_server.store.results import Ack, StoredRun, Totals
 from trainvitals_server.store.series import Curves, curves
+from trainvitals_server.store.timeline import EVERY_STEP, timeline
+from trainvitals_server.store.types import Ack, StoredRun, Totals
 
 
 class Store:
@@ -43,7 +43,7 @@ class Store:
         queue_bytes_max: int = 64 * 2**20,
         clock: Callable[[], float] = time.time,
     ) -> Store:
-        """Open the database, make or upgrade its tables, and return the store.
+        """Open the database, create or upgrade its tables, and return the store.
 
         Raises:
             StoreUnusable: the database cannot be opened, is damaged, or is of a newer trainvitals.
@@ -54,10 +54,10 @@ class Store:
         )
 
     def close(self) -> None:
-        """Write what waits and close."""
+        """Write the queued batches and close."""
         self.database.close()
 
-    # --- what comes in -----------------------------------------------------------------------
+    # --- writing -------------------------------------------------------------------------------
 
     def ingest(self, batch: Batch, body: bytes) -> Ack:
         """Store a batch; when this returns it is committed and synced.
@@ -65,9 +65,9 @@ class Store:
         Idempotent: a repeat of a stored batch answers `stored=False`.
 
         Raises:
-            Conflict: its key stands for another body, or its run is in another project.
-            Refused: a frame without a layout, of another shape, or with impossible numbers.
-            QueueFull: too much waits for the disk already.
+            Conflict: its key was used for another body, or its run is in another project.
+            RequestRefused: a frame without a layout, of another shape, or with impossible numbers.
+            QueueFull: the write queue is full.
         """
         prepared = prepare(batch, body)
         return self.database.write(
@@ -85,9 +85,9 @@ class Store:
 
     @contextlib.contextmanager
     def claim_round(self, run_pk: int) -> Iterator[bool]:
-        """Yield whether this round is ours; when the block ends well, the run is no longer due.
+        """Yield whether this collector diagnoses the run; the run is then no longer due.
 
-        What arrives while the block runs makes it due again. False: another collector is at it.
+        A batch that arrives meanwhile makes it due again. False: another collector diagnoses it.
         """
         with self.database.claim(run_pk) as mine:
             if not mine:
@@ -100,10 +100,10 @@ class Store:
             self.database.write(lambda connection: connection.execute(done))
 
     def history(self, run_pk: int) -> History:
-        """Return what the rules look at: first steps, a thinned middle, newest steps.
+        """Return the input of the rules: first steps, a thinned middle, newest steps.
 
-        Of the newest attempt's lowest rank, after what earlier attempts did before it. It is
-        shared with the next round: do not change it.
+        It follows the run's timeline (see `timeline`). It is shared with the next round: do not
+        modify it.
         """
         with self.database.read() as connection:
             return self._histories.get(connection, run_pk)
@@ -121,7 +121,7 @@ class Store:
         )
 
     def mark_lost(self, now: float, after_s: float) -> int:
-        """Turn runs that are silent for `after_s` seconds to `lost`; return how many."""
+        """Set runs without a report for `after_s` seconds to `lost`; return how many."""
         silent = (
             sa.update(Run)
             .where(Run.state == "running", Run.last_report_at < now - after_s)
@@ -129,7 +129,7 @@ class Store:
         )
         return self.database.write(lambda connection: connection.execute(silent).rowcount)
 
-    # --- what goes out -----------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------
 
     def run_summaries(
         self,
@@ -167,9 +167,9 @@ class Store:
             return runs.detail(connection, stored)
 
     def layouts(self, run_pk: int) -> list[Layout]:
-        """Return the newest layout of each stream, as they are drawn."""
+        """Return the newest layout of each stream in the run's timeline."""
         with self.database.read() as connection:
-            newest = {d.layout.stream: d.layout for d in drawn_tracks(connection, run_pk)}
+            newest = {d.layout.stream: d.layout for d in timeline(connection, run_pk)}
         return list(newest.values())
 
     def curves(
@@ -213,7 +213,7 @@ class Store:
         return Totals(bytes=self.database.size_bytes(), dropped=dropped, **rest)
 
     def ready(self) -> str | None:
-        """Return None when batches can be stored, or what is in the way."""
+        """Return None when batches can be stored, or the reason why not."""
         try:
             with self.database.read() as connection:
                 connection.execute(sa.select(Run.pk).limit(1))

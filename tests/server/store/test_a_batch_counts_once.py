@@ -7,7 +7,7 @@ import pytest
 
 from helpers.batches import SOURCE, batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Dropped, Event, RunEnd, Stat, Stream
-from trainvitals_server.store import Conflict, QueueFull, Refused, Store, seal
+from trainvitals_server.store import Conflict, QueueFull, RequestRefused, Store, seal
 from trainvitals_server.store.seal import Compactor
 
 LAYOUT = scalars("loss")
@@ -100,7 +100,7 @@ def test_many_senders_of_the_same_batch_store_it_once(store):
 def test_a_batch_with_one_bad_record_is_refused_whole(store, record, reason):
     ingest(store, batch(LAYOUT, scalar_frame([0], [0.0])))
     good = (scalar_frame([1], [1.0]), Event(1, 1.0, "kept?"))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         ingest(store, batch(*good, record, seq=1))
     assert refused.value.reason == reason
     assert losses(store) == [0.0]
@@ -109,7 +109,7 @@ def test_a_batch_with_one_bad_record_is_refused_whole(store, record, reason):
 
 
 def test_a_refused_first_batch_leaves_no_run_behind(store):
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         ingest(store, batch(start(), scalar_frame([0], [0.0])))
     assert store.run("r") is None
     assert store.totals().runs == 0

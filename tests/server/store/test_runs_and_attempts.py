@@ -23,7 +23,7 @@ from trainvitals.wire import (
     Stat,
     Stream,
 )
-from trainvitals_server.store import Refused, Store
+from trainvitals_server.store import RequestRefused, Store
 from trainvitals_server.store.seal import Compactor
 
 LOSS = scalars("loss")
@@ -205,7 +205,7 @@ def test_runs_are_found_by_project_state_and_words(store):
 
 @pytest.mark.parametrize("cursor", ["", "x", "AAAA", "é", "gqFhoWI", "🦆" * 50])
 def test_a_cursor_that_is_none_is_refused(store, cursor):
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         store.run_summaries(cursor=cursor)
 
 

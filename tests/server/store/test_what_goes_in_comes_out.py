@@ -9,11 +9,11 @@ from hypothesis.extra import numpy as hnp
 from helpers.batches import batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Layout, Place, Stat, Stream
 from trainvitals_server.store.blocks import CorruptBlock, pack, unpack
-from trainvitals_server.store.drawn import EVERY_STEP, drawn_tracks
-from trainvitals_server.store.rows import read_rows
 from trainvitals_server.store.seal import Compactor
 from trainvitals_server.store.series import UnknownSeries
 from trainvitals_server.store.tiers import Spans
+from trainvitals_server.store.timeline import EVERY_STEP, timeline
+from trainvitals_server.store.track_rows import read_rows
 
 STATISTICS = (Stat.MEAN, Stat.STD, Stat.MIN)
 PLACES = tuple(Place(f"layer.{i}", depth=i) for i in range(30))
@@ -39,7 +39,7 @@ def numbers(rows: int, seed: int = 0) -> np.ndarray:
 def stored(store, stream=Stream.WEIGHT):
     """Everything stored of a stream: (steps, values as sent)."""
     with store.database.read() as connection:
-        [track] = drawn_tracks(connection, store.run("r").pk, stream)
+        [track] = timeline(connection, store.run("r").pk, stream)
         rows = read_rows(connection, track.shape, np.arange(track.shape.series))
     shape = (-1, track.shape.statistics, track.shape.places)
     return rows.steps, rows.values.reshape(shape).transpose(0, 2, 1)

@@ -1,4 +1,4 @@
-"""What a batch changes in its run's own row: state, step, loss, sparkline, newest scalars."""
+"""The changes of a run's row by a batch: state, step, loss, sparkline, newest scalars."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCALARS_MAX = 2000
 
 @dataclass
 class Sparkline:
-    """The loss's course in a few numbers: every `stride`-th point, the stride doubling."""
+    """A thinned loss curve: every `stride`-th point; the stride doubles when it is full."""
 
     stride: int
     points: list[tuple[int, float]]
@@ -39,7 +39,7 @@ class Sparkline:
         return cls(stride, points)
 
     def add(self, steps: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]) -> None:
-        """Add losses. Steps not newer than the last take back what follows them (a resume)."""
+        """Add losses. After a resume, points at or after the first new step are removed."""
         first = int(steps[0])
         while self.points and self.points[-1][0] >= first:
             self.points.pop()
@@ -64,26 +64,26 @@ class Sparkline:
 
 
 @dataclass
-class RunNews:
-    """Gathers what one batch says of its run as a whole."""
+class RunUpdate:
+    """Collects the changes of a run's row by one batch."""
 
     before: Any
     """The run's row."""
-    is_drawn: bool
-    """Whether the batch comes from the process that speaks for the run."""
+    is_primary: bool
+    """Whether the batch comes from the primary source: the newest attempt's lowest rank."""
     now: float
     changed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Any, is_drawn: bool, now: float) -> RunNews:
-        return cls(run, is_drawn, now)
+    def of(cls, run: Any, is_primary: bool, now: float) -> RunUpdate:
+        return cls(run, is_primary, now)
 
     def _get(self, column: str) -> Any:
         return self.changed.get(column, getattr(self.before, column))
 
     def frame(self, frame: Frame, layout: Layout) -> None:
-        """Take in a frame of the newest numbers."""
-        if not self.is_drawn:
+        """Apply a frame."""
+        if not self.is_primary:
             return
         step, at = int(frame.steps[-1]), float(frame.times[-1])
         if frame.stream is Stream.SCALAR:
@@ -132,11 +132,11 @@ class RunNews:
             self.changed["overhead"] = float(values[np.isfinite(values)][-1])
 
     def record(self, record: object) -> None:
-        """Take in what is said in words."""
+        """Apply a record that is not a frame."""
         match record:
-            case RunStart() if self.is_drawn:
+            case RunStart() if self.is_primary:
                 self._start(record)
-            case RunEnd() if self.is_drawn or record.state == "failed":
+            case RunEnd() if self.is_primary or record.state == "failed":
                 self.changed["state"] = record.state
                 self.changed["error"] = record.error.encode(errors="replace")
                 self.changed["ended_at"] = record.time
@@ -144,7 +144,7 @@ class RunNews:
             case NotWatched():
                 known = msgspec.msgpack.decode(self._get("not_watched"))
                 self.changed["not_watched"] = msgspec.msgpack.encode({**known, **record.reasons})
-            case Heartbeat() if self.is_drawn and record.step > self._get("step"):
+            case Heartbeat() if self.is_primary and record.step > self._get("step"):
                 self.changed["step"] = record.step
             case _:
                 pass  # events and drops have tables of their own
@@ -167,7 +167,7 @@ class RunNews:
         }
 
     def columns(self) -> dict[str, Any]:
-        """Return the columns of the run's row as they are now."""
+        """Return the changed columns of the run's row."""
         if self._get("state") == "lost":
             self.changed["state"] = "running"
         return {

@@ -21,7 +21,7 @@ AXIS_GROUP = -1
 
 
 @dataclass(frozen=True)
-class Shape:
+class TrackShape:
     """What one needs to know of a track to read it."""
 
     pk: int
@@ -65,7 +65,7 @@ class Rows:
 
 def read_rows(
     connection: sa.Connection,
-    shape: Shape,
+    shape: TrackShape,
     series: npt.NDArray[np.int64],
     *,
     lo: int = 0,
@@ -84,7 +84,7 @@ def read_rows(
 
 def _sealed(
     connection: sa.Connection,
-    shape: Shape,
+    shape: TrackShape,
     series: npt.NDArray[np.int64],
     lo: int,
     hi: int,
@@ -136,7 +136,7 @@ def _segments(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> lis
 
 
 def _logged(
-    connection: sa.Connection, shape: Shape, series: npt.NDArray[np.int64], lo: int, hi: int
+    connection: sa.Connection, shape: TrackShape, series: npt.NDArray[np.int64], lo: int, hi: int
 ) -> list[Rows]:
     wanted = (
         sa.select(LogFrame.n, LogFrame.axis, LogFrame.values)
@@ -149,7 +149,11 @@ def _logged(
 
 
 def log_rows(
-    n: int, axis: bytes, values: bytes, shape: Shape, series: npt.NDArray[np.int64] | None = None
+    n: int,
+    axis: bytes,
+    values: bytes,
+    shape: TrackShape,
+    series: npt.NDArray[np.int64] | None = None,
 ) -> Rows:
     """Return one frame of the log; without `series`, all of them, statistic-major."""
     steps = np.frombuffer(axis, "<i8", n)

@@ -1,8 +1,8 @@
-"""Which tracks make up a run's course as it is drawn.
+"""Which tracks, and which steps of each, make up the timeline of a run.
 
-Of each attempt one process speaks: the one of lowest rank. Attempts follow each other by the
-time they started; one that resumes from an earlier step takes the later steps of those before
-it back. Nothing is deleted: this only says what to read.
+For each attempt, the timeline takes the source with the lowest rank (the primary source). Attempts
+are ordered by start time; an attempt that resumes from an earlier step replaces the later steps of
+the attempts before it. Nothing is deleted: this module only selects what is read.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ import sqlalchemy as sa
 from trainvitals.wire import Layout, Stream
 from trainvitals_server.store.ingest import decode_layout
 from trainvitals_server.store.models import Attempt, Chunk, LogFrame, Source, Track
-from trainvitals_server.store.rows import Shape
+from trainvitals_server.store.track_rows import TrackShape
 
 EVERY_STEP = 2**62
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One track and up to which step it counts."""
+class TimelineTrack:
+    """One track and its upper step limit in the timeline."""
 
-    shape: Shape
+    shape: TrackShape
     layout: Layout
     until: int
     """Exclusive."""
     rows: int
-    """Stored in all."""
+    """Number of rows stored."""
     log_rows: int
 
 
-def drawn_tracks(
+def timeline(
     connection: sa.Connection, run_pk: int, stream: Stream | None = None
-) -> list[Drawn]:
-    """Return the tracks of the run's course, oldest first, within each stream."""
-    sources = _speakers(connection, run_pk)
+) -> list[TimelineTrack]:
+    """Return the tracks of the run's timeline, oldest first, within each stream."""
+    sources = _primary_sources(connection, run_pk)
     if not sources:
         return []
     wanted = sa.select(Track).where(Track.source_pk.in_(sources))
     if stream is not None:
         wanted = wanted.where(Track.stream == str(stream))
     position = {pk: i for i, pk in enumerate(sources)}
-    tracks = sorted(
+    rows = sorted(
         connection.execute(wanted).all(), key=lambda t: (t.stream, position[t.source_pk], t.version)
     )
-    first_steps = _first_steps(connection, [track.pk for track in tracks])
-    drawn: list[Drawn] = []
+    first_steps = _first_steps(connection, [row.pk for row in rows])
+    tracks: list[TimelineTrack] = []
     until: dict[str, int] = {}
-    for track in reversed(tracks):
-        first = first_steps.get(track.pk)
-        limit = until.get(track.stream, EVERY_STEP)
-        shape = Shape(track.pk, track.places, track.statistics)
-        layout = decode_layout(track.layout)
-        drawn.append(Drawn(shape, layout, limit, track.rows, track.log_rows))
+    for row in reversed(rows):
+        first = first_steps.get(row.pk)
+        limit = until.get(row.stream, EVERY_STEP)
+        shape = TrackShape(row.pk, row.places, row.statistics)
+        layout = decode_layout(row.layout)
+        tracks.append(TimelineTrack(shape, layout, limit, row.rows, row.log_rows))
         if first is not None:
-            until[track.stream] = min(limit, first)
-    return drawn[::-1]
+            until[row.stream] = min(limit, first)
+    return tracks[::-1]
 
 
-def _speakers(connection: sa.Connection, run_pk: int) -> list[int]:
-    """Return the keys of the sources that speak for the run, one an attempt, oldest first."""
+def _primary_sources(connection: sa.Connection, run_pk: int) -> list[int]:
+    """Return the keys of the primary sources, one for each attempt, oldest first."""
     order = (Attempt.started_at, Attempt.pk, Source.rank, Source.pk)
     wanted = (
         sa.select(Source.attempt_pk, Source.pk)
@@ -69,10 +69,10 @@ def _speakers(connection: sa.Connection, run_pk: int) -> list[int]:
         .where(Source.run_pk == run_pk)
         .order_by(*order)
     )
-    speakers: dict[int, int] = {}
+    primary: dict[int, int] = {}
     for attempt_pk, source_pk in connection.execute(wanted):
-        speakers.setdefault(attempt_pk, source_pk)
-    return list(speakers.values())
+        primary.setdefault(attempt_pk, source_pk)
+    return list(primary.values())
 
 
 def _first_steps(connection: sa.Connection, tracks: list[int]) -> dict[int, int]:

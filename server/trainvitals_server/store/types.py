@@ -1,4 +1,4 @@
-"""What the store returns, and how it refuses."""
+"""Return types and exceptions of the store."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Ack(msgspec.Struct, frozen=True):
     """How many were stored now."""
 
 
-class Refused(Exception):  # noqa: N818 - an answer to a sender, not an error of ours
-    """A batch that cannot be stored; nothing of it was. `reason` is a stable code."""
+class RequestRefused(Exception):  # noqa: N818 - an answer to a client
+    """A request that the store refuses without changing anything. `reason` is a stable code."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class Conflict(Refused):
-    """A batch whose key or run is taken by something else."""
+class Conflict(RequestRefused):
+    """A batch whose key is used by another batch, or whose run is in another project."""
 
 
-class QueueFull(Refused):
-    """More batches wait for the disk than the queue may hold; to be sent again later."""
+class QueueFull(RequestRefused):
+    """The write queue is full; the client must send the batch again later."""
 
     def __init__(self, waiting_bytes: int, limit: int) -> None:
         super().__init__(
