@@ -1,7 +1,7 @@
-"""From a history of statistics to findings and one headline: pure numpy, the same on every side.
+"""Diagnose a run: from a history of statistics to findings and one headline, with numpy only.
 
-Comes in: a `History`, fed with records.
+Comes in: a `History`, built from records.
 Goes out: a `Diagnosis`.
-Promise:  no clock, socket, thread or database; a broken rule is a finding (TV954), not a crash.
+Promise:  no clock, socket, thread or database; an exception in a rule is a finding (TV954).
 Start at `examine.Engine`.
 """

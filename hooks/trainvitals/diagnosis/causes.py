@@ -1,9 +1,10 @@
-"""Which finding explains which, and which one to look at first.
+"""Determine which finding explains which, and rank the findings.
 
-The chain is data → initialisation → wiring → optimizer → propagation → loss. Each rule declares
-in `explains` what it can cause. A cause must be open, at least a warning, and must not begin later
-than its effect (up to `SLACK_STEPS`: rules detect a fault at different speeds). Where two findings
-can explain each other, the one of the earlier stage does; at the same stage, the earlier one.
+The causal order is data → initialisation → wiring → optimizer → propagation → loss. Each rule
+lists in `explains` the rules whose findings it can cause. A cause is open, at least a warning, and
+does not begin later than its effect plus `SLACK_STEPS`, because rules need different numbers of
+steps to detect a fault. If two findings can explain each other, the cause is the one of the
+earlier stage; at the same stage, the one that began earlier.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from msgspec.structs import replace
 from trainvitals.api.schema import Finding, Severity
 
 SLACK_STEPS = 25
-"""The dead share, for one, is known 20 captured steps after the units died."""
+"""Example: the dead share is measured 20 captured steps after the units died."""
 ROOTS_MAX = 3
 
 PENALTY = MappingProxyType({Severity.ERROR: 0.7, Severity.WARNING: 0.35, Severity.INFO: 0.0})
-"""What an unexplained finding takes from the health that is left; an explained one a quarter."""
+"""Share by which an unexplained finding reduces the health; an explained one by a quarter of it."""
 
 Explains = Mapping[str, Set[str]]
 """Code of a rule → codes of the rules whose findings it can cause."""
 
 
 def explained(findings: Sequence[Finding], explains: Explains) -> list[Finding]:
-    """Return the findings with `explained_by` set, ranked, at most three of them roots."""
+    """Return the findings ranked, with `explained_by` set and at most three root causes."""
     alarms = [f for f in findings if f.is_alarm]
     caused = {id(f) for f in alarms if _cause(f, alarms, explains)}
     result = []
     for finding in findings:
-        # A root cause is preferred to one that is an effect itself.
-        first = [f for f in alarms if id(f) not in caused]
+        # Prefer a root cause to a cause that is itself an effect.
+        root_causes = [f for f in alarms if id(f) not in caused]
         cause = None
         if finding.is_alarm:
-            cause = _cause(finding, first, explains) or _cause(finding, alarms, explains)
+            cause = _cause(finding, root_causes, explains) or _cause(finding, alarms, explains)
         result.append(replace(finding, explained_by=cause.code if cause else ""))
     roots = sorted((f for f in result if f.is_alarm and not f.explained_by), key=_urgency)
-    # More than three root causes are no diagnosis. The others stay as notes.
+    # Report at most three root causes; the others become notes.
     surplus = set(map(id, roots[ROOTS_MAX:]))
     result = [replace(f, severity=Severity.INFO) if id(f) in surplus else f for f in result]
     return sorted(result, key=_rank)
@@ -51,7 +52,7 @@ def headline_of(findings: Iterable[Finding]) -> Finding | None:
 
 
 def health_of(findings: Iterable[Finding]) -> float:
-    """Return 1 for a run with no open warning or error, towards 0 with each."""
+    """Return the health: 1 without open warnings and errors, lower with each of them."""
     health = 1.0
     for finding in findings:
         if finding.is_alarm:
@@ -76,7 +77,7 @@ def _can_explain(cause: Finding, effect: Finding, explains: Explains) -> bool:
 
 
 def _precedence(finding: Finding) -> tuple[int, int, str]:
-    # Stages first: within the slack the order of steps says little.
+    # Compare the stages first: within SLACK_STEPS, the order of the steps is not reliable.
     return (finding.stage.rank, finding.since_step, finding.code)
 
 

@@ -1,8 +1,9 @@
-"""How the run goes: the loss's course and the learning rate's, as the rules' guard-rails need it.
+"""The course of the loss and of the learning rate, for the conditions of the rules.
 
 Comes in: a history.
-Goes out: a `Course`: has it learned, is it flat, is it done, is the learning rate warming up?
-Promise:  says "no" rather than "flat" or "diverged" where the loss has no floor or is unknown.
+Goes out: a `Course`: whether the loss has fallen, is flat or has converged, and whether the
+          learning rate is in its warm-up.
+Promise:  each answer is False if the loss is unknown or has no lower bound.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ FIRST = 10
 LAST = 50
 ACCURACY_DONE = 0.99
 LOSS_DONE = 0.01
-"""Of the initial loss."""
+"""Share of the initial loss below which a run has converged."""
 PROGRESS_MIN = 0.02
-"""Of the initial loss: less is no learning. A classifier's loss starts 1 to 2 % above that of an
-even guess, since its first logits differ, and loses that without learning anything."""
+"""Share of the initial loss; a smaller fall is not learning. A classifier's loss starts 1 to 2 %
+above the loss of a uniform prediction, because its first logits differ, and falls by this much
+without learning anything."""
 EXPLOSION = 5.0
-"""A loss this many times the first one, within the first ten, is an explosion and no noise."""
+"""Within the first ten losses, a loss above this multiple of the first is an explosion."""
 RECOVERY = 0.3
-"""Of the initial loss: a run with a fault from the start is well again after a fall by this."""
+"""Share of the initial loss: a run with a fault from the start has recovered after this fall."""
 NOISE_MAX = 0.07
-"""Of the initial loss: a loss noisier than that is near its floor, or says nothing."""
+"""Share of the initial loss: a loss with more noise is near its minimum, or no evidence."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,16 @@ class Course:
 
     @cached_property
     def loss(self) -> Series:
-        """The training loss where it is finite."""
+        """The training loss at the steps at which it is finite."""
         return self.history.scalar(Scalar.LOSS).finite()
 
     @cached_property
     def known(self) -> bool:
-        """Whether a loss with a floor was seen: never negative, at least once above zero, and
-        not declared as one that need not fall (`watch(loss_falls=False)`).
+        """Whether there is a loss with a lower bound of 0: never negative, at least once above
+        zero, and not declared with `watch(loss_falls=False)`.
 
-        Losses of policy gradients, critics and some likelihoods have none: their level says
-        nothing about learning.
+        Losses of policy gradients, critics and some likelihoods have no lower bound: their level
+        is no evidence of learning.
         """
         if not self.may_be_judged:
             return False
@@ -59,14 +61,14 @@ class Course:
 
     @cached_property
     def may_be_judged(self) -> bool:
-        """Whether the course of the loss means anything: not with `watch(loss_falls=False)`."""
+        """Whether the loss is expected to fall: not with `watch(loss_falls=False)`."""
         return self.history.facts.get("loss_falls") != 0
 
     @cached_property
     def initial(self) -> float:
-        """The loss at the start: median of the first 10, or of the first 3 when that is lower.
+        """The loss at the start: median of the first 10, or of the first 3 if that is lower.
 
-        A run that explodes within these steps starts at its very first loss.
+        If the loss explodes within these steps, the first loss.
         """
         values = self.loss.values[:FIRST]
         if len(values) == 0:
@@ -77,12 +79,12 @@ class Course:
 
     @cached_property
     def noise(self) -> float:
-        """The loss's standard deviation from step to step over the newest 200 steps."""
+        """The standard deviation of the loss from step to step, over the newest 200 steps."""
         return noise(self.loss.values[-200:])
 
     @cached_property
     def erratic(self) -> bool:
-        """Whether the loss varies from step to step by half of its level or more."""
+        """Whether the noise of the loss is more than half of its level."""
         return self.noise > 0.5 * abs(self.now())
 
     def now(self, last: int = LAST) -> float:
@@ -91,9 +93,10 @@ class Course:
 
     @cached_property
     def band(self) -> float:
-        """How far from its start a loss may be by chance: 2 % of it, or 0.9 of the noise.
+        """Largest random deviation from the initial loss: 2 % of it, or 0.9 times the noise.
 
-        Two standard errors of the difference between a median of 10 and a median of 50.
+        0.9 times the noise is two standard errors of the difference between a median of 10 and a
+        median of 50.
         """
         return max(PROGRESS_MIN * middle(self.loss.values[:FIRST]), 0.9 * self.noise)
 
@@ -115,13 +118,13 @@ class Course:
         if self.noise > NOISE_MAX * start or self.falling:
             return False
         blocks = [middle(part) for part in np.array_split(values, min(20, len(values) // 25))]
-        # A run that was well below its start has learned, wherever it is now; one that was well
-        # above it wanders, as bootstrapped targets do.
-        wandered = max(abs(start - block) for block in blocks) > 3 * band
-        return bool(not wandered and abs(start - self.now()) < band)
+        # A loss that was far below its start has shown learning, whatever it is now; a loss that
+        # was far above it varies, as with bootstrapped targets.
+        varied = max(abs(start - block) for block in blocks) > 3 * band
+        return bool(not varied and abs(start - self.now()) < band)
 
     def learned(self, share: float = 0.05, last: int = 20) -> bool:
-        """Return whether the newest losses are below the start by `share` of it and by noise."""
+        """Return whether the loss has fallen by `share` of its start and by more than its noise."""
         values = self.loss.values
         if not self.known or len(values) < FIRST:
             return False
@@ -131,7 +134,7 @@ class Course:
 
     @cached_property
     def converged(self) -> bool:
-        """Whether there is nothing left to learn: rules that look for stagnation keep silent."""
+        """Whether the loss is near 0 or an accuracy near 1: stagnation is then no fault."""
         if self.known and len(self.loss) >= FIRST and self.now(20) < LOSS_DONE * self.initial:
             return True
         return any(
@@ -142,7 +145,7 @@ class Course:
 
     @cached_property
     def expected_initial(self) -> float | None:
-        """The loss of a guess that knows nothing, in nats: ln C for a cross-entropy; else None."""
+        """The loss of a uniform prediction, in nats: ln C for a cross-entropy; otherwise None."""
         if self.history.facts.get("loss") != "CrossEntropyLoss":
             return None
         heads = [
@@ -153,11 +156,11 @@ class Course:
         return math.log(heads[0]) if len(heads) == 1 and heads[0] > 1 else None
 
     def recovered(self, since: int) -> bool:
-        """Return whether the loss is back where it would be without a fault that began at `since`.
+        """Return whether the loss has recovered from a fault that began at step `since`.
 
-        That is: at the best level it had before, within its noise. For a fault that was there from
-        the start: clearly below the first loss, and not above the loss of a blind guess. Where the
-        level says nothing (no loss, or one without a floor) there is nothing to wait for.
+        It has recovered at the best level before `since`, within its noise. For a fault from the
+        start: clearly below the initial loss, and not above the loss of a uniform prediction. True
+        if there is no loss, or a loss without a lower bound.
         """
         if not self.known or len(self.loss) < FIRST or self.converged:
             return True
@@ -195,6 +198,6 @@ class Course:
 
     @cached_property
     def cooling_down(self) -> bool:
-        """Whether the learning rate is below a tenth of its peak: the end of a schedule."""
+        """Whether the learning rate is below a tenth of its maximum: the end of a schedule."""
         values = self.learning_rate.values
         return len(values) > 0 and float(values[-1]) < 0.1 * float(values.max())

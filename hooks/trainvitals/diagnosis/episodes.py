@@ -1,9 +1,11 @@
-"""One finding from the step it opens to the step it is over, over many looks at a run.
+"""Continue the episodes of findings over successive examinations of a run.
 
-Comes in: what the rules report now, and the findings of the look before.
-Goes out: the same episodes, continued: still open, resolved, reopened.
-Promise:  an open episode's `since_step` never becomes later; a reopened one starts when it
-          reopened; an alarm is resolved only when the damage is undone as well.
+An episode is one finding from the step at which it opens to the step at which it is resolved.
+
+Comes in: the current findings of the rules, and the findings of the previous examination.
+Goes out: findings, each open, resolved or reopened.
+Promise:  `since_step` of an open episode never increases; a reopened episode starts at the step
+          at which it reopened; a warning or error is resolved only after its damage is undone.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ def continued(
     last_step: int,
     is_over: Callable[[Finding], bool] = lambda _: True,
 ) -> list[Finding]:
-    """Return the findings of now, those that are not over yet, and those that are resolved.
+    """Return the current findings, the earlier ones that remain open, and the resolved ones.
 
-    `is_over` tells of an alarm that no rule reports any more whether its damage is undone; it
-    stays open until then. A finding that moved to another place (the worst layer is now another
-    one) keeps the step at which the fault began; at its old place it is resolved.
+    `is_over` returns whether the damage of a warning or error that no rule reports any more is
+    undone; until then it remains open. A finding that moved to another place (another layer is now
+    the worst) keeps the step at which the fault began; at its old place it is resolved.
     """
     before = {(f.code, f.where): f for f in previous if f.is_open}
     resolved = [f for f in previous if not f.is_open]

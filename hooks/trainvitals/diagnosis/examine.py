@@ -1,8 +1,8 @@
-"""The engine: rules over a history, joined into episodes, ordered by cause.
+"""The engine: apply the rules to a history, continue the episodes, rank by cause.
 
-Comes in: a `History`, and the findings of the look before.
-Goes out: findings, ranked; with `diagnose`, a `Diagnosis` with one headline and one verdict.
-Promise:  pure and stateless; a rule that raises becomes a finding (TV954), not a crash.
+Comes in: a `History`, and the findings of the previous examination.
+Goes out: ranked findings; from `diagnose`, a `Diagnosis` with one headline and one verdict.
+Promise:  pure and stateless; an exception in a rule becomes a finding (TV954).
 Start at `Engine.examine`.
 """
 
@@ -23,28 +23,28 @@ from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
 from trainvitals.diagnosis.verdict import blind_rules, verdict_of
 
 RESOLVED_MAX = 50
-"""Resolved findings that are kept: the newest."""
+"""Maximum number of resolved findings; the newest are kept."""
 
 
 class Engine:
-    """Looks at histories with a set of rules."""
+    """A set of rules that examines histories."""
 
     def __init__(self, rules: Sequence[Rule] | None = None) -> None:
-        """`rules`: which ones, with their thresholds; None: all, with their defaults."""
+        """`rules`: the rules with their thresholds; None: all rules with their defaults."""
         self.rules = tuple(all_rules() if rules is None else rules)
         self._by_code = {rule.code: rule for rule in RULES}
         self._by_code |= {rule.code: type(rule) for rule in self.rules}
         self._explains = {code: rule.explains for code, rule in self._by_code.items()}
 
     def examine(self, history: History, previous: Sequence[Finding] = ()) -> tuple[Finding, ...]:
-        """Return the findings of a run now, ranked; `previous` as this returned it before.
+        """Return the ranked findings of a run; `previous` is the last return value for this run.
 
-        Stateless: an episode's first step, and that it is over, come from `previous`.
+        Stateless: the first step of an episode comes from `previous`.
         """
         found: list[Finding] = []
-        with np.errstate(all="ignore"):  # infinities are data here, not accidents
+        with np.errstate(all="ignore"):  # infinities are valid input here
             for rule in self.rules:
-                found += self._ask(rule, history)
+                found += self._check(rule, history)
             course = Course(history)
             findings = continued(
                 found, previous, history.last_step, lambda f: self._is_over(f, course)
@@ -62,10 +62,10 @@ class Engine:
             return False
         return not rule.damages_loss or course.recovered(finding.since_step)
 
-    def _ask(self, rule: Rule, history: History) -> list[Finding]:
+    def _check(self, rule: Rule, history: History) -> list[Finding]:
         try:
             findings = {(f.code, f.where): f for f in rule.check(history)}
-        except Exception as error:  # noqa: BLE001  # any rule may meet what its author did not expect
+        except Exception as error:  # noqa: BLE001 - an unexpected history can raise anything
             return [MonitorDegraded().about(rule, error, history.last_step)]
         return list(findings.values())
 
@@ -84,7 +84,8 @@ def diagnose(
 ) -> Diagnosis:
     """Return the diagnosis of a run from its ranked findings (`Engine.examine`).
 
-    `state` is the run's (running, lost, finished, failed, stopped); `error` says why it failed.
+    `state` is the run's state (running, lost, finished, failed, stopped); `error` is the reason of
+    a failure.
     """
     checked = all_rules() if rules is None else rules
     headline = headline_of(findings)

@@ -1,4 +1,4 @@
-"""Small made-up histories: for the rules' own examples, their pages and their tests."""
+"""Build small synthetic histories for the examples of the rules and for tests."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Column = npt.ArrayLike
 
 
 class Example:
-    """Builds a History: one call a stream, values by place and statistic.
+    """Builds a History: one call per stream, values by place and statistic.
 
     >>> history = Example(steps=100).scalars(loss=[2.3] * 100).history
     """
 
     def __init__(self, steps: int | Sequence[int], *, total_steps: int | None = None) -> None:
-        """`steps`: how many from 0, or which ones."""
+        """`steps`: the number of steps from 0, or the step numbers."""
         self.steps = np.arange(steps) if isinstance(steps, int) else np.asarray(steps, np.int64)
         self.history = History()
         self.history.total_steps = total_steps
 
     def scalars(self, **columns: Column) -> Example:
-        """Add scalars by name; `/` in a name is written `__` (learning_rate__0)."""
+        """Add scalars by name; write `__` for `/` in a name (learning_rate__0)."""
         named = {name.replace("__", "/"): {Stat.VALUE: c} for name, c in columns.items()}
         return self.stream(Stream.SCALAR, [Place(n) for n in named], named)
 
@@ -44,7 +44,7 @@ class Example:
         places: Sequence[Place],
         columns: Mapping[str, Mapping[Stat, Column]],
     ) -> Example:
-        """Add a stream: `columns` is place → statistic → values; what is left out is NaN."""
+        """Add a stream: `columns` is place → statistic → values; missing values are NaN."""
         statistics = STATISTICS[stream]
         values = np.full((len(self.steps), len(places), len(statistics)), np.nan, np.float32)
         for row, place in enumerate(places):

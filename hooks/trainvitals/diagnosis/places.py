@@ -1,7 +1,7 @@
-"""Which rows of a history a rule looks at, and their statistics over a window of frames.
+"""Select rows (tensors) of a history, and their statistics over a window of frames.
 
-A training process has some hundred tensors and a history some hundred frames: rules look at the
-first frames and at the newest ones, never at all of them.
+A training process has some hundred tensors and a history some hundred frames: rules read the
+first and the newest frames, never all of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from trainvitals.wire import Place, Stat, Stream
 Rows = Sequence[int]
 
 MATRICES_MAX = 64
-"""A median over the matrices needs no more of them than this, evenly over the depth."""
+"""Maximum number of matrices in a median over the matrices, evenly spaced over the depth."""
 
 
 class Window(NamedTuple):
-    """Some frames of one statistic: `values` has shape (frames, rows)."""
+    """One statistic over some frames: `values` has shape (frames, rows)."""
 
     steps: Steps
     values: Floats
@@ -39,7 +39,7 @@ def window(
     first: int = 0,
     last: int = 0,
 ) -> Window:
-    """Return the `first` and the `last` frames kept of some rows, each frame once."""
+    """Return the `first` and the `last` stored frames of some rows, each frame once."""
     steps = history.steps(stream)
     n = len(steps)
     if n == 0 or len(rows) == 0:
@@ -50,39 +50,38 @@ def window(
 
 
 def both_ends(history: History, stream: Stream, statistic: Stat, rows: Rows) -> Window:
-    """Return the first steps and the newest 128 frames: where nearly all evidence lies."""
+    """Return the first steps and the newest 128 frames."""
     return window(history, stream, statistic, rows, first=FIRST_STEPS, last=128)
 
 
 def is_matrix(place: Place) -> bool:
-    """Whether the place is a trained weight of two or more dimensions (no embedding, no norm)."""
+    """Whether the place is a trainable weight of two or more dimensions, without embeddings."""
     return place.kind == "weight" and len(place.shape) >= 2 and place.trainable
 
 
 def matrices_by_depth(history: History, stream: Stream) -> list[int]:
-    """Return the rows of the trained weight matrices in the order of the forward pass.
+    """Return the rows of the weight matrices of the optimizer, in the order of the forward pass.
 
-    Without those whose branch starts at zero by design, and without those the optimizer does not
-    hold. Where no depth is known the order of registration is taken.
+    If the depths are unknown, the order is the order of registration.
     """
     found = [
         (place.depth, row)
         for row, place in enumerate(history.places(stream))
-        if is_matrix(place) and place.optimized and "zero_init_branch" not in place.flags
+        if is_matrix(place) and place.optimized
     ]
     known = [(depth, row) for depth, row in found if depth >= 0]
     return [row for _, row in sorted(known if len(known) >= 2 else found)]
 
 
 def spread_over(rows: list[int], most: int = MATRICES_MAX) -> list[int]:
-    """Return at most `most` of the rows, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the rows, evenly spaced, including the first and the last."""
     if len(rows) <= most:
         return rows
     return [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def rms(values: Floats, places: Sequence[Place]) -> Floats:
-    """Return L2 norms (frames, rows) as root mean squares: free of the tensors' sizes."""
+    """Return L2 norms (frames, rows) as RMS, which does not depend on the tensors' sizes."""
     size: npt.NDArray[np.float64] = np.sqrt([float(math.prod(p.shape) or 1) for p in places])
     return values / size
 
@@ -97,7 +96,7 @@ def rms_window(
 
 
 def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[int | None]:
-    """Return the row of each name in `stream`, None where it has none."""
+    """Return the row of each name in `stream`; None for an unknown name."""
     at = {place.name: row for row, place in enumerate(history.places(stream))}
     return [at.get(name) for name in names]
 
@@ -105,7 +104,7 @@ def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[i
 def range_before(history: History, stream: Stream, row: int, step: int) -> tuple[float, int]:
     """Return (largest |value| of a row in the captured step before `step`, that step).
 
-    (NaN, −1) when no earlier step was captured.
+    (NaN, −1) if no earlier step was captured.
     """
     steps = history.steps(stream)
     at = int(np.searchsorted(steps, step)) - 1
@@ -116,12 +115,12 @@ def range_before(history: History, stream: Stream, row: int, step: int) -> tuple
 
 
 def layer_of(place: Place) -> str:
-    """Return how to call a parameter's layer in a sentence."""
+    """Return the name of a parameter's layer, for a sentence."""
     return place.module or place.name
 
 
 def units_before(history: History, depth: int) -> int | None:
-    """Return how many outputs the last weight at or before `depth` has; None when unknown."""
+    """Return the number of outputs of the last weight at or before `depth`; None if unknown."""
     widths = [
         (place.depth, place.shape[0])
         for place in history.places(Stream.WEIGHT)

@@ -1,4 +1,4 @@
-"""All rules there are, in the order of their codes."""
+"""All rules, in the order of their codes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def all_rules() -> tuple[Rule, ...]:
 
 
 def rule_by_code(code: str) -> type[Rule]:
-    """Return the rule called TV201, TV301, …
+    """Return the rule with this code, for example TV201.
 
     Raises:
-        KeyError: there is no such rule.
+        KeyError: no rule has this code.
     """
     return {rule.code: rule for rule in RULES}[code]

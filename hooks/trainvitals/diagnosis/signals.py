@@ -1,8 +1,8 @@
-"""Statistics that rules share: robust, scale-free, vectorised over tensors.
+"""Robust statistics for the rules, vectorised over tensors.
 
-Comes in: arrays, steps along the first axis, NaN where nothing was measured.
+Comes in: arrays with the steps along the first axis; NaN for values that were not measured.
 Goes out: arrays and numbers.
-Promise:  pure; no warning and no exception for empty input, NaN or infinities.
+Promise:  pure; no warning and no exception for empty input, NaN or infinity.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 MAD_TO_STD = 1.4826
-"""The median absolute deviation of a normal distribution times this is its standard deviation."""
+"""Factor from the median absolute deviation to the standard deviation of a normal distribution."""
 MAD_FLOOR = 1e-3
-"""Of the absolute median: below that, differences are rounding and no scale."""
+"""Minimum MAD, as a share of the absolute median: smaller deviations are rounding."""
 
 
 def median(values: npt.ArrayLike, axis: int = 0) -> Floats:
-    """Return the median along `axis` of what is not NaN; NaN where nothing is.
+    """Return the median along `axis` of the values that are not NaN; NaN if there are none.
 
     Not np.nanmedian: that warns on all-NaN columns and is many times slower on narrow arrays.
     """
@@ -35,7 +35,7 @@ def median(values: npt.ArrayLike, axis: int = 0) -> Floats:
     count = np.expand_dims(np.sum(~np.isnan(ordered), axis=axis), axis)
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis)
     high = np.take_along_axis(ordered, np.minimum(count // 2, size - 1), axis)
-    # Where both are the same infinity, their mean is too; half of each first never overflows.
+    # The mean of two equal infinities is that infinity; low / 2 + high / 2 cannot overflow.
     with np.errstate(invalid="ignore"):
         middle = np.where(low == high, low, low / 2 + high / 2)
     result: Floats = np.squeeze(np.where(count > 0, middle, np.nan), axis)
@@ -43,12 +43,12 @@ def median(values: npt.ArrayLike, axis: int = 0) -> Floats:
 
 
 def middle(values: npt.ArrayLike) -> float:
-    """Return the median of a one-dimensional array; NaN when there is nothing in it."""
+    """Return the median of a one-dimensional array; NaN if it is empty."""
     return float(median(values))
 
 
 def trailing_run(condition: Flags) -> npt.NDArray[np.int64]:
-    """Return for each column how many of the newest rows are all True: 0 to rows."""
+    """Return for each column the number of newest rows in a row that are True."""
     if len(condition) == 0:
         return np.zeros(condition.shape[1:], np.int64)
     false_ago = np.argmin(condition[::-1], axis=0)
@@ -57,10 +57,10 @@ def trailing_run(condition: Flags) -> npt.NDArray[np.int64]:
 
 
 def noise(values: Array) -> float:
-    """Return the step-to-step standard deviation of a curve, blind to its trend; 0 below 3 points.
+    """Return the step-to-step standard deviation of a curve without its trend; 0 below 3 points.
 
-    1.4826·MAD of successive differences/√2: a slow trend shifts all differences alike and drops
-    out with their median.
+    1.4826·MAD of the successive differences/√2: a slow trend adds a constant to all differences,
+    and subtracting their median removes it.
     """
     values = values[np.isfinite(values)]
     if len(values) < 3:
@@ -89,9 +89,8 @@ def robust_z(values: Array, window: int) -> Floats:
 def block_means(values: Array, blocks: int) -> Floats:
     """Return the means of `blocks` equal parts along the first axis; fewer values, fewer blocks.
 
-    NaN entries are left out; a block of nothing but NaN is NaN. Neighbouring steps are
-    correlated, and a trend test on them would see a trend in any slow wander; on block means it
-    does not.
+    NaN entries are ignored; a block with only NaN is NaN. Neighbouring steps are correlated, so a
+    trend test on single steps reports a trend for any slow variation; on block means it does not.
     """
     blocks = min(blocks, len(values))
     if blocks == 0:
@@ -109,13 +108,13 @@ class Trend(NamedTuple):
     """A monotonic trend of each column."""
 
     p: Floats
-    """Two-sided p-value of Mann–Kendall; 1 where a value is NaN or there are fewer than 4 rows."""
+    """Two-sided p-value of the Mann–Kendall test; 1 if a value is NaN or with fewer than 4 rows."""
     slope: Floats
-    """Theil–Sen slope per row; 0 where unknown."""
+    """Theil–Sen slope per row; 0 if unknown."""
 
 
 def trend(values: Array) -> Trend:
-    """Return each column's trend over the rows (use it on `block_means`).
+    """Return the trend of each column over the rows (use it on `block_means`).
 
     Sources: Mann, "Nonparametric Tests Against Trend", 1945; Sen, "Estimates of the Regression
     Coefficient Based on Kendall's Tau", 1968.
@@ -137,5 +136,5 @@ def trend(values: Array) -> Trend:
 
 
 def log10(values: npt.ArrayLike) -> Floats:
-    """Return the logarithm to base 10, zero counted as float32's smallest number; NaN stays."""
+    """Return the logarithm to base 10; zero counts as float32's smallest number, NaN stays NaN."""
     return np.log10(np.maximum(np.asarray(values, np.float64), 1e-45))

@@ -1,7 +1,7 @@
-"""The verdict: one word for a run, and which rules could not run.
+"""The verdict: one word for a run, and the rules that could not run.
 
-"Healthy" is a claim. A run gets it when enough steps were seen, the rules could read what they
-need, and none of them reports anything.
+A run is "healthy" only if there were enough steps, the rules had the data that they need, and
+none of them reports a fault.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from trainvitals.diagnosis.rule import Need, Rule
 from trainvitals.wire import Scalar, Stat, Stream
 
 BLIND_STEPS = 10
-"""Before that, something that was not seen may still come."""
-LOST = "contact was lost: the process neither reports nor has it said that it ended"
+"""Minimum number of steps before missing data counts as missing."""
+LOST = "contact was lost: the process sends no records and did not report its end"
 
 _MISSING: Mapping[Need, str] = {
-    Scalar.LOSS: "no training loss was reported: wrap it in monitor.loss(…) or pass loss= to watch",
-    Stream.GRADIENT: "no gradients were seen: the watched optimizer does not step this model's "
+    Scalar.LOSS: "no training loss was recorded: wrap it in monitor.loss(…) or pass loss= to watch",
+    Stream.GRADIENT: "no gradients were measured: the watched optimizer does not update this "
+    "model's parameters",
+    Stream.WEIGHT: "no weights were measured: the watched optimizer does not update this model's "
     "parameters",
-    Stream.WEIGHT: "no weights were measured: the watched optimizer does not step this model's "
+    Stream.UPDATE: "no updates were measured: the watched optimizer does not update this model's "
     "parameters",
-    Stream.UPDATE: "no updates were seen: the watched optimizer does not step this model's "
-    "parameters",
-    Stream.ACTIVATION: "no activations were seen: the model was compiled before watch, runs in "
-    "eval mode, or is not the one that is trained",
+    Stream.ACTIVATION: "no activations were measured: the model was compiled before watch, is in "
+    "eval mode, or is not the model that is trained",
 }
-_SAID_UNDER: Mapping[Need, tuple[str, ...]] = {
+_REASON_NAMES: Mapping[Need, tuple[str, ...]] = {
     Scalar.LOSS: ("loss",),
     Stream.GRADIENT: ("optimizer", "gradients and updates"),
     Stream.UPDATE: ("optimizer", "gradients and updates"),
     Stream.WEIGHT: ("optimizer",),
     Stream.ACTIVATION: ("activations",),
 }
-"""Names in `not_watched` whose reason is the need's."""
+"""Names in `not_watched` that give the reason for a missing need."""
 _COLUMN = {
     Stream.WEIGHT: Stat.L2,
     Stream.GRADIENT: Stat.L2,
@@ -52,13 +52,13 @@ class Reason(NamedTuple):
 
     text: str
     is_chosen: bool
-    """The user switched it off: no defect of the run or of the watching."""
+    """The user switched it off on purpose."""
 
 
 def blind_rules(
     history: History, rules: Sequence[Rule], not_watched: Mapping[str, str]
 ) -> dict[str, Reason]:
-    """Return rule name → why it cannot run, for rules that lack what they read."""
+    """Return rule name → reason, for the rules whose data is missing."""
     if history.last_step < BLIND_STEPS - 1:
         return {}
     missing: dict[Need, Reason | None] = {}
@@ -75,14 +75,15 @@ def blind_rules(
 
 def _missing(history: History, need: Need, not_watched: Mapping[str, str]) -> Reason | None:
     if need is Scalar.LOSS and history.facts.get("loss_falls") == 0:
-        return Reason("loss_falls=False: this loss need not fall", True)
+        return Reason("loss_falls=False: this loss is not expected to fall", True)
     if _seen(history, need):
         return None
     option = history.facts.get(f"{need}_off")
     if option:
         return Reason(f"switched off by {option}", True)
-    said = next((not_watched[key] for key in _SAID_UNDER[need] if key in not_watched), "")
-    return Reason(said or _MISSING[need], False)
+    names = _REASON_NAMES[need]
+    reported = next((not_watched[name] for name in names if name in not_watched), "")
+    return Reason(reported or _MISSING[need], False)
 
 
 def _seen(history: History, need: Need) -> bool:
@@ -90,7 +91,7 @@ def _seen(history: History, need: Need) -> bool:
         diverged = history.scalar(Scalar.NONFINITE_LOSS).values > 0
         return len(history.scalar(need)) > 0 or bool(diverged.any())
     values = history.values(need, _COLUMN[need])
-    # What a diverged run measures is NaN as well: its non-finite counts are not.
+    # The statistics of a diverged run are NaN; its non-finite counts are numbers.
     return bool(np.isfinite(values).any()) or bool(
         need is not Stream.UPDATE and (history.values(need, Stat.NONFINITE) > 0).any()
     )
@@ -104,7 +105,7 @@ def verdict_of(
     state: str,
     steps_needed: int,
 ) -> Verdict:
-    """Return the verdict; `blind` without what the user switched off."""
+    """Return the verdict; `blind` excludes the rules that the user switched off."""
     if state in ("failed", "lost"):
         return Verdict.FAILED
     if headline is not None:

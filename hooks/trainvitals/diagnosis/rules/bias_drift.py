@@ -1,4 +1,4 @@
-"""TV701: biases that run away from the signal they belong to."""
+"""TV701: a bias drifts further than the spread of its layer's output."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ LEFT_OUT = {"before_norm", "recurrent", "attention"}
 
 @dataclass(frozen=True)
 class BiasDrift(Rule):
-    """A layer's bias moves further than the signal it is added to is wide.
+    """A layer's bias drifts further than the standard deviation of the layer's output.
 
     ## What it detects
-    d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across samples: a
-    bias is the same for every sample, so S is the scale of the signal without it. Reported above
-    2.5 while it still rises (Mann–Kendall over ten blocks, more than 0.1 per 100 steps) or while
-    the loss is flat; above 4 until the loss has fallen by a third; and above 0.4
-    when it rises and the bias moves ten times faster, relative to its size, than the weights.
-    Biases before a norm layer, of recurrent layers and of attention are left out.
+    The drift d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across
+    samples. A bias is the same for every sample, so S is the scale of the signal without the bias.
+    Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per
+    100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
+    when d rises and the bias's update ratio is more than ten times the weight's.
+    Excluded: biases before a normalisation layer, of recurrent layers and of attention.
     ## Why it matters
-    Then the layer's output says more about the bias than about the input. In the last layer the
-    model learns the mean of the targets or the majority class first, slowly, and the weights
-    wait; in hidden layers units are pushed to where they are always on or always off.
+    The layer's output then depends more on the bias than on the input. In the last layer, the
+    model first learns the mean of the targets or the majority class, slowly, while the weights
+    learn little. In hidden layers, units become always active or always inactive.
     ## Evidence
-    d and its limit, its trend per 100 steps, and the common share: |mean Δb|/RMS Δb, near 1 when
-    all units drift alike, which tells an offset in targets or inputs.
+    d and its limit; its trend per 100 steps; the common share |mean Δb|/RMS Δb, which is near 1
+    when all units drift in the same direction, as with an offset in the targets or the inputs.
     ## What to do
-    - Regression: set the last bias to the targets' mean, or standardise the targets.
-    - Classification: set it to the logarithm of the classes' frequencies.
-    - Give biases the learning rate of the weights, or a lower one; standardise the inputs.
+    - Regression: set the last bias to the mean of the targets, or standardise the targets.
+    - Classification: set the last bias to the logarithm of the class frequencies.
+    - Use the same or a lower learning rate for biases than for weights; standardise the inputs.
     ## When it is wrong
-    A bias that has found its place and stays there, in a run that learns, is not reported.
+    A bias that converges to a new value in a run that learns can exceed the limit for a while.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019 ("init well"); Lin et al., "Focal Loss
     for Dense Object Detection", 2017, arXiv:1708.02002, section 3.3 (prior for the last bias).
@@ -60,23 +60,25 @@ class BiasDrift(Rule):
     refuted_by: ClassVar[str] = "The drift stops and the loss falls."
 
     drift_max: float = threshold(2.5, "RMS(b_t − b_0)/S; fires above this value while it rises.")
-    drift_early: float = threshold(0.4, "The same, for a bias that is faster than its weight.")
-    slope_min: float = threshold(0.1, "Rise of d per 100 steps.")
-    p_max: float = threshold(0.01, "p-value of the Mann–Kendall test over ten blocks.")
+    drift_early: float = threshold(
+        0.4, "RMS(b_t − b_0)/S; limit for a bias that changes faster than its weight."
+    )
+    slope_min: float = threshold(0.1, "Minimum rise of d per 100 steps.")
+    p_max: float = threshold(0.01, "Maximum p-value of the Mann–Kendall test over ten blocks.")
     drift_extreme: float = threshold(
-        4.0, "RMS(b_t − b_0)/S above which a bias counts even when it has settled."
+        4.0, "RMS(b_t − b_0)/S above which the rule fires although the drift no longer rises."
     )
     ratio_factor: float = threshold(
-        10.0, "Update ratio of the bias over that of its weight from which it is faster."
+        10.0, "The bias changes faster above this ratio of its update ratio to the weight's."
     )
-    steps_min: int = threshold(100, "Steps there must be, unless the drift is extreme.")
+    steps_min: int = threshold(100, "Minimum number of steps, unless the drift is extreme.")
     steps_min_extreme: int = threshold(
-        64, "Steps there must be when it is: before that the head may be finding its place."
+        64, "Minimum number of steps for an extreme drift; the last bias converges before that."
     )
-    observations: int = threshold(20, "Captured steps there must be.")
+    observations: int = threshold(20, "Minimum number of captured steps.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding: the last layer's bias when it drifts, else the worst."""
+        """Yield one finding: the last layer's bias if it drifts, otherwise the largest drift."""
         rows, outputs = self._biases(history)
         drift = window(history, Stream.WEIGHT, Stat.DRIFT_RMS, rows, last=128)
         course = Course(history)
@@ -84,7 +86,8 @@ class BiasDrift(Rule):
             return
         if history.last_step < self.steps_min_extreme - 1:
             return
-        # The larger of the spread at the start and now: behind a layer that died it is nearly 0.
+        # Use the larger of the initial and the current spread: after a dead layer, the current
+        # spread is nearly 0.
         spread = np.fmax(
             *(
                 median(window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, **part).values)
@@ -98,11 +101,12 @@ class BiasDrift(Rule):
         blocks = min(10, len(d.steps))
         slope = slope * blocks / max(1, int(d.steps[-1] - d.steps[0])) * 100
         rising = (p < self.p_max) & (slope > self.slope_min)
-        faster = self._outruns_weights(history, rows)
+        faster = self._faster_than_weight(history, rows)
         with np.errstate(invalid="ignore"):
             far = (now > self.drift_max) & (rising | course.flat)
             sick = far | ((now > self.drift_early) & rising & faster)
-            # Early on a head moves far beside the little that PyTorch's default lets it differ by.
+            # In the first steps, the last bias moves far compared with the small output spread of
+            # PyTorch's default initialisation.
             if history.last_step < self.steps_min - 1:
                 sick[:] = False
             if not course.learned(share=0.3):
@@ -133,11 +137,11 @@ class BiasDrift(Rule):
         slope: float,
         sick: Flags,
     ) -> Finding:
-        """`slope` is 0 for a bias that has settled."""
+        """Return the finding; `slope` is 0 for a bias that no longer moves."""
         limit = self.drift_max if now > self.drift_max else self.drift_early
         if not slope and now > self.drift_extreme:
             limit = self.drift_extreme
-        # Over all frames kept, not only those the trend looks at.
+        # Search all stored frames, not only those used for the trend.
         whole = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
         run = max(1, int(trailing_run(whole.values > limit * spread)))
         common = self._common_share(history, place)
@@ -147,8 +151,8 @@ class BiasDrift(Rule):
             where=place.name,
             since_step=int(whole.steps[-run]),
             summary=(
-                f"{place.name} has moved {now:.2g} times the standard deviation of its layer's "
-                "output across samples"
+                f"Bias drift: {place.name} has moved by {now:.2g} times the standard deviation of "
+                f"its layer's output across samples (limit {limit:g})"
                 + (f" and still moves ({slope:+.2g} per 100 steps)." if slope else ".")
             ),
             evidence=(
@@ -164,7 +168,8 @@ class BiasDrift(Rule):
                     quantity="common share of the drift",
                     seen=common,
                     unit="share",
-                    text="near 100 %: all units drift alike, as with an offset in the targets",
+                    text="near 100 %: all units drift in the same direction, as with an offset in "
+                    "the targets",
                 ),
                 Evidence(quantity="biases affected", seen=float(sick.sum())),
             ),
@@ -184,7 +189,7 @@ class BiasDrift(Rule):
         )
 
     def _biases(self, history: History) -> tuple[list[int], list[int]]:
-        """Return the rows of the biases to judge and of their layers' outputs."""
+        """Return the rows of the biases to check and of their layers' outputs."""
         places = history.places(Stream.WEIGHT)
         rows = [
             i
@@ -195,8 +200,8 @@ class BiasDrift(Rule):
         known = [(i, o) for i, o in zip(rows, outputs, strict=True) if o is not None]
         return [i for i, _ in known], [o for _, o in known]
 
-    def _outruns_weights(self, history: History, rows: list[int]) -> Flags:
-        """Return for each bias whether its update ratio is far above its weight's."""
+    def _faster_than_weight(self, history: History, rows: list[int]) -> Flags:
+        """Return for each bias whether its update ratio exceeds `ratio_factor` × the weight's."""
         places = history.places(Stream.WEIGHT)
         names = [places[i].name for i in rows]
         weights = [name.removesuffix("bias") + "weight" for name in names]
@@ -226,12 +231,12 @@ class BiasDrift(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return a head whose bias walks towards targets with a mean of 50."""
+        """Return a last layer whose bias drifts to 20 times the output's standard deviation."""
         return _head(drift=np.linspace(0, 20, 120))
 
     @staticmethod
     def healthy() -> History:
-        """Return a head whose bias moved by twice the spread early and has stayed there since."""
+        """Return a last layer whose bias moved by twice the spread early and then stayed there."""
         return _head(drift=2 * (1 - np.exp(-np.arange(120) / 5)), loss_end=0.3)
 
 

@@ -1,4 +1,4 @@
-"""TV201: rectifier units that are zero for every input."""
+"""TV201: ReLU units that are zero for every input."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.wire import Place, Stat, Stream
 
 OBSERVED = 20
-"""Batches over which capture counts a unit as dead (`Stat.DEAD_SHARE`)."""
-
+"""Number of batches for which a unit must be zero to count as dead (`Stat.DEAD_SHARE`)."""
 
 EARLY_STEPS = 2
-"""A layer dead since then was born dead: no learning rate did it."""
-BORN_DEAD = (
-    "- The units were dead at the first steps: check this layer's bias (0, not negative) and the "
+"""A layer that is dead by this step was dead at initialisation: training did not cause it."""
+ADVICE_DEAD_AT_INITIALISATION = (
+    "- The units were dead in the first steps: check this layer's bias (0, not negative) and the "
     "initialisation of its weight (He before ReLU).\n"
-    "- Standardise the inputs: large negative inputs switch every unit off.\n"
-    "- If it keeps happening, use LeakyReLU or GELU, which keep a slope."
+    "- Standardise the inputs: large negative inputs make every unit output zero.\n"
+    "- If it happens again, use LeakyReLU or GELU: their gradient is not zero for negative inputs."
 )
 
 
@@ -35,23 +34,24 @@ class DeadRelu(Rule):
     """Most units of a ReLU layer output zero for every input.
 
     ## What it detects
-    The share of a rectifier's units that were zero for every sample of the last 20 observed
-    batches: an error from 90 %, a warning from 50 % when it has risen by at least a tenth since
-    the start. Layers of fewer than 8 units are left out, and of
-    fewer than 16 for the warning.
+    The share of a ReLU layer's units that were zero for every sample of the last 20 captured
+    batches. From 90 % it is reported; from 50 % if the share has risen by at least 10 percentage
+    points since its first measurement. It is an error from 90 % unless the loss has fallen by
+    30 %, otherwise a warning. Excluded: layers with fewer than 8 units, and with fewer than
+    16 units below 90 %.
     ## Why it matters
-    A unit that is zero on every input passes no gradient back, so nothing revives it: the layer
-    is narrower than the one you configured, and a layer that is dead as a whole cuts off all
-    layers before it. The loss does not say so.
+    A unit that is zero for every input has no gradient, so training does not restore it: the
+    layer is effectively narrower than configured. A completely dead layer blocks the gradient to
+    all layers before it. The loss does not show this.
     ## Evidence
-    The dead share now and at its first measurement, the limit, and how many layers are dead.
+    The dead share now and at its first measurement, the limit, and the number of dead layers.
     ## What to do
-    - Lower the learning rate or lengthen its warm-up: one large step is the usual killer.
+    - Lower the learning rate or lengthen its warm-up: one large update is the usual cause.
     - Check the layer before: He initialisation, and a bias that is not strongly negative.
-    - If it keeps happening, use LeakyReLU or GELU, which keep a slope.
+    - If it happens again, use LeakyReLU or GELU: their gradient is not zero for negative inputs.
     ## When it is wrong
-    Networks that are sparse by design, such as gated experts or top-k units: raise the limits
-    for them. Units that answer only to rare inputs look dead over 20 small batches.
+    Networks that are sparse by design, such as gated experts or top-k units: raise the limits.
+    Units that are active only for rare inputs look dead over 20 small batches.
     ## References
     Lu et al., "Dying ReLU and Initialization", 2019, arXiv:1903.06733; Maas, Hannun & Ng,
     "Rectifier Nonlinearities Improve Neural Network Acoustic Models", 2013.
@@ -70,19 +70,19 @@ class DeadRelu(Rule):
     refuted_by: ClassVar[str] = "A larger or more varied batch on which these units are not zero."
 
     dead_share_error: float = threshold(
-        0.9, "Share of dead units, 0 to 1; an error from this value on."
+        0.9, "Share of dead units, 0 to 1; an error at or above this value."
     )
     dead_share_warning: float = threshold(
-        0.5, "Share of dead units, 0 to 1; a warning from this value on when it has risen."
+        0.5, "Share of dead units, 0 to 1; a warning at or above this value if it has risen."
     )
-    rise_min: float = threshold(0.1, "Rise of the dead share since its first measurement.")
-    units_min: int = threshold(8, "Units a layer must have to be judged.")
+    rise_min: float = threshold(0.1, "Minimum rise of the dead share since its first measurement.")
+    units_min: int = threshold(8, "Minimum number of units of a layer.")
     units_min_warning: int = threshold(
-        16, "Units it must have for a warning below the error's limit."
+        16, "Minimum number of units for a warning below `dead_share_error`."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding, at the layer with the largest dead share."""
+        """Yield one finding: at the first dead layer, otherwise at the largest dead share."""
         places = history.places(Stream.ACTIVATION)
         seen = both_ends(history, Stream.ACTIVATION, Stat.DEAD_SHARE, range(len(places)))
         if not len(seen.steps) or np.isnan(seen.values[-1]).all():
@@ -93,16 +93,16 @@ class DeadRelu(Rule):
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = (dead >= self.dead_share_error) | ((dead >= self.dead_share_warning) & rising)
         for i in np.flatnonzero(sick):
-            # Half of a narrow bottleneck may well be off.
-            gone = dead[i] >= self.dead_share_error
-            least = self.units_min if gone else self.units_min_warning
+            # In a narrow bottleneck, half of the units can be zero without a fault.
+            is_dead = dead[i] >= self.dead_share_error
+            least = self.units_min if is_dead else self.units_min_warning
             sick[i] = (units_before(history, places[i].depth) or least) >= least
         if not sick.any():
             return
-        # The first of the dead layers, since what follows a dead layer starves; without one, the
-        # worst of the dying.
-        gone = min(self.dead_share_error, float(dead[sick].max()))
-        worst = int(min(np.flatnonzero(sick & (dead >= gone)), key=lambda i: places[i].depth))
+        # Report the first dead layer, because it can cause the later ones; if no layer is above
+        # the error limit, report the largest share.
+        at_least = min(self.dead_share_error, float(dead[sick].max()))
+        worst = int(min(np.flatnonzero(sick & (dead >= at_least)), key=lambda i: places[i].depth))
         share, place = float(dead[worst]), places[worst]
         broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
         limit = self.dead_share_warning
@@ -112,14 +112,14 @@ class DeadRelu(Rule):
         layers = int(sick.sum())
         more = ""
         if layers > 1:
-            more = f"; {layers - 1} more {'layer is' if layers == 2 else 'layers are'} dying"
+            more = f"; {layers - 1} more {'layer is' if layers == 2 else 'layers are'} affected"
         yield self.finding(
             severity=Severity.ERROR if broken else Severity.WARNING,
             where=place.name,
             since_step=since,
             summary=(
-                f"{share:.0%} of the units of {place.name} are zero for every input of the last "
-                f"{OBSERVED} captured batches{more}."
+                f"Dead ReLU units: {share:.0%} of the units of {place.name} are zero for every "
+                f"input of the last {OBSERVED} captured batches{more}."
             ),
             evidence=(
                 Evidence(
@@ -132,20 +132,21 @@ class DeadRelu(Rule):
                     statistic=Stat.DEAD_SHARE,
                 ),
                 Evidence(
-                    quantity="share of dead units when first known",
+                    quantity="share of dead units at the first measurement",
                     seen=float(first[worst]),
                     unit="share",
                 ),
                 Evidence(quantity="layers affected", seen=float(layers)),
             ),
-            advice=BORN_DEAD if since <= EARLY_STEPS else "",
+            advice=ADVICE_DEAD_AT_INITIALISATION if since <= EARLY_STEPS else "",
             confidence=0.95 if share >= self.dead_share_error else 0.75,
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,
         )
 
     def _since(self, history: History, row: int, limit: float) -> int:
-        # The dead share knows after 20 batches only; the batches themselves tell when it began.
+        # The dead share is measured only after 20 batches; the inactive share of each batch gives
+        # the first step.
         seen = both_ends(history, Stream.ACTIVATION, Stat.INACTIVE_SHARE, [row])
         alive = np.flatnonzero(~(seen.values[:, 0] >= limit))
         begin = int(alive[-1]) + 1 if len(alive) else 0
@@ -160,7 +161,7 @@ class DeadRelu(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return a layer of which half is off in every batch, but never the same half for long."""
+        """Return a layer with half of its units inactive in each batch, but not the same half."""
         return _layer([0.55] * 60, list(np.linspace(2, 0.5, 60)), dead=0.2)
 
 

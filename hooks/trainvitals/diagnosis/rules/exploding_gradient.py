@@ -1,4 +1,4 @@
-"""TV102: gradients grow on their way back, or from step to step."""
+"""TV102: gradients grow from the last layer to the first, or from step to step."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ INITIALISE = (
 
 @dataclass(frozen=True)
 class ExplodingGradient(Rule):
-    """The gradient grows without bound: through the layers, or from one step to the next.
+    """The gradient becomes very large: through the layers, or from one step to the next.
 
     ## What it detects
-    One of three. At the start: the signal across samples grows more than 30 times from the first
-    layer to the last, and gradients are larger than the weights they belong to. Through depth:
-    the first weight matrix's gradient RMS is more than 300 times the last one's. Over time:
-    the total gradient norm is more than 100 times its median before, three steps in a row, and
-    above what it was at the start.
+    One of three cases. At initialisation: the standard deviation across samples grows by more than
+    30 times from the first layer to the last, and the gradients are larger than their weights.
+    Through depth: the gradient RMS of the first weight matrix is more than 300 times that of the
+    last, while the loss does not fall. Over time: for three steps in a row, the total gradient
+    norm is more than 100 times its earlier median and more than 3 times the norm at the start.
     ## Why it matters
-    One step along such a gradient throws the weights far from where they were; then the loss
-    jumps, overflows, or the units behind the step die.
+    One step along such a gradient changes the weights by a large amount. The loss then jumps or
+    overflows, or units die.
     ## Evidence
-    The growth seen (in which of the three ways), its limit, and the first step.
+    Which of the three cases, the growth and its limit, and the first step.
     ## What to do
     - Initialise with He or Xavier, so that every layer keeps the scale of its input.
     - Clip: `clip_grad_norm_(model.parameters(), 1.0)` between `backward()` and `step()`.
-    - Put normalisation between the layers; lower the learning rate or lengthen its warm-up.
+    - Add normalisation between the layers; lower the learning rate or lengthen its warm-up.
     ## When it is wrong
-    With Adam the size of the gradient cancels, so growth through depth alone need not hurt: it
-    is a warning only while the loss does not fall.
+    Adam normalises the gradient, so a gradient that grows through depth can be harmless. This
+    case is therefore a warning, and only while the loss does not fall.
     ## References
     Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
     arXiv:1211.5063; Poole et al., "Exponential expressivity in deep neural networks through
@@ -75,25 +75,27 @@ class ExplodingGradient(Rule):
         300.0,
         "Gradient RMS of the first matrix relative to the last; fires above this value.",
     )
-    norm_growth_max: float = threshold(100.0, "Total norm over its median before.")
+    norm_growth_max: float = threshold(
+        100.0, "Total gradient norm relative to its earlier median; fires above this value."
+    )
     signal_growth_max: float = threshold(
         30.0, "Standard deviation across samples, last layer over first, at steps 0 to 3."
     )
     gradient_to_weight_max: float = threshold(
         1.0, "RMS of the gradient over RMS of the weight, median matrix, at steps 0 to 3."
     )
-    observations: int = threshold(10, "Captured steps whose median counts, for growth by depth.")
+    observations: int = threshold(10, "Captured steps in the median, for growth through depth.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield at most one finding: the earliest way in which it explodes."""
+        """Yield at most one finding: the first of the three cases that applies."""
         course = Course(history)
-        for finding in (self._at_the_start, self._over_time, self._through_depth):
-            found = finding(history, course)
+        for case in (self._at_initialisation, self._over_time, self._through_depth):
+            found = case(history, course)
             if found is not None:
                 yield found
                 return
 
-    def _at_the_start(self, history: History, course: Course) -> Finding | None:
+    def _at_initialisation(self, history: History, course: Course) -> Finding | None:
         activations = history.places(Stream.ACTIVATION)
         rows = [r for _, r in sorted((p.depth, r) for r, p in enumerate(activations))]
         signal = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, rows, first=3)
@@ -120,12 +122,13 @@ class ExplodingGradient(Rule):
             where=where.name,
             since_step=int(signal.steps[0]),
             summary=(
-                f"At initialisation the signal grows {times(growth)} from the first layer to the "
-                f"last, and the gradients are {times(relative)} as large as the weights."
+                "Exploding gradients at initialisation: the standard deviation across samples is "
+                f"{times(growth)} larger in the last layer than in the first, and the gradients "
+                f"are {times(relative)} as large as the weights."
             ),
             evidence=(
                 Evidence(
-                    quantity="signal, last layer relative to first",
+                    quantity="standard deviation across samples, last layer relative to first",
                     seen=growth,
                     limit=self.signal_growth_max,
                     direction="above",
@@ -139,7 +142,7 @@ class ExplodingGradient(Rule):
                     healthy=(None, 0.1),
                 ),
             ),
-            # Seen before any update: the initialisation is the cause, not the learning rate.
+            # Measured before any update: the initialisation is the cause, not the learning rate.
             stage=Stage.INITIALISATION,
             fix=INITIALISE,
             stream=Stream.GRADIENT,
@@ -162,8 +165,8 @@ class ExplodingGradient(Rule):
             severity=Severity.ERROR,
             since_step=step,
             summary=(
-                f"The total gradient norm is {size:.3g}: {times(size / base)} its median before "
-                f"step {step}."
+                f"Exploding gradient: the total gradient norm is {size:.3g}, {times(size / base)} "
+                f"its median before step {step}."
             ),
             evidence=(
                 Evidence(
@@ -172,8 +175,8 @@ class ExplodingGradient(Rule):
                     limit=limit,
                     direction="above",
                     healthy=(0.1 * base, 10 * base),
-                    text=f"{self.norm_growth_max:g} times the median before, at least 3 times the "
-                    "norm at the start",
+                    text=f"{self.norm_growth_max:g} × the earlier median, at least 3 × the norm "
+                    "at the start",
                     statistic=Scalar.GRADIENT_NORM,
                 ),
             ),
@@ -192,7 +195,7 @@ class ExplodingGradient(Rule):
         logs = log10(seen.values)
         ratio = logs[:, 0] - logs[:, -1]
         recent = middle(ratio[-self.observations :])
-        # A last layer with no gradient at all has nothing to compare with.
+        # A last layer without any gradient is no reference.
         if not recent > math.log10(self.gradient_ratio_max) or logs[-1, -1] < -30:
             return None
         run = max(1, int(trailing_run(ratio > math.log10(self.gradient_ratio_max))))
@@ -202,8 +205,8 @@ class ExplodingGradient(Rule):
             where=place.name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"The gradient of the first layer ({layer_of(place)}) is {times(10**recent)} "
-                "larger than that of the last layer."
+                f"Exploding gradient: the first layer's gradient ({layer_of(place)}) is "
+                f"{times(10**recent)} larger than the last layer's."
             ),
             evidence=(
                 Evidence(
@@ -221,12 +224,12 @@ class ExplodingGradient(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return a norm that leaves its level by five orders of magnitude."""
+        """Return a norm that rises by five orders of magnitude and stays there."""
         return _norms([1.0] * 80 + [1e5, 2e5, 4e5, 8e5])
 
     @staticmethod
     def healthy() -> History:
-        """Return one spike of the same size, gone at the next step."""
+        """Return a spike of one step of the same size."""
         return _norms([1.0] * 80 + [1e5] + [1.0] * 3)
 
 

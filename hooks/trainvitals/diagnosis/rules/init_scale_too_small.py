@@ -1,4 +1,4 @@
-"""TV303: the signal dies out on its way forward, because the weights start too small."""
+"""TV303: the initial weights are too small, so the signal vanishes in the forward pass."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ SQUASHING = ("sigmoid", "tanh", "softmax")
 
 @dataclass(frozen=True)
 class InitScaleTooSmall(Rule):
-    """What differs between samples dies out in the layers: the deep ones see the same input always.
+    """The differences between samples vanish in the forward pass: deep layers ignore the input.
 
     ## What it detects
-    In the first steps the standard deviation across samples (S) of the deepest hidden layer is
-    below a thousandth of the first one's, or below 5 % of √(S² + M²), where M is what the units'
-    means differ by: then the biases have taken over. A note at first; a warning when it is still
-    so after 100 steps and the loss has not fallen. Stacks of sigmoids and tanhs are left
-    to `vanishing_gradient`: there the nonlinearity is to blame.
+    In the first steps, the standard deviation across samples (S) of the deepest hidden layer is
+    below a thousandth of the first layer's, or below 5 % of √(S² + M²), where M is the standard
+    deviation of the units' means; the biases then dominate the output. It is a note at first, and
+    a warning if it persists after 100 steps and the loss has not fallen. Networks with mostly
+    sigmoid, tanh or softmax are left to `vanishing_gradient`: there the nonlinearity is the cause.
     ## Why it matters
-    The total spread of a layer's outputs can look healthy while all of it comes from the biases;
-    then the network says the same for every sample, and the gradient of its weights is as small
-    as the signal that is left.
+    The total spread of a layer's output can look normal while all of it comes from the biases.
+    The network then returns the same output for every sample, and the gradients of its weights
+    are as small as the remaining signal.
     ## Evidence
-    S of the deepest layer over S of the first, the input-blindness S/√(S² + M²), and the layer.
+    S of the deepest layer relative to the first, the sample sensitivity S/√(S² + M²), the layer.
     ## What to do
-    - Initialise with He before ReLU (`kaiming_normal_`); PyTorch's default for Linear shrinks a
-      ReLU stack by √(1/6) a layer.
-    - Put normalisation between layers, or residual connections around them.
+    - Initialise with He before ReLU (`kaiming_normal_`): PyTorch's default for Linear shrinks the
+      signal by a factor of √(1/6) per ReLU layer.
+    - Add normalisation between the layers, or residual connections around them.
     - Standardise the inputs.
     ## When it is wrong
-    Inputs that do hardly differ in this batch; networks that are meant to start as the identity.
+    Batches whose samples hardly differ; networks that are initialised as the identity on purpose.
     ## References
     Schoenholz et al., "Deep Information Propagation", 2017, arXiv:1611.01232; He et al., "Delving
     Deep into Rectifiers", 2015, arXiv:1502.01852.
@@ -59,15 +59,19 @@ class InitScaleTooSmall(Rule):
         "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
         "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
     )
-    refuted_by: ClassVar[str] = "Outputs that differ clearly between two unlike samples."
+    refuted_by: ClassVar[str] = "The output differs clearly between two different samples."
 
-    signal_ratio_min: float = threshold(1e-3, "S of the deepest hidden layer over the first's.")
-    sensitivity_min: float = threshold(0.05, "S/√(S² + M²) of the deepest hidden layer.")
-    layers_min: int = threshold(4, "Watched hidden layers there must be.")
-    steps_min: int = threshold(100, "Steps after which it is a warning, if it is still so.")
+    signal_ratio_min: float = threshold(
+        1e-3, "S of the deepest hidden layer relative to the first; fires below this value."
+    )
+    sensitivity_min: float = threshold(
+        0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
+    )
+    layers_min: int = threshold(4, "Minimum number of watched hidden layers.")
+    steps_min: int = threshold(100, "Steps after which a persistent finding becomes a warning.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding, at the first layer that is blind."""
+        """Yield one finding, at the first layer below a limit."""
         places = history.places(Stream.ACTIVATION)
         rows = [row for _, row in sorted((p.depth, i) for i, p in enumerate(places) if _hidden(p))]
         steps = history.steps(Stream.ACTIVATION)
@@ -77,7 +81,8 @@ class InitScaleTooSmall(Rule):
             return
         if squashing * 2 > sum(kinds.values()):
             return
-        signal, sensitivity = self._propagation(history, rows, first=1)  # later ones are trained
+        # Only the first captured step: later ones are trained.
+        signal, sensitivity = self._propagation(history, rows, first=1)
         alive = np.flatnonzero(np.isfinite(signal) & (signal > 0))
         if len(alive) < self.layers_min:
             return
@@ -97,9 +102,9 @@ class InitScaleTooSmall(Rule):
             where=place.name,
             since_step=int(steps[0]),
             summary=(
-                f"At the start the standard deviation across samples falls to {ratio[-1]:.2g} of "
-                f"that of the first layer by the last hidden layer; from {place.name} on the "
-                "outputs hardly depend on the input."
+                "Initial weights too small: at the start, the standard deviation across samples of "
+                f"the last hidden layer is {ratio[-1]:.2g} times the first layer's; from "
+                f"{place.name} on, the outputs hardly depend on the input."
             ),
             evidence=self._evidence(float(ratio[-1]), float(sensitivity[alive[-1]])),
             confidence=0.8,
@@ -108,11 +113,11 @@ class InitScaleTooSmall(Rule):
         )
 
     def _evidence(self, ratio: float, sensitivity: float) -> tuple[Evidence, ...]:
-        """Return both quantities; a limit is shown only with the one that passed it."""
+        """Return both quantities, each with its limit if it is below the limit."""
         small, blind = ratio < self.signal_ratio_min, sensitivity < self.sensitivity_min
         return (
             Evidence(
-                quantity="signal, last hidden layer relative to first",
+                quantity="standard deviation across samples, last hidden layer relative to first",
                 seen=ratio,
                 limit=self.signal_ratio_min if small else None,
                 direction="below" if small else "",
@@ -136,7 +141,7 @@ class InitScaleTooSmall(Rule):
             for stat in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
         )
         with np.errstate(invalid="ignore", divide="ignore"):
-            # M is unknown for a single unit: then nothing is known of blindness.
+            # M is not defined for a single unit; its sensitivity counts as 1.
             return s, np.where(np.isnan(m), 1.0, s / np.hypot(s, m))
 
     @staticmethod
@@ -146,14 +151,13 @@ class InitScaleTooSmall(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return twenty layers that keep 90 % of the signal each."""
+        """Return twenty layers that each keep 90 % of the signal."""
         return _stack(0.9, list(np.linspace(2.3, 0.5, 60)))
 
 
 def _hidden(place: Place) -> bool:
-    return not {"output", "zero_init_branch"} & set(place.flags) and (
-        place.kind not in ("Softmax", "LogSoftmax", "Embedding", "MultiheadAttention")
-    )
+    kinds = ("Softmax", "LogSoftmax", "Embedding", "MultiheadAttention")
+    return "output" not in place.flags and place.kind not in kinds
 
 
 def _stack(gain: float, loss: list[float]) -> History:

@@ -1,4 +1,4 @@
-"""TV601: steps so large that they destroy what was learned."""
+"""TV601: the learning rate is so high that the loss rises or cannot fall."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from trainvitals.diagnosis.signals import Array, Flags, log10, median, middle, n
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 START_SHARE = 0.01
-"""Of 1/√fan_in: a matrix that starts below it starts at zero by design, and any first step is
-large beside it."""
+"""Share of 1/√fan_in. A matrix with a smaller initial RMS is initialised to zero on purpose; its
+first update is always large relative to it."""
 
 STUCK_STEPS = 60
-"""Before that, a loss that has not fallen means nothing."""
+"""Minimum number of steps before a loss that has not fallen is evidence."""
 HEALTHY_RATIO = (1e-5, 0.05)
 
 
 @dataclass(frozen=True)
 class LearningRateTooHigh(Rule):
-    """The steps are so large, next to the weights, that the loss rises or cannot fall.
+    """The updates are so large, relative to the weights, that the loss rises or cannot fall.
 
     ## What it detects
-    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three: r above 0.1
-    for ten captured steps in a row while the loss does not fall; a loss half again above its start
-    (plus six times its noise) within 20 steps, or not finite, right after steps with r above 0.1 or
-    a learning rate that rose threefold at once, and not back below its start since; r above 0.03
-    and a loss that after 60 steps has not fallen by a tenth and shows no downward trend.
+    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three cases:
+    (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its noise,
+    or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
+    threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
+    captured steps in a row while the loss does not fall. (3) r is above 0.03, and after 60 steps
+    the loss has not fallen by 10 % and has no downward trend.
     ## Why it matters
-    A step as large as a tenth of the weights leaves the region in which the gradient was right.
-    The loss jumps or oscillates, units die, and in the end values overflow: all of these are then
-    consequences.
+    The gradient predicts the loss only close to the current weights. An update of a tenth of the
+    weights is too far: the loss jumps or oscillates, units die, and values overflow. These
+    findings are then consequences of the learning rate.
     ## Evidence
-    The median update ratio and its limit, the loss at the start, at its worst and now.
+    The median update ratio and its limit; the initial, the largest and the current loss.
     ## What to do
     - Divide the learning rate by 10.
-    - Warm it up over some hundred steps, and clip gradients.
-    - With `reduction="sum"` the rate is multiplied by the batch size: use the mean.
+    - Add a warm-up of some hundred steps, and clip gradients.
+    - With `reduction="sum"`, the gradient is multiplied by the batch size: use the mean.
     ## When it is wrong
-    Adam's first steps have a ratio of about lr·√(3·fan_in), whatever the gradient: they count only
-    with a loss that does not fall. Weights that start at zero are left out.
+    Adam's first steps have a ratio of about lr·√(3·fan_in), whatever the gradient is: they count
+    only while the loss does not fall. Weights that are initialised to zero are excluded.
     ## References
     Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186;
     Karpathy, "A Recipe for Training Neural Networks", 2019; Cohen et al., "Gradient Descent on
@@ -81,17 +82,21 @@ class LearningRateTooHigh(Rule):
     refuted_by: ClassVar[str] = "The loss falls below its start at the same learning rate."
 
     update_ratio_max: float = threshold(0.1, "Median of RMS(ΔW)/RMS(W) over the weight matrices.")
-    update_ratio_stuck: float = threshold(0.03, "The same, above which a flat loss is its fault.")
+    update_ratio_stuck: float = threshold(
+        0.03, "The same median; limit while the loss has not fallen after 60 steps."
+    )
     observations: int = threshold(10, "Captured steps in a row above the limit.")
     rate_factor: float = threshold(
-        3.0, "Rise of the learning rate from one step to the next that counts as a large step."
+        3.0, "Factor of the learning rate from one step to the next that counts as an abrupt rise."
     )
-    rise_max: float = threshold(0.5, "Rise of the loss above its start, as a share of it.")
-    rise_steps: int = threshold(20, "Steps within which the loss rises by that much.")
+    rise_max: float = threshold(0.5, "Rise of the loss, as a share of the initial loss.")
+    rise_steps: int = threshold(
+        20, "Maximum number of steps in which the loss rises by `rise_max`."
+    )
     erratic_max: float = threshold(
-        100.0, "Rise over the start that counts for a loss that doubles or halves at every step."
+        100.0, "Factor over the initial loss for a loss that doubles or halves from step to step."
     )
-    rise_noise: float = threshold(6.0, "And this many times its noise.")
+    rise_noise: float = threshold(6.0, "Multiple of the loss's noise, added to `rise_max`.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
@@ -99,8 +104,8 @@ class LearningRateTooHigh(Rule):
         if len(ratio.steps) == 0:
             return
         course = Course(history)
-        for way in (self._risen, self._above_limit, self._stuck):
-            found = way(history, ratio, course)
+        for case in (self._loss_rose, self._above_limit, self._stuck):
+            found = case(history, ratio, course)
             if found is not None:
                 yield found
                 return
@@ -121,47 +126,46 @@ class LearningRateTooHigh(Rule):
         scale = START_SHARE / np.sqrt(entries / place.shape[0])
         return len(series) > 0 and bool(series.values[0] / np.sqrt(entries) < scale)
 
-    def _risen(self, history: History, ratio: Window, course: Course) -> Finding | None:
+    def _loss_rose(self, history: History, ratio: Window, course: Course) -> Finding | None:
         steps, values = course.loss.steps, course.loss.values
         nonfinite = history.scalar(Scalar.NONFINITE_LOSS)
         broken = nonfinite.steps[nonfinite.values > 0]
         big = ratio.steps[ratio.values > self.update_ratio_max]
-        big = np.union1d(big, self._raised(course))
+        big = np.union1d(big, self._abrupt_rises(course))
         if not course.known or not len(big):
             return None
         start = course.initial
-        # Where a run explodes at once, its own explosion is all the noise there is.
+        # If the loss explodes in the first steps, the noise estimate contains the explosion.
         spread = min(course.noise, 0.5 * start)
         limit = start + self.rise_max * start + self.rise_noise * spread
         high = np.flatnonzero(self._sudden(values, start) & (values > limit))
         onsets = steps[high[np.searchsorted(big, steps[high]) > 0]] if len(high) else steps[:0]
-        culprit = self._culprit(big, onsets)
+        cause = self._cause(big, onsets)
         worst = float(values.max())
-        if culprit is None:
-            violent = ratio.steps[ratio.values > 5 * self.update_ratio_max]
-            culprit = self._culprit(violent, broken, within=3)
-        if culprit is None:
+        if cause is None:
+            very_big = ratio.steps[ratio.values > 5 * self.update_ratio_max]
+            cause = self._cause(very_big, broken, within=3)
+        if cause is None:
             return None
-        onset, since = culprit
+        onset, since = cause
         after = values[steps >= onset]
-        dead_stop = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
-        if not dead_stop and self._is_erratic(values) and worst < self.erratic_max * start:
+        stays_nonfinite = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
+        if not stays_nonfinite and self._is_erratic(values) and worst < self.erratic_max * start:
             return None
-        explosive = worst > 10 * start or dead_stop
+        explosive = worst > 10 * start or stays_nonfinite
         if not explosive and (len(after) < 10 or (after > start).mean() < 0.5):
             return None
-        if not dead_stop and middle(after[-10:]) < 0.95 * start:
-            return None  # it has learned since
+        if not stays_nonfinite and middle(after[-10:]) < 0.95 * start:
+            return None  # the loss has fallen since
         peak = float(np.nanmax(ratio.values))
+        reached, at = f"{worst:.4g}", int(steps[np.argmax(values)])
+        if (broken >= since).any():
+            reached, at = "a non-finite value", int(broken[broken >= since][0])
+        span = max(1, at - since)
         return self._found(
             since,
-            (
-                f"Steps of {peak:.2g} times the weights"
-                if peak > self.update_ratio_max
-                else "A learning rate that rose at once"
-            )
-            + f" raised the loss from {start:.4g} to "
-            + ("a value that is not finite." if len(broken) else f"{worst:.4g}."),
+            f"Learning rate {'far ' if explosive else ''}too high{_rate_at(course, since)}: the "
+            f"loss rose from {start:.4g} to {reached} within {span} step{'s' * (span > 1)}.",
             (
                 *self._ratio_evidence("largest update ratio (median matrix)", peak),
                 Evidence(
@@ -169,7 +173,7 @@ class LearningRateTooHigh(Rule):
                     seen=worst,
                     limit=limit if worst > limit else None,
                     direction="above" if worst > limit else "",
-                    text=f"initial loss + {self.rise_max:.0%} + {self.rise_noise:g} × noise"
+                    text=f"initial loss + {self.rise_max:.0%} + {self.rise_noise:g} × its noise"
                     if worst > limit
                     else "",
                     statistic=Scalar.LOSS,
@@ -182,7 +186,7 @@ class LearningRateTooHigh(Rule):
         )
 
     def _ratio_evidence(self, quantity: str, ratio: float) -> tuple[Evidence, ...]:
-        """Return the ratio; with its limit when it is above it."""
+        """Return the ratio, with its limit if the ratio is above it."""
         if not ratio > self.update_ratio_max:
             return (Evidence(quantity=quantity, seen=ratio),)
         return (
@@ -196,13 +200,13 @@ class LearningRateTooHigh(Rule):
         )
 
     def _is_erratic(self, values: Array) -> bool:
-        """Whether the loss doubles or halves at every step: then a rise may be noise."""
+        """Whether the loss varies by a factor of 2 from step to step: a rise may then be noise."""
         return bool(noise(log10(values)) > np.log10(2.0))
 
     def _sudden(self, values: Array, start: float) -> Flags:
-        """Return at which steps the loss is far above what it was `rise_steps` or fewer before.
+        """Return the steps at which the loss is far above its minimum of the `rise_steps` before.
 
-        A loss that grows step by step is no explosion: sums over episodes of growing length do.
+        A slow rise is not an explosion: the sum over episodes of growing length rises slowly.
         """
         within = min(self.rise_steps, len(values))
         padded = np.r_[np.full(within, np.inf), values]
@@ -211,22 +215,24 @@ class LearningRateTooHigh(Rule):
         sudden: Flags = values > before + self.rise_max * start
         return sudden
 
-    def _raised(self, course: Course) -> Steps:
-        """Return the steps at which the learning rate rose by a factor: between two frames the
-        rate is seen and the update is not."""
+    def _abrupt_rises(self, course: Course) -> Steps:
+        """Return the steps at which the learning rate rose by more than `rate_factor`.
+
+        The learning rate is recorded at every step, the update only at captured steps.
+        """
         rate = course.learning_rate
         if len(rate) < 2:
             return rate.steps[:0]
         before, after = rate.values[:-1], rate.values[1:]
         return rate.steps[1:][(before > 0) & (after > self.rate_factor * before)]
 
-    def _culprit(
+    def _cause(
         self,
         big: Steps,
         onsets: Steps,
         within: int = 10,
     ) -> tuple[int, int] | None:
-        """Return (onset, first of the large steps that led to it), or None."""
+        """Return (onset of the rise, first large update in the `within` steps before), or None."""
         for onset in onsets:
             leading = big[(big < onset) & (big >= onset - within)]
             if len(leading):
@@ -244,8 +250,9 @@ class LearningRateTooHigh(Rule):
         now = middle(ratio.values[-self.observations :])
         return self._found(
             int(ratio.steps[-run]),
-            f"Each step changes the weights by {now:.2g} of their size (median matrix), and the "
-            "loss does not fall.",
+            f"Learning rate too high{_rate_at(course, int(ratio.steps[-1]))}: each step changes "
+            f"the weights by {now:.2g} of their size (median matrix)"
+            + (", and the loss does not fall." if judged else "."),
             (
                 Evidence(
                     quantity="update ratio (median matrix)",
@@ -255,7 +262,7 @@ class LearningRateTooHigh(Rule):
                     healthy=HEALTHY_RATIO,
                     text=""
                     if judged
-                    else f"3 × {self.update_ratio_max:g}: this loss need not fall",
+                    else f"3 × {self.update_ratio_max:g}, because this loss need not fall",
                 ),
             ),
             0.9 if judged else 0.6,
@@ -268,15 +275,16 @@ class LearningRateTooHigh(Rule):
         if course.converged or course.falling or course.learned(share=0.1):
             return None
         if course.now() > (1 + self.rise_max) * course.initial:
-            return None  # it rises, and not at once: a loss that need not fall
+            return None  # a loss that rises slowly, such as a sum over longer and longer episodes
         first = middle(ratio.values[ratio.steps < self.observations])
         ratio_seen = float(np.fmax(first, middle(ratio.values[-20:])))
         if not ratio_seen > self.update_ratio_stuck or course.warming_up:
             return None
         return self._found(
             int(ratio.steps[0]),
-            f"Steps changed the weights by {ratio_seen:.2g} of their size (median matrix), "
-            f"and after {len(course.loss)} steps the loss has hardly fallen.",
+            f"Learning rate too high{_rate_at(course, int(ratio.steps[0]))}: each step changed "
+            f"the weights by {ratio_seen:.2g} of their size (median matrix), and the loss went "
+            f"from {course.initial:.4g} to only {course.now():.4g} in {len(course.loss)} steps.",
             (
                 Evidence(
                     quantity="update ratio (median matrix)",
@@ -314,13 +322,22 @@ class LearningRateTooHigh(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return weights thrown about by steps of half their size, and a loss that explodes."""
+        """Return updates of half the weights' size, and a loss that explodes."""
         return _run(0.5, [2.3, 2.9, 8.0] + [60.0] * 17)
 
     @staticmethod
     def healthy() -> History:
         """Return Adam's large first steps on a wide layer, with a loss that falls."""
         return _run(0.2, list(2.3 * np.exp(-np.arange(20) / 10)))
+
+
+def _rate_at(course: Course, step: int) -> str:
+    """Return the largest learning rate at `step` as ` (0.1)`; "" if it is unknown."""
+    rate = course.learning_rate
+    if not len(rate):
+        return ""
+    at = max(0, int(np.searchsorted(rate.steps, step, side="right")) - 1)
+    return f" ({float(rate.values[at]):.3g})"
 
 
 def _run(ratio: float, loss: list[float]) -> History:

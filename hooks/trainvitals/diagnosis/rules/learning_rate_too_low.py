@@ -1,4 +1,4 @@
-"""TV602: steps too small to matter."""
+"""TV602: the learning rate is so low that the weights hardly change."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from trainvitals.wire import Place, Stat, Stream
 
 @dataclass(frozen=True)
 class LearningRateTooLow(Rule):
-    """The steps are so small, next to the weights, that nothing is learned in a sensible time.
+    """The updates are so small, relative to the weights, that the model hardly learns.
 
     ## What it detects
-    The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps:
-    below 1e-6, or below 1e-4 with a loss that is flat. The gradient must be there (RMS above 1e-4
-    of the weights'); otherwise the small step is not the rate's fault. Warm-up, the end of a
-    schedule and converged runs are left out.
+    The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps,
+    is below 1e-6, or below 1e-4 while the loss is flat. The gradient must be large enough (RMS
+    above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause. Excluded:
+    warm-up, the end of a schedule, and converged runs.
     ## Why it matters
-    At a ratio of 1e-6 a weight needs a million steps in one direction to change by its own size.
+    At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
-    The largest update ratio, the limit, the gradient relative to the weights, the learning rate.
+    The largest update ratio, its limit, the gradient relative to the weights, the learning rate.
     ## What to do
     - Multiply the learning rate by 10 until the ratio is about 1e-3.
-    - A rate made for Adam (1e-3) is low for SGD without momentum: 0.1 is the usual start there.
+    - A rate for Adam (1e-3) is low for SGD without momentum: 0.1 is the usual initial value there.
     ## When it is wrong
-    Fine-tuning with a deliberately tiny rate; a schedule that ends near zero, unless it is seen
-    as such because its peak was captured.
+    Fine-tuning with a very small rate on purpose; a schedule that ends near zero and whose peak
+    was not captured.
     ## References
     Karpathy, "CS231n: Neural Networks Part 3", on the ratio of updates to weights; Cao et al.,
     "DeepFD", 2022, arXiv:2205.01938.
@@ -54,10 +54,12 @@ class LearningRateTooLow(Rule):
 
     update_ratio_min: float = threshold(1e-6, "Largest RMS(ΔW)/RMS(W); fires below this value.")
     update_ratio_flat: float = threshold(
-        1e-4, "The same; with a flat loss it fires below this value."
+        1e-4, "Largest RMS(ΔW)/RMS(W); fires below this value while the loss is flat."
     )
-    gradient_min: float = threshold(1e-4, "RMS of gradient over RMS of weight, largest matrix.")
-    observations: int = threshold(20, "Captured steps whose median counts.")
+    gradient_min: float = threshold(
+        1e-4, "Minimum RMS of the gradient relative to RMS of the weight, largest matrix."
+    )
+    observations: int = threshold(20, "Captured steps in the median.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
@@ -84,8 +86,8 @@ class LearningRateTooLow(Rule):
             severity=Severity.WARNING,
             since_step=int(history.steps(Stream.UPDATE)[0]),
             summary=(
-                f"No weight matrix moves by more than {largest:.1e} of its size in a step"
-                + (f" (learning rate {float(rates[-1]):.2g})." if len(rates) else ".")
+                f"Learning rate too low{f' ({float(rates[-1]):.2g})' if len(rates) else ''}: a "
+                f"step changes each weight matrix by at most {largest:.1e} of its size."
             ),
             evidence=(
                 Evidence(
@@ -101,7 +103,7 @@ class LearningRateTooLow(Rule):
                     seen=gradient,
                     limit=self.gradient_min,
                     direction="above",
-                    text="the gradient is there: only the step is small",
+                    text="the gradient is large enough; only the update is small",
                 ),
                 *(
                     [Evidence(quantity="learning rate", seen=float(rates[-1]))]

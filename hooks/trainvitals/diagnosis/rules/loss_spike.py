@@ -1,4 +1,4 @@
-"""TV504: the loss jumps, and stays up or does so again and again."""
+"""TV504: the loss jumps, and stays high or jumps repeatedly."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from trainvitals.wire import Scalar, Stream
 
 @dataclass(frozen=True)
 class LossSpike(Rule):
-    """The loss jumps far out of its own noise.
+    """The loss jumps far above its noise.
 
     ## What it detects
-    A loss more than 8 robust standard deviations (median and MAD of the 64 steps before, on the
-    logarithm) above them, by more than 20 % of the initial loss and half again above the largest
-    of them. One that recovers is a note. It is a warning when the loss has not come back after 50
-    steps (10 for a jump beyond half the initial loss), or when it happens three times in 1,000
-    steps to a loss that has no heavy tail. In a converged run only jumps beyond the initial loss
-    count.
+    The loss is more than 8 robust standard deviations above the 64 steps before (median and MAD,
+    of the logarithm), more than 20 % of the initial loss above their median, and more than
+    1.5 times their maximum. A spike that recovers is a note. It is a warning if the loss has not
+    recovered after 50 steps (10 for a jump of more than half the initial loss), or if three spikes
+    occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps by
+    more than the initial loss count.
     ## Why it matters
-    A spike is one bad update: a corrupted batch, a learning rate at the edge, an optimizer whose
-    second moments lag behind. Some runs recover; those that do not have lost what they learned.
+    A spike follows one bad update: a corrupted batch, a learning rate at the edge of stability, or
+    outdated second moments of the optimizer. A run that does not recover has lost progress.
     ## Evidence
-    The jump's size in robust deviations, its height, how often, whether the loss came back, and
-    the tensor whose gradient grew most at that step, if it was captured.
+    The jump in robust deviations, its height, the number of spikes, whether the loss recovered,
+    and the tensor whose gradient grew most at that step, if the step was captured.
     ## What to do
-    - Clip gradients; skip a batch whose gradient norm is far out.
-    - Lower the learning rate or Adam's beta2 (0.95) for long runs.
-    - After a spike that stays: go back to the checkpoint before it and skip those batches.
+    - Clip gradients; skip batches with an unusually large gradient norm.
+    - For long runs, lower the learning rate or Adam's beta2 (to 0.95).
+    - If the loss does not recover: resume from the checkpoint before the spike and skip those
+      batches.
     ## When it is wrong
-    Curricula and restarts of the learning rate, where the jump is planned.
+    Planned jumps: a curriculum, or a restart of the learning rate.
     ## References
     Chowdhery et al., "PaLM", 2022, arXiv:2204.02311, section 5.1; Molybog et al., "A Theory on
     Adam Instability in Large-Scale Machine Learning", 2023, arXiv:2304.09871.
@@ -56,30 +57,30 @@ class LossSpike(Rule):
     z_min: float = threshold(8.0, "Robust deviations of the log-loss above the window before.")
     jump_min: float = threshold(0.2, "Height of the jump, as a share of the initial loss.")
     jump_min_converged: float = threshold(
-        1.0, "The same, for a run that has converged: its loss varies by many times itself."
+        1.0, "The same share for a converged run, whose loss varies by many times its level."
     )
     tail_max: float = threshold(
-        3.0, "95 % quantile of the loss over its median in a window: above, it is heavy-tailed."
+        3.0, "95 % quantile of the loss over its median in a window; heavy-tailed above this value."
     )
-    window: int = threshold(64, "Steps before that a loss is compared with.")
-    recovery_steps: int = threshold(50, "Steps after which a loss that is still up counts.")
-    repeats_max: int = threshold(3, "Spikes per 1,000 steps from which they count.")
+    window: int = threshold(64, "Number of previous steps that a loss is compared with.")
+    recovery_steps: int = threshold(50, "Steps after which a loss that is still high is a warning.")
+    repeats_max: int = threshold(3, "Number of spikes per 1,000 steps that is a warning.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding for the newest spike that counts, or a note for the newest of all."""
+        """Yield one finding: for the first spike that has not recovered, otherwise the newest."""
         course = Course(history)
         loss = course.loss.last(1000 + self.window)
         if len(loss) <= self.window or not course.may_be_judged:
             return
         z, jump, before = self._jumps(loss, course)
-        # Near its floor a loss jumps by many times itself: only the scale of the start counts.
+        # Near its minimum a loss varies by many times its level: compare with the initial loss.
         least = self.jump_min if not course.converged else self.jump_min_converged
         height_min = least * abs(course.initial)
         found = (z > self.z_min) & (jump > height_min)
         starts = np.flatnonzero(found)
         if not len(starts):
             return
-        # Steps of one spike lie together; a spike is counted once.
+        # Count neighbouring steps as one spike.
         starts = starts[np.r_[True, np.diff(starts) > self.recovery_steps // 2]]
         newest = int(starts[-1])
         lasting = [int(i) for i in starts if self._stays_up(loss, int(i), before, course.initial)]
@@ -91,10 +92,10 @@ class LossSpike(Rule):
             severity=Severity.WARNING if alarm else Severity.INFO,
             since_step=int(loss.steps[at]),
             summary=(
-                f"At step {int(loss.steps[at])} the loss jumped from {before[at]:.4g} to "
-                f"{float(loss.values[at]):.4g}"
-                + (" and has not come back" if lasting else " and came back")
-                + (f"; {len(starts)} jumps in {len(loss)} steps." if len(starts) > 1 else ".")
+                f"Loss spike at step {int(loss.steps[at])}: the loss jumped from {before[at]:.4g} "
+                f"to {float(loss.values[at]):.4g}"
+                + (" and has not recovered" if lasting else " and recovered")
+                + (f"; {len(starts)} spikes in {len(loss)} steps." if len(starts) > 1 else ".")
             ),
             evidence=(
                 Evidence(
@@ -112,7 +113,7 @@ class LossSpike(Rule):
                     direction="above",
                     text=f"{least:.0%} of the initial loss",
                 ),
-                Evidence(quantity="jumps", seen=float(len(starts)), text=f"in {len(loss)} steps"),
+                Evidence(quantity="spikes", seen=float(len(starts)), text=f"in {len(loss)} steps"),
                 Evidence(quantity="recovered", seen="no" if lasting else "yes"),
                 *(
                     [Evidence(quantity="tensor whose gradient grew most", seen=first_mover)]
@@ -126,17 +127,18 @@ class LossSpike(Rule):
         )
 
     def _is_heavy_tailed(self, loss: Series) -> bool:
-        """Whether large values are a part of this loss (a KL term, a sum over few episodes)."""
+        """Whether large values are normal for this loss (a KL term, a sum over few episodes)."""
         parts = np.array_split(loss.values, max(1, len(loss) // self.window))
         tails = [float(np.quantile(p, 0.95)) - self.tail_max * middle(p) for p in parts]
         return middle(np.array(tails)) > 0
 
     def _jumps(self, loss: Series, course: Course) -> tuple[Floats, Floats, Floats]:
-        """Return (z, height above the median before, median before); NaN where nothing jumped."""
+        """Return (z, height above the median before, that median); NaN at steps without a jump."""
         values = loss.values.astype(np.float64)
         z, before = np.full((2, len(values)), np.nan)
         windows = np.lib.stride_tricks.sliding_window_view(values, self.window)[:-1]
-        # Near its floor the loss of a small batch is heavy-tailed: no jump unless out of all seen.
+        # Near its minimum the loss of a small batch is heavy-tailed: a jump must exceed the
+        # maximum of the window.
         highest = windows.max(axis=1)
         rare = np.flatnonzero(values[self.window :] > highest + 0.5 * np.abs(highest))
         scaled = log10(values) if course.known else values
@@ -172,7 +174,7 @@ class LossSpike(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return a loss that jumps at step 150 and stays up."""
+        """Return a loss that jumps at step 150 and stays high."""
         return Example(220).scalars(loss=_course(220) + 2.0 * (np.arange(220) >= 150)).history
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""TV954: a part of trainvitals itself does not work in this run."""
+"""TV954: a part of trainvitals failed in this run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainvitals.diagnosis.rule import Rule
 from trainvitals.wire import NotWatched
 
 DEGRADED = "monitor degraded"
-"""How the reason of a probe that switched itself off begins."""
+"""Prefix of the reason of a probe that was switched off after an exception."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,20 @@ class MonitorDegraded(Rule):
     """A probe or a rule of trainvitals failed and was switched off; the training is not affected.
 
     ## What it detects
-    A probe that raised and took itself out of the run, or a rule that raised while it looked at
+    A probe that raised an exception and was switched off, or a rule that raised an exception on
     this run's history.
     ## Why it matters
-    What it watches is not watched: that nothing is reported there does not mean all is well.
+    This part of the run is no longer watched: without findings there, it is not known to be
+    healthy.
     ## Evidence
     The probe or the rule, and the exception.
     ## What to do
-    Report it with this text. `trainvitals doctor` shows what is attached. The training itself
-    needs nothing.
+    Report the exception to the trainvitals project. `trainvitals doctor` shows what is attached.
+    The training needs no change.
     ## When it is wrong
-    Never wrong, but harmless where you do not need that probe or rule.
+    It is never wrong; it does not matter if you do not need that probe or rule.
     ## References
-    docs/how-it-works.md: what trainvitals promises the training process.
+    docs/how-it-works.md: what trainvitals guarantees to the training process.
     """
 
     code: ClassVar[str] = "TV954"
@@ -42,7 +43,7 @@ class MonitorDegraded(Rule):
     fix: ClassVar[str] = "print(monitor.diagnosis().not_watched)"
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield a finding for each probe that switched itself off."""
+        """Yield a finding for each probe that was switched off after an exception."""
         for name, reason in sorted(history.not_watched.items()):
             if reason.startswith(DEGRADED):
                 yield self.finding(
@@ -54,7 +55,7 @@ class MonitorDegraded(Rule):
                 )
 
     def about(self, rule: Rule, error: Exception, step: int) -> Finding:
-        """Return the finding that says that `rule` raised `error`."""
+        """Return the finding for a `rule` that raised `error`."""
         text = f"{type(error).__name__}: {error}"
         return self.finding(
             severity=Severity.INFO,
@@ -74,7 +75,7 @@ class MonitorDegraded(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return a module that is left out by the user's own choice."""
+        """Return a module that the user excluded."""
         return _with("encoder.3", "not in activations=")
 
 

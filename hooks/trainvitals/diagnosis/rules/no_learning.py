@@ -1,4 +1,4 @@
-"""TV501: the loss stays where it started."""
+"""TV501: the loss stays at its initial value."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from trainvitals.wire import Scalar, Stream
 
 @dataclass(frozen=True)
 class NoLearning(Rule):
-    """The loss is where it was at the start.
+    """The loss has not fallen since the start.
 
     ## What it detects
-    After at least 100 steps the median of the newest 50 losses is within 2 % of the median of the
-    first 10, or within the noise, shows no downward trend, and was never lower for long. Losses
-    that can be negative have no level to compare with and are left out; so are a warm-up, a run
-    that has converged (also before it was watched), and a loss noisier than 7 % of its level.
+    After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
+    first 10 losses or within the noise, has no downward trend, and was never much lower or higher
+    in between. Excluded: losses that can be negative, warm-up, runs that have converged (also
+    before they were watched), and losses with a noise above 7 % of their initial level.
     ## Why it matters
-    The run costs its full price and teaches the model nothing. The cause is elsewhere, mostly in
-    the initialisation, the wiring, the learning rate or the data; a finding of those explains
-    this one and is shown above it.
+    The run uses compute, but the model does not learn. The cause is usually the initialisation,
+    the wiring of model and optimizer, the learning rate or the data. A finding about one of these
+    explains this finding and is shown above it.
     ## Evidence
-    The loss at the start and now, the noise, and how much it should have fallen at least.
+    The loss at the start and now, its noise, and the minimum fall that is expected.
     ## What to do
-    - Overfit one batch: if that fails, it is the wiring; if it works, the data or the rate.
-    - Try ten times the learning rate and a tenth of it for some hundred steps.
-    - Check that inputs and targets belong together.
+    - Overfit one batch. If that fails, check the wiring; if it works, check the data and the
+      learning rate.
+    - Try 10 times and 0.1 times the learning rate for some hundred steps.
+    - Check that each input has its own target.
     ## When it is wrong
-    Games between networks (GANs) and bootstrapped targets have losses that stay level while the
-    model learns; a fine-tuned model may start at its floor.
+    With adversarial losses (GANs) and bootstrapped targets, the loss stays level while the model
+    learns. The loss of a fine-tuned model can be at its minimum from the start.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Zhang et al., "AutoTrainer", 2021,
     arXiv:2102.09784.
@@ -48,23 +49,22 @@ class NoLearning(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = "for _ in range(200): loss = step(*one_batch)  # must fall to nearly 0"
-    refuted_by: ClassVar[str] = "A metric on held-out data that improves."
+    refuted_by: ClassVar[str] = "A metric on held-out data improves."
 
-    steps_min: int = threshold(100, "Finished steps there must be.")
-
+    steps_min: int = threshold(100, "Minimum number of finished steps.")
     loss_low: float = threshold(
-        1e-3, "A loss that starts below this value and stays there has converged already."
+        1e-3, "A loss that starts below this value and stays there had already converged."
     )
 
     @property
     def steps_needed(self) -> int:
-        """The loss is judged after `steps_min` steps."""
+        """Number of steps after which the loss is checked."""
         return self.steps_min
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         course = Course(history)
-        # A rate that rises within the newest 50 steps has not had its chance yet.
+        # A learning rate that rose within the newest 50 steps has not taken effect yet.
         if len(course.loss) < self.steps_min or course.warming_up or course.converged:
             return
         if not course.flat or course.initial < self.loss_low:
@@ -73,10 +73,10 @@ class NoLearning(Rule):
         start, now = course.initial, course.now()
         steps = int(course.loss.steps[-1])
         yield self.finding(
-            # The loss of one player says little of a game of several optimizers.
+            # With several optimizers (GANs), one loss is weak evidence.
             severity=Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
-            summary=f"The loss does not fall: it started at {start:.4g} and is {now:.4g} after "
+            summary=f"No learning: the loss was {start:.4g} at the start and is {now:.4g} after "
             f"{steps + 1} steps.",
             evidence=(
                 Evidence(
@@ -102,7 +102,7 @@ class NoLearning(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return a loss as noisy as small batches make it, which falls slowly."""
+        """Return a loss with the noise of small batches that falls slowly."""
         return Example(400).scalars(loss=np.linspace(2.303, 1.6, 400) + _noise(400, 0.3)).history
 
 

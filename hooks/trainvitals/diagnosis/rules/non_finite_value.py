@@ -1,4 +1,4 @@
-"""TV901: NaN or infinity, and where it came from."""
+"""TV901: NaN or infinity, and the place where it occurred first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPERATIONS = {
     "div": "a / b.clamp_min(1e-8)",
     "exp": "x.clamp_max(80.0).exp()",
 }
-"""Operation seen out of range behind a non-finite loss → its guarded form."""
+"""Operation that capture found out of range before a non-finite loss → its guarded form."""
 CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
 CHECK_INPUT = "assert torch.isfinite(inputs).all()"
 
@@ -41,10 +41,10 @@ class Origin(NamedTuple):
     """Where the first non-finite value was seen."""
 
     words: str
-    """In a sentence: "in the forward pass, in the output of conv1"."""
+    """For the summary: "first in the forward pass, in the output of conv1"."""
     stream: Stream
     first: First | None
-    """None where no tensor was observed to be the first."""
+    """None if no tensor was observed as the first."""
     is_observed: bool
 
 
@@ -53,28 +53,28 @@ class NonFiniteValue(Rule):
     """NaN or infinity appeared in the loss, a gradient, a weight or a module's output.
 
     ## What it detects
-    Every step at which the loss, a gradient or a parameter held NaN or infinity, however the run
-    goes on; and, where the tensors of that step were captured, which of them was first: a module's
-    output (forward pass), the loss alone (loss function), or a gradient while outputs and loss
-    were finite (backward pass). Where they were not captured the origin is reported as not
-    observed, and every module is measured on the following steps. Left out are gradients that
-    overflow while a gradient scaler looks for its scale, and outputs with infinities while loss
-    and gradients are finite: masks do that.
+    Every step at which the loss, a gradient or a parameter contains NaN or infinity, also if later
+    steps are finite. If the tensors of that step were captured, also the first of them: a module's
+    output (forward pass), only the loss (loss function), or a gradient while the outputs and the
+    loss are finite (backward pass). If they were not captured, the origin is reported as not
+    observed, and every module is measured on the following steps. Excluded: gradients that
+    overflow while a gradient scaler is in use, and infinite outputs while the loss and the
+    gradients are finite, as with attention masks.
     ## Why it matters
-    Once a weight is NaN every later value is NaN, and more steps do not repair it. A single
-    non-finite loss may have put its gradient into the weights or into the optimizer's moments.
+    Once a weight is NaN, every later value is NaN, and more steps do not repair it. A single
+    non-finite loss may have changed the weights or the optimizer's moments through its gradient.
     ## Evidence
-    The first step, how many steps, the place with its number of entries where it was observed, and
-    the largest value there in the last finite step.
+    The first step, the number of such steps, the place and its number of non-finite entries if
+    observed, and the largest value there in the captured step before.
     ## What to do
     - Run one step with `torch.autograd.set_detect_anomaly(True)`: it names the operation.
-    - Keep logarithms, divisions and roots away from 0 by clamping their argument; `torch.where`
-      does not help, since its gradient still passes through the other branch.
+    - Clamp the arguments of logarithms, divisions and roots away from 0; `torch.where` does not
+      help, because the gradient still passes through the other branch.
     - Use losses that take logits (`BCEWithLogitsLoss`, `CrossEntropyLoss`).
-    - If values grew for some steps before, lower the learning rate and clip gradients.
+    - If the values grew over the steps before, lower the learning rate and clip gradients.
     ## When it is wrong
-    A training that skips such steps on purpose: the finding stays as a warning, since the steps
-    are lost.
+    A training loop that skips such steps on purpose: the finding remains as a warning, because
+    these steps have no effect.
     ## References
     PyTorch documentation, "Autograd mechanics" and "Anomaly detection"; Micikevicius et al.,
     "Mixed Precision Training", 2018, arXiv:1710.03740.
@@ -93,7 +93,7 @@ class NonFiniteValue(Rule):
         50, "Finite steps in a row after which the error becomes a warning."
     )
     overflow_min: float = threshold(
-        1e4, "Largest value in the last finite step from which it is an overflow."
+        1e4, "Largest value in the captured step before; an overflow at or above this value."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -168,7 +168,7 @@ class NonFiniteValue(Rule):
         return f"{when}: {origin.words}{after}."
 
     def _is_broken(self, history: History, newest: int) -> bool:
-        """Whether it still goes on, or has left a damage that is seen."""
+        """Whether non-finite values still occur, or the loss has not recovered from them."""
         weights = history.values(Stream.WEIGHT, Stat.NONFINITE)
         if len(weights) and bool((weights[-1] > 0).any()):
             return True
@@ -184,14 +184,14 @@ class NonFiniteValue(Rule):
         gradients: Steps,
         weight: First | None,
     ) -> Origin:
-        """Return where it began, as far as the tensors of a bad step were captured.
+        """Return the origin, if the tensors of one of the `bad` steps were captured.
 
-        Later bad steps tell the origin as well, as long as the weights were finite before them.
+        A later step shows the origin too, as long as the weights were finite before it.
         """
         captured = history.steps(Stream.ACTIVATION)
         for step in bad.tolist():
             if weight is not None and weight.step <= step:
-                break  # what follows is a consequence
+                break  # later non-finite values are consequences of the weights
             output = self._first(history, Stream.ACTIVATION, at=step)
             if output is not None:
                 return Origin(
@@ -227,15 +227,15 @@ class NonFiniteValue(Rule):
             )
         what = "in the loss" if len(loss) and loss[0] == bad[0] else "in a gradient"
         return Origin(
-            f"seen {what}; the origin was not observed, since the activations of that step were "
-            "not captured",
+            f"{what}; the origin was not observed, because the activations of that step were not "
+            "captured",
             Stream.SCALAR,
             None,
             False,
         )
 
     def _fix(self, history: History, step: int, origin: Origin, largest: float) -> str:
-        """Return the fix that the evidence supports, "" when it supports none."""
+        """Return the fix that follows from the evidence; "" if none does."""
         operations = self._operations(history, step)
         if len(operations) == 1 and origin.stream is not Stream.WEIGHT:
             return OPERATIONS[operations[0]]
@@ -249,7 +249,7 @@ class NonFiniteValue(Rule):
         return ""
 
     def _operations(self, history: History, step: int) -> list[str]:
-        """Return the operations that capture saw out of range behind the loss of that step."""
+        """Return the operations that capture found out of range before the loss of that step."""
         for event in history.events:
             if event.kind == EventKind.NONFINITE_LOSS and event.step == step:
                 return [name for name in event.text.split(",") if name in OPERATIONS]
@@ -280,7 +280,7 @@ class NonFiniteValue(Rule):
                 return None
         here = bad[row]
         if stream is Stream.ACTIVATION and row:
-            # Infinities while everything was well (masks) are not new at the step it broke.
+            # Places that were infinite at earlier steps (masks) are not the origin.
             here = here & ~bad[max(0, row - 128) : row].any(axis=0)
         if not here.any():
             return None
@@ -291,7 +291,7 @@ class NonFiniteValue(Rule):
         return First(int(steps[row]), places[place], place, entries)
 
     def _largest_before(self, history: History, origin: Origin) -> tuple[float, int]:
-        """Return (largest |value| in the captured step before, that step); NaN when unknown."""
+        """Return (largest |value| in the captured step before, that step); NaN if unknown."""
         if origin.first is None:
             return float("nan"), -1
         return range_before(history, origin.stream, origin.first.row, origin.first.step)
@@ -304,7 +304,7 @@ class NonFiniteValue(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return scores masked with −inf: by design, and loss and gradients are finite."""
+        """Return scores masked with −inf on purpose: the loss and the gradients are finite."""
         return _run(loss=np.zeros(21), gradients=np.zeros(21), output=np.full(21, 6.0))
 
 

@@ -1,4 +1,4 @@
-"""TV603: a parameter that gets a gradient and never moves."""
+"""TV603: a parameter has a gradient but never changes."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from trainvitals.diagnosis.signals import Flags, median
 from trainvitals.wire import Place, Stat, Stream
 
 UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
-"""Statistics of a weight that are all equal from frame to frame when nothing moves it."""
+"""Statistics of a weight that stay equal from frame to frame while the weight is not updated."""
 ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
 class ParameterNotUpdated(Rule):
-    """A parameter gets a gradient, and no optimizer moves it.
+    """A parameter has a gradient, but no optimizer updates it.
 
     ## What it detects
-    In each of the newest five captured steps a trainable parameter has a gradient (at least a
-    thousandth of the median parameter's RMS) and its values stay the same: it is in no parameter
-    group and does not change, or it is in one and its update is exactly zero.
+    In each of the newest five captured steps, a trainable parameter has a gradient (RMS at least a
+    thousandth of the median parameter's) and its values do not change: it is in no parameter
+    group, or it is in one and its update is exactly zero.
     ## Why it matters
-    That part of the model stays as it was initialised. It happens when a layer was replaced after
-    the optimizer was built, when a module is missing from the list handed to the optimizer, with
-    a learning rate of 0, or when half precision rounds every update away.
+    This part of the model keeps its initial values. Possible causes: a layer was replaced after
+    the optimizer was built, a module is missing from the parameters given to the optimizer, the
+    learning rate is 0, or half precision rounds every update to zero.
     ## Evidence
-    The gradient's RMS, the update, how many parameters, and whether the optimizer holds them.
+    The gradient's RMS, the update, the number of parameters, and their layers.
     ## What to do
     - Build the optimizer after the model is complete: `AdamW(model.parameters())`.
-    - Add what is missing: `optimizer.add_param_group({"params": layer.parameters()})`.
-    - If it is meant to be frozen, say so with `requires_grad_(False)`: that also saves its
+    - Add missing parameters: `optimizer.add_param_group({"params": layer.parameters()})`.
+    - If the parameter is frozen on purpose, call `requires_grad_(False)`: that also saves its
       backward pass.
     ## When it is wrong
-    A backbone that is kept fixed by leaving it out of the optimizer: only a note, when it lies
-    before all that is trained and makes up most of the model.
+    A backbone that is frozen by leaving it out of the optimizer. It is only a note if the backbone
+    comes before all trained layers and holds most of the entries.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -61,12 +61,12 @@ class ParameterNotUpdated(Rule):
     fix: ClassVar[str] = "optimizer.add_param_group({'params': layer.parameters()})"
     refuted_by: ClassVar[str] = "The parameter's values differ between two checkpoints."
 
-    observations: int = threshold(5, "Newest captured steps, all of which must show it.")
+    observations: int = threshold(5, "Newest captured steps in a row without a change.")
     gradient_share_min: float = threshold(
-        1e-3, "Of the median parameter's gradient RMS: less is no gradient worth the name."
+        1e-3, "Minimum gradient RMS, as a share of the median parameter's gradient RMS."
     )
     backbone_share: float = threshold(
-        0.5, "Share of all entries from which a fixed front part counts as frozen on purpose."
+        0.5, "Share of all entries above which an unchanged front part counts as a frozen backbone."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -83,11 +83,11 @@ class ParameterNotUpdated(Rule):
         usual = float(median(median(gradient.values)))
         with np.errstate(invalid="ignore"):
             wanted = gradient.values > self.gradient_share_min * usual
-            # Far below the largest, updates vanish in the weights' rounding: no wiring fault.
+            # The update of a far smaller gradient is lost to rounding: not a wiring fault.
             wanted &= (
                 gradient.values > ROUNDING * np.nanmax(gradient.values, axis=1, initial=0)[:, None]
             )
-        # A step skipped by the gradient scaler moves nothing, and rightly.
+        # A gradient scaler skips the update of a step with non-finite gradients.
         wanted &= ~(nonfinite > 0)
         stuck = wanted.all(axis=0) & self._unmoved(history, [places[i] for i in rows], names)
         if not stuck.any() or not usual > 0:
@@ -97,7 +97,7 @@ class ParameterNotUpdated(Rule):
         first = missing[0]
         left_out = not first.optimized
         severity = self._severity(places, missing)
-        reason = "is in no parameter group" if left_out else "is not moved by the optimizer"
+        reason = "is in no parameter group" if left_out else "its update is exactly zero"
         size = float(median(gradient.values)[rows.index(found[0][1])])
         others = len(missing) - 1
         more = ""
@@ -108,8 +108,9 @@ class ParameterNotUpdated(Rule):
             where=first.name,
             since_step=self._since(history, first),
             summary=(
-                f"{first.name} gets a gradient (RMS {size:.2g}) but {reason}: it has not changed "
-                f"in the last {self.observations} captured steps{more}."
+                f"Parameter not updated: {first.name} has a gradient (RMS {size:.2g}), but "
+                f"{reason}; it has not changed in the last {self.observations} captured "
+                f"steps{more}."
             ),
             evidence=(
                 Evidence(
@@ -133,9 +134,9 @@ class ParameterNotUpdated(Rule):
         )
 
     def _unmoved(self, history: History, places: Sequence[Place], names: list[str]) -> Flags:
-        """Return for each name whether it stayed exactly where it was in all newest frames."""
-        # The values themselves decide: another optimizer than the one whose step is watched may
-        # move them. Below their resolution only an update of exactly zero is none.
+        """Return for each name whether its values did not change in all newest frames."""
+        # Compare the weights too: an optimizer that is not watched may update them. The weights'
+        # statistics do not resolve a small update, so a watched update must be exactly zero.
         still = self._all_the_same(history, Stream.WEIGHT, UNCHANGED, names)
         held = np.array([p.optimized for p in places])
         no_update = self._all_the_same(history, Stream.UPDATE, (Stat.RMS,), names, value=0.0)
@@ -150,7 +151,7 @@ class ParameterNotUpdated(Rule):
         names: list[str],
         value: float | None = None,
     ) -> Flags:
-        """Return for each name whether its statistics are one number (`value`) in all frames."""
+        """Return for each name whether its statistics are constant (equal to `value`, if given)."""
         same = np.zeros(len(names), bool)
         at = rows_named(history, stream, names)
         known = [(i, row) for i, row in enumerate(at) if row is not None]
@@ -188,12 +189,12 @@ class ParameterNotUpdated(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return a new head that the optimizer does not know."""
+        """Return a new last layer that is in no parameter group."""
         return _run(optimized=False, moves=False)
 
     @staticmethod
     def healthy() -> History:
-        """Return a head that this optimizer does not hold, and another one moves."""
+        """Return a last layer that another optimizer updates."""
         return _run(optimized=False, moves=True)
 
 

@@ -1,4 +1,4 @@
-"""TV202: sigmoids and tanhs stuck at their ends."""
+"""TV202: outputs of sigmoid or tanh are saturated."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell")
 
 @dataclass(frozen=True)
 class SaturatedActivation(Rule):
-    """Most outputs of a sigmoid or tanh lie at its ends, where it has no slope.
+    """Most outputs of a sigmoid or tanh are saturated: the derivative is nearly zero there.
 
     ## What it detects
-    The share of outputs beyond |tanh| > 0.99, or of sigmoids outside 0.01 to 0.99: its median over
-    the newest 20 captured steps is above one half. Gates of LSTM and GRU and output layers are
-    left out, and so are runs that have converged.
+    The share of saturated outputs (|tanh| > 0.99, or sigmoid outside 0.01 to 0.99) has a median
+    above 50 % over the newest 20 captured steps. Excluded: gates of LSTM and GRU, output layers,
+    runs that have converged, and runs whose loss has fallen by half.
     ## Why it matters
-    At its ends the function is flat: its slope is below 0.02, so hardly any gradient comes
-    through, and the layers before it stop learning.
+    The derivative of a saturated output is below 0.02. Hardly any gradient passes through, and
+    the layers before it stop learning.
     ## Evidence
-    The median saturated share, its limit, and how many layers are saturated.
+    The median saturated share, its limit, and the number of saturated layers.
     ## What to do
-    - Bring what goes in to unit scale: standardise the inputs; Xavier for the layer before.
-    - Lower the learning rate when it began during training.
+    - Scale the layer's input to unit variance: standardise the inputs; use Xavier initialisation
+      for the layer before.
+    - If it began during training, lower the learning rate.
     - Use ReLU or GELU between layers.
     ## When it is wrong
-    Units that are meant to be switches (gates written by hand, attention masks, binarised codes).
+    Units that are binary on purpose (hand-written gates, attention masks, binarised codes).
     ## References
     Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     2010, section 3; LeCun et al., "Efficient BackProp", 1998.
@@ -54,11 +55,11 @@ class SaturatedActivation(Rule):
     )
 
     saturated_share_max: float = threshold(0.5, "Share of saturated outputs, 0 to 1.")
-    observations: int = threshold(20, "Newest captured steps whose median counts.")
-    observations_min: int = threshold(8, "Captured steps there must be.")
+    observations: int = threshold(20, "Newest captured steps in the median.")
+    observations_min: int = threshold(8, "Minimum number of captured steps.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding, at the first of the worst layers."""
+        """Yield one finding, at the first of the layers with the largest share."""
         places = history.places(Stream.ACTIVATION)
         rows = [i for i, p in enumerate(places) if "output" not in p.flags and p.kind not in GATED]
         deepest = max((p.depth for p in places), default=-1)
@@ -81,8 +82,8 @@ class SaturatedActivation(Rule):
             severity=Severity.WARNING,
             where=place.name,
             since_step=int(seen.steps[-run]),
-            summary=f"{now:.0%} of the outputs of {place.name} are saturated (median of the newest "
-            f"{min(self.observations, len(seen.steps))} captured steps).",
+            summary=f"Saturated activation: {now:.0%} of the outputs of {place.name} are saturated "
+            f"(median of the newest {min(self.observations, len(seen.steps))} captured steps).",
             evidence=(
                 Evidence(
                     quantity="share of saturated outputs",
@@ -102,7 +103,7 @@ class SaturatedActivation(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return a hidden tanh of which 80 % is saturated."""
+        """Return a hidden tanh layer with 80 % saturated outputs."""
         return _tanh(0.8, "Tanh")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""TV301: units that start alike and stay alike."""
+"""TV301: units of a layer start with equal weights and stay equal."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from trainvitals.wire import Place, Stat, Stream
 
 @dataclass(frozen=True)
 class SymmetricInit(Rule):
-    """Units of a layer start with the same weights and get the same gradient: they stay one unit.
+    """Units of a layer start with equal weights and have equal gradients: they stay equal.
 
     ## What it detects
-    At steps 0 to 2 at most half of a weight's rows are distinct, and of its gradient's rows too:
-    weights set to zero, one or another constant.
+    At steps 0 to 2, at most half of the rows of a weight matrix are distinct, and at most half of
+    the rows of its gradient: the weights were initialised to zero, one or another constant.
     ## Why it matters
-    Units with equal weights and equal gradients stay equal for ever: a layer of 256 such units is
-    a layer of one. With zeros in two layers in a row no gradient at all reaches the first.
+    Units with equal weights and equal gradients stay equal: a layer of 256 such units computes no
+    more than a single unit. With zeros in two consecutive layers, the first gets no gradient.
     ## Evidence
-    The share of distinct rows in weight and gradient, and how many layers are affected.
+    The share of distinct rows in the weight and in the gradient; the number of affected layers.
     ## What to do
-    Initialise with random weights, He before ReLU, Xavier before tanh; zeros are right for biases
-    only.
+    Initialise weights randomly (He before ReLU, Xavier before tanh). Initialise only biases with
+    zeros.
     ## When it is wrong
-    A zero weight whose gradient's rows differ is no fault and is not reported: a head started at
-    zero, LoRA's B, the last layer of a residual branch.
+    Zero initialisation on purpose. A zero weight whose gradient has distinct rows is not reported:
+    a zero-initialised last layer, LoRA's B, the last layer of a residual branch.
     ## References
     Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 8.4; He et al., "Delving Deep
     into Rectifiers", 2015, arXiv:1502.01852.
@@ -66,19 +66,15 @@ class SymmetricInit(Rule):
         "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
         "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
     )
-    refuted_by: ClassVar[str] = "Rows of the weight that differ after some steps."
+    refuted_by: ClassVar[str] = "The rows of the weight differ after some steps."
 
-    distinct_rows_max: float = threshold(0.5, "Share of rows that differ from every other row.")
-    steps_max: int = threshold(2, "Last step at which the initial state is read.")
+    distinct_rows_max: float = threshold(0.5, "Share of distinct rows; fires up to this value.")
+    steps_max: int = threshold(2, "Last step that counts as the initial state.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first symmetric layer."""
         places = history.places(Stream.WEIGHT)
-        rows = [
-            i
-            for i, p in enumerate(places)
-            if is_matrix(p) and p.shape[0] > 1 and "zero_init_branch" not in p.flags
-        ]
+        rows = [i for i, p in enumerate(places) if is_matrix(p) and p.shape[0] > 1]
         names = [places[i].name for i in rows]
         gradient_rows = rows_named(history, Stream.GRADIENT, names)
         pairs = [(w, g) for w, g in zip(rows, gradient_rows, strict=True) if g is not None]
@@ -102,14 +98,18 @@ class SymmetricInit(Rule):
         at = int(order[0])
         place = places[pairs[at][0]]
         share = float(np.nanmax(weights[:, at]))
+        others = int(sick.sum()) - 1
+        more = ""
+        if others:
+            more = f"; {others} more {'layer is' if others == 1 else 'layers are'} affected"
         yield self.finding(
             severity=Severity.ERROR,
             where=place.name,
             since_step=int(weight.steps[0]),
             summary=(
-                f"The {place.shape[0]} units of {layer_of(place)} start with the same weights and "
-                f"get the same gradient ({share * place.shape[0]:.0f} distinct rows)"
-                + (f"; {int(sick.sum()) - 1} more layers do too." if sick.sum() > 1 else ".")
+                f"Symmetric initialisation: the {place.shape[0]} units of {layer_of(place)} have "
+                f"only {share * place.shape[0]:.0f} distinct weight "
+                f"row{'' if round(share * place.shape[0]) == 1 else 's'} and equal gradients{more}."
             ),
             evidence=(
                 self._distinct("distinct rows of the weight", share),
@@ -144,7 +144,7 @@ class SymmetricInit(Rule):
 
     @staticmethod
     def healthy() -> History:
-        """Return zero weights whose gradients differ: they separate at the first step."""
+        """Return zero weights with distinct gradients: they differ after the first step."""
         return _layers(weight=1 / 16, gradient=1.0)
 
 

@@ -1,4 +1,4 @@
-"""TV101: gradients shrink on their way back to the first layers."""
+"""TV101: the gradient becomes very small from the last layer to the first."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from trainvitals.diagnosis.signals import Floats, log10, median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
 
 STUCK_STEPS = 60
-"""Before that, a loss that has not fallen means nothing."""
+"""Minimum number of steps before a loss that has not fallen is evidence."""
 
 
 @dataclass(frozen=True)
 class VanishingGradient(Rule):
-    """The gradient shrinks so much on its way back that the first layers do not learn.
+    """The gradient becomes so small in the backward pass that the first layers do not learn.
 
     ## What it detects
-    The RMS of the first weight matrix's gradient is more than four orders of magnitude below the
-    last one's, and the first layer hardly moves: its update ratio is below 1e-6, or the loss does
-    not fall. Medians over the newest captured steps; RMS, so that a layer's size plays no role.
+    The gradient RMS of the first weight matrix is more than four orders of magnitude below that of
+    the last, and the first layer hardly changes: its update ratio is below 1e-6, or the loss does
+    not fall. Medians over the newest captured steps; RMS does not depend on a layer's size.
     ## Why it matters
-    Each layer multiplies the gradient by its weights and by the slope of its nonlinearity. Where
-    that product is below 1 the first layers get nothing: they stay random, and the last layers
-    learn from random features, whatever the optimizer.
+    Each layer multiplies the gradient by its weights and by the derivative of its nonlinearity. If
+    this product is below 1 in many layers, the first layers get almost no gradient: they keep
+    their random values, and the last layers learn from random features.
     ## Evidence
     The gradient RMS of the first layer relative to the last (healthy: 0.01 to 100), the first
     layer's update ratio or the loss that does not fall, and the layer with the largest drop.
     ## What to do
-    - Replace sigmoid and tanh between layers by ReLU or GELU: a sigmoid's slope is at most 1/4.
+    - Replace sigmoid and tanh between layers with ReLU or GELU: the derivative of a sigmoid is at
+      most 1/4.
     - Initialise for the nonlinearity: He for ReLU, Xavier for tanh.
-    - Put LayerNorm or BatchNorm between the layers, or residual connections around them.
+    - Add LayerNorm or BatchNorm between the layers, or residual connections around them.
     ## When it is wrong
-    In the steps after a head was replaced or initialised with zeros the first layers get little
-    gradient for a moment; the rule waits for a median over ten steps and leaves out branches
-    that start at zero.
+    For some steps after the last layer was replaced or initialised with zeros, the first layers
+    get little gradient; the median over ten steps excludes shorter periods.
     ## References
     Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen", 1991; Glorot & Bengio,
     "Understanding the difficulty of training deep feedforward neural networks", 2010; Schoenholz
@@ -81,7 +81,7 @@ class VanishingGradient(Rule):
     update_ratio_min: float = threshold(
         1e-6, "RMS(ΔW)/RMS(W) of the first weight matrix; below this value it does not learn."
     )
-    observations: int = threshold(10, "Captured steps whose median counts.")
+    observations: int = threshold(10, "Captured steps in the median.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the layer with the largest drop."""
@@ -95,30 +95,30 @@ class VanishingGradient(Rule):
         logs[np.isnan(median(seen.values[-self.observations :]))] = np.nan
         if len(seen.steps) < self.observations or np.isnan(logs[[0, -1]]).any():
             return
-        if not self._fades(logs):
+        if not self._vanishes(logs):
             return
         ratio = float(logs[0] - logs[-1])
         update = self._update_ratio(history, places[0].name)
         stuck = len(course.loss) >= STUCK_STEPS and course.known and not course.learned()
         if update >= self.update_ratio_min and not stuck:
             return
-        # In half decades and, where it was so already, at the start: noise must not move the
-        # finding from layer to layer.
+        # Round the drops to half decades, and use the first steps if the gradient vanished there
+        # too: otherwise noise moves the finding from layer to layer.
         early = log10(median(seen.values[: self.observations]))
-        drops = np.round(2 * np.diff(early if self._fades(early) else logs)) / 2
+        drops = np.round(2 * np.diff(early if self._vanishes(early) else logs)) / 2
         worst = int(np.nanargmax(drops))
-        faded = log10(seen.values[:, 0]) - log10(seen.values[:, -1]) < math.log10(
+        below = log10(seen.values[:, 0]) - log10(seen.values[:, -1]) < math.log10(
             self.gradient_ratio_min
         )
-        run = max(1, int(trailing_run(faded)))
+        run = max(1, int(trailing_run(below)))
         yield self.finding(
             severity=Severity.ERROR if stuck else Severity.WARNING,
             where=places[worst].name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"The gradient of the first layer ({layer_of(places[0])}) is {times(10**-ratio)} "
-                f"smaller than that of the last ({layer_of(places[-1])}); the largest drop is at "
-                f"{layer_of(places[worst])}."
+                f"Vanishing gradient: the first layer's gradient ({layer_of(places[0])}) is "
+                f"{times(10**-ratio)} smaller than the last layer's ({layer_of(places[-1])}); the "
+                f"largest drop is at {layer_of(places[worst])}."
             ),
             evidence=(
                 Evidence(
@@ -137,7 +137,7 @@ class VanishingGradient(Rule):
         )
 
     def _movement(self, update: float, course: Course) -> Evidence:
-        """Return why the small gradient hurts: no movement, or a loss that does not fall."""
+        """Return the effect of the small gradient: no update, or a loss that does not fall."""
         if update < self.update_ratio_min:
             return Evidence(
                 quantity="update ratio of the first layer",
@@ -149,12 +149,13 @@ class VanishingGradient(Rule):
         return Evidence(
             quantity="loss now",
             seen=course.now(),
-            text=f"it started at {course.initial:.4g} and has not fallen",
+            text=f"{course.initial:.4g} at the start; it has not fallen",
         )
 
-    def _fades(self, logs: Floats) -> bool:
-        # A gradient that is exactly zero is cut off (a dead layer, a detach), not faded, unless
-        # what is left above zero fades as well, down to where float32 ends.
+    def _vanishes(self, logs: Floats) -> bool:
+        """Whether the first entry is below the limit relative to the last; logs to base 10."""
+        # A gradient of exactly zero is blocked (a dead layer, a detach) and does not count, unless
+        # the nonzero gradients vanish too, down to the smallest float32.
         limit = math.log10(self.gradient_ratio_min)
         alive = logs[logs > -44]
         if len(alive) < 3:
@@ -171,12 +172,12 @@ class VanishingGradient(Rule):
 
     @staticmethod
     def sick() -> History:
-        """Return fifteen sigmoid layers: each takes 60 % of a decade."""
+        """Return fifteen sigmoid layers that each reduce the gradient by 0.6 decades."""
         return _stack(slope=0.6, update=1e-9, loss=[0.7] * 80)
 
     @staticmethod
     def healthy() -> History:
-        """Return the same depth, losing a tenth of a decade a layer, and learning."""
+        """Return fifteen layers that each reduce the gradient by 0.1 decades; the loss falls."""
         return _stack(slope=0.1, update=1e-3, loss=list(np.linspace(0.7, 0.2, 80)))
 
 

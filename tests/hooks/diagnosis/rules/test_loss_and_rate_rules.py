@@ -75,7 +75,7 @@ class TestLossSpike:
         loss[[120, 200, 280]] = 5
         [finding] = findings(LossSpike(), loss=loss)
         assert finding.severity is Severity.WARNING
-        assert [e.seen for e in finding.evidence if e.quantity == "jumps"] == [3]
+        assert [e.seen for e in finding.evidence if e.quantity == "spikes"] == [3]
 
     def test_one_that_stays_is_a_warning_soon(self):
         loss = self.course(215)

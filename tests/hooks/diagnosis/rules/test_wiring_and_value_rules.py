@@ -31,10 +31,9 @@ class TestSymmetricInit:
             (0.125, 1.0, {}),
             (0.125, [0.125, 1.0, 1.0], {}),
             (0.125, 0.125, {"kind": "embedding"}),
-            (0.125, 0.125, {"flags": ("zero_init_branch",)}),
             (0.125, 0.125, {"trainable": False}),
         ],
-        ids=["dead units", "zero head", "separates", "embedding", "zero branch", "frozen"],
+        ids=["dead units", "zero head", "separates", "embedding", "frozen"],
     )
     def test_what_separates_or_is_meant_so_is_left_alone(self, weight, gradient, changes):
         assert not self.check(weight, gradient, **changes)
