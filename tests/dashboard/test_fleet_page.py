@@ -1,6 +1,13 @@
 """The fleet: every run at a glance, and the way in when there is none."""
 
-from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
+from helpers.fake_runs import (
+    HOSTILE,
+    failed_run,
+    healthy_run,
+    hostile_run,
+    spiking_run,
+    vanishing_run,
+)
 
 
 def words(app):
@@ -109,3 +116,10 @@ def test_hostile_names_stay_text(open_page, collector):
         assert "](" not in outside_code
         assert "http://" not in outside_code
     assert HOSTILE not in words(app).replace("`", "").split("at ")[0]
+
+
+def test_a_failed_run_has_one_line_of_its_exception(open_page, collector):
+    collector.runs = [failed_run(error="RuntimeError: CUDA error.\nmore")]
+    shown = words(open_page()).replace("\u2060", "")
+    assert "Failed\\: RuntimeError\\: CUDA error\\. The gradient" in shown
+    assert "error. more" not in shown

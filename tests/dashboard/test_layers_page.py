@@ -20,7 +20,7 @@ def charts(app):
 
 
 def heat_map(app):
-    [found] = [option for key, option in charts(app).items() if key.endswith("heat")]
+    [found] = [option for key, option in charts(app).items() if "-heat-" in key]
     return found
 
 

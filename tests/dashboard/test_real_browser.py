@@ -77,13 +77,13 @@ def test_a_hostile_name_makes_no_link_no_image_and_no_icon(browser, address, pat
 
 def test_a_hostile_layer_is_text_in_the_heat_maps_tooltip(browser, address):
     with visit(browser, f"{address}/layers?run={quote(HOSTILE)}") as seen:
-        box = seen.page.locator(".st-key-heat canvas").first.bounding_box()
+        box = seen.page.locator("[class*=st-key-heat] canvas").first.bounding_box()
         seen.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 30)
         tip = seen.page.get_by_text("step ", exact=False).last
         tip.wait_for(timeout=5_000)
         seen.page.wait_for_timeout(300)
-        assert seen.page.locator(".st-key-heat img").count() == 0
-        assert "<img src=x" in seen.page.locator(".st-key-heat").inner_text()
+        assert seen.page.locator("[class*=st-key-heat] img").count() == 0
+        assert "<img src=x" in seen.page.locator("[class*=st-key-heat]").inner_text()
         assert seen.foreign == []
 
 
@@ -106,7 +106,7 @@ def test_a_search_is_written_into_the_address(browser, address):
 
 def test_a_click_on_a_cell_opens_its_tensor_and_stands_in_the_address(browser, address):
     with visit(browser, f"{address}/layers?run=sigmoid-deep") as seen:
-        box = seen.page.locator(".st-key-heat canvas").first.bounding_box()
+        box = seen.page.locator("[class*=st-key-heat] canvas").first.bounding_box()
         seen.page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 40)
         seen.page.get_by_text("Update: RMS(ΔW) / RMS(W)").wait_for(timeout=15_000)
         chosen = parse_qs(urlsplit(seen.page.url).query)["place"][0]
@@ -150,3 +150,15 @@ def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(brow
         asked = len(fake.asked)
         seen.page.wait_for_timeout(4_500)
         assert len(fake.asked) == asked
+
+
+def test_the_first_run_and_new_layers_values_appear_without_a_click(browser):
+    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url, visit(browser, url) as seen:
+        seen.page.get_by_text("Nothing has reported yet").wait_for(timeout=15_000)
+        run = spiking_run()
+        fake.runs.append(run)
+        seen.page.get_by_role("link", name="gpt-small").wait_for(timeout=15_000)
+        seen.page.goto(f"{url}/layers?run=gpt-small")
+        seen.settle()
+        run.step = 700
+        seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=15_000)

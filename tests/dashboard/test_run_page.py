@@ -8,10 +8,14 @@ from helpers.fake_runs import (
     DEAD,
     VANISHING,
     FakeRun,
+    blind_run,
+    failed_run,
     healthy_run,
     hostile_run,
+    lost_run,
     spiking_run,
     vanishing_run,
+    young_run,
 )
 
 
@@ -52,20 +56,48 @@ def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collecto
     assert app.code[0].value == VANISHING["fix"]
 
 
-def test_a_failed_run_shows_its_exception_first(open_page, collector):
-    failed = {"verdict": "failed", "error": "RuntimeError: boom"}
-    collector.runs = [vanishing_run(state="failed", fields=failed)]
+def test_a_failed_run_shows_its_exception_first_and_its_headline_below(open_page, collector):
+    collector.runs = [failed_run()]
+    shown = words(open_page("run", run="failed"))
+    assert "Failed\\: RuntimeError\\: boom\\.**" in shown.replace("\u2060", "")
+    assert shown.index("RuntimeError") < shown.index("TV101")
+
+
+def test_a_long_exception_is_one_line_in_the_verdict_and_whole_below_it(open_page, collector):
+    error = "RuntimeError: CUDA error.\nKernel errors may be reported later."
+    collector.runs = [failed_run(error=error)]
+    app = open_page("run", run="failed")
+    assert "CUDA error\\.**" in words(app)
+    assert app.code[0].value == error
+
+
+def test_a_lost_run_says_that_contact_was_lost(open_page, collector):
+    collector.runs = [lost_run()]
+    assert "contact was lost" in words(open_page("run", run="lost"))
+
+
+def test_a_blind_run_names_the_rules_that_could_not_run_and_has_no_health(open_page, collector):
+    collector.runs = [blind_run()]
+    app = open_page("run", run="no-loss")
+    shown = words(app).replace("\u2060", "")
+    assert "3 rules could not run in 401 steps" in shown
+    assert "No training loss was reported" in shown
+    assert "Rules that could not run: no learning, loss spike." in shown
+    assert {m.label: m.value for m in app.metric}["Health"] == "–"
+
+
+def test_rules_that_could_not_run_are_named_beside_a_headline_too(open_page, collector):
+    blind = {"no_learning": "no training loss was reported"}
+    collector.runs = [vanishing_run(fields={"blind": blind})]
     shown = words(open_page("run", run="sigmoid-deep"))
-    assert "Failed\\: RuntimeError\\:" in shown.replace("\u2060", "")
-    assert "TV101" in shown
+    assert "Rules that could not run: no learning." in shown
 
 
-def test_a_blind_run_names_the_rules_that_could_not_run(open_page, collector):
-    blind = {"verdict": "blind", "blind": {"no_learning": "no training loss was reported"}}
-    collector.runs = [FakeRun("r", fields=blind)]
-    shown = words(open_page("run", run="r"))
-    assert "Rules could not run" in shown
-    assert "Could not run: no learning. Reason: no training loss was reported." in shown
+def test_a_young_run_is_too_early_for_a_verdict(open_page, collector):
+    collector.runs = [young_run()]
+    app = open_page("run", run="ten-steps")
+    assert "Nothing found in 10 steps: too early for a verdict." in words(app)
+    assert {m.label: m.value for m in app.metric}["Health"] == "–"
 
 
 def test_an_effect_stands_under_its_cause(open_page, collector):

@@ -276,6 +276,41 @@ def spiking_run(name: str = "gpt-small", **fields: Any) -> FakeRun:
     )
 
 
+def failed_run(name: str = "failed", error: str = "RuntimeError: boom", **fields: Any) -> FakeRun:
+    """A run that ended with an exception."""
+    return vanishing_run(
+        name, state="failed", fields={"verdict": "failed", "error": error}, **fields
+    )
+
+
+def lost_run(name: str = "lost", **fields: Any) -> FakeRun:
+    """A run whose process stopped reporting."""
+    error = "contact was lost: the process neither reports nor has it said that it ended"
+    return FakeRun(name, state="lost", fields={"verdict": "failed", "error": error}, **fields)
+
+
+def blind_run(name: str = "no-loss", **fields: Any) -> FakeRun:
+    """A run that reports neither its loss nor activations."""
+    loss = "no training loss was reported: wrap it in monitor.loss(…) or pass loss= to watch"
+    blind = {
+        "no_learning": loss,
+        "loss_spike": loss,
+        "dead_relu": "no activations were seen: the model was compiled before watch",
+    }
+
+    def values(stream: str, statistic: str, place: str, step: int) -> float | None:
+        if place.startswith("loss"):
+            return None
+        return healthy_value(stream, statistic, place, step)
+
+    return FakeRun(name, values=values, fields={"verdict": "blind", "blind": blind}, **fields)
+
+
+def young_run(name: str = "ten-steps", **fields: Any) -> FakeRun:
+    """A run of too few steps for a verdict."""
+    return FakeRun(name, **{"step": 9, "total_steps": None, **fields})
+
+
 def hostile_run(**fields: Any) -> FakeRun:
     """A run whose every name is an attack."""
     finding = {

@@ -99,7 +99,14 @@ def curves(
         series[0] |= _marked(marks, window, colours, extent)
     option: Option = {
         "animation": False,
-        "grid": {"left": 8, "right": 20, "top": 34, "bottom": 6, "containLabel": True},
+        "grid": {
+            "left": 8,
+            "right": 20,
+            # Room for the legend, the brush and the names of gaps, where there are any.
+            "top": 34 if brush or len(lines) > 1 or marks.dropped else 12,
+            "bottom": 6,
+            "containLabel": True,
+        },
         "tooltip": {
             "trigger": "axis",
             "confine": True,
@@ -284,7 +291,7 @@ def _marked(marks: Marks, window: Window, colours: Palette, extent: float) -> Op
                 "xAxis": step,
                 "name": f"{SEVERITY_SIGN.get(worst.severity, '●')} {codes}{more}",
                 "lineStyle": {"color": colour, "type": "solid", "width": 1.2, "opacity": 0.75},
-                "label": {"color": colour, "formatter": "{b}", "position": "insideEndTop"},
+                "label": {"color": colour, "formatter": "{b}", "position": "insideEndBottom"},
             }
         )
     lines = vertical

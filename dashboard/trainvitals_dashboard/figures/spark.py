@@ -14,7 +14,7 @@ def sparkline(values: Sequence[float | None], *, dark: bool, severity: str = "he
     colours = palette(dark)
     known = [v for v in values if v is not None and math.isfinite(v)]
     log = is_log(known)
-    line = colours.severity["error"] if severity == "error" else colours.line[0]
+    line = colours.severity["error"] if severity in ("error", "failed") else colours.line[0]
     points = [[i, v] for i, v in enumerate(values)]
     last = next((p for p in reversed(points) if p[1] is not None), None)
     return {

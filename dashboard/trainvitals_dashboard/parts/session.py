@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from trainvitals.api.schema import Run
 from trainvitals_dashboard.client import Answer, Client, Problem
 from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
@@ -123,8 +122,3 @@ def age_banner(*answers: Answer[object]) -> None:
         f"the dashboard keeps asking {literal(chosen().url)}.",
         icon=":material/cloud_off:",
     )
-
-
-def is_live(run: Run) -> bool:
-    """Whether new data may come."""
-    return run.state in ("running", "lost")

@@ -54,7 +54,9 @@ def verdict_line(run: Run) -> str:
         return "The first diagnosis is not there yet."
     seen = steps(run.step + 1)
     if run.verdict is Verdict.BLIND:
-        return f"Rules could not run: what they read was not seen in {seen}."
+        count = len(run.blind) if isinstance(run, RunDetail) else 0
+        rules = f"{count} rule{'' if count == 1 else 's'}" if count else "Some rules"
+        return f"{rules} could not run in {seen}: what they need was not measured."
     if run.verdict is Verdict.TOO_EARLY:
         return f"Nothing found in {seen}: too early for a verdict."
     notes = {0: "", 1: "; one note"}.get(run.findings.info, f"; {run.findings.info} notes")
@@ -62,11 +64,19 @@ def verdict_line(run: Run) -> str:
 
 
 def _failure(run: Run) -> str:
-    return prose(f"Failed: {run.error}." if run.error else "Failed; no reason was given.")
+    """Return the first line of the error: exception texts of CUDA are pages long."""
+    first = next((line.strip() for line in run.error.splitlines() if line.strip()), "")
+    return prose(f"Failed: {first.rstrip('.')}.") if first else "Failed; no reason was given."
+
+
+def _failure_text(run: Run) -> None:
+    """Show the whole error where the headline has only its first line."""
+    if len(run.error.strip().splitlines()) > 1:
+        st.code(run.error.strip(), language=None, wrap_lines=True)
 
 
 def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
-    """Show the headline first and whole; a run without one gets its clean bill of health."""
+    """Show the failure and the headline; without a headline, show the verdict in one sentence."""
     headline = next((f for f in findings if f.is_alarm and not f.explained_by), None)
     with st.container(border=True, key="verdict"):
         if headline is None:
@@ -76,15 +86,18 @@ def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
             resolved = sum(not f.is_open for f in findings)
             if resolved:
                 st.caption(f"{resolved} earlier finding{'s' * (resolved > 1)} resolved; see below.")
+            _failure_text(run)
             _blind(run)
             return
         if run.verdict is Verdict.FAILED:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 verdict_badge(run)
                 st.markdown(f"**{_failure(run)}**", width="content")
+            _failure_text(run)
         _facts(headline)
         st.markdown(f"### {prose(headline.summary)}", anchors=False)
         finding_body(run, headline, findings)
+        _blind(run)
 
 
 def _blind(run: RunDetail) -> None:
@@ -93,7 +106,8 @@ def _blind(run: RunDetail) -> None:
     for rule, reason in run.blind.items():
         reasons.setdefault(reason, []).append(words(rule))
     for reason, rules in reasons.items():
-        st.caption(f"Could not run: {plain(', '.join(rules))}. Reason: {prose(reason)}.")
+        st.markdown(f"{prose(reason[:1].upper() + reason[1:].rstrip('.'))}.")
+        st.caption(f"Rules that could not run: {plain(', '.join(rules))}.")
 
 
 def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:

@@ -56,12 +56,13 @@ def show() -> None:
         brand()
         st.caption(_counted(known), width="content")
     if not known.runs:
-        empty()
+        _wait_for_the_first()
         return
     search, project, state = _filters(known)
     shown = int(st.session_state.get("shown", PAGE))
 
-    @st.fragment(run_every=REFRESH_S if any(r.state == "running" for r in known.runs) else None)
+    # Also while no run goes on: the next one may start at any time.
+    @st.fragment(run_every=REFRESH_S)
     def rows() -> None:
         try:
             answer = client().runs(search=search, project=project, state=state, limit=shown)
@@ -71,6 +72,17 @@ def show() -> None:
         _rows(answer)
 
     rows()
+
+
+@st.fragment(run_every=REFRESH_S)
+def _wait_for_the_first() -> None:
+    try:
+        if client().runs(limit=1).value.runs:
+            st.rerun()
+    except Problem as problem:
+        explain(problem)
+        return
+    empty()
 
 
 def empty() -> None:

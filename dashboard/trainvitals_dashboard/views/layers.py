@@ -8,16 +8,17 @@ import streamlit as st
 
 from trainvitals.api.schema import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.figures.heat import heat
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.ranges import range_control, window
+from trainvitals_dashboard.parts.ranges import follows, range_control, window
 from trainvitals_dashboard.parts.session import (
     FLEET,
     LAYERS,
     age_banner,
     client,
+    explain,
     guarded,
     is_dark,
     run_in_url,
@@ -53,6 +54,7 @@ DETAIL = (
     (Stream.ACTIVATION, Stat.SATURATED_SHARE, "Output: saturated share"),
 )
 COLUMNS = 200
+LIVE_S = 5
 
 
 def show() -> None:
@@ -62,7 +64,22 @@ def show() -> None:
         st.info("Which run? The address names none.", icon=":material/help:")
         st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
         return
-    answer = client().run(run_id)
+    live = client().run(run_id).value.state == "running" and follows()
+
+    @st.fragment(run_every=LIVE_S if live else None)
+    def page() -> None:
+        try:
+            answer = client().run(run_id)
+            if live and answer.value.state != "running":
+                st.rerun()  # the whole page, which starts no timer
+            _page(answer)
+        except Problem as problem:
+            explain(problem)
+
+    page()
+
+
+def _page(answer: Answer[RunDetail]) -> None:
     run = answer.value
     layouts = client().layout(run)
     findings = client().findings(run).value.findings
@@ -167,10 +184,11 @@ def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Findin
             icon=":material/grid_off:",
         )
         return None
-    return _heat_chart(data, findings)
+    # A selection is a cell's number: it means nothing in another run, stream or range.
+    return _heat_chart(data, findings, f"heat-{run.id}-{stream}-{statistic}-{shown}")
 
 
-def _heat_chart(data: Heatmap, findings: Sequence[Finding]) -> str | None:
+def _heat_chart(data: Heatmap, findings: Sequence[Finding], key: str) -> str | None:
     figure = heat(data, dark=is_dark(), signs=signs_of(findings, data.places))
     scale = {"log": "colours by decade", "diverging": "centred on zero", "linear": ""}[figure.scale]
     said = f"**{data.stream} {plain(statistic_words(data.statistic))}**, first layer on top"
@@ -178,7 +196,7 @@ def _heat_chart(data: Heatmap, findings: Sequence[Finding]) -> str | None:
     event = st.echarts_chart(
         figure.option,
         height=figure.height,
-        key="heat",
+        key=key,
         on_select="rerun",
         alt=f"{data.stream} {words(data.statistic)} of {len(data.places)} layers over steps",
     )
@@ -198,9 +216,10 @@ def _detail(
 ) -> None:
     layout = layouts.of(stream)
     places = [p.name for p in layout.places] if layout else []
-    if clicked in places and clicked != st.session_state.get("clicked"):
-        # A chart keeps its selection over reruns; only a new click moves the choice.
-        st.session_state["clicked"] = clicked
+    # A chart keeps its selection over reruns; only a new click moves the choice.
+    seen = f"clicked-{run.id}-{stream}"
+    if clicked in places and clicked != st.session_state.get(seen):
+        st.session_state[seen] = clicked
         st.session_state["place"] = clicked
     st.markdown("#### One tensor", anchors=False)
     place = st.selectbox(

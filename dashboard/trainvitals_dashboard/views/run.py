@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.schema import Curve, Finding, RunDetail
+from trainvitals.api.schema import Curve, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Answer, Problem
@@ -168,7 +168,9 @@ def _about(run: RunDetail) -> None:
     kept_out = sum(d.records for d in run.dropped)
     with st.container(horizontal=True, gap="large"):
         st.metric("Own cost", percent(run.overhead), help="CPU time of trainvitals / step time")
-        st.metric("Health", percent(run.health), help="100 % is nothing found")
+        judged = run.verdict not in (Verdict.BLIND, Verdict.TOO_EARLY)
+        health = percent(run.health) if judged else "–"
+        st.metric("Health", health, help="100 %: nothing found. –: too little was measured")
         st.metric("Not kept", f"{kept_out:,}", help="Records that could not be delivered")
         st.metric("Not watched", f"{len(run.not_watched):,}", help="Tensors and modules left out")
     if run.dropped:
