@@ -1,7 +1,7 @@
-"""What the collector adds to the `trainvitals` command: serve, up, token, db.
+"""The collector's subcommands of `trainvitals`: serve, up, token, db.
 
-Exit codes: 0 done, 2 the command cannot be carried out as given. What a script reads goes to
-stdout, what a person reads to stderr.
+Exit codes: 0 success, 1 the collector failed to start, 2 the command or a setting is not valid.
+Output for scripts goes to stdout, messages for people go to stderr.
 """
 
 from __future__ import annotations
@@ -29,23 +29,25 @@ from trainvitals_server.store.migrate import StoreUnusable, migrate
 
 USAGE = 2
 
-Host = Annotated[str | None, typer.Option(help="Address to listen at. Default: 127.0.0.1.")]
-Port = Annotated[int | None, typer.Option(help="Port to listen at; 0: any free. Default: 8321.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free. Default: 8321.")]
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database", help="sqlite:///PATH or postgresql://USER@HOST/NAME.")
 ]
 BehindProxy = Annotated[
-    bool, typer.Option("--behind-proxy", help="A proxy in front speaks TLS to the world.")
+    bool, typer.Option("--behind-proxy", help="A reverse proxy terminates TLS.")
 ]
-Certificate = Annotated[Path | None, typer.Option("--tls-cert", help="PEM file.")]
-PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--tls-cert", help="PEM file of the certificate.")
+]
+PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file of the key.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the collector's commands to `app`."""
     app.command("serve")(serve)
     app.command("up")(up)
-    app.add_typer(token, name="token", help="Make, list and revoke the collector's tokens.")
+    app.add_typer(token, name="token", help="Create, list and revoke the collector's tokens.")
     app.add_typer(db, name="db", help="The collector's database.")
 
 
@@ -57,7 +59,7 @@ def serve(
     tls_cert: Certificate = None,
     tls_key: PrivateKey = None,
 ) -> None:
-    """Run the collector: it takes batches, diagnoses runs and answers the API and /metrics."""
+    """Run the collector: receive batches, diagnose runs, serve the API and /metrics."""
     _serve(
         _settings(
             host=host,
@@ -72,10 +74,10 @@ def serve(
 
 
 def up(host: Host = None, port: Port = None, database: DatabaseUrl = None) -> None:
-    """Run collector and dashboard on one port: open the address printed in a browser."""
+    """Run collector and dashboard on one port; the address for the browser is printed."""
     settings = _settings(host=host, port=port, database_url=database)
     if not settings.is_loopback:
-        # The mounted dashboard reads with the collector's own token and asks its visitors for none.
+        # The mounted dashboard uses the collector's own token and requires none from its visitors.
         _refuse(
             f"`up` is for one person on one machine; {settings.host} can be reached from others. "
             "Run `trainvitals serve` and `trainvitals dashboard`, which asks each visitor for a "
@@ -88,9 +90,9 @@ def _settings(**given: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        # Not the values: one of them may be a secret.
-        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        _refuse(f"A setting is not valid: {said}")
+        # Without the values: one of them may be a secret.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        _refuse(f"A setting is not valid: {problems}")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -99,15 +101,15 @@ def _refuse(message: str) -> NoReturn:
 
 
 def refuse_bare_public_bind(settings: Settings) -> None:
-    """Exit when tokens would cross a network in the clear."""
+    """Exit when tokens would cross a network unencrypted."""
     if settings.is_loopback or settings.behind_proxy:
         return
     if settings.tls_certificate and settings.tls_key:
         return
     _refuse(
         f"{settings.host} can be reached from other machines, and tokens would cross the network "
-        "in the clear. Give --tls-cert and --tls-key, or --behind-proxy when a proxy in front "
-        "speaks TLS."
+        "unencrypted. Give --tls-cert and --tls-key, or --behind-proxy if a reverse proxy "
+        "terminates TLS."
     )
 
 
@@ -156,7 +158,7 @@ class _Server(uvicorn.Server):
 
 
 def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Config:
-    """Return how the collector is run, everywhere."""
+    """Return the uvicorn configuration of the collector, for the commands and the tests."""
     return uvicorn.Config(
         create_app(settings, mounts=mounts),
         log_level="warning",
@@ -175,10 +177,10 @@ def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Confi
 
 @contextlib.contextmanager
 def listening(settings: Settings) -> Iterator[socket.socket]:
-    """Yield a socket that listens at the settings' address; exit when it is taken."""
+    """Yield a socket that listens on the settings' address; exit when the port is in use."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named as TCP: asyncio switches Nagle off only for sockets that say so, and with it on every
-    # answer waits 40 ms for the client's delayed acknowledgement.
+    # IPPROTO_TCP is explicit: asyncio sets TCP_NODELAY only for such sockets, and without it every
+    # response waits 40 ms for the client's delayed acknowledgement.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -186,8 +188,8 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
             listener.listen(512)
         except OSError as error:
             _refuse(
-                f"Cannot listen at {settings.host} port {settings.port}: {error.strerror}. "
-                "Is a collector running there already? --port takes another one, 0 any free one."
+                f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
+                "Is a collector already running there? --port selects another; 0: any free one."
             )
         yield listener
 
@@ -210,13 +212,15 @@ def _tokens(database: str | None) -> Iterator[Tokens]:
 
 @token.command("create")
 def create_token(
-    scope: Annotated[Scope, typer.Argument(help="What it opens.")],
-    project: Annotated[str | None, typer.Option(help="The only project it opens.")] = None,
-    label: Annotated[str, typer.Option(help="What it is for.")] = "",
-    days: Annotated[float | None, typer.Option(min=0, help="How long it opens.")] = None,
+    scope: Annotated[Scope, typer.Argument(help="What the token allows.")],
+    project: Annotated[str | None, typer.Option(help="Restrict it to one project.")] = None,
+    label: Annotated[str, typer.Option(help="Its purpose, for `token list`.")] = "",
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Lifetime in days. Default: no limit.")
+    ] = None,
     database: DatabaseUrl = None,
 ) -> None:
-    """Make a token and print it, once."""
+    """Create a token and print it. It cannot be shown again."""
     lifetime_s = None if days is None else days * 86_400
     with _tokens(database) as tokens:
         typer.echo(tokens.create(scope, project=project, label=label, lifetime_s=lifetime_s))
@@ -228,27 +232,27 @@ def list_tokens(database: DatabaseUrl = None) -> None:
     with _tokens(database) as tokens:
         for row in tokens.all():
             made = time.strftime("%Y-%m-%d", time.gmtime(row.created_at))
-            state = "revoked" if row.revoked_at is not None else "good"
+            state = "revoked" if row.revoked_at is not None else "valid"
             typer.echo(f"{row.id}\t{row.scope}\t{row.project or '*'}\t{made}\t{state}\t{row.label}")
 
 
 @token.command("revoke")
 def revoke_token(
-    token_id: Annotated[str, typer.Argument(help="As `token list` shows it.")],
+    token_id: Annotated[str, typer.Argument(help="The id shown by `token list`.")],
     database: DatabaseUrl = None,
 ) -> None:
-    """Make a token worthless, from now on."""
+    """Revoke a token."""
     with _tokens(database) as tokens:
         if not tokens.revoke(token_id):
-            _refuse("There is no good token with this id; `trainvitals token list` shows them.")
+            _refuse("No valid token has this id; `trainvitals token list` shows all tokens.")
 
 
 @db.command("upgrade")
 def upgrade(database: DatabaseUrl = None) -> None:
-    """Make the database's tables, or bring them to this version."""
+    """Create the database's tables, or upgrade them to this version."""
     settings = _settings(database_url=database)
     try:
         migrate(settings.database)
     except StoreUnusable as unusable:
         _refuse(str(unusable))
-    typer.echo("The database is at this version's tables.", err=True)
+    typer.echo("The database has the tables of this version.", err=True)

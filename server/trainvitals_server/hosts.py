@@ -1,7 +1,7 @@
-"""Requests for other host names are turned away.
+"""Refuse requests with a Host header that is not allowed (protection against DNS rebinding).
 
-A page in a browser can make its own name point to 127.0.0.1 and then read what listens there;
-it cannot choose another Host header. So a collector on the loopback answers to its own names.
+A web page can let its own host name resolve to 127.0.0.1 and then read local servers, but it
+cannot set another Host header. A collector on the loopback accepts only the loopback's names.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class HostAllowList:
-    """ASGI middleware; an empty list lets every name pass."""
+    """ASGI middleware; an empty list allows every name."""
 
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
         self._allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or hand on."""
+        """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan" or not self._allowed or _host(scope) in self._allowed:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -35,7 +35,7 @@ class HostAllowList:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Return the names served: on the loopback its own; elsewhere those set, or all."""
+    """Return the allowed names: on the loopback its own; elsewhere those set, or all (empty)."""
     mine = frozenset(name.lower() for name in settings.allowed_hosts)
     if settings.is_loopback:
         return mine | LOOPBACK_NAMES

@@ -1,7 +1,7 @@
-"""Every refusal and every error as application/problem+json (RFC 9457).
+"""All error responses as application/problem+json (RFC 9457).
 
 `type` is "/problems/<reason>" and stable; `detail` says what happened and what to do. A problem
-never repeats what was sent: a NaN in it could not be encoded, a secret in it would be logged.
+never contains values of the request: a NaN could not be encoded, a secret would be logged.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from starlette.exceptions import HTTPException
 CONTENT_TYPE: Final = "application/problem+json"
 
 TITLES: Final[dict[str, tuple[int, str]]] = {
-    "malformed": (400, "This is not a well-formed batch"),
-    "wire_version": (400, "This wire version is not read here"),
-    "unknown_layout": (400, "A frame refers to a layout that was not announced"),
-    "shape_mismatch": (400, "A frame does not fit its layout"),
-    "cursor": (400, "This is not a cursor of this list"),
-    "host": (400, "This host name is not served here"),
-    "unauthorised": (401, "A valid token is needed"),
-    "forbidden": (403, "The token does not open this"),
-    "not_found": (404, "There is nothing at this address"),
+    "malformed": (400, "The batch is malformed"),
+    "wire_version": (400, "The wire version is not supported"),
+    "unknown_layout": (400, "A frame refers to an unknown layout"),
+    "shape_mismatch": (400, "A frame does not match its layout"),
+    "cursor": (400, "The cursor is not valid"),
+    "host": (400, "The Host header is not allowed"),
+    "unauthorised": (401, "A valid token is required"),
+    "forbidden": (403, "The token does not allow this"),
+    "not_found": (404, "There is no resource at this address"),
     "unknown_run": (404, "There is no such run"),
     "unknown_rule": (404, "There is no such rule"),
     "unknown_series": (404, "The run has no such series"),
-    "method_not_allowed": (405, "This address does not take this method"),
-    "timeout": (408, "The request took too long to arrive"),
-    "conflict": (409, "The key stands for something else"),
+    "method_not_allowed": (405, "The method is not allowed"),
+    "timeout": (408, "The request did not arrive in time"),
+    "conflict": (409, "The batch conflicts with a stored one"),
     "run_in_other_project": (409, "The run is in another project"),
     "too_large": (413, "The request is too large"),
-    "unsupported_media_type": (415, "This content type is not taken here"),
+    "unsupported_media_type": (415, "The content type is not supported"),
     "invalid": (422, "A parameter is not valid"),
     "internal": (500, "The collector failed"),
-    "queue_full": (503, "Too much waits to be written"),
+    "queue_full": (503, "The write queue is full"),
     "not_ready": (503, "The collector is not ready"),
     "disk_full": (507, "The disk is full"),
 }
@@ -46,7 +46,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
 
 
 class ProblemBody(BaseModel):
-    """What a refusal looks like."""
+    """The body of an error response."""
 
     type: str = Field(examples=["/problems/unknown_run"])
     title: str
@@ -55,8 +55,8 @@ class ProblemBody(BaseModel):
     reason: str
 
 
-class Problem(Exception):  # noqa: N818 - an answer
-    """Raised anywhere in a route to answer with a problem."""
+class Problem(Exception):  # noqa: N818
+    """Raised in a route to respond with a problem."""
 
     def __init__(
         self, reason: str, detail: str, *, headers: Mapping[str, str] | None = None
@@ -67,7 +67,7 @@ class Problem(Exception):  # noqa: N818 - an answer
         self.headers = dict(headers or {})
 
     def response(self) -> Response:
-        """Return the answer."""
+        """Return the response."""
         return problem_response(self.reason, self.detail, self.headers)
 
 
@@ -123,14 +123,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        # Without `input` and `ctx`: they hold what was sent, NaN included.
-        said = "; ".join(
+        # Without `input` and `ctx`: they contain values of the request, possibly NaN.
+        found = "; ".join(
             f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}"
             for e in error.errors()[:8]
         )
-        return problem_response("invalid", said)
+        return problem_response("invalid", found)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
         # Starlette raises it again after this answer, and the server logs it.
-        return problem_response("internal", "The collector's log says why.")
+        return problem_response("internal", "The collector's log contains the cause.")

@@ -1,4 +1,4 @@
-"""The routes about the collector itself: is it alive, is it ready, what is it."""
+"""Routes about the collector itself: liveness, readiness, version, metrics."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _CLOSED = answers("unauthorised", "forbidden")
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: str = "alive"
 
 
 class Version(BaseModel):
-    """What runs here."""
+    """The versions of the collector and its database."""
 
     version: str
     python: str
     database: str
     wire: list[int]
-    """Oldest and newest version of batches that are taken."""
+    """Oldest and newest supported wire version."""
 
 
 @routes.get("/healthz", dependencies=[OPEN])
 async def healthz() -> Alive:
-    """Say that the process is alive. Needs no token."""
+    """Report that the process is alive. Requires no token."""
     return Alive()
 
 
 @routes.get("/readyz", responses={**_CLOSED, **answers("not_ready")})
 def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - declares the scope
-    """Say whether batches can be stored now."""
+    """Report whether batches can be stored now."""
     store: Store = request.app.state.store
     settings: Settings = request.app.state.settings
     trouble = store.ready()
     waiting = store.database.waiting_bytes
     if trouble is None and waiting > settings.queue_bytes_max // 2:
-        trouble = f"{waiting} bytes wait to be written."
+        trouble = f"{waiting} bytes are in the write queue."
     if trouble is not None:
         raise Problem("not_ready", trouble)
     return Alive(status="ready")
@@ -63,7 +63,7 @@ def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - decl
 
 @routes.get("/version", responses=_CLOSED)
 def shown_version(request: Request, principal: Reader) -> Version:  # noqa: ARG001 - the scope
-    """Say what runs here."""
+    """Return the versions of the collector and its database."""
     store: Store = request.app.state.store
     engine = store.database.dialect
     return Version(
@@ -80,9 +80,9 @@ def shown_version(request: Request, principal: Reader) -> Version:  # noqa: ARG0
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_CLOSED},
 )
 def metrics(request: Request, principal: Reader) -> Response:
-    """Return the collector's and its runs' numbers, for Prometheus."""
+    """Return the metrics of the collector and its runs, for Prometheus."""
     if principal.project is not None:
-        raise Problem("forbidden", "/metrics shows all projects; this token opens one.")
+        raise Problem("forbidden", "/metrics contains all projects; this token allows only one.")
     publisher: Publisher = request.app.state.publisher
     body, content_type = publisher.expose(request.headers.get("accept"))
     return Response(body, headers={"Content-Type": content_type})
@@ -90,6 +90,6 @@ def metrics(request: Request, principal: Reader) -> Response:
 
 @routes.get("/openapi.json", include_in_schema=False, response_class=Response)
 def openapi(request: Request, principal: Reader) -> Response:  # noqa: ARG001 - the scope
-    """Return the description of this API."""
+    """Return the OpenAPI description of this API."""
     described: dict[str, Any] = request.app.openapi()
     return JSONResponse(described)

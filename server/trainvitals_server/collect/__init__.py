@@ -1,4 +1,4 @@
-"""The door for batches: bounded, checked, off the event loop, acknowledged when synced.
+"""Ingest: batches are bounded, checked, stored off the event loop and acknowledged once synced.
 
 Start at `routes.ingest`; `body` reads a request within its limits.
 """

@@ -1,4 +1,4 @@
-"""A request's body, read within its limits: bytes, time, and what it unpacks to."""
+"""Read and decompress a request body within limits of size and time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def read_body(request: Request, *, bytes_max: int, deadline_s: float) -> b
     """Return the body as sent.
 
     Raises:
-        Problem: too_large as soon as that is known, timeout when it drips for too long.
+        Problem: too_large as soon as that is known, timeout when it arrives too slowly.
     """
     claimed = request.headers.get("content-length", "")
     if claimed.isdigit() and int(claimed[:20]) > bytes_max:
@@ -41,7 +41,7 @@ def inflate(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
     """Return the body as it was before Content-Encoding `encoding`.
 
     Raises:
-        Problem: an encoding we do not take, more bytes than allowed, or not of that encoding.
+        Problem: an unsupported encoding, more bytes than allowed, or malformed data.
     """
     if encoding in ("", "identity"):
         return body
@@ -50,16 +50,16 @@ def inflate(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
             "unsupported_media_type",
             f"Content-Encoding may be {', '.join(ENCODINGS)}.",
         )
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two it is
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects gzip or zlib from the header
     try:
-        # Never more than asked for: a bomb of a few kilobytes makes gigabytes.
+        # The output is bounded: a few kilobytes can decompress to gigabytes.
         inflated = inflater.decompress(body, bytes_max + 1)
     except zlib.error as error:
         raise Problem("malformed", f"The body is not {encoding}: {error}.") from error
     if len(inflated) > bytes_max:
         raise _too_large(bytes_max)
     if not inflater.eof or inflater.unused_data:
-        raise Problem("malformed", f"The {encoding} body ends too early, or goes on after its end.")
+        raise Problem("malformed", f"The {encoding} body is truncated, or data follows its end.")
     return inflated
 
 

@@ -1,4 +1,4 @@
-"""POST /api/v1/ingest: one batch in, an acknowledgement out when it is committed and synced."""
+"""POST /api/v1/ingest: store one batch; respond after it is committed and synced."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
 class AckBody(BaseModel):
     """The batch is on disk."""
 
-    source: str = Field(description="Of the batch, 32 hexadecimal digits.")
-    seq: int = Field(description="Of the batch.")
-    stored: bool = Field(description="False for a repeat of what was stored before.")
+    source: str = Field(description="The source of the batch, 32 hexadecimal digits.")
+    seq: int = Field(description="The sequence number of the batch.")
+    stored: bool = Field(description="False when the batch had already been stored.")
     durability: str = Field(description="full: committed and synced.")
 
 
@@ -60,7 +60,7 @@ class AckBody(BaseModel):
 async def ingest(
     request: Request, principal: Annotated[Principal, allow(Scope.INGEST)]
 ) -> Response:
-    """Take one batch. A repeat of a stored batch succeeds and changes nothing."""
+    """Store one batch. A repeat of a stored batch succeeds and changes nothing."""
     settings: Settings = request.app.state.settings
     counters: IngestCounters = request.app.state.ingest_counters
     try:
@@ -86,7 +86,7 @@ def _check_media_type(request: Request) -> None:
 
 
 def _store(request: Request, principal: Principal, sent: bytes, encoding: str) -> Ack:
-    """Decode and store. Runs in a thread of the pool: neither is for the event loop."""
+    """Decode and store. Runs in the thread pool, because both would block the event loop."""
     settings: Settings = request.app.state.settings
     counters: IngestCounters = request.app.state.ingest_counters
     store: Store = request.app.state.store
@@ -97,7 +97,7 @@ def _store(request: Request, principal: Principal, sent: bytes, encoding: str) -
     except WireError as error:
         raise Problem(error.reason, str(error)) from error
     if not principal.sees(batch.project):
-        raise Problem("forbidden", f"This token opens project {principal.project!r} only.")
+        raise Problem("forbidden", f"This token allows only project {principal.project!r}.")
     ack = _commit(store, counters, batch, body)
     counters.accepted(batch, len(sent), stored=ack.stored, now=time.time())
     return ack

@@ -1,4 +1,4 @@
-"""What the dashboard, the command line and scripts read: GET under /api/v1.
+"""The read API for the dashboard, the command line and scripts: GET under /api/v1.
 
-Start at `routes`; `shapes` has what they answer, `scalars` how numbers become JSON.
+Start at `routes`; `shapes` describes the responses for OpenAPI.
 """

@@ -52,9 +52,9 @@ def _store(request: Request) -> Store:
 
 def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
     summary = _store(request).run(run_id) if "\x00" not in run_id else None
-    # A run of another project is as unknown as one that never was.
+    # A run of another project gets the same response as a run that does not exist.
     if summary is None or not principal.sees(summary.run.project):
-        raise Problem("unknown_run", "No run of this name has reported to this collector.")
+        raise Problem("unknown_run", "No run with this id has reported to this collector.")
     return summary
 
 
@@ -65,10 +65,13 @@ def runs(
     project: Annotated[str | None, Query(max_length=256)] = None,
     state: States = None,
     search: Annotated[
-        str | None, Query(max_length=256, description="In id, name, project, host and tags.")
+        str | None,
+        Query(max_length=256, description="Searched in id, name, project, host and tags."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
-    cursor: Annotated[str | None, Query(max_length=200, description="Of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="The cursor of the previous page.")
+    ] = None,
 ) -> Response:
     """List runs, newest started first."""
     if principal.project is not None:
@@ -88,7 +91,7 @@ def runs(
 
 @routes.get("/runs/{run}", **_described(schema.RunDetail, "unknown_run"))
 def run(request: Request, principal: Reader, run: RunName) -> Response:
-    """Return all that is known of a run but its curves. Answers 304 to a fitting If-None-Match."""
+    """Return a run without its curves. Responds 304 to a matching If-None-Match."""
     summary = _run(request, principal, run)
     etag = f'"{summary.pk}-{summary.changes}"'
     if etag in request.headers.get("if-none-match", ""):
@@ -105,7 +108,7 @@ def findings(request: Request, principal: Reader, run: RunName) -> Response:
 
 @routes.get("/runs/{run}/layout", **_described(schema.Layouts, "unknown_run"))
 def layout(request: Request, principal: Reader, run: RunName) -> Response:
-    """Return what is measured: the places and statistics of each stream."""
+    """Return the places and statistics of each stream."""
     summary = _run(request, principal, run)
     streams = [
         schema.Layout(
@@ -130,7 +133,7 @@ def series(
     to_step: ToStep = None,
     points: Annotated[int, Query(ge=1, le=POINTS_MAX)] = 500,
 ) -> Response:
-    """Return curves in buckets: a spike of one step is in its bucket's min or max."""
+    """Return curves in buckets with min, mean, max and last value of each."""
     summary = _run(request, principal, run)
     found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
     curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
@@ -148,7 +151,7 @@ def heatmap(
     to_step: ToStep = None,
     columns: Annotated[int, Query(ge=1, le=COLUMNS_MAX)] = 200,
 ) -> Response:
-    """Return the means of a statistic: one row a place, by depth; one column a bucket."""
+    """Return the means of a statistic: one row per place, by depth; one column per bucket."""
     summary = _run(request, principal, run)
     found = _curves(request, summary, stream, statistic, None, from_step, to_step, columns)
     return _json(

@@ -28,13 +28,13 @@ def test_a_token_is_made_listed_and_revoked(run):
     token_id = token.split("_")[2]
     listed = run("token", "list").stdout
     assert token_id in listed
-    assert "good\tgrafana" in listed
+    assert "valid\tgrafana" in listed
     assert token.split("_", 3)[3] not in listed
     assert run("token", "revoke", token_id).exit_code == 0
     assert "revoked" in run("token", "list").stdout
     again = run("token", "revoke", token_id)
     assert again.exit_code == 2
-    assert "no good token" in again.stderr
+    assert "No valid token" in again.stderr
 
 
 def test_a_scope_that_is_none_is_refused(run):
@@ -58,7 +58,7 @@ def test_a_port_in_use_is_said_in_words(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = run("serve", "--port", str(taken.getsockname()[1]))
     assert refused.exit_code == 2
-    assert "running there already" in refused.stderr
+    assert "already running there" in refused.stderr
 
 
 def test_a_public_bind_without_tls_is_refused(run):
