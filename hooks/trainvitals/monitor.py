@@ -192,7 +192,7 @@ class Monitor:
         # In the diagnosis' thread. The user's callback runs in the training thread, where
         # StopTraining can end the training.
         if self._capture is not None:
-            self._capture.raise_suspicion()
+            self._capture.finding_opened()
         if self._on_finding is not None:
             self._opened.append(finding)
 

@@ -91,7 +91,7 @@ def test_a_run_of_which_only_the_loss_is_seen_is_blind_and_says_why(store):
     run_once(store)
     stored = store.run("r")
     assert stored.run.verdict is Verdict.BLIND
-    assert "no gradients were seen" in store.detail(stored).blind["exploding_gradient"]
+    assert "no gradients were measured" in store.detail(stored).blind["exploding_gradient"]
 
 
 def test_a_non_finite_loss_is_reported_whatever_follows(store):

@@ -1,7 +1,7 @@
-"""Statistics of modules' outputs.
+"""Statistics of module outputs.
 
-Comes in: what a module returned. Goes out: its row of the activation stream.
-Promise:  nothing is kept of an output but its numbers.
+Comes in: the output of a module. Goes out: its row of the activation stream.
+Promise:  no output tensor is kept, only its statistics.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from trainvitals.wire import STATISTICS, Stream
 
 COLUMNS: Final = len(STATISTICS[Stream.ACTIVATION])
 ENTRIES_MAX: Final = 65_536
-"""Larger outputs are measured over an evenly strided part of their samples and positions."""
+"""Maximum number of entries; of larger outputs, samples and positions are strided evenly."""
 DEAD_BATCHES: Final = 20
 DEAD_SAMPLES: Final = 256
 _CHANNELS_FIRST_3D: Final = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
 _SATURATED: Final = {"tanh": math.atanh(0.99), "sigmoid": math.log(99.0)}
-"""|pre-activation| beyond which tanh leaves ±0.99, and sigmoid (0.01, 0.99)."""
+"""|pre-activation| above which |tanh| exceeds 0.99, or sigmoid is outside (0.01, 0.99)."""
 
 
 class Liveness:
-    """For each unit of a rectifier at one call site: what was observed since it was last active.
+    """Counts, for each unit of a ReLU layer at one call site, the samples since it was active.
 
-    A unit is dead after `DEAD_BATCHES` batches and `DEAD_SAMPLES` samples without activity: over
-    few samples (a policy that acts on one state at a time) an idle unit is ordinary.
+    A unit is dead after `DEAD_BATCHES` batches and `DEAD_SAMPLES` samples without activity: within
+    few samples (a policy that acts on one state at a time), an inactive unit is normal.
     """
 
     def __init__(self) -> None:
         self.idle: Tensor | None = None
-        """Batches and samples since each unit was active, int64, shape (2, units)."""
+        """Batches and samples since each unit was last active, int64, shape (2, units)."""
         self.batches = self.samples = 0
 
     def observe(self, active: Tensor, samples: int) -> Tensor:
-        """Take in which units were active, bool (units,); return the dead share, a scalar.
+        """Count a batch; `active` is bool (units,). Return the share of dead units, a scalar.
 
-        NaN until enough batches and samples were observed.
+        NaN until enough batches and samples were counted.
         """
         if self.idle is None or self.idle.shape[1:] != active.shape:
             self.idle = torch.zeros((2, *active.shape), dtype=torch.int64, device=active.device)
@@ -56,7 +56,7 @@ class Liveness:
 
 
 def first_tensor(output: object) -> Tensor | None:
-    """Return the output, or the first tensor in it (LSTM, attention); None when there is none."""
+    """Return the output, or the first tensor in it (LSTM, attention); None if there is none."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Sequence) and output and not isinstance(output, str):
@@ -65,11 +65,11 @@ def first_tensor(output: object) -> Tensor | None:
 
 
 def samples_by_units(x: Tensor, module: nn.Module, *, offset: int = 0) -> tuple[Tensor, int]:
-    """Return `x` as (samples, positions·units or units) and the number of channels, 0 for none.
+    """Return `x` as (samples, channels·positions or units), and the number of channels or 0.
 
-    Two-dimensional: as it is. Images (samples, channels, …): samples × (channels·positions), so
-    that S is across samples. Sequences (…, units): every token is a sample. Large outputs are
-    strided evenly, starting at `offset`, units never.
+    Two-dimensional outputs are unchanged. Images (samples, channels, …) become samples ×
+    (channels·positions), so that S is across samples. In sequences (…, units) every token is a
+    sample. Large outputs are strided evenly from `offset`; units are never left out.
     """
     if x.dim() >= 4 or (x.dim() == 3 and isinstance(module, _CHANNELS_FIRST_3D)):
         x = x.flatten(2)
@@ -108,7 +108,7 @@ def measure(
     nan = torch.full((), float("nan"), device=whole.device)
     if whole.numel() == 0:
         return torch.full((COLUMNS,), float("nan"), device=whole.device)
-    # A sum is NaN or infinite when an entry is; only then are they counted one by one.
+    # The sum is non-finite if an entry is; count the entries only in this case.
     nonfinite = torch.zeros((), device=whole.device)
     if whole.device.type != "cpu" or not math.isfinite(float(whole.sum(dtype=torch.float64))):
         nonfinite = (~torch.isfinite(whole)).sum().float()

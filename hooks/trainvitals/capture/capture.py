@@ -1,8 +1,7 @@
-"""Joins the hooks: what happens between two optimizer steps becomes records.
+"""Record each optimizer step: compute statistics in the hooks, and append them through `emit`.
 
-The training thread does this and no more: statistics of one step, appended through `emit`. A light
-step takes the loss, the learning rates and the total gradient norm; a full step takes every
-statistic of every tensor. Start at `_before_step` and `_after_step`.
+A light step records the loss, the learning rates and the total gradient norm; a full step records
+every statistic of every tensor. Start at `_before_step` and `_after_step`.
 """
 
 from __future__ import annotations
@@ -33,16 +32,15 @@ from trainvitals.capture.transfer import Transfer
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar, Stream
 
 RESCAN_STEPS = 64
-"""How often the set of parameters is looked through for new, lost or frozen ones."""
+"""Number of steps between two searches for new, removed or frozen parameters."""
 
 
 class Capture:
-    """Hooks on a model and its optimizer; see the package's docstring for the promise.
+    """Hooks on a model and its optimizer; the package's docstring has the promise.
 
-    `step` is the last finished optimizer step of the first optimizer, −1 before the first; in a
-    loop without a torch optimizer each training loss is a step. `watched` names the measured
-    parameters and modules, `not_watched` the others with the reason (256 bytes at most).
-    Raises what a model or an optimizer raises that takes no hooks; no hook is left then.
+    `step` is the last finished step of the first optimizer, −1 before the first; in a loop without
+    a torch optimizer, each training loss is a step. `watched` lists the measured parameters and
+    modules; `not_watched` maps the others to the reason. A constructor that raises leaves no hook.
     """
 
     def __init__(
@@ -65,16 +63,16 @@ class Capture:
         self._emit = emit
         self._on_step = on_step
         self._streams = Streams(emit)
-        self._guard = Guard(self._tell)
+        self._guard = Guard(self._report)
         self._budget = Budget(overhead, every)
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
         self._transfer = Transfer()
         self._scalars = StepScalars()
-        self._names = Names(self._tell)
+        self._names = Names(self._report)
         hooked = {} if self._budget.vital_only else self.models
-        self._outputs = Outputs(hooked, activations, self._guard, self._tell)
-        self._matrices = Matrices(self.models, self._tell)
+        self._outputs = Outputs(hooked, activations, self._guard, self._report)
+        self._matrices = Matrices(self.models, self._report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
@@ -94,7 +92,7 @@ class Capture:
             self.detach()
             raise
 
-    # What the user's side calls.
+    # Called by Monitor.
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -103,7 +101,7 @@ class Capture:
 
     @property
     def overhead(self) -> float | None:
-        """Own CPU time over training time, whole run, as last recorded; None before."""
+        """Own CPU time over training time, whole run, as last recorded; None before the first."""
         return self._overhead
 
     @property
@@ -112,7 +110,7 @@ class Capture:
         return (*(p.name for p in self._matrices.parameters), *self._outputs.names)
 
     def loss(self, value: Number, *, split: str = "training") -> None:
-        """Take a loss in: of this step, or of another split."""
+        """Record a training loss of this step, or a loss of another split."""
         with self._guard.probe("loss"):
             if split == "training":
                 self._take_loss(value, hooked=False)
@@ -121,34 +119,34 @@ class Capture:
         self._end_loss_steps()
 
     def log(self, scalars: Mapping[str, Number]) -> None:
-        """Take the user's own scalars of this step in."""
+        """Record the user's scalars of this step."""
         for given, value in scalars.items():
             if (name := self._names.allowed(given)) is not None:
                 with self._guard.probe(f"log({name})"):
                     self._scalars.log({f"log/{name}": value})
 
     def settle(self) -> None:
-        """Make steps of the losses that wait for an optimizer, once the weights moved without."""
+        """End the pending steps if the weights changed without a torch optimizer."""
         if self._loss_steps.can_settle(optimizer_known=bool(self.optimizers)):
             self._end_loss_steps(now=True)
 
-    def raise_suspicion(self) -> None:
-        """Measure closely for a while."""
-        self._budget.suspect(self.step)
+    def finding_opened(self) -> None:
+        """Raise the budget for some steps."""
+        self._budget.after_finding(self.step)
 
     def detach(self) -> None:
-        """Remove every hook and emit what is on its way. Safe to call twice."""
+        """Remove every hook and emit all pending records. Safe to call twice."""
         self._optimizers.detach()
         self._outputs.detach()
         if self._loss_hook is not None:
             self._loss_hook.remove()
             self._loss_hook = None
         with self._guard.probe("records"):
-            # A known optimizer's first step may have failed: its micro-batches were no steps.
+            # If a known optimizer never finished a step, a few losses are its micro-batches.
             few = self._scalars.waiting < UNSEEN_STEPS
             self._end_loss_steps(now=not (self.optimizers and few))
-            self._say_what_was_not_seen()
-            self._names.tell_all()
+            self._report_missing_data()
+            self._names.report_all()
         with self._guard.probe("transfer"):
             self._transfer.poll(wait=True)
         self._matrices.forget()
@@ -174,7 +172,7 @@ class Capture:
             vital_only=self._budget.vital_only, activations=self._outputs.wanted
         )
         if self._budget.vital_only:
-            self._tell("layers", reasons.VITAL_ONLY)
+            self._report("layers", reasons.VITAL_ONLY)
         self._outputs.attach()
         self._optimizers.attach()
         self.facts |= self._optimizers.facts()
@@ -182,14 +180,14 @@ class Capture:
             return
         if self._optimizers.wrapped:
             self._copies_are_stepped = True
-            self._tell("optimizer", reasons.STEPS_COPIES)
+            self._report("optimizer", reasons.STEPS_COPIES)
             return
         log.warning(
-            "The optimizer owns none of the model's %d parameters: it trains another model. "
-            "Build it from this model's parameters(); the training goes on.",
+            "The optimizer contains none of the model's %d parameters: it trains another model. "
+            "Build it from this model's parameters(). The training goes on.",
             len(owned),
         )
-        self._tell("optimizer", reasons.OTHER_MODEL)
+        self._report("optimizer", reasons.OTHER_MODEL)
 
     def _loss_module_returned(self, module: nn.Module, _args: object, output: object) -> None:
         with self._guard.probe("loss"):
@@ -200,7 +198,7 @@ class Capture:
                 and output.requires_grad
             ):
                 self._take_loss(output, hooked=True)
-        # A program that calls `monitor.loss` too reports this loss once more.
+        # A program that also calls `monitor.loss` reports this loss a second time.
         if not self._scalars.logged:
             self._end_loss_steps()
 
@@ -208,21 +206,21 @@ class Capture:
 
     def _take_loss(self, value: Number, *, hooked: bool) -> None:
         if "loss" in self.not_watched and not self._scalars.seen:
-            self._tell("loss", f"none was reported before step {self.step + 1}")
+            self._report("loss", f"no loss was recorded before step {self.step + 1}")
         if self._scalars.loss(value, hooked=hooked):
             self._force_full = True
-            self._budget.insist(self.step + 1)
+            self._budget.after_nonfinite(self.step + 1)
             self._loss_events.add(value, self.step + 1)
         if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
             with self._guard.probe("weights between losses"):
                 self._loss_steps.saw_loss(optimizer_known=bool(self.optimizers))
 
     def _end_loss_steps(self, *, now: bool = False) -> None:
-        """End a step for each training loss that waits, when losses are steps, or `now`."""
+        """End one step for each pending training loss, if losses are steps, or if `now`."""
         steps = self._loss_steps
         if steps.optimizer_stepped or not (steps.active or now) or not self._scalars.waiting:
             return
-        self._tell("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
+        self._report("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
         for value in self._scalars.take_losses():
             started = time.thread_time()
             with self._guard.probe("weights"):
@@ -258,7 +256,7 @@ class Capture:
             if "updates" not in self._guard.off:
                 mine = self._matrices.owned_by(optimizer, self.optimizers)
                 if closure_of(args, kwargs) is not None:
-                    # A closure's backward ran inside the step: its last gradients are here now.
+                    # The closure ran its backward inside the step: read its last gradients now.
                     self._take_norm(optimizer, mine)
                     if self._is_full():
                         self._matrices.take_gradients(optimizer, mine)
@@ -270,7 +268,7 @@ class Capture:
         self._finish_step(started)
 
     def _finish_step(self, started: float) -> None:
-        """End a step whose last part began at the thread time `started`."""
+        """End a step; `started` is the thread time at which the current hook began."""
         step = self.step + 1
         self._own_s += self._outputs.take_own_s()
         with self._guard.probe("records"):
@@ -278,7 +276,7 @@ class Capture:
         self.step = step
         with self._guard.probe("not watched"):
             if step + 1 == UNSEEN_STEPS:
-                self._say_what_was_not_seen()
+                self._report_missing_data()
         now = time.perf_counter()
         own_s = self._own_s + time.thread_time() - started
         full = self._is_full()
@@ -295,7 +293,7 @@ class Capture:
         self._full = self._budget.is_full(step + 1)
         self._outputs.begin(step + 1, armed=self._full)
         if self._on_step is not None:
-            self._on_step(step)  # may raise what the user's own callback raises
+            self._on_step(step)  # exceptions of the user's callback pass through
 
     def _is_full(self) -> bool:
         return self._full or (self._force_full and not self._budget.vital_only)
@@ -305,7 +303,7 @@ class Capture:
             self._scalars.log({Scalar.LOSS_SCALE: scale})
         if self._matrices.take_norm(optimizer, mine):
             self._force_full = True
-            self._budget.insist(self.step + 1)
+            self._budget.after_nonfinite(self.step + 1)
 
     def _end_step(self, step: int) -> None:
         now = time.time()
@@ -315,7 +313,7 @@ class Capture:
             scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         scalars[Scalar.CAPTURE_TIME_S] = self._own_s
         if (overhead := self._budget.overhead) is not None:
-            # Rounded as it travels, so that every side shows the same number.
+            # Round to float32, as on the wire, so that every output shows the same number.
             self._overhead = float(np.float32(overhead))
             scalars[Scalar.OVERHEAD] = self._overhead
         full = self._is_full()
@@ -323,9 +321,9 @@ class Capture:
         if full:
             blocks.update(self._outputs.blocks())
             self._announce()
-            said = self.not_watched.get("activations")
-            if self._outputs.names and said in (reasons.EVAL_MODE, reasons.NO_FORWARD):
-                self._tell("activations", f"none was seen before step {step}")
+            reported = self.not_watched.get("activations")
+            if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
+                self._report("activations", f"no activation was measured before step {step}")
         for name, value in scalars.items():
             blocks[f"scalar/{name}"] = (
                 value if isinstance(value, (Tensor, np.ndarray)) else np.array([value])
@@ -368,7 +366,7 @@ class Capture:
         return every if self.optimizers else every[:1]
 
     def _announce(self) -> None:
-        # By hand, or by way of a copy, any parameter may be moved.
+        # A hand-written update, or an update of copies, can change any parameter.
         unknown = self._copies_are_stepped or not self.optimizers
         optimized = None if unknown else self._optimizers.ids
         places = self._matrices.places(self._outputs.facts_of, optimized)
@@ -377,8 +375,8 @@ class Capture:
         if self._outputs.names:
             self._streams.announce(Stream.ACTIVATION, self._outputs.places())
 
-    def _say_what_was_not_seen(self) -> None:
-        by_losses = "gradients and updates" in self.not_watched  # which says it already
+    def _report_missing_data(self) -> None:
+        by_losses = "gradients and updates" in self.not_watched  # already reported there
         unseen = reasons.unseen(
             steps=self.step + 1,
             loss=self._scalars.seen,
@@ -390,9 +388,9 @@ class Capture:
         )
         for name, reason in unseen.items():
             if name not in self.not_watched:
-                self._tell(name, reason)
+                self._report(name, reason)
 
-    def _tell(self, name: str, reason: str) -> None:
+    def _report(self, name: str, reason: str) -> None:
         if self.not_watched.get(name) == reason:
             return
         self.not_watched[name] = reason

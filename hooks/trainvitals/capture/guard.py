@@ -1,6 +1,6 @@
 """Exceptions raised by trainvitals never reach the user's code.
 
-Each is counted; after three of one kind the probe is switched off, and that is told.
+Each exception is counted; after three of one class the probe is switched off and reported.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ ERRORS_MAX = 3
 
 
 class Guard:
-    """Runs probes. `degraded` maps a probe that is off to the reason."""
+    """Runs probes. `off` contains the names of the probes that are switched off."""
 
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
-        """`tell` gets the probe and the reason when one is switched off."""
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        """`report` is called with a probe's name and the reason when it is switched off."""
         self._errors: Counter[tuple[str, str]] = Counter()
-        self._tell = tell
+        self._report = report
         self.off: set[str] = set()
 
     @contextmanager
     def probe(self, name: str) -> Iterator[None]:
-        """Run a block; an Exception in it ends here. Check `name in off` before expensive work."""
+        """Run a block and catch its exceptions. Check `name in off` before expensive work."""
         try:
             yield
         except Exception as error:
@@ -41,4 +41,4 @@ class Guard:
                     f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {text(error)}"
                 )
                 log.warning("%s. It is switched off; the training goes on.", reason)
-                self._tell(name, reason)
+                self._report(name, reason)

@@ -1,10 +1,10 @@
-"""Forward hooks on modules that copies, pickles and scripted modules of the model do not contain.
+"""Forward hooks that are not part of copies, pickles and scripted versions of the model.
 
 Comes in: a module and a function. Goes out: calls of the function with the module's outputs.
-Promise:  `torch.save`, `deepcopy` and `torch.jit.script` see the module as if it had no hook of
-          ours; the hook of a step that is not measured costs one attribute look-up.
+Promise:  `torch.save`, `deepcopy` and `torch.jit.script` treat the module as if it had no hook of
+          trainvitals; on a step that is not measured, the hook costs one attribute look-up.
 
-torch's global module hooks would leave the model alone as well. They are not used: while one is
+torch's global module hooks would not change the model either. They are not used: while one is
 registered, every call of a compiled model gives a UserWarning, which `-W error` makes an exception.
 """
 
@@ -25,17 +25,17 @@ Receive = Callable[[nn.Module, object, object], None]
 class OutputHook:
     """A forward hook; `armed` switches it on and off.
 
-    In the table of a module that had hooks before, it is copied and pickled as a callable of the
-    standard library that does nothing.
+    If the module had other hooks before, the hook is copied and pickled with them, as a callable
+    of the standard library that does nothing.
     """
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
         self.armed = True
-        self.__name__ = "trainvitals_output_hook"  # torch asks a hook for its name
+        self.__name__ = "trainvitals_output_hook"  # torch reads the name of a hook
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        # torch.compile takes `is_compiling` for a constant: behind it, `armed` needs no guard.
+        # torch.compile treats `is_compiling` as a constant, so it adds no guard on `armed`.
         if torch.compiler.is_compiling():
             return
         if self.armed and torch._C._get_tracing_state() is None:  # not inside torch.jit.trace
@@ -49,14 +49,14 @@ class OutputHook:
 
 
 class HookTable(OrderedDict[int, Any]):
-    """A module's table of forward hooks that shows an OutputHook to the module's call only.
+    """A module's table of forward hooks in which only a call of the module finds an OutputHook.
 
-    A call of the module reads `items`. `torch.jit.script` reads `values` and compiles what it
-    finds there; copies and pickles become an ordinary OrderedDict of the other hooks.
+    A call of the module reads `items`. `torch.jit.script` reads `values` and compiles the hooks
+    in it. Copies and pickles become an ordinary OrderedDict of the other hooks.
     """
 
     def values(self) -> Any:
-        """Return the hooks that are not ours."""
+        """Return the hooks without those of trainvitals."""
         return [hook for _, hook in self._others()]
 
     def _others(self) -> list[tuple[int, Any]]:
@@ -78,12 +78,12 @@ class Hooked:
         self.hook = OutputHook(receive)
         self._module = module
         if not module._forward_hooks and not isinstance(module._forward_hooks, HookTable):
-            # An empty table only: the handles of hooks that are there refer to the old table.
+            # Replace only an empty table: handles of registered hooks refer to the old table.
             module.__dict__["_forward_hooks"] = HookTable()
         self._handle = module.register_forward_hook(self.hook)
 
     def remove(self) -> None:
-        """Take the hook off. Safe to call twice."""
+        """Remove the hook. Safe to call twice."""
         self._handle.remove()
         if isinstance(self._module._forward_hooks, HookTable) and not self._module._forward_hooks:
             self._module.__dict__["_forward_hooks"] = OrderedDict()

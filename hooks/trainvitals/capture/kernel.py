@@ -1,8 +1,8 @@
-"""The native kernel and its equal in torch: statistics of many tensors in one call.
+"""Statistics of many tensors in one call: the native kernel, and the same functions in torch.
 
 Comes in: detached tensors. Goes out: float32 arrays, one row for each tensor.
-Promise:  the same numbers from both; the native one is taken for dense CPU tensors when the
-          package was built with a compiler, torch for everything else (see `has_native`).
+Promise:  both return the same numbers; the native kernel is used for CPU tensors if the package
+          was built with a compiler, torch otherwise (see `has_native`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(path))
-    except OSError:  # built for another machine: `has_native` and `trainvitals doctor` say so
+    except OSError:  # built for another machine; `trainvitals doctor` reports it
         return None
 
 
@@ -38,14 +38,14 @@ _native = _load()
 
 
 def has_native() -> bool:
-    """Whether the compiled kernel is here."""
+    """Whether the compiled kernel is available."""
     return _native is not None
 
 
 class Table:
-    """Pointers, counts and types of dense CPU tensors, as the kernel takes them.
+    """Pointers, counts and types of dense CPU tensors, as arguments of the kernel.
 
-    Holds the tensors, so that the pointers stay good.
+    Holds references to the tensors, so that the pointers stay valid.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -59,15 +59,15 @@ class Table:
 
 
 def is_native(tensors: Sequence[Tensor]) -> bool:
-    """Whether the kernel can take all of `tensors`."""
+    """Whether the kernel can process all of `tensors`."""
     return _native is not None and all(t.device.type == "cpu" for t in tensors)
 
 
 def statistics(tensors: Sequence[Tensor]) -> Floats | Tensor:
     """Return the COLUMNS of each tensor, shape (tensors, 8), float32.
 
-    A NumPy array for CPU tensors, a tensor on their device for others (nothing is waited for).
-    Moments are over finite entries, NaN where a tensor has none.
+    A NumPy array for CPU tensors, otherwise a tensor on their device, without synchronisation.
+    Moments are over finite entries; NaN for a tensor without any.
     """
     if not is_native(tensors):
         return _stacked([_statistics(t) for t in tensors], COLUMNS)
@@ -78,7 +78,7 @@ def statistics(tensors: Sequence[Tensor]) -> Floats | Tensor:
 
 
 def squares(tensors: Sequence[Tensor]) -> npt.NDArray[np.float64] | Tensor:
-    """Return Σx² of each tensor, shape (tensors,); not finite exactly when an entry is not."""
+    """Return Σx² of each tensor, shape (tensors,); non-finite exactly if an entry is."""
     if not is_native(tensors):
         norms = [t.double().square().sum().reshape(1) for t in tensors]
         if not norms:
@@ -92,7 +92,7 @@ def squares(tensors: Sequence[Tensor]) -> npt.NDArray[np.float64] | Tensor:
 
 
 def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> Floats | Tensor:
-    """Return RMS and mean of after − before of each pair, shape (tensors, 2)."""
+    """Return RMS and mean of after − before for each pair, shape (tensors, 2)."""
     if not is_native(after):
         rows = []
         for old, new in zip(before, after, strict=True):
@@ -124,7 +124,7 @@ def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    # The order of entries does not matter here, so channels_last needs no copy.
+    # The statistics do not depend on the order of entries, so channels_last needs no copy.
     return tensor.is_contiguous() or (
         tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     )

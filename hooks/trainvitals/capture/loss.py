@@ -1,4 +1,4 @@
-"""The losses and other scalars of the step that is under way."""
+"""Collect the losses and other scalars of the current step."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ _FUNCTIONS: Final = {
     "huber_loss": "HuberLoss",
     "kl_div": "KLDivLoss",
 }
-"""torch's functions of losses and the modules that compute the same."""
+"""Loss functions of torch → the modules that compute the same."""
 
 
 class StepScalars:
-    """Collects what is logged between two optimizer steps; micro-batches are averaged."""
+    """Collects the scalars between two optimizer steps; micro-batches are averaged."""
 
     def __init__(self) -> None:
         self._logged: list[Tensor | float] = []
         self._hooked: list[Tensor | float] = []
         self._others: dict[str, Tensor | float] = {}
         self.seen = False
-        """Whether a training loss was ever taken in."""
+        """Whether a training loss was recorded in this run."""
         self.logged = False
-        """Whether one was that no hook saw."""
+        """Whether a training loss was recorded by `monitor.loss`, not by a hook."""
 
     @property
     def waiting(self) -> int:
-        """How many training losses wait for the end of their step."""
+        """Number of training losses in the current step."""
         return len(self._logged or self._hooked)
 
     def take_losses(self) -> list[Tensor | float]:
-        """Return the training losses that wait, oldest first, and forget them."""
+        """Return the training losses of the current step, oldest first, and remove them."""
         losses = self._logged or self._hooked
         self._logged, self._hooked = [], []
         return losses
 
     def loss(self, value: Number, *, hooked: bool = False) -> bool:
-        """Take one micro-batch's training loss in; return whether it is known to be non-finite.
+        """Add the training loss of one micro-batch; return whether it is known to be non-finite.
 
-        A loss that the loss module's hook saw counts only in steps without `monitor.loss`.
+        A loss from the hook of the loss module counts only in steps without `monitor.loss`.
         """
         number = scalar_of(value)
         (self._hooked if hooked else self._logged).append(number)
@@ -67,12 +67,12 @@ class StepScalars:
         return isinstance(number, float) and not math.isfinite(number)
 
     def log(self, scalars: Mapping[str, Number]) -> None:
-        """Take other scalars in, by their full names; the newest of a step counts."""
+        """Add other scalars by their full names; the newest value of a step counts."""
         for name, value in scalars.items():
             self._others[name] = scalar_of(value)
 
     def take(self) -> dict[str, float | Block]:
-        """Return the step's scalars by name, as tensors while on a device, and start anew."""
+        """Return the step's scalars by name and reset; tensors if they are on a device."""
         losses = self._logged or self._hooked
         taken: dict[str, float | Block] = dict(self._others)
         if losses and all(isinstance(x, float) for x in losses):
@@ -90,7 +90,7 @@ class StepScalars:
 
 
 def kind_of_loss(loss: object) -> str:
-    """Return the class of a loss module; for a function of torch, the module that equals it."""
+    """Return the class of a loss module; for a loss function of torch, the equivalent module."""
     if isinstance(loss, torch.nn.Module):
         return type(loss).__name__
     name = name_of(loss)
@@ -106,9 +106,9 @@ def name_of(loss: object) -> str:
 
 
 def scalar_of(value: Number) -> Tensor | float:
-    """Return a number as float, or as a detached scalar tensor while it is on a device.
+    """Return a number as float, or as a detached scalar tensor if it is on a device.
 
-    A tensor of more entries (reduction="none") counts as their mean.
+    A tensor with several entries (reduction="none") is averaged.
     """
     if not isinstance(value, Tensor):
         return float(value)

@@ -1,8 +1,8 @@
-"""Steps of loops that no torch optimizer drives: each training loss is one.
+"""Count steps in loops without a torch optimizer: each training loss is one step.
 
-Comes in: the moments at which a training loss is reported. Goes out: whether losses are steps.
-A hand-written update changes the weights between two losses; gradient accumulation for a torch
-optimizer that has not stepped yet does not.
+Comes in: the reported training losses. Goes out: whether losses are steps. A hand-written update
+changes the weights between two losses; gradient accumulation before the first step of a torch
+optimizer does not.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from trainvitals.capture.parameters import reason_not_measured
 
 CHANGES_MIN: Final = 2
-"""So often the weights must have changed between two losses, with no torch optimizer known."""
+"""Minimum number of weight changes between losses, if no torch optimizer is known."""
 CHANGES_MIN_KNOWN: Final = 8
-"""The same where an optimizer is known that has not stepped: sharded weights move by gathers."""
+"""The same if an optimizer is known but has not stepped: gathering sharded weights changes them."""
 LOSSES_MAX: Final = 256
-"""So many losses in a row without an optimizer's step are steps, whatever the weights do."""
+"""After this number of losses without an optimizer step, losses are steps in any case."""
 ENTRIES_COMPARED: Final = 64
 
 
 class LossSteps:
-    """Decides whether losses are steps: they are while `active`."""
+    """Decides whether losses are steps; `active` is the result."""
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self.active = False
@@ -37,16 +37,16 @@ class LossSteps:
         self._entries: Tensor | None = None
 
     def can_settle(self, *, optimizer_known: bool) -> bool:
-        """Whether an update without a torch optimizer was seen, so that none will follow."""
+        """Whether the weights changed and no torch optimizer is known."""
         return self._changes > 0 and not optimizer_known
 
     def stop(self) -> None:
-        """Count optimizer steps from now on: one was seen."""
+        """Stop counting losses as steps, because an optimizer stepped."""
         self.active, self.optimizer_stepped = False, True
         self._entries = None
 
     def saw_loss(self, *, optimizer_known: bool) -> None:
-        """Take in that a training loss was reported, before any optimizer's step."""
+        """Count a training loss that was reported before the first optimizer step."""
         self._losses += 1
         self._changes += self._has_changed()
         least = CHANGES_MIN_KNOWN if optimizer_known else CHANGES_MIN
@@ -58,8 +58,8 @@ class LossSteps:
         trained = [p for p in self._parameters() if p.requires_grad and not reason_not_measured(p)]
         version = sum(p._version for p in trained if not p.is_inference())
         entries = None
-        if trained and trained[-1].device.type == "cpu":  # elsewhere it would wait for the device
-            # An update through `.data` does not count in `_version`.
+        if trained and trained[-1].device.type == "cpu":  # reading another device would block
+            # An update through `.data` does not increase `_version`.
             entries = trained[-1].detach().reshape(-1)[:ENTRIES_COMPARED].clone()
         before, self._entries = self._entries, entries
         known, self._version = self._version, version

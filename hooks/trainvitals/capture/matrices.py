@@ -1,7 +1,7 @@
-"""The matrices of a full step: statistics of weights, gradients and updates, row by parameter.
+"""The matrices of a full step: statistics of weights, gradients and updates, one parameter per row.
 
-Comes in: the models' parameters, before and after an optimizer's step. Goes out: `blocks`, which
-the transfer brings to the host, and from there the matrices of the three streams.
+Comes in: the models' parameters, before and after an optimizer step. Goes out: `blocks`, which
+transfer.py copies to the host, and from these the matrices of the three streams.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainvitals.capture import kernel, rows
+from trainvitals.capture import kernel, tensors
 from trainvitals.capture.optimizers import gradient_scale, unscaling
 from trainvitals.capture.order import ModuleFacts
 from trainvitals.capture.parameters import (
@@ -33,19 +33,19 @@ Arrays = dict[str, Array]
 
 
 class Matrices:
-    """Measures the parameters of the step under way.
+    """Measures the parameters in the current step.
 
-    `parameters` are the rows; `blocks` is what was measured in this step; `full_steps` counts
-    the full steps before this one.
+    `parameters` are the rows; `blocks` contains the statistics of this step; `full_steps` is the
+    number of full steps before this one.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], tell: Callable[[str, str], None]) -> None:
+    def __init__(self, models: Mapping[str, nn.Module], report: Callable[[str, str], None]) -> None:
         self.parameters: list[Parameter] = []
         self.blocks: dict[str, Block] = {}
         self.full_steps = 0
         self._models = models
-        self._tell = tell
-        self._told: set[str] = set()
+        self._report = report
+        self._reported: set[str] = set()
         self._first: dict[int, Tensor] = {}
         self._copies: dict[int, list[Tensor]] = {}
         self._copied: set[int] = set()
@@ -55,7 +55,7 @@ class Matrices:
         facts_of: Callable[[nn.Module | None], ModuleFacts | None],
         optimized: Set[int] | None,
     ) -> list[Place]:
-        """Return the rows of the parameters; `optimized`: ids of tensors, None when not known."""
+        """Return the rows of the parameters; `optimized`: ids of tensors, None if unknown."""
         return [
             place_of(
                 p,
@@ -66,17 +66,17 @@ class Matrices:
         ]
 
     def find_parameters(self) -> None:
-        """Look the models through for new, lost or frozen parameters."""
+        """Search the models for new, removed or frozen parameters."""
         found = parameters_of(self._models)
         reasons = {p.name: reason_not_measured(p.tensor) for p in found.values()}
         for name, reason in reasons.items():
-            if reason and name not in self._told:
-                self._told.add(name)
-                self._tell(name, reason)
+            if reason and name not in self._reported:
+                self._reported.add(name)
+                self._report(name, reason)
         self.parameters = [p for p in found.values() if reasons[p.name] is None]
 
     def begin(self) -> None:
-        """Start a step: forget what was measured in the last one."""
+        """Start a step: clear the statistics of the last one."""
         self.blocks = {}
         self._copied.clear()
 
@@ -85,7 +85,7 @@ class Matrices:
         self._copies, self._first = {}, {}
 
     def owned_by(self, optimizer: Optimizer, optimizers: Sequence[Optimizer]) -> list[int]:
-        """Return the rows that this optimizer moves; the first takes the unowned too."""
+        """Return the rows that this optimizer updates; the first one also gets unowned rows."""
         if len(optimizers) == 1:
             return list(range(len(self.parameters)))
         mine = optimized_ids([optimizer])
@@ -101,7 +101,7 @@ class Matrices:
         """Measure the gradients' squares; return whether one is known to be non-finite."""
         present = [g for i in mine if (g := self._gradient(i)) is not None]
         if not present:
-            return False  # no gradient is no measurement, and not a norm of zero
+            return False  # without gradients the norm is unknown, not zero
         squares = kernel.squares(present)
         scale = gradient_scale(optimizer)
         if scale is not None:
@@ -112,13 +112,13 @@ class Matrices:
     def take_weights(self, owner: object, mine: list[int]) -> None:
         """Measure the weights of the rows `mine` before the step, and keep copies of them."""
         frozen = {i for i in mine if not self.parameters[i].tensor.requires_grad}
-        # A frozen weight does not change: once is enough.
+        # A frozen weight does not change: measure it once.
         positions = [i for i in mine if i not in frozen or self.full_steps == 0]
-        tensors = [self._tensor(i) for i in positions]
-        self._put(f"{Stream.WEIGHT}/{id(owner)}", positions, kernel.statistics(tensors))
+        weights = [self._tensor(i) for i in positions]
+        self._put(f"{Stream.WEIGHT}/{id(owner)}", positions, kernel.statistics(weights))
         moving = [i for i in mine if i not in frozen]
         if isinstance(owner, Optimizer):
-            self._copies[id(owner)] = rows.copies_of(
+            self._copies[id(owner)] = tensors.copies_of(
                 [self.parameters[i].tensor for i in moving], self._copies.get(id(owner))
             )
             self._copied.add(id(owner))
@@ -138,13 +138,13 @@ class Matrices:
             self._take_distinct(Stream.GRADIENT, mine, tensors_of=self._gradient)
 
     def take_updates(self, optimizer: Optimizer, mine: list[int]) -> None:
-        """Measure what the step added to the weights that were copied before this very step."""
+        """Measure the update of the weights that were copied before this step."""
         if id(optimizer) not in self._copied:
             return
         moving = [i for i in mine if self.parameters[i].tensor.requires_grad]
         before, after = self._copies[id(optimizer)], [self._tensor(i) for i in moving]
         if len(before) != len(after):
-            return  # a parameter was frozen or added inside the step; the next full step has it
+            return  # a parameter was frozen or added inside the step; skip this step
         moved = kernel.differences(before, after)
         had = kernel.squares(before)
         counts = np.array([max(1, t.numel()) for t in after], np.float64)
@@ -161,7 +161,7 @@ class Matrices:
         self._put(f"{Stream.UPDATE}/{id(optimizer)}", moving, values)
 
     def matrix(self, stream: Stream, arrays: Arrays) -> npt.NDArray[np.float32]:
-        """Return a stream's matrix from the arrays of a step; NaN where nothing was measured."""
+        """Return a stream's matrix from the arrays of a step; NaN for missing values."""
         matrix = np.full((len(self.parameters), len(STATISTICS[stream])), np.nan, np.float32)
         for key, values in arrays.items():
             if not key.startswith(f"{stream}/"):
@@ -195,10 +195,10 @@ class Matrices:
     ) -> None:
         column = STATISTICS[stream].index(Stat.DISTINCT_ROWS)
         found = {
-            i: rows.distinct_rows(t)
+            i: tensors.distinct_rows(t)
             for i in mine
             if (t := tensors_of(i)) is not None
-            and t.device.type == "cpu"  # elsewhere it would wait for the device
+            and t.device.type == "cpu"  # reading another device would block
             and t.dim() >= 2
             and t.shape[0] >= 2
             and t.numel()
@@ -213,7 +213,7 @@ class Matrices:
         gradient = self.parameters[i].tensor.grad
         if gradient is None:
             return None
-        # Asked for every tensor at every step: the ordinary kind takes the short way.
+        # This runs for every tensor at every step: skip the checks for an ordinary tensor.
         ordinary = type(gradient) is Tensor and gradient.layout is torch.strided
         if not (ordinary and gradient.dtype in kernel.DTYPES) and reason_not_measured(gradient):
             return None

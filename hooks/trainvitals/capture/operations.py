@@ -1,7 +1,7 @@
-"""Which operation made a loss non-finite, read from the autograd graph behind it.
+"""Find the operation that made a loss non-finite, in the autograd graph of the loss.
 
 Comes in: a non-finite loss tensor, before its backward. Goes out: names of operations whose saved
-argument or result is seen to be out of range. Runs only when a loss is non-finite.
+argument or result is out of range. Runs only if a loss is non-finite.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from trainvitals.wire import Event, EventKind, Record
 
 LOSSES_MAX: Final = 8
-"""Non-finite losses of a run that are looked at."""
+"""Maximum number of non-finite losses per run that are examined."""
 NODES_MAX: Final = 512
-"""Nodes looked at, breadth first from the loss."""
+"""Maximum number of nodes that are examined, breadth first from the loss."""
 
 
 def _has(saved: str, test: Callable[[Tensor], Tensor]) -> Callable[[Any], bool]:
@@ -40,14 +40,14 @@ _CHECKS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
     "ReciprocalBackward0": ("div", _has("_saved_result", lambda x: ~torch.isfinite(x))),
     "ExpBackward0": ("exp", _has("_saved_result", torch.isinf)),
 }
-"""Class of an autograd node → the operation, and how to see that it left the finite numbers."""
+"""Class of an autograd node → the operation, and the test whether it is out of range."""
 
 
 def out_of_range(loss: Tensor) -> list[str]:
-    """Return the operations behind `loss` (log, sqrt, div, exp) that are seen out of range.
+    """Return the operations in the graph of `loss` (log, sqrt, div, exp) that are out of range.
 
-    Each once, nearest to the loss first; empty when there is no graph or nothing is seen. A value
-    whose saved tensors were freed by a backward is passed over.
+    Each once, nearest to the loss first; empty if there is no graph or no such operation. Nodes
+    whose saved tensors were freed by a backward are skipped.
     """
     found: list[str] = []
     waiting = deque([loss.grad_fn])
@@ -57,7 +57,7 @@ def out_of_range(loss: Tensor) -> list[str]:
         if node is None:
             continue
         operation, is_out_of_range = _CHECKS.get(type(node).__name__, ("", None))
-        if is_out_of_range and operation not in found and _asked(is_out_of_range, node):
+        if is_out_of_range and operation not in found and _holds(is_out_of_range, node):
             found.append(operation)
         for following, _ in node.next_functions:
             if following is not None and id(following) not in seen:
@@ -66,7 +66,7 @@ def out_of_range(loss: Tensor) -> list[str]:
     return found
 
 
-def _asked(check: Callable[[Any], bool], node: Any) -> bool:
+def _holds(check: Callable[[Any], bool], node: Any) -> bool:
     try:
         with torch.no_grad():
             return check(node)
@@ -82,7 +82,7 @@ class LossEvents:
         self._count = 0
 
     def add(self, loss: object, step: int) -> None:
-        """Look at the graph behind a non-finite loss of `step` and emit what was seen there."""
+        """Examine the graph of a non-finite loss of `step` and emit the result."""
         if self._count >= LOSSES_MAX or not isinstance(loss, Tensor):
             return
         self._count += 1

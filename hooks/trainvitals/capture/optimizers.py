@@ -1,4 +1,4 @@
-"""The torch optimizers: inside wrappers, or found when they step; what a step of one tells."""
+"""The torch optimizers of a run: given, inside wrappers, or found when they step."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from trainvitals.capture.parameters import optimized_ids
 from trainvitals.wire import Scalar
 
 _INSIDE: Final = ("optimizer", "_optimizer", "optim", "base_optimizer", "inner_optimizer")
-"""Attributes under which wrappers keep their optimizer: Accelerate, Lightning, DeepSpeed, apex."""
+"""Attributes in which wrappers store their optimizer: Accelerate, Lightning, DeepSpeed, apex."""
 _DEPTH_MAX: Final = 8
 
 
 class Optimizers:
-    """The optimizers of a run, in order; the first one's updates are the run's steps.
+    """The optimizers of a run, in order; the steps of the first one are the run's steps.
 
-    `unknown` names the classes of what was given and contains no torch optimizer; `wrapped` says
-    whether one was inside a wrapper. When nothing usable was given, every torch optimizer that
-    steps with parameters of the models is taken in.
+    `unknown` lists the classes of the given objects that contain no torch optimizer; `wrapped` is
+    whether an optimizer is inside a wrapper. If no usable optimizer was given, every torch
+    optimizer that steps with parameters of the models is added.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Optimizers:
         after: Callable[[Optimizer, Any, Any], None],
     ) -> None:
         self.known, self.unknown = torch_optimizers(given)
-        # Mixed precision and sharding wrappers step copies of the parameters.
+        # Wrappers for mixed precision and sharding update copies of the parameters.
         self.wrapped = any(not any(o is one for one in _several(given)) for o in self.known)
         self._models = models
         self._guard = guard
@@ -48,7 +48,7 @@ class Optimizers:
         self._handles: list[Any] = []
 
     def attach(self) -> None:
-        """Put the hooks on what is known; watch for others when something is missing."""
+        """Register hooks on the known optimizers, and a global one if an optimizer is missing."""
         for optimizer in self.known:
             self._hook(optimizer)
         if self.unknown or not self.known:
@@ -62,16 +62,16 @@ class Optimizers:
 
     @property
     def ids(self) -> set[int]:
-        """The ids of all tensors that the known optimizers step."""
+        """The ids of all tensors that the known optimizers update."""
         return optimized_ids(self.known)
 
     def step_others_tensors(self) -> bool:
-        """Whether optimizers are known and step no parameter of the models."""
+        """Whether optimizers are known and update no parameter of the models."""
         owned = {id(p) for model in self._models.values() for p in model.parameters()}
         return bool(self.known and owned) and not self.ids & owned
 
     def facts(self) -> dict[str, str | float]:
-        """Return what the rules may need to know: the first one's class, how many there are."""
+        """Return facts for the rules: the class of the first optimizer, and the number of them."""
         if not self.known:
             return {}
         return {"optimizer": type(self.known[0]).__name__, "optimizers": float(len(self.known))}
@@ -87,17 +87,17 @@ class Optimizers:
                 return
             mine = optimized_ids([optimizer])
             owned = {id(p) for model in self._models.values() for p in model.parameters()}
-            # An optimizer inside a known one steps the same parameters a second time.
+            # An optimizer inside a known one updates the same parameters a second time.
             if mine & owned and not mine & self.ids:
                 self.known.append(optimizer)
-                # torch calls the global hooks, then the optimizer's own: these run in this step.
+                # torch calls the global hooks before the optimizer's own, which run in this step.
                 self._hook(optimizer)
             else:
                 self._foreign[id(optimizer)] = optimizer
 
 
 def torch_optimizers(given: object) -> tuple[list[Optimizer], list[str]]:
-    """Return the torch optimizers in `given`, each once, and the classes of what has none.
+    """Return the torch optimizers in `given`, each once, and the classes of the other objects.
 
     `given` is None, an optimizer, a wrapper around one, or a list or mapping of these.
     """
@@ -123,9 +123,9 @@ def _several(given: object) -> list[object]:
 
 
 def unwrapped(optimizer: object) -> Optimizer | None:
-    """Return the torch optimizer that `optimizer` is or contains, None when there is none."""
+    """Return the torch optimizer that `optimizer` is or contains; None if there is none."""
     for _ in range(_DEPTH_MAX):
-        # Accelerate's wrapper is an Optimizer that never ran Optimizer.__init__: it has no hooks.
+        # Accelerate's wrapper is an Optimizer, but Optimizer.__init__ never ran: it has no hooks.
         if isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer):
             return optimizer
         try:
@@ -145,20 +145,20 @@ def closure_of(args: Any, kwargs: Any) -> Callable[[], object] | None:
 
 
 def gradient_scale(optimizer: Optimizer) -> Tensor | None:
-    """Return GradScaler's factor when a fused optimizer unscales inside its step."""
+    """Return GradScaler's factor if a fused optimizer unscales inside its step."""
     scale = getattr(optimizer, "grad_scale", None)
     return scale if isinstance(scale, Tensor) and scale.device.type == "cpu" else None
 
 
 def unscaling(scale: Tensor) -> npt.NDArray[np.float32]:
-    """Return what each statistic of a scaled gradient is multiplied with."""
+    """Return the factor that unscales each statistic of a scaled gradient."""
     factors = np.full(kernel.COLUMNS, 1 / float(scale), np.float32)
     factors[6:] = 1  # zero_share and nonfinite count entries
     return factors
 
 
 def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:
-    """Return learning rate and weight decay of every parameter group, NaN where unknown."""
+    """Return learning rate and weight decay of every parameter group; NaN if unknown."""
     scalars = {}
     for index, group in enumerate(g for o in optimizers for g in o.param_groups):
         scalars[f"{Scalar.LEARNING_RATE}/{index}"] = _number(group.get("lr"))

@@ -1,7 +1,7 @@
-"""The order of the first forward: how deep each module lies and what its output goes into.
+"""The order of the first forward pass: each module's depth and the nonlinearity after it.
 
-Learnt from the hooks' calls: modules in the order in which they returned. A nonlinearity that is a
-function (`torch.relu`) shows in the autograd graph of the next module's input.
+The hooks record the modules in the order in which they return. A functional nonlinearity
+(`torch.relu`) is found in the autograd graph of the next module's input.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ _SKIPPED: Final = (
 
 @dataclass
 class ModuleFacts:
-    """What the first forward told of a module."""
+    """Facts about a module from the first forward pass."""
 
     depth: int
     nonlinearity: str = ""
-    """What the module is, or what its output goes into, norms and dropout between left aside."""
+    """The nonlinearity that the module is, or the next one, across norms and dropout."""
     functional: bool = False
-    """The nonlinearity is a function right behind the module: its output is the pre-activation."""
+    """The nonlinearity is a function directly after the module, whose output is its input."""
     before_norm: bool = False
     output: bool = False
 
@@ -79,13 +79,13 @@ class ForwardOrder:
         self._seen: set[int] = set()
 
     def saw(self, module: nn.Module, args: object) -> None:
-        """Note that `module` returned, having got `args`. Later calls of it do not count."""
+        """Record that `module` was called with `args`. Later calls of it do not count."""
         if id(module) not in self._seen:
             self._seen.add(id(module))
             self.calls.append((module, functional_nonlinearity(args)))
 
     def facts(self, norms: tuple[type[nn.Module], ...]) -> dict[int, ModuleFacts]:
-        """Return id(module) → facts of every module that was called."""
+        """Return id(module) → facts for every module that was called."""
         facts = {id(m): ModuleFacts(depth) for depth, (m, _) in enumerate(self.calls)}
         for at, (module, _) in enumerate(self.calls):
             mine = facts[id(module)]
@@ -118,7 +118,7 @@ def _next_nonlinearity(
 
 
 def functional_nonlinearity(args: object) -> str:
-    """Return the name of the function that made a module's first input, "" when none is known."""
+    """Return the nonlinear function that computed a module's first input; "" if unknown."""
     first = args[0] if isinstance(args, tuple) and args else None
     node = first.grad_fn if isinstance(first, Tensor) else None
     for _ in range(4):
@@ -134,6 +134,6 @@ def functional_nonlinearity(args: object) -> str:
 
 
 def in_backward() -> bool:
-    """Whether autograd is running backward: activation checkpointing runs forwards again there."""
+    """Whether autograd runs a backward: activation checkpointing repeats forward passes there."""
     current = getattr(torch._C, "_current_graph_task_id", None)
     return current is not None and current() != -1

@@ -1,4 +1,4 @@
-"""The activation stream: which modules are watched, and the rows of the step under way."""
+"""The activation stream: the watched modules, and their rows in the current step."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from trainvitals.wire import STATISTICS, Place, Stat, Stream
 
 MODULES_MAX = 256
 CALL_SITES_MAX = 8
-"""Call sites of one module that are told apart."""
+"""Maximum number of call sites of one module that are distinguished."""
 DEAD = STATISTICS[Stream.ACTIVATION].index(Stat.DEAD_SHARE)
 _WHOLE = (nn.MultiheadAttention, *RECURRENT)
-"""Modules that are watched as one: their children are not called, or mean little alone."""
+"""Modules that are watched as a whole: their children are not called, or not useful alone."""
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
 
 
 class Outputs:
-    """Forward hooks on the watched modules; measures the last training forward of a step."""
+    """Forward hooks on the watched modules; measures the last training forward pass of a step."""
 
     def __init__(
         self,
         models: Mapping[str, nn.Module],
         activations: bool | str | Sequence[str],
         guard: Guard,
-        tell: Callable[[str, str], None],
+        report: Callable[[str, str], None],
     ) -> None:
         self._guard = guard
-        self._tell = tell
+        self._report = report
         self._armed = True
         self._step = 0
         self._own_s = 0.0
@@ -56,7 +56,7 @@ class Outputs:
         self._to_hook: list[nn.Module] = []
         self.not_training = False
         """Whether a watched module was called in eval mode or without gradients."""
-        self._wanted = _wanted(models, activations, tell)
+        self._wanted = _wanted(models, activations, report)
         for prefix, model in models.items():
             order = ForwardOrder()
             for name, module in _leaves(model, prefix):
@@ -69,27 +69,27 @@ class Outputs:
                     self._parents[id(child)] = module
 
     def attach(self) -> None:
-        """Put the hooks on the modules; a module that takes none is named."""
+        """Register the hooks; report each module that does not accept one."""
         while self._to_hook:
             module = self._to_hook.pop()
             try:
                 self._hooked.append(Hooked(module, self._returned))
             except Exception as error:  # noqa: BLE001 - the module's class is the user's
                 name = f"output of {self._modules[id(module)]}"
-                self._tell(name, f"it takes no forward hook ({type(error).__name__})")
+                self._report(name, f"it does not accept a forward hook ({type(error).__name__})")
 
     @property
     def wanted(self) -> bool:
-        """Whether any module's output is to be measured."""
+        """Whether the output of at least one module is measured."""
         return bool(self._wanted)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The modules measured so far, in the order of their first call."""
+        """The modules measured up to now, in the order of their first call."""
         return tuple(self._modules[i] for i in self._called)
 
     def begin(self, step: int, *, armed: bool) -> None:
-        """Start a step: forget the rows of the last one; measure when `armed`."""
+        """Start a step: clear the rows of the last one; measure if `armed`."""
         self._step, self._armed = step, armed
         self._rows.clear()
         self._calls.clear()
@@ -108,7 +108,7 @@ class Outputs:
         return spent
 
     def facts_of(self, module: nn.Module | None) -> ModuleFacts | None:
-        """Return what the first forward told of `module`, or of the module around it."""
+        """Return the facts about `module`, or about the closest module that contains it."""
         if not self._facts:
             for order in {id(o): o for o in self._order_of.values()}.values():
                 self._facts.update(order.facts(NORMS))
@@ -119,7 +119,7 @@ class Outputs:
         return None
 
     def blocks(self) -> dict[str, Block]:
-        """Return the step's rows, one block for each module that was called."""
+        """Return the rows of the step, one block for each module that was called."""
         return {f"activation/{i}": row for i, row in self._rows.items()}
 
     def matrix(self, arrays: Mapping[str, Array]) -> npt.NDArray[np.float32]:
@@ -160,7 +160,7 @@ class Outputs:
             self.not_training = True
             return
         if id(module) not in self._modules:
-            return  # a replica that shares the table of hooks, as DataParallel makes them
+            return  # a replica of DataParallel, which shares the table of hooks
         probe = f"activations of {self._modules[id(module)]}"
         if probe in self._guard.off:
             return
@@ -178,7 +178,7 @@ class Outputs:
             return
         facts = self._facts.get(id(module))
         self._called.setdefault(id(module), module)
-        # A module that is called twice in a step has two call sites, and its units two lives.
+        # A module that is called twice in a step has two call sites, each with its own Liveness.
         call = self._calls.get(id(module), 0)
         self._calls[id(module)] = call + 1
         row = measure(
@@ -201,7 +201,7 @@ def _own_nonlinearity(module: nn.Module) -> str:
 
 
 def _leaves(model: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
-    """Return the modules that are called as a whole, by name, in order of registration."""
+    """Return the modules without watched children, by name, in order of registration."""
     if isinstance(model, _WHOLE) or not list(model.children()):
         return [] if isinstance(model, _SILENT) else [(prefix, model)]
     leaves = []
@@ -213,7 +213,7 @@ def _leaves(model: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 def _wanted(
     models: Mapping[str, nn.Module],
     activations: bool | str | Sequence[str],
-    tell: Callable[[str, str], None],
+    report: Callable[[str, str], None],
 ) -> set[str]:
     names = [name for prefix, model in models.items() for name, _ in _leaves(model, prefix)]
     if activations is False:
@@ -223,13 +223,13 @@ def _wanted(
         names = [n for n in names if any(fnmatch.fnmatchcase(n, glob) for glob in globs)]
         unmatched = [g for g in globs if not any(fnmatch.fnmatchcase(n, g) for n in names)]
         for glob in unmatched:
-            tell(glob, "activations=: no watched module has this name")
+            report(glob, "activations=: no watched module has this name")
         return set(names)
     if activations == "auto" and len(names) > MODULES_MAX:
         even = np.linspace(0, len(names) - 1, MODULES_MAX).astype(int)
         kept = {names[i] for i in even}
         for name in names:
             if name not in kept:
-                tell(f"output of {name}", f"only {MODULES_MAX} modules are watched by default")
+                report(f"output of {name}", f"only {MODULES_MAX} modules are watched by default")
         return kept
     return set(names)

@@ -1,4 +1,4 @@
-"""Which parameter tensors there are, each once, and what is known of them."""
+"""Find the parameter tensors of the models, each once, and describe them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parameters_of(models: Mapping[str, nn.Module]) -> dict[int, Parameter]:
 
 
 def reason_not_measured(tensor: Tensor) -> str | None:
-    """Return why a tensor's statistics cannot be taken, or None when they can."""
+    """Return why a tensor cannot be measured; None if it can."""
     if nn.parameter.is_lazy(tensor):
         return "it is not initialised yet (lazy module)"
     if tensor.is_meta:
@@ -71,7 +71,7 @@ def reason_not_measured(tensor: Tensor) -> str | None:
 
 
 def place_of(parameter: Parameter, facts: ModuleFacts | None, *, optimized: bool) -> Place:
-    """Return the row of a parameter, with what is known of its module."""
+    """Return the row of a parameter, with the facts about its module."""
     owner, tensor = parameter.owner, parameter.tensor
     flags = []
     if facts and facts.output:

@@ -1,6 +1,6 @@
-"""What is not watched, in words: each reason says what is missing and what to do.
+"""The reasons why something is not watched, each with what to do.
 
-The texts stay under 256 bytes, which is what the collector stores of a reason.
+Each text has at most 256 bytes, the limit of the collector.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from trainvitals.wire import Stream
 from trainvitals.wire.sanitise import name as storable_name
 
 UNSEEN_STEPS: Final = 8
-"""After so many steps it is said what was not seen; in a shorter run, at its end."""
+"""Number of steps after which missing data is reported; in a shorter run, at its end."""
 NAMES_MAX: Final = 512
-"""Different names that `monitor.log` and `monitor.loss(split=)` take in one run."""
+"""Maximum number of different names in `monitor.log` and `monitor.loss(split=)` in one run."""
 NAME_BYTES_MAX: Final = 200
-"""Of such a name; on the wire a prefix comes before it."""
+"""Maximum length of such a name, without the prefix that it has on the wire."""
 
 LOSS_IS_NO_MODULE: Final = (
     "loss=%s is not a torch.nn.Module: its calls cannot be observed. The run is watched; call "
@@ -27,36 +27,36 @@ VITAL_ONLY: Final = (
     "recorded. Pass every=100 or overhead=0.02 for weights, gradients, updates and activations."
 )
 OTHER_MODEL: Final = (
-    "it owns none of the watched model's parameters, so it trains another model. Build it from "
+    "it contains none of the watched model's parameters, so it trains another model. Build it from "
     "this model's parameters()."
 )
 STEPS_COPIES: Final = (
-    "the optimizer inside the wrapper steps other tensors than the model's parameters, such as "
-    "32-bit copies or shards: their gradients and updates may not be seen."
+    "the optimizer inside the wrapper updates other tensors than the model's parameters, such as "
+    "32-bit copies or shards: their gradients and updates may not be measured."
 )
 NO_OPTIMIZER_STEPPED: Final = (
     "no torch optimizer with this model's parameters stepped, so each training loss counts as one "
     "step. Pass the torch optimizer to watch(), if there is one."
 )
 NO_STEP: Final = (
-    "no torch optimizer with this model's parameters stepped. Pass the one that trains it: "
+    "no torch optimizer with this model's parameters stepped. Pass the optimizer that trains it: "
     "watch(model, optimizer)."
 )
 FIRST_NEVER_STEPPED: Final = (
-    "the first optimizer never stepped, and a step of the run is an update of the first one. Give "
-    "the one that always steps first: watch(models, [optimizer, ...])."
+    "the first optimizer never stepped, and the steps of the run are the steps of the first one. "
+    "Put an optimizer that always steps first: watch(models, [optimizer, ...])."
 )
 NO_LOSS: Final = (
-    "no training loss was reported in the first {steps} steps. Call `loss = monitor.loss(loss)` "
+    "no training loss was recorded in the first {steps} steps. Call `loss = monitor.loss(loss)` "
     "before optimizer.step(), or pass the loss module: watch(loss=criterion)."
 )
 EVAL_MODE: Final = (
-    "the watched modules were called in eval mode or without gradients only. Call model.train() "
+    "the watched modules were only called in eval mode or without gradients. Call model.train() "
     "before training."
 )
 NO_FORWARD: Final = (
-    "no call of a watched module was seen. Modules inside torch.compile are not seen; otherwise "
-    "pass the model that is trained, not a copy of it."
+    "no watched module was called. Calls inside torch.compile cannot be observed; otherwise pass "
+    "the model that is trained, not a copy of it."
 )
 
 
@@ -70,9 +70,9 @@ def unseen(
     eval_mode: bool,
     full_steps: int,
 ) -> dict[str, str]:
-    """Return name → reason of what was not seen in `steps` steps, `full_steps` of them full.
+    """Return name → reason for data that is missing after `steps` steps, `full_steps` of them full.
 
-    `loss`, `optimizer_stepped` and `activations`: whether each was seen, or was not wanted.
+    `loss`, `optimizer_stepped` and `activations`: whether each was observed, or was switched off.
     """
     found = {}
     if not optimizer_stepped:
@@ -89,7 +89,7 @@ def unseen(
 
 
 def switched_off(*, vital_only: bool, activations: bool) -> dict[str, str | float]:
-    """Return the facts that tell rules which streams the user does without, and by which option."""
+    """Return facts for the rules: the streams that are switched off → the option."""
     if vital_only:
         streams = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE, Stream.ACTIVATION)
         return {f"{stream}_off": "overhead=0" for stream in streams}
@@ -97,34 +97,31 @@ def switched_off(*, vital_only: bool, activations: bool) -> dict[str, str | floa
 
 
 class Names:
-    """Bounds the names that the user's program logs under: a new one each step is a mistake.
+    """Limits the number of names that the user's program logs: each adds a row to later steps."""
 
-    Every name costs a column in all later steps.
-    """
-
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str, str], None]) -> None:
+        self._report = report
         self._known: dict[str, str] = {}
         self._refused = 0
 
     def allowed(self, given: object) -> str | None:
-        """Return the name to record under, None for one too many."""
+        """Return the storable name; None above the limit."""
         text = given if isinstance(given, str) else str(given)
         if text in self._known:
             return self._known[text]
         if len(self._known) >= NAMES_MAX:
             self._refused += 1
             if self._refused == 1:
-                self.tell_all()
+                self.report_all()
             return None
         self._known[text] = storable_name(text, NAME_BYTES_MAX)
         return self._known[text]
 
-    def tell_all(self) -> None:
-        """Say how many values were left out, if any were."""
+    def report_all(self) -> None:
+        """Report the number of values that were left out, if any."""
         if self._refused:
-            self._tell(
+            self._report(
                 "log",
-                f"{NAMES_MAX} different names are recorded at most; {self._refused:,} values of "
+                f"at most {NAMES_MAX} different names are recorded; {self._refused:,} values of "
                 "further names were left out. Use the same names at every step.",
             )

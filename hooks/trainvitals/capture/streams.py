@@ -1,4 +1,4 @@
-"""The layouts and frames of the streams: what was announced, and what a step says."""
+"""Emit the layouts and frames of the streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Streams:
         self._scalars: dict[str, int] = {}
 
     def announce(self, stream: Stream, places: Sequence[Place]) -> None:
-        """Emit a layout if `places` are not what was announced last."""
+        """Emit a layout if `places` differ from the last layout of `stream`."""
         wanted = tuple(places)
         if self._places.get(stream) == wanted:
             return
@@ -32,7 +32,7 @@ class Streams:
         self._emit(Layout(stream, self._versions[stream], STATISTICS[stream], wanted))
 
     def frame(self, stream: Stream, step: int, time: float, values: npt.NDArray[Any]) -> None:
-        """Emit one step of a stream: float32, shape (places, statistics) as announced."""
+        """Emit one step of a stream: float32, shape (places, statistics) of its newest layout."""
         self._emit(
             Frame(
                 stream,
@@ -42,10 +42,6 @@ class Streams:
                 np.ascontiguousarray(values, np.float32)[None],
             )
         )
-
-    def version(self, stream: Stream) -> int:
-        """Return the newest layout's version, −1 before the first."""
-        return self._versions.get(stream, -1)
 
     def scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
         """Emit one step of scalars; new names extend the layout, missing ones are NaN."""

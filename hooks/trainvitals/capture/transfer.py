@@ -1,8 +1,8 @@
-"""Numbers from their device to the host without waiting for them.
+"""Copy statistics from a device to the host without blocking.
 
-On the CPU they are there at once. On an accelerator all blocks of a step become one buffer, copied
-to pinned memory without blocking; the step is handed on when its event has passed, some steps
-later. Not yet tried on hardware: this project's machines have had no accelerator so far.
+On the CPU they are available at once. On an accelerator, all blocks of a step are concatenated and
+copied to pinned memory without blocking; `ready` is called when the copy's event has completed,
+some steps later. This path has not been tested on hardware yet.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Array = npt.NDArray[np.floating[Any]]
 Ready = Callable[[dict[str, Array]], None]
 
 WAITING_MAX = 64
-"""Steps on their way at most; older ones are given up rather than waited for."""
+"""Maximum number of pending steps; the oldest is dropped instead of blocking."""
 
 
 class Transfer:
-    """Steps whose numbers are on their way, in order."""
+    """A queue of steps whose statistics are being copied."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, Tensor, dict[str, Any], dict[str, torch.Size], Ready]] = (
@@ -35,8 +35,8 @@ class Transfer:
         self.given_up = 0
 
     def submit(self, blocks: Blocks, ready: Ready) -> None:
-        """Bring `blocks` over and call `ready` with them: now on the CPU, later elsewhere."""
-        # As precise as they are: a sum of squares may lie beyond float32 while its root does not.
+        """Copy `blocks` to the host and call `ready` with them: at once for the CPU, else later."""
+        # Keep float64: a sum of squares may exceed float32 although its root does not.
         here: dict[str, Array] = {k: np.asarray(b) for k, b in blocks.items() if not _is_remote(b)}
         remote = {k: b for k, b in blocks.items() if isinstance(b, Tensor) and _is_remote(b)}
         if not remote and not self._waiting:
@@ -60,7 +60,7 @@ class Transfer:
         self._waiting.append((event, host, here, shapes, ready))
 
     def poll(self, *, wait: bool = False) -> None:
-        """Hand on what has arrived, in order; with `wait` (at the end of a run) all of it."""
+        """Call `ready` for completed steps, in order; with `wait` (at the end), for all of them."""
         while self._waiting:
             event, host, here, shapes, ready = self._waiting[0]
             if event is not None and not event.query():

@@ -1,8 +1,8 @@
-"""The shared vocabulary: what a training process measures and how it travels.
+"""The wire format: the names of the measurements, the records, and their encoding.
 
-Comes in: records (frames of statistics, layouts, events) from the capture side.
-Goes out: bytes, and from bytes the same records again, bit for bit.
-Promise:  msgspec and numpy only; nothing in a body is trusted before it is checked.
+Comes in: records (frames of statistics, layouts, events) from capture.
+Goes out: bytes, and the same records decoded from them, bit for bit.
+Promise:  imports only msgspec and numpy; every body is checked before it is used.
 Start at `vocabulary` for the names, `records` for the shapes, `codec` for the bytes.
 """
 

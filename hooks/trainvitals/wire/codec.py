@@ -1,11 +1,11 @@
-"""Batches to bytes and back.
+"""Encode batches to bytes and decode them.
 
-A body is `TVB` + one version byte, the header's length (u32, little-endian), the header
-(msgpack: identity, records, and where each frame's block lies), then the blocks: float32,
-little-endian, in the order of the records, without gaps. NaN and ±Inf travel as they are.
+A body is `TVB`, one version byte, the header's length (u32, little-endian), the header (msgpack:
+identity, records, and the shape of each frame), and the values of the frames: float32,
+little-endian, in the order of the records, without gaps. NaN and ±Inf are preserved.
 
-Promise: `decode` raises WireError for anything that is not such a body, before it builds
-anything larger than the body itself, and never anything else.
+Promise: for any other body, `decode` raises WireError, before it allocates more memory than the
+body has, and no other exception.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STEP_MAX: Final = 2**53  # steps stay exact in JSON and float64
 
 
 class WireError(ValueError):
-    """A body that is not a batch. `reason` is a stable code, the message says what to do."""
+    """A body that is not a valid batch. `reason` is a stable code."""
 
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class WireError(ValueError):
 
 
 class WireVersionError(WireError):
-    """A batch of a version that this side does not read."""
+    """A batch of a wire version that this release does not read."""
 
     def __init__(self, got: int) -> None:
         super().__init__(
@@ -61,13 +61,13 @@ class WireVersionError(WireError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What `decode` accepts. Checked from the header, before anything is built."""
+    """The limits of `decode`, checked in the header before frames are built."""
 
     header_bytes_max: int = 8 * 2**20
     """A layout of 20,000 places with long names has about 6 MiB."""
     records_max: int = 10_000
     values_max: int = 4_000_000
-    """Numbers in all frames together."""
+    """Total number of values in all frames."""
     places_max: int = 20_000
     """Rows of one layout."""
     name_bytes_max: int = 256
@@ -100,7 +100,7 @@ _header_decoder = msgspec.msgpack.Decoder(_Header)
 
 
 def encode(batch: Batch) -> bytes:
-    """Return the body for `batch`. Neighbouring frames of one layout become one block."""
+    """Return the body of `batch`. Neighbouring frames of one layout are merged."""
     headers: list[_HeaderRecord] = []
     blocks: list[bytes] = []
     for record in merge_frames(batch.records):
@@ -137,9 +137,9 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
     """Return the batch in `body`; its frames are read-only views of `body`.
 
     Raises:
-        WireVersionError: another version than this side reads.
-        WireError: anything else that is wrong; `reason` is malformed, or too_large when one of
-            `limits` is passed.
+        WireVersionError: the wire version is not supported.
+        WireError: the body is invalid; `reason` is malformed, or too_large if it exceeds one of
+            `limits`.
     """
     limits = limits or Limits()
     if len(body) < _PREFIX.size:
@@ -175,10 +175,10 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
 
 
 def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
-    """Return the records with neighbouring frames of one stream and layout made one.
+    """Return the records with neighbouring frames of one stream and layout merged.
 
-    Captured steps come as one frame for each stream in turn, so frames are gathered by stream
-    between the records that are not frames; the order within a stream is kept.
+    Each captured step consists of one frame per stream, so frames between two other records are
+    grouped by stream; the order within a stream is kept.
     """
     merged: list[Record] = []
     for is_frame, run in groupby(records, key=lambda record: isinstance(record, Frame)):
@@ -188,10 +188,10 @@ def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
         newest: dict[tuple[Stream, int, tuple[int, ...]], list[Frame]] = {}
         groups: list[list[Frame]] = []
         for frame in run:
-            assert isinstance(frame, Frame)  # noqa: S101 - groupby's key says so; mypy cannot see it
+            assert isinstance(frame, Frame)  # noqa: S101 - true by groupby's key; for mypy
             key = (frame.stream, frame.layout, frame.values.shape[1:])
             group = newest.get(key)
-            # The steps of one frame increase: one that goes back begins another frame.
+            # The steps of a frame increase: a step that is not larger starts a new frame.
             if group is None or group[-1].steps[-1] >= frame.steps[0]:
                 group = newest[key] = []
                 groups.append(group)
@@ -215,7 +215,7 @@ def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
 def _records(header: _Header, blocks: memoryview, limits: Limits) -> tuple[Record, ...]:
     if len(header.records) > limits.records_max:
         raise _too_large("records", len(header.records), limits.records_max)
-    # All counts first: a header of a few bytes may not make us build gigabytes.
+    # Check all counts first: a small header must not cause an allocation of gigabytes.
     values = 0
     for record in header.records:
         if isinstance(record, _FrameHeader):
@@ -270,7 +270,7 @@ def _check_frame(frame: _FrameHeader, limits: Limits) -> int:
             f"steps and {len(frame.times)} times."
         )
     if frame.places < 0 or frame.statistics < 1 or frame.layout < 0:
-        raise WireError("A frame's places, statistics and layout are counts; one is negative.")
+        raise WireError("A frame's places, statistics and layout must not be negative.")
     if frame.places > limits.places_max:
         raise _too_large("places", frame.places, limits.places_max)
     if frame.statistics > 256:
@@ -319,7 +319,7 @@ def _check_name(word: str, name: str, limits: Limits) -> None:
     if size > limits.name_bytes_max:
         raise _too_large(f"bytes in the name of a {word}", size, limits.name_bytes_max)
     if "\x00" in name:
-        # Postgres cannot store it, and no tensor is called so.
+        # PostgreSQL cannot store NUL.
         raise WireError(f"The name of a {word} contains a NUL character.")
 
 

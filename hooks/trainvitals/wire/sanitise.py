@@ -1,8 +1,8 @@
 """Make records storable before they are encoded: names, texts, configurations, numbers.
 
-Comes in: records with whatever the user's program put into them.
-Goes out: records that every collector stores; what was valid comes back unchanged.
-Promise:  pure; no input raises, whatever its `__str__` or its nesting does.
+Comes in: records with any values from the user's program.
+Goes out: records that every collector stores; valid records are unchanged.
+Promise:  pure; no input raises, also with a failing `__str__` or deep nesting.
 Start at `sanitised`.
 """
 
@@ -39,11 +39,11 @@ CONFIG_BYTES_MAX: Final = 256 * 1024
 CONFIG_DEPTH_MAX: Final = 16
 STEP_MAX: Final = 2**53
 LEFT_OUT: Final = "…"
-"""Key, or last item, that says what was left out of a configuration."""
+"""Key of the note on the entries that were left out of a configuration."""
 
 
 def sanitised(record: Record) -> Record:
-    """Return `record` with every text, name and number storable. Frames come back as they are."""
+    """Return `record` with every text, name and number storable. Frames are unchanged."""
     match record:
         case Layout():
             return _layout(record)
@@ -105,8 +105,8 @@ def text(value: object, bytes_max: int = TEXT_BYTES_MAX) -> str:
 def name(value: object, bytes_max: int = NAME_BYTES_MAX) -> str:
     """Return `value` as a name that every collector stores.
 
-    A valid name comes back unchanged. Another one is cleaned, shortened and ends with `~` and
-    eight hexadecimal digits of the original's hash, so that different names stay different.
+    A valid name is unchanged. Any other name is cleaned, shortened and ends with `~` and eight
+    hexadecimal digits of the original's hash, so that different names stay different.
     """
     said = _string(value)
     clean = _unicode(said)
@@ -119,9 +119,9 @@ def name(value: object, bytes_max: int = NAME_BYTES_MAX) -> str:
 
 
 def configuration(value: object) -> dict[str, Any]:
-    """Return a configuration as plain data: texts, finite depth, integers of 64 bits, 256 KiB.
+    """Return a configuration as plain data: limited depth, integers of 64 bits, at most 256 KiB.
 
-    What has no such form becomes its text. What is left out is named under the key "…".
+    Other objects are converted to text. The key "…" describes entries that were left out.
     """
     if value is None:
         return {}
@@ -135,7 +135,7 @@ def configuration(value: object) -> dict[str, Any]:
 
 
 class _Plain:
-    """One walk over a configuration, with the bytes that are left for it."""
+    """Converts one configuration; `left` is the number of bytes that it may still use."""
 
     def __init__(self, bytes_max: int) -> None:
         self.left = bytes_max
@@ -233,7 +233,7 @@ def _unicode(value: str) -> str:
 def _integer(value: int) -> int | str:
     if -(2**63) <= value < 2**63:
         return int(value)
-    # Python refuses to print integers of thousands of digits.
+    # Python raises for the text of an integer with thousands of digits.
     return f"{value:d}" if value.bit_length() <= 1024 else f"(integer of {value.bit_length()} bits)"
 
 

@@ -62,7 +62,7 @@ def test_a_loss_that_comes_later_corrects_what_was_said():
     capture, _, _ = run(network(), 20, report=False)
     capture.loss(1.0)
     capture.loss(1.0)
-    assert capture.not_watched["loss"] == "none was reported before step 20"
+    assert capture.not_watched["loss"] == "no loss was recorded before step 20"
 
 
 def test_a_model_in_eval_mode_is_named_as_the_reason_for_absent_activations():
@@ -72,7 +72,7 @@ def test_a_model_in_eval_mode_is_named_as_the_reason_for_absent_activations():
 
 def test_a_model_that_is_not_called_is_named_as_the_reason_for_absent_activations():
     capture, _, _ = run(network(), 20, watched=network())
-    assert "no call of a watched module was seen" in capture.not_watched["activations"]
+    assert "no watched module was called" in capture.not_watched["activations"]
 
 
 def test_a_model_compiled_before_watching_has_no_activations_and_it_says_so():
@@ -95,7 +95,7 @@ def test_activations_that_come_later_correct_what_was_said():
     model.train()
     model(X).sum().backward()
     capture.optimizers[0].step()
-    assert capture.not_watched["activations"] == "none was seen before step 20"
+    assert capture.not_watched["activations"] == "no activation was measured before step 20"
 
 
 def test_an_optimizer_of_another_model_is_said():
@@ -153,7 +153,7 @@ def test_overhead_0_gives_vital_signals_and_no_full_step():
     assert len(history.scalar("gradient_norm")) == 100
     assert len(history.scalar("loss")) == 100
     assert "overhead=0" in capture.not_watched["layers"]
-    capture.raise_suspicion()
+    capture.finding_opened()
     capture.loss(float("nan"))
     capture.optimizers[0].step()
     assert not history.places(Stream.WEIGHT)

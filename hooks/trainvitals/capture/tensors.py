@@ -1,4 +1,4 @@
-"""What the matrices of a full step need beyond the kernel: distinct rows, copies of weights."""
+"""Functions on tensors for matrices.py: the share of distinct rows, copies of weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ COLUMNS_COMPARED_MAX = 1024
 
 
 def distinct_rows(tensor: Tensor) -> float:
-    """Return the share of rows that differ from every other kept row, 1/rows to 1.
+    """Return the number of distinct rows over the number of rows, 1/rows to 1.
 
-    Rows are compared to about 1e-5 of the tensor's largest entry, because equal units get equal
-    gradients only up to rounding; large tensors over 256 rows and 1,024 columns, evenly taken.
+    Rows are compared with a tolerance of about 1e-5 of the tensor's largest entry, because equal
+    units have equal gradients only up to rounding. Of large tensors, up to 256 rows and 1,024
+    columns are compared, evenly spaced.
     """
     x = tensor.detach().flatten(1)
     x = x[:: -(-x.shape[0] // ROWS_COMPARED_MAX), :: -(-x.shape[1] // COLUMNS_COMPARED_MAX)]
@@ -31,7 +32,7 @@ def distinct_rows(tensor: Tensor) -> float:
 
 
 def copies_of(tensors: Sequence[Tensor], into: list[Tensor] | None) -> list[Tensor]:
-    """Return copies of `tensors`, in the memory of `into` when it fits."""
+    """Return copies of `tensors`, in the memory of `into` if it fits."""
     fits = (
         into is not None
         and len(into) == len(tensors)
@@ -42,6 +43,6 @@ def copies_of(tensors: Sequence[Tensor], into: list[Tensor] | None) -> list[Tens
     )
     if not fits or into is None:
         return [t.detach().clone(memory_format=torch.preserve_format) for t in tensors]
-    if into:  # torch refuses an empty list
+    if into:  # torch raises for an empty list
         torch._foreach_copy_(into, [t.detach() for t in tensors])
     return into
