@@ -1,11 +1,11 @@
-"""Records to the collector: a bounded queue, a spool on disk, background threads.
+"""Deliver records to the collector: a bounded queue, a spool on disk, background threads.
 
 Comes in: records, through `Shipper.put`, which only appends.
-Goes out: batches over HTTP, in order, each known by (source, seq); to disk while nobody answers.
-Promise:  training neither waits nor fails for any of it; what is dropped is counted and told.
-          produced = acknowledged + waiting + dropped, in records.
-Start at `shipper.Shipper`; `sender.Sender` is what its threads do for this run, `adopt.Adoption`
-what one does for runs that have ended.
+Goes out: batches over HTTP, in order, each identified by (source, seq); batches on disk while the
+          collector does not answer.
+Promise:  training neither waits nor fails because of delivery; dropped records are counted and
+          reported. produced = acknowledged + waiting + dropped, in records.
+Start at `shipper.Shipper`; `sender.Sender` delivers this run, `adopt.Adoption` ended runs.
 """
 
 from trainvitals.ship.http import parse_url

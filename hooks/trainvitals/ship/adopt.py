@@ -1,10 +1,10 @@
-"""Deliver what processes that have ended left in the spool folder.
+"""Deliver the batches that ended processes left in the spool folder.
 
-Comes in: the folders of other sources. Goes out: their batches, in their order.
-Promise:  it has a thread, deadlines and a back-off of its own for each folder: none of them
-          delays the live run or another folder. A folder is delivered only to the collector
-          that it names.
-Start at `Adoption.turn`: one look at every folder.
+Comes in: the folders of other sources. Goes out: their batches, in order.
+Promise:  a separate thread, with deadlines and a back-off for each folder, so that no folder
+          delays the live run or another folder. A folder is delivered only to the collector in
+          its `owner.json`.
+Start at `Adoption.turn`, which tries every folder once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOK_S_MAX = 60.0
 
 
 class Adoption:
-    """Sends left-over spools until none is left that this collector takes."""
+    """Sends left-over spools until none is left for this collector."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class Adoption:
         self._open: Spool | None = None
 
     def run(self) -> None:
-        """Look again and again, until nothing is left to wait for."""
+        """Try the folders repeatedly, until none is left."""
         pause_s: float | None = 0.0
         while pause_s is not None and not self.stop.wait(min(pause_s, LOOK_S_MAX)):
             pause_s = self.turn()
 
     def turn(self) -> float | None:
-        """Look at every folder once; return the seconds until one is due, None when none is."""
+        """Try every folder once; return the seconds until the next retry, None if there is none."""
         due: list[float] = []
         for folder in folders(self._spool_dir):
             backoff = self._backoffs.setdefault(folder, Backoff(self._clock))
@@ -64,16 +64,16 @@ class Adoption:
                 if not backoff.waits and not self.stop.is_set():
                     self._adopt(folder, backoff)
             except BlockingIOError:
-                continue  # its owner lives
-            except Exception as error:  # noqa: BLE001 - whatever lies there delays no other
-                log.warning("What lies in %s cannot be sent: %s", folder, error)
+                continue  # its owner is still running
+            except Exception as error:  # noqa: BLE001 - a broken folder must not delay others
+                log.warning("The batches in %s cannot be sent: %s", folder, error)
                 continue
             if backoff.waits:
                 due.append(backoff.not_before - self._clock())
         return max(0.1, min(due)) if due else None
 
     def forget(self) -> None:
-        """In a forked child: let go of the descriptors."""
+        """Close the descriptors in a forked child."""
         self.stop.set()
         if self._open is not None:
             self._open.forget()
@@ -85,9 +85,9 @@ class Adoption:
                 return
             if spool.owner is None or spool.owner.url != self._address.url:
                 of = spool.owner.url if spool.owner else "an unknown collector"
-                log.info("What waits in %s is for %s, and stays there.", folder, of)
+                log.info("The batches in %s are for %s and are kept.", folder, of)
                 return
-            log.info("Sending what an earlier process left in %s.", folder)
+            log.info("Sending the batches that an earlier process left in %s.", folder)
             while spool.first() is not None and not self.stop.is_set() and not backoff.waits:
                 self._send_first(spool, backoff)
         finally:
@@ -116,7 +116,7 @@ class Adoption:
                 if parts:
                     spool.replace(parts)
                     return
-                log.warning("The collector refuses a batch of %s: %s", spool.folder.name, reason)
+                log.warning("The collector rejects a batch of %s: %s", spool.folder.name, reason)
                 spool.reject(batch)
                 spool.done()
             case _:

@@ -1,4 +1,4 @@
-"""When to try again: full jitter, longer after each failure, as the collector says if it does."""
+"""The time of the next attempt: exponential back-off with jitter, at least `Retry-After`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TOKEN_EVERY_S: Final = 60.0
 
 
 class Backoff:
-    """Failures in a row, and the time of the next attempt on `clock`, in seconds."""
+    """Counts failures in a row; `not_before` is the time of the next attempt on `clock`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.failures = 0
         self.not_before = 0.0
         self._clock = clock
-        # Its own generator: the global ones belong to the training.
+        # A separate generator: the training's random state must not change.
         self._jitter = random.Random()  # noqa: S311 - spreads retries, nothing secret
 
     @property
@@ -32,7 +32,7 @@ class Backoff:
         return self._clock() < self.not_before
 
     def succeeded(self) -> None:
-        """Forget the failures."""
+        """Reset the failures."""
         self.failures, self.not_before = 0, 0.0
 
     def failed(self, outcome: Away | Unauthorised) -> None:

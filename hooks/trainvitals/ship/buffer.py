@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trainvitals.wire import Dropped, Frame, Heartbeat, Record, Stream
 
 RECORD_BYTES = 200
-"""What a record without numbers is counted as."""
+"""Assumed size of a record without its values."""
 
 
 @dataclass
@@ -19,9 +19,9 @@ class _Interval:
 
 
 class Losses:
-    """What was left out since the last report, by stream and reason. Used by one thread at a time.
+    """Counts dropped records since the last report, by stream and reason. Not thread-safe.
 
-    Only queue_full is counted in the training thread; it has a `Losses` of its own.
+    The training thread counts only queue_full, in a separate `Losses`.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Losses:
         return bool(self._intervals)
 
     def add(self, record: Record, reason: str) -> None:
-        """Count a record that is left out. A heartbeat is none; a `Dropped` is reported again."""
+        """Count a dropped record. Heartbeats do not count; a lost `Dropped` is reported again."""
         match record:
             case Frame():
                 first, last = int(record.steps[0]), int(record.steps[-1])
@@ -46,7 +46,7 @@ class Losses:
                 self._add("record", reason, step, step, 1)
 
     def take(self) -> list[Dropped]:
-        """Return what was left out, as records for the collector, and begin anew."""
+        """Return the counts as records for the collector, and reset them."""
         intervals, self._intervals = self._intervals, {}
         return [
             Dropped(i.first_step, i.last_step, stream, reason, i.records)
@@ -63,8 +63,8 @@ class Losses:
 class Buffer:
     """A deque bounded in bytes. `put` only appends: no lock, no I/O.
 
-    When it is full the tensors' frames are left out first, then the scalars' at 3/2 of the bound;
-    starts, layouts and ends are always taken. What was left out is told by `take_dropped`.
+    A full buffer drops frames of tensors, and at 1.5 times the bound frames of scalars; all other
+    records are always accepted. `take_dropped` returns the counts of dropped records.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -81,7 +81,7 @@ class Buffer:
         return len(self._queue)
 
     def put(self, record: Record) -> bool:
-        """Take a record, or leave it out and count it. Returns whether it was taken."""
+        """Append a record, or drop and count it. Return whether it was appended."""
         self.produced += 1
         size = record.values.nbytes + RECORD_BYTES if isinstance(record, Frame) else RECORD_BYTES
         if isinstance(record, Frame):
@@ -96,7 +96,7 @@ class Buffer:
         return True
 
     def take(self) -> Record | None:
-        """Return the oldest record, None when there is none."""
+        """Remove and return the oldest record; None if there is none."""
         try:
             record, size = self._queue.popleft()
         except IndexError:
@@ -105,7 +105,7 @@ class Buffer:
         return record
 
     def take_dropped(self) -> list[Dropped]:
-        """Return what was left out since the last call, as records for the collector."""
+        """Return the counts since the last call, as records for the collector."""
         return self._losses.take()
 
     def _leave_out(self, frame: Frame) -> None:

@@ -1,10 +1,10 @@
-"""One exchange with the collector, with one absolute deadline for all of it.
+"""Send one batch to the collector over HTTP, with an absolute deadline for the whole exchange.
 
 Comes in: a batch's bytes and its key. Goes out: an `Outcome`; nothing is raised.
-Promise:  no redirects, no proxies and no `.netrc`; connecting, sending, the answer's headers and
-          its body together end at the deadline, also when the answer comes byte by byte.
-Start at `post`. A batch is refused for good only by the collector itself: by a problem
-(application/problem+json) of a known type. Any other answer comes from something in between.
+Promise:  no redirects, no proxies and no `.netrc`; connecting, sending, and reading headers and
+          body end at the deadline, also if the response arrives byte by byte.
+Start at `post`. Only a problem (application/problem+json) of a known type from the collector
+rejects a batch permanently. Any other response may come from a proxy in between.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainvitals.wire import CONTENT_TYPE
 ANSWER_BYTES_MAX: Final = 64 * 1024
 RETRY_AFTER_S_MAX: Final = 60.0
 COMPRESSED_FROM_BYTES: Final = 3 * 2**19
-"""Larger bodies are compressed: a collector takes 2 MiB as sent and 8 MiB unpacked."""
+"""Larger bodies are compressed: a collector accepts 2 MiB compressed and 8 MiB uncompressed."""
 PROBLEM_TYPE: Final = "application/problem+json"
 REFUSED_PARTS: Final = frozenset(
     {
@@ -37,41 +37,41 @@ REFUSED_PARTS: Final = frozenset(
         "invalid",
     }
 )
-"""Reasons that a part of a batch may give: without that part the rest is stored."""
+"""Reasons that apply to a part of a batch: the collector may store the other parts."""
 REFUSED_WHOLE: Final = frozenset({"conflict", "run_in_other_project"})
-"""Reasons of the batch's key or run: they hold for each part of it too."""
+"""Reasons that concern the batch's key or run: they apply to each part of it too."""
 _REFUSED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
 _SEND_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The batch is on the collector's disk."""
+    """The collector has stored the batch on disk."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The collector will never take this batch. `code` is its stable reason."""
+    """The collector rejects this batch permanently. `code` is its stable reason."""
 
     code: str
     reason: str
 
     @property
     def divisible(self) -> bool:
-        """Whether parts of the batch may be stored although the whole is not."""
+        """Whether the collector may store parts of the batch."""
         return self.code in REFUSED_PARTS
 
 
 @dataclass(frozen=True)
 class Unauthorised:
-    """The token is missing, wrong or may not send."""
+    """The token is missing, wrong or has no permission to send."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Away:
-    """Nobody took it this time: try again, not before `after_s` when that is said."""
+    """The batch was not delivered: try again, not before `after_s` seconds, if given."""
 
     reason: str
     after_s: float | None = None
@@ -82,7 +82,7 @@ Outcome = Acknowledged | Refused | Unauthorised | Away
 
 @dataclass(frozen=True)
 class Address:
-    """Where the collector listens."""
+    """The address of a collector."""
 
     scheme: str
     host: str
@@ -91,7 +91,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The address in one spelling: a spool keeps it, and is delivered to no other."""
+        """The normalised URL: a spool stores it, and is delivered to no other collector."""
         return f"{self.scheme}://{self.host}:{self.port}{self.path}"
 
 
@@ -99,7 +99,7 @@ def parse_url(url: str) -> Address:
     """Return the parts of a collector's URL.
 
     Raises:
-        ValueError: it is no http or https URL with a host; the message says what was expected.
+        ValueError: it is not an http or https URL with a host.
     """
     expected = "A collector's address looks like http://127.0.0.1:8321"
     try:
@@ -118,7 +118,7 @@ def parse_url(url: str) -> Address:
 def post(
     address: Address, token: str, body: bytes, *, source: bytes, seq: int, deadline_s: float
 ) -> Outcome:
-    """Send one batch within `deadline_s` seconds; whatever happens is an Outcome."""
+    """Send one batch within `deadline_s` seconds; every error is an Outcome."""
     end = time.monotonic() + deadline_s
     headers = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {token}"}
     if len(body) > COMPRESSED_FROM_BYTES:
@@ -129,7 +129,7 @@ def post(
         connection.request("POST", f"{address.path}/api/v1/ingest", body, headers)
         response = connection.getresponse()
         answer = response.read(ANSWER_BYTES_MAX)
-    # ValueError: a token or an answer with characters that HTTP does not have.
+    # ValueError: a token or a response with characters that are not valid in HTTP.
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Away(f"{type(error).__name__}: {error}")
     finally:
@@ -138,7 +138,7 @@ def post(
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection whose socket keeps one absolute deadline (of the monotonic clock)."""
+    """A connection with one absolute deadline (monotonic clock)."""
 
     def __init__(self, address: Address, end: float) -> None:
         super().__init__(address.host, address.port)
@@ -177,7 +177,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _DeadlineSocket:
-    """What `http.client` needs of a socket; each operation gets what is left until `end`."""
+    """The methods of a socket that `http.client` uses; each times out at `end`."""
 
     def __init__(self, sock: socket.socket, end: float) -> None:
         self._sock = sock
@@ -222,9 +222,9 @@ def _outcome(
 ) -> Outcome:
     status = response.status
     if status == 200:
-        said = _object(answer)
-        named = (said.get("source"), said.get("seq")) == (source.hex(), seq)
-        return Acknowledged() if named else Away("the answer does not acknowledge this batch")
+        fields = _object(answer)
+        named = (fields.get("source"), fields.get("seq")) == (source.hex(), seq)
+        return Acknowledged() if named else Away("the response does not acknowledge this batch")
     reason = f"{status} {response.reason}: {answer[:300].decode(errors='replace')}"
     if status in {401, 403}:
         return Unauthorised(reason)
@@ -233,13 +233,13 @@ def _outcome(
         if code in REFUSED_PARTS or code in REFUSED_WHOLE:
             return Refused(code, reason)
     after = response.getheader("Retry-After", "")
-    # Fewer than 20 digits: Python refuses to read integers of thousands.
+    # At most 20 digits: Python raises for integers with thousands of digits.
     seconds = float(after[:20]) if after.isdecimal() else None
     return Away(reason, None if seconds is None else min(seconds, RETRY_AFTER_S_MAX))
 
 
 def _problem(response: http.client.HTTPResponse, answer: bytes) -> str:
-    """Return the code of a problem of the collector, "" for any other answer."""
+    """Return the code of a problem from the collector; "" for any other response."""
     media_type = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
     kind = _object(answer).get("type") if media_type == PROBLEM_TYPE else None
     known = isinstance(kind, str) and kind.startswith("/problems/")
@@ -248,7 +248,7 @@ def _problem(response: http.client.HTTPResponse, answer: bytes) -> str:
 
 def _object(answer: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(answer)
+        fields = json.loads(answer)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,8 +1,8 @@
-"""Records from the buffer into encoded batches, each storable and of bounded size.
+"""Pack records from the buffer into encoded batches, each storable and of bounded size.
 
 Comes in: records from `Buffer`. Goes out: `Spooled` batches with consecutive numbers.
-Promise:  what cannot be encoded is left out and counted; nothing raises for a record's sake.
-Start at `Packer.next`. One thread at a time; the caller has the lock.
+Promise:  a record that cannot be encoded is dropped and counted; no record causes an exception.
+Start at `Packer.next`. Not thread-safe; the caller holds the lock.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ log = logging.getLogger("trainvitals")
 
 BATCH_STEPS: Final = 16
 BATCH_BYTES: Final = 2**20
-"""A batch is closed before the record that would pass this; one larger record is a batch alone."""
+"""Maximum size of a batch with more than one record."""
 BATCH_RECORDS: Final = 4000
 _Key = tuple[Stream, int]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who sends."""
+    """The sender of batches."""
 
     run: str
     project: str
@@ -54,7 +54,7 @@ class Identity:
 
 
 class Packer:
-    """Makes batches. `dropped` counts the records it had to leave out."""
+    """Makes batches. `dropped` is the number of records that it dropped."""
 
     def __init__(self, identity: Identity, buffer: Buffer) -> None:
         self.identity = identity
@@ -63,25 +63,25 @@ class Packer:
         self._buffer = buffer
         self._seq = 0
         self.step = -1
-        """Of the last frame."""
+        """The step of the last frame."""
         self._start: RunStart | None = None
         self._layouts: dict[str, Layout] = {}
         self._refused: set[_Key] = set()
         self._introduce = False
         self._next: deque[tuple[Record, int]] = deque()
-        """Records with their bytes, before the buffer's: what did not fit into the last batch."""
+        """Records and their sizes that did not fit into the last batch; packed first."""
         self._introduced: set[int] = set()
 
     @property
     def layouts(self) -> list[Layout]:
-        """The newest layout of each stream, those refused for good left out."""
+        """The newest layout of each stream, without rejected ones."""
         known = self._layouts.values()
         return [layout for layout in known if (layout.stream, layout.version) not in self._refused]
 
     def next(self, *, quiet: bool = True) -> Spooled | None:
-        """Return the next batch, None when nothing waits.
+        """Return the next batch; None if there are no records.
 
-        Unless `quiet`, losses are reported although no other record waits.
+        Unless `quiet`, losses are reported also if there is no other record.
         """
         if self._introduce and self.waits():
             self._introduce = False
@@ -109,25 +109,25 @@ class Packer:
         return self._batch(records, counted) if records else None
 
     def heartbeat(self) -> Spooled | None:
-        """Return a batch that says that the process lives."""
+        """Return a batch that shows that the process is running."""
         return self._batch([Heartbeat(time.time(), max(0, self.step))], 0)
 
     def introduce(self) -> None:
-        """Send start and layouts again before the next record: a batch with them may be lost."""
+        """Repeat start and layouts before the next record: the batch with them may be lost."""
         self._introduce = True
 
     def refused(self, record: Record) -> None:
-        """Give up a record that the collector does not store; of a layout, its frames too."""
+        """Drop a record that the collector rejected; for a layout, also its frames."""
         if isinstance(record, Layout):
             self._refused.add((record.stream, record.version))
         elif isinstance(record, RunStart):
             self._start = None
 
     def leave_out(self, records: Sequence[Record], reason: str, counted: int) -> None:
-        """Count records that are lost, `counted` of them from the buffer."""
+        """Count lost records, `counted` of them from the buffer."""
         self.dropped += counted
-        # Start and layouts that were sent again are at the front, and lose nothing: they were
-        # counted the first time, and are sent again once more.
+        # Repeated starts and layouts are at the front and are not losses: they were counted the
+        # first time, and will be repeated once more.
         again = sum(map(is_counted, records)) - counted
         for record in records:
             if again > 0 and isinstance(record, (RunStart, Layout)):
@@ -136,11 +136,11 @@ class Packer:
                 self.losses.add(record, reason)
 
     def waits(self) -> bool:
-        """Whether a record waits to be packed."""
+        """Whether there is a record to pack."""
         return bool(self._next) or len(self._buffer) > 0
 
     def _take(self) -> tuple[Record, int] | None:
-        """Return the next storable record and its bytes."""
+        """Return the next storable record and its size in bytes."""
         if self._next:
             return self._next.popleft()
         while (record := self._buffer.take()) is not None:
@@ -152,7 +152,7 @@ class Packer:
                 if not isinstance(record, Frame) or self._fits(record):
                     return record, _bytes_of(record)
             except Exception:
-                log.exception("A record cannot be encoded and is left out.")
+                log.exception("A record cannot be encoded and is dropped.")
             self.leave_out([record], "rejected", 1)
         return None
 
@@ -165,7 +165,7 @@ class Packer:
             self._layouts[record.stream] = record
 
     def _fits(self, frame: Frame) -> bool:
-        """Whether a frame is one that a collector takes, as far as this side can see."""
+        """Whether a frame passes the checks of the collector that are possible here."""
         steps, times = frame.steps.tolist(), frame.times.tolist()
         return (
             (frame.stream, frame.layout) not in self._refused
@@ -196,7 +196,7 @@ class Packer:
         try:
             body = body_of(records)
         except Exception:
-            log.exception("A batch cannot be encoded; the records that can be are sent.")
+            log.exception("A batch cannot be encoded; only its encodable records are sent.")
             good = [record for record in records if _succeeds(body_of, record)]
             bad = [record for record in records if record not in good]
             self.leave_out(bad, "rejected", min(counted, len(bad)))
@@ -209,14 +209,14 @@ class Packer:
 
 
 def is_counted(record: Record) -> bool:
-    """Whether a record came through the queue, and not from delivery itself."""
+    """Whether a record came from the buffer, not from delivery."""
     return not isinstance(record, (Dropped, Heartbeat))
 
 
 def _succeeds(body_of: Callable[[list[Record]], bytes], record: Record) -> bool:
     try:
         body_of([record])
-    except Exception:  # noqa: BLE001 - what it raises is logged by the caller
+    except Exception:  # noqa: BLE001 - the caller has logged the exception
         return False
     return True
 

@@ -1,9 +1,9 @@
-"""The bytes of a spool's segment: frames, each with its own checksum and its segment's salt.
+"""The format of a spool's segment: frames, each with a checksum and the segment's salt.
 
 A frame is magic u32, length u32, crc u32, seq u64, records u32, salt 8 bytes, payload. The CRC
-covers everything after it. A segment is frames only, all with one salt: bytes that an older
-segment left in a reused block of the disk have another salt, and are no frames of this one.
-Reading takes every whole frame, seeks the next magic after a bad one, and takes the tail as torn.
+covers all fields after it. All frames of a segment have the same salt: bytes of an older segment
+in a reused disk block have another salt and are ignored. Reading returns every complete frame,
+searches for the next magic after a damaged frame, and ignores an incomplete frame at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAGIC_BYTES: Final = struct.pack("<I", MAGIC)
 
 @dataclass(frozen=True)
 class Spooled:
-    """One encoded batch. `records` is how many records of the queue it carries."""
+    """One encoded batch. `records` is the number of its records that came from the buffer."""
 
     seq: int
     records: int
@@ -39,7 +39,7 @@ def frame_of(batch: Spooled, salt: bytes) -> bytes:
 
 
 def frames_of(segment: bytes) -> list[Spooled]:
-    """Return the batches of every whole frame of a segment, in order."""
+    """Return the batches of every complete frame of a segment, in order."""
     found: list[tuple[bytes, Spooled]] = []
     at = 0
     while (at := segment.find(_MAGIC_BYTES, at)) >= 0:
@@ -54,7 +54,7 @@ def frames_of(segment: bytes) -> list[Spooled]:
             at += 1
     if not found:
         return []
-    # The first of the most common ones: a lone old frame at the end does not win a tie.
+    # The first of the most common salts: a single old frame at the end does not win a tie.
     [(ours, _)] = Counter(salt for salt, _ in found).most_common(1)
     return [batch for salt, batch in found if salt == ours]
 

@@ -1,11 +1,11 @@
-"""One run's delivery: batches to the collector in order, to disk while nobody takes them.
+"""Deliver one run: batches to the collector in order, to disk while it does not accept them.
 
-Comes in: records from the buffer. Goes out: batches over HTTP; what waits longer than `BUSY_S` is
-in the spool, the batch under way included.
-Promise:  one lock guards the packer, the waiting batches and the spool; it is never held during
-          an exchange. What is lost is counted, and reported to the collector.
-Two threads use it: `gather` moves records towards the collector, `exchange_one` talks to it. The
-order is the spool's batches, then those in memory.
+Comes in: records from the buffer. Goes out: batches over HTTP. A batch that is not acknowledged
+after `BUSY_S` is written to the spool, also during its exchange.
+Promise:  one lock guards the packer, the batches in memory and the spool; it is never held during
+          an exchange. Lost records are counted and reported to the collector.
+Two threads use it: `gather` packs records into batches, `exchange_one` sends them. The batches in
+the spool are sent before those in memory.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ log = logging.getLogger("trainvitals")
 EXCHANGE_S: Final = 10.0
 HEARTBEAT_S: Final = 10.0
 BUSY_S: Final = 0.1
-"""A batch that is still under way after this is written to disk as well."""
+"""Time after which a batch in an unfinished exchange is also written to disk."""
 LOOK_S: Final = 0.5
 
 
 class Sender:
-    """Batches out of a buffer, to the collector or to disk."""
+    """Moves batches from a buffer to the collector or to disk."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Sender:
     ) -> None:
         self.status = ShipStatus()
         self.acknowledged = threading.Event()
-        """Set when the collector took the first batch."""
+        """Set when the collector has acknowledged the first batch."""
         self._identity = identity
         self._address = address
         self._token = token
@@ -63,7 +63,7 @@ class Sender:
         self._spool_bytes_max = spool_bytes_max
         self._spool: Spool | None = None
         self._hot: list[Spooled] = []
-        """In memory: one batch, or its parts."""
+        """The batches in memory: one batch, or its parts."""
         self._exchange = exchange
         self._clock = clock
         self._backoff = Backoff(clock)
@@ -72,9 +72,9 @@ class Sender:
         self._until: float | None = None
         self._last_sent = clock()
         self._layouts_for = -1
-        """The batch that the layouts were put in front of: once each."""
+        """seq of the last batch to which the layouts were added; only once per batch."""
         self._reports_wait = False
-        """Whether reports of losses wait for other records, because one was refused."""
+        """Whether loss reports are sent only with other records, because one was rejected."""
 
     @property
     def closed(self) -> bool:
@@ -84,7 +84,7 @@ class Sender:
     # The gathering thread.
 
     def gather(self) -> None:
-        """Move everything that waits in the buffer towards the collector, or to disk."""
+        """Pack all records of the buffer into batches, for the collector or the disk."""
         with self._changed:
             while not self._closed:
                 self._changed.wait_for(self._free, BUSY_S)
@@ -104,14 +104,17 @@ class Sender:
             self._count()
 
     def close(self, deadline_s: float) -> None:
-        """Send what waits within the deadline, in seconds; keep the rest on disk.
+        """Send pending batches until the deadline, in seconds; keep the others on disk.
 
-        A disk that does not answer may hold the lock in another thread: then the records that
-        are only in memory are given up at the deadline.
+        If a blocked disk operation holds the lock in another thread, the records in memory are
+        dropped at the deadline.
         """
         self._until = until = self._clock() + 0.8 * deadline_s
         if not self._changed.acquire(timeout=deadline_s):
-            log.warning("The spool in %s does not answer; what waits is lost.", self._spool_dir)
+            log.warning(
+                "The spool in %s does not respond; the records in memory are lost.",
+                self._spool_dir,
+            )
             self._closed = True
             return
         try:
@@ -137,7 +140,7 @@ class Sender:
             self._changed.release()
 
     def forget(self) -> None:
-        """In a forked child: let go of the descriptors. Takes no lock."""
+        """Close the descriptors in a forked child, without a lock."""
         self._closed = True
         if self._spool is not None:
             self._spool.forget()
@@ -155,7 +158,7 @@ class Sender:
     # The exchanging thread.
 
     def exchange_one(self) -> None:
-        """Offer the oldest batch to the collector, or wait a moment when there is none."""
+        """Send the oldest batch to the collector, or wait a moment if there is none."""
         with self._changed:
             batch = None if self._closed else self._head() or next(iter(self._hot), None)
             if batch is None or not self._may_send():
@@ -172,7 +175,7 @@ class Sender:
             deadline_s=max(0.05, min(EXCHANGE_S, left)),
         )
         with self._changed:
-            if not self._closed:  # else the batch is on disk, and is sent again: counted once
+            if not self._closed:  # otherwise the batch is on disk; it is sent again, counted once
                 self._last_sent = self._clock()
                 self._took(outcome, batch)
                 self._count()
@@ -189,7 +192,7 @@ class Sender:
         match outcome:
             case Acknowledged():
                 if self._backoff.failures:
-                    log.info("The collector answers again; what waited is being sent.")
+                    log.info("The collector responds again; pending batches are sent.")
                 self._backoff.succeeded()
                 self._reports_wait = False
                 self.status.state = "sending"
@@ -205,7 +208,7 @@ class Sender:
                 self._wait("away", reason, outcome)
 
     def _refused(self, outcome: Refused, batch: Spooled) -> None:
-        """Divide a batch that is refused; give up what cannot be divided."""
+        """Divide a rejected batch; drop a record that cannot be divided."""
         self._backoff.succeeded()
         if outcome.code == "unknown_layout" and self._layouts_for != batch.seq:
             self._layouts_for = batch.seq
@@ -218,17 +221,17 @@ class Sender:
             self._replace(batch, parts)
             return
         level = logging.DEBUG if self.status.last_error == outcome.reason else logging.WARNING
-        log.log(level, "The collector refuses a record, and it is left out: %s", outcome.reason)
+        log.log(level, "The collector rejects a record; it is dropped: %s", outcome.reason)
         self.status.last_error = outcome.reason
         if outcome.divisible:
             for record in records_of(batch):
                 self._packer.refused(record)
         else:
-            self._packer.introduce()  # later frames may need the layouts in it
+            self._packer.introduce()  # later frames may need its layouts
         lost = records_of(batch)
         only_reports = not batch.records and not any(map(is_counted, lost))
         if outcome.divisible and only_reports:
-            lost = []  # a report that is refused alone would be refused again
+            lost = []  # a loss report that is rejected alone would be rejected again
         self._reports_wait = only_reports
         self._packer.leave_out(lost, "rejected", batch.records)
         self._replace(batch, [])
@@ -240,7 +243,7 @@ class Sender:
             self.status.last_error = str(error)
 
     def _replace(self, batch: Spooled, parts: list[Spooled]) -> None:
-        """Put `parts` in the place of the batch that was offered, wherever it waits by now."""
+        """Replace the batch that was sent by `parts`, in memory or on disk."""
         if self._hot and self._hot[0] is batch:
             self._hot[:1] = parts
         elif (first := self._head()) is not None and first.seq == batch.seq and self._spool:
@@ -252,13 +255,13 @@ class Sender:
     def _wait(self, state: str, reason: str, outcome: Away | Unauthorised) -> None:
         if self.status.state != state:
             hint = (
-                "Give it a token with scope ingest in TRAINVITALS_TOKEN_FILE."
+                "Set TRAINVITALS_TOKEN_FILE to a file with a token of scope ingest."
                 if state == "unauthorised"
-                else "They are sent when it answers, by this run or the next one here."
+                else "This run, or the next one on this machine, sends them later."
             )
             log.warning(
-                "The collector at %s does not take batches (%s). The training goes on; batches "
-                "wait in %s. %s",
+                "The collector at %s does not accept batches (%s). The training goes on; batches "
+                "are kept in %s. %s",
                 self._address.url,
                 reason,
                 self._spool_dir,
@@ -269,7 +272,7 @@ class Sender:
         self._backoff.failed(outcome)
         self._hot_to_disk()
 
-    # The disk; the lock is held.
+    # The disk; the caller holds the lock.
 
     def _head(self) -> Spooled | None:
         """Return the oldest batch on disk."""
@@ -284,7 +287,7 @@ class Sender:
         return first
 
     def _all_to_disk(self) -> None:
-        """Write everything that waits to disk; what the disk refuses waits in memory."""
+        """Write all pending batches to disk; after a write error they stay in memory."""
         state = self._hot_to_disk()
         if state == "broken":
             return
@@ -296,14 +299,14 @@ class Sender:
             except SpoolFull as error:
                 self.status.last_error = str(error)
                 self._lose(batch, "spool_full")
-                self._packer.introduce()  # later frames may need the layouts in it
+                self._packer.introduce()  # later frames may need its layouts
             except OSError as error:
                 self.status.last_error = str(error)
                 self._hot.append(batch)
                 return
 
     def _hot_to_disk(self) -> str:
-        """Write the batches in memory to disk; return kept, full, or broken (the disk refuses)."""
+        """Write the batches in memory to disk; return kept, full, or broken (write error)."""
         while self._hot:
             try:
                 self._own_spool().append(self._hot[0])

@@ -1,7 +1,7 @@
-"""The side of delivery that the training sees: `put`, which appends, and `close`.
+"""The interface of delivery for the training: `put`, which appends, and `close`.
 
-Three daemon threads: one gathers records into batches, one exchanges batches with the collector,
-and one, after the first acknowledgement, delivers what earlier processes left on disk.
+Three daemon threads: one packs records into batches, one sends batches to the collector, and one
+delivers the batches of earlier processes on disk, after the first acknowledgement.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ERROR_PAUSE_S_MAX: Final = 60.0
 class Shipper:
     """Sends one process's records in background threads.
 
-    Raises ValueError for a URL that is none; afterwards nothing here raises or waits, but `close`,
-    which waits as long as it is told to.
+    The constructor raises ValueError for an invalid URL. Other methods do not raise, and only
+    `close` waits, up to its deadline.
     """
 
     def __init__(
@@ -81,21 +81,21 @@ class Shipper:
 
     @property
     def status(self) -> ShipStatus:
-        """How delivery stands; updated as batches are packed, sent and kept."""
+        """The state and the counts of delivery."""
         return self._sender.status
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of CPU time that the threads used."""
+        """CPU time of the threads, in seconds."""
         return sum(self._cpu_s.values())
 
     def put(self, record: Record) -> None:
-        """Hand a record over: one append, in the training thread."""
+        """Append a record to the buffer; called in the training thread."""
         if not self._closed:
             self._buffer.put(record)
 
     def close(self, deadline_s: float = 2.0) -> None:
-        """Send what waits within the deadline; spool the rest. Safe to call twice."""
+        """Send pending records until the deadline; spool the others. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -104,11 +104,11 @@ class Shipper:
             self._sender.close(deadline_s)
         except Exception:
             self._sender.failed()
-            log.exception("Delivery did not end as it should; the training is not touched by that.")
+            log.exception("Closing delivery failed; the training is not affected.")
         self._wake.set()
 
     def forget(self) -> None:
-        """In a forked child: off, with the descriptors closed."""
+        """Switch off in a forked child, and close the descriptors."""
         self._closed = True
         self._sender.forget()
         self._adoption.forget()
@@ -123,7 +123,7 @@ class Shipper:
             self._adoption.stop.set()
 
     def _run(self, part: str, turn: Callable[[], None]) -> None:
-        """Call `turn` until delivery ends; an exception in it is logged, and it is called again."""
+        """Call `turn` until delivery ends; log an exception in it and call it again."""
         failures = 0
         while not self._sender.closed and not (part == "adopt" and self._adoption.stop.is_set()):
             started = time.thread_time()
@@ -134,6 +134,6 @@ class Shipper:
                 failures += 1
                 self._sender.failed()
                 pause_s = min(ERROR_PAUSE_S_MAX, INTERVAL_S * 2 ** min(failures, 10))
-                log.exception("Delivery failed; it is tried again in %.0f s.", pause_s)
+                log.exception("Delivery failed; the next attempt is in %.0f s.", pause_s)
                 self._wake.wait(pause_s)
             self._cpu_s[part] += time.thread_time() - started

@@ -1,8 +1,8 @@
-"""Divide a refused batch, so that only the record that cannot be stored is left out.
+"""Divide a rejected batch, so that only the record that cannot be stored is dropped.
 
 Pure: batches in, batches out. A part of batch n that begins at its i-th record (a frame counts
-once for each of its steps) has the key i · 2^32 + n: the first part takes the key of the batch,
-which was refused and thus is free, and no two parts ever share one.
+once for each of its steps) has the key i · 2^32 + n. The first part reuses the key of the batch,
+which is free because the batch was rejected; all keys are different.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from trainvitals.wire.codec import Limits
 
 _SHIFT = 32
 _LIMITS = Limits(records_max=10**6, values_max=2**31, places_max=10**6, name_bytes_max=10**6)
-"""Our own batches are read back with no limit that matters."""
+"""Limits for decoding own batches: large enough for any of them."""
 
 
 def records_of(batch: Spooled) -> list[Record]:
-    """Return the records of a batch, frames divided into steps; none when it cannot be read."""
+    """Return the records of a batch, frames divided into steps; [] if it cannot be decoded."""
     read = _read(batch)
     return [] if read is None else _steps_of(read.records)
 
 
 def halves(batch: Spooled) -> list[Spooled]:
-    """Return the two halves of a batch; none when it is one record or cannot be read."""
+    """Return the two halves of a batch; [] if it is one record or cannot be decoded."""
     read = _read(batch)
     if read is None:
         return []
@@ -47,7 +47,7 @@ def halves(batch: Spooled) -> list[Spooled]:
     middle = len(records) // 2
     first = _part(read, records[:middle], batch.seq)
     rest = _part(read, records[middle:], batch.seq + (middle << _SHIFT))
-    # What the whole stands for in the books, the parts do together.
+    # The counted records of the parts add up to those of the batch.
     kept = min(first.records, batch.records)
     return [
         replace(first, records=kept),
@@ -56,7 +56,7 @@ def halves(batch: Spooled) -> list[Spooled]:
 
 
 def with_layouts(batch: Spooled, layouts: Sequence[Layout]) -> Spooled | None:
-    """Return the batch with those of `layouts` in front that its frames need; None: it has them."""
+    """Return the batch with the missing ones of `layouts` in front; None if none is missing."""
     read = _read(batch)
     if read is None:
         return None

@@ -1,11 +1,11 @@
-"""Batches on disk while nobody takes them: one folder a source, append-only segments in it.
+"""Keep batches on disk until they are delivered: one folder per source, append-only segments.
 
 Comes in: encoded batches. Goes out: the same batches, oldest first.
-Promise:  bounded in bytes, rejected batches included; what the disk loses is counted in `lost`;
-          only OSError and SpoolFull are raised. One thread at a time; the caller has the lock.
-Start at `Spool`; segments.py has the bytes. In a folder: `owner.json` names the collector and the
-run, `lock` is locked by the owner, `00000000.segment` … are the batches, `rejected/` is what the
-collector refused for good.
+Promise:  bounded in bytes, including rejected batches; `lost` counts records lost on disk; only
+          OSError and SpoolFull are raised. Not thread-safe; the caller holds the lock.
+Start at `Spool`; segments.py defines the file format. A folder contains `owner.json` with the
+collector and the run, `lock`, which the owner locks, the batches in `00000000.segment` …, and
+`rejected/` with the batches that the collector rejected permanently.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from trainvitals.ship.segments import SALT_BYTES, Spooled, frame_of, frames_of
 
 SEGMENT_BYTES_MAX: Final = 4 * 2**20
 REJECTED_SHARE: Final = 8
-"""One part in so many of the spool's limit may be rejected batches."""
+"""Rejected batches may use 1/REJECTED_SHARE of the spool's limit."""
 _SEGMENT: Final = re.compile(r"\d{8,12}\.segment")
 _SOURCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
-class SpoolFull(Exception):  # noqa: N818 - a state, told by its name
-    """The batch would pass the spool's limit."""
+class SpoolFull(Exception):  # noqa: N818 - a state, not an error
+    """The batch would exceed the spool's limit."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom a spool's batches are for: it is delivered to no other collector."""
+    """The collector, run and project of a spool's batches."""
 
     url: str
     run: str
@@ -46,8 +46,8 @@ class Owner:
 class Spool:
     """The folder of one source, locked by its owner; oldest batch first.
 
-    The batches are read back segment by segment: `first` gives the oldest, `done` removes it. A
-    crash between sending and `done` sends a batch twice; the collector counts it once.
+    The batches are read segment by segment: `first` returns the oldest, `done` removes it. After a
+    crash between sending and `done`, a batch is sent twice; the collector counts it once.
     """
 
     def __init__(self, folder: Path, bytes_max: int, owner: Owner | None, lock: int) -> None:
@@ -56,10 +56,10 @@ class Spool:
         self.bytes_max = bytes_max
         self.owner = owner
         self.lost = 0
-        """Records of batches that vanished from the disk or cannot be read."""
+        """Number of records in batches that are missing on disk or cannot be read."""
         self._lock = lock
-        # Raw descriptors: a file object that is collected in a forked child closes a number that
-        # may by then be a file of the user.
+        # Raw descriptors: in a forked child, the garbage collection of a file object could close a
+        # descriptor that belongs to a file of the user by then.
         self._writing = -1
         self._number = -1
         self._written = 0
@@ -72,9 +72,9 @@ class Spool:
 
     @classmethod
     def create(cls, spool_dir: Path, source: bytes, bytes_max: int, owner: Owner) -> Spool:
-        """Make the folder of `source`. Raises OSError."""
+        """Create the folder of `source`. Raises OSError."""
         spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # It gets its name when it is locked: nobody takes it for the folder of a dead process.
+        # Lock before the rename, so that no process takes it for the folder of an ended process.
         new = spool_dir / f".new-{source.hex()}-{secrets.token_hex(4)}"
         new.mkdir(mode=0o700)
         lock = -1
@@ -95,14 +95,14 @@ class Spool:
         """Open the folder of a process that has ended.
 
         Raises:
-            BlockingIOError: its owner lives.
+            BlockingIOError: its owner is running.
             OSError: it cannot be opened.
         """
         lock = _locked(folder)
         return cls(folder, bytes_max, _owner_of(folder), lock)
 
     def append(self, batch: Spooled) -> None:
-        """Write a batch at the end. Raises SpoolFull, or OSError when the disk refuses."""
+        """Write a batch at the end. Raises SpoolFull, or OSError for a write error."""
         if not self.folder.is_dir():
             self._recreate()
         frame_bytes = len(batch.payload) + 64
@@ -122,7 +122,7 @@ class Spool:
         self._records[path] = self._records.get(path, 0) + batch.records
 
     def first(self) -> Spooled | None:
-        """Return the oldest batch, None when the spool is empty. Unreadable segments are left."""
+        """Return the oldest batch; None if the spool is empty. Unreadable segments are skipped."""
         while not self._read:
             path = self._next_segment()
             if path is None:
@@ -152,10 +152,10 @@ class Spool:
             self._reading = None
 
     def replace(self, parts: list[Spooled]) -> None:
-        """Put `parts` in the place of the batch that `first` returned.
+        """Replace the batch that `first` returned by `parts`.
 
-        The segment is replaced as a whole, so that after a crash either the batch or its parts
-        are there. Raises nothing: what the disk does not take is replaced in memory only.
+        The whole segment is replaced, so that after a crash either the batch or its parts exist.
+        Raises nothing: after a write error, the batch is replaced only in memory.
         """
         self._read[:1] = parts
         if self._reading is None:
@@ -169,7 +169,7 @@ class Spool:
             self._remove(new)
 
     def reject(self, batch: Spooled) -> None:
-        """Keep a batch that the collector refuses for good, as far as there is room for it."""
+        """Keep a batch that the collector rejected permanently, if there is space for it."""
         folder = self.folder / "rejected"
         kept = sum(map(_size, _files(folder)))
         if kept + len(batch.payload) > self.bytes_max // REJECTED_SHARE:
@@ -178,23 +178,23 @@ class Spool:
         (folder / f"{batch.seq:016d}.batch").write_bytes(batch.payload)
 
     def size(self) -> int:
-        """Return the bytes on disk, rejected batches included."""
+        """Return the bytes on disk, including rejected batches."""
         return sum(map(_size, [*self._segments(), *_files(self.folder / "rejected")]))
 
     def close(self) -> None:
-        """Give the folder back; remove it when nothing is kept in it. Raises nothing."""
+        """Release the folder; remove it if it contains no batches. Raises nothing."""
         self._end_segment()
         if not self._segments() and not _files(self.folder / "rejected"):
             for name in ("owner.json", "lock"):
                 self._remove(self.folder / name)
-            with suppress(OSError):  # something else is in it, or it has gone
+            with suppress(OSError):  # it is not empty, or was removed
                 self.folder.rmdir()
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
 
     def forget(self) -> None:
-        """In a forked child: close the descriptors; the lock stays the parent's."""
+        """Close the descriptors in a forked child; the parent keeps the lock."""
         for descriptor in (self._writing, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -204,7 +204,7 @@ class Spool:
         segments = self._segments()
         there = set(segments)
         for path in [path for path in self._records if path not in there]:
-            # Somebody cleaned the folder: what waited there is lost.
+            # The file was removed by someone else: its records are lost.
             self.lost += self._records.pop(path)
         return next((path for path in segments if path not in self._unreadable), None)
 
@@ -215,7 +215,7 @@ class Spool:
         return self.folder / f"{number:08d}.segment"
 
     def _segment(self) -> int:
-        """Return the descriptor to write to, of a new segment when there is reason for one."""
+        """Return the current segment's descriptor; begin a new one if it is full or removed."""
         if self._writing >= 0 and (
             self._written > SEGMENT_BYTES_MAX or os.fstat(self._writing).st_nlink == 0
         ):
@@ -230,11 +230,11 @@ class Spool:
         return self._writing
 
     def _undo(self) -> None:
-        """After a write that failed: take its bytes away, and begin a new segment."""
+        """Remove the bytes of a failed write, and end the segment."""
         if self._written == 0:
             self._remove(self._path(self._number))
         else:
-            with suppress(OSError):  # a torn frame is passed over when it is read
+            with suppress(OSError):  # reading ignores an incomplete frame
                 os.ftruncate(self._writing, self._written)
         self._end_segment()
 
@@ -244,10 +244,10 @@ class Spool:
             os.close(descriptor)
 
     def _recreate(self) -> None:
-        """Make the folder again after somebody removed it."""
+        """Create the folder again after it was removed."""
         self._end_segment()
         if self.owner is None:
-            raise FileNotFoundError(f"the spool's folder {self.folder} has gone")
+            raise FileNotFoundError(f"the spool's folder {self.folder} was removed")
         source = bytes.fromhex(self.folder.name)
         again = Spool.create(self.folder.parent, source, self.bytes_max, self.owner)
         lock, self._lock = self._lock, again._lock
@@ -258,11 +258,11 @@ class Spool:
         try:
             path.unlink(missing_ok=True)
         except OSError:
-            self._unreadable.add(path)  # or it would be read, and sent, again and again
+            self._unreadable.add(path)  # otherwise it would be sent repeatedly
 
 
 def folders(spool_dir: Path) -> list[Path]:
-    """Return the folders of sources in `spool_dir`, whoever they belong to. Raises nothing."""
+    """Return the folders of all sources in `spool_dir`. Raises nothing."""
     try:
         return sorted(
             path for path in spool_dir.iterdir() if _SOURCE.fullmatch(path.name) and path.is_dir()
@@ -283,10 +283,10 @@ def _locked(folder: Path) -> int:
 
 
 def _owner_of(folder: Path) -> Owner | None:
-    """Return whom the batches in `folder` are for, None when it does not say."""
+    """Return the owner of the batches in `folder`; None if it is unknown."""
     try:
-        said = json.loads((folder / "owner.json").read_text())
-        return Owner(str(said["url"]), str(said["run"]), str(said["project"]))
+        fields = json.loads((folder / "owner.json").read_text())
+        return Owner(str(fields["url"]), str(fields["run"]), str(fields["project"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -302,4 +302,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # removed while we looked
+        return 0  # removed in the meantime

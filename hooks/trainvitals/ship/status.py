@@ -1,4 +1,4 @@
-"""What delivery says of itself."""
+"""The state and the counts of delivery."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class ShipStatus:
     """Counts are records unless the name says otherwise."""
 
     state: str = "idle"
-    """idle | sending | away (nobody answers) | unauthorised | closed"""
+    """idle | sending | away (the collector does not answer) | unauthorised | closed"""
     produced: int = 0
     acknowledged: int = 0
     waiting: int = 0
-    """In the queue or on disk."""
+    """In the buffer or on disk."""
     dropped: int = 0
-    """Given up: by the spool's limit, lost with the disk, or refused for good by the collector."""
+    """Dropped because of the spool's limit, a disk error, or a rejection by the collector."""
     batches_sent: int = 0
     errors: int = 0
-    """Unexpected exceptions in the delivery's threads; each is logged, and the thread goes on."""
+    """Unexpected exceptions in the threads; each is logged, and the thread continues."""
     last_error: str = ""
