@@ -1,7 +1,7 @@
-"""What `watch` was given, made usable: one warning for what cannot be used, then the default.
+"""Validate the arguments of `watch`: an invalid one causes a warning and its default is used.
 
-Comes in: arguments of any type. Goes out: values that capture and delivery take. Raises nothing,
-except `checked_model`.
+Comes in: arguments of any type. Goes out: values for capture and delivery. Only `checked_model`
+raises.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ log = logging.getLogger("trainvitals")
 OnFinding = Callable[[Finding], object]
 
 STEPS_MAX: Final = 2**53
-"""Larger numbers of steps are not exact in the collector."""
+"""Larger numbers are not exact in JSON and float64."""
 RUN_BYTES_MAX: Final = 200
 _NOT_IN_AN_ID: Final = re.compile(r"[/\\\x00-\x1f\x7f\ufffd]+")
 _job_runs = itertools.count()
 
 
 def checked_model(model: object) -> None:
-    """Raise TypeError when `model` is no module and no mapping of names to modules."""
+    """Raise TypeError if `model` is not a module or a mapping of names to modules."""
     from torch import nn
 
     modules = list(model.values()) if isinstance(model, Mapping) else [model]
@@ -42,7 +42,7 @@ def checked_model(model: object) -> None:
 
 
 def usable_steps(name: str, value: object) -> int | None:
-    """Return a number of steps from 1, None for one that cannot be used."""
+    """Return a number of steps, at least 1; None for an invalid one."""
     if value is None:
         return None
     try:
@@ -51,12 +51,12 @@ def usable_steps(name: str, value: object) -> int | None:
             return int(steps)
     except Exception:
         log.debug("%s cannot be read as a number.", name, exc_info=True)
-    log.warning("%s=%s is not used: it is a whole number of steps from 1.", name, _shown(value))
+    log.warning("%s=%s is not used: it must be an integer of at least 1.", name, _shown(value))
     return None
 
 
 def usable_activations(given: object) -> bool | str | list[str]:
-    """Return which activations to watch: "auto", True, False, or names and globs."""
+    """Return the activations to watch: "auto", True, False, or names and globs."""
     if isinstance(given, (bool, str)):
         return given
     if isinstance(given, (Sequence, Set)):
@@ -64,48 +64,50 @@ def usable_activations(given: object) -> bool | str | list[str]:
         if all(isinstance(name, str) for name in names):
             return names
     log.warning(
-        'activations=%s is not used: it is "auto", True, False, or names of modules.', _shown(given)
+        'activations=%s is not used: it must be "auto", True, False, or names of modules.',
+        _shown(given),
     )
     return "auto"
 
 
 def usable_tags(given: object) -> tuple[str, ...]:
-    """Return the tags; one text is one tag."""
+    """Return the tags; a string is one tag."""
     if isinstance(given, str):
         return (given,)
     if isinstance(given, (Sequence, Set)):
         return tuple(text(tag) for tag in given)
     if given is not None:
-        log.warning("tags=%s is not used: it is a list of texts.", _shown(given))
+        log.warning("tags=%s is not used: it must be a list of strings.", _shown(given))
     return ()
 
 
 def usable_callback(given: OnFinding | None) -> OnFinding | None:
-    """Return `on_finding`, None for what cannot be called."""
+    """Return `on_finding`; None if it is not callable."""
     if given is None or callable(given):
         return given
-    log.warning("on_finding=%s is not used: it cannot be called.", _shown(given))
+    log.warning("on_finding=%s is not used: it is not callable.", _shown(given))
     return None
 
 
 def usable_collector(given: object, settings: Settings) -> str | None:
-    """Return the collector's URL, None for local only."""
+    """Return the collector's URL; None for local only."""
     wanted = settings.collector if given is None or given == "" else text(given)
     if not wanted or wanted == "off":
         return None
     try:
         parse_url(wanted)
     except ValueError as error:
-        log.warning("%s The run is diagnosed here, and nothing is sent.", error)
+        log.warning("%s The run is diagnosed locally, and nothing is sent.", error)
         return None
     return wanted
 
 
 def run_of(given: object) -> tuple[str, str]:
-    """Return the run's id and the name that it is shown under.
+    """Return the run's id and its display name.
 
-    The name is the text given. The id is the same text where it can stand in an address, else a
-    cleaned text with a hash of the original. Without a text: see `new_or_shared_id`; no name.
+    The name is the given text. The id is the same text if it can be part of a URL, otherwise a
+    cleaned text with a hash of the original. Without a text, the id is `new_or_shared_id()` and
+    the name is empty.
     """
     if given is None or given == "":
         return new_or_shared_id(), ""
@@ -117,8 +119,8 @@ def run_of(given: object) -> tuple[str, str]:
     short = clean.encode()[: RUN_BYTES_MAX - 10].decode(errors="ignore")
     run = f"{short}-{digest}"
     log.warning(
-        "run=%s cannot be an id, which is 1 to %d bytes without slashes and control characters. "
-        "The id is %s; the name stays.",
+        "run=%s is not a valid id: an id has 1 to %d bytes, without slashes and control "
+        "characters. The id is %s; the name is unchanged.",
         _shown(given),
         RUN_BYTES_MAX,
         run,
@@ -127,21 +129,21 @@ def run_of(given: object) -> tuple[str, str]:
 
 
 def new_or_shared_id() -> str:
-    """Return a run id: a new one, or in a torchrun job the one that all its ranks compute.
+    """Return a run id: a new one, or in a torchrun job the id that all its ranks compute.
 
-    Limits: the ranks must call `watch` equally often. A job on several nodes that was started
-    without `--rdzv-id` is told from another only by the first node's address and port, so a
-    second job there gets the id of the first; pass `run=` or `--rdzv-id`.
+    Limits: all ranks must call `watch` equally often. Jobs on several nodes without `--rdzv-id`
+    differ only in the first node's address and port, so a second job there gets the id of the
+    first; pass `run=` or `--rdzv-id`.
     """
     shared = shared_id(os.environ, os.getppid(), next(_job_runs))
     return shared or new_run_id()
 
 
 def shared_id(environment: Mapping[str, str], parent: int, nth: int) -> str | None:
-    """Return an id from what torchrun tells every rank; None outside torchrun or for one rank.
+    """Return an id from torchrun's environment variables; None outside torchrun or for one rank.
 
-    `parent` is the parent's process id, on one node the same for all ranks: it tells jobs apart
-    that have the same address. `nth` counts the runs of this process, from 0.
+    `parent` is the process id of the parent, which is the same for all ranks on one node: it
+    distinguishes jobs with the same address. `nth` counts the runs of this process, from 0.
     """
     job = environment.get("TORCHELASTIC_RUN_ID")
     if job is None or environment.get("WORLD_SIZE", "1") == "1":
@@ -161,7 +163,7 @@ def shared_id(environment: Mapping[str, str], parent: int, nth: int) -> str | No
 
 
 def _started(process: int) -> str:
-    """Return when a process started, in ticks since the machine did; "" where not known."""
+    """Return the start time of a process, in clock ticks since boot; "" if unknown."""
     try:
         with open(f"/proc/{process}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[19]
@@ -170,10 +172,10 @@ def _started(process: int) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a value as a message shows it: 60 bytes at most."""
+    """Return a value as text for a message: at most 60 bytes."""
     try:
         return storable_name(repr(value), 60)
-    except Exception:  # noqa: BLE001 - `__repr__` is the caller's
+    except Exception:  # noqa: BLE001 - the caller's `__repr__` may raise anything
         return type(value).__name__
 
 

@@ -1,8 +1,9 @@
-"""Every knob of the training side: its default, its unit, its name in the environment.
+"""The settings of the training process: defaults, units, sources.
 
-An argument wins over the environment (`TRAINVITALS_<NAME>`), that over `trainvitals.toml` and then
-`[tool.trainvitals]` in `pyproject.toml`, both in the working directory, those over the default.
-Standard library only; a value that cannot be used is one warning and the next source counts.
+The sources, in order of precedence: an argument, the environment (`TRAINVITALS_<NAME>`),
+`trainvitals.toml`, then `[tool.trainvitals]` in `pyproject.toml` (both in the working directory),
+the default. An invalid value causes one warning, and the next source is used. Imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ REPORTS: Final = ("auto", "card", "line", "off")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force. `origins` says where each came from."""
+    """The current settings. `origins` maps each one to its source."""
 
     collector: str = ""
     """URL of the collector; "": local only."""
     project: str = "default"
-    """Project of runs that name none."""
+    """Project of runs without one."""
     overhead: float = 0.02
-    """Budget as a share of the step time, at least 0; 0: no full step."""
+    """Budget as a share of the step time, at least 0; 0: no step is measured in full."""
     report: str = "auto"
     """End report on stderr: card | line | off; auto: a card on a terminal, else a line."""
     home: Path = Path("~/.trainvitals")
-    """Folder of the token, the embedded database and the spool; without a home directory
+    """Folder of the token, the embedded database and the spool; without a home directory,
     `.trainvitals` in the working directory."""
     token: str = field(default="", repr=False)
-    """Bearer token; better a file: an environment is seen by other processes of the user."""
+    """Bearer token. Prefer a file: other processes of the user can read the environment."""
     token_file: Path = Path()
     """File with the token; default `token` in the home."""
     spool_dir: Path = Path()
-    """Where batches wait while the collector is away; default `spool` in the home."""
+    """Folder of batches that are not delivered yet; default `spool` in the home."""
     disabled: bool = False
-    """1: watch nothing, anywhere."""
+    """1: `watch` does nothing."""
     origins: dict[str, str] = field(default_factory=dict, compare=False)
 
     def read_token(self) -> str:
-        """Return the token, read anew from its file; "" when there is none."""
+        """Return the token, read from its file at each call; "" if there is none."""
         if self.token:
             return self.token
         try:
@@ -59,7 +60,7 @@ class Settings:
 
 
 def load(**arguments: object) -> Settings:
-    """Return the settings; `arguments` that are None were not given."""
+    """Return the settings; `arguments` that are None are ignored."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     files = list(_files())
@@ -91,7 +92,7 @@ def _default_home() -> Path:
         return Settings.home.expanduser()
     except RuntimeError:
         # No HOME and no entry in the password file, as in containers with an arbitrary user.
-        # Not the folder for temporary files: other users could put a token or a spool there.
+        # Not the temporary folder: other users could place a token or a spool there.
         home = Path(Settings.home.name)
     try:
         return home.absolute()
@@ -130,7 +131,7 @@ def _files() -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(value: object) -> str:
     text = str(value).strip()
     if len(text.encode()) > 2048:
-        raise ValueError("it is longer than 2,048 bytes")
+        raise ValueError("it must not be longer than 2,048 bytes")
     if "\0" in text:
         raise ValueError("it contains a NUL")
     return text
@@ -139,20 +140,20 @@ def _text(value: object) -> str:
 def _project(value: object) -> str:
     text = _text(value)
     if not text or len(text.encode()) > 256:
-        raise ValueError(f"a project's name is 1 to 256 bytes long; got {text[:40]!r}")
+        raise ValueError(f"it must be 1 to 256 bytes long; got {text[:40]!r}")
     return text
 
 
 def _share(value: object) -> float:
     share = float(str(value))
     if not (math.isfinite(share) and share >= 0):
-        raise ValueError(f"it is a share of the step time, 0 or more; got {value!r}")
+        raise ValueError(f"it must be a share of the step time, at least 0; got {value!r}")
     return share
 
 
 def _report(value: object) -> str:
     if value not in REPORTS:
-        raise ValueError(f"it is one of {', '.join(REPORTS)}; got {value!r}")
+        raise ValueError(f"it must be one of {', '.join(REPORTS)}; got {value!r}")
     return str(value)
 
 
@@ -160,15 +161,13 @@ def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
     except RuntimeError as error:
-        raise ValueError(
-            f"its home directory is not known; give a path without ~: {error}"
-        ) from error
+        raise ValueError(f"the home directory is unknown; use a path without ~: {error}") from error
 
 
 def _flag(value: object) -> bool:
     text = str(value).strip().lower()
     if text not in {"0", "1", "true", "false", "yes", "no"}:
-        raise ValueError(f"it is 1 or 0; got {value!r}")
+        raise ValueError(f"it must be 1 or 0; got {value!r}")
     return text in {"1", "true", "yes"}
 
 

@@ -1,4 +1,4 @@
-"""Who a run is: its id, and what is worth knowing of the process it runs in."""
+"""The identity of a run: its id, and facts about its process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 def new_run_id() -> str:
     """Return a ULID: 48 bits of milliseconds, 80 random bits; ids sort by their start.
 
-    Source: the ULID specification, https://github.com/ulid/spec. `secrets` draws from the
-    operating system, so the training's random states stay as they are.
+    Source: the ULID specification, https://github.com/ulid/spec. `secrets` uses random bits of the
+    operating system, so the training's random states do not change.
     """
     number = (int(time.time() * 1000) << 80) | secrets.randbits(80)
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
@@ -51,19 +51,19 @@ def run_start(
         facts=facts,
     )
     clean = sanitised(start)
-    assert isinstance(clean, RunStart)  # noqa: S101 - a start stays a start
+    assert isinstance(clean, RunStart)  # noqa: S101 - sanitised keeps the type; for mypy
     return clean
 
 
 def plain(config: object) -> dict[str, Any]:
-    """Return a configuration as plain data that every collector stores. Raises nothing."""
+    """Return a configuration as plain data that every collector can store. Raises nothing."""
     return configuration(config)
 
 
 def git_commit(folder: Path) -> str:
-    """Return the checked-out commit of the repository around `folder`, "" when there is none.
+    """Return the checked-out commit of the repository that contains `folder`; "" if there is none.
 
-    Reads git's files: starting a process costs the training more than it is worth.
+    Reads git's files, because starting a git process takes longer.
     """
     try:
         folder = folder.absolute()
@@ -85,7 +85,7 @@ def git_commit(folder: Path) -> str:
 
 
 def rank() -> int:
-    """Return this process's rank as torchrun says it, 0 otherwise."""
+    """Return this process's rank from torchrun, otherwise 0."""
     value = os.environ.get("RANK", "0")
     return int(value) if value.isdecimal() and len(value) < 10 else 0
 

@@ -1,7 +1,7 @@
-"""Joins capture, delivery and diagnosis; nothing else knows all three.
+"""`watch` and `Monitor`: connect capture, delivery and diagnosis.
 
-`watch` returns a Monitor at once. Whatever goes wrong on our side, the training goes on: an
-argument we cannot use, a collector that is away, an error of ours become one warning.
+`watch` returns a Monitor at once. After any error in trainvitals the training goes on: an invalid
+argument, an unreachable collector or an exception in trainvitals causes one warning.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from trainvitals.arguments import (
     usable_steps,
     usable_tags,
 )
+from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
 from trainvitals.identity import rank, run_start
-from trainvitals.local import LocalDiagnosis
 from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
 from trainvitals.wire.sanitise import text
@@ -48,14 +48,14 @@ T = TypeVar("T")
 
 
 class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
-    """Raise it in `on_finding` to end the training; it leaves through `optimizer.step()`."""
+    """Raise it in `on_finding` to end the training; `optimizer.step()` then raises it."""
 
 
 class Monitor:
-    """Watches one training run. Made by `watch`; closed by `close`, `with`, or the exit.
+    """Watches one training run. Created by `watch`; closed by `close`, `with`, or at exit.
 
     `run` is the run's id, `project` its project, `url` its page in the dashboard (None without a
-    collector). Once closed, or when it could not be attached, every call does nothing.
+    collector). After closing, or if attaching failed, every call does nothing.
     """
 
     def __init__(self, settings: Settings, run: str, project: str) -> None:
@@ -64,7 +64,7 @@ class Monitor:
         self.url: str | None = None
         self._settings = settings
         self._capture: Capture | None = None
-        self._local: LocalDiagnosis | None = None
+        self._diagnosis: BackgroundDiagnosis | None = None
         self._shipper: Shipper | None = None
         self._on_finding: OnFinding | None = None
         self._opened: deque[Finding] = deque()
@@ -74,38 +74,38 @@ class Monitor:
         self._state, self._error = "running", ""
         self._error_before = id(getattr(sys, "last_value", None))
 
-    # What the training calls.
+    # Called by the training.
 
     def loss(
         self,
         value: T,
         *,
-        prediction: object = None,  # noqa: ARG002 - part of the fixed signature, see below
+        prediction: object = None,  # noqa: ARG002 - part of the public signature
         target: object = None,  # noqa: ARG002
         split: str = "training",
     ) -> T:
-        """Record a loss and return the very same object.
+        """Record a loss and return the same object.
 
-        Before `optimizer.step()` it belongs to that step; several (micro-batches) are averaged.
-        `split="validation"` or another name records the loss of other data. `prediction` and
-        `target` are accepted for the rules on loss pairing, which come later; they are not kept.
+        A loss belongs to the next `optimizer.step()`; several (micro-batches) are averaged.
+        `split="validation"` or another name records the loss on other data. `prediction` and
+        `target` are accepted but not used.
         """
         if self._capture is not None and not self._closed:
             self._capture.loss(value, split=split)  # type: ignore[arg-type]
         return value
 
     def log(self, **scalars: Any) -> None:
-        """Record more scalars of the step, by name; they appear as `log/<name>`."""
+        """Record other scalars of the step; each appears as `log/<name>`."""
         if self._capture is not None and not self._closed:
             self._capture.log(scalars)
 
     def diagnosis(self) -> Diagnosis:
-        """Return the diagnosis up to the last finished step; after `close` the last one."""
-        if self._local is None or self._capture is None:
+        """Return the diagnosis up to the last finished step; after `close`, the last diagnosis."""
+        if self._diagnosis is None or self._capture is None:
             return self._last or Diagnosis(run=self.run, not_watched=self._reasons())
         if not self._closed:
             self._capture.settle()
-            self._last = self._local.diagnosis(
+            self._last = self._diagnosis.diagnosis(
                 run=self.run,
                 watched=self._capture.watched,
                 not_watched=self._capture.not_watched,
@@ -116,8 +116,10 @@ class Monitor:
         return self._last or Diagnosis(run=self.run)
 
     def close(self) -> None:
-        """Take the hooks off, diagnose once more, deliver what waits (2 s at most), print the
-        card. Safe to call twice."""
+        """Remove the hooks, diagnose, deliver pending records (at most 2 s), print the card.
+
+        Safe to call twice.
+        """
         self._close("finished")
 
     def __enter__(self) -> Self:
@@ -131,7 +133,7 @@ class Monitor:
     ) -> None:
         self._close(*_ending(error))
 
-    # How it is put together.
+    # Attaching and closing.
 
     def _attach(
         self,
@@ -164,7 +166,7 @@ class Monitor:
         )
         if not loss_falls:
             capture.facts["loss_falls"] = 0.0
-        self._local = LocalDiagnosis(self._finding_opened)
+        self._diagnosis = BackgroundDiagnosis(self._finding_opened)
         if collector:
             self._shipper = Shipper(
                 url=collector,
@@ -181,15 +183,15 @@ class Monitor:
             self._emit(record)
 
     def _emit(self, record: Record) -> None:
-        # In the training thread: two appends, nothing else.
+        # In the training thread: only two appends.
         self._produced += 1
-        if self._local is not None:
-            self._local.put(record)
+        if self._diagnosis is not None:
+            self._diagnosis.put(record)
         if self._shipper is not None:
             self._shipper.put(record)
 
     def _finding_opened(self, finding: Finding) -> None:
-        # In the diagnosis' thread. The user's callback runs in the training thread, where
+        # In the thread of the diagnosis. The user's callback runs in the training thread, where
         # StopTraining can end the training.
         if self._capture is not None:
             self._capture.finding_opened()
@@ -197,25 +199,25 @@ class Monitor:
             self._opened.append(finding)
 
     def _step_ended(self, _step: int) -> None:
-        # An exception that a notebook showed before this step did not end the training.
+        # An exception that a notebook displayed before this step did not end the training.
         self._error_before = id(getattr(sys, "last_value", None))
         while self._opened and self._on_finding is not None:
             self._on_finding(self._opened.popleft())
 
     def _background_cpu_s(self) -> float:
-        local = self._local.cpu_s if self._local else 0.0
-        return local + (self._shipper.cpu_s if self._shipper else 0.0)
+        diagnosis = self._diagnosis.cpu_s if self._diagnosis else 0.0
+        return diagnosis + (self._shipper.cpu_s if self._shipper else 0.0)
 
     def _reasons(self) -> dict[str, str]:
         return dict(self._capture.not_watched) if self._capture else {}
 
     def _close(self, state: str, error: str = "") -> None:
-        if self._closed or self._capture is None or self._local is None:
+        if self._closed or self._capture is None or self._diagnosis is None:
             self._closed = True
             return
         try:
             self._capture.detach()
-            self._local.stop()
+            self._diagnosis.stop()
             self._state = state
             self._error = error if state == "failed" else ""
             diagnosis = self.diagnosis()
@@ -227,28 +229,28 @@ class Monitor:
                 self._shipper.close()
             self._report(diagnosis)
         except Exception:
-            log.exception("Closing the monitor failed; the training is not touched by that.")
+            log.exception("Closing the monitor failed; the training is not affected.")
         finally:
             self._closed = True
             _open.discard(self)
 
     def _abandon(self) -> None:
-        """Undo a half-done attachment: no hook and no thread of ours is left."""
+        """Undo an incomplete attachment: remove all hooks and stop all threads."""
         self._closed = True
         try:
             if self._capture is not None:
                 self._capture.detach()
-            if self._local is not None:
-                self._local.stop()
+            if self._diagnosis is not None:
+                self._diagnosis.stop()
             if self._shipper is not None:
                 self._shipper.close(deadline_s=0.25)
         except Exception:
             log.exception("A part of the monitor could not be stopped.")
-        self._capture = self._local = self._shipper = None
+        self._capture = self._diagnosis = self._shipper = None
 
     def _report(self, diagnosis: Diagnosis) -> None:
         mode = self._settings.report
-        if mode == "off" or self._local is None:
+        if mode == "off" or self._diagnosis is None:
             return
         from trainvitals.report import card, line
         from trainvitals.report.curves import curves_of
@@ -258,15 +260,17 @@ class Monitor:
             shown = line(diagnosis)
         else:
             colour = tty and "NO_COLOR" not in os.environ
-            shown = card(diagnosis, colour=colour, curves=curves_of(self._local.history, diagnosis))
+            shown = card(
+                diagnosis, colour=colour, curves=curves_of(self._diagnosis.history, diagnosis)
+            )
         sys.stderr.write(f"{shown.rstrip()}\n")
 
     def _forget(self) -> None:
-        """In a forked child: off, without a thread, a lock or a byte of I/O."""
+        """Switch off in a forked child, without threads, locks and I/O."""
         self._closed = True
         self._put = deque[Record](maxlen=0).append
-        if self._local is not None:
-            self._local.forget()
+        if self._diagnosis is not None:
+            self._diagnosis.forget()
         if self._shipper is not None:
             self._shipper.forget()
             self._shipper = None
@@ -289,29 +293,30 @@ def watch(
     loss_falls: bool = True,
     on_finding: OnFinding | None = None,
 ) -> Monitor:
-    """Watch a training run: put hooks on `model` and `optimizer`, and return at once.
+    """Watch a training run: register hooks on `model` and `optimizer`, and return at once.
 
-    Never raises into the training for reasons of its own: what cannot be used is said in one
-    warning, and the Monitor returned then does nothing, or does less.
+    Never raises into the training: an invalid argument causes one warning and is ignored; if
+    attaching fails, the returned Monitor does nothing.
 
     Args:
         model: the module, or several by name: `{"generator": g, "critic": d}`.
         optimizer: one or a list, also inside a wrapper (Accelerate); None: found at the first
-            step. A step of the run is an update of the first one, counted from 0. Where no torch
-            optimizer steps, each training loss is a step.
-        loss: the loss module, when `monitor.loss` is not called; of a function only the kind of
-            loss is taken.
-        run: the run's name; None: a new ULID, in a torchrun job one id for all ranks. project:
-            None: from the settings.
-        config: hyper-parameters, kept with the run. tags: words to find it by.
-        collector: its URL; None: from the settings, else local only; "off": no network, ever.
-        total_steps: planned steps, for progress and for rules that know the schedule.
+            step. The steps of the run are the steps of the first optimizer, counted from 0.
+            Without a torch optimizer, each training loss is a step.
+        loss: the loss module, if `monitor.loss` is not called; for a function, only the kind of
+            loss is recorded.
+        run: the run's name; None: a new ULID, in a torchrun job one id for all ranks.
+        project: the run's project; None: from the settings.
+        config: hyper-parameters, stored with the run.
+        tags: words for finding the run.
+        collector: its URL; None: from the settings, otherwise local only; "off": no network.
+        total_steps: planned number of steps, for the progress.
         overhead: budget as a share of the step time, at least 0 (default 0.02); 0: only the loss,
             the learning rate, the gradient norm and times, unless `every` is given.
-        every: measure every n-th step in full instead of by budget, from 1.
+        every: measure every n-th step in full instead of by budget; at least 1.
         activations: "auto", True, False, or names or globs of modules.
-        loss_falls: False for a loss that need not fall (policy gradients, adversarial losses, sums
-            over episodes): the rules that judge its course stay silent.
+        loss_falls: False for a loss that is not expected to fall (policy gradients, adversarial
+            losses, sums over episodes): switches off the rules on its level.
         on_finding: called in the training thread, at the end of a step, for each finding that
             opened; may raise StopTraining.
     """
@@ -352,7 +357,7 @@ def watch(
 
 
 def _is_respawned() -> bool:
-    # A spawned worker imports the user's script again; it is no second training.
+    # A spawned worker imports the user's script again; this is not a second training.
     return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
 
 
@@ -362,7 +367,7 @@ _open: weakref.WeakSet[Monitor] = weakref.WeakSet()
 def _close_all() -> None:
     error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
     for monitor in list(_open):
-        # A notebook sets it too, for errors that ended nothing.
+        # A notebook also sets it for exceptions that did not end the training.
         monitor._close(*_ending(None if id(error) == monitor._error_before else error))
 
 
@@ -376,7 +381,7 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
 
 
 def _described(error: BaseException) -> str:
-    """Return an exception's class and message; its `__str__` is the user's and may raise."""
+    """Return an exception's class and message, also if its `__str__` raises."""
     return f"{type(error).__name__}: {text(error)}"
 
 

@@ -1,4 +1,4 @@
-"""A run's diagnosis as a collector has it, for the command line and the demo.
+"""Read a run's diagnosis from a collector, for the command line and the demo.
 
 Comes in: a `Client` and the run's id. Goes out: a `Diagnosis`, and the curve of its headline.
 Start at `diagnosis_of`.
@@ -19,12 +19,12 @@ from trainvitals.report.curves import CurveKey, key_of, source_of
 
 ENDED: Final = ("finished", "failed", "stopped", "lost")
 QUIET_S: Final = 2.5
-"""A run's last diagnosis is done when nothing of it changed for that long after its end: the
-collector looks once a second."""
+"""The diagnosis of an ended run is final if it has not changed for this time: the collector
+diagnoses once per second."""
 
 
 def diagnosis_of(client: Client, run: str) -> Diagnosis | None:
-    """Return the collector's last diagnosis of `run`; None before its first."""
+    """Return the collector's latest diagnosis of `run`; None before the first."""
     about = client.run(run)
     if about.health is None and about.state not in ("failed", "lost"):
         return None
@@ -47,7 +47,7 @@ def diagnosis_of(client: Client, run: str) -> Diagnosis | None:
 
 
 def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[CurveKey, Series]:
-    """Return the curve that supports the headline; empty when the collector has none."""
+    """Return the curve of the headline's evidence; empty if the collector has none."""
     finding = diagnosis.headline
     if finding is None or not finding.stream:
         return {}
@@ -65,7 +65,7 @@ def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[C
 
 
 def settled(client: Client, run: str, timeout_s: float) -> bool:
-    """Wait until the run has ended and its last diagnosis is done; False when time is up first."""
+    """Wait until the run has ended and its diagnosis is final; return False after the timeout."""
     deadline = time.monotonic() + timeout_s
     before: RunDetail | None = None
     since = time.monotonic()
@@ -87,7 +87,7 @@ def _ended(run: RunDetail) -> bool:
 
 
 def _series(curve: Curve) -> Series:
-    """Return the curve with each bucket's extreme, so that a spike of one step is seen."""
+    """Return the curve with the extreme of each bucket, so that a spike of one step is visible."""
     low, mean, high = (
         np.array([np.nan if v is None else v for v in values], np.float32)
         for values in (curve.min, curve.mean, curve.max)

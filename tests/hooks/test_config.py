@@ -87,7 +87,7 @@ def test_without_a_home_directory_the_working_directory_has_the_files(
     settings = load()
     assert settings.home == tmp_path / ".trainvitals"
     assert settings.spool_dir == settings.home / "spool"
-    assert "give a path without ~" in caplog.text
+    assert "use a path without ~" in caplog.text
 
 
 def test_a_project_that_cannot_be_stored_is_one_warning(caplog):

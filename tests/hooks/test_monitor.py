@@ -141,7 +141,7 @@ def test_a_model_that_is_none_is_one_warning_and_the_training_goes_on(caplog):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"every": 0}, "every=0 is not used: it is a whole number of steps from 1"),
+        ({"every": 0}, "every=0 is not used: it must be an integer of at least 1"),
         ({"every": -1}, "every=-1 is not used"),
         ({"every": "x"}, "every='x' is not used"),
         ({"every": True}, "every=True is not used"),

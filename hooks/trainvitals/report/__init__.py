@@ -1,8 +1,8 @@
-"""A diagnosis as text: the card of a terminal, one line for a log, JSON for a machine.
+"""Format a diagnosis as text: a card for a terminal, one line for a log, JSON for programs.
 
 Comes in: a `Diagnosis`, and for the card the curves of its evidence.
-Goes out: strings; nothing here prints, knows a terminal or reads the environment.
-Promise:  names are other people's text: no control character and no markup of theirs gets out.
+Goes out: strings; nothing here prints or reads the environment.
+Promise:  control characters and markup in names of layers and runs are removed.
 Start at `card.card`.
 """
 

@@ -1,4 +1,4 @@
-"""A diagnosis as JSON: the fields of `trainvitals.api.schema.Diagnosis`, in their order."""
+"""Format a diagnosis as JSON: the fields of `trainvitals.api.schema.Diagnosis`, in order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A diagnosis as a card for a terminal: what it is, where, the numbers, and what to do.
+"""Format a diagnosis as a card for a terminal: the finding, its place, its evidence, the advice.
 
-Comes in: a `Diagnosis` and, when at hand, the curve of its headline's evidence.
-Goes out: a string of lines no wider than asked, without colour unless asked.
+Comes in: a `Diagnosis` and, if available, the curve of its headline's evidence.
+Goes out: a string of lines of at most the given width, without colour by default.
 Start at `card`.
 """
 
@@ -30,7 +30,7 @@ WIDTH_MIN = 40
 LABEL_WIDTH = 9
 LISTED_MAX = 3
 STYLE = {Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
-# Not by colour alone: each severity has a sign and a word.
+# Severities differ in symbol and word, not only in colour.
 SYMBOL = {Severity.INFO: "i", Severity.WARNING: "!", Severity.ERROR: "✗"}
 
 VERDICT = {
@@ -39,7 +39,7 @@ VERDICT = {
     Verdict.BLIND: ("?", "bold yellow"),
     Verdict.FAILED: ("✗", "bold red"),
 }
-"""Sign and style of a verdict without a headline."""
+"""Symbol and style of a verdict without a headline."""
 
 
 def card(
@@ -66,12 +66,12 @@ def card(
         markup=False,
         emoji=False,
         highlight=False,
-        # Not from the environment: the same diagnosis gives the same text everywhere.
+        # Ignore the environment: the same diagnosis gives the same text everywhere.
         _environ={},
     )
     for part in _parts(diagnosis, width, curves or {}):
         console.print(part)
-    # Tables pad their cells; nobody wants blanks at the end of lines they copy.
+    # Tables pad their cells: remove the blanks at the end of lines.
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
@@ -135,7 +135,7 @@ def _evidence(evidence: Sequence[Evidence]) -> Table:
     for item in evidence:
         shown = row(item)
         remarks = ", ".join(part for part in (shown.limit, shown.healthy) if part)
-        if isinstance(item.seen, str):  # words belong to the wide column
+        if isinstance(item.seen, str):  # show text in the wide column
             remarks = f"{shown.seen} ({remarks})" if remarks else shown.seen
             table.add_row(Text(clean(shown.quantity)), Text(""), Text(clean(remarks)))
             continue

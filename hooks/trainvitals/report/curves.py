@@ -1,4 +1,4 @@
-"""Which curve proves a finding, and where to find it."""
+"""Find the curve of a finding's evidence."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from trainvitals.diagnosis.history import History, Series
 from trainvitals.wire import Stat, Stream
 
 CurveKey = tuple[str, str, str]
-"""Stream, statistic and place, as a finding names them."""
+"""Stream, statistic and place of a finding."""
 
 
 def key_of(finding: Finding) -> CurveKey:
-    """Return what `card`'s `curves` are keyed by."""
+    """Return the key of a finding's curve in `card`'s `curves`."""
     return (finding.stream, finding.statistic, finding.where)
 
 
 def source_of(finding: Finding, places: Sequence[str]) -> tuple[str, str] | None:
-    """Return (statistic, place) of the curve among the `places` of its stream; None without one.
+    """Return (statistic, place) of the curve among the `places` of its stream; None if missing.
 
-    A finding in the stream of scalars names the scalar as its statistic. One about a layer may
-    name the module where the stream has its parameters.
+    In a finding about a scalar, the statistic is the scalar's name. In a finding about a layer,
+    the place may be a module, while the rows of the stream are its parameters.
     """
     if not finding.stream or not finding.statistic:
         return None
@@ -34,7 +34,7 @@ def source_of(finding: Finding, places: Sequence[str]) -> tuple[str, str] | None
 
 
 def curves_of(history: History, diagnosis: Diagnosis) -> dict[CurveKey, Series]:
-    """Return the curve of the diagnosis' headline, as far as the history has it."""
+    """Return the curve of the diagnosis' headline; empty if the history does not contain it."""
     finding = diagnosis.headline
     if finding is None or finding.stream not in tuple(Stream):
         return {}

@@ -1,4 +1,4 @@
-"""A diagnosis in one line: for logs, and for `TRAINVITALS_REPORT=line`."""
+"""Format a diagnosis as one line: for logs, and for `TRAINVITALS_REPORT=line`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def line(diagnosis: Diagnosis) -> str:
 
 
 def finding_line(finding: Finding) -> str:
-    """Return a finding in one line: severity, code, name, place, step and its sentence."""
+    """Return a finding in one line: severity, code, name, place, step and summary."""
     return (
         f"{finding.severity.upper()} {clean(finding.code)} {clean(finding.rule)}"
         f"{at_place(finding.where)} since step {finding.since_step:,}: {clean(finding.summary)}"
@@ -27,7 +27,7 @@ def finding_line(finding: Finding) -> str:
 
 
 def verdict_text(diagnosis: Diagnosis) -> str:
-    """Return the verdict in words. "Healthy" is a claim: it is never the answer by default."""
+    """Return the verdict as text. "Healthy" is never the default."""
     steps = counted(diagnosis.step + 1, "step")
     if diagnosis.verdict is Verdict.FAILED:
         return f"failed after {steps}: {clean(diagnosis.error) or 'no reason was given'}."

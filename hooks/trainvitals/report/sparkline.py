@@ -1,4 +1,4 @@
-"""A curve in one line of text."""
+"""Draw a curve in one line of text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy.typing as npt
 BLOCKS = "▁▂▃▄▅▆▇█"
 NONFINITE = "×"
 LOG_FROM = 100.0
-"""Largest over smallest value from which on heights are logarithms."""
+"""Ratio of largest to smallest value above which the scale is logarithmic."""
 
 
 def sparkline(values: npt.ArrayLike, columns: int = 40) -> str:
     """Return the curve in at most `columns` characters.
 
-    Each character shows the point of its bucket that is farthest from the median of all, so that
-    a spike of one step is not averaged away; a bucket with ±Inf shows `×`, one with only NaN
-    (nothing measured) a space. Positive curves over more than two decades are drawn on a
-    logarithmic scale. "" when there is nothing to draw.
+    Each character shows the point of its bucket that is farthest from the median of all points, so
+    that a spike of one step is visible; a bucket with ±Inf shows `×`, one with only NaN (not
+    measured) a space. Positive curves over more than two decades have a logarithmic scale. "" if
+    there is no finite point.
     """
     curve = np.asarray(values, np.float64)
     finite = curve[np.isfinite(curve)]

@@ -1,4 +1,4 @@
-"""Text that is safe to show in a terminal."""
+"""Make text safe for a terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _LENGTH_MAX = 4000
 
 
 def clean(text: str, *, lines: bool = False) -> str:
-    """Return `text` without what could move a cursor, colour a terminal or turn its direction.
+    """Return `text` without control and formatting characters.
 
-    Line breaks and tabs become a space, unless `lines`. Names of layers and runs are chosen by
-    whoever wrote the training script: an escape sequence in one must not reach a terminal.
+    Line breaks and tabs become a space, unless `lines`. Names of layers and runs come from the
+    training script: an escape sequence in a name must not reach a terminal.
     """
     kept = []
     for character in text[:_LENGTH_MAX]:
@@ -26,9 +26,9 @@ def clean(text: str, *, lines: bool = False) -> str:
 
 
 def shortened(text: str, length_max: int) -> str:
-    """Return the cleaned `text` with its middle left out where it is too long.
+    """Return the cleaned `text`, with its middle replaced by `…` if it is too long.
 
-    The middle, because the end of a parameter's name tells weight from bias.
+    The end of a parameter's name is kept, because it distinguishes weight and bias.
     """
     text = clean(text)
     if len(text) <= length_max:
@@ -38,7 +38,7 @@ def shortened(text: str, length_max: int) -> str:
 
 
 def at_place(where: str) -> str:
-    """Return ` at <place>`, cleaned; nothing for a finding of the run as a whole."""
+    """Return ` at <place>`, cleaned; "" for a finding about the whole run."""
     return f" at {clean(where)}" if clean(where) else ""
 
 

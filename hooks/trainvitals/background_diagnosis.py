@@ -1,7 +1,7 @@
-"""Diagnosis beside the training: a background thread that feeds a history and runs the engine.
+"""Diagnose the run in a background thread of the training process.
 
 Comes in: records, through `put`, which only appends.
-Goes out: findings, each told once when it opens; a diagnosis whenever it is asked for.
+Goes out: each finding once, when it opens; a diagnosis from `diagnosis`.
 Promise:  at most about 1 % of a core; the training thread never waits for it.
 """
 
@@ -26,18 +26,18 @@ FRAMES_WAITING_MAX = 50_000
 JOIN_S = 1.0
 
 
-class LocalDiagnosis:
-    """One run's history and engine in the training process. `cpu_s` is what its thread used."""
+class BackgroundDiagnosis:
+    """One run's history and engine. `cpu_s` is the CPU time of its thread, in seconds."""
 
     def __init__(self, opened: Callable[[Finding], None], engine: Engine | None = None) -> None:
-        """`opened` is called once for each finding, in this object's thread or in `diagnosis`."""
+        """`opened` is called once for each finding, in the background thread or in `diagnosis`."""
         self.history = History()
         self.cpu_s = 0.0
         self.frames_left_out = 0
         self._engine = engine or Engine()
         self._opened = opened
         self._findings: tuple[Finding, ...] = ()
-        self._told: set[tuple[str, str, int]] = set()
+        self._reported: set[tuple[str, str, int]] = set()
         self._inbox: deque[Record] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -46,7 +46,7 @@ class LocalDiagnosis:
         self._thread.start()
 
     def put(self, record: Record) -> None:
-        """Take a record: called in the training thread, so it only appends."""
+        """Append a record; called in the training thread."""
         if len(self._inbox) >= FRAMES_WAITING_MAX and isinstance(record, Frame):
             self.frames_left_out += 1
             return
@@ -62,7 +62,7 @@ class LocalDiagnosis:
         state: str = "running",
         error: str = "",
     ) -> Diagnosis:
-        """Return the diagnosis up to the last record put."""
+        """Return the diagnosis of all records up to now."""
         with self._lock:
             self._examine()
             findings = self._findings
@@ -78,13 +78,13 @@ class LocalDiagnosis:
             )
 
     def stop(self) -> None:
-        """End the thread, waiting for it a second at most."""
+        """Stop the thread, and wait for its end for at most one second."""
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(JOIN_S)
 
     def forget(self) -> None:
-        """In a forked child: no thread is left, and the lock may be held for ever."""
+        """Switch off in a forked child: no thread exists there, and the lock may be held."""
         self._inbox = deque(maxlen=0)
         self._lock = threading.Lock()
         self._stop.set()
@@ -96,7 +96,7 @@ class LocalDiagnosis:
                 with self._lock:
                     self._examine()
             except Exception:
-                log.exception("The diagnosis failed; the training goes on without it.")
+                log.exception("The diagnosis failed and is switched off; the training goes on.")
                 return
             cost_s = time.thread_time() - started
             self.cpu_s += cost_s
@@ -110,11 +110,11 @@ class LocalDiagnosis:
         self._findings = self._engine.examine(self.history, self._findings)
         for finding in self._findings:
             key = (finding.code, finding.where, finding.since_step)
-            if finding.is_open and key not in self._told:
-                self._told.add(key)
-                self._tell(finding)
+            if finding.is_open and key not in self._reported:
+                self._reported.add(key)
+                self._report(finding)
 
-    def _tell(self, finding: Finding) -> None:
+    def _report(self, finding: Finding) -> None:
         level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
         if not finding.explained_by:
             log.log(
