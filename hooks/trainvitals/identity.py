@@ -10,7 +10,6 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from trainvitals.wire import RunStart
 from trainvitals.wire.sanitise import configuration, sanitised
@@ -40,7 +39,7 @@ def run_start(
     start = RunStart(
         started_at=time.time(),
         name=name,
-        config=plain(config),
+        config=configuration(config),
         tags=tags,
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -53,11 +52,6 @@ def run_start(
     clean = sanitised(start)
     assert isinstance(clean, RunStart)  # noqa: S101 - sanitised keeps the type; for mypy
     return clean
-
-
-def plain(config: object) -> dict[str, Any]:
-    """Return a configuration as plain data that every collector can store. Raises nothing."""
-    return configuration(config)
 
 
 def git_commit(folder: Path) -> str:

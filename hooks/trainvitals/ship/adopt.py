@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainvitals.ship.backoff import Backoff
-from trainvitals.ship.http import Acknowledged, Address, Outcome, Refused, post
+from trainvitals.ship.http import Acknowledged, Address, Outcome, Rejected, post
 from trainvitals.ship.split import halves
 from trainvitals.ship.spool import Spool, folders
 
@@ -110,7 +110,7 @@ class Adoption:
             case Acknowledged():
                 backoff.succeeded()
                 spool.done()
-            case Refused(reason=reason):
+            case Rejected(reason=reason):
                 backoff.succeeded()
                 parts = halves(batch) if outcome.divisible else []
                 if parts:

@@ -27,7 +27,7 @@ RETRY_AFTER_S_MAX: Final = 60.0
 COMPRESSED_FROM_BYTES: Final = 3 * 2**19
 """Larger bodies are compressed: a collector accepts 2 MiB compressed and 8 MiB uncompressed."""
 PROBLEM_TYPE: Final = "application/problem+json"
-REFUSED_PARTS: Final = frozenset(
+REJECTED_PARTS: Final = frozenset(
     {
         "malformed",
         "unknown_layout",
@@ -38,9 +38,9 @@ REFUSED_PARTS: Final = frozenset(
     }
 )
 """Reasons that apply to a part of a batch: the collector may store the other parts."""
-REFUSED_WHOLE: Final = frozenset({"conflict", "run_in_other_project"})
+REJECTED_WHOLE: Final = frozenset({"conflict", "run_in_other_project"})
 """Reasons that concern the batch's key or run: they apply to each part of it too."""
-_REFUSED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
+_REJECTED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
 _SEND_BYTES: Final = 64 * 1024
 
 
@@ -50,7 +50,7 @@ class Acknowledged:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """The collector rejects this batch permanently. `code` is its stable reason."""
 
     code: str
@@ -59,7 +59,7 @@ class Refused:
     @property
     def divisible(self) -> bool:
         """Whether the collector may store parts of the batch."""
-        return self.code in REFUSED_PARTS
+        return self.code in REJECTED_PARTS
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Away:
     after_s: float | None = None
 
 
-Outcome = Acknowledged | Refused | Unauthorised | Away
+Outcome = Acknowledged | Rejected | Unauthorised | Away
 
 
 @dataclass(frozen=True)
@@ -228,10 +228,10 @@ def _outcome(
     reason = f"{status} {response.reason}: {answer[:300].decode(errors='replace')}"
     if status in {401, 403}:
         return Unauthorised(reason)
-    if status in _REFUSED_STATUS:
+    if status in _REJECTED_STATUS:
         code = _problem(response, answer)
-        if code in REFUSED_PARTS or code in REFUSED_WHOLE:
-            return Refused(code, reason)
+        if code in REJECTED_PARTS or code in REJECTED_WHOLE:
+            return Rejected(code, reason)
     after = response.getheader("Retry-After", "")
     # At most 20 digits: Python raises for integers with thousands of digits.
     seconds = float(after[:20]) if after.isdecimal() else None

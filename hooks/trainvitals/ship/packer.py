@@ -66,7 +66,7 @@ class Packer:
         """The step of the last frame."""
         self._start: RunStart | None = None
         self._layouts: dict[str, Layout] = {}
-        self._refused: set[_Key] = set()
+        self._rejected: set[_Key] = set()
         self._introduce = False
         self._next: deque[tuple[Record, int]] = deque()
         """Records and their sizes that did not fit into the last batch; packed first."""
@@ -76,7 +76,7 @@ class Packer:
     def layouts(self) -> list[Layout]:
         """The newest layout of each stream, without rejected ones."""
         known = self._layouts.values()
-        return [layout for layout in known if (layout.stream, layout.version) not in self._refused]
+        return [layout for layout in known if (layout.stream, layout.version) not in self._rejected]
 
     def next(self, *, quiet: bool = True) -> Spooled | None:
         """Return the next batch; None if there are no records.
@@ -116,10 +116,10 @@ class Packer:
         """Repeat start and layouts before the next record: the batch with them may be lost."""
         self._introduce = True
 
-    def refused(self, record: Record) -> None:
+    def rejected(self, record: Record) -> None:
         """Drop a record that the collector rejected; for a layout, also its frames."""
         if isinstance(record, Layout):
-            self._refused.add((record.stream, record.version))
+            self._rejected.add((record.stream, record.version))
         elif isinstance(record, RunStart):
             self._start = None
 
@@ -168,7 +168,7 @@ class Packer:
         """Whether a frame passes the checks of the collector that are possible here."""
         steps, times = frame.steps.tolist(), frame.times.tolist()
         return (
-            (frame.stream, frame.layout) not in self._refused
+            (frame.stream, frame.layout) not in self._rejected
             and frame.values.ndim == 3
             and 0 < len(steps) == len(times) == len(frame.values)
             and steps[0] >= 0

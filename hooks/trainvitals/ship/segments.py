@@ -55,8 +55,8 @@ def frames_of(segment: bytes) -> list[Spooled]:
     if not found:
         return []
     # The first of the most common salts: a single old frame at the end does not win a tie.
-    [(ours, _)] = Counter(salt for salt, _ in found).most_common(1)
-    return [batch for salt, batch in found if salt == ours]
+    [(expected, _)] = Counter(salt for salt, _ in found).most_common(1)
+    return [batch for salt, batch in found if salt == expected]
 
 
 def _crc(salt: bytes, seq: int, records: int, payload: bytes) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 
 from trainvitals.ship.backoff import Backoff
 from trainvitals.ship.buffer import Buffer
-from trainvitals.ship.http import Acknowledged, Address, Away, Outcome, Refused, Unauthorised, post
+from trainvitals.ship.http import Acknowledged, Address, Away, Outcome, Rejected, Unauthorised, post
 from trainvitals.ship.packer import Identity, Packer, is_counted
 from trainvitals.ship.segments import Spooled
 from trainvitals.ship.split import halves, records_of, with_layouts
@@ -196,18 +196,18 @@ class Sender:
                 self._backoff.succeeded()
                 self._reports_wait = False
                 self.status.state = "sending"
-                self.status.batches_sent += 1
+
                 self.status.acknowledged += batch.records
                 self._replace(batch, [])
                 self.acknowledged.set()
-            case Refused():
-                self._refused(outcome, batch)
+            case Rejected():
+                self._rejected(outcome, batch)
             case Unauthorised(reason=reason):
                 self._wait("unauthorised", reason, outcome)
             case Away(reason=reason):
                 self._wait("away", reason, outcome)
 
-    def _refused(self, outcome: Refused, batch: Spooled) -> None:
+    def _rejected(self, outcome: Rejected, batch: Spooled) -> None:
         """Divide a rejected batch; drop a record that cannot be divided."""
         self._backoff.succeeded()
         if outcome.code == "unknown_layout" and self._layouts_for != batch.seq:
@@ -225,7 +225,7 @@ class Sender:
         self.status.last_error = outcome.reason
         if outcome.divisible:
             for record in records_of(batch):
-                self._packer.refused(record)
+                self._packer.rejected(record)
         else:
             self._packer.introduce()  # later frames may need its layouts
         lost = records_of(batch)

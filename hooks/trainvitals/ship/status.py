@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ShipStatus:
-    """Counts are records unless the name says otherwise."""
+    """The state and the counts of one run's delivery; counts without a unit are records."""
 
     state: str = "idle"
     """idle | sending | away (the collector does not answer) | unauthorised | closed"""
@@ -17,7 +17,7 @@ class ShipStatus:
     """In the buffer or on disk."""
     dropped: int = 0
     """Dropped because of the spool's limit, a disk error, or a rejection by the collector."""
-    batches_sent: int = 0
+
     errors: int = 0
     """Unexpected exceptions in the threads; each is logged, and the thread continues."""
     last_error: str = ""

@@ -108,12 +108,12 @@ def name(value: object, bytes_max: int = NAME_BYTES_MAX) -> str:
     A valid name is unchanged. Any other name is cleaned, shortened and ends with `~` and eight
     hexadecimal digits of the original's hash, so that different names stay different.
     """
-    said = _string(value)
-    clean = _unicode(said)
+    given = _string(value)
+    clean = _unicode(given)
     raw = clean.encode()
-    if clean == said and len(raw) <= bytes_max:
+    if clean == given and len(raw) <= bytes_max:
         return clean
-    original = said.encode("utf-8", "surrogatepass")
+    original = given.encode("utf-8", "surrogatepass")
     mark = "~" + hashlib.blake2b(original, digest_size=4).hexdigest()
     return raw[: bytes_max - len(mark)].decode(errors="ignore") + mark
 
@@ -176,7 +176,7 @@ class _Plain:
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             return self._mapping(fields, depth)
-        assert isinstance(value, (list, tuple, set, frozenset))  # noqa: S101 - _is_tree said so
+        assert isinstance(value, (list, tuple, set, frozenset))  # noqa: S101 - true by _is_tree; for mypy
         items: list[Any] = []
         for at, item in enumerate(value):
             if self.left <= 0:
@@ -197,9 +197,9 @@ class _Plain:
         return plain
 
     def _text(self, value: object) -> str:
-        said = text(value, max(64, min(TEXT_BYTES_MAX, self.left)))
-        self.left -= len(said.encode()) + 1
-        return said
+        given = text(value, max(64, min(TEXT_BYTES_MAX, self.left)))
+        self.left -= len(given.encode()) + 1
+        return given
 
 
 def _is_tree(value: object) -> bool:

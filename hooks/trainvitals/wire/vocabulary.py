@@ -141,8 +141,7 @@ class Scalar(StrEnum):
     WEIGHT_DECAY = "weight_decay"
     LOSS_SCALE = "loss_scale"
     """GradScaler's factor; gradients are reported unscaled."""
-    STEPS_SKIPPED = "steps_skipped"
-    """Optimizer steps skipped so far because gradients overflowed."""
+
     STEP_TIME_S = "step_time_s"
     """Wall-clock seconds from the end of the previous step to the end of this one."""
     OVERHEAD = "overhead"

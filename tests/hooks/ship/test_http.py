@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from trainvitals.ship.http import Acknowledged, Away, Refused, Unauthorised, parse_url, post
+from trainvitals.ship.http import Acknowledged, Away, Rejected, Unauthorised, parse_url, post
 
 SOURCE = b"s" * 16
 ACK = json.dumps({"source": SOURCE.hex(), "seq": 0, "stored": True}).encode()
@@ -143,7 +143,7 @@ def test_an_acknowledgement_after_one_100_continue_counts():
 )
 def test_a_problem_of_the_collector_refuses_the_batch(status, reason, divisible):
     got = outcome_of(answer(status, problem(reason), PROBLEM))
-    assert isinstance(got, Refused)
+    assert isinstance(got, Rejected)
     assert (got.code, got.divisible) == (reason, divisible)
 
 

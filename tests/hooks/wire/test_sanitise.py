@@ -82,7 +82,7 @@ def deep(levels: int):
     ],
 )
 def test_any_configuration_is_stored(config):
-    plain = identity.plain(config)
+    plain = configuration(config)
     assert is_stored(RunStart(1.0, config=plain))
     assert len(msgspec.msgpack.encode(plain)) < 400_000
 
