@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainvitals.diagnosis.pages import Page, page_of
+from trainvitals.api.schema import RulePage
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rule import Rule
 from trainvitals_server.publish import metrics
@@ -21,29 +21,30 @@ RULES = Path(__file__).parent / "rules"
 def pages() -> dict[Path, str]:
     """Return path → text of every generated page."""
     rules = [type(rule) for rule in all_rules()]
-    texts = {RULES / f"{rule.code}.md": rule_page(rule, page_of(rule)) for rule in rules}
+    texts = {RULES / f"{rule.code}.md": rule_page(rule.page()) for rule in rules}
     texts[RULES / "README.md"] = index(rules)
     texts[RULES.with_name("metrics.md")] = metrics.page()
     return texts
 
 
-def rule_page(rule: type[Rule], page: Page) -> str:
+def rule_page(page: RulePage) -> str:
     """Return a rule's page as Markdown."""
     rows = "\n".join(
-        f"| `{name}` | {default:g} | {meaning} |"
-        for name, (default, meaning) in rule.thresholds().items()
+        f"| `{name}` | {threshold.default:g} | {threshold.meaning} |"
+        for name, threshold in page.thresholds.items()
     )
     table = (
         f"## Thresholds\n\n| name | default | meaning |\n|---|---|---|\n{rows}\n\n" if rows else ""
     )
-    refuted = f"## What would refute it\n\n{rule.refuted_by}\n\n" if rule.refuted_by else ""
+    refuted = f"## What would refute it\n\n{page.refuted_by}\n\n" if page.refuted_by else ""
+    fix = f"```python\n{page.fix}\n```\n\n" if page.fix else ""
     return (
         f"<!-- written by docs/generate.py from the rule's docstring -->\n"
         f"# {page.code} {page.rule}\n\n{page.summary}\n\n"
         f"## What it detects\n\n{page.what_it_detects}\n\n"
         f"## Why it matters\n\n{page.why_it_matters}\n\n"
         f"## Evidence\n\n{page.evidence}\n\n"
-        f"## What to do\n\n{page.what_to_do}\n\n```python\n{rule.fix}\n```\n\n"
+        f"## What to do\n\n{page.what_to_do}\n\n{fix}"
         f"## When it is wrong\n\n{page.when_it_is_wrong}\n\n"
         f"{refuted}{table}"
         f"## References\n\n{page.references}\n"
@@ -53,8 +54,7 @@ def rule_page(rule: type[Rule], page: Page) -> str:
 def index(rules: list[type[Rule]]) -> str:
     """Return the index of all rules."""
     rows = "\n".join(
-        f"| [{rule.code}]({rule.code}.md) | {rule.name()} | {rule.stage.name.lower()} | "
-        f"{page_of(rule).summary} |"
+        f"| [{rule.code}]({rule.code}.md) | {rule.name()} | {rule.stage} | {rule.page().summary} |"
         for rule in rules
     )
     return (

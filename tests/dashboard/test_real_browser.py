@@ -11,7 +11,7 @@ from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, va
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
 
 VIEWS = {
-    "/": "The gradient of encoder.0 is 10^6.6 times smaller",
+    "/": "The gradient of the first layer",
     "/run?run=sigmoid-deep": "What would prove this wrong",
     "/run?run=gpt-small": "The loss jumped from 0.2 to 10,000",
     "/layers?run=sigmoid-deep&place=encoder.4.weight": "Update: RMS(ΔW) / RMS(W)",

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from trainvitals.wire.records import Place as Place
+
 Numbers = list[float | None]
 
 
@@ -282,22 +284,6 @@ class Findings(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-class Place(msgspec.Struct, frozen=True):
-    """One row of a stream: a parameter, a module or a scalar."""
-
-    name: str
-    kind: str = ""
-    shape: tuple[int, ...] = ()
-    depth: int = -1
-    module: str = ""
-    module_kind: str = ""
-    nonlinearity: str = ""
-    trainable: bool = True
-    optimized: bool = True
-    aliases: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-
-
 class Layout(msgspec.Struct, frozen=True):
     """The rows and columns of one stream."""
 
@@ -392,4 +378,6 @@ class RulePage(msgspec.Struct, frozen=True, kw_only=True):
     what_to_do: str
     when_it_is_wrong: str
     references: str
+    fix: str = ""
+    refuted_by: str = ""
     thresholds: dict[str, Threshold] = {}

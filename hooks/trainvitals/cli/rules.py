@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from trainvitals.diagnosis.pages import page_of
 from trainvitals.diagnosis.registry import all_rules, rule_by_code
 from trainvitals.diagnosis.rule import Rule
 
@@ -39,7 +38,7 @@ def rules(
 
 
 def _list(as_json: bool) -> None:
-    pages = [page_of(type(rule)) for rule in all_rules()]
+    pages = [rule.page() for rule in all_rules()]
     if as_json:
         listed = [{"code": p.code, "rule": p.rule, "summary": p.summary} for p in pages]
         typer.echo(json.dumps(listed, indent=2))
@@ -61,21 +60,18 @@ def _rule(asked: str) -> type[Rule]:
 
 
 def _described(rule: type[Rule]) -> dict[str, Any]:
-    thresholds = {
-        name: {"default": default, "meaning": meaning}
-        for name, (default, meaning) in rule.thresholds().items()
-    }
-    page = asdict(page_of(rule))
-    return {**page, "fix": rule.fix, "refuted_by": rule.refuted_by, "thresholds": thresholds}
+    described: dict[str, Any] = msgspec.to_builtins(rule.page())
+    return described
 
 
 def _markdown(rule: type[Rule]) -> str:
-    page = page_of(rule)
+    page = rule.page()
+    fix = f"```python\n{page.fix}\n```" if page.fix else ""
     sections = [
         ("What it detects", page.what_it_detects),
         ("Why it matters", page.why_it_matters),
         ("Evidence", page.evidence),
-        ("What to do", f"{page.what_to_do}\n\n```python\n{rule.fix}\n```"),
+        ("What to do", f"{page.what_to_do}\n\n{fix}".rstrip()),
         ("When it is wrong", page.when_it_is_wrong),
         ("What would refute it", rule.refuted_by),
         ("Thresholds", _table(rule)),
@@ -86,5 +82,5 @@ def _markdown(rule: type[Rule]) -> str:
 
 
 def _table(rule: type[Rule]) -> str:
-    rows = [f"| {n} | {d:g} | {m} |" for n, (d, m) in rule.thresholds().items()]
+    rows = [f"| {n} | {t.default:g} | {t.meaning} |" for n, t in rule.thresholds().items()]
     return "\n".join(["| name | default | meaning |", "|---|---|---|", *rows]) if rows else ""

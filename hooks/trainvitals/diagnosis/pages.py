@@ -1,58 +1,44 @@
-"""Rule docstrings as pages: one source for `why`, `advice`, the docs and the dashboard."""
+"""Rule docstrings as pages: one source for `why`, `advice`, the docs and the dashboard.
+
+Comes in: a docstring. Goes out: its summary and its sections, by field name.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from trainvitals.diagnosis.rule import Rule
-
-SECTIONS = (
-    "What it detects",
-    "Why it matters",
-    "Evidence",
-    "What to do",
-    "When it is wrong",
-    "References",
-)
+SECTIONS = {
+    "What it detects": "what_it_detects",
+    "Why it matters": "why_it_matters",
+    "Evidence": "evidence",
+    "What to do": "what_to_do",
+    "When it is wrong": "when_it_is_wrong",
+    "References": "references",
+}
+"""Title of a section → the field of `trainvitals.api.schema.RulePage` that holds its text."""
 
 
-@dataclass(frozen=True)
-class Page:
-    """A rule's docstring, taken apart. All texts are Markdown, one paragraph or list each."""
-
-    code: str
-    rule: str
-    summary: str
-    what_it_detects: str
-    why_it_matters: str
-    evidence: str
-    what_to_do: str
-    when_it_is_wrong: str
-    references: str
-
-
-@cache
-def page_of(rule: type[Rule]) -> Page:
-    """Return the page of `rule`.
+def sections_of(name: str, docstring: str | None) -> dict[str, str]:
+    """Return summary and sections of a rule's docstring, as Markdown, by field name.
 
     Raises:
-        ValueError: the docstring lacks a section, has an empty one, or has them in another order.
+        ValueError: the docstring of `name` lacks a section, has an empty one, or has them in
+            another order.
     """
-    text = inspect.cleandoc(rule.__doc__ or "")
+    text = inspect.cleandoc(docstring or "")
     summary, *parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    titles = tuple(title.strip() for title in parts[::2])
+    titles = [title.strip() for title in parts[::2]]
     bodies = [_unwrapped(body) for body in parts[1::2]]
-    if titles != SECTIONS or not all(bodies) or not summary.strip():
+    if titles != list(SECTIONS) or not all(bodies) or not summary.strip():
         raise ValueError(
-            f"The page of {rule.__name__} must have a summary and the sections "
-            f"{', '.join(SECTIONS)}, none empty, in this order; it has {', '.join(titles)}."
+            f"The page of {name} must have a summary and the sections {', '.join(SECTIONS)}, none "
+            f"empty, in this order; it has {', '.join(titles)}."
         )
-    return Page(rule.code, rule.name(), _unwrapped(summary), *bodies)
+    return {
+        "summary": _unwrapped(summary),
+        **dict(zip(SECTIONS.values(), bodies, strict=True)),
+    }
 
 
 def _unwrapped(text: str) -> str:

@@ -6,10 +6,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, ClassVar
 
-from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.schema import Evidence, Finding, RulePage, Severity, Stage, Threshold
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.pages import sections_of
 from trainvitals.wire import Scalar, Stream
 
 
@@ -71,9 +73,25 @@ class Rule(ABC):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
-    def thresholds(cls) -> dict[str, tuple[float, str]]:
-        """Return each threshold's name with its default and its meaning."""
-        return {f.name: (f.default, f.metadata["meaning"]) for f in fields(cls)}  # type: ignore[misc]
+    def thresholds(cls) -> dict[str, Threshold]:
+        """Return each threshold by its field's name."""
+        return {
+            f.name: Threshold(f.default, f.metadata["meaning"])  # type: ignore[arg-type]
+            for f in fields(cls)
+        }
+
+    @classmethod
+    @cache
+    def page(cls) -> RulePage:
+        """Return the rule's page. Raises ValueError when its docstring is not one."""
+        return RulePage(
+            code=cls.code,
+            rule=cls.name(),
+            fix=cls.fix,
+            refuted_by=cls.refuted_by,
+            thresholds=cls.thresholds(),
+            **sections_of(cls.__name__, cls.__doc__),
+        )
 
     def finding(
         self,
@@ -95,9 +113,7 @@ class Rule(ABC):
         `fix`, `advice` and `stage` replace the rule's own where the evidence points elsewhere;
         an empty `fix` says that no single fix follows from the evidence.
         """
-        from trainvitals.diagnosis.pages import page_of
-
-        page = page_of(type(self))
+        page = self.page()
         return Finding(
             rule=self.name(),
             code=self.code,

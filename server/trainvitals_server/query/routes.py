@@ -114,7 +114,7 @@ def layout(request: Request, principal: Reader, run: RunName) -> Response:
         schema.Layout(
             str(layout.stream),
             tuple(map(str, layout.statistics)),
-            tuple(schema.Place(**msgspec.structs.asdict(place)) for place in layout.places),
+            layout.places,
         )
         for layout in _store(request).layouts(summary.pk)
     ]
@@ -215,10 +215,9 @@ rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
 @rules.get("/rules", **_described(schema.Rules))
 def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
     """List the rules."""
-    from trainvitals.diagnosis.pages import page_of
     from trainvitals.diagnosis.registry import all_rules
 
-    pages = [page_of(type(rule)) for rule in all_rules()]
+    pages = [rule.page() for rule in all_rules()]
     return _json(schema.Rules([schema.RuleName(p.code, p.rule, p.summary) for p in pages]))
 
 
@@ -228,21 +227,10 @@ def rule_page(
     code: Annotated[str, Path(max_length=32)],
 ) -> Response:
     """Return a rule's page and its thresholds."""
-    from trainvitals.diagnosis.pages import page_of
     from trainvitals.diagnosis.registry import rule_by_code
 
     try:
         rule = rule_by_code(code)
     except KeyError as error:
         raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.") from error
-    page = page_of(rule)
-    thresholds = {
-        name: schema.Threshold(default, meaning)
-        for name, (default, meaning) in rule.thresholds().items()
-    }
-    return _json(
-        schema.RulePage(
-            **{name: getattr(page, name) for name in page.__dataclass_fields__},
-            thresholds=thresholds,
-        )
-    )
+    return _json(rule.page())

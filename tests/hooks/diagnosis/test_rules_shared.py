@@ -14,7 +14,6 @@ from trainvitals.api.schema import Finding, Severity
 from trainvitals.diagnosis import rules as package
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.pages import page_of
 from trainvitals.diagnosis.registry import RULES, all_rules, rule_by_code
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.wire import STATISTICS, Frame, Layout, Place, Scalar, Stat, Stream
@@ -88,12 +87,12 @@ def test_it_names_a_curve_to_draw_that_is_on_the_wire(rule):
 
 @each_rule
 def test_its_page_is_complete_and_its_thresholds_mean_something(rule):
-    page = page_of(type(rule))
+    page = rule.page()
     assert len(page.what_it_detects) > 80
     assert re.search(r"\d{4}|docs/", page.references), "a source with its year"
-    for name, (default, meaning) in type(rule).thresholds().items():
-        assert isinstance(default, float | int)
-        assert len(meaning) > 15, name
+    for name, threshold in page.thresholds.items():
+        assert isinstance(threshold.default, float | int)
+        assert len(threshold.meaning) > 15, name
     assert rule.code == "TV954" or rule.refuted_by
 
 
@@ -106,7 +105,7 @@ def test_an_alarm_shows_a_limit_that_its_value_passed(rule):
 
 def assert_evidence_agrees(rule: Rule, finding: Finding) -> None:
     """Every limit shown is the one applied to the value in the same row, and was passed."""
-    known = {float(default) for default, _ in type(rule).thresholds().values()}
+    known = {float(threshold.default) for threshold in rule.thresholds().values()}
     for evidence in finding.evidence:
         if evidence.limit is None:
             assert not evidence.direction, evidence
@@ -160,6 +159,13 @@ def test_evidence_never_contradicts_its_limit_or_its_healthy_range(rule, seed, s
 @each_rule
 def test_what_would_refute_it_names_no_number_that_the_evidence_may_have(rule):
     assert not re.search(r"\d", rule.refuted_by)
+
+
+@each_rule
+def test_its_fixes_are_python(rule):
+    assert rule.code in ("TV901", "TV954") or rule.fix
+    for finding in rule.check(rule.sick()):
+        compile(finding.fix, rule.name(), "exec")
 
 
 @each_rule
