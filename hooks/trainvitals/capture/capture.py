@@ -348,7 +348,8 @@ class Capture:
         if self._matrices.parameters:
             for stream in self._parameter_streams():
                 self._streams.frame(stream, step, now, self._matrices.matrix(stream, arrays))
-        if self._outputs.names:
+        # A step that became a full one late has no outputs: absent is not the same as finite.
+        if any(name.startswith("activation/") for name in arrays):
             self._streams.frame(Stream.ACTIVATION, step, now, self._outputs.matrix(arrays))
 
     # Which tensors.

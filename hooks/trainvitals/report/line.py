@@ -42,4 +42,5 @@ def verdict_text(diagnosis: Diagnosis) -> str:
     resolved = sum(not f.is_open and f.severity is not Severity.INFO for f in diagnosis.findings)
     if resolved:
         return f"healthy again after {steps}; {counted(resolved, 'finding')} resolved"
-    return f"healthy: nothing found in {steps}"
+    off = f"; {counted(len(diagnosis.blind), 'rule')} switched off" if diagnosis.blind else ""
+    return f"healthy: nothing found in {steps}{off}"

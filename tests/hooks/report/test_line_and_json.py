@@ -41,6 +41,12 @@ def test_a_healthy_run_is_one_line_too():
     assert line(healthy) == "trainvitals: healthy: nothing found in 150 steps"
 
 
+def test_rules_that_the_user_switched_off_are_counted():
+    blind = {"dead_relu": "switched off by activations="}
+    healthy = Diagnosis(step=149, verdict=Verdict.HEALTHY, blind=blind)
+    assert line(healthy).endswith("nothing found in 150 steps; 1 rule switched off")
+
+
 def test_a_run_that_was_sick_is_healthy_again_and_what_it_had_is_counted():
     over = replace(FINDING, state=State.RESOLVED)
     healthy = Diagnosis(step=149, verdict=Verdict.HEALTHY, findings=(over,))

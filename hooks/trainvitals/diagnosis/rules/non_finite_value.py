@@ -188,7 +188,6 @@ class NonFiniteValue(Rule):
 
         A later step shows the origin too, as long as the weights were finite before it.
         """
-        captured = history.steps(Stream.ACTIVATION)
         for step in bad.tolist():
             if weight is not None and weight.step <= step:
                 break  # later non-finite values are consequences of the weights
@@ -201,7 +200,7 @@ class NonFiniteValue(Rule):
                     True,
                 )
             if step in loss:
-                if step in captured:
+                if self._all_outputs_finite(history, step):
                     return Origin(
                         "first in the loss function: all captured outputs were finite",
                         Stream.SCALAR,
@@ -226,6 +225,8 @@ class NonFiniteValue(Rule):
                 True,
             )
         what = "in the loss" if len(loss) and loss[0] == bad[0] else "in a gradient"
+        if operations := self._operations(history, int(bad[0])):
+            what += f", behind a {' and a '.join(operations)} whose argument was out of range"
         return Origin(
             f"{what}; the origin was not observed, because the activations of that step were not "
             "captured",
@@ -233,6 +234,16 @@ class NonFiniteValue(Rule):
             None,
             False,
         )
+
+    def _all_outputs_finite(self, history: History, step: int) -> bool:
+        """Whether the outputs of step `step` were measured, each that is known, and finite."""
+        steps = history.steps(Stream.ACTIVATION)
+        row = int(np.searchsorted(steps, step))
+        if row >= len(steps) or steps[row] != step:
+            return False
+        counts = history.values(Stream.ACTIVATION, Stat.NONFINITE)
+        known = ~np.isnan(counts[max(0, row - 128) : row + 1]).all(axis=0)
+        return bool(known.any() and (counts[row, known] == 0).all())
 
     def _fix(self, history: History, step: int, origin: Origin, largest: float) -> str:
         """Return the fix that follows from the evidence; "" if none does."""

@@ -241,6 +241,16 @@ class TestNonFiniteValue:
         assert (finding.where, finding.fix) == ("", "")
         assert finding.confidence < 1
 
+    def test_outputs_without_a_number_are_not_called_finite(self):
+        """A step that became a full one when its loss was seen has gradients and no outputs."""
+        places, n = [Place("a", depth=0)], 40
+        bad = np.arange(n) == 20
+        unmeasured = np.where(bad, np.nan, 0.0)
+        example = Example(n).scalars(loss=1.0, nonfinite_loss=bad.astype(float))
+        example.stream(Stream.ACTIVATION, places, {"a": {Stat.NONFINITE: unmeasured}})
+        [finding] = NonFiniteValue().check(example.history)
+        assert "the origin was not observed" in finding.summary
+
     def test_an_origin_seen_at_a_later_step_is_named(self):
         [finding] = self.run(
             loss=[20, 22], gradients=[20, 22], outputs=[20, 22], captured=[0, 21, 22], n=40
@@ -264,6 +274,7 @@ class TestNonFiniteValue:
         history.add(Event(20, 0.0, "nonfinite_loss", operations))
         [finding] = NonFiniteValue().check(history)
         assert finding.fix == fix
+        assert all(f"a {name} " in finding.summary for name in operations.split(",") if name)
 
     def test_a_first_module_with_bad_outputs_is_told_to_check_its_input(self):
         [finding] = self.run(loss=[20], outputs=[20])
