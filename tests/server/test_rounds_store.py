@@ -8,9 +8,10 @@ import pytest
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from trainvitals.api.schema import Severity, State, Verdict
 from trainvitals.diagnosis.examine import Engine
-from trainvitals.wire import Heartbeat, RunEnd
+from trainvitals.wire import Heartbeat, RunEnd, Stream
 from trainvitals_server.rounds import Rounds
 from trainvitals_server.store import Store
+from trainvitals_server.store.seal import Compactor
 
 LAYOUT = scalars("loss", "nonfinite_loss")
 NOW = 1_700_000_100.0
@@ -109,3 +110,18 @@ def test_a_non_finite_loss_that_arrives_late_and_all_at_once_is_reported(store):
     ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 50 + [np.nan] + [2.0] * 400)))
     run_once(store)
     assert "TV901" in [f.code for f in store.findings(store.run("r").pk)]
+
+
+def test_one_non_finite_loss_in_a_long_stored_run_is_found_by_a_collector_that_starts_later(store):
+    segments, rows, bad = 40, 1024, 13 * 1024 + 77
+    for i in range(segments):
+        values = np.full(rows, 2.0)
+        if i == bad // rows:
+            values[bad % rows] = np.nan
+        first = [start(), LAYOUT] if i == 0 else []
+        ingest(store, batch(*first, losses(i * rows, values), seq=i))
+        Compactor(store.database).run_once(everything=True)
+    history = Store(store.database).history(store.run("r").pk)
+    assert len(history.steps(Stream.SCALAR)) < segments * rows / 2, "most of it is left out"
+    [found] = [f for f in Engine().examine(history) if f.code == "TV901"]
+    assert found.since_step == bad

@@ -13,16 +13,23 @@ from dataclasses import dataclass, field
 import numpy as np
 import sqlalchemy as sa
 
-from trainvitals.diagnosis.history import History
-from trainvitals.wire import Frame, NotWatched
+from trainvitals.diagnosis.history import NONFINITE_SCALARS, History
+from trainvitals.wire import Frame, NotWatched, Stat, Stream
 from trainvitals_server.store import runs
 from trainvitals_server.store.models import Chunk, LogFrame, Run
+from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
 from trainvitals_server.store.track_rows import AXIS_GROUP, Rows, log_rows, read_rows
 
 HISTORIES_MAX = 64
 SEGMENTS_MAX = 24
 """Sealed segments that a rebuilt history reads: half are the newest, half spread evenly before."""
+
+
+SPANS = 4096
+"""Spans of steps in which a rebuilt history looks for non-finite values."""
+NONFINITE_SPANS_MAX = 8
+"""Spans whose rows are read for them: the first."""
 
 
 @dataclass
@@ -51,7 +58,7 @@ class Histories:
             identity = tuple((d.shape.pk, d.until) for d in tracks)
             kept = self._kept.get(run_pk)
             if kept is None or kept.identity != identity or not _continue(connection, kept, tracks):
-                kept = _rebuild(connection, tracks, identity)
+                kept = _rebuild(connection, run_pk, tracks, identity)
             _add_metadata(connection, run_pk, kept)
             self._kept[run_pk] = kept
             self._kept.move_to_end(run_pk)
@@ -100,35 +107,65 @@ def _continue(connection: sa.Connection, kept: _Kept, tracks: list[TimelineTrack
 
 
 def _rebuild(
-    connection: sa.Connection, tracks: list[TimelineTrack], identity: tuple[tuple[int, int], ...]
+    connection: sa.Connection,
+    run_pk: int,
+    tracks: list[TimelineTrack],
+    identity: tuple[tuple[int, int], ...],
 ) -> _Kept:
     kept = _Kept(History(), identity)
+    wanted = _nonfinite_spans(connection, run_pk, tracks)
     keys = [track.shape.pk for track in tracks]
     newest = sa.select(sa.func.max(LogFrame.pk)).where(LogFrame.track_pk.in_(keys))
     kept.log_pk = connection.scalar(newest) or 0
     for track in tracks:
         kept.history.add(track.layout)
         series = np.arange(track.shape.series)
-        left_out = _left_out(connection, track.shape.pk)
+        left_out = _left_out(connection, track.shape.pk, wanted)
         rows = read_rows(connection, track.shape, series, hi=track.until, without=left_out)
         _add(kept.history, track, rows)
         kept.rows[track.shape.pk] = track.rows
     return kept
 
 
-def _left_out(connection: sa.Connection, track_pk: int) -> list[int]:
-    """Return the segments in the middle of a long run that a rebuilt history leaves out."""
+def _nonfinite_spans(
+    connection: sa.Connection, run_pk: int, tracks: list[TimelineTrack]
+) -> list[tuple[int, int]]:
+    """Return (first step, last step) of the first spans in which a loss or gradient broke."""
+    scalars = [track for track in tracks if track.layout.stream is Stream.SCALAR]
+    known = {place.name for track in scalars for place in track.layout.places}
+    names = [name for name in NONFINITE_SCALARS if name in known]
+    if not names:
+        return []
+    until = max(track.until for track in scalars)
+    spans = curves(
+        connection, run_pk, Stream.SCALAR, Stat.VALUE, names, lo=0, hi=until, points=SPANS
+    ).spans
+    broke = (np.nan_to_num(spans.maximum) > 0).any(axis=1)
+    found = zip(spans.first[broke].tolist(), spans.last[broke].tolist(), strict=True)
+    return list(found)[:NONFINITE_SPANS_MAX]
+
+
+def _left_out(
+    connection: sa.Connection, track_pk: int, wanted_spans: list[tuple[int, int]]
+) -> list[int]:
+    """Return the segments in the middle of a long run that a rebuilt history leaves out.
+
+    Segments that overlap one of `wanted_spans` are read: an event of one step must not be lost.
+    """
     wanted = (
-        sa.select(Chunk.segment)
+        sa.select(Chunk.segment, Chunk.lo, Chunk.hi)
         .where(Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.group == AXIS_GROUP)
         .order_by(Chunk.lo)
     )
-    segments = list(connection.scalars(wanted))
+    rows = connection.execute(wanted).all()
+    segments = [row.segment for row in rows]
     if len(segments) <= SEGMENTS_MAX:
         return []
     half = SEGMENTS_MAX // 2
     middle = np.linspace(0, len(segments) - half - 1, half).round().astype(int)
     read = {segments[i] for i in middle} | set(segments[-half:])
+    for first, last in wanted_spans:
+        read |= {row.segment for row in rows if row.lo <= last and row.hi >= first}
     return [segment for segment in segments if segment not in read]
 
 
