@@ -28,6 +28,12 @@ ADVICE_DEAD_AT_INITIALISATION = (
     "- If it happens again, use LeakyReLU or GELU: their gradient is not zero for negative inputs."
 )
 
+BIASES_TO_ZERO = (
+    "for m in model.modules():\n"
+    "    if isinstance(m, (nn.Linear, nn.Conv2d)) and m.bias is not None:\n"
+    "        nn.init.zeros_(m.bias)"
+)
+
 
 @dataclass(frozen=True)
 class DeadRelu(Rule):
@@ -139,6 +145,7 @@ class DeadRelu(Rule):
                 Evidence(quantity="layers affected", seen=float(layers)),
             ),
             advice=ADVICE_DEAD_AT_INITIALISATION if since <= EARLY_STEPS else "",
+            fix=BIASES_TO_ZERO if since <= EARLY_STEPS else None,
             confidence=0.95 if share >= self.dead_share_error else 0.75,
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,

@@ -103,7 +103,7 @@ class ExplodingGradient(Rule):
         names = [history.places(Stream.GRADIENT)[row].name for row in matrices]
         weights = [row for row in rows_named(history, Stream.WEIGHT, names) if row is not None]
         early = len(signal.steps) > 0 and signal.steps[0] <= 3
-        if not early or not matrices or len(weights) != len(matrices) or course.learned():
+        if not early or not matrices or len(weights) != len(matrices):
             return None
         spread = median(signal.values[:1])
         spread = spread[np.isfinite(spread) & (spread > 0)]
@@ -115,6 +115,9 @@ class ExplodingGradient(Rule):
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = middle(gradient / weight)
         if growth <= self.signal_growth_max or not relative > self.gradient_to_weight_max:
+            return None
+        # A loss that starts at 1e6 falls, and is far from where it could be.
+        if course.learned() and not self._still_grows(history, rows):
             return None
         where = history.places(Stream.GRADIENT)[matrices[0]]
         return self.finding(
@@ -148,6 +151,12 @@ class ExplodingGradient(Rule):
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )
+
+    def _still_grows(self, history: History, rows: list[int]) -> bool:
+        """Whether the signal grows beyond the limit in the newest captured steps too."""
+        newest = median(window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, rows, last=5).values)
+        newest = newest[np.isfinite(newest) & (newest > 0)]
+        return len(newest) > 1 and bool(newest[-1] > self.signal_growth_max * newest[0])
 
     def _over_time(self, history: History, _: Course) -> Finding | None:
         norm = history.scalar(Scalar.GRADIENT_NORM).last(256)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
@@ -43,7 +44,8 @@ class ParameterNotUpdated(Rule):
       backward pass.
     ## When it is wrong
     A backbone that is frozen by leaving it out of the optimizer. It is only a note if the backbone
-    comes before all trained layers and holds most of the entries.
+    comes before all trained layers, holds most of the entries, and the loss falls by a fifth within
+    100 steps.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -64,6 +66,10 @@ class ParameterNotUpdated(Rule):
     observations: int = threshold(5, "Newest captured steps in a row without a change.")
     gradient_share_min: float = threshold(
         1e-3, "Minimum gradient RMS, as a share of the median parameter's gradient RMS."
+    )
+    steps_min: int = threshold(100, "Steps after which a fixed front part must have proved useful.")
+    fall_min: float = threshold(
+        0.2, "Fall of the loss by then, as a share of its start; less is no use of the front part."
     )
     backbone_share: float = threshold(
         0.5, "Share of all entries above which an unchanged front part counts as a frozen backbone."
@@ -96,7 +102,7 @@ class ParameterNotUpdated(Rule):
         missing = [places[row] for _, row in found]
         first = missing[0]
         left_out = not first.optimized
-        severity = self._severity(places, missing)
+        severity = self._severity(places, missing, Course(history))
         reason = "is in no parameter group" if left_out else "its update is exactly zero"
         size = float(median(gradient.values)[rows.index(found[0][1])])
         others = len(missing) - 1
@@ -167,7 +173,9 @@ class ParameterNotUpdated(Rule):
         same[[i for i, _ in known]] = still
         return same
 
-    def _severity(self, places: Sequence[Place], missing: Sequence[Place]) -> Severity:
+    def _severity(
+        self, places: Sequence[Place], missing: Sequence[Place], course: Course
+    ) -> Severity:
         names = {p.name for p in missing}
         moving = [p for p in places if p.trainable and p.optimized and p.name not in names]
         if any(p.optimized for p in missing) or not moving:
@@ -176,7 +184,12 @@ class ParameterNotUpdated(Rule):
         everything = entries + sum(math.prod(p.shape) for p in moving)
         if max(p.depth for p in missing) < min(p.depth for p in moving):
             fixed_backbone = entries > self.backbone_share * everything
-            return Severity.INFO if fixed_backbone else Severity.WARNING
+            if not fixed_backbone:
+                return Severity.WARNING
+            # A backbone is fixed on purpose when its features are good: then the head learns.
+            judged = course.known and len(course.loss) >= self.steps_min
+            useless = judged and not (course.learned(self.fall_min) or course.converged)
+            return Severity.ERROR if useless else Severity.INFO
         return Severity.ERROR
 
     def _since(self, history: History, place: Place) -> int:

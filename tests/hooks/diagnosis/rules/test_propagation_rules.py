@@ -67,6 +67,25 @@ class TestExplodingGradient:
     def test_a_converged_run_that_wakes_up_is_measured_by_its_start(self):
         assert not self.norms([1.0] * 16 + [1e-5] * 100 + [1e-2] * 3)
 
+    @pytest.mark.parametrize(("now", "found"), [(2000.0, True), (3.0, False)])
+    def test_a_signal_that_still_explodes_counts_although_the_loss_falls(self, now, found):
+        n = 60
+        growth = np.r_[np.full(10, 2000.0), np.full(n - 10, now)]
+        modules = [Place(str(i), kind="Linear", depth=i) for i in range(3)]
+        weights = [
+            Place(f"{i}.weight", kind="weight", shape=(8, 8), depth=i, module=str(i))
+            for i in range(3)
+        ]
+        example = Example(n).scalars(loss=np.linspace(1e6, 4e5, n))
+        example.stream(
+            Stream.ACTIVATION,
+            modules,
+            {str(i): {Stat.SAMPLE_STD: s} for i, s in enumerate((1.0, 40.0, growth))},
+        )
+        example.stream(Stream.WEIGHT, weights, {p.name: {Stat.L2: 1.0} for p in weights})
+        example.stream(Stream.GRADIENT, weights, {p.name: {Stat.L2: 9.0} for p in weights})
+        assert bool(list(ExplodingGradient().check(example.history))) is found
+
 
 class TestDeadRelu:
     def layer(self, inactive, dead, *, units=64, loss=2.0):
@@ -82,6 +101,13 @@ class TestDeadRelu:
         [finding] = self.layer([0.1] * 10 + [1.0] * 30, [0.05] * 30 + [1.0] * 10)
         assert (finding.where, finding.since_step) == ("1", 10)
         assert finding.severity is Severity.ERROR
+
+    def test_units_dead_at_the_first_steps_are_not_blamed_on_the_learning_rate(self):
+        [born] = self.layer([1.0] * 40, [np.nan] * 19 + [1.0] * 21)
+        [killed] = self.layer([0.1] * 10 + [1.0] * 30, [0.05] * 30 + [1.0] * 10)
+        assert "zeros_(m.bias)" in born.fix
+        assert "learning rate" not in born.advice.lower()
+        assert "learning rate" in killed.advice.lower()
 
     def test_half_dead_and_rising_is_a_warning(self):
         [finding] = self.layer([0.6] * 40, [np.nan] * 19 + list(np.linspace(0.2, 0.6, 21)))

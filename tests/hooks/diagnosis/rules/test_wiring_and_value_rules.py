@@ -67,7 +67,16 @@ class TestInitScaleTooSmall:
 
 
 class TestParameterNotUpdated:
-    def check(self, *, shapes=((8, 8), (4, 8)), optimized=(True, False), gradient=0.1, moves=False):
+    def check(
+        self,
+        *,
+        shapes=((8, 8), (4, 8)),
+        optimized=(True, False),
+        gradient=0.1,
+        moves=False,
+        loss=None,
+    ):
+        n = 9 if loss is None else len(loss)
         places = [
             Place(n, kind="weight", shape=s, depth=i, module=n, optimized=o)
             for i, (n, s, o) in enumerate(zip("ab", shapes, optimized, strict=True))
@@ -75,8 +84,10 @@ class TestParameterNotUpdated:
         stuck = next((p for p in places if not p.optimized), places[1])
         size = {p.name: gradient if p is stuck else 0.1 for p in places}
         still = dict.fromkeys((Stat.L2, Stat.MEAN, Stat.ABS_MEAN), 2.0)
-        moving = dict.fromkeys(still, 2 + 0.1 * np.arange(9))
-        example = Example(9)
+        moving = dict.fromkeys(still, 2 + 0.1 * np.arange(n))
+        example = Example(n)
+        if loss is not None:
+            example.scalars(loss=loss)
         example.stream(Stream.GRADIENT, places, {n: {Stat.L2: s} for n, s in size.items()})
         example.stream(
             Stream.WEIGHT,
@@ -99,6 +110,14 @@ class TestParameterNotUpdated:
     def test_a_large_front_part_left_out_is_a_frozen_backbone(self):
         [finding] = self.check(shapes=((64, 64), (4, 8)), optimized=(False, True))
         assert finding.severity is Severity.INFO
+
+    @pytest.mark.parametrize(
+        ("end", "severity"), [(0.3, Severity.INFO), (2.0, Severity.ERROR)], ids=["useful", "not"]
+    )
+    def test_a_frozen_backbone_whose_head_does_not_learn_is_an_error(self, end, severity):
+        loss = np.linspace(2.3, end, 120)
+        [finding] = self.check(shapes=((64, 64), (4, 8)), optimized=(False, True), loss=loss)
+        assert finding.severity is severity
 
     def test_a_small_front_part_left_out_is_a_warning(self):
         [finding] = self.check(shapes=((4, 8), (64, 64)), optimized=(False, True))
