@@ -28,7 +28,7 @@ _MISSING: Mapping[Need, str] = {
     "parameters",
     Stream.UPDATE: "no updates were measured: the watched optimizer does not update this model's "
     "parameters",
-    Stream.ACTIVATION: "no activations were measured: the model was compiled before watch, is in "
+    Stream.ACTIVATION: "no activations were measured: the model is compiled, is in "
     "eval mode, or is not the model that is trained",
 }
 _REASON_NAMES: Mapping[Need, tuple[str, ...]] = {

@@ -43,7 +43,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """Other names of the same tensor (tied weights)."""
     flags: tuple[str, ...] = ()
     """Structural facts a rule must know: output (feeds the loss), before_norm (a norm layer
-    follows), recurrent, attention, zero_init_branch."""
+    follows), recurrent, attention."""
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):
