@@ -112,7 +112,7 @@ class _Live:
             Scalar.GRADIENT_NORM: 1.25,
             "learning_rate__0": 0.125,
             Scalar.STEP_TIME_S: 0.01,
-            Scalar.CAPTURE_TIME_S: 0.0001,
+            Scalar.OVERHEAD: 0.01,
         }
         at = 100 * self._seq
         losses = GOING_ON if self._seq else HEALTHY
