@@ -17,9 +17,9 @@ def main() -> None:
     st.set_page_config(page_title="trainvitals", page_icon=ICON, layout="wide")
     page = st.navigation(
         [
-            st.Page(FLEET, title="Runs · trainvitals", url_path="fleet", default=True),
-            st.Page(RUN, title="Run · trainvitals", url_path="run"),
-            st.Page(LAYERS, title="Layers · trainvitals", url_path="layers"),
+            st.Page(FLEET, title="Runs – trainvitals", url_path="fleet", default=True),
+            st.Page(RUN, title="Run – trainvitals", url_path="run"),
+            st.Page(LAYERS, title="Layers – trainvitals", url_path="layers"),
         ],
         position="hidden",
     )

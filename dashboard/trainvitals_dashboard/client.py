@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from trainvitals.api.client import (
     Broken,
@@ -30,6 +31,7 @@ from trainvitals.api.schema import (
     Findings,
     Heatmap,
     Layouts,
+    RulePage,
     Run,
     RunDetail,
     RunPage,
@@ -117,6 +119,10 @@ class Client:
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not kept by version: rounds come after the data."""
         return self._get(f"{run_path(run.id)}/findings", Findings)
+
+    def rule(self, code: str) -> Answer[RulePage]:
+        """Return the page of a rule. Requested at each call: an upgrade may change it."""
+        return self._get(f"/rules/{quote(code, safe='')}", RulePage)
 
     def layout(self, run: Run) -> Answer[Layouts]:
         """Return what is measured of a run."""

@@ -2,12 +2,13 @@
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainvitals.api.schema import Curve, Dropped, Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
-from trainvitals_dashboard.figures.curves import Line, Marks, Window, curves, gaps
+from trainvitals_dashboard.figures.curves import Line, Marks, Window, curves, gaps, rounded
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
 from trainvitals_dashboard.figures.heat import ROWS_MAX, heat
 from trainvitals_dashboard.figures.spark import sparkline
@@ -49,7 +50,19 @@ def test_a_spike_of_one_step_is_drawn_at_its_full_height(at, height):
     shown = [point[1] for point in drawn(option, "loss (min to max)") if point[1] is not None]
     axis = option["yAxis"]
     lifted = math.log10(height) if "formatter" in axis.get("axisLabel", {}) else height
-    assert max(shown) == lifted
+    assert max(shown) == pytest.approx(lifted, rel=1e-6)
+
+
+def test_a_float32_value_is_drawn_with_its_own_digits_only():
+    constant = curve(0, 1, 2, values=[0.009999999776482582] * 3, width=2)
+    option = curves([Line("learning rate", constant)], dark=False)
+    assert [value for _, value in drawn(option, "learning rate")] == [0.01] * 3
+    band = drawn(option, "learning rate (min to max)")
+    assert {value for _, value in band} == {0.01, None}
+
+
+def test_a_large_integer_keeps_all_its_digits():
+    assert rounded(123_456_789.0) == 123_456_789.0
 
 
 def test_a_dropped_interval_is_a_hole_with_its_reason():

@@ -94,6 +94,20 @@ def test_a_run_is_a_click_away_and_its_address_can_be_shared(browser, address):
         seen.page.get_by_text("Nothing wrong in 401 steps.").wait_for(timeout=15_000)
 
 
+def test_the_tab_title_names_verdict_and_run(browser, address):
+    with visit(browser, f"{address}/run?run=sigmoid-deep") as seen:
+        seen.page.wait_for_function("document.title === 'error · sigmoid-deep – trainvitals'")
+    with visit(browser, f"{address}/layers?run=resnet-baseline") as seen:
+        seen.page.wait_for_function("document.title === 'healthy · resnet-baseline – trainvitals'")
+
+
+def test_a_rule_page_opens_below_its_finding(browser, address):
+    with visit(browser, f"{address}/run?run=sigmoid-deep") as seen:
+        seen.page.get_by_text("About this rule").first.click()
+        seen.page.get_by_text("When it is wrong").wait_for(timeout=15_000)
+        assert own_errors(seen) == []
+
+
 def test_a_search_is_written_into_the_address(browser, address):
     with visit(browser, address) as seen:
         seen.page.get_by_placeholder("Name, project, host or tag").fill("gpt")

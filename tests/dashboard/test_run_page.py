@@ -103,7 +103,8 @@ def test_a_young_run_is_too_early_for_a_verdict(open_page, collector):
 def test_an_effect_stands_under_its_cause(open_page, collector):
     collector.runs = [vanishing_run()]
     app = open_page("run", run="sigmoid-deep")
-    assert app.expander[0].label.startswith("↳ **TV501 no learning**")
+    labels = [e.label for e in app.expander if e.label != "About this rule"]
+    assert labels[0].startswith("↳ **TV501 no learning**")
 
 
 def test_a_closed_finding_asks_for_nothing_and_an_open_one_shows_its_chain(open_page, collector):
@@ -113,6 +114,37 @@ def test_a_closed_finding_asks_for_nothing_and_an_open_one_shows_its_chain(open_
     app.session_state["finding-TV501--40"] = True
     app = app.run()
     assert "**TV101** vanishing gradient → **TV501** no learning" in words(app)
+
+
+def test_the_page_of_a_rule_is_requested_when_it_is_opened(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    assert "About this rule" in [e.label for e in app.expander]
+    assert asked(collector, "/rules/") == []
+    app.session_state["rule-TV101-encoder.4.weight-12"] = True
+    shown = words(app.run())
+    assert asked(collector, "/rules/") == ["/api/v1/rules/TV101"]
+    for title in ("What it detects", "When it is wrong", "References", "Thresholds"):
+        assert f"**{title}**" in shown
+    assert "| `gradient_ratio_min` | 0\\.0001 |" in shown
+
+
+def test_a_finding_inside_the_list_has_the_page_of_its_own_rule(open_page, collector):
+    collector.runs = [vanishing_run()]
+    app = open_page("run", run="sigmoid-deep")
+    app.session_state["finding-TV501--40"] = True
+    app.session_state["rule-TV501--40"] = True
+    app.run()
+    assert asked(collector, "/rules/") == ["/api/v1/rules/TV501"]
+
+
+def test_a_rule_that_the_collector_does_not_know_leaves_the_finding_readable(open_page, collector):
+    collector.runs = [FakeRun("dead", findings=[{**DEAD, "code": "TV999"}])]
+    app = open_page("run", run="dead")
+    app.session_state["rule-TV999-encoder.7-100"] = True
+    shown = words(app.run())
+    assert "The page of this rule is not available" in shown
+    assert "have been zero since step 100" in shown
 
 
 def test_the_proof_of_fading_gradients_is_the_depth_of_the_network(open_page, collector):

@@ -15,7 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import msgspec
+
 from helpers.fake_runs import FakeRun, finding_of, run_of
+from trainvitals.diagnosis.registry import rule_by_code
 
 TOKEN = "tv_read_1_secret"
 
@@ -37,6 +40,8 @@ class FakeCollector:
         parts = path.removeprefix("/api/v1/").split("/")
         if parts == ["runs"]:
             return self._page(query)
+        if parts[0] == "rules":
+            return _rule_page(parts[1])
         run = next((r for r in self.runs if r.id == unquote(parts[1])), None)
         if parts[0] != "runs" or run is None:
             return None
@@ -67,6 +72,13 @@ class FakeCollector:
         limit = int(query.get("limit", ["100"])[0])
         cursor = "more" if len(found) > limit else None
         return {"runs": [run_of(run) for run in found[:limit]], "next_cursor": cursor}
+
+
+def _rule_page(code: str) -> Any:
+    try:
+        return msgspec.to_builtins(rule_by_code(code).page())
+    except KeyError:
+        return None
 
 
 def _steps(run: FakeRun, query: dict[str, list[str]]) -> list[int]:

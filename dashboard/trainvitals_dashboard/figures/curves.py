@@ -158,6 +158,17 @@ def is_log(values: Iterable[float]) -> bool:
     return bool(known) and min(known) > 0 and max(known) / min(known) > LOG_FROM
 
 
+def rounded(value: float | None) -> float | None:
+    """Return the value to seven significant digits; integers are returned unchanged.
+
+    The collector stores float32. 0.01 in float32 is 0.009999999776 as a Python float, and ECharts
+    prints every digit of it in tooltips and axis labels.
+    """
+    if value is None or not math.isfinite(value) or float(value).is_integer():
+        return value
+    return float(f"{value:.7g}")
+
+
 def gaps(curve: Curve, dropped: Sequence[Dropped] = ()) -> set[int]:
     """Return the indices of buckets before which something is missing.
 
@@ -185,8 +196,8 @@ def _draw(curve: Curve, dropped: Sequence[Dropped]) -> _Drawn:
             drawn.mean.append([first, None])
             drawn.band.append([first, None])
         middle = (first + curve.last_step[i]) / 2
-        drawn.mean.append([middle, curve.mean[i]])
-        low, high = curve.min[i], curve.max[i]
+        drawn.mean.append([middle, rounded(curve.mean[i])])
+        low, high = rounded(curve.min[i]), rounded(curve.max[i])
         if low is not None and high is not None:
             # A stroke from min to max in each bucket: a spike of one step stays visible at any
             # zoom, and unlike a stacked area it is right on a logarithmic axis.

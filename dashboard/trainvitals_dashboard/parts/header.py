@@ -7,6 +7,7 @@ import streamlit as st
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
 from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, now
+from trainvitals_dashboard.parts.verdict import tab_title
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,
     STATE_ICON,
@@ -25,6 +26,7 @@ def brand() -> None:
 
 def run_header(run: Run, *, page: str) -> None:
     """Show the run's name and state, and links to its pages. `page` is the one that is open."""
+    st.set_page_config(page_title=tab_title(run))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         brand()
         for target, label, icon in (

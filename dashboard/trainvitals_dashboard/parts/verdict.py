@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.schema import Finding, Run, RunDetail, Verdict
-from trainvitals.api.wording import percent, row
+from trainvitals.api.schema import Finding, RulePage, Run, RunDetail, Verdict
+from trainvitals.api.wording import number, percent, row
+from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.parts.proof import proof_chart
-from trainvitals_dashboard.parts.session import LAYERS
+from trainvitals_dashboard.parts.session import LAYERS, client
 from trainvitals_dashboard.wording import (
     SEVERITY_COLOUR,
     SEVERITY_ICON,
     VERDICT_WORDS,
     at_place,
     bulleted,
+    clean,
+    literal,
     plain,
     prose,
     shortened,
@@ -33,6 +36,13 @@ def verdict_badge(run: Run) -> None:
         icon=SEVERITY_ICON.get(kind),
         color=SEVERITY_COLOUR.get(kind, "gray"),  # type: ignore[arg-type]  # a fixed table's words
     )
+
+
+def tab_title(run: Run) -> str:
+    """Return the title of the browser tab: verdict and run, as plain text."""
+    kind = verdict_of(run)
+    name = shortened(run.name or run.id, 48)
+    return f"{clean(VERDICT_WORDS.get(kind, kind))} · {name} – trainvitals"
 
 
 def verdict_of(run: Run) -> str:
@@ -199,6 +209,46 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
         st.code(finding.fix, language="python", wrap_lines=True)
     if finding.refuted_by:
         st.caption(f"**What would prove this wrong:** {prose(finding.refuted_by)}")
+    _rule_page(finding)
+
+
+RULE_SECTIONS = {
+    "What it detects": "what_it_detects",
+    "Why it matters": "why_it_matters",
+    "Evidence": "evidence",
+    "What to do": "what_to_do",
+    "When it is wrong": "when_it_is_wrong",
+    "References": "references",
+}
+"""Title of a section → the field of RulePage that holds its text."""
+
+
+def _rule_page(finding: Finding) -> None:
+    """Offer the page of the finding's rule; request it from the collector when it is opened."""
+    key = f"rule-{finding.code}-{finding.where}-{finding.since_step}"
+    with st.expander(
+        "About this rule", icon=":material/menu_book:", key=key, on_change="rerun"
+    ) as opened:
+        if not opened.open:
+            return
+        try:
+            page = client().rule(finding.code).value
+        except Problem as problem:
+            st.caption(f"The page of this rule is not available: {plain(problem.text)}")
+            return
+        st.markdown(f"**{plain(page.code)} {plain(words(page.rule))}.** {prose(page.summary)}")
+        for title, field in RULE_SECTIONS.items():
+            st.markdown(f"**{title}**\n\n{bulleted(getattr(page, field))}")
+        if page.thresholds:
+            st.markdown(f"**Thresholds**\n\n{_threshold_table(page)}")
+
+
+def _threshold_table(page: RulePage) -> str:
+    rows = [
+        (literal(name), plain(number(threshold.default)), prose(threshold.meaning))
+        for name, threshold in page.thresholds.items()
+    ]
+    return table(("threshold", "default", "meaning"), rows)
 
 
 def _evidence_table(finding: Finding) -> str:
