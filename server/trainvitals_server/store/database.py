@@ -1,12 +1,12 @@
-"""Two engines behind one small interface: run this in a transaction, give me a reader.
+"""Two database engines behind one interface: write in a transaction, read from a snapshot.
 
-SQLite has one writer: a thread with one connection, which takes every task that waits, runs
-each in a savepoint of its own, commits once (`synchronous=FULL`) and only then answers.
-Readers open the file read-only. Postgres does all this itself; its tasks run in the caller's
-thread, and again when the server asks for it.
+SQLite has one writer thread with one connection. It takes all queued tasks, runs each task in its
+own savepoint, commits once (`synchronous=FULL`) and then returns the results. Readers open the
+file read-only. Postgres handles concurrent writers itself: a task runs in the caller's thread and
+runs again after a deadlock or a serialisation failure.
 
-An error of the disk ends SQLite's writer: what was not synced is not acknowledged, and nothing
-is afterwards.
+A disk error stops SQLite's writer: it does not acknowledge the unsynced batches, nor any batch
+after them.
 """
 
 from __future__ import annotations
@@ -38,46 +38,50 @@ GROUP_MAX = 256
 
 
 class Database(Protocol):
-    """What the store needs of an engine."""
+    """The interface that the store needs from a database engine."""
 
     dialect: str
 
     def write(self, task: Task[T], *, size: int = 0) -> T:
-        """Run `task` in a transaction; return its result once that is committed and synced.
+        """Run `task` in a transaction; return its result after the commit is synced to disk.
 
-        `size`: the bytes it keeps waiting in memory. Raises QueueFull instead of waiting when
-        too many already do, and what the task raises after taking back what it wrote.
+        `size` is the number of bytes that the task holds in memory while it is queued. Raises
+        QueueFull when the queue holds too many bytes already. When the task raises, its writes
+        are rolled back and the exception is raised here.
         """
         ...
 
     def read(self) -> contextlib.AbstractContextManager[sa.Connection]:
-        """Return a connection that sees one state of the database."""
+        """Return a connection whose queries all read the same snapshot of the database."""
         ...
 
     def claim(self, key: int) -> contextlib.AbstractContextManager[bool]:
-        """Yield whether `key` is ours alone, among all collectors, until the block ends."""
+        """Yield whether this caller holds `key` exclusively, across all collectors.
+
+        The claim is released when the block ends.
+        """
         ...
 
     def size_bytes(self) -> int:
-        """Return what the data takes on disk."""
+        """Return the size of the database on disk."""
         ...
 
     @property
     def waiting_bytes(self) -> int:
-        """What waits to be written."""
+        """Number of bytes in the write queue."""
         ...
 
     def failed(self) -> str | None:
-        """Return why nothing more can be written, or None."""
+        """Return the reason why writes are no longer possible, or None."""
         ...
 
     def close(self) -> None:
-        """Finish what waits and let go of the database."""
+        """Write the queued tasks and close the database."""
         ...
 
 
 class _Claims:
-    """Keys that this process holds."""
+    """The keys that this process has claimed."""
 
     def __init__(self) -> None:
         self._held: set[int] = set()
@@ -104,7 +108,7 @@ class _Waiting:
 
 
 class SqliteDatabase:
-    """A file, one writer thread, and read-only readers."""
+    """A SQLite file with one writer thread and read-only reader connections."""
 
     dialect = "sqlite"
 
@@ -172,7 +176,7 @@ class SqliteDatabase:
             while group := self._take():
                 try:
                     self._commit(connection, group)
-                except BaseException as error:  # noqa: BLE001 - told to every one who waits
+                except BaseException as error:  # noqa: BLE001 - passed on to every caller
                     self._fail(error, group)
                     if not _is_transient(error):
                         return
@@ -190,14 +194,14 @@ class SqliteDatabase:
         with connection.begin():
             for waiting in group:
                 try:
-                    # Each by itself: a batch that is refused must not take its neighbours along.
+                    # One savepoint per task: a refused batch must not roll back the others.
                     with connection.begin_nested():
                         results.append((waiting, waiting.task(connection), None))
                 except OperationalError:
-                    raise  # the disk's, not the task's: the transaction as a whole is in doubt
-                except Exception as error:  # noqa: BLE001 - handed to the one who asked
+                    raise  # a disk error, not a task's error: the whole transaction may be invalid
+                except Exception as error:  # noqa: BLE001 - passed on to the caller
                     results.append((waiting, None, error))
-        # Only here is it on disk.
+        # Answer only after the commit: before it, the data is not on disk.
         for waiting, result, failed in results:
             if failed is None:
                 waiting.answer.set_result(result)
@@ -211,7 +215,9 @@ class SqliteDatabase:
                 group = [*group, *self._waiting]
                 self._waiting.clear()
                 self._waiting_bytes = 0
-                log.critical("Nothing more is stored or acknowledged: the database said %s", error)
+                log.critical(
+                    "The collector no longer stores batches: the database raised %s", error
+                )
         for waiting in group:
             if not waiting.answer.done():
                 waiting.answer.set_exception(error)
@@ -252,14 +258,17 @@ def _begin_with(statement: str) -> Callable[[sa.Connection], None]:
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether the writer may go on: a full disk or a busy file gets better; EIO does not."""
+    """Return whether the writer may continue after `error`.
+
+    A full disk or a locked file can recover; an input/output error (EIO) cannot.
+    """
     original = getattr(error, "orig", None)
     name = getattr(original, "sqlite_errorname", "")
     return name.startswith(("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 class PostgresDatabase:
-    """A Postgres server, shared by any number of collectors."""
+    """A Postgres server, which several collectors can share."""
 
     dialect = "postgresql"
     _RETRIES = 5
@@ -274,7 +283,7 @@ class PostgresDatabase:
             pool_size=8,
             max_overflow=8,
             pool_pre_ping=True,
-            # pgbouncer in transaction mode knows no prepared statements of ours.
+            # pgbouncer in transaction mode does not support prepared statements.
             connect_args={"prepare_threshold": None},
         )
 
@@ -291,7 +300,7 @@ class PostgresDatabase:
                 except DBAPIError as error:
                     if last or not _may_retry(error):
                         raise
-            raise AssertionError("the last try returns or raises")
+            raise AssertionError("the last attempt returns or raises")
         finally:
             with self._lock:
                 self._waiting_bytes -= size
@@ -308,7 +317,8 @@ class PostgresDatabase:
             if not free:
                 yield False
                 return
-            # Bound to the transaction, so that a pooler or a killed collector cannot keep it.
+            # The lock ends with the transaction. A session lock would stay with a pooled
+            # connection, and stay after a collector was killed.
             with self._engine.begin() as connection:
                 yield bool(
                     connection.scalar(
@@ -333,20 +343,21 @@ class PostgresDatabase:
         self._engine.dispose()
 
 
-_CLAIM_SPACE = 0x7456  # our corner of Postgres' advisory locks
+_CLAIM_SPACE = 0x7456  # the first key of trainvitals' advisory locks in Postgres
 _RETRIED = {"40001", "40P01", "23505"}
 
 
 def _may_retry(error: DBAPIError) -> bool:
-    """Deadlock, serialisation, or two collectors that made the same row at once.
+    """Return whether the task may run again after `error`.
 
-    Not a lost connection: whether that commit happened is unknown; the sender asks again.
+    True for a deadlock, a serialisation failure, or two collectors that inserted the same row.
+    False for a lost connection: the commit may have succeeded, so the sender must repeat the batch.
     """
     return getattr(error.orig, "sqlstate", None) in _RETRIED
 
 
 def open_database(url: URL, *, queue_bytes_max: int) -> Database:
-    """Return the database at `url`, as `migrate.parsed` gives it."""
+    """Return the database at `url`, which `migrate.parsed` returned."""
     if url.get_backend_name() == "sqlite":
         return SqliteDatabase(url, queue_bytes_max=queue_bytes_max)
     return PostgresDatabase(url, queue_bytes_max=queue_bytes_max)

@@ -1,4 +1,4 @@
-"""Findings in and out of their table, episode by episode."""
+"""Load and save the findings of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PLACE_MAX = 512
 
 
 def load(connection: sa.Connection, run_pk: int) -> list[Finding]:
-    """Return a run's findings, as they were ranked when saved."""
+    """Return a run's findings in the order in which they were saved."""
     wanted = sa.select(FindingRow.finding).where(FindingRow.run_pk == run_pk)
     blobs = connection.scalars(wanted.order_by(FindingRow.position))
     return [_decoder.decode(blob) for blob in blobs]
 
 
 def save(connection: sa.Connection, run_pk: int, diagnosis: Diagnosis, *, now: float) -> None:
-    """Store a run's diagnosis; a finding of the same episode keeps the time it was opened."""
+    """Store a run's diagnosis; a finding of a known episode keeps its `opened_at`."""
     known: dict[tuple[str, str, int], tuple[int, bytes, int]] = {
         (row.code, row.place, row.episode): (row.pk, row.finding, row.position)
         for row in connection.execute(sa.select(FindingRow).where(FindingRow.run_pk == run_pk))
@@ -45,8 +45,8 @@ def save(connection: sa.Connection, run_pk: int, diagnosis: Diagnosis, *, now: f
             change = sa.update(FindingRow).where(FindingRow.pk == row[0])
             connection.execute(change.values(values))
     if known:
-        gone = [pk for pk, _, _ in known.values()]
-        connection.execute(sa.delete(FindingRow).where(FindingRow.pk.in_(gone)))
+        removed = [pk for pk, _, _ in known.values()]
+        connection.execute(sa.delete(FindingRow).where(FindingRow.pk.in_(removed)))
     if fresh:
         connection.execute(sa.insert(FindingRow), fresh)
     connection.execute(sa.update(Run).where(Run.pk == run_pk).values(_summary(diagnosis)))
@@ -55,7 +55,7 @@ def save(connection: sa.Connection, run_pk: int, diagnosis: Diagnosis, *, now: f
 def _episodes(
     findings: Sequence[Finding],
 ) -> list[tuple[tuple[str, str, int], int, Finding]]:
-    """Return ((code, place, episode), position, finding): episodes counted by their first step."""
+    """Return ((code, place, episode), position, finding); episodes are numbered by first step."""
     count: dict[tuple[str, str], int] = {}
     episodes = []
     for position, finding in sorted(enumerate(findings), key=lambda item: item[1].since_step):

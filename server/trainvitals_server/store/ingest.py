@@ -1,10 +1,10 @@
-"""One batch into the tables, in one transaction.
+"""Store one batch in one transaction.
 
 Comes in: a decoded batch and its checksum.
-Goes out: rows of run, attempt, source, track, ingest_log, event, dropped.
+Goes out: rows of the tables run, attempt, source, batch, track, ingest_log, event and dropped.
 Promise:  the key (source, seq) is inserted in the same transaction as the batch's records; a
           batch that is inconsistent with stored data is refused as a whole.
-Start at `Writing.run`; `prepare` comes before.
+Start at `Writing.run`; `prepare` runs before it, outside the transaction.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from trainvitals_server.store.types import Ack, Conflict, RequestRefused
 
 
 def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:
-    """Return `INSERT … ON CONFLICT DO NOTHING` of the connection's engine."""
+    """Return `INSERT … ON CONFLICT DO NOTHING` in the connection's dialect."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     return insert(table).on_conflict_do_nothing()
 
@@ -59,18 +59,19 @@ class Writing:
     now: float
 
     def run(self) -> Ack:
-        """Store the batch; answer `stored=False` when it was already.
+        """Store the batch; return `stored=False` when it was stored before.
 
         Raises:
-            Conflict: the key stands for another batch, or the run is another project's.
-            RequestRefused: a frame whose layout was never announced, or does not fit it.
+            Conflict: the key belongs to another batch, or the run belongs to another project.
+            RequestRefused: the source has not sent a frame's layout, or the frame has another
+                shape than its layout.
         """
         batch = self.prepared.batch
         run = self._run()
         source = self._source(run.pk)
         if source.run_pk != run.pk:
             raise Conflict(
-                f"Source {batch.source.hex()} belongs to another run than {batch.run!r}.",
+                f"Source {batch.source.hex()} belongs to a different run than {batch.run!r}.",
                 reason="conflict",
             )
         if not self._is_new(source):
@@ -101,7 +102,8 @@ class Writing:
 
     def _run(self) -> Any:
         batch = self.prepared.batch
-        # Locked until the commit: two collectors must not lose each other's counts.
+        # The row is locked until the commit. Without the lock, two collectors would overwrite each
+        # other's counts.
         found = sa.select(Run).where(Run.id == batch.run).with_for_update()
         run = self.connection.execute(found).one_or_none()
         if run is None:
@@ -109,7 +111,7 @@ class Writing:
             run = self.connection.execute(found).one()
         if run.project != batch.project:
             raise Conflict(
-                f"Run {batch.run!r} is in project {run.project!r}; this batch says "
+                f"Run {batch.run!r} is in project {run.project!r}; this batch has project "
                 f"{batch.project!r}. Give the run another name.",
                 reason="run_in_other_project",
             )
@@ -172,7 +174,10 @@ class Writing:
         )
 
     def _attempt(self, run_pk: int, start: RunStart | None) -> int:
-        """Return the attempt that a new source belongs to: the newest, unless it has the rank."""
+        """Return the attempt of a new source.
+
+        It is the newest attempt, or a new one when the newest already has a source of this rank.
+        """
         batch = self.prepared.batch
         newest = self.connection.scalar(newest_attempt(run_pk))
         if newest is not None:
@@ -201,8 +206,8 @@ class Writing:
         if stored != crc:
             raise Conflict(
                 f"Batch {batch.seq} of source {batch.source.hex()} is stored with checksum "
-                f"{stored:08x}; this one has {crc:08x}. A source must not use a sequence "
-                "number twice.",
+                f"{stored:08x}; this batch has checksum {crc:08x}. A source must not use a "
+                "sequence number twice.",
                 reason="conflict",
             )
         return False
@@ -235,7 +240,7 @@ class Writing:
             if known.layout != layout:
                 raise RequestRefused(
                     f"Layout {layout.version} of stream {layout.stream} was announced with other "
-                    "rows or columns. A changed set of tensors is a new version.",
+                    "rows or columns. A changed set of tensors needs a new layout version.",
                     reason="shape_mismatch",
                 )
             return
@@ -313,7 +318,7 @@ class Writing:
             case RunStart() | Heartbeat() | NotWatched():
                 pass  # stored in the run's row by RunUpdate
             case _:
-                raise AssertionError(f"a record of an unknown kind: {type(record).__name__}")
+                raise AssertionError(f"unknown record type: {type(record).__name__}")
 
     def _touch(self, source: _KnownSource) -> None:
         values: dict[str, Any] = {
@@ -330,7 +335,7 @@ class Writing:
 
 
 def newest_attempt(run_pk: int) -> sa.Select[int]:
-    """Select the run's attempt that started last."""
+    """Return the query for the run's newest attempt."""
     order = (Attempt.started_at.desc(), Attempt.pk.desc())
     return sa.select(Attempt.pk).where(Attempt.run_pk == run_pk).order_by(*order).limit(1)
 
@@ -347,7 +352,7 @@ class _KnownSource:
     end: RunEnd | None = None
 
     def is_primary(self, connection: sa.Connection) -> bool:
-        """Whether this is the primary source of its run: the newest attempt's lowest rank."""
+        """Return whether this source has the lowest rank of the run's newest attempt."""
         if connection.scalar(newest_attempt(self.run_pk)) != self.attempt_pk:
             return False
         ranks = sa.select(sa.func.min(Source.rank)).where(Source.attempt_pk == self.attempt_pk)

@@ -1,4 +1,4 @@
-"""Bring a database to this build's tables, by the migrations packaged beside this file."""
+"""Create or upgrade the tables of a database with the migrations in this package."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-_LOCK = 0x74567631  # one collector migrates, the others wait
+_LOCK = 0x74567631  # while one collector migrates, the others wait
 
 
-class StoreUnusable(Exception):  # noqa: N818 - said to the operator, who can do something
-    """The database cannot be used as it is; the message says what to do."""
+class StoreUnusable(Exception):  # noqa: N818 - shown to the operator
+    """The database cannot be used in its current state; the message says what to do."""
 
 
 def migrate(database_url: str) -> None:
-    """Make or upgrade the tables at `database_url`; nothing happens when they are new enough.
+    """Create or upgrade the tables at `database_url`; do nothing when they are up to date.
 
     Raises:
-        StoreUnusable: it cannot be opened, is damaged, or a newer trainvitals has upgraded it.
+        StoreUnusable: the database cannot be opened, is damaged, or was upgraded by a newer
+            trainvitals.
     """
     url = parsed(database_url)
     if url.get_backend_name() == "sqlite":
@@ -43,10 +44,10 @@ def migrate(database_url: str) -> None:
 
 
 def parsed(database_url: str) -> URL:
-    """Return the URL with the driver we use.
+    """Return the URL with the driver that trainvitals uses.
 
     Raises:
-        StoreUnusable: it is neither of SQLite nor of Postgres.
+        StoreUnusable: the URL is of neither SQLite nor Postgres.
     """
     try:
         url = make_url(database_url)
@@ -56,15 +57,15 @@ def parsed(database_url: str) -> URL:
         return url
     if url.get_backend_name() in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
-    # Not the URL itself: it may hold a password.
+    # The message omits the URL, because it can contain a password.
     raise StoreUnusable(
-        "The database must be sqlite:///PATH or postgresql://USER@HOST/NAME; the one given "
-        "begins otherwise."
+        "The database must be sqlite:///PATH or postgresql://USER@HOST/NAME; the given URL has "
+        "another form."
     )
 
 
 def configuration() -> Config:
-    """Return Alembic's configuration, without a file."""
+    """Return Alembic's configuration, which needs no configuration file."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return config
@@ -76,8 +77,8 @@ def _upgrade(connection: sa.Connection) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise StoreUnusable(
-            f"The database is at revision {current}, which this trainvitals does not know: a "
-            "newer one has upgraded it. Upgrade here too: pip install -U trainvitals."
+            f"The database is at revision {current}, which this version of trainvitals does not "
+            "know: a newer version has upgraded it. Upgrade here too: pip install -U trainvitals."
         )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -90,9 +91,9 @@ def _check_file(url: URL) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
         raise StoreUnusable(
-            f"{path} is not a SQLite database. It is left as it is; give another path, or "
-            "restore it from a backup."
+            f"{path} is not a SQLite database. The file is unchanged; give another path, or "
+            "restore the database from a backup."
         )
-    # Only you read it: it holds what the tokens hash to, and your runs.
+    # Readable by its owner only: the file contains the token hashes and all runs.
     if not path.exists():
         path.touch(mode=0o600)

@@ -1,12 +1,14 @@
-"""The tables. One schema for SQLite and Postgres; `migrations` builds it, a test compares.
+"""The tables: one schema for SQLite and Postgres.
 
-run ─< attempt ─< source ─< batch (the keys of what was acknowledged)
+`migrations` creates it; a test compares the two.
+
+run ─< attempt ─< source ─< batch (the keys of the acknowledged batches)
                          ─< track (one stream under one layout) ─< ingest_log, chunk
 run ─< finding, event, dropped
 
-Never a row per scalar: numbers live in `ingest_log` as received and in `chunk` once sealed.
-Structures and free text of users are msgpack blobs: a NUL or a NaN in them is no trouble there,
-and would be in Postgres' text and JSON.
+No table has one row per scalar: `ingest_log` stores values as received, `chunk` stores them after
+they are sealed. Structures and free text from users are stored as msgpack blobs, because
+Postgres' text and JSON types reject NUL and NaN.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# SQLite gives out row numbers only for a column of type INTEGER.
+# SQLite generates primary keys only for a column of type INTEGER.
 Key = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    """All tables. Names of constraints are fixed, so that migrations can speak of them."""
+    """Base class of all tables. Constraint names are fixed, so migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -50,7 +52,7 @@ class Base(DeclarativeBase):
 
 
 class Run(Base):
-    """One training run: identity, what it said of itself, and the newest of everything."""
+    """One training run: its identity, the metadata it reported, and its newest values."""
 
     __tablename__ = "run"
     __table_args__ = (Index(None, "started_at", "pk"), Index(None, "project"))
@@ -62,49 +64,49 @@ class Run(Base):
     state: Mapped[str]
     started_at: Mapped[float]
     last_report_at: Mapped[float]
-    """By the collector's clock: what "lost contact" is measured from."""
+    """Time on the collector's clock. The state `lost` is computed from it."""
     ended_at: Mapped[float | None]
     step: Mapped[int]
     step_at: Mapped[float | None]
-    """When `step` was, by the trainer's clock."""
+    """Time of `step` on the trainer's clock."""
     total_steps: Mapped[int | None]
     loss: Mapped[float | None]
     step_rate: Mapped[float | None]
     overhead: Mapped[float | None]
     host: Mapped[str]
     health: Mapped[float | None]
-    """None before the first round."""
+    """None before the first diagnosis round."""
     diagnosed_step: Mapped[int | None]
-    """Up to where the last round looked."""
+    """The newest step that the last round read."""
     error_count: Mapped[int]
     warning_count: Mapped[int]
     info_count: Mapped[int]
     headline: Mapped[bytes | None]
     verdict: Mapped[str]
-    """Of the last round: a `Verdict`."""
+    """A `Verdict`, from the last round."""
     blind: Mapped[bytes]
-    """Of the last round: rule → why it could not run."""
+    """Rule → the reason why it could not run, from the last round."""
     error: Mapped[bytes]
-    """Why the run failed, UTF-8; empty for a run that did not."""
+    """Why the run failed, as UTF-8; empty when it did not fail."""
     tags: Mapped[bytes]
     search: Mapped[str]
-    """Id, project, name, host and tags in lower case: what the run list's search looks in."""
+    """Id, project, name, host and tags in lower case. The run list searches this text."""
     sparkline: Mapped[bytes]
     scalars: Mapped[bytes]
     """The newest value of each scalar: {name: [step, value]}."""
     about: Mapped[bytes]
-    """The newest RunStart, as it came."""
+    """The newest RunStart record, as received."""
     not_watched: Mapped[bytes]
     revision: Mapped[int]
-    """One more with each stored batch."""
+    """Incremented by each stored batch."""
     rounded: Mapped[int]
-    """The revision that the last round looked at."""
+    """The revision that the last round read."""
     changes: Mapped[int]
-    """One more with any change of this row."""
+    """Incremented by each change of this row."""
 
 
 class Attempt(Base):
-    """One start of a run; a restart is another. Numbered by `started_at`."""
+    """One start of a run; a restart is a new attempt. Attempts are ordered by `started_at`."""
 
     __tablename__ = "attempt"
     __table_args__ = (Index(None, "run_pk"),)
@@ -122,7 +124,7 @@ class Source(Base):
 
     pk: Mapped[int] = mapped_column(Key, primary_key=True)
     key: Mapped[bytes] = mapped_column(unique=True)
-    """The 16 random bytes of its batches."""
+    """The 16 random bytes that identify the source in its batches."""
     run_pk: Mapped[int] = mapped_column(ForeignKey("run.pk", ondelete="CASCADE"))
     attempt_pk: Mapped[int] = mapped_column(ForeignKey("attempt.pk", ondelete="CASCADE"))
     rank: Mapped[int]
@@ -130,19 +132,19 @@ class Source(Base):
     pid: Mapped[int]
     first_seen_at: Mapped[float]
     last_seq: Mapped[int]
-    """The highest seen."""
+    """The highest sequence number received."""
     batches: Mapped[int]
-    """How many are stored: last_seq + 1 when none is missing."""
+    """Number of stored batches: last_seq + 1 when none is missing."""
     sealed_to: Mapped[int]
-    """Every seq below was stored and its key dropped from `batch`: the second guard against a
-    duplicate, without which a late repeat of a forgotten batch would count again."""
+    """All batches with a lower seq are stored, and their keys were deleted from `batch`. Without
+    this limit, a late repeat of a batch whose key was deleted would be stored twice."""
     ended: Mapped[bool]
     produced: Mapped[int]
     dropped: Mapped[int]
 
 
 class BatchKey(Base):
-    """That a batch was stored. Inserted in the transaction of its records."""
+    """The key of a stored batch. It is inserted in the same transaction as the batch's records."""
 
     __tablename__ = "batch"
 
@@ -154,7 +156,7 @@ class BatchKey(Base):
 
 
 class Track(Base):
-    """One stream of one source under one layout: fixed rows and columns."""
+    """One stream of one source under one layout: places and statistics do not change."""
 
     __tablename__ = "track"
     __table_args__ = (UniqueConstraint("source_pk", "stream", "version"),)
@@ -168,17 +170,17 @@ class Track(Base):
     places: Mapped[int]
     statistics: Mapped[int]
     rows: Mapped[int]
-    """Steps stored in all."""
+    """Number of stored steps."""
     log_rows: Mapped[int]
-    """Of these, how many still lie in the log."""
+    """Number of these steps that are still in the log."""
     segments: Mapped[int]
 
 
 class LogFrame(Base):
-    """A frame as received: waiting to be sealed."""
+    """A frame as received, not sealed yet."""
 
     __tablename__ = "ingest_log"
-    # Autoincrement: a key is never given out twice, so that a reader knows what is new.
+    # Autoincrement: SQLite never reuses a key, so a higher key is always a newer row.
     __table_args__ = (
         UniqueConstraint("track_pk", "seq", "part"),
         {"sqlite_autoincrement": True},
@@ -200,7 +202,7 @@ class LogFrame(Base):
 
 
 class Chunk(Base):
-    """A sealed block: some neighbouring series over the rows of one segment, compressed."""
+    """A compressed block: up to 32 consecutive series over the rows of one segment."""
 
     __tablename__ = "chunk"
 
@@ -208,9 +210,9 @@ class Chunk(Base):
         ForeignKey("track.pk", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     tier: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """0: every row; 1: 16 rows in one; 2: 256 rows in one."""
+    """0: every row; 1: one span per 16 rows; 2: one span per 256 rows."""
     group: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """Which series: 32 to a group, numbered statistic-major; −1 is the axis."""
+    """Index of the group of 32 series, numbered statistic-major; −1 is the axis."""
     segment: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     lo: Mapped[int]
     hi: Mapped[int]
@@ -221,7 +223,7 @@ class Chunk(Base):
 
 
 class FindingRow(Base):
-    """A finding: one for each (run, code, place, episode)."""
+    """A finding; (run, code, place, episode) is unique."""
 
     __tablename__ = "finding"
     __table_args__ = (UniqueConstraint("run_pk", "code", "place", "episode"),)
@@ -231,19 +233,19 @@ class FindingRow(Base):
     code: Mapped[str]
     place: Mapped[str]
     episode: Mapped[int]
-    """Counts the times this was found here, from 0."""
+    """Number of earlier findings of this rule at this place, from 0."""
     position: Mapped[int]
-    """In the diagnosis' ranking."""
+    """Position in the diagnosis' ranking, from 0."""
     severity: Mapped[str]
     state: Mapped[str]
     since_step: Mapped[int]
     opened_at: Mapped[float]
-    """By the collector's clock, when first seen."""
+    """Time on the collector's clock when the finding was first saved."""
     finding: Mapped[bytes]
 
 
 class EventRow(Base):
-    """Something that happened at a step."""
+    """An event that the trainer reported at a step."""
 
     __tablename__ = "event"
     __table_args__ = (Index(None, "run_pk"),)
@@ -255,7 +257,7 @@ class EventRow(Base):
 
 
 class DroppedRow(Base):
-    """An interval of records that the trainer could not keep."""
+    """An interval of steps in which the trainer dropped records."""
 
     __tablename__ = "dropped"
     __table_args__ = (Index(None, "run_pk"),)
@@ -269,14 +271,14 @@ class DroppedRow(Base):
 
 
 class Token(Base):
-    """A key to the collector. The secret itself is not here: its SHA-256 is."""
+    """An access token. Only the SHA-256 of its secret is stored."""
 
     __tablename__ = "token"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     scope: Mapped[str]
     project: Mapped[str | None]
-    """The only project it opens; None for all."""
+    """The only project that it gives access to; None for all projects."""
     sha256: Mapped[bytes]
     label: Mapped[str]
     created_at: Mapped[float]

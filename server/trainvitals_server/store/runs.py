@@ -38,7 +38,7 @@ def summaries(
     limit: int = 100,
     cursor: str | None = None,
 ) -> tuple[list[StoredRun], str | None]:
-    """Return a page of runs, newest started first, and the cursor of the next page or None.
+    """Return a page of runs, newest start first, and the cursor of the next page or None.
 
     Raises:
         RequestRefused: the cursor was not created by this function.
@@ -123,9 +123,7 @@ def _position(cursor: str) -> tuple[float, int]:
         blob = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         started_at, pk = msgspec.msgpack.decode(blob, type=tuple[float, int])
     except (ValueError, msgspec.MsgspecError) as error:
-        raise RequestRefused(
-            "This cursor is not one that a run list gave.", reason="cursor"
-        ) from error
+        raise _bad_cursor() from error
     if not math.isfinite(started_at) or not 0 <= pk < 2**63:
         raise _bad_cursor()
     return started_at, pk
@@ -136,7 +134,7 @@ def _bad_cursor() -> RequestRefused:
 
 
 def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
-    """Return a run with what it reported about itself, its events and what it dropped."""
+    """Return a run with its reported metadata, its events and its dropped records."""
     row = connection.execute(
         sa.select(Run.about, Run.not_watched, Run.blind).where(Run.pk == stored.pk)
     ).one()
@@ -161,7 +159,7 @@ def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
 
 
 def not_watched(connection: sa.Connection, run_pk: int) -> dict[str, str]:
-    """Return name → why it is not measured."""
+    """Return name → the reason why it is not measured."""
     blob = connection.scalar(sa.select(Run.not_watched).where(Run.pk == run_pk))
     return msgspec.msgpack.decode(blob, type=dict[str, str]) if blob else {}
 
@@ -173,7 +171,7 @@ def events(connection: sa.Connection, run_pk: int) -> tuple[Event, ...]:
 
 
 def start_record(about: bytes) -> RunStart | None:
-    """Return the RunStart in a run's row; None when the run has not sent one."""
+    """Return the RunStart record in a run's row; None when the run has not sent one."""
     if about == msgspec.msgpack.encode({}):
         return None
     return msgspec.msgpack.decode(about, type=RunStart)

@@ -1,9 +1,9 @@
-"""The compactor: folds the log into sealed, compressed chunks with their tiers.
+"""The compactor: moves rows from the log into compressed chunks, at all tiers.
 
-Comes in: tracks whose log holds a segment's worth of rows, or whose process has ended.
-Goes out: chunks; the log rows they hold are deleted in the same transaction.
-Promise:  compressing happens outside of any transaction; a segment is written whole or not at
-          all, once, by one collector; an ingest waits for one short transaction at most.
+Comes in: tracks whose log holds enough rows for a segment, or whose process has ended.
+Goes out: chunks; the log rows that they contain are deleted in the same transaction.
+Promise:  compression runs outside of transactions; a segment is written atomically, once, by one
+          collector; an ingest waits for one short transaction at most.
 Start at `Compactor.run_once`.
 """
 
@@ -29,30 +29,31 @@ log = logging.getLogger(__name__)
 SEGMENT_ROWS = 1024
 WIDE_SEGMENT_ROWS = 256
 WIDE_SERIES = 2000
-"""A track of more series has shorter segments: a segment is some megabytes at most."""
+"""A track with more series has shorter segments, so that a segment has a few megabytes at most."""
 KEYS_KEPT = 256
-"""Of each source, so many newest batch keys stay, to tell a repeat from a clash."""
+"""Number of newest batch keys kept for each source. With the stored checksum, a repeated batch can
+be distinguished from another batch with the same key."""
 KEYS_PRUNED_MIN = 1024
-_CLAIM = 1 << 30  # tracks beside runs, in the numbers that a claim may have
+_CLAIM = 1 << 30  # claim keys of tracks start here; claim keys of runs are below
 
 
 def segment_rows(series: int) -> int:
-    """Return how many rows make a segment."""
+    """Return the number of rows in a segment."""
     return WIDE_SEGMENT_ROWS if series > WIDE_SERIES else SEGMENT_ROWS
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """What is to be sealed together."""
+    """Rows that are sealed together."""
 
     track: TrackShape
     log: tuple[int, ...]
-    """Keys of the log's rows."""
+    """Primary keys of the log rows."""
     rows: Rows
 
 
 class Compactor:
-    """Seals what is due, again and again, in a thread of its own."""
+    """Seals due segments periodically in a background thread."""
 
     def __init__(self, database: Database, *, interval_s: float = 2.0) -> None:
         self._database = database
@@ -61,11 +62,11 @@ class Compactor:
         self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the segment at hand and end."""
+        """Finish the current segment and stop the thread."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(30)
@@ -76,13 +77,16 @@ class Compactor:
                 while self.run_once() and not self._stopping.is_set():
                     pass
             except Exception:
-                # What is not sealed stays readable in the log: try again next time.
-                log.exception("Sealing failed; nothing is lost. Next try in %g s", self._interval_s)
+                # Unsealed rows stay readable in the log, so the next interval tries again.
+                log.exception(
+                    "Sealing failed; no data is lost. The next attempt is in %g s.",
+                    self._interval_s,
+                )
 
     def run_once(self, *, everything: bool = False) -> int:
-        """Seal one segment of each track that has one; return how many were sealed.
+        """Seal one segment of each due track; return the number of sealed segments.
 
-        `everything`: also what is not yet a whole segment.
+        With `everything`, also seal tracks with less than a whole segment.
         """
         sealed = 0
         for track in self._due(everything):
@@ -138,9 +142,11 @@ class Compactor:
             number = connection.scalar(track.with_for_update()) or 0
             rows = sa.select(sa.func.sum(LogFrame.n)).where(LogFrame.pk.in_(segment.log))
             logged = int(connection.scalar(rows) or 0)
-            gone = connection.execute(sa.delete(LogFrame).where(LogFrame.pk.in_(segment.log)))
-            if gone.rowcount != len(segment.log):
-                raise RuntimeError("another collector has sealed these rows: nothing is written")
+            deleted = connection.execute(sa.delete(LogFrame).where(LogFrame.pk.in_(segment.log)))
+            if deleted.rowcount != len(segment.log):
+                raise RuntimeError(
+                    "Another collector has sealed these rows; this segment is not written."
+                )
             connection.execute(sa.insert(Chunk), [{**chunk, "segment": number} for chunk in chunks])
             connection.execute(
                 sa.update(Track)
@@ -151,7 +157,7 @@ class Compactor:
         self._database.write(write)
 
     def _prune_keys(self) -> None:
-        """Replace the keys of a source's unbroken beginning by one number, `sealed_to`."""
+        """Delete the oldest batch keys of each source; `sealed_to` replaces them."""
         long = sa.select(Source.pk).where(
             Source.batches - Source.sealed_to > KEYS_PRUNED_MIN + KEYS_KEPT
         )
@@ -162,8 +168,8 @@ class Compactor:
 
 
 def prune_keys(connection: sa.Connection, source_pk: int) -> int:
-    """Drop the keys below the first gap, but for the newest ones; return how many."""
-    # Locked, as ingest locks it: no batch of this source is being judged by the old number.
+    """Delete a source's keys below the first gap, except the newest; return the number deleted."""
+    # Ingest locks the same row, so no batch is checked against the old `sealed_to` meanwhile.
     source = sa.select(Source.sealed_to).where(Source.pk == source_pk).with_for_update()
     sealed_to = connection.scalar(source) or 0
     mine = BatchKey.source_pk == source_pk
@@ -182,7 +188,7 @@ def prune_keys(connection: sa.Connection, source_pk: int) -> int:
 
 
 def chunks_of(track: TrackShape, rows: Rows) -> list[dict[str, Any]]:
-    """Return the chunks of one segment, all tiers, without their segment's number."""
+    """Return the chunks of one segment at all tiers, without the segment number."""
     values = np.ascontiguousarray(rows.values.T)
     axis = np.stack([rows.steps, rows.times.astype("<f8").view("<i8")])
     common = {"track_pk": track.pk, "lo": int(rows.steps[0]), "hi": int(rows.steps[-1])}

@@ -1,9 +1,9 @@
-"""Curves of a run, in as few points as wanted, from the coarsest tier that still has them.
+"""Read curves of a run, downsampled to a number of points, from the coarsest sufficient tier.
 
-Comes in: a stream, a statistic, places, a range of steps, how many points.
+Comes in: a stream, a statistic, places, a range of steps, the number of points.
 Goes out: `Curves`: spans of steps with one column for each place.
-Promise:  what is shown is right at every zoom: a spike of one step is in its span's extremes.
-          Tiers are used for whole segments only; at the ends of a range the rows are read.
+Promise:  a spike of one step is in the extremes of its span at every zoom level. A coarse tier is
+          read only for segments that are entirely in the range; other segments are read as rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainvitals_server.store.timeline import TimelineTrack, timeline
 from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, TrackShape, read_rows
 
 
-class UnknownSeries(LookupError):  # noqa: N818 - an answer
+class UnknownSeries(LookupError):  # noqa: N818 - a normal answer to a client, not a fault
     """The run has no such stream, statistic or place."""
 
 
@@ -48,10 +48,10 @@ def curves(
 ) -> Curves:
     """Return the curves of `places` over lo ≤ step < hi in at most `points` spans.
 
-    Without `places`: all of the newest layout, by depth.
+    Without `places`, return all places of the newest layout, ordered by depth.
 
     Raises:
-        UnknownSeries: one of these names is not in any layout of the run.
+        UnknownSeries: no layout of the run has the stream, the statistic or one of the places.
     """
     tracks = timeline(connection, run_pk, stream)
     names = tuple(places) if places is not None else _all_places(tracks)
@@ -69,7 +69,7 @@ def _all_places(tracks: Sequence[TimelineTrack]) -> tuple[str, ...]:
     if not tracks:
         return ()
     places = tracks[-1].layout.places
-    # −1 is "not known yet": last, not first.
+    # A depth of −1 means "not known yet"; these places are sorted last.
     ordered = sorted(places, key=lambda place: (place.depth < 0, place.depth))
     return tuple(place.name for place in ordered)
 
@@ -78,23 +78,23 @@ def _check(
     tracks: Sequence[TimelineTrack], stream: Stream, statistic: Stat, names: Sequence[str]
 ) -> None:
     if not tracks:
-        raise UnknownSeries(f"The run has sent nothing of stream {stream}.")
+        raise UnknownSeries(f"The run has sent no data of stream {stream}.")
     if not any(statistic in track.layout.statistics for track in tracks):
         known = ", ".join(tracks[-1].layout.statistics)
         raise UnknownSeries(f"Stream {stream} has no statistic {statistic}; it has {known}.")
     known_places = {place.name for track in tracks for place in track.layout.places}
     unknown = sum(name not in known_places for name in names)
     if unknown:
-        raise UnknownSeries(f"Stream {stream} does not have {unknown} of the places asked for.")
+        raise UnknownSeries(f"Stream {stream} does not have {unknown} of the requested places.")
 
 
 def _tier(rows: int, points: int) -> int:
-    """Return the coarsest tier that still has `points` spans in `rows` rows."""
+    """Return the coarsest tier that has at least `points` spans for `rows` rows."""
     return max((t for t in TIERS if rows >= points * TIER_FACTOR**t), default=0)
 
 
 def _rows_in(connection: sa.Connection, track: TimelineTrack, lo: int, hi: int) -> int:
-    """Return about how many rows lie in the range."""
+    """Return the approximate number of rows in the range."""
     segments = sa.select(sa.func.sum(Chunk.n)).where(
         Chunk.track_pk == track.shape.pk,
         Chunk.tier == 0,
@@ -114,7 +114,7 @@ def _spans(
     hi: int,
     tier: int,
 ) -> Spans:
-    """Return the track's spans, one column for each name; NaN where it does not have it."""
+    """Return the track's spans, one column for each name; NaN where the track lacks the place."""
     if statistic not in track.layout.statistics:
         return Spans.joined([], len(names))
     row = {place.name: i for i, place in enumerate(track.layout.places)}
@@ -141,7 +141,7 @@ def _sealed_spans(
     hi: int,
     tier: int,
 ) -> tuple[list[Spans], list[int]]:
-    """Return the spans of all segments that lie wholly in the range, and these segments."""
+    """Return the spans and the numbers of all segments that are entirely in the range."""
     if tier == 0:
         return [], []
     groups = [AXIS_GROUP, *np.unique(series // GROUP_SERIES).tolist()]

@@ -1,7 +1,7 @@
 """The store: every database operation of the collector except tokens.
 
-Synchronous and safe to share between threads: routes call it in a thread pool, rounds and the
-compactor in their own threads.
+The store is synchronous and thread-safe: routes call it from a thread pool, the diagnosis rounds
+and the compactor from their own threads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Store:
         """Open the database, create or upgrade its tables, and return the store.
 
         Raises:
-            StoreUnusable: the database cannot be opened, is damaged, or is of a newer trainvitals.
+            StoreUnusable: the database cannot be opened, is damaged, or was upgraded by a newer
+                trainvitals.
         """
         migrate(database_url)
         return cls(
@@ -60,13 +61,13 @@ class Store:
     # --- writing -------------------------------------------------------------------------------
 
     def ingest(self, batch: Batch, body: bytes) -> Ack:
-        """Store a batch; when this returns it is committed and synced.
+        """Store a batch; return after it is committed and synced to disk.
 
-        Idempotent: a repeat of a stored batch answers `stored=False`.
+        Idempotent: for a batch that is already stored, the result has `stored=False`.
 
         Raises:
             Conflict: its key was used for another body, or its run is in another project.
-            RequestRefused: a frame without a layout, of another shape, or with impossible numbers.
+            RequestRefused: a frame has no layout, another shape than its layout, or invalid values.
             QueueFull: the write queue is full.
         """
         prepared = prepare(batch, body)
@@ -78,16 +79,16 @@ class Store:
     # --- rounds of diagnosis -----------------------------------------------------------------
 
     def runs_due(self, limit: int = 100) -> list[int]:
-        """Return keys of runs with batches newer than their last round, longest waiting first."""
+        """Return keys of runs with batches newer than their last round, oldest report first."""
         wanted = sa.select(Run.pk).where(Run.revision > Run.rounded).order_by(Run.last_report_at)
         with self.database.read() as connection:
             return list(connection.scalars(wanted.limit(limit)))
 
     @contextlib.contextmanager
     def claim_round(self, run_pk: int) -> Iterator[bool]:
-        """Yield whether this collector diagnoses the run; the run is then no longer due.
+        """Yield True when this collector diagnoses the run, False when another collector does.
 
-        A batch that arrives meanwhile makes it due again. False: another collector diagnoses it.
+        After the block the run is no longer due, unless a batch arrived in the meantime.
         """
         with self.database.claim(run_pk) as mine:
             if not mine:
@@ -100,28 +101,28 @@ class Store:
             self.database.write(lambda connection: connection.execute(done))
 
     def history(self, run_pk: int) -> History:
-        """Return the input of the rules: first steps, a thinned middle, newest steps.
+        """Return the input of the rules: first steps, sampled steps of the middle, newest steps.
 
-        It follows the run's timeline (see `timeline`). It is shared with the next round: do not
-        modify it.
+        The history follows the run's timeline (see `timeline`). The next round uses the same
+        object: do not modify it.
         """
         with self.database.read() as connection:
             return self._histories.get(connection, run_pk)
 
     def findings(self, run_pk: int) -> list[Finding]:
-        """Return the findings of the last round, ranked as they were saved."""
+        """Return the findings of the last round in the order in which they were saved."""
         with self.database.read() as connection:
             return findings.load(connection, run_pk)
 
     def save_diagnosis(self, run_pk: int, diagnosis: Diagnosis) -> None:
-        """Replace a run's diagnosis by that of the newest round."""
+        """Replace a run's diagnosis with the one of the newest round."""
         now = self._clock()
         self.database.write(
             lambda connection: findings.save(connection, run_pk, diagnosis, now=now)
         )
 
     def mark_lost(self, now: float, after_s: float) -> int:
-        """Set runs without a report for `after_s` seconds to `lost`; return how many."""
+        """Set runs without a report for `after_s` seconds to `lost`; return their number."""
         silent = (
             sa.update(Run)
             .where(Run.state == "running", Run.last_report_at < now - after_s)
@@ -140,7 +141,7 @@ class Store:
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[StoredRun], str | None]:
-        """Return a page of runs, newest started first, and the next page's cursor or None."""
+        """Return a page of runs, newest start first, and the next page's cursor or None."""
         with self.database.read() as connection:
             return runs.summaries(
                 connection,
@@ -152,7 +153,7 @@ class Store:
             )
 
     def run(self, run_id: str) -> StoredRun | None:
-        """Return one run by the name it was given, or None."""
+        """Return one run by its id, or None."""
         with self.database.read() as connection:
             return runs.summary(connection, run_id)
 
@@ -162,7 +163,7 @@ class Store:
             return runs.by_key(connection, run_pk)
 
     def detail(self, stored: StoredRun) -> RunDetail:
-        """Return a run with what it reported about itself, its events and what it dropped."""
+        """Return a run with its reported metadata, its events and its dropped records."""
         with self.database.read() as connection:
             return runs.detail(connection, stored)
 
@@ -183,7 +184,9 @@ class Store:
         hi: int = EVERY_STEP,
         points: int,
     ) -> Curves:
-        """Return curves over lo ≤ step < hi in at most `points` spans; no places means all.
+        """Return curves over lo ≤ step < hi in at most `points` spans.
+
+        When `places` is None, return all places of the newest layout.
 
         Raises:
             UnknownSeries: the run has no such stream, statistic or place.
@@ -194,7 +197,7 @@ class Store:
             )
 
     def totals(self) -> Totals:
-        """Return how much is stored, for the metrics."""
+        """Return the amounts of stored data, for the metrics."""
         by_reason = sa.select(DroppedRow.reason, sa.func.sum(DroppedRow.records)).group_by(
             DroppedRow.reason
         )
@@ -213,10 +216,10 @@ class Store:
         return Totals(bytes=self.database.size_bytes(), dropped=dropped, **rest)
 
     def ready(self) -> str | None:
-        """Return None when batches can be stored, or the reason why not."""
+        """Return None when batches can be stored, or the reason why they cannot."""
         try:
             with self.database.read() as connection:
                 connection.execute(sa.select(Run.pk).limit(1))
         except sa.exc.SQLAlchemyError as error:
-            return f"The database does not answer: {type(error).__name__}."
+            return f"The database does not respond: {type(error).__name__}."
         return self.database.failed()

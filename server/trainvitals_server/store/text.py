@@ -8,12 +8,12 @@ TEXT_MAX = 256
 
 
 def storable(text: str) -> str:
-    """Return `text` as every engine can store it: without NUL (Postgres), at most TEXT_MAX long."""
+    """Return `text` without NUL, which Postgres rejects, cut to TEXT_MAX characters."""
     return text.replace("\x00", "\ufffd")[:TEXT_MAX]
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return a user's structure as JSON can say it: what it cannot becomes text."""
+    """Return a user's structure as JSON types; a value of any other type becomes text."""
     if depth > 32:
         return "…"
     if isinstance(value, dict):

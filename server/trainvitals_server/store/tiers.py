@@ -1,10 +1,11 @@
-"""Rows folded into fewer rows without losing a spike: min, mean, max, last, counts.
+"""Downsample rows to spans that keep every spike: minimum, mean, maximum, last value, counts.
 
-Comes in: values, shape (rows, series); NaN is "not measured".
-Goes out: `Spans`: for each span of rows and each series the extremes and the mean over finite
-          values, the last finite value, how many were finite and how many infinite.
-Promise:  folding in any grouping gives the same extremes and counts; the mean up to rounding.
-Pure numpy; tiers on disk and buckets of a query are the same operation.
+Comes in: values, shape (rows, series); NaN means "not measured".
+Goes out: `Spans`: for each span of rows and each series, the minimum, mean, maximum and last of
+          the finite values, the number of finite values and the number of infinite values.
+Promise:  merging spans in any grouping gives the same extremes and counts, and the same mean up
+          to rounding.
+Pure numpy. The tiers on disk and the buckets of a query use the same operation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 TIER_FACTOR = 16
 TIERS = (1, 2)
-"""Beside tier 0, the rows themselves: 16 rows in one, and 256."""
+"""Tier 1 has one span per 16 rows, tier 2 one span per 256 rows. Tier 0 is the rows themselves."""
 
 _MIN, _MEAN, _MAX, _LAST, _COUNT, _INFINITE = range(6)
 FIELDS = 6
@@ -28,7 +29,7 @@ FIELDS = 6
 
 @dataclass(frozen=True)
 class Spans:
-    """Spans of rows, first step ascending. `fields` is float64, shape (6, spans, series)."""
+    """Spans of rows, ordered by first step. `fields` is float64, shape (6, spans, series)."""
 
     first: Steps
     last: Steps
@@ -46,7 +47,7 @@ class Spans:
 
     @classmethod
     def joined(cls, parts: Sequence[Spans], series: int) -> Spans:
-        """Return all parts as one, first step ascending."""
+        """Return all parts as one, in order of their first step."""
         if not parts:
             none = np.empty(0, np.int64)
             return cls(none, none, np.empty((FIELDS, 0, series)))
@@ -67,17 +68,17 @@ class Spans:
 
     @property
     def minimum(self) -> Floats:
-        """Over finite values; NaN where there are none."""
+        """Minimum of the finite values; NaN where there are none."""
         return self._field(_MIN)
 
     @property
     def mean(self) -> Floats:
-        """Over finite values; NaN where there are none."""
+        """Mean of the finite values; NaN where there are none."""
         return self._field(_MEAN)
 
     @property
     def maximum(self) -> Floats:
-        """Over finite values; NaN where there are none."""
+        """Maximum of the finite values; NaN where there are none."""
         return self._field(_MAX)
 
     @property
@@ -87,18 +88,18 @@ class Spans:
 
     @property
     def count(self) -> Floats:
-        """How many values were finite."""
+        """Number of finite values."""
         return self._field(_COUNT)
 
     @property
     def infinite(self) -> Floats:
-        """How many values were +Inf or −Inf."""
+        """Number of values that were +Inf or −Inf."""
         return self._field(_INFINITE)
 
     def folded(self, starts: npt.NDArray[np.intp]) -> Spans:
-        """Return fewer spans: the i-th joins those from starts[i] up to starts[i + 1].
+        """Return fewer spans: span i merges the spans from starts[i] to before starts[i + 1].
 
-        `starts` ascends strictly from 0.
+        `starts` begins with 0 and increases strictly.
         """
         if not len(self):
             return self
@@ -108,7 +109,8 @@ class Spans:
         folded[_COUNT] = np.add.reduceat(f[_COUNT], starts)
         folded[_INFINITE] = np.add.reduceat(f[_INFINITE], starts)
         counts = folded[_COUNT]
-        # Shares, not sums: a sum of numbers near the largest float would be infinite.
+        # Weight each mean by its share of the count. A sum of all values, divided by the count
+        # afterwards, overflows when the values are near the largest float.
         owner = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(self))))
         with np.errstate(invalid="ignore"):
             share = f[_COUNT] / counts[owner]
@@ -123,11 +125,11 @@ class Spans:
         return Spans(self.first[starts], np.maximum.reduceat(self.last, starts), folded)
 
     def every(self, n: int) -> Spans:
-        """Return spans that join `n` of these each; the last may join fewer."""
+        """Return spans that each merge `n` of these; the last may merge fewer."""
         return self.folded(np.arange(0, len(self), n))
 
     def buckets(self, n: int) -> Spans:
-        """Return at most `n` spans of equal width in steps; each span stays whole."""
+        """Return at most `n` spans of equal width in steps; no input span is split."""
         if len(self) <= n:
             return self
         lo, hi = int(self.first[0]), int(self.first[-1]) + 1

@@ -1,7 +1,7 @@
-"""The steps and values of one track, from its sealed segments and its log.
+"""Read the steps and values of one track from its sealed segments and its log.
 
-Comes in: a track, a range of steps, and which series are wanted.
-Goes out: `Rows`: steps ascending, one column for each series, exactly what was sent.
+Comes in: a track, a range of steps, the numbers of the requested series.
+Goes out: `Rows`: steps ascending, one column for each series, values exactly as sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AXIS_GROUP = -1
 
 @dataclass(frozen=True)
 class TrackShape:
-    """What one needs to know of a track to read it."""
+    """The properties of a track that are needed to read it."""
 
     pk: int
     places: int
@@ -30,13 +30,13 @@ class TrackShape:
 
     @property
     def series(self) -> int:
-        """How many columns: places × statistics, numbered statistic-major."""
+        """Number of columns: places × statistics, numbered statistic-major."""
         return self.places * self.statistics
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Captured steps of one track: `values` is float32, shape (steps, series wanted)."""
+    """Captured steps of one track. `values` is float32, shape (steps, requested series)."""
 
     steps: npt.NDArray[np.int64]
     times: npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows], series: int) -> Rows:
-        """Return all parts as one, step ascending. Of a step sent twice the later part counts."""
+        """Return all parts as one, steps ascending. For a repeated step, the last part is used."""
         if not parts:
             return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, series), np.float32))
         steps = np.concatenate([part.steps for part in parts])
@@ -72,9 +72,9 @@ def read_rows(
     hi: int = 2**62,
     without: Sequence[int] = (),
 ) -> Rows:
-    """Return the rows with lo ≤ step < hi of the series numbered `series`.
+    """Return the rows with lo ≤ step < hi of the series with the numbers `series`.
 
-    `without`: sealed segments to leave out; the log is always read.
+    Sealed segments in `without` are skipped; the log is always read.
     """
     sealed = _sealed(connection, shape, series, lo, hi, frozenset(without))
     return Rows.joined([*sealed, *_logged(connection, shape, series, lo, hi)], len(series)).between(
@@ -103,7 +103,8 @@ def _sealed(
         .order_by(Chunk.segment, Chunk.group)
     )
     if without:
-        # The few that are left, by name: a statement takes only so many parameters.
+        # Select the remaining segments instead of excluding the others: the remaining ones are
+        # few, and a statement has a limited number of parameters.
         left = [
             segment for segment in _segments(connection, shape.pk, lo, hi) if segment not in without
         ]
@@ -155,7 +156,7 @@ def log_rows(
     shape: TrackShape,
     series: npt.NDArray[np.int64] | None = None,
 ) -> Rows:
-    """Return one frame of the log; without `series`, all of them, statistic-major."""
+    """Return one frame of the log; without `series`, return all series, statistic-major."""
     steps = np.frombuffer(axis, "<i8", n)
     times = np.frombuffer(axis, "<f8", n, offset=8 * n)
     frame = np.frombuffer(values, "<f4").reshape(n, shape.places, shape.statistics)
