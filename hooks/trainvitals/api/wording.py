@@ -24,8 +24,11 @@ class Row(NamedTuple):
     """ "healthy: 0 to 0.4"."""
 
 
-def number(value: float | None) -> str:
-    """Return a number in at most nine characters: `0.00034`, `1.2e−9`, `12,000`, `NaN`, `∞`."""
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number in at most ten characters: `0.00034`, `1.2e−9`, `12,000`, `NaN`, `∞`.
+
+    `digits`: significant ones of a number between 0.0001 and 1,000, at most 4.
+    """
     if value is None:
         return "–"
     if math.isnan(value):
@@ -37,7 +40,7 @@ def number(value: float | None) -> str:
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}".replace("-", "−")
     if 1e-4 <= abs(value) < 1000:
-        return f"{value:.3g}".replace("-", "−")
+        return f"{value:.{digits}g}".replace("-", "−")
     mantissa, exponent = f"{value:.2e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}".replace("-", "−")

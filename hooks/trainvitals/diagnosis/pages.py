@@ -43,4 +43,4 @@ def sections_of(name: str, docstring: str | None) -> dict[str, str]:
 
 def _unwrapped(text: str) -> str:
     """Return the text with its hard line breaks joined, paragraphs and list items kept."""
-    return re.sub(r"(?<!\n)\n(?!\n|[-*] |\d+\. )", " ", text.strip())
+    return re.sub(r"(?<!\n)\n(?!\n|[-*] |\d+\. ) *", " ", text.strip())

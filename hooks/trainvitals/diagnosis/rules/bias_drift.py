@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -151,8 +152,8 @@ class BiasDrift(Rule):
             where=place.name,
             since_step=int(whole.steps[-run]),
             summary=(
-                f"Bias drift: {place.name} has moved by {now:.2g} times the standard deviation of "
-                f"its layer's output across samples (limit {limit:g})"
+                f"Bias drift: {place.name} has moved by {number(now)} times the standard "
+                f"deviation of its layer's output across samples (limit {limit:g})"
                 + (f" and still moves ({slope:+.2g} per 100 steps)." if slope else ".")
             ),
             evidence=(

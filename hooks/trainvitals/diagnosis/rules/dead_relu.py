@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -124,8 +125,8 @@ class DeadRelu(Rule):
             where=place.name,
             since_step=since,
             summary=(
-                f"Dead ReLU units: {share:.0%} of the units of {place.name} are zero for every "
-                f"input of the last {OBSERVED} captured batches{more}."
+                f"Dead ReLU units: {percent(share)} of the units of {place.name} are zero for "
+                f"every input of the last {OBSERVED} captured batches{more}."
             ),
             evidence=(
                 Evidence(

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import times
+from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -174,8 +174,8 @@ class ExplodingGradient(Rule):
             severity=Severity.ERROR,
             since_step=step,
             summary=(
-                f"Exploding gradient: the total gradient norm is {size:.3g}, {times(size / base)} "
-                f"its median before step {step}."
+                f"Exploding gradient: the total gradient norm is {number(size)}, "
+                f"{times(size / base)} its median before step {step}."
             ),
             evidence=(
                 Evidence(

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -103,7 +104,7 @@ class InitScaleTooSmall(Rule):
             since_step=int(steps[0]),
             summary=(
                 "Initial weights too small: at the start, the standard deviation across samples of "
-                f"the last hidden layer is {ratio[-1]:.2g} times the first layer's; from "
+                f"the last hidden layer is {number(ratio[-1])} times the first layer's; from "
                 f"{place.name} on, the outputs hardly depend on the input."
             ),
             evidence=self._evidence(float(ratio[-1]), float(sensitivity[alive[-1]])),

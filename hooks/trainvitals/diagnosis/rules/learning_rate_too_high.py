@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Steps
@@ -158,14 +159,15 @@ class LearningRateTooHigh(Rule):
         if not stays_nonfinite and middle(after[-10:]) < 0.95 * start:
             return None  # the loss has fallen since
         peak = float(np.nanmax(ratio.values))
-        reached, at = f"{worst:.4g}", int(steps[np.argmax(values)])
+        derived = f"initial loss + {percent(self.rise_max)} + {self.rise_noise:g} × its noise"
+        reached, at = number(worst, 4), int(steps[np.argmax(values)])
         if (broken >= since).any():
             reached, at = "a non-finite value", int(broken[broken >= since][0])
         span = max(1, at - since)
         return self._found(
             since,
             f"Learning rate {'far ' if explosive else ''}too high{_rate_at(course, since)}: the "
-            f"loss rose from {start:.4g} to {reached} within {span} step{'s' * (span > 1)}.",
+            f"loss rose from {number(start, 4)} to {reached} within {span} step{'s' * (span > 1)}.",
             (
                 *self._ratio_evidence("largest update ratio (median matrix)", peak),
                 Evidence(
@@ -173,9 +175,7 @@ class LearningRateTooHigh(Rule):
                     seen=worst,
                     limit=limit if worst > limit else None,
                     direction="above" if worst > limit else "",
-                    text=f"initial loss + {self.rise_max:.0%} + {self.rise_noise:g} × its noise"
-                    if worst > limit
-                    else "",
+                    text=derived if worst > limit else "",
                     statistic=Scalar.LOSS,
                 ),
                 Evidence(quantity="loss at the start", seen=start),
@@ -251,7 +251,7 @@ class LearningRateTooHigh(Rule):
         return self._found(
             int(ratio.steps[-run]),
             f"Learning rate too high{_rate_at(course, int(ratio.steps[-1]))}: each step changes "
-            f"the weights by {now:.2g} of their size (median matrix)"
+            f"the weights by {number(now)} of their size (median matrix)"
             + (", and the loss does not fall." if judged else "."),
             (
                 Evidence(
@@ -283,8 +283,9 @@ class LearningRateTooHigh(Rule):
         return self._found(
             int(ratio.steps[0]),
             f"Learning rate too high{_rate_at(course, int(ratio.steps[0]))}: each step changed "
-            f"the weights by {ratio_seen:.2g} of their size (median matrix), and the loss went "
-            f"from {course.initial:.4g} to only {course.now():.4g} in {len(course.loss)} steps.",
+            f"the weights by {number(ratio_seen)} of their size (median matrix), and the loss "
+            f"went from {number(course.initial, 4)} to only {number(course.now(), 4)} in "
+            f"{len(course.loss)} steps.",
             (
                 Evidence(
                     quantity="update ratio (median matrix)",
@@ -337,7 +338,7 @@ def _rate_at(course: Course, step: int) -> str:
     if not len(rate):
         return ""
     at = max(0, int(np.searchsorted(rate.steps, step, side="right")) - 1)
-    return f" ({float(rate.values[at]):.3g})"
+    return f" ({number(float(rate.values[at]))})"
 
 
 def _run(ratio: float, loss: list[float]) -> History:

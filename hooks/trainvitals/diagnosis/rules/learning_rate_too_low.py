@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -86,7 +87,7 @@ class LearningRateTooLow(Rule):
             severity=Severity.WARNING,
             since_step=int(history.steps(Stream.UPDATE)[0]),
             summary=(
-                f"Learning rate too low{f' ({float(rates[-1]):.2g})' if len(rates) else ''}: a "
+                f"Learning rate too low{f' ({number(float(rates[-1]))})' if len(rates) else ''}: a "
                 f"step changes each weight matrix by at most {largest:.1e} of its size."
             ),
             evidence=(

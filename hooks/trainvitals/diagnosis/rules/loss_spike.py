@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
@@ -92,8 +93,8 @@ class LossSpike(Rule):
             severity=Severity.WARNING if alarm else Severity.INFO,
             since_step=int(loss.steps[at]),
             summary=(
-                f"Loss spike at step {int(loss.steps[at])}: the loss jumped from {before[at]:.4g} "
-                f"to {float(loss.values[at]):.4g}"
+                f"Loss spike at step {int(loss.steps[at])}: the loss jumped from "
+                f"{number(before[at], 4)} to {number(float(loss.values[at]), 4)}"
                 + (" and has not recovered" if lasting else " and recovered")
                 + (f"; {len(starts)} spikes in {len(loss)} steps." if len(starts) > 1 else ".")
             ),
@@ -111,7 +112,7 @@ class LossSpike(Rule):
                     seen=float(jump[at]),
                     limit=height_min,
                     direction="above",
-                    text=f"{least:.0%} of the initial loss",
+                    text=f"{percent(least)} of the initial loss",
                 ),
                 Evidence(quantity="spikes", seen=float(len(starts)), text=f"in {len(loss)} steps"),
                 Evidence(quantity="recovered", seen="no" if lasting else "yes"),

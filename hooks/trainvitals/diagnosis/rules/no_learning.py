@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -76,8 +77,8 @@ class NoLearning(Rule):
             # With several optimizers (GANs), one loss is weak evidence.
             severity=Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
-            summary=f"No learning: the loss was {start:.4g} at the start and is {now:.4g} after "
-            f"{steps + 1} steps.",
+            summary=f"No learning: the loss was {number(start, 4)} at the start and is "
+            f"{number(now, 4)} after {steps + 1} steps.",
             evidence=(
                 Evidence(
                     quantity="fall of the loss since the start",

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -114,7 +115,7 @@ class ParameterNotUpdated(Rule):
             where=first.name,
             since_step=self._since(history, first),
             summary=(
-                f"Parameter not updated: {first.name} has a gradient (RMS {size:.2g}), but "
+                f"Parameter not updated: {first.name} has a gradient (RMS {number(size)}), but "
                 f"{reason}; it has not changed in the last {self.observations} captured "
                 f"steps{more}."
             ),

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -82,8 +83,8 @@ class SaturatedActivation(Rule):
             severity=Severity.WARNING,
             where=place.name,
             since_step=int(seen.steps[-run]),
-            summary=f"Saturated activation: {now:.0%} of the outputs of {place.name} are saturated "
-            f"(median of the newest {min(self.observations, len(seen.steps))} captured steps).",
+            summary=f"Saturated activation: {percent(now)} of the outputs of {place.name} are "
+            f"saturated (median of the newest {min(self.observations, len(seen.steps))} captured steps).",
             evidence=(
                 Evidence(
                     quantity="share of saturated outputs",

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import times
+from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
@@ -149,7 +149,7 @@ class VanishingGradient(Rule):
         return Evidence(
             quantity="loss now",
             seen=course.now(),
-            text=f"{course.initial:.4g} at the start; it has not fallen",
+            text=f"{number(course.initial, 4)} at the start; it has not fallen",
         )
 
     def _vanishes(self, logs: Floats) -> bool:
