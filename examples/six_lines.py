@@ -1,4 +1,4 @@
-"""A minimal training script with a trainvitals monitor. It prints the diagnosis at the end.
+"""The smallest training that trainvitals watches. Ends with the diagnosis on the terminal.
 
 python examples/six_lines.py
 """

@@ -84,7 +84,8 @@ class SaturatedActivation(Rule):
             where=place.name,
             since_step=int(seen.steps[-run]),
             summary=f"Saturated activation: {percent(now)} of the outputs of {place.name} are "
-            f"saturated (median of the newest {min(self.observations, len(seen.steps))} captured steps).",
+            f"saturated (median of the newest {min(self.observations, len(seen.steps))} captured "
+            "steps).",
             evidence=(
                 Evidence(
                     quantity="share of saturated outputs",
