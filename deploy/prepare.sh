@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs before the collector: brings the database to this version's tables, and makes a token for
-# Prometheus that may only read. Again and again changes nothing.
+# Runs before the collector starts. Upgrades the database schema to this version and creates a
+# read-only token for Prometheus. Running it again changes nothing.
 set -eu
 umask 077
 trainvitals db upgrade
 token=${TRAINVITALS_TOKEN_FILE%/*}/prometheus_token
 if [ ! -s "$token" ]; then
-    # Not straight into the file: what fails half-way must not look like a token.
+    # Write to a temporary file first: an incomplete file must not be used as a token.
     trainvitals token create read --label prometheus > "$token.new"
     mv "$token.new" "$token"
 fi

@@ -1,4 +1,4 @@
-"""The smallest training that trainvitals watches. Ends with the diagnosis on the terminal.
+"""A minimal training script with a trainvitals monitor. It prints the diagnosis at the end.
 
 python examples/six_lines.py
 """
