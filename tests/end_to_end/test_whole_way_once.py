@@ -156,4 +156,4 @@ def test_doctor_is_content(local, collector, environment):
     )
     assert done.returncode == 0, done.stdout
     assert f"✓ collector {collector.url}" in done.stdout
-    assert "✓ nothing waits in" in done.stdout
+    assert "✓ no unsent batches in" in done.stdout

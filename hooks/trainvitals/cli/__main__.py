@@ -1,4 +1,4 @@
-"""`python -m trainvitals.cli`: the command, where its script is not on the path."""
+"""`python -m trainvitals.cli`: run the command when its script is not on the PATH."""
 
 from trainvitals.cli import main
 

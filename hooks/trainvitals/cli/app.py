@@ -1,7 +1,7 @@
-"""The command's frame: the list of commands, each loaded when it is called.
+"""The list of commands; each command is imported when it is called.
 
-A command is a name, a line of help and where its `register(app)` is: a module of ours, or an
-entry point of the group `trainvitals.commands`, which a package that may not be installed offers.
+A command has a name, one line of help, and the location of its `register(app)`: a module of this
+package, or an entry point of the group `trainvitals.commands` in an optional package.
 """
 
 from __future__ import annotations
@@ -19,43 +19,47 @@ USAGE = 2
 
 
 class Command(NamedTuple):
-    """Where a command comes from."""
+    """The help and the location of a command."""
 
     help: str
     module: str = ""
-    """Of ours; it has `register(app)`."""
+    """Module below `trainvitals` that has `register(app)`."""
     extra: str = ""
-    """Else: name of the entry point, and of the extra that brings it."""
+    """Without a module: the name of the entry point, and of the extra that installs it."""
 
 
 COMMANDS = {
-    "demo": Command("Train healthy and sick networks and show each diagnosis.", "demo.command"),
-    "report": Command("Show the diagnosis of a run as a card.", "cli.report"),
-    "check": Command("Say in one line how a run is, and fail on findings: for CI.", "cli.report"),
-    "rules": Command("List the rules, or show a rule's page.", "cli.rules"),
-    "up": Command("Run collector and dashboard on one port.", extra="server"),
+    "demo": Command(
+        "Train networks with and without faults and show each diagnosis.", "demo.command"
+    ),
+    "report": Command("Show the full diagnosis of a run.", "cli.report"),
+    "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
+    "rules": Command("List the rules, or show the page of one rule.", "cli.rules"),
+    "up": Command("Run the collector and the dashboard on one port.", extra="server"),
     "serve": Command("Run the collector.", extra="server"),
-    "dashboard": Command("Run the dashboard alone.", extra="dashboard"),
-    "token": Command("Make, list and revoke the collector's tokens.", extra="server"),
-    "db": Command("Bring the collector's database to this version.", extra="server"),
-    "config": Command("Show each setting and where it comes from.", "cli.config"),
-    "doctor": Command("Say what is installed, where data goes, and what is amiss.", "cli.doctor"),
+    "dashboard": Command("Run only the dashboard.", extra="dashboard"),
+    "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
+    "db": Command("Upgrade the collector's database to this version.", extra="server"),
+    "config": Command("Show the value and the origin of each setting.", "cli.config"),
+    "doctor": Command(
+        "Check the installation, the settings and the connection to the collector.", "cli.doctor"
+    ),
     "version": Command("Print the version.", "cli.version"),
 }
 
 
 class LazyGroup(TyperGroup):
-    """Knows the names of its commands, and loads one when it is called."""
+    """A command group that imports a command only when the command is called."""
 
     listing = False
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of commands without loading any."""
+        """Write the list of commands without importing them."""
         self.listing = True
         super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
-        """Return the names, in the order shown."""
+        """Return the command names in display order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
@@ -86,7 +90,7 @@ def _register_of(command: Command) -> Callable[[typer.Typer], None]:
 
 
 def _of_others(name: str) -> Any:
-    """Return the command of a package we do not know of; None when no package has it."""
+    """Return the command from another installed package; None when no package has it."""
     known = {command.extra for command in COMMANDS.values()}
     for entry in entry_points(group=GROUP):
         if entry.name not in known:
@@ -97,8 +101,8 @@ def _of_others(name: str) -> Any:
 
 
 def _built(register: Callable[[typer.Typer], None], name: str) -> Any:
-    """Return the command called `name` of those that `register` adds; None without one."""
-    # A callback makes a group of an app that has a single command.
+    """Return the command `name` that `register` adds; None when it adds no such command."""
+    # With a callback, typer builds a group even for an app with a single command.
     app = typer.Typer(callback=lambda: None)
     register(app)
     group: Any = typer.main.get_group(app)
@@ -106,7 +110,7 @@ def _built(register: Callable[[typer.Typer], None], name: str) -> Any:
 
 
 def _add_stub(app: typer.Typer, name: str, command: Command, missing: str = "") -> None:
-    """Add a command that stands for one that is not loaded, or cannot be."""
+    """Add a placeholder for a command that is not imported or cannot be imported."""
 
     @app.command(
         name,
@@ -114,7 +118,7 @@ def _add_stub(app: typer.Typer, name: str, command: Command, missing: str = "") 
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         add_help_option=False,
     )
-    def stub(ctx: typer.Context) -> None:  # noqa: ARG001 - takes whatever was given
+    def stub(ctx: typer.Context) -> None:  # noqa: ARG001 - accepts all arguments
         extra = f"[{command.extra}]" if command.extra else ""
         typer.echo(
             f"`trainvitals {name}` needs {missing}, which cannot be imported: "
@@ -130,9 +134,9 @@ app = typer.Typer(
     add_completion=False,
     # A traceback with local variables would print tokens.
     pretty_exceptions_show_locals=False,
-    help="The vital signs of PyTorch training runs, and the diagnosis.",
+    help="Monitor PyTorch training runs and diagnose their faults.",
     epilog=(
-        "Exit codes: 0 done or healthy, 1 findings at or over --fail-on, 2 usage, "
+        "Exit codes: 0 success or healthy, 1 findings at or above --fail-on, 2 wrong usage, "
         "3 the collector cannot be reached."
     ),
 )

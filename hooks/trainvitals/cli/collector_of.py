@@ -1,4 +1,4 @@
-"""Which collector a command asks."""
+"""Select the collector that a command queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ USAGE = 2
 
 
 def collector_of(url: str | None) -> Client:
-    """Return the collector at `url`, else that of the settings, else the one on this machine."""
+    """Return a client for the collector at `url`, else in the settings, else on this machine."""
     settings = load(collector=url)
     configured = settings.collector if settings.collector != "off" else ""
     try:

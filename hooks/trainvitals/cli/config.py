@@ -1,4 +1,4 @@
-"""`trainvitals config show`: each setting of the training side, and where it comes from."""
+"""`trainvitals config show`: the value and the origin of each setting of a training process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     group = typer.Typer(no_args_is_help=True, callback=lambda: None)
     group.command("show")(show)
-    app.add_typer(group, name="config", help="The settings of the training side.")
+    app.add_typer(group, name="config", help="The settings of a training process.")
 
 
-def show(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Show each setting's value and origin. Argument > environment > file > default."""
+def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the value and the origin of each setting. Argument > environment > file > default."""
     settings = load()
     names = [f.name for f in fields(Settings) if f.name != "origins"]
     rows = [(name, shown(settings, name), settings.origins[name]) for name in names]
@@ -33,7 +33,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
 
 
 def shown(settings: Settings, name: str) -> str:
-    """Return a setting's value as text; of a token only whether there is one."""
+    """Return a setting's value as text; for the token, only whether it is set."""
     value = getattr(settings, name)
     if name == "token":
         return "(set, not shown)" if value else ""

@@ -1,6 +1,6 @@
-"""`trainvitals doctor`: what is installed, where data goes, and why none arrives.
+"""`trainvitals doctor`: check the installation, the settings and the connection to the collector.
 
-Each check is a line with a sign: ✓ good, ! works with less, ✗ wrong. Ends with 1 when something
+Each check prints a line with a sign: ✓ good, ! limited, ✗ wrong. The exit code is 1 when a check
 is wrong.
 """
 
@@ -20,12 +20,12 @@ from trainvitals.cli.collector_of import collector_of
 from trainvitals.config import Settings, load
 
 PACKAGES = {"torch": "torch", "fastapi": "server", "streamlit": "dashboard", "psycopg": "postgres"}
-"""Package → the extra that brings it."""
+"""Package → the extra that installs it."""
 GOOD, LESS, WRONG = "✓", "!", "✗"
 
 
 class Check(NamedTuple):
-    """One line of the answer."""
+    """One line of the output."""
 
     sign: str
     text: str
@@ -37,9 +37,12 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    url: Annotated[str | None, typer.Option("--collector", help="Its address.")] = None,
+    url: Annotated[str | None, typer.Option("--collector", help="URL of the collector.")] = None,
 ) -> None:
-    """Say what is installed, where data goes, and what is wrong. Ends with 1 on the latter."""
+    """Check the installation, the settings and the connection to the collector.
+
+    The exit code is 1 when a check is wrong.
+    """
     settings = load(collector=url)
     checks = [*_installed(), *_kernel(), *_token(settings), *_spool(settings)]
     checks += _collector(settings, collector_of(url))
@@ -63,10 +66,12 @@ def _kernel() -> Iterator[Check]:
     from trainvitals.capture.kernel import has_native
 
     if has_native():
-        yield Check(GOOD, "native kernel: all statistics in one pass on the CPU")
+        yield Check(GOOD, "native kernel: computes all CPU statistics in one pass")
     else:
         yield Check(
-            LESS, "no native kernel (it needs a C compiler at install): a slower way is used"
+            LESS,
+            "no native kernel (its build needs a C compiler): the slower torch implementation is "
+            "used",
         )
 
 
@@ -79,14 +84,14 @@ def _token(settings: Settings) -> Iterator[Check]:
         mode = stat.S_IMODE(path.stat().st_mode)
         path.read_text()
     except FileNotFoundError:
-        yield Check(LESS, f"no token file at {path}; `trainvitals up` makes one")
+        yield Check(LESS, f"no token file at {path}; `trainvitals up` creates it")
     except (OSError, UnicodeDecodeError) as error:
         yield Check(WRONG, f"the token file {path} cannot be read: {error}")
     else:
         if mode & 0o077:
-            yield Check(WRONG, f"{path} can be read by others ({mode:o}): chmod 600 {path}")
+            yield Check(WRONG, f"other users can read {path} ({mode:o}): chmod 600 {path}")
         else:
-            yield Check(GOOD, f"token file {path}, only you can read it")
+            yield Check(GOOD, f"token file {path}, readable only by you")
 
 
 def _spool(settings: Settings) -> Iterator[Check]:
@@ -94,33 +99,37 @@ def _spool(settings: Settings) -> Iterator[Check]:
     if waiting:
         yield Check(
             LESS,
-            f"{waiting} files ({size / 2**20:.1f} MiB) wait in {settings.spool_dir}; the next run "
-            "that reaches the collector sends them",
+            f"files with unsent batches in {settings.spool_dir}: {waiting} "
+            f"({size / 2**20:.1f} MiB); the next run that reaches the collector sends them",
         )
     else:
-        yield Check(GOOD, f"nothing waits in {settings.spool_dir}")
+        yield Check(GOOD, f"no unsent batches in {settings.spool_dir}")
 
 
 def _waiting(folder: Path) -> tuple[int, int]:
-    """Return how many files with batches there are, and their bytes."""
+    """Return the number of files with unsent batches and their total size in bytes."""
     sizes = []
     for path in folder.rglob("*.segment"):
         try:
             sizes.append(path.stat().st_size)
         except OSError:
-            continue  # sent and removed while we looked
+            continue  # another process has sent and deleted the file in the meantime
     return len(sizes), sum(sizes)
 
 
 def _collector(settings: Settings, collector: Client) -> Iterator[Check]:
     if settings.disabled:
-        yield Check(WRONG, f"watching is off: disabled, from {settings.origins['disabled']}")
+        yield Check(
+            WRONG,
+            f"trainvitals is disabled by the setting `disabled` from "
+            f"{settings.origins['disabled']}",
+        )
     if not settings.collector or settings.collector == "off":
         yield Check(
             LESS,
-            "runs stay local: no collector is set (TRAINVITALS_COLLECTOR, or watch(collector=…))",
+            "runs are not sent: no collector is set (TRAINVITALS_COLLECTOR, or watch(collector=…))",
         )
-    # Without a setting the one on this machine is asked; that nobody is there is no fault then.
+    # Without a setting, the check queries this machine, where a missing collector is not a fault.
     sign = WRONG if settings.collector and settings.collector != "off" else LESS
     try:
         about = collector.version()
@@ -128,7 +137,7 @@ def _collector(settings: Settings, collector: Client) -> Iterator[Check]:
         yield Check(sign, f"collector {collector.url}: {error}")
         return
     ready = collector.ready()
-    state = "ready" if ready else "not ready: it cannot store batches now"
+    state = "ready" if ready else "not ready: it cannot store batches"
     yield Check(
         GOOD if ready else sign,
         f"collector {collector.url}: {about.version} on {about.database}, {state}",

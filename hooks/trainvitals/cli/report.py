@@ -1,14 +1,14 @@
 """`trainvitals report` and `trainvitals check`: the collector's diagnosis of a run.
 
-`report` shows the card, `check` one line. The exit code is the verdict:
+`report` shows the full diagnosis, `check` prints one line. The exit code states the verdict:
 
-0  healthy, or no finding at or over --fail-on
-1  an open finding at or over --fail-on
-2  the command was wrong (unknown run, no permission)
+0  healthy, or no finding at or above --fail-on
+1  an open finding at or above --fail-on
+2  wrong usage (unknown run, no permission)
 3  the collector cannot be reached, or has not diagnosed the run yet
-4  too early: nothing found, in fewer steps than the rules need
-5  blind: rules could not run, since what they read was never seen
-6  failed: the run ended with an exception, or contact was lost
+4  too early: no findings, but the run has fewer steps than the rules need
+5  blind: rules could not run, because their inputs were never measured
+6  failed: the run ended with an exception, or the collector lost contact with it
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class FailOn(StrEnum):
-    """From which severity on a finding makes the exit code 1."""
+    """The lowest severity for which an open finding sets the exit code to 1."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -42,11 +42,11 @@ class FailOn(StrEnum):
 
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id.")]
-Url = Annotated[str | None, typer.Option("--collector", help="Its address.")]
-Json = Annotated[bool, typer.Option("--json", help="The diagnosis as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code.")]
-Fail = Annotated[FailOn, typer.Option(help="From which severity on to end with 1.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a first diagnosis.")]
+Url = Annotated[str | None, typer.Option("--collector", help="URL of the collector.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; set the exit code.")]
+Fail = Annotated[FailOn, typer.Option(help="Lowest severity of findings that give exit code 1.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the first diagnosis.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +63,7 @@ def report(
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
 ) -> None:
-    """Show the diagnosis of RUN as a card. The exit code is that of `check`."""
+    """Show the full diagnosis of RUN. The exit code is the same as for `check`."""
     source = collector_of(collector)
     diagnosis = _diagnosis(source, run, wait)
     if as_json:
@@ -87,10 +87,10 @@ def check(
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
 ) -> None:
-    """Print the verdict on RUN in one line. For CI: the exit code is the verdict.
+    """Print the verdict on RUN in one line. The exit code states the verdict, for use in CI.
 
-    0 healthy, 1 findings at or over --fail-on, 2 wrong usage, 3 collector unreachable, 4 too early,
-    5 blind (rules could not run), 6 the run failed.
+    0 healthy, 1 findings at or above --fail-on, 2 wrong usage, 3 collector unreachable,
+    4 too early, 5 blind (rules could not run), 6 the run failed.
     """
     diagnosis = _diagnosis(collector_of(collector), run, wait)
     if as_json:
@@ -103,7 +103,7 @@ def check(
 
 
 def exit_code(diagnosis: Diagnosis, fail_on: FailOn) -> int:
-    """Return the exit code of a diagnosis: see the module's table. With --fail-on never: 0."""
+    """Return the exit code of a diagnosis, from the module's table; 0 with --fail-on never."""
     from trainvitals.api.schema import Severity, Verdict
 
     if fail_on is FailOn.NEVER:
@@ -117,7 +117,10 @@ def exit_code(diagnosis: Diagnosis, fail_on: FailOn) -> int:
 
 
 def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
-    """Return the diagnosis; without one after `wait_s` the answer is 3, never "healthy"."""
+    """Return the diagnosis; without a diagnosis after `wait_s`, exit with UNREACHABLE.
+
+    A run that is not diagnosed yet must not pass as healthy.
+    """
     from trainvitals.remote import diagnosis_of
 
     deadline = time.monotonic() + wait_s
@@ -126,20 +129,23 @@ def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
         if diagnosis is not None:
             return diagnosis
         if time.monotonic() >= deadline:
-            _end(UNREACHABLE, f"{source.url} knows {run!r}, but has not diagnosed it yet.")
+            _end(UNREACHABLE, f"{source.url} has not diagnosed the run {run!r} yet.")
         time.sleep(0.2)
 
 
 def _guarded(call: Callable[[], T]) -> T:
-    """Return what `call` returns; a refusal, or no answer, ends the command."""
+    """Return the result of `call`; exit when the collector refuses or cannot be reached."""
     try:
         return call()
     except Unreachable as error:
-        _end(UNREACHABLE, f"{error}. Is it running there? `trainvitals doctor` looks further.")
+        _end(UNREACHABLE, f"{error}. To find the cause, run `trainvitals doctor`.")
     except Refused as refused:
         hint = ""
         if refused.reason in ("unauthorised", "forbidden"):
-            hint = " It needs a token with the scope read, in TRAINVITALS_TOKEN or a token file."
+            hint = (
+                " The command needs a token with the scope read, in TRAINVITALS_TOKEN or in a "
+                "token file."
+            )
         _end(USAGE, f"{refused}{hint}")
 
 

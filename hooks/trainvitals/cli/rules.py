@@ -1,4 +1,4 @@
-"""`trainvitals rules`: the rules and their pages, from the rules themselves."""
+"""`trainvitals rules`: list the rules and show their pages, from the rules' docstrings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def register(app: typer.Typer) -> None:
 
 
 def rules(
-    code: Annotated[str | None, typer.Argument(help="TV101, or vanishing_gradient.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    code: Annotated[
+        str | None,
+        typer.Argument(help="Code or name of a rule, such as TV101 or vanishing_gradient."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the rules, or show a rule's page with its thresholds."""
+    """List the rules, or show the page of one rule with its thresholds."""
     if code is None:
         _list(as_json)
         return
@@ -55,7 +58,7 @@ def _rule(asked: str) -> type[Rule]:
         return rule_by_code(asked.upper())
     except KeyError:
         codes = ", ".join(rule.code for rule in all_rules())
-        typer.echo(f"There is no rule {asked!r}. There are: {codes}.", err=True)
+        typer.echo(f"There is no rule {asked!r}. Known rules: {codes}.", err=True)
         raise typer.Exit(USAGE) from None
 
 

@@ -1,8 +1,8 @@
-"""The collector's own vital signs and its runs', for Prometheus.
+"""Prometheus metrics of the collector and of its runs.
 
-Comes in: the store's run list and findings, what the rounds measured, the counters of ingest.
-Goes out: GET /metrics, as OpenMetrics or in the classic text format.
-Promise:  at most SERIES_MAX series, each with a value behind it: what is not known is absent,
-          what is older than five minutes too; the rest of the collector never waits for a scrape.
-Start at `families` for the names, `snapshot` for where each number comes from.
+Comes in: the store's run list and findings, values from the diagnosis rounds, ingest counters.
+Goes out: GET /metrics, in OpenMetrics or in the classic text format.
+Promise:  at most SERIES_MAX series; a value that is unknown or older than five minutes is absent;
+          a scrape never blocks the rest of the collector.
+Start at `families` for the metric names, at `snapshot` for the source of each value.
 """

@@ -1,8 +1,8 @@
-"""What the collector counts while it works: requests, records, bytes and times.
+"""Counters and histograms of the ingest route: requests, records, bytes and times.
 
 Comes in: one call for each request, from the ingest route.
-Goes out: frozen copies for a scrape.
-Promise:  thread-safe; a few label values only, whatever a client sends.
+Goes out: immutable copies for a scrape.
+Promise:  thread-safe; the set of label values is fixed and does not depend on clients.
 """
 
 from __future__ import annotations
@@ -37,16 +37,19 @@ OUTCOMES: Final = frozenset(
         "error",
     }
 )
-"""What `ingest_requests_total` tells apart; a reason that is not here counts as "error"."""
+"""Values of the label `outcome` of `ingest_requests_total`; other reasons count as "error"."""
 
 DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
-"""Up to an hour: a spool that waited for a collector is sent late, and shows here."""
+"""The buckets cover up to one hour, because spooled batches are sent long after their capture."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram at one moment: `counts` per bucket (not cumulated), one more than `bounds`."""
+    """An immutable copy of a histogram.
+
+    `counts` has one non-cumulative count for each bucket, one entry more than `bounds`.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -54,7 +57,7 @@ class Distribution:
     """Sum of all observations."""
 
     def cumulated(self) -> list[tuple[str, float]]:
-        """Return (upper bound, observations at or under it), as Prometheus writes it."""
+        """Return (upper bound, number of observations up to it), in Prometheus' format."""
         bounds = [*(f"{float(b)}" for b in self.bounds), "+Inf"]
         so_far, rows = 0, []
         for bound, count in zip(bounds, self.counts, strict=True):
@@ -73,24 +76,24 @@ class Histogram:
         self._lock = threading.Lock()
 
     def observe(self, value: float) -> None:
-        """Count `value` in; a bucket takes values up to and including its bound."""
+        """Add an observation; a bucket includes its upper bound."""
         at = bisect.bisect_left(self._bounds, value)
         with self._lock:
             self._counts[at] += 1
             self._total += value
 
     def read(self) -> Distribution:
-        """Return a frozen copy."""
+        """Return an immutable copy."""
         with self._lock:
             return Distribution(self._bounds, tuple(self._counts), self._total)
 
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """`IngestCounters` at one moment."""
+    """An immutable copy of `IngestCounters`."""
 
     requests: Mapping[str, int] = field(default_factory=dict)
-    """By outcome."""
+    """Number of requests by outcome."""
     records: int = 0
     bytes: int = 0
     lag: Distribution | None = None
@@ -99,23 +102,23 @@ class IngestCounts:
 
 @dataclass(frozen=True)
 class RoundStats:
-    """What the rounds have done since this collector started."""
+    """Statistics of the diagnosis rounds since this collector started."""
 
     rounds: int = 0
     runs: int = 0
-    """Diagnoses made."""
+    """Number of diagnosed runs, over all rounds."""
     errors: int = 0
-    """Diagnoses, or whole rounds, that failed; each is logged."""
+    """Number of failed diagnoses and failed rounds; each failure is logged."""
     seconds: float = 0.0
-    """Spent in rounds."""
+    """Total duration of all rounds."""
     evaluation: Distribution | None = None
-    """Seconds of one run's examination by all rules."""
+    """Duration of the evaluation of all rules on one run, in seconds."""
     findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Findings opened, by (rule, severity)."""
+    """Number of opened findings by (rule, severity)."""
 
 
 class IngestCounters:
-    """What the ingest route counts, since this collector started. Thread-safe."""
+    """Counters of the ingest route since this collector started. Thread-safe."""
 
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
@@ -126,24 +129,27 @@ class IngestCounters:
         self._lock = threading.Lock()
 
     def accepted(self, batch: Batch, body_bytes: int, *, stored: bool, now: float) -> None:
-        """Count an acknowledged batch; `stored` is false for a repeat, which adds no records."""
+        """Count an acknowledged batch; `stored` is false for a duplicate, which adds no records."""
         with self._lock:
             self._requests["stored" if stored else "duplicate"] += 1
             if not stored:
                 return
             self._records += len(batch.records)
             self._bytes += body_bytes
-        # A training machine whose clock is ahead has no negative lag.
+        # The lag is negative when the training machine's clock is ahead; it counts as 0.
         self._lag.observe(max(0.0, now - captured_at(batch)))
 
     def refused(self, reason: str) -> None:
-        """Count a request that was answered with a problem of this reason."""
+        """Count a request that was refused for `reason`."""
         with self._lock:
             self._requests[reason if reason in OUTCOMES else "error"] += 1
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Time a transaction, the failed ones too: a full disk is slow before it fails."""
+        """Measure the duration of a transaction.
+
+        Failed transactions are included, because a full disk is slow before it fails.
+        """
         began = perf_counter()
         try:
             yield
@@ -151,13 +157,13 @@ class IngestCounters:
             self._write.observe(perf_counter() - began)
 
     def read(self) -> IngestCounts:
-        """Return a frozen copy."""
+        """Return an immutable copy."""
         with self._lock:
             requests, records, bytes_ = dict(self._requests), self._records, self._bytes
         return IngestCounts(requests, records, bytes_, self._lag.read(), self._write.read())
 
 
 def captured_at(batch: Batch) -> float:
-    """Return when the newest step of `batch` was captured; without frames, when it was sent."""
+    """Return the capture time of the newest step in `batch`; without frames, its send time."""
     times = [float(record.times[-1]) for record in batch.records if isinstance(record, Frame)]
     return max(times, default=batch.sent_at)

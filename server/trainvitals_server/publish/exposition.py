@@ -1,9 +1,9 @@
-"""A scrape, from Accept header to bytes.
+"""Answer a scrape: from the Accept header to the response body.
 
-Comes in: what the scraper accepts.
-Goes out: the body and its content type.
-Promise:  scrapes do not add up: within a second all get one snapshot, and the totals, which
-          count rows, are read every half minute.
+Comes in: the Accept header of the request.
+Goes out: the response body and its content type.
+Promise:  the load on the database does not grow with the number of scrapes: scrapes within one
+          second share a snapshot, and the totals, which count rows, are read every 30 s.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ TOTALS_S: Final = 30.0
 
 
 class PublisherStore(SnapshotStore, Protocol):
-    """What a scrape needs of the store, the totals included."""
+    """The interface that a scrape needs from the store, including the totals."""
 
     def totals(self) -> Totals: ...
 
 
 class PublisherRounds(Protocol):
-    """What a scrape needs of the rounds."""
+    """The interface that a scrape needs from the diagnosis rounds."""
 
     def stats(self) -> RoundStats: ...
     def measured(self) -> dict[int, Measured]: ...
 
 
 class Publisher:
-    """What /metrics answers with. One for each app; thread-safe."""
+    """Produces the response of /metrics. Each app has one; thread-safe."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Publisher:
         self._totals: tuple[float, Totals] | None = None
 
     def snapshot(self) -> Snapshot:
-        """Return the snapshot of now, or of less than a second ago."""
+        """Return a snapshot that is less than a second old."""
         with self._lock:
             now = self._now()
             if self._snapshot is None or not 0 <= now - self._snapshot[0] < SNAPSHOT_S:
@@ -74,11 +74,11 @@ class Publisher:
             return self._snapshot[1]
 
     def expose(self, accept: str | None) -> tuple[bytes, str]:
-        """Return (body, content type): OpenMetrics for who asks for it, classic text otherwise."""
-        # Not prometheus-client's choose_encoder: it puts the version that the client asks for
-        # into our answer's header, whatever that says.
+        """Return (body, content type): OpenMetrics if `accept` names it, else classic text."""
+        # Not prometheus-client's choose_encoder: it copies the version from the client's Accept
+        # header into the response header without checking it.
         if "application/openmetrics-text" in (accept or ""):
-            # prometheus-client has no types here.
+            # This function of prometheus-client has no type annotations.
             body = openmetrics.exposition.generate_latest(self._registry)  # type: ignore[no-untyped-call]
             return body, OPENMETRICS
         return exposition.generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4

@@ -1,6 +1,6 @@
-"""Every metric family: its name, its labels, what it means and where its numbers come from.
+"""Every metric family: its name, labels, help text and the source of its values.
 
-`metrics.py` writes them out and docs/metrics.md is generated from this list.
+`metrics.py` converts the families for prometheus-client and generates docs/metrics.md from them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from trainvitals_server.publish.snapshot import RunView, Snapshot
 
 STATES: Final = ("running", "lost", "finished", "failed", "stopped")
 FINDINGS_MAX: Final = 24
-"""Series of findings_active for one run, errors first."""
+"""Maximum number of series of findings_active for one run; errors come first."""
 
 Sample = tuple[tuple[str, ...], float]
-"""Label values (without project and run) and the number."""
+"""Label values (without project and run) and the sample's value."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One metric name. `name` is without the prefix, and a counter's without `_total`."""
+    """One metric family. `name` has no prefix, and no `_total` suffix for a counter."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -31,7 +31,7 @@ class Family:
 
     @property
     def full_name(self) -> str:
-        """Return the name as Prometheus shows it."""
+        """Return the metric name in Prometheus."""
         return f"trainvitals_{self.name}" + ("_total" if self.kind == "counter" else "")
 
     @property
@@ -42,7 +42,7 @@ class Family:
 
 @dataclass(frozen=True)
 class RunFamily(Family):
-    """A family with series for each run, labelled project and run first."""
+    """A family with series for each run; its first labels are `project` and `run`."""
 
     read: Callable[[RunView], Iterable[Sample]] = lambda _: ()
 
@@ -61,7 +61,7 @@ class CollectorFamily(Family):
 
 @dataclass(frozen=True)
 class HistogramFamily(Family):
-    """A distribution over the whole life of this collector."""
+    """A histogram of the collector, with all observations since it started."""
 
     read: Callable[[Snapshot], Distribution | None] = lambda _: None
 
@@ -85,66 +85,68 @@ RUN_FAMILIES: Final = (
     RunFamily(
         "run_info",
         "gauge",
-        "Always 1: the host the run is on and its attempt, from 1.",
+        "Always 1; the labels are the run's host and the number of its attempt, from 1.",
         ("host", "attempt"),
         read=lambda r: [((r.run.host, str(r.run.attempt)), 1.0)],
     ),
     RunFamily(
         "run_state",
         "gauge",
-        "1 for the state of the run, 0 for the others: running, lost, finished, failed, stopped.",
+        "1 for the current state of the run, 0 for the other states: running, lost, finished, "
+        "failed, stopped.",
         ("state",),
         read=lambda r: _each((s, float(s == r.run.state)) for s in STATES),
     ),
     RunFamily(
         "run_step",
         "gauge",
-        "The last optimizer step seen, counted from 0; absent before the first.",
+        "The newest reported optimizer step, counted from 0; absent before the first step.",
         read=lambda r: _one(r.run.step if r.run.step >= 0 else None),
     ),
     RunFamily(
         "run_planned_steps",
         "gauge",
-        "The optimizer steps the run plans to make; absent when unknown.",
+        "Number of optimizer steps that the run is planned to have; absent when unknown.",
         read=lambda r: _one(r.run.total_steps),
     ),
     RunFamily(
         "run_last_report_timestamp_seconds",
         "gauge",
-        "Time of the run's last report, by the collector's clock.",
+        "Time of the run's last report on the collector's clock.",
         read=lambda r: _one(r.run.last_report_at),
     ),
     RunFamily(
         "run_health",
         "gauge",
-        "0 (broken) to 1 (nothing found); absent before the first diagnosis.",
+        "Health from 0 (broken) to 1 (no findings); absent before the first diagnosis.",
         read=lambda r: _one(r.run.health),
     ),
     RunFamily(
         "findings_active",
         "gauge",
-        "Open findings of the run: the places at which the rule fires now.",
+        "Number of open findings of the run: the places at which the rule fires now.",
         ("rule", "severity"),
         read=_findings,
     ),
     RunFamily(
         "run_loss",
         "gauge",
-        "The newest loss by split; NaN when the newest step's was not finite.",
+        "The newest loss by split; NaN when the training loss of the newest step was not finite.",
         ("split",),
         read=lambda r: _each(r.vitals.loss.items()),
     ),
     RunFamily(
         "run_gradient_norm",
         "gauge",
-        "Total L2 norm of the gradients as the optimizer read them, unscaled and after clipping; "
-        "NaN when one was not finite.",
+        "Total L2 norm of the gradients that the optimizer read, unscaled and after clipping; "
+        "NaN when a gradient was not finite.",
         read=lambda r: _one(r.vitals.gradient_norm),
     ),
     RunFamily(
         "run_update_ratio",
         "gauge",
-        "Median over the weight tensors of RMS(update) over RMS(weight); healthy around 1e-3.",
+        "Median over the weight tensors of RMS(update) / RMS(weight); a healthy value is about "
+        "1e-3.",
         read=lambda r: _one(r.vitals.update_ratio),
     ),
     RunFamily(
@@ -157,7 +159,7 @@ RUN_FAMILIES: Final = (
     RunFamily(
         "run_loss_scale",
         "gauge",
-        "The gradient scaler's factor; absent without mixed precision.",
+        "Loss scale of the gradient scaler; absent without mixed precision.",
         read=lambda r: _one(r.vitals.loss_scale),
     ),
     RunFamily(
@@ -169,8 +171,9 @@ RUN_FAMILIES: Final = (
     RunFamily(
         "run_capture_overhead_ratio",
         "gauge",
-        "What watching costs: CPU time of trainvitals over step time, in the newest batches.",
-        # The run list's number, so that every screen says the same; but only while it is fresh.
+        "Overhead of trainvitals: its CPU time divided by the step time, in the newest batches.",
+        # The value of the run list, so that all pages show the same number. It is absent when the
+        # vitals are too old.
         read=lambda r: _one(r.run.overhead if r.vitals.step >= 0 else None),
     ),
     RunFamily(
@@ -187,7 +190,7 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "build_info",
         "gauge",
-        "Always 1: the collector's version.",
+        "Always 1; the label is the collector's version.",
         ("version",),
         read=lambda s: [((s.version,), 1.0)],
     ),
@@ -201,50 +204,50 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "rounds",
         "counter",
-        "Diagnosis rounds made.",
+        "Number of diagnosis rounds.",
         read=lambda s: _one(s.rounds.rounds),
     ),
     CollectorFamily(
         "round_errors",
         "counter",
-        "Diagnoses and whole rounds that failed; the collector's log says why.",
+        "Failed diagnoses and failed rounds; the collector's log contains the reasons.",
         read=lambda s: _one(s.rounds.errors),
     ),
     HistogramFamily(
         "rule_evaluation_duration_seconds",
         "histogram",
-        "Time to examine one run with all rules.",
+        "Time to evaluate all rules on one run.",
         read=lambda s: s.rounds.evaluation,
     ),
     CollectorFamily(
         "ingest_requests",
         "counter",
-        "Batches received, by outcome: stored, duplicate, or the reason they were refused.",
+        "Received batches by outcome: stored, duplicate, or the reason for the refusal.",
         ("outcome",),
         read=lambda s: _each((k, float(v)) for k, v in sorted(s.ingest.requests.items())),
     ),
     CollectorFamily(
         "ingest_records",
         "counter",
-        "Records stored.",
+        "Number of stored records.",
         read=lambda s: _one(s.ingest.records),
     ),
     CollectorFamily(
         "ingest_bytes",
         "counter",
-        "Bytes of the batches stored.",
+        "Size of the stored batches in bytes.",
         read=lambda s: _one(s.ingest.bytes),
     ),
     HistogramFamily(
         "ingest_lag_seconds",
         "histogram",
-        "From the capture of a batch's newest step to its acknowledgement.",
+        "Time from the capture of a batch's newest step to the batch's acknowledgement.",
         read=lambda s: s.ingest.lag,
     ),
     HistogramFamily(
         "storage_write_duration_seconds",
         "histogram",
-        "From handing a batch to the store until it was committed and synced.",
+        "Time to write a batch, from the call of the store to the synced commit.",
         read=lambda s: s.ingest.write,
     ),
     CollectorFamily(
@@ -256,13 +259,13 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
     CollectorFamily(
         "queue_bytes",
         "gauge",
-        "Bytes of batches that wait to be written.",
+        "Size of the batches in the write queue in bytes.",
         read=lambda s: _one(s.queue_bytes),
     ),
     CollectorFamily(
         "client_dropped_records",
         "counter",
-        "Records that training processes dropped, by reason.",
+        "Number of records that training processes dropped, by reason.",
         ("reason",),
         read=lambda s: _each((k, float(v)) for k, v in sorted(s.dropped.items())),
     ),
@@ -271,5 +274,5 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
 LEFT_OUT: Final = CollectorFamily(
     "runs_left_out",
     "gauge",
-    "Runs without series in this scrape, because there would be more than 20,000.",
+    "Number of runs that this scrape omits because of the limit of 20,000 series.",
 )

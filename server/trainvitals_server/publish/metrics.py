@@ -1,9 +1,9 @@
-"""A snapshot as metric families, within a budget of series; and the page that lists them.
+"""Convert a snapshot to metric families, with a limit on series; generate docs/metrics.md.
 
 Comes in: a function that returns a `Snapshot`.
-Goes out: what prometheus-client's registry collects.
-Promise:  no global registry, no explicit timestamps, at most SERIES_MAX series: what goes over is
-          left out run by run, the longest silent first, and counted.
+Goes out: the metric families for prometheus-client's registry.
+Promise:  no global registry, no explicit timestamps, at most SERIES_MAX series. Runs over the
+          limit are omitted, those with the oldest reports first, and counted.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ SERIES_MAX: Final = 20_000
 
 
 class SnapshotCollector(Collector):
-    """Hands prometheus-client the families of a fresh snapshot at each scrape."""
+    """Passes the families of a snapshot to prometheus-client at each scrape."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], *, series_max: int = SERIES_MAX) -> None:
         self._snapshot = snapshot
         self._series_max = series_max
 
     def describe(self) -> Iterator[Metric]:
-        """Yield nothing: registering must not gather a snapshot."""
+        """Yield nothing, so that registration does not read a snapshot."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families that have a series."""
+        """Yield the families that have at least one series."""
         return families(self._snapshot(), self._series_max)
 
 
 def registry_of(
     snapshot: Callable[[], Snapshot], *, series_max: int = SERIES_MAX
 ) -> CollectorRegistry:
-    """Return a registry of one app's own; the global one is never touched."""
+    """Return a new registry for one app; the global registry is not used."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SnapshotCollector(snapshot, series_max=series_max))
     return registry
 
 
 def families(snapshot: Snapshot, series_max: int = SERIES_MAX) -> Iterator[Metric]:
-    """Yield each family that has at least one series."""
+    """Yield the families with at least one series, with at most `series_max` series in total."""
     mine = [_metric(family) for family in COLLECTOR_FAMILIES]
     for metric, family in zip(mine, COLLECTOR_FAMILIES, strict=True):
         if isinstance(family, HistogramFamily):
@@ -110,16 +110,17 @@ def page() -> str:
     return (
         "<!-- written by `trainvitals_server.publish.metrics.page` -->\n"
         "# Metrics\n\n"
-        "`GET /metrics` on the collector, with a token of scope read, in OpenMetrics or in the "
-        "classic text format, as the scraper asks. No value carries a timestamp. What is not "
-        "known is absent: a measured value older than five minutes is too. A run that ended "
-        "leaves after ten minutes, a run that fell silent after a day. There are never more than "
-        f"{SERIES_MAX:,} series; runs beyond that are left out, the longest silent first, and "
-        "counted.\n\n"
-        "Counters start at 0 with each collector, as Prometheus expects. With several collectors "
-        "on one Postgres each shows all runs: take `max by (project, run)`.\n\n"
-        f"## Of each run\n\n{table(RUN_FAMILIES)}\n\n"
-        f"## Of the collector\n\n{table((*COLLECTOR_FAMILIES, LEFT_OUT))}\n"
+        "The collector serves its metrics at `GET /metrics`, in OpenMetrics or in the classic "
+        "text format, depending on the Accept header. The request needs a token with the scope "
+        "read. Samples have no timestamp. Unknown values and measured values older than five "
+        "minutes are absent. The series of a run are removed ten minutes after it ended, or one "
+        f"day after its last report. A response has at most {SERIES_MAX:,} series; runs over the "
+        "limit are omitted, those with the oldest reports first, and counted.\n\n"
+        "Counters start at 0 when the collector starts, as Prometheus expects. When several "
+        "collectors share one Postgres database, each of them exports all runs: use "
+        "`max by (project, run)`.\n\n"
+        f"## Metrics of each run\n\n{table(RUN_FAMILIES)}\n\n"
+        f"## Metrics of the collector\n\n{table((*COLLECTOR_FAMILIES, LEFT_OUT))}\n"
     )
 
 

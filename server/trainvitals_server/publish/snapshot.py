@@ -1,9 +1,9 @@
-"""Everything one scrape shows, gathered at one moment and never changed after.
+"""Read all values of one scrape into an immutable snapshot.
 
-Comes in: the store's run list, findings and totals; the rounds; the counters of ingest.
-Goes out: a frozen `Snapshot`.
-Promise:  a finished run leaves after ENDED_FOR_S and a lost one after LOST_FOR_S; measured values
-          older than AGE_MAX_S are not in it.
+Comes in: the store's run list, findings and totals; the diagnosis rounds; the ingest counters.
+Goes out: an immutable `Snapshot`.
+Promise:  the snapshot omits runs that ended more than ENDED_FOR_S ago, lost runs without a report
+          for more than LOST_FOR_S, and measured values older than AGE_MAX_S.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
 from trainvitals_server.store.types import StoredRun, Totals
 
 ENDED_FOR_S: Final = 600.0
-"""A run that ended stays this long, so that the last scrape sees how it ended."""
+"""An ended run is exported for this time, so that a scrape reads its final state."""
 LOST_FOR_S: Final = 86_400.0
-"""A run that fell silent stays this long: its alert must last until somebody looks."""
+"""A lost run is exported for this time after its last report, so that its alert keeps firing."""
 RUNS_MAX: Final = 2000
-"""Runs looked at in one scrape of each state, the newest started first."""
+"""Maximum number of runs read per state in one scrape, newest start first."""
 PAGE: Final = 500
 DROP_REASONS: Final = frozenset({"queue_full", "spool_full", "rejected"})
-"""A client's other reasons count as "other": its text must not become a label."""
+"""Other reasons from clients count as "other", so that a client cannot create label values."""
 
 
 class SnapshotStore(Protocol):
-    """What a scrape needs of the store."""
+    """The interface that a snapshot needs from the store."""
 
     def run_summaries(
         self,
@@ -47,28 +47,28 @@ class SnapshotStore(Protocol):
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, as /metrics shows it."""
+    """The values of one run in a snapshot."""
 
     run: Run
     vitals: Vitals = field(default_factory=Vitals)
-    """Empty when nothing was measured lately."""
+    """Empty when the newest measured values are older than AGE_MAX_S."""
     findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Open findings by (rule, severity)."""
+    """Number of open findings by (rule, severity)."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of the collector."""
+    """The values of the collector and its runs at one time."""
 
     version: str
     runs: tuple[RunView, ...] = ()
-    """Running ones first, then the newest reports."""
+    """Running runs first, then by newest report."""
     rounds: RoundStats = field(default_factory=RoundStats)
     ingest: IngestCounts = field(default_factory=IngestCounts)
     storage_bytes: int | None = None
     queue_bytes: int | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Records that trainers could not keep, by reason."""
+    """Number of records that trainers dropped, by reason."""
 
 
 def gather(
@@ -82,7 +82,7 @@ def gather(
     now: float,
     queue_bytes: int | None = None,
 ) -> Snapshot:
-    """Return the snapshot of `now` (seconds since the epoch)."""
+    """Return the snapshot at the time `now`, in seconds since the epoch."""
     views = [
         RunView(
             stored.run,
@@ -109,19 +109,20 @@ def gather(
 def _shown(
     store: SnapshotStore, measured: Mapping[int, Measured], now: float
 ) -> Iterator[StoredRun]:
-    """Yield the runs that still have a place in /metrics: running, lost, lately ended."""
+    """Yield the runs of the snapshot: running, recently lost and recently ended runs."""
     seen: set[int] = set()
     for state in ("running", "lost"):
         for stored in _in_state(store, state):
             seen.add(stored.pk)
             if state == "running" or now - stored.run.last_report_at <= LOST_FOR_S:
                 yield stored
-    # A run's end makes a last round: what ended lately was measured lately.
+    # The end of a run starts a last diagnosis round, so `measured` contains all recently ended
+    # runs.
     for pk in measured.keys() - seen:
         ended = store.run_by_key(pk)
         if ended is None or ended.run.ended_at is None:
             continue
-        # The collector's clock, not the trainer's, which may be hours off.
+        # Use the collector's clock: `ended_at` is on the trainer's clock, which can be hours off.
         if now - ended.run.last_report_at <= ENDED_FOR_S:
             yield ended
 

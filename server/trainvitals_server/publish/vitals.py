@@ -1,9 +1,9 @@
-"""The newest measured values of one run, out of its history: what Prometheus shows of it.
+"""Extract the newest measured values of one run from its history, for Prometheus.
 
-Comes in: a History, in a round.
-Goes out: `Vitals`, a frozen handful of numbers.
-Promise:  pure; a value that is not known, or was measured too long before the newest step, is
-          absent. A loss that is not a number is NaN, not the last good one.
+Comes in: a History, from a diagnosis round.
+Goes out: `Vitals`, an immutable set of values.
+Promise:  pure; a value that is unknown, or was measured too long before the newest step, is
+          absent. A non-finite loss is NaN; the last finite loss is not repeated.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from trainvitals.diagnosis.history import History
 from trainvitals.wire import Scalar, Stat, Stream
 
 AGE_MAX_S: Final = 300.0
-"""An older value is absent: a frozen curve looks like a run that goes on."""
+"""An older value is absent, because a constant curve would look like an active run."""
 LABELS_MAX: Final = 8
-"""Splits of the loss, and groups of the optimizer, that get a series of their own."""
+"""Maximum number of loss splits, and of optimizer parameter groups, with their own series."""
 STEP_TIMES: Final = 32
-"""Steps whose median is the step's duration."""
+"""Number of newest steps whose median duration is `step_time_s`."""
 
 
 @dataclass(frozen=True)
 class Vitals:
-    """What was measured last. None and missing keys: not known, or too old."""
+    """The newest measured values. None or a missing key means unknown or too old."""
 
     step: int = -1
     loss: Mapping[str, float] = field(default_factory=dict)
-    """By split; "training" is the run's own."""
+    """Loss by split; "training" is the training loss."""
     gradient_norm: float | None = None
     update_ratio: float | None = None
     """Median over weight tensors of RMS(ΔW)/RMS(W)."""
     nonfinite: Mapping[str, int] = field(default_factory=dict)
-    """"loss": micro-batches; "gradient": parameter tensors. Counted over all steps seen."""
+    """Counts over all steps: "loss" counts micro-batches, "gradient" counts gradient tensors."""
     learning_rate: Mapping[str, float] = field(default_factory=dict)
-    """By group, "0" the first."""
+    """Learning rate by parameter group; "0" is the first group."""
     loss_scale: float | None = None
     step_time_s: float | None = None
-    """Median over the newest steps."""
+    """Median over the newest STEP_TIMES steps."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run's vitals, and when this collector first saw that step."""
+    """A run's vitals and the time when this collector first received their step."""
 
     vitals: Vitals
     at: float
-    """Seconds since the epoch. A heartbeat without a new step does not move it."""
+    """Seconds since the epoch. A heartbeat without a new step does not change it."""
     examined_at: float
 
 
 def vitals_of(history: History, before: Vitals | None = None) -> Vitals:
-    """Return the vitals of `history`; `before`, of the round before, keeps counters counting."""
+    """Return the vitals of `history`; counters continue from `before`, the previous round's."""
     step_time_s = _step_time(history)
     newest = _Newest(history, step_time_s)
     return Vitals(
@@ -72,7 +72,7 @@ def vitals_of(history: History, before: Vitals | None = None) -> Vitals:
 
 
 class _Newest:
-    """Reads a scalar's newest value, unless it was measured too many steps ago."""
+    """Reads the newest value of a scalar; a value that is too old is None."""
 
     def __init__(self, history: History, step_time_s: float | None) -> None:
         self._history = history
@@ -88,7 +88,7 @@ class _Newest:
         return float(series.values[-1])
 
     def or_nan(self, name: str, nonfinite: str) -> float | None:
-        """Return the newest value; NaN when the newest step counted non-finite ones."""
+        """Return the newest value; NaN when the newest step had non-finite values."""
         bad = self._history.scalar(nonfinite)
         if len(bad) and bad.values[-1] > 0:
             good = self._history.scalar(name)
@@ -97,7 +97,7 @@ class _Newest:
         return self(name)
 
     def by_suffix(self, prefix: str) -> dict[str, float]:
-        """Return `prefix`/x → value by x, at most LABELS_MAX of them."""
+        """Return x → the newest value of the scalar `prefix`/x, for at most LABELS_MAX scalars."""
         names = [n for n in self._history.scalar_names() if n.startswith(f"{prefix}/")]
         values = {n.removeprefix(f"{prefix}/"): self(n) for n in names[:LABELS_MAX]}
         return {suffix: value for suffix, value in values.items() if value is not None}
@@ -122,7 +122,7 @@ def _update_ratio(history: History, newest: _Newest) -> float | None:
 
 
 def _nonfinite(history: History, before: Vitals | None) -> dict[str, int]:
-    # A resumed training counts its steps from an earlier one again: from there on, all are new.
+    # A resumed training starts from an earlier step; all values after that step are new.
     counted_to = min(before.step, history.last_step) if before else -1
     counts = dict(before.nonfinite) if before else {}
     for kind, name in (

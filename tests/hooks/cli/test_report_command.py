@@ -205,7 +205,7 @@ def test_a_run_that_was_not_diagnosed_yet_is_not_called_healthy():
     with collector(health=None) as url:
         done = asked(url, "--wait", "0")
     assert done.exit_code == 3
-    assert "not diagnosed it yet" in done.stderr
+    assert "has not diagnosed the run" in done.stderr
 
 
 def test_an_unknown_run_is_a_usage_error():
