@@ -1,8 +1,8 @@
-"""The dashboard: what a collector knows of training runs, as pages in a browser.
+"""The dashboard: web pages that show the training runs of a collector.
 
 Comes in: JSON of the collector's query API, through client.py.
-Goes out: Streamlit elements; figures/ turns data into ECharts options and knows no Streamlit.
-Promise:  names of runs and layers are other people's text. They reach a page only through
-          wording.py, or where Streamlit shows plain text (st.code, st.text, tables, charts).
-Start at app.py; mount.py and cli.py put it on a port.
+Goes out: Streamlit elements; figures/ converts data to ECharts options without Streamlit.
+Promise:  names of runs and layers are untrusted text. They are escaped by wording.py or passed to
+          elements that show plain text (st.code, st.text, tables, charts).
+Start at app.py; mount.py and cli.py serve it.
 """

@@ -1,4 +1,4 @@
-"""The router: which page an address opens. Run by Streamlit; mount.py and cli.py start it."""
+"""The router from URLs to pages. Streamlit runs this script; mount.py and cli.py start it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ICON = Path(__file__).with_name("icon.svg")
 
 
 def main() -> None:
-    """Open the page of the address."""
-    # A file of ours: an icon by name would be fetched from a font server.
+    """Show the page that the URL names."""
+    # A local file: the browser would fetch a named icon from a font server.
     st.set_page_config(page_title="trainvitals", page_icon=ICON, layout="wide")
     page = st.navigation(
         [

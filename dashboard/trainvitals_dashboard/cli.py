@@ -1,4 +1,4 @@
-"""What the dashboard adds to the `trainvitals` command."""
+"""The `dashboard` subcommand of `trainvitals`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def register(app: typer.Typer) -> None:
 
 
 def dashboard(
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0: any free.")] = 8322,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 selects a free port.")] = 8322,
     collector: Annotated[
         str | None, typer.Option(help=f"The collector's URL. Default: {DEFAULT_URL}.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with a token that may read. Default: in the home.")
+        Path | None,
+        typer.Option(help="File with a read token. Default: $TRAINVITALS_HOME/token."),
     ] = None,
 ) -> None:
-    """Run the dashboard of a collector: open the address printed in a browser.
+    """Run the dashboard of a collector and print its address.
 
-    At an address that other machines can reach, each visitor is asked for a token of their own.
+    If other machines can reach the address, each visitor must enter a token.
     """
     source = from_environment(collector, token_file, asks=not is_loopback(host))
     with _listening(host, port) as listener:
@@ -42,14 +43,14 @@ def dashboard(
         if source.asks:
             typer.echo(
                 f"{host} can be reached from other machines: visitors are asked for a token. "
-                "Put a proxy that speaks TLS before it.",
+                "Use a reverse proxy with TLS.",
                 err=True,
             )
         _serve(source, host, listener)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Return whether `host` can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -59,7 +60,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _serve(source: Source, host: str, listener: socket.socket) -> None:
-    # Streamlit takes a second to load, and only this command needs it.
+    # Importing Streamlit takes a second, and only this command needs it.
     import uvicorn
 
     from trainvitals_dashboard import mount
@@ -69,7 +70,7 @@ def _serve(source: Source, host: str, listener: socket.socket) -> None:
         **{
             "server.address": host,
             "server.port": listener.getsockname()[1],
-            # A name that a page in the browser points to 127.0.0.1 does not get in.
+            # Rejects DNS rebinding: other host names that resolve to 127.0.0.1.
             "server.allowedHosts": LOOPBACK_NAMES if is_loopback(host) else [],
         },
     )
@@ -88,8 +89,8 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         _refuse(
-            f"Cannot listen at {host} port {port}: {error.strerror}. Is a dashboard running there "
-            "already? --port takes another one, 0 any free one."
+            f"Cannot listen on {host} port {port}: {error.strerror}. Another dashboard may use "
+            "this port. Choose another one with --port; 0 selects a free port."
         )
     return listener
 

@@ -1,9 +1,9 @@
-"""The collector's answers, and the last good ones for when it does not answer.
+"""A client of the query API that keeps the last valid answers.
 
 Comes in: a URL and a token, from source.py.
-Goes out: `Answer`s: a value, when it was true, and what went wrong since.
-Promise:  a collector that is away raises nothing where an earlier answer is known: that answer is
-          returned with its time and the problem.
+Goes out: `Answer`s: a value, its time of receipt, and the error of the newest request.
+Promise:  if the collector is unreachable and an earlier answer is kept, that answer is returned
+          with its time and the problem; nothing is raised.
 Start at `Client`.
 """
 
@@ -47,7 +47,7 @@ POINTS = 500
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457, as on the collector's side
-    """There is no answer. `reason`: unreachable, broken, or the collector's own word."""
+    """No answer is available. `reason`: unreachable, broken, or the reason the collector sent."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -57,13 +57,13 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457, as on the collec
 
 @dataclass(frozen=True)
 class Answer(Generic[T_co]):
-    """A value, and how good it is."""
+    """A value, its time and, if it is outdated, the reason."""
 
     value: T_co
     at: float
-    """When the collector gave it: seconds since the epoch."""
+    """Time at which it was received: seconds since the epoch."""
     problem: Problem | None = None
-    """Why it is not from now; None when it is."""
+    """Why the value is not current; None when it is current."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _Kept:
 
 
 class Client:
-    """Asks one collector, with one token; may be used by many threads."""
+    """Sends requests to one collector with one token. Thread-safe."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Client:
         return self._get(run_path(run), RunDetail)
 
     def findings(self, run: Run) -> Answer[Findings]:
-        """Return a run's findings. Not kept by version: rounds come after the data."""
+        """Return a run's findings. Not cached by version: diagnosis runs after the data arrives."""
         return self._get(f"{run_path(run.id)}/findings", Findings)
 
     def rule(self, code: str) -> Answer[RulePage]:
@@ -125,7 +125,7 @@ class Client:
         return self._get(f"/rules/{quote(code, safe='')}", RulePage)
 
     def layout(self, run: Run) -> Answer[Layouts]:
-        """Return what is measured of a run."""
+        """Return the measured streams, statistics and places of a run."""
         return self._get(f"{run_path(run.id)}/layout", Layouts, version=run.version)
 
     def series(

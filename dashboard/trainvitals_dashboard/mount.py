@@ -1,4 +1,4 @@
-"""The dashboard as an ASGI app, for the collector's port or its own."""
+"""The dashboard as an ASGI app, served on the collector's port or on a separate port."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONS: dict[str, Any] = {
     "server.enableAgentApi": False,
     "browser.gatherUsageStats": False,
     "client.toolbarMode": "viewer",
-    # A traceback can hold a name, a path, a value.
+    # A traceback can contain names, paths and values.
     "client.showErrorDetails": "none",
     "client.showSidebarNavigation": False,
     "logger.level": "warning",
@@ -44,17 +44,17 @@ OPTIONS: dict[str, Any] = {
 
 
 def app(*, collector_url: str, token_file: Path) -> st.App:
-    """Return the dashboard of a collector in the same process: `trainvitals up` mounts it at /.
+    """Return the dashboard of a collector in the same process; `trainvitals up` mounts it at /.
 
-    Its `lifespan()` has to be entered by whoever serves it: Starlette starts nothing mounted.
+    The caller must enter its `lifespan()`: Starlette does not start mounted apps.
     """
     return dashboard(from_environment(collector_url, token_file))
 
 
 def dashboard(source: Source, **options: Any) -> st.App:
-    """Return the dashboard of `source`. One a process: Streamlit's options are the process's."""
+    """Return the dashboard of `source`. Only one per process: Streamlit's options are global."""
     choose(source)
-    # Reading the options for the first time prints what the user's own files say to stdout.
+    # The first access to the options prints messages about the user's configuration files.
     with contextlib.redirect_stdout(io.StringIO()):
         for name, value in {**OPTIONS, **options}.items():
             config.set_option(name, value, "trainvitals")

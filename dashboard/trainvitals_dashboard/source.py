@@ -1,4 +1,4 @@
-"""Where the collector is, and what opens it."""
+"""The collector's address and token."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ DEFAULT_URL = "http://127.0.0.1:8321"
 
 @dataclass(frozen=True)
 class Source:
-    """One collector, for all who open the dashboard."""
+    """The collector that this dashboard shows."""
 
     url: str
     token_file: Path
     token_given: str = field(default="", repr=False)
-    """From TRAINVITALS_TOKEN; counts more than the file."""
+    """From TRAINVITALS_TOKEN; takes precedence over the file."""
     asks: bool = False
-    """Each visitor types a token of their own: for addresses that others can reach."""
+    """Each visitor must enter a token; used if other machines can reach the dashboard."""
 
     def token(self) -> str:
-        """Return the token as it is now, "" when there is none: a new one needs no restart."""
+        """Return the current token, "" if there is none. Each call reads the file again."""
         if self.token_given:
             return self.token_given
         try:
             return self.token_file.read_text().strip()
         except OSError:
-            # The collector answers 401, and the page then names the file.
+            # The collector answers 401, and the page shows the path of the file.
             return ""
 
 
 def from_environment(
     url: str | None = None, token_file: Path | None = None, *, asks: bool = False
 ) -> Source:
-    """Return what the arguments say, then TRAINVITALS_*, then the defaults."""
+    """Return the source; arguments take precedence over TRAINVITALS_*, these over defaults."""
     home = Path(os.environ.get("TRAINVITALS_HOME", "~/.trainvitals")).expanduser()
     named = os.environ.get("TRAINVITALS_TOKEN_FILE")
     return Source(
         (url or os.environ.get("TRAINVITALS_COLLECTOR") or DEFAULT_URL).rstrip("/"),
         token_file or (Path(named).expanduser() if named else home / "token"),
-        # A token file that is given belongs to the collector that is given.
+        # An explicit token file belongs to the explicit collector.
         "" if token_file else os.environ.get("TRAINVITALS_TOKEN", ""),
         asks,
     )
@@ -50,7 +50,7 @@ _chosen: list[Source] = []
 
 
 def choose(source: Source) -> None:
-    """Show this collector, in this process, from now on."""
+    """Set the collector that this process shows."""
     _chosen[:] = [source]
 
 

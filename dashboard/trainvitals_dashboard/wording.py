@@ -1,8 +1,8 @@
-"""Words and numbers as people read them, and the one escape for text that is not ours.
+"""Format words and numbers for readers, and escape untrusted text.
 
-Names of runs, projects, layers and users' scalars are chosen by whoever wrote a training script,
-and findings repeat them. Streamlit reads Markdown nearly everywhere, so all such text passes
-`plain` (in a sentence), `prose` (with `code` in it) or `literal` (a name) on its way to a page.
+Users choose the names of runs, projects, layers and scalars, and findings contain these names.
+Streamlit interprets Markdown in nearly all elements. All such text is therefore escaped with
+`plain` (text in a sentence), `prose` (text with `code` spans) or `literal` (a name).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from trainvitals.api.wording import number
 
 TEXT_MAX = 2000
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@^=\"'/])")
-# Streamlit replaces these in text even where their signs are escaped: addresses become links,
-# :name: an icon. A word joiner is invisible and takes no line break, and they stay what they are.
+# Streamlit converts addresses to links and :name: to an icon even if their characters are escaped.
+# A word joiner, which is invisible and allows no line break, prevents this.
 _JOINER = "\u2060"
 _REPLACED = re.compile(r"(?<=[:@])(?=\S)|(?<=www)(?=\.)", re.IGNORECASE)
 
@@ -32,8 +32,8 @@ SEVERITY_ICON = {
     "failed": ":material/cancel:",
     "unknown": ":material/hourglass_empty:",
 }
+"""One shape per verdict, so that the meaning does not depend on colour alone."""
 VERDICT_WORDS = {"too_early": "too early", "unknown": "not diagnosed yet"}
-"""A shape for each, so that colour is not the only carrier."""
 SEVERITY_SIGN = {"error": "✖", "warning": "▲", "info": "●", "healthy": "✔"}
 SEVERITY_COLOUR = {
     "error": "red",
@@ -57,7 +57,7 @@ STATES = tuple(STATE_ICON)
 
 
 def clean(text: str) -> str:
-    """Return `text` in one line, without control, direction-turning and invisible characters."""
+    """Return `text` in one line, without control, bidirectional and invisible characters."""
     kept = (
         " " if c in "\t\n\r\u2028\u2029" else c
         for c in text[:TEXT_MAX]
@@ -67,23 +67,23 @@ def clean(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return Markdown that shows `text` and nothing else: no link, image, HTML, icon or formula."""
+    """Return Markdown that shows `text` literally: no links, images, HTML, icons or formulas."""
     return _MARKDOWN.sub(r"\\\1", _REPLACED.sub(_JOINER, clean(text)))
 
 
 def literal(text: str) -> str:
-    """Return a code span that shows a name. In a span Markdown, HTML and icons mean nothing."""
+    """Return a code span that shows a name; Markdown, HTML and icons have no effect inside it."""
     name = clean(text)
     if not name:
         return ""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", name)), default=0))
-    # A space inside keeps a name's own backticks off the fence; Markdown takes it away again.
+    # A space separates the name's own backticks from the fence; Markdown removes the space.
     pad = " " if name.startswith("`") or name.endswith("`") else ""
     return f"{fence}{pad}{name}{pad}{fence}"
 
 
 def prose(text: str) -> str:
-    """Return Markdown of sentences in which `code` stays code and all else is plain."""
+    """Return Markdown in which `code` spans are kept and all other text is escaped."""
     parts = clean(text).split("`")
     if len(parts) % 2 == 0:
         return plain(text)
@@ -91,7 +91,7 @@ def prose(text: str) -> str:
 
 
 def bulleted(text: str) -> str:
-    """Return `prose` line by line: a rule's advice is a list, one item a line."""
+    """Return `prose` for each line; the advice of a rule is a list with one item per line."""
     return "\n".join(
         f"- {prose(line[2:])}" if line.startswith(("- ", "* ")) else prose(line)
         for line in text.splitlines()
@@ -99,13 +99,13 @@ def bulleted(text: str) -> str:
 
 
 def _spaced(part: str) -> str:
-    # `plain` strips; the spaces beside a code span belong to the sentence.
+    # `plain` strips spaces, but the spaces beside a code span must be kept.
     head, tail = part[:1].isspace(), part[-1:].isspace()
     return f"{' ' * head}{plain(part)}{' ' * (tail and bool(part.strip()))}"
 
 
 def shortened(text: str, length_max: int) -> str:
-    """Return the cleaned text, its middle left out when too long: names differ at their ends."""
+    """Return the cleaned text; if it is too long, replace its middle by "…"."""
     text = clean(text)
     if len(text) <= length_max:
         return text
@@ -125,7 +125,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(then: float, now: float) -> str:
-    """Return how long before `now` it was, in its largest unit."""
+    """Return the time from `then` to `now` in its largest unit."""
     seconds = max(0.0, now - then)
     if seconds < 2:
         return "just now"
@@ -136,16 +136,16 @@ def ago(then: float, now: float) -> str:
 
 
 def steps(count: int) -> str:
-    """Return a number of steps with its word."""
+    """Return a number of steps with the word in singular or plural."""
     return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def rate(per_second: float | None) -> str:
-    """Return a speed in steps; slow runs in seconds a step."""
+    """Return the speed in steps per second, or in seconds per step for slow runs."""
     if not per_second or not math.isfinite(per_second):
         return "–"
     if per_second < 1:
-        return f"{number(round(1 / per_second, 1))} s a step"
+        return f"{number(round(1 / per_second, 1))} s/step"
     return f"{number(round(per_second, 1))} steps/s"
 
 
@@ -169,21 +169,21 @@ STATISTIC_WORDS = {
 
 
 def statistic_words(name: str) -> str:
-    """Return what a statistic is called."""
+    """Return the name of a statistic in words."""
     return STATISTIC_WORDS.get(name, words(name))
 
 
 def at_place(where: str) -> str:
-    """Return Markdown that says where; the run as a whole has words too."""
+    """Return Markdown that names the place, or the run as a whole."""
     name = literal(where)
     return f"at {name}" if name else "in the whole run"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table of cells that are Markdown already."""
+    """Return a Markdown table; the cells must already be Markdown."""
     head = list(header)
     lines = [head, ["---"] * len(head), *map(list, rows)]
-    # A bar inside a code span would still end the cell.
+    # A vertical bar ends the cell even inside a code span.
     return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""The client says what the collector says, and what it last said when it is away."""
+"""The client returns the collector's answer, or the last one if the collector is unreachable."""
 
 import pytest
 

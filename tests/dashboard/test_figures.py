@@ -71,7 +71,7 @@ def test_a_dropped_interval_is_a_hole_with_its_reason():
     option = curves([Line("loss", holed)], dark=False, marks=Marks(dropped=[lost]))
     assert [7, None] in drawn(option, "loss")
     [[start, _]] = option["series"][0]["markArea"]["data"]
-    assert start == {"xAxis": 4, "name": "not kept: queue full"}
+    assert start == {"xAxis": 4, "name": "lost: queue full"}
 
 
 def test_an_unexplained_hole_is_a_hole_too():

@@ -1,4 +1,4 @@
-"""The fleet: every run at a glance, and the way in when there is none."""
+"""The fleet page lists all runs and explains how to connect the first one."""
 
 from helpers.fake_runs import (
     HOSTILE,
@@ -22,7 +22,7 @@ def test_each_run_has_its_verdict_in_words_and_leads_to_its_page(open_page, coll
     collector.runs = [vanishing_run(), healthy_run()]
     app = open_page()
     assert "the largest drop is at encoder\\.4" in words(app)
-    assert "Nothing wrong in 401 steps." in words(app)
+    assert "No errors or warnings in 401 steps." in words(app)
     assert ("**sigmoid\\-deep**", "run=sigmoid-deep") in links(app)
 
 
@@ -44,7 +44,7 @@ def test_the_address_filters(open_page, collector):
 def test_a_filter_that_nothing_fits_says_so(open_page, collector):
     collector.runs = [healthy_run()]
     app = open_page(search="no such run")
-    assert "No run fits" in app.info[0].value
+    assert "No run matches" in app.info[0].value
 
 
 def test_an_empty_collector_says_how_to_attach_with_its_own_address(open_page, collector):
@@ -68,8 +68,8 @@ def test_a_collector_that_goes_away_leaves_its_last_word_and_a_banner(open_page,
     app = open_page()
     collector.down = True
     app = app.run()
-    assert "What you see is from" in app.warning[0].value
-    assert "Nothing wrong in 401 steps." in words(app)
+    assert "The data shown is from" in app.warning[0].value
+    assert "No errors or warnings in 401 steps." in words(app)
 
 
 def test_a_collector_that_never_answered_is_named_with_what_to_do(open_page, collector):
@@ -95,7 +95,7 @@ def test_where_others_can_come_in_nothing_is_shown_without_a_token(open_page, co
     assert app.text_input[0].label == "Token"
     app.text_input[0].set_value(collector.token)
     app = app.button[0].click().run()
-    assert "Nothing wrong in 401 steps." in words(app)
+    assert "No errors or warnings in 401 steps." in words(app)
 
 
 def test_a_token_that_opens_nothing_is_asked_for_again(open_page, collector):

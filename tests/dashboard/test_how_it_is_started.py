@@ -46,7 +46,7 @@ def test_a_taken_port_is_said_with_a_way_out(app, served):
         taken.listen()
         done = CliRunner().invoke(app, ["--port", str(taken.getsockname()[1])])
     assert done.exit_code == 2
-    assert "--port takes another one" in done.output
+    assert "Choose another one with --port" in done.output
 
 
 def test_the_argument_counts_more_than_the_environment(monkeypatch, tmp_path):

@@ -31,7 +31,7 @@ def test_gradients_come_first_ordered_by_depth(open_page, collector):
     assert labels[0] == "encoder.0.weight"
     assert labels[-1] == "encoder.11.bias"
     assert heat_map(app)["yAxis"]["inverse"] is True
-    assert "colours by decade" in words(app)
+    assert "logarithmic colour scale" in words(app)
 
 
 def test_a_finding_marks_its_layer(open_page, collector):
@@ -64,7 +64,7 @@ def test_the_address_chooses_stream_statistic_steps_and_tensor(open_page, collec
         assert part in path
     shown = words(app)
     assert "`encoder.3.bias` · bias · 64" in shown
-    assert "**Drift since the start (RMS)**" in shown
+    assert "**Drift from the initial value (RMS)**" in shown
 
 
 def test_a_tensor_has_weight_gradient_and_update(open_page, collector):

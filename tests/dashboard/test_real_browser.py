@@ -91,7 +91,7 @@ def test_a_run_is_a_click_away_and_its_address_can_be_shared(browser, address):
     with visit(browser, address) as seen:
         seen.page.get_by_role("link", name="resnet-baseline").click()
         seen.page.wait_for_url("**/run?run=resnet-baseline")
-        seen.page.get_by_text("Nothing wrong in 401 steps.").wait_for(timeout=15_000)
+        seen.page.get_by_text("No errors or warnings in 401 steps.").wait_for(timeout=15_000)
 
 
 def test_the_tab_title_names_verdict_and_run(browser, address):
@@ -168,7 +168,7 @@ def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(brow
 
 def test_the_first_run_and_new_layers_values_appear_without_a_click(browser):
     with fake_collector() as fake, dashboard(fake.url, TOKEN) as url, visit(browser, url) as seen:
-        seen.page.get_by_text("Nothing has reported yet").wait_for(timeout=15_000)
+        seen.page.get_by_text("No runs yet").wait_for(timeout=15_000)
         run = spiking_run()
         fake.runs.append(run)
         seen.page.get_by_role("link", name="gpt-small").wait_for(timeout=15_000)

@@ -60,7 +60,7 @@ def test_up_serves_api_and_dashboard_on_one_port(tmp_path):
         assert httpx2.get(f"{url}/api/v1/runs", headers=allowed).json()["runs"] == []
         assert httpx2.get(f"{url}/api/v1/runs").status_code == 401
         with chromium() as browser, visit(browser, url) as seen:
-            seen.page.get_by_text("Nothing has reported yet").wait_for(timeout=20_000)
+            seen.page.get_by_text("No runs yet").wait_for(timeout=20_000)
             assert f'collector="{url}"' in seen.text()
             assert (seen.errors, seen.foreign) == ([], [])
     finally:

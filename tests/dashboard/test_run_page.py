@@ -1,4 +1,4 @@
-"""A run's page: the verdict first, with what proves it and what mends it."""
+"""The page of a run shows the verdict first, then the evidence and the fix."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collecto
     assert headings[1].startswith("### The gradient of the first layer")
     shown = words(app)
     assert "since step 12" in shown
-    assert "95 % sure" in shown
+    assert "95 % confidence" in shown
     assert (
         "| update ratio of the first layer | 2\\.5e−10 | reported below 1e−6 | 1e−5 to 0\\.1 |"
         in shown
@@ -96,7 +96,7 @@ def test_rules_that_could_not_run_are_named_beside_a_headline_too(open_page, col
 def test_a_young_run_is_too_early_for_a_verdict(open_page, collector):
     collector.runs = [young_run()]
     app = open_page("run", run="ten-steps")
-    assert "Nothing found in 10 steps: too early for a verdict." in words(app)
+    assert "No findings in 10 steps; more steps are needed for a verdict." in words(app)
     assert {m.label: m.value for m in app.metric}["Health"] == "–"
 
 
@@ -179,7 +179,7 @@ def test_a_gap_is_drawn_with_its_reason_and_listed(open_page, collector):
     collector.runs = [spiking_run(state="finished")]
     app = open_page("run", run="gpt-small")
     [[start, _]] = chart(app, "curve-loss")["series"][0]["markArea"]["data"]
-    assert start["name"] == "not kept: queue full"
+    assert start["name"] == "lost: queue full"
     assert "| 140 to 190 | scalar | queue full | 51 |" in words(app)
 
 
@@ -200,16 +200,16 @@ def test_a_range_that_is_none_is_all(open_page, collector, nonsense):
 
 def test_a_running_run_is_followed_until_a_range_is_chosen(open_page, collector):
     collector.runs = [spiking_run()]
-    assert "follows the run" in words(open_page("run", run="gpt-small"))
+    assert "updates automatically" in words(open_page("run", run="gpt-small"))
     app = open_page("run", run="gpt-small", from_step="0", to_step="100")
-    assert "follows the run" not in words(app)
+    assert "updates automatically" not in words(app)
 
 
 def test_a_healthy_run_says_so_and_claims_no_more(open_page, collector):
     collector.runs = [healthy_run(), healthy_run("new", step=-1)]
-    assert "Nothing wrong in 401 steps." in words(open_page("run", run="resnet-baseline"))
+    assert "No errors or warnings in 401 steps." in words(open_page("run", run="resnet-baseline"))
     young = words(open_page("run", run="new"))
-    assert "No optimizer step was seen yet." in young
+    assert "No optimizer step was recorded yet." in young
     assert "healthy" not in young
 
 
@@ -217,7 +217,12 @@ def test_own_cost_and_what_is_not_watched_are_shown_with_reasons(open_page, coll
     collector.runs = [spiking_run(state="finished")]
     app = open_page("run", run="gpt-small")
     shown = {m.label: m.value for m in app.metric}
-    assert shown == {"Own cost": "1.2 %", "Health": "30 %", "Not kept": "51", "Not watched": "1"}
+    assert shown == {
+        "Own cost": "1.2 %",
+        "Health": "30 %",
+        "Lost records": "51",
+        "Not monitored": "1",
+    }
     assert "shape () has no rows" in str(app.dataframe[0].value.to_dict())
 
 
@@ -227,7 +232,7 @@ def test_an_unknown_run_leads_back_to_all_runs(open_page, collector):
 
 
 def test_an_address_without_a_run_leads_back_to_all_runs(open_page, collector):
-    assert "names none" in open_page("run").info[0].value
+    assert "does not name a run" in open_page("run").info[0].value
 
 
 def test_a_collector_that_goes_away_leaves_the_verdict_and_a_banner(open_page, collector):
@@ -235,7 +240,7 @@ def test_a_collector_that_goes_away_leaves_the_verdict_and_a_banner(open_page, c
     app = open_page("run", run="sigmoid-deep")
     collector.down = True
     app = app.run()
-    assert "What you see is from" in app.warning[0].value
+    assert "The data shown is from" in app.warning[0].value
     assert "### The gradient" in words(app)
 
 

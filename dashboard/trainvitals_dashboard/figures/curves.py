@@ -1,4 +1,4 @@
-"""Curves over steps: mean line, min–max band, findings as marks, gaps as gaps."""
+"""Curves over steps: mean, range from min to max, marks for findings, and gaps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from trainvitals_dashboard.wording import SEVERITIES, SEVERITY_SIGN, clean
 
 Option = dict[str, Any]
 LOG_FROM = 50.0
-"""Largest over smallest value from which on an axis is logarithmic."""
+"""Ratio of largest to smallest value above which an axis is logarithmic."""
 GAP_FACTOR = 4
-"""A distance between two points this much larger than both its neighbours is a gap."""
+"""A distance more than this many times larger than both adjacent distances is a gap."""
 MARKS_MAX = 8
 MARKS_APART = 0.03
-"""Findings that begin closer than this share of the width stand at one mark."""
+"""Findings whose first steps are closer than this share of the width have one mark."""
 DECADES: Option = {"minInterval": 1, "axisLabel": {"formatter": "1e{value}"}}
-"""For heights that are logarithms: ECharts writes the numbers of its own logarithmic axis out
-(0.0000001), which nobody can count."""
+"""For values drawn as logarithms. ECharts labels its own logarithmic axis with all digits
+(0.0000001), which is hard to read."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve and what to call it."""
+    """A curve and its name."""
 
     name: str
     curve: Curve
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is drawn over curves."""
+    """Findings, gaps and limits that are drawn over curves."""
 
     findings: Sequence[Finding] = ()
     dropped: Sequence[Dropped] = ()
@@ -45,19 +45,19 @@ class Marks:
 
 @dataclass(frozen=True)
 class Window:
-    """The steps shown; None is as far as the data goes."""
+    """The range of steps; None means no limit."""
 
     first: int | None = None
     last: int | None = None
 
     def shows(self, step: int) -> bool:
-        """Whether `step` lies in the window."""
+        """Return whether `step` is in the window."""
         return (self.first or 0) <= step and (self.last is None or step <= self.last)
 
 
 @dataclass(frozen=True)
 class _Heights:
-    """How a value becomes a height in the picture, and what the axis says of it."""
+    """The conversion from a value to its height in the chart, and the axis options for it."""
 
     of: Callable[[float], float]
     axis: Option
@@ -102,7 +102,7 @@ def curves(
         "grid": {
             "left": 8,
             "right": 20,
-            # Room for the legend, the brush and the names of gaps, where there are any.
+            # Space for the legend, the brush and the names of gaps, if there are any.
             "top": 34 if brush or len(lines) > 1 or marks.dropped else 12,
             "bottom": 6,
             "containLabel": True,
@@ -139,7 +139,7 @@ def curves(
             "feature": {
                 "brush": {
                     "type": ["lineX", "clear"],
-                    "title": {"lineX": "Choose steps", "clear": "Clear"},
+                    "title": {"lineX": "Select steps", "clear": "Clear"},
                 }
             },
         }
@@ -153,7 +153,7 @@ def curves(
 
 
 def is_log(values: Iterable[float]) -> bool:
-    """Whether a logarithmic axis tells more: all positive, over more than 1.7 decades."""
+    """Return whether to use a logarithmic axis: all values positive, ratio above LOG_FROM."""
     known = list(values)
     return bool(known) and min(known) > 0 and max(known) / min(known) > LOG_FROM
 
@@ -170,10 +170,10 @@ def rounded(value: float | None) -> float | None:
 
 
 def gaps(curve: Curve, dropped: Sequence[Dropped] = ()) -> set[int]:
-    """Return the indices of buckets before which something is missing.
+    """Return the indices of buckets that follow a gap.
 
-    Missing is what the trainer says it dropped, and any distance much larger than the ones before
-    and after it: where the cadence changes, only one of the two is smaller.
+    A gap is an interval that the training process reported as dropped, or a distance much larger
+    than the distances before and after it. At a change of cadence only one of the two is smaller.
     """
     distances = [curve.step[i] - curve.last_step[i - 1] for i in range(1, len(curve.step))]
     found = set()
@@ -199,8 +199,8 @@ def _draw(curve: Curve, dropped: Sequence[Dropped]) -> _Drawn:
         drawn.mean.append([middle, rounded(curve.mean[i])])
         low, high = rounded(curve.min[i]), rounded(curve.max[i])
         if low is not None and high is not None:
-            # A stroke from min to max in each bucket: a spike of one step stays visible at any
-            # zoom, and unlike a stacked area it is right on a logarithmic axis.
+            # A vertical line from min to max in each bucket keeps a spike of one step visible at
+            # any zoom. Unlike a stacked area, it is correct on a logarithmic axis.
             drawn.band += [[middle, low], [middle, high], [middle, None]]
         if curve.nonfinite[i]:
             drawn.nonfinite.append(middle)
@@ -208,7 +208,7 @@ def _draw(curve: Curve, dropped: Sequence[Dropped]) -> _Drawn:
 
 
 def _heights(values: Sequence[float], log: bool) -> _Heights | None:
-    """Return how to draw numbers whose digits ECharts would write out, None for ordinary ones."""
+    """Return the conversion for very small or large numbers, None if none is needed."""
     if log:
         if min(values) >= 1e-4 and max(values) < 1e6:
             return None
@@ -322,7 +322,7 @@ def _marked(marks: Marks, window: Window, colours: Palette, extent: float) -> Op
         )
     areas = [
         [
-            {"xAxis": d.first_step, "name": f"not kept: {clean(d.reason).replace('_', ' ')}"},
+            {"xAxis": d.first_step, "name": f"lost: {clean(d.reason).replace('_', ' ')}"},
             {"xAxis": max(d.last_step, d.first_step + 1)},
         ]
         for d in marks.dropped
@@ -350,7 +350,7 @@ def _y_axis(log: bool, threshold: float | None, values: Sequence[float]) -> Opti
     if not log:
         axis["scale"] = True
     if threshold is not None and values and not (log and threshold <= 0):
-        # ECharts fits its axis to the data alone; the limit has to be in the picture too.
+        # ECharts fits its axis to the data only; extend it so that the limit is visible.
         low, high = min(*values, threshold), max(*values, threshold)
         if log:
             axis |= {"min": 10.0 ** math.floor(math.log10(low)), "max": high * 1.2}

@@ -1,4 +1,4 @@
-"""A statistic through the depth of the network, at one time."""
+"""A statistic of each layer at one time, in order of depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainvitals_dashboard.wording import shortened
 
 
 def newest_by_place(data: Heatmap) -> dict[str, float]:
-    """Return the newest mean of each place that has one, in order of depth."""
+    """Return the newest mean of each place that has a value, in order of depth."""
     newest = {}
     for place, row in zip(data.places, data.values, strict=True):
         value = next((v for v in reversed(row) if v is not None), None)
@@ -24,7 +24,7 @@ def newest_by_place(data: Heatmap) -> dict[str, float]:
 
 
 def per_entry(norms: Mapping[str, float], places: Mapping[str, Place]) -> dict[str, float]:
-    """Return RMS from L2 norms, for weight matrices alone: a norm grows with a tensor's size."""
+    """Return the RMS of each weight matrix from its L2 norm, which grows with the size."""
     return {
         name: norm / math.sqrt(math.prod(places[name].shape))
         for name, norm in norms.items()
@@ -33,9 +33,9 @@ def per_entry(norms: Mapping[str, float], places: Mapping[str, Place]) -> dict[s
 
 
 def through_depth(values: Mapping[str, float], *, dark: bool, here: str = "") -> Option:
-    """Return one point a layer, first layer on the left; `here` is the layer of the finding."""
+    """Return one point per layer, first layer at the left; `here` is the layer of the finding."""
     colours = palette(dark)
-    # Exactly zero has no place on a logarithmic axis: a gap says so.
+    # Zero cannot be drawn on a logarithmic axis; the curve has a gap there.
     log = is_log([v for v in values.values() if v > 0]) and min(values.values()) >= 0
     names = [shortened(name, 24) for name in values]
     points: list[list[Any]] = []

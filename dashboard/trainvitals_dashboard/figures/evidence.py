@@ -1,4 +1,4 @@
-"""Which curve a finding points at, and the limit that can be drawn on it."""
+"""The curve that shows a finding, and the limit that can be drawn in the same chart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainvitals.wire import Stat, Stream
 
 @dataclass(frozen=True)
 class Wanted:
-    """The series a finding points at."""
+    """The series that shows a finding."""
 
     stream: str
     statistic: str
@@ -20,19 +20,19 @@ class Wanted:
 
 
 def wanted(finding: Finding) -> Wanted | None:
-    """Return which curve shows the finding; None for one of the whole run without a curve."""
+    """Return the curve that shows the finding; None for a finding without a curve."""
     if not finding.stream or not finding.statistic:
         return None
     if finding.stream == Stream.SCALAR:
-        # A scalar's name is a place; findings name it where others name the statistic.
+        # The API stores a scalar's name as place; findings store it as statistic.
         return Wanted(finding.stream, Stat.VALUE, finding.statistic)
     return Wanted(finding.stream, finding.statistic, finding.where) if finding.where else None
 
 
 def threshold(finding: Finding) -> tuple[float, str] | None:
-    """Return the limit of the very quantity the curve shows, and its words.
+    """Return the limit of the quantity that the curve shows, and its text.
 
-    Many limits are of another quantity (a ratio, a growth): a line at their height would be wrong.
+    Many limits apply to another quantity, such as a ratio; a line at that height would be wrong.
     """
     for evidence in finding.evidence:
         if evidence.limit is None or not math.isfinite(evidence.limit):

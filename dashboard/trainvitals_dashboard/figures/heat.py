@@ -1,4 +1,4 @@
-"""A statistic of all layers over all steps, as a heat-map."""
+"""A heat-map of one statistic of all layers over all steps."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ LABEL_MAX = 26
 
 @dataclass(frozen=True)
 class HeatFigure:
-    """An option, how high to draw it, and what stands in its cells' order."""
+    """An ECharts option, its height, and the place of each cell."""
 
     option: Option
     height: int
     cells: list[str]
     """The place of each cell: index of a selected item → place."""
     left_out: int
-    """Places that did not fit."""
+    """Number of places that are not drawn."""
     scale: str
-    """In words: log, diverging, linear."""
+    """log, diverging or linear."""
 
 
 def heat(
     data: Heatmap, *, dark: bool, signs: Mapping[str, str] | None = None, narrow: bool = False
 ) -> HeatFigure:
-    """Return the heat-map, first layer on top.
+    """Return the heat-map, first layer at the top.
 
-    `signs`: place → a sign of its finding, shown before its name. Colours are logarithmic where
-    all values are positive or zero and span more than a decade, and centred on zero where there
-    are both signs. A cell in which nothing was measured is left open.
+    `signs`: place → sign of its finding, shown before its name. The colour scale is logarithmic if
+    no value is negative and the positive values span more than a decade. It is centred on zero if
+    any value is negative. Cells without a measurement are empty.
     """
-    # Streamlit sends many cells as a frame only. Loaded late: it takes 0.3 s.
+    # Streamlit sends many cells only as a data frame. Imported here because it takes 0.3 s.
     import pandas as pd  # type: ignore[import-untyped]  # without stubs
 
     colours = palette(dark)
@@ -133,7 +133,7 @@ def heat(
 def _colour(value: float, log: bool, floor: float) -> float:
     if not log:
         return value
-    # Exactly zero is below every decade: it takes the lowest colour.
+    # Zero has no logarithm: it is drawn one decade below the lowest decade.
     return math.log10(value) if value > 0 else floor - 1
 
 

@@ -1,4 +1,4 @@
-"""The colours of both themes. Text and axes take theirs from Streamlit's chart theme."""
+"""The colours of both themes. Text and axes use the colours of Streamlit's chart theme."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours that stay readable on one background."""
+    """Colours that are readable on one background."""
 
     line: tuple[str, ...]
     severity: dict[str, str]

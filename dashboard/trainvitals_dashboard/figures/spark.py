@@ -1,4 +1,4 @@
-"""A curve as small as a word."""
+"""A sparkline: a small curve without axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainvitals_dashboard.figures.palette import palette
 
 
 def sparkline(values: Sequence[float | None], *, dark: bool, severity: str = "healthy") -> Option:
-    """Return a loss without axes, its last point marked; logarithmic where that tells more."""
+    """Return the loss without axes, with its last point marked; see `is_log` for the scale."""
     colours = palette(dark)
     known = [v for v in values if v is not None and math.isfinite(v)]
     log = is_log(known)

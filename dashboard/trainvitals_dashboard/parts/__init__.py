@@ -1,1 +1,1 @@
-"""What several views show: session, header, range, verdicts."""
+"""Elements that several views share: session, header, range, verdicts."""

@@ -1,4 +1,4 @@
-"""The line at the top of each page: where one is, and where one can go."""
+"""The header of each page: the run, its state and the links to other pages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trainvitals_dashboard.wording import (
 
 
 def brand() -> None:
-    """Show the way home."""
+    """Show the link to the list of runs."""
     st.page_link(FLEET, label="**trainvitals**", icon=":material/vital_signs:")
 
 
 def run_header(run: Run, *, page: str) -> None:
-    """Show the run's name and state, and links to its pages. `page` is the one that is open."""
+    """Show the run's name, state and links, and set the tab title. `page` is the open page."""
     st.set_page_config(page_title=tab_title(run))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         brand()
@@ -58,7 +58,7 @@ def state_badge(run: Run) -> None:
 
 
 def progress(run: Run) -> str:
-    """Return the step, and of how many. Not escaped: numbers only."""
+    """Return the current step and the total. Not escaped, because it contains only numbers."""
     if run.step < 0:
         return "no step yet"
     if run.total_steps:

@@ -1,4 +1,4 @@
-"""The picture that proves a finding."""
+"""The chart that shows the evidence of a finding."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trainvitals_dashboard.wording import literal, plain, statistic_words, words
 
 HEIGHT = 240
 _BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
-"""Curves whose findings compare layers: one layer's course alone proves nothing."""
+"""Statistics whose findings compare layers; the curve of one layer is not sufficient evidence."""
 
 
 def proof_chart(run: RunDetail, finding: Finding) -> None:
-    """Draw what the finding points at; say so when there is nothing to draw."""
+    """Draw the statistic that the finding refers to, or state that there is no curve."""
     try:
         drawn = _by_depth(run, finding) or _over_time(run, finding)
     except Problem as problem:
         st.caption(f"The curve is not available: {plain(problem.text)}")
         return
     if not drawn:
-        st.caption("This finding rests on the numbers alone; there is no curve to draw.")
+        st.caption("This finding is based on the numbers only; it has no curve.")
 
 
 def _over_time(run: RunDetail, finding: Finding) -> bool:
@@ -71,7 +71,7 @@ def _by_depth(run: RunDetail, finding: Finding) -> bool:
     if len(values) < 3:
         return False
     what = "gradient RMS" if finding.statistic == Stat.L2 else "signal (spread across samples)"
-    st.caption(f"{what} by layer, first to last, newest steps; ◆ is where it was found")
+    st.caption(f"{what} by layer, first to last, newest steps; ◆ marks the layer of the finding")
     st.echarts_chart(
         through_depth(values, dark=is_dark(), here=finding.where),
         height=HEIGHT + 60,

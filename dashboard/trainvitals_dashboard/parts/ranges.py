@@ -1,4 +1,4 @@
-"""Which steps are shown: kept in the address, so that a refresh or a colleague sees the same."""
+"""The range of steps that is shown. The URL contains it, so that links show the same range."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAST_STEPS = (100, 1_000, 10_000)
 
 
 def window() -> Window:
-    """Return the steps the address asks for."""
+    """Return the range of steps in the URL."""
     first, last = _step("from_step"), _step("to_step")
     if first is not None and last is not None and first > last:
         first, last = last, first
@@ -21,22 +21,22 @@ def window() -> Window:
 
 
 def follows() -> bool:
-    """Whether the range's end moves with the run."""
+    """Return whether the end of the range moves with the run."""
     return _step("to_step") is None
 
 
 def set_window(first: int | None, last: int | None) -> None:
-    """Write a range into the address. Takes effect with the next run of the page."""
+    """Write a range into the URL. It takes effect at the next rerun of the page."""
     kept = {n: v for n, v in st.query_params.items() if n not in ("from_step", "to_step")}
     chosen = {"from_step": first, "to_step": last}
-    # At once: two changes would be two addresses, and the first of them none that was asked for.
+    # One update: two updates would create an intermediate URL that nobody requested.
     st.query_params.from_dict(
         kept | {n: str(max(0, v)) for n, v in chosen.items() if v is not None}
     )
 
 
 def range_control(newest: int) -> None:
-    """Show the range, and let it be changed: by keyboard, and for those who cannot brush."""
+    """Show the range, and inputs that change it without a mouse."""
     shown = window()
     with st.popover(_label(shown), icon=":material/date_range:", key="steps"):
         with st.form("range", border=False):
@@ -50,7 +50,7 @@ def range_control(newest: int) -> None:
                 step=1,
                 format="%d",
             )
-            if st.form_submit_button("Show these", type="primary"):
+            if st.form_submit_button("Apply", type="primary"):
                 set_window(int(first), int(last))
                 st.rerun()
         with st.container(horizontal=True, gap="small"):

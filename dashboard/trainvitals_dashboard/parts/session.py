@@ -1,4 +1,4 @@
-"""The visitor's session: which client, which theme, which run, and what to say when all fails."""
+"""The visitor's session: client, theme, run, and the messages for failed requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
 
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
-"""Pages, as st.page_link and st.switch_page name them: relative to app.py."""
+"""Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
 
 
@@ -22,13 +22,13 @@ def _client_of(source: Source, typed: str) -> Client:
 
 
 def client() -> Client:
-    """Return the client of this visitor: all share one, unless each has a token of their own."""
+    """Return the client of this visitor. It is shared, unless each visitor enters a token."""
     source = chosen()
     return _client_of(source, st.session_state.get(_TYPED, "") if source.asks else "")
 
 
 def is_dark() -> bool:
-    """Whether the page is dark, as the browser says."""
+    """Return whether the browser uses the dark theme."""
     return st.context.theme.type == "dark"
 
 
@@ -38,19 +38,19 @@ def now() -> float:
 
 
 def run_in_url() -> str:
-    """Return the run the address names, "" for none."""
+    """Return the id of the run in the URL, "" if there is none."""
     return st.query_params.get("run", "")
 
 
 def signed_in() -> bool:
-    """Whether the page may be shown; otherwise ask for a token."""
+    """Return whether the page may be shown; if not, show the form for the token."""
     if not chosen().asks or st.session_state.get(_TYPED):
         return True
     with st.form("sign_in", width=480):
         st.markdown("#### A token is required")
         st.caption(
-            "This dashboard can be reached by others. `trainvitals token create read` on the "
-            "collector's machine makes a token; it stays in this tab's session."
+            "Other machines can reach this dashboard. Create a token with "
+            "`trainvitals token create read` on the collector's machine. Only this tab keeps it."
         )
         typed = st.text_input("Token", type="password", autocomplete="off")
         if st.form_submit_button("Open", type="primary") and typed.strip():
@@ -60,7 +60,7 @@ def signed_in() -> bool:
 
 
 def guarded(show: Callable[[], None]) -> None:
-    """Show a page, or what keeps it from being shown and what to do about it."""
+    """Show a page, or the problem that prevents it and how to solve it."""
     try:
         show()
     except Problem as problem:
@@ -68,24 +68,24 @@ def guarded(show: Callable[[], None]) -> None:
 
 
 def explain(problem: Problem) -> None:
-    """Say why there is nothing to see, and what to do."""
+    """Show why there is no data, and what to do."""
     source = chosen()
     url = literal(source.url)
     if problem.reason == "unreachable":
         st.error(
-            f"**The collector does not answer** at {url}. Training goes on, and its data waits "
-            "on the trainer's disk.",
+            f"**The collector does not answer** at {url}. The training continues and "
+            "stores its data on its own disk.",
             icon=":material/cloud_off:",
         )
-        st.caption("Is it running? Start it on its machine:")
+        st.caption("If the collector is not running, start it:")
         st.code("trainvitals serve", language="bash")
-        st.caption("Or show another one: `trainvitals dashboard --collector URL`.")
+        st.caption("To show another collector: `trainvitals dashboard --collector URL`.")
         st.caption(_said(problem))
     elif problem.reason in ("unauthorised", "forbidden"):
         st.error(
             f"**The collector at {url} does not accept the token.**"
             if problem.reason == "unauthorised"
-            else f"**This token may not read** at {url}.",
+            else f"**The token has no read permission** at {url}.",
             icon=":material/key_off:",
         )
         if source.asks:
@@ -93,8 +93,8 @@ def explain(problem: Problem) -> None:
             st.button("Use another token")
         else:
             st.caption(
-                f"The token is read from {literal(str(source.token_file))}, anew for each request. "
-                "On the collector's machine make one that may read, and write it there:"
+                f"The token is read from {literal(str(source.token_file))} at each request. Create "
+                "a read token on the collector's machine and write it to this file:"
             )
             st.code("trainvitals token create read", language="bash")
     elif problem.reason == "unknown_run":
@@ -104,7 +104,9 @@ def explain(problem: Problem) -> None:
         )
         st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
     else:
-        st.error(f"**The collector refuses this.** {_said(problem)}", icon=":material/block:")
+        st.error(
+            f"**The collector rejected the request.** {_said(problem)}", icon=":material/block:"
+        )
 
 
 def _said(problem: Problem) -> str:
@@ -112,13 +114,13 @@ def _said(problem: Problem) -> str:
 
 
 def age_banner(*answers: Answer[object]) -> None:
-    """Say so when what is shown is not from now: the oldest of the answers counts."""
+    """Show a warning with the age of the oldest answer if any answer is not current."""
     stale = [answer for answer in answers if answer.problem is not None]
     if not stale:
         return
     oldest = min(stale, key=lambda answer: answer.at)
     st.warning(
-        f"**The collector does not answer.** What you see is from {ago(oldest.at, now())}; "
-        f"the dashboard keeps asking {literal(chosen().url)}.",
+        f"**The collector does not answer.** The data shown is from {ago(oldest.at, now())}; "
+        f"the dashboard keeps trying to reach {literal(chosen().url)}.",
         icon=":material/cloud_off:",
     )

@@ -1,4 +1,4 @@
-"""A finding as a person reads it: what, where, since when, why we think so, and what to do."""
+"""Verdicts and findings: the fault, its place and first step, the evidence and the fix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tab_title(run: Run) -> str:
 
 
 def verdict_of(run: Run) -> str:
-    """Return the run's verdict, "unknown" before the first diagnosis of a run that goes on."""
+    """Return the run's verdict, "unknown" before the first diagnosis of a running run."""
     undiagnosed = run.health is None and run.verdict is not Verdict.FAILED
     return "unknown" if undiagnosed else str(run.verdict)
 
@@ -59,28 +59,28 @@ def verdict_line(run: Run) -> str:
     if failed:
         return failed.strip()
     if run.step < 0:
-        return "No optimizer step was seen yet."
+        return "No optimizer step was recorded yet."
     if run.health is None:
-        return "The first diagnosis is not there yet."
+        return "The first diagnosis is not available yet."
     seen = steps(run.step + 1)
     if run.verdict is Verdict.BLIND:
         count = len(run.blind) if isinstance(run, RunDetail) else 0
         rules = f"{count} rule{'' if count == 1 else 's'}" if count else "Some rules"
-        return f"{rules} could not run in {seen}: what they need was not measured."
+        return f"{rules} could not run in {seen}: the data they need was not measured."
     if run.verdict is Verdict.TOO_EARLY:
-        return f"Nothing found in {seen}: too early for a verdict."
+        return f"No findings in {seen}; more steps are needed for a verdict."
     notes = {0: "", 1: "; one note"}.get(run.findings.info, f"; {run.findings.info} notes")
-    return f"Nothing wrong in {seen}{notes}."
+    return f"No errors or warnings in {seen}{notes}."
 
 
 def _failure(run: Run) -> str:
-    """Return the first line of the error: exception texts of CUDA are pages long."""
+    """Return the first line of the error: CUDA exceptions can be several pages long."""
     first = next((line.strip() for line in run.error.splitlines() if line.strip()), "")
     return prose(f"Failed: {first.rstrip('.')}.") if first else "Failed; no reason was given."
 
 
 def _failure_text(run: Run) -> None:
-    """Show the whole error where the headline has only its first line."""
+    """Show the complete error if it has more than one line."""
     if len(run.error.strip().splitlines()) > 1:
         st.code(run.error.strip(), language=None, wrap_lines=True)
 
@@ -121,7 +121,7 @@ def _blind(run: RunDetail) -> None:
 
 
 def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
-    """Show the findings beside the headline: causes, under each what it explains, then the rest."""
+    """Show all other findings; each cause is followed by the findings that it explains."""
     headline = next((f for f in findings if f.is_alarm and not f.explained_by), None)
     others = [f for f in in_chains(findings) if f is not headline]
     if not others:
@@ -137,7 +137,7 @@ def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
         icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
         key = f"finding-{finding.code}-{finding.where}-{finding.since_step}"
         with st.expander(label, icon=icon, key=key, on_change="rerun") as opened:
-            # Closed ones ask the collector for nothing.
+            # A closed finding sends no requests to the collector.
             if opened.open:
                 _facts(finding)
                 st.markdown(prose(finding.summary))
@@ -145,7 +145,7 @@ def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
 
 
 def in_chains(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings as ranked, each open effect moved to right after its cause."""
+    """Return the findings in order of rank, with each open effect directly after its cause."""
     effects: dict[str, list[Finding]] = {}
     codes = {f.code for f in findings if f.is_open}
     for finding in findings:
@@ -165,14 +165,14 @@ def in_chains(findings: Sequence[Finding]) -> list[Finding]:
     for finding in findings:
         if id(finding) not in moved:
             place(finding)
-    # Findings that explain each other in a ring have no first; they are not lost for that.
+    # Findings that explain each other in a cycle have no root cause; append them here.
     for finding in findings:
         place(finding)
     return placed
 
 
 def chain_of(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
-    """Return the causes of a finding, the root first, itself last."""
+    """Return the chain of causes from the root cause to the finding itself."""
     chain = [finding]
     while chain[0].explained_by:
         cause = next((f for f in findings if f.code == chain[0].explained_by and f.is_open), None)
@@ -183,7 +183,7 @@ def chain_of(finding: Finding, findings: Sequence[Finding]) -> list[Finding]:
 
 
 def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) -> None:
-    """Show numbers, curve, reasons and the fix."""
+    """Show the evidence, the curve, the reasons, the fix and the page of the rule."""
     chain = chain_of(finding, findings)
     if len(chain) > 1:
         links = " → ".join(f"**{plain(f.code)}** {plain(words(f.rule))}" for f in chain)
@@ -195,7 +195,7 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
         if finding.where:
             st.page_link(
                 LAYERS,
-                label="Look at this layer",
+                label="Show this layer",
                 icon=":material/layers:",
                 query_params=_layer_link(run, finding),
             )
@@ -252,9 +252,9 @@ def _threshold_table(page: RulePage) -> str:
 
 
 def _evidence_table(finding: Finding) -> str:
-    """Return one row per quantity: what was seen, its limit, its healthy range."""
+    """Return one row per quantity: the measured value, its limit and its healthy range."""
     rows = [row(item) for item in finding.evidence]
-    header, columns = ["evidence", "seen", "limit"], 3
+    header, columns = ["evidence", "measured", "limit"], 3
     if any(r.healthy for r in rows):
         header, columns = [*header, "healthy"], 4
     cells = [
@@ -281,6 +281,6 @@ def _facts(finding: Finding) -> None:
         st.caption(
             f"{plain(finding.code)} {plain(words(finding.rule))} · "
             f"{at_place(finding.where)} · since step {finding.since_step:,}{until} · "
-            f"{percent(finding.confidence)} sure",
+            f"{percent(finding.confidence)} confidence",
             width="content",
         )

@@ -1,1 +1,1 @@
-"""The pages. Each file is one, run by app.py's router; `show` is where to start reading."""
+"""The pages, one per file. The router in app.py runs them; start at `show`."""

@@ -1,4 +1,4 @@
-"""All runs: which are well, which are not, and the way to each."""
+"""The list of all runs with their verdicts and links to their pages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ monitor.close()
 
 
 def show() -> None:
-    """Show the runs that fit the filters in the address."""
+    """Show the runs that match the filters in the URL."""
     known = client().runs(limit=KNOWN_MAX).value
     with st.container(horizontal=True, vertical_alignment="center"):
         brand()
@@ -61,7 +61,7 @@ def show() -> None:
     search, project, state = _filters(known)
     shown = int(st.session_state.get("shown", PAGE))
 
-    # Also while no run goes on: the next one may start at any time.
+    # Refresh even if no run is running: a new one may start at any time.
     @st.fragment(run_every=REFRESH_S)
     def rows() -> None:
         try:
@@ -86,13 +86,13 @@ def _wait_for_the_first() -> None:
 
 
 def empty() -> None:
-    """Say how the first run gets here."""
-    st.markdown("## Nothing has reported yet", anchors=False)
-    st.markdown("Attach trainvitals to a training; it appears here with its first steps:")
+    """Show how to connect the first run."""
+    st.markdown("## No runs yet", anchors=False)
+    st.markdown("Add trainvitals to a training script. The run appears here after its first steps:")
     st.code(SIX_LINES.format(url=chosen().url), language="python")
-    st.caption("Or leave the code as it is, and set the address where the training runs:")
+    st.caption("Alternatively, omit `collector=` and set this variable for the training process:")
     st.code(f"export TRAINVITALS_COLLECTOR={chosen().url}", language="bash")
-    st.button("Look again", icon=":material/refresh:")
+    st.button("Refresh", icon=":material/refresh:")
 
 
 def _counted(known: RunPage) -> str:
@@ -133,7 +133,7 @@ def _rows(answer: Answer[RunPage]) -> None:
     age_banner(answer)
     page = answer.value
     if not page.runs:
-        st.info("No run fits these filters.", icon=":material/filter_alt_off:")
+        st.info("No run matches these filters.", icon=":material/filter_alt_off:")
         return
     for run in page.runs:
         _card(run)

@@ -1,4 +1,4 @@
-"""Layers over steps: where in the network something happens, and each tensor's own course."""
+"""A heat-map of one statistic over layers and steps, and the curves of one tensor."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ FIRST_STATISTIC = {
     Stream.UPDATE: Stat.RATIO,
     Stream.ACTIVATION: Stat.SAMPLE_STD,
 }
-# What is drawn of a chosen tensor or module, where it is measured.
+# The curves of a selected tensor or module; unmeasured ones are omitted.
 DETAIL = (
     (Stream.WEIGHT, Stat.L2, "Weight (L2)"),
     (Stream.GRADIENT, Stat.L2, "Gradient (L2)"),
     (Stream.UPDATE, Stat.RATIO, "Update: RMS(ΔW) / RMS(W)"),
-    (Stream.WEIGHT, Stat.DRIFT_RMS, "Drift since the start (RMS)"),
+    (Stream.WEIGHT, Stat.DRIFT_RMS, "Drift from the initial value (RMS)"),
     (Stream.ACTIVATION, Stat.STD, "Output: spread"),
     (Stream.ACTIVATION, Stat.SAMPLE_STD, "Output: spread across samples"),
     (Stream.ACTIVATION, Stat.DEAD_SHARE, "Output: dead share"),
@@ -58,10 +58,10 @@ LIVE_S = 5
 
 
 def show() -> None:
-    """Show the run of the address, the statistic of the address, the tensor of the address."""
+    """Show the run, the statistic and the tensor that the URL names."""
     run_id = run_in_url()
     if not run_id:
-        st.info("Which run? The address names none.", icon=":material/help:")
+        st.info("The URL does not name a run.", icon=":material/help:")
         st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
         return
     live = client().run(run_id).value.state == "running" and follows()
@@ -71,7 +71,7 @@ def show() -> None:
         try:
             answer = client().run(run_id)
             if live and answer.value.state != "running":
-                st.rerun()  # the whole page, which starts no timer
+                st.rerun()  # rerun the whole page without the timer
             _page(answer)
         except Problem as problem:
             explain(problem)
@@ -122,7 +122,7 @@ def _statistic(layouts: Layouts, stream: str) -> str:
     statistics = list(layout.statistics) if layout else []
     usual = str(FIRST_STATISTIC[Stream(stream)])
     wanted = st.query_params.get("statistic", usual)
-    # Not bound to the address: a bound selectbox writes its options as they are worded.
+    # Not bound to the URL: a bound selectbox would write the formatted labels into it.
     chosen = st.selectbox(
         "Statistic",
         statistics,
@@ -149,7 +149,7 @@ def _flagged(findings: Sequence[Finding]) -> None:
 
 
 def signs_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
-    """Return place → the sign of its worst open finding; a module's finding marks its tensors."""
+    """Return place → sign of its worst open finding. A module's finding also marks its tensors."""
     signs: dict[str, str] = {}
     for severity in reversed(SEVERITIES):
         for finding in findings:
@@ -184,15 +184,21 @@ def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Findin
             icon=":material/grid_off:",
         )
         return None
-    # A selection is a cell's number: it means nothing in another run, stream or range.
+    # A selection is a cell index, which is only valid for the same run, stream and range.
     return _heat_chart(data, findings, f"heat-{run.id}-{stream}-{statistic}-{shown}")
 
 
 def _heat_chart(data: Heatmap, findings: Sequence[Finding], key: str) -> str | None:
     figure = heat(data, dark=is_dark(), signs=signs_of(findings, data.places))
-    scale = {"log": "colours by decade", "diverging": "centred on zero", "linear": ""}[figure.scale]
-    said = f"**{data.stream} {plain(statistic_words(data.statistic))}**, first layer on top"
-    st.caption(" · ".join(part for part in (said, scale, "click a cell for its tensor") if part))
+    scale = {
+        "log": "logarithmic colour scale",
+        "diverging": "colour scale centred on zero",
+        "linear": "",
+    }[figure.scale]
+    said = f"**{data.stream} {plain(statistic_words(data.statistic))}**, first layer at the top"
+    st.caption(
+        " · ".join(part for part in (said, scale, "click a cell to select its tensor") if part)
+    )
     event = st.echarts_chart(
         figure.option,
         height=figure.height,
@@ -201,7 +207,7 @@ def _heat_chart(data: Heatmap, findings: Sequence[Finding], key: str) -> str | N
         alt=f"{data.stream} {words(data.statistic)} of {len(data.places)} layers over steps",
     )
     if figure.left_out:
-        st.caption(f"{figure.left_out} more layers do not fit; choose one below.")
+        st.caption(f"{figure.left_out} more layers are not shown; select one below.")
     selected = event["selection"]["selected"]
     indices = selected[0]["data_indices"] if selected else []
     return figure.cells[indices[-1]] if indices and indices[-1] < len(figure.cells) else None
@@ -216,19 +222,19 @@ def _detail(
 ) -> None:
     layout = layouts.of(stream)
     places = [p.name for p in layout.places] if layout else []
-    # A chart keeps its selection over reruns; only a new click moves the choice.
+    # A chart keeps its selection over reruns; only a new click changes the selected tensor.
     seen = f"clicked-{run.id}-{stream}"
     if clicked in places and clicked != st.session_state.get(seen):
         st.session_state[seen] = clicked
         st.session_state["place"] = clicked
-    st.markdown("#### One tensor", anchors=False)
+    st.markdown("#### Tensor", anchors=False)
     place = st.selectbox(
         "Tensor",
         places,
         index=None,
         key="place",
         bind="query-params",
-        placeholder="Choose a tensor, or click it above",
+        placeholder="Select a tensor, or click a cell above",
         label_visibility="collapsed",
     )
     if not place or layout is None:
@@ -238,12 +244,12 @@ def _detail(
     drawn = 0
     for wanted, statistic, title in DETAIL:
         if drawn % 2 == 0:
-            # A row of its own for each two: on a phone they then follow in this order.
+            # One row per pair of charts keeps their order on narrow screens.
             columns = st.columns(2, gap="medium")
         with columns[drawn % 2]:
             drawn += _detail_chart(run, layouts.of(wanted), statistic, title, place, here)
     if not drawn:
-        st.caption("Nothing of it was measured in these steps.")
+        st.caption("This tensor was not measured in these steps.")
 
 
 def _detail_chart(

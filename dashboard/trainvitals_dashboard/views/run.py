@@ -1,4 +1,4 @@
-"""One run: the verdict first, then its evidence, then its curves."""
+"""The page of one run: verdict, evidence and curves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from trainvitals_dashboard.wording import clean, plain, steps, table, words
 
 LIVE_S = 2
 POINTS = 600
-# Title, and the scalar: itself, or by group or split (learning_rate/0, loss/validation).
+# Title and scalar. A scalar may have groups or splits (learning_rate/0, loss/validation).
 CHARTS = (
     ("Loss", str(Scalar.LOSS)),
     ("Gradient norm", str(Scalar.GRADIENT_NORM)),
@@ -45,10 +45,10 @@ LINES_MAX = 6
 
 
 def show() -> None:
-    """Show the run of the address; follow it while it runs and the range ends at the newest."""
+    """Show the run in the URL; refresh it while it runs and the range has no fixed end."""
     run_id = run_in_url()
     if not run_id:
-        st.info("Which run? The address names none.", icon=":material/help:")
+        st.info("The URL does not name a run.", icon=":material/help:")
         st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
         return
     first = client().run(run_id)
@@ -63,7 +63,7 @@ def show() -> None:
             explain(problem)
             return
         if live and answer.value.state != "running":
-            st.rerun()  # the whole page, which starts no timer
+            st.rerun()  # rerun the whole page without the timer
         _page(answer, findings.value.findings, findings)
 
     page()
@@ -80,10 +80,10 @@ def _page(run: Answer[RunDetail], findings: Sequence[Finding], asked: Answer[obj
 
 def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown("#### Course", width="content", anchors=False)
+        st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
         if run.state == "running" and follows():
-            st.caption("follows the run", width="content")
+            st.caption("updates automatically", width="content")
     layout = client().layout(run).value.of(Stream.SCALAR)
     names = [place.name for place in layout.places] if layout else []
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
@@ -94,7 +94,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
             _chart(run, *chart, names, open_findings, height=240)
     logged = [name for name in names if name.startswith("log/")]
     if logged:
-        with st.expander(f"What you log ({len(logged)})", on_change="rerun") as opened:
+        with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
             if opened.open:
                 for name in logged[:24]:
                     _chart(run, name.removeprefix("log/"), name, names, [], height=200)
@@ -120,14 +120,14 @@ def _chart(
         marks=Marks(findings, [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]),
         window=window(),
         brush=True,
-        # A schedule is read by its shape: warm-up and decay are straight or round on a linear axis.
+        # The shape of a learning rate schedule is only recognisable on a linear axis.
         log_allowed=scalar != Scalar.LEARNING_RATE,
     )
     shown = window()
     event = st.echarts_chart(
         option,
         height=height,
-        # A new range is a new chart: the old one's selection would cover it.
+        # A new key for each range: otherwise the old selection would still be drawn.
         key=f"curve-{scalar}-{shown.first}-{shown.last}",
         on_select="rerun",
         alt=f"{clean(title)} over steps",
@@ -170,11 +170,11 @@ def _about(run: RunDetail) -> None:
         st.metric("Own cost", percent(run.overhead), help="CPU time of trainvitals / step time")
         judged = run.verdict not in (Verdict.BLIND, Verdict.TOO_EARLY)
         health = percent(run.health) if judged else "–"
-        st.metric("Health", health, help="100 %: nothing found. –: too little was measured")
-        st.metric("Not kept", f"{kept_out:,}", help="Records that could not be delivered")
-        st.metric("Not watched", f"{len(run.not_watched):,}", help="Tensors and modules left out")
+        st.metric("Health", health, help="100 %: no findings. –: not enough data")
+        st.metric("Lost records", f"{kept_out:,}", help="Records that could not be delivered")
+        st.metric("Not monitored", f"{len(run.not_watched):,}", help="Tensors and modules")
     if run.dropped:
-        with st.expander(f"What is missing, and why ({len(run.dropped)})"):
+        with st.expander(f"Missing records ({len(run.dropped)})"):
             rows = [
                 (
                     f"{d.first_step:,} to {d.last_step:,}",
@@ -184,9 +184,9 @@ def _about(run: RunDetail) -> None:
                 )
                 for d in run.dropped[:100]
             ]
-            st.markdown(table(("steps", "what", "why", "records"), rows))
+            st.markdown(table(("steps", "stream", "reason", "records"), rows))
     if run.not_watched:
-        with st.expander(f"Not watched, with reasons ({len(run.not_watched)})"):
+        with st.expander(f"Unmonitored tensors and modules ({len(run.not_watched)})"):
             st.dataframe(
                 [{"name": n, "reason": r} for n, r in run.not_watched.items()], hide_index=True
             )
@@ -200,7 +200,7 @@ def _about(run: RunDetail) -> None:
 
 
 def _where_from(run: RunDetail) -> None:
-    with st.expander("Where it comes from"):
+    with st.expander("Run metadata"):
         meta = run.metadata
         rows = [
             ("run", run.id),
