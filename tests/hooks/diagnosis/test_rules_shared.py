@@ -97,10 +97,10 @@ def test_its_page_is_complete_and_its_thresholds_mean_something(rule):
 
 
 @each_rule
-def test_an_alarm_shows_a_limit_that_its_value_passed(rule):
+def test_an_alarm_shows_a_limit_and_the_healthy_range_in_one_row(rule):
     for finding in rule.check(rule.sick()):
         if finding.severity is not Severity.INFO:
-            assert any(evidence.limit is not None for evidence in finding.evidence)
+            assert any(None not in (e.limit, e.healthy) for e in finding.evidence)
 
 
 def assert_evidence_agrees(rule: Rule, finding: Finding) -> None:

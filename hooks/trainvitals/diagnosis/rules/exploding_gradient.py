@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import HE_INITIALISATION
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
     layer_of,
@@ -24,12 +25,6 @@ from trainvitals.diagnosis.places import (
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import log10, median, middle, trailing_run
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-INITIALISE = (
-    "for m in model.modules():\n"
-    "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-    "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +142,7 @@ class ExplodingGradient(Rule):
             ),
             # Measured before any update: the initialisation is the cause, not the learning rate.
             stage=Stage.INITIALISATION,
-            fix=INITIALISE,
+            fix=HE_INITIALISATION,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )

@@ -14,6 +14,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import HE_INITIALISATION
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -55,11 +56,7 @@ class InitScaleTooSmall(Rule):
     stage: ClassVar[Stage] = Stage.INITIALISATION
     explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV502", "TV602", "TV701"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
-    fix: ClassVar[str] = (
-        "for m in model.modules():\n"
-        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-        "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
-    )
+    fix: ClassVar[str] = HE_INITIALISATION
     refuted_by: ClassVar[str] = "The output differs clearly between two different samples."
 
     signal_ratio_min: float = threshold(

@@ -85,6 +85,7 @@ class NoLearning(Rule):
                     seen=start - now,
                     limit=course.band,
                     direction="below",
+                    healthy=(course.band, None),
                     text="2 % of the initial loss, or 0.9 times its noise",
                 ),
                 Evidence(quantity="loss now", seen=now),

@@ -127,7 +127,13 @@ class ParameterNotUpdated(Rule):
                     direction="above",
                     text=f"{self.gradient_share_min:g} times the median parameter's",
                 ),
-                Evidence(quantity="RMS of its update", seen=0.0, text="exactly zero"),
+                Evidence(
+                    quantity="captured steps in a row without a change",
+                    seen=float(self.observations),
+                    limit=float(self.observations),
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                ),
                 Evidence(quantity="parameters affected", seen=float(len(missing))),
                 Evidence(
                     quantity="layers",

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import HE_INITIALISATION
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -61,11 +62,7 @@ class SymmetricInit(Rule):
         Stream.WEIGHT,
         Stream.GRADIENT,
     )
-    fix: ClassVar[str] = (
-        "for m in model.modules():\n"
-        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-        "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
-    )
+    fix: ClassVar[str] = HE_INITIALISATION
     refuted_by: ClassVar[str] = "The rows of the weight differ after some steps."
 
     distinct_rows_max: float = threshold(0.5, "Share of distinct rows; fires up to this value.")

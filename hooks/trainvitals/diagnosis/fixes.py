@@ -1,0 +1,11 @@
+"""Fixes that several rules offer, as PyTorch code that runs on any model."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HE_INITIALISATION: Final = (
+    "for m in model.modules():\n"
+    "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
+    "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
+)
