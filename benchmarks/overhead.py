@@ -1,139 +1,182 @@
-"""What watching costs: the time of a step with the monitor over the time without it.
+"""What watching costs, against the same training without it.
 
-One instance of each model is trained in blocks of steps, watched and unwatched in turn (two
-instances differ by up to 27 % by their place in memory alone). A block's time is the median of its
-steps, a ratio is taken for each neighbouring pair of blocks, and the figure is the median of the
-ratios with their quartiles. Below about 1.03 the difference is noise on a shared machine; `own` is
-what the monitor measured itself (CPU of all its threads over step time).
+One instance of each model is trained in blocks, watched and plain in turn. A block's time is the
+mean over all of its steps, a ratio compares a watched block with its plain neighbours, and a row
+is the mean of the ratios with its 95 % interval. docs/benchmarks.md explains every column.
 
-    python benchmarks/overhead.py                 # all models, every step and default
-    python benchmarks/overhead.py --models ad --pairs 9 --fused
+    python benchmarks/overhead.py                          # all models, about 15 minutes
+    python benchmarks/overhead.py --models ad --seconds 300
+    python benchmarks/overhead.py --peers --json figures.json
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import math
 import os
 import platform
-import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import nn
 
+import overhead_table as table
 import trainvitals
-from models import WORKLOADS, Workload
+from models import WORKLOADS
+from overhead_blocks import (
+    Attach,
+    Attachment,
+    Trainer,
+    alternate,
+    from_the_start,
+)
+from overhead_once import import_ms, read_once_s, watch_ms
+from overhead_table import Floor, Row
+from peers import available
 
-STEPS = {"a": 60, "b": 3, "c": 3, "d": 24}
-"""Steps in a block, so that a block takes about as long for every model."""
-FULL_AT_START = 64
-"""A run's first steps are all measured in full; the default's cost is what comes after them."""
+WEIGHT = {"a": 1, "b": 2, "c": 2, "d": 2}
+"""Share of the time of the run: the models with long steps need longer blocks."""
+EVERY_STEP = "every step, all"
+WEIGHTS_ONLY = "every step, weights and gradients"
 
 
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
     os.environ["TRAINVITALS_REPORT"] = "off"
-    print(
-        f"torch {torch.__version__}, python {platform.python_version()}, {args.threads} thread(s), "
-        f"AdamW{' fused' if args.fused else ''}, {args.pairs} pairs of blocks"
+    start = time.perf_counter()
+    machine = (
+        f"torch {torch.__version__}, python {platform.python_version()}, {os.cpu_count()} CPUs, "
+        f"{args.threads} thread(s), AdamW{' fused' if args.fused else ''}"
     )
-    print(f"import trainvitals: {import_ms():.0f} ms beyond an empty interpreter\n")
-    print(f"{'model':24} {'setting':12} {'step ms':>8} {'ratio':>7} {'quartiles':>15} {'own':>7}")
+    print(machine, flush=True)
+    once = {
+        "import_ms": import_ms(),
+        **{f"watch_ms_{n}_tensors": watch_ms(n) for n in args.watch_tensors},
+    }
+    print(table.once(once), flush=True)
+    peers = available(print) if args.peers else {}
+    print(table.HEADER, flush=True)
+    rows: list[Row] = []
+    floors: list[Floor] = []
+    total = sum(WEIGHT[key] for key in args.models)
     for key in args.models:
-        workload = WORKLOADS[key]()
-        optimizer = torch.optim.AdamW(workload.model.parameters(), lr=1e-4, fused=args.fused)
-        for setting, every in (("every step", 1), ("default", None)):
-            measure(workload, optimizer, STEPS[key], args.pairs, setting, every)
-    print(f"\nwatch() on 500 tensors returns in {watch_ms():.1f} ms (median of 5)")
+        seconds = args.seconds * WEIGHT[key] / total
+        trainer = Trainer(WORKLOADS[key](), fused=args.fused)
+        made = measure(trainer, key, seconds, args)
+        made += measure_peers(trainer, key, peers, args)
+        floors.append(Floor.of(key, made, WEIGHTS_ONLY, read_once_s(trainer.model)))
+        rows += made
+    print(f"\n{table.floors(floors)}\n\n{table.accounts(rows)}")
+    print("hand-over to the shipping thread: not measurable by the public API, left out")
+    print(f"{time.perf_counter() - start:.0f} s in all")
+    if args.json:
+        figures = {
+            "machine": machine,
+            "once": once,
+            "rows": [row.figures() for row in rows],
+            "floors": [dataclasses.asdict(floor) for floor in floors],
+        }
+        # NaN is no JSON: an interval of one round is absent instead.
+        args.json.write_text(json.dumps(table.finite(figures), indent=1, allow_nan=False) + "\n")
 
 
-def measure(
-    workload: Workload,
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    pairs: int,
-    setting: str,
-    every: int | None,
-) -> None:
-    """Print one row of the table."""
+def watched(*, every: int | None, activations: bool = True) -> Attach:
+    """Return what attaches a monitor without a collector."""
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        workload.loss().backward()
-        optimizer.step()
+    def attach(model: nn.Module, optimizer: torch.optim.Optimizer) -> Attachment:
+        monitor = trainvitals.watch(
+            model,
+            optimizer,
+            collector="off",
+            every=every,
+            activations="auto" if activations else False,
+        )
+        return Attachment(
+            loss=monitor.loss,
+            share=lambda: monitor.diagnosis().overhead,
+            close=monitor.close,
+        )
 
-    def block(work: Callable[[], None]) -> float:
-        times = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+    return attach
 
-    for _ in range(3):
-        step()
-    # A default run measures its first steps in full; large models stay within the budget there
-    # and then, so their blocks lie in the first steps as they would in a real run.
-    warm = FULL_AT_START + 8 if every is None and steps > 10 else 3
-    ratios, plain_times, own = [], [], []
-    for _ in range(pairs):
-        plain = block(step)
-        monitor = trainvitals.watch(workload.model, optimizer, collector="off", every=every)
 
-        def watched() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            monitor.loss(workload.loss()).backward()  # noqa: B023 - called in this round only
-            optimizer.step()
-
-        for _ in range(warm):
-            watched()
-        ratios.append(block(watched) / plain)
-        plain_times.append(plain)
-        own.append(monitor.diagnosis().overhead or float("nan"))
-        monitor.close()
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"{workload.name:24} {setting:12} {statistics.median(plain_times) * 1e3:8.1f} "
-        f"{middle:7.3f} {low:7.3f}-{high:<7.3f} {statistics.median(own):7.2%}",
-        flush=True,
+def measure(trainer: Trainer, key: str, seconds: float, args: argparse.Namespace) -> list[Row]:
+    """Measure and print the four rows of one model in about `seconds`."""
+    rows = []
+    block = trainer.steps_in(args.block_seconds)
+    settings = {
+        EVERY_STEP: watched(every=1),
+        WEIGHTS_ONLY: watched(every=1, activations=False),
+    }
+    for name, attach in settings.items():
+        rounds = alternate(trainer, attach, block, args.pairs, 0.15 * seconds)
+        rows.append(Row(key, name, rounds))
+        print(rows[-1].line(), flush=True)
+    first, later = from_the_start(
+        trainer,
+        watched(every=None),
+        first_steps=args.first_steps,
+        first_seconds=args.first_seconds,
+        block_seconds=4 * args.block_seconds,
+        pairs=args.pairs,
+        seconds=0.7 * seconds,
     )
+    longest = max(r.watched.steps for r in first)
+    for row in (
+        Row(key, "default after warm-up", later, account=True),
+        Row(key, f"default, first {longest} steps", first, account=True),
+    ):
+        rows.append(row)
+        print(row.line(), flush=True)
+    return rows
 
 
-def import_ms() -> float:
-    """Return the CPU milliseconds of `import trainvitals` beyond starting Python."""
-
-    def cpu_s(statement: str) -> float:
-        probe = f"{statement}\nimport time; print(time.process_time())"
-        return min(float(subprocess.check_output([sys.executable, "-c", probe])) for _ in range(5))
-
-    return 1e3 * (cpu_s("import trainvitals") - cpu_s("pass"))
-
-
-def watch_ms() -> float:
-    """Return the milliseconds until `watch` returns for 500 tensors."""
-    workload = WORKLOADS["d"]()
-    optimizer = torch.optim.AdamW(workload.model.parameters())
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        monitor = trainvitals.watch(workload.model, optimizer, collector="off")
-        times.append(1e3 * (time.perf_counter() - start))
-        monitor.close()
-    return statistics.median(times)
+def measure_peers(
+    trainer: Trainer, key: str, peers: dict[str, Attach], args: argparse.Namespace
+) -> list[Row]:
+    """Measure and print a row for each peer; one that fails is named with its error."""
+    rows = []
+    for name, attach in peers.items():
+        try:
+            steps = trainer.steps_in(args.block_seconds / 4)
+            rounds = alternate(trainer, attach, steps, args.pairs, args.peer_seconds)
+        except Exception as error:  # noqa: BLE001 - the code of others may raise anything
+            print(f"{key}  {name}: failed, {type(error).__name__}: {error}")
+            continue
+        rows.append(Row(key, name, rounds))
+        print(rows[-1].line(), flush=True)
+    return rows
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="abcd", help="which of a, b, c, d")
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fused", action="store_true", help="fused AdamW")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", default="abcd", help="which of a, b, c, d")
+    add("--seconds", type=float, default=840, help="for the rows of trainvitals, all models")
+    add("--pairs", type=int, default=12, help="at most so many watched blocks in a row")
+    add("--block-seconds", type=float, default=2, help="four times as long for the default")
+    add("--first-steps", type=int, default=300, help="length of the warm-up")
+    add("--first-seconds", type=float, default=20, help="the warm-up is over after this, too")
+    add("--threads", type=int, default=1)
+    add("--fused", action="store_true", help="fused AdamW")
+    add("--peers", action="store_true", help="measure other tools, those that are installed")
+    add("--peer-seconds", type=float, default=12, help="for each peer and model")
+    add("--watch-tensors", type=int, nargs="*", default=[500, 5000], help="sizes for watch()")
+    add("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
-    if not set(args.models) <= set(WORKLOADS):
+    if not args.models or not set(args.models) <= set(WORKLOADS):
         parser.error(f"--models takes letters of {''.join(WORKLOADS)}")
+    if args.pairs < 1 or args.threads < 1 or args.first_steps < 1:
+        parser.error("--pairs, --threads and --first-steps are at least 1")
+    if not math.isfinite(args.seconds):
+        parser.error("--seconds must be a number")
     return args
 
 
