@@ -80,18 +80,22 @@ class Monitor:
         self,
         value: T,
         *,
-        prediction: object = None,  # noqa: ARG002 - part of the public signature
-        target: object = None,  # noqa: ARG002
+        prediction: object = None,
+        target: object = None,
         split: str = "training",
     ) -> T:
         """Record a loss and return the same object.
 
-        A loss belongs to the next `optimizer.step()`; several (micro-batches) are averaged.
-        `split="validation"` or another name records the loss on other data. `prediction` and
-        `target` are accepted but not used.
+        `value`, taken before `backward()`, is a tensor, a number, or the terms by name such as
+        `{"ce": a, "kl": b}`: the loss is then the entry "loss", or else their sum. It belongs to
+        the next `optimizer.step()`; several (micro-batches) are averaged. `split="validation"` or
+        another name records the loss on other data. `prediction` and `target` are what the loss
+        compares; None: read in the loss's autograd graph, where they are available. Classes are
+        numbers of shape (samples, ...), their predictions (samples, classes, ...).
         """
         if self._capture is not None and not self._closed:
-            self._capture.loss(value, split=split)  # type: ignore[arg-type]
+            pair = {"prediction": prediction, "target": target}
+            self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
 
     def log(self, **scalars: Any) -> None:

@@ -11,15 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture import reasons
 from trainvitals.capture.budget import Budget
 from trainvitals.capture.guard import Guard, log
-from trainvitals.capture.hooks import Hooked
-from trainvitals.capture.loss import Number, StepScalars, kind_of_loss, name_of
+from trainvitals.capture.loss import (
+    Loss,
+    LossHooks,
+    Number,
+    Seen,
+    StepScalars,
+    examined_of,
+    kind_of_loss,
+    name_of,
+    total_of,
+)
 from trainvitals.capture.loss_steps import LossSteps
 from trainvitals.capture.matrices import Arrays, Matrices
 from trainvitals.capture.operations import LossEvents
@@ -28,6 +36,7 @@ from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.parameters import reason_not_measured
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit, Streams
+from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.transfer import Transfer
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar, Stream
 
@@ -82,7 +91,7 @@ class Capture:
         self._force_full = False
         self._own_s = 0.0
         self._last_end: float | None = None
-        self._loss_hook: Hooked | None = None
+        self._loss_hook: LossHooks | None = None
         self._copies_are_stepped = False
         self._loss_events = LossEvents(emit)
         self._overhead: float | None = None
@@ -109,13 +118,21 @@ class Capture:
         """Names of the parameters and modules that are measured."""
         return (*(p.name for p in self._matrices.parameters), *self._outputs.names)
 
-    def loss(self, value: Number, *, split: str = "training") -> None:
-        """Record a training loss of this step, or a loss of another split."""
+    def loss(
+        self,
+        value: Loss,
+        *,
+        split: str = "training",
+        prediction: object = None,
+        target: object = None,
+    ) -> None:
+        """Record a training loss of this step or its terms by name, or a loss of another split."""
         with self._guard.probe("loss"):
             if split == "training":
-                self._take_loss(value, hooked=False)
+                explicit = prediction is not None or target is not None
+                self._take_loss(value, Seen(prediction, target, explicit), hooked=False)
             elif (name := self._names.allowed(split)) is not None:
-                self._scalars.log({f"{Scalar.LOSS}/{name}": value})
+                self._scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
         self._end_loss_steps()
 
     def log(self, scalars: Mapping[str, Number]) -> None:
@@ -154,6 +171,9 @@ class Capture:
     # Attaching.
 
     def _attach(self, loss: object) -> None:
+        self._supervision = Supervision(
+            self.models, self._scalars, self._emit, self._guard, lambda: self.step + 1
+        )
         owned = [p for model in self.models.values() for p in model.parameters()]
         self.facts["parameters"] = float(
             sum(p.numel() for p in owned if reason_not_measured(p) is None)
@@ -164,10 +184,16 @@ class Capture:
             self.facts["device"] = owned[0].device.type
         if loss is not None:
             self.facts["loss"] = kind_of_loss(loss)
-            if isinstance(loss, nn.Module):
-                self._loss_hook = Hooked(loss, self._loss_module_returned)
-            else:
+            if not isinstance(loss, nn.Module):
                 log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
+        self._loss_hook = LossHooks(
+            self.models,
+            loss if isinstance(loss, nn.Module) else None,
+            self._guard,
+            self._loss_module_returned,
+            self._supervision.model_returned,
+            self._is_full,
+        )
         self.facts |= reasons.switched_off(
             vital_only=self._budget.vital_only, activations=self._outputs.wanted
         )
@@ -189,28 +215,26 @@ class Capture:
         )
         self._report("optimizer", reasons.OTHER_MODEL)
 
-    def _loss_module_returned(self, module: nn.Module, _args: object, output: object) -> None:
+    def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
         with self._guard.probe("loss"):
-            if (
-                module.training
-                and torch.is_grad_enabled()
-                and isinstance(output, Tensor)
-                and output.requires_grad
-            ):
-                self._take_loss(output, hooked=True)
+            self._take_loss(value, seen, hooked=True)
         # A program that also calls `monitor.loss` reports this loss a second time.
         if not self._scalars.logged:
             self._end_loss_steps()
 
     # A loop without a torch optimizer.
 
-    def _take_loss(self, value: Number, *, hooked: bool) -> None:
+    def _take_loss(self, value: Loss, seen: Seen, *, hooked: bool) -> None:
         if "loss" in self.not_watched and not self._scalars.seen:
             self._report("loss", f"no loss was recorded before step {self.step + 1}")
-        if self._scalars.loss(value, hooked=hooked):
+        if self._scalars.loss(total_of(value), hooked=hooked):
             self._force_full = True
             self._budget.after_nonfinite(self.step + 1)
-            self._loss_events.add(value, self.step + 1)
+            self._loss_events.add(examined_of(value), self.step + 1)
+        self._scalars.terms(value, self._names.allowed)
+        if self._is_full() and "supervision" not in self._guard.off:
+            with self._guard.probe("supervision"):
+                self._own_s += self._supervision.take(value, seen, self.optimizers)
         if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
             with self._guard.probe("weights between losses"):
                 self._loss_steps.saw_loss(optimizer_known=bool(self.optimizers))

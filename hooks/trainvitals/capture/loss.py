@@ -1,20 +1,30 @@
-"""Collect the losses and other scalars of the current step."""
+"""Collect the losses and other scalars of the current step; the hooks that see losses unasked.
+
+Comes in: losses from `monitor.loss`, a loss module, a model whose output has a loss (Hugging Face),
+          a `training_step` (Lightning). Goes out: the scalars of a step.
+"""
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import types
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainvitals.capture.guard import Guard
+from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.transfer import Block
 from trainvitals.wire import Scalar
 
 Number = float | int | Tensor
+Loss = Number | Mapping[str, Number]
+"""A loss, or its terms by name."""
 
 _FUNCTIONS: Final = {
     "cross_entropy": "CrossEntropyLoss",
@@ -31,6 +41,22 @@ _FUNCTIONS: Final = {
 }
 """Loss functions of torch → the modules that compute the same."""
 
+TOTAL: Final = "loss"
+"""The name of the total in a dict of loss terms; without it, the loss is the sum of the terms."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known about a loss besides its value. Holds tensors: drop it after the call."""
+
+    prediction: object = None
+    target: object = None
+    explicit: bool = False
+    """Whether they were given to `monitor.loss`, not to a loss module."""
+    module: str = ""
+    """The class of the loss module, if the loss is its output."""
+    ignore_index: int | None = None
+
 
 class StepScalars:
     """Collects the scalars between two optimizer steps; micro-batches are averaged."""
@@ -39,6 +65,7 @@ class StepScalars:
         self._logged: list[Tensor | float] = []
         self._hooked: list[Tensor | float] = []
         self._others: dict[str, Tensor | float] = {}
+        self._terms: dict[str, tuple[Tensor | float, int]] = {}
         self.seen = False
         """Whether a training loss was recorded in this run."""
         self.logged = False
@@ -66,6 +93,17 @@ class StepScalars:
         self.logged = self.logged or not hooked
         return isinstance(number, float) and not math.isfinite(number)
 
+    def terms(self, value: Loss, allowed: Callable[[object], str | None]) -> None:
+        """Add the terms of a training loss; the micro-batches of a step are averaged.
+
+        `allowed` returns the name under which a term is stored, None for a name too many.
+        """
+        terms = value.items() if isinstance(value, Mapping) else ()
+        for given, term in terms:
+            if given != TOTAL and (name := allowed(given)) is not None:
+                total, count = self._terms.get(name, (0.0, 0))
+                self._terms[name] = (total + scalar_of(term), count + 1)
+
     def log(self, scalars: Mapping[str, Number]) -> None:
         """Add other scalars by their full names; the newest value of a step counts."""
         for name, value in scalars.items():
@@ -75,6 +113,8 @@ class StepScalars:
         """Return the step's scalars by name and reset; tensors if they are on a device."""
         losses = self._logged or self._hooked
         taken: dict[str, float | Block] = dict(self._others)
+        for name, (total, count) in self._terms.items():
+            taken[f"{Scalar.LOSS_TERM}/{name}"] = total / count
         if losses and all(isinstance(x, float) for x in losses):
             finite = [x for x in losses if isinstance(x, float) and math.isfinite(x)]
             taken[Scalar.LOSS] = sum(finite) / len(finite) if finite else float("nan")
@@ -85,8 +125,151 @@ class StepScalars:
             total = torch.where(finite_on_device, stacked, 0.0).sum()
             taken[Scalar.LOSS] = total / finite_on_device.sum()
             taken[Scalar.NONFINITE_LOSS] = (~finite_on_device).sum().float()
-        self._logged, self._hooked, self._others = [], [], {}
+        self._logged, self._hooked, self._others, self._terms = [], [], {}, {}
         return taken
+
+
+class LossHooks:
+    """Hooks on the loss module and the models, which report training losses, until `remove`.
+
+    `receive` is called with each training loss and what is known about it. `returned` is called
+    with the output of a model in training mode while `is_full()`. If the loss module is given,
+    losses in outputs of the models are not reported; the same for a model with a `training_step`,
+    whose return value is reported.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        loss: nn.Module | None,
+        guard: Guard,
+        receive: Callable[[Tensor, Seen], None],
+        returned: Callable[[object], None],
+        is_full: Callable[[], bool],
+    ) -> None:
+        self._guard = guard
+        self._receive = receive
+        self._returned = returned
+        self._is_full = is_full
+        self._reported_by_models = loss is None
+        self._steps: list[TrainingStep] = []
+        self._hooked = [] if loss is None else [Hooked(loss, self._loss_returned)]
+        for model in dict.fromkeys(models.values()):
+            if isinstance(model, torch.jit.ScriptModule):
+                continue  # torch refuses hooks on it
+            self._hooked.append(Hooked(model, self._model_returned))
+            if loss is None and callable(getattr(model, "training_step", None)):
+                self._steps.append(TrainingStep(model, self._step_returned))
+
+    def remove(self) -> None:
+        """Remove the hooks. Safe to call twice."""
+        for hook in self._hooked:
+            hook.remove()
+        for step in self._steps:
+            step.remove()
+
+    def _loss_returned(self, module: nn.Module, args: object, output: object) -> None:
+        if (loss := _trained(module, output)) is None:
+            return
+        kind = type(module).__name__
+        seen = Seen(module=kind)
+        with self._guard.probe("loss"):
+            tensors = [a for a in args if isinstance(a, Tensor)] if isinstance(args, tuple) else []
+            # A loss module of the user can take them in any order: the target has no gradient.
+            prediction = next((a for a in tensors if a.requires_grad), None)
+            target = next((a for a in tensors if not a.requires_grad), None)
+            index = getattr(module, "ignore_index", None)
+            index = index if isinstance(index, int) else None
+            seen = Seen(prediction, target, module=kind, ignore_index=index)
+        self._receive(loss, seen)
+
+    def _model_returned(self, module: nn.Module, _args: object, output: object) -> None:
+        if not module.training or not torch.is_grad_enabled():
+            return
+        if self._is_full() and "model output" not in self._guard.off:
+            with self._guard.probe("model output"):
+                self._returned(output)
+        if self._reported_by_models and not isinstance(output, Tensor) and not self._steps:
+            self._receive_from(module, output)
+
+    def _step_returned(self, module: nn.Module, output: object) -> None:
+        self._receive_from(module, output)
+
+    def _receive_from(self, module: nn.Module, output: object) -> None:
+        loss = None
+        with self._guard.probe("loss"):
+            loss = _trained(module, loss_of(output))
+        if loss is not None and loss.numel() == 1:
+            self._receive(loss, Seen())
+
+
+class TrainingStep:
+    """Stands in for a model's `training_step` method (Lightning) and passes on what it returns.
+
+    It is an attribute of the instance, until `remove`; a copy or a pickle of the model has the
+    method itself in its place. Not used if the instance already has an attribute of this name.
+    """
+
+    def __init__(self, model: nn.Module, receive: Callable[[nn.Module, object], None]) -> None:
+        self._model = model
+        self._receive = receive
+        self.__wrapped__ = model.training_step  # inspect and Lightning look through it
+        if "training_step" not in model.__dict__:
+            model.__dict__["training_step"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.__wrapped__(*args, **kwargs)  # type: ignore[operator]
+        if not torch.compiler.is_compiling():
+            self._receive(self._model, output)
+        return output
+
+    def remove(self) -> None:
+        """Give the method back. Safe to call twice."""
+        if self._model.__dict__.get("training_step") is self:
+            del self._model.__dict__["training_step"]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> object:
+        return copy.deepcopy(self.__wrapped__, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._model, "training_step")
+
+
+def loss_of(output: object) -> object:
+    """Return the loss in what a model or a `training_step` returned, or None."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        return output.get("loss")
+    return getattr(output, "loss", None)
+
+
+def _trained(module: nn.Module, loss: object) -> Tensor | None:
+    """Return a loss that is about to be trained with, otherwise None."""
+    if not module.training or not torch.is_grad_enabled():
+        return None
+    return loss if isinstance(loss, Tensor) and loss.requires_grad else None
+
+
+def total_of(value: Loss) -> Number:
+    """Return the loss; of a dict, its entry "loss", or the sum of its terms, without a graph."""
+    if not isinstance(value, Mapping):
+        return value
+    if TOTAL in value:
+        return value[TOTAL]
+    total: Number = 0.0
+    for term in value.values():
+        total = total + scalar_of(term)
+    return total
+
+
+def examined_of(value: Loss) -> object:
+    """Return the tensor whose graph explains a non-finite loss: the first non-finite term."""
+    if not isinstance(value, Mapping):
+        return value
+    parts = [v for v in value.values() if isinstance(v, Tensor)]
+    bad = [v for v in parts if not torch.isfinite(v.detach()).all()]
+    return next(iter(bad or parts), None)
 
 
 def kind_of_loss(loss: object) -> str:

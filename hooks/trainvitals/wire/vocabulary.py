@@ -123,6 +123,23 @@ class EventKind(StrEnum):
     commas: log, sqrt, div, exp; empty if there are none."""
     MONITOR_DEGRADED = "monitor_degraded"
     """The text is the part of trainvitals that was switched off, and the reason."""
+    LOSS_KIND = "loss_kind"
+    """What the training loss computes, once for each different loss of a run. The text names the
+    equivalent loss modules of torch that its autograd graph contains, nearest to the loss first,
+    joined by " + "; empty if the graph names none. Attributes, each only where known:
+    `wiring`: suspicious connections, separated by commas: `<activation>_before_<loss>`
+    (softmax_before_cross_entropy, sigmoid_before_bce_with_logits),
+    `no_log_softmax_before_nll_loss`, `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
+    `prediction_and_target_broadcast`, `<kind>_weighted_0`;
+    `reduction`: mean | sum | none;
+    `last_activation`: the operation that computed the prediction, if it is an activation;
+    `module`: the class of the watched loss module;
+    `detached_terms`: names of the terms that pass no gradient, separated by commas;
+    `prediction_shape`, `target_shape`: such as "(8, 10)"; `target_type`: such as "int64";
+    `classes`: number of classes."""
+    CLASS_HISTOGRAM = "class_histogram"
+    """Number of target entries of each class, up to 64 classes, summed over the measured batches:
+    after the 1st, the 8th and the 64th. Attributes: class number → count."""
 
 
 class Scalar(StrEnum):
@@ -141,6 +158,41 @@ class Scalar(StrEnum):
     WEIGHT_DECAY = "weight_decay"
     LOSS_SCALE = "loss_scale"
     """GradScaler's factor; gradients are reported unscaled."""
+
+    LOSS_TERM = "loss_term"
+    """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
+    PREDICTION_MIN = "prediction_min"
+    """Smallest entry of the prediction that the loss function was given, in the first micro-batch
+    of a sampled step; at most 65,536 entries of a tensor are read. For a cross entropy these are
+    the logits, for NLLLoss the log-probabilities. NaN if an entry is."""
+    PREDICTION_MAX = "prediction_max"
+    PREDICTION_MEAN = "prediction_mean"
+    PREDICTION_STD = "prediction_std"
+    """Population standard deviation over these entries."""
+    PREDICTION_ROW_SUM_MIN = "prediction_row_sum_min"
+    """Smallest sum of a prediction over its classes; only for two or more classes. Both sums close
+    to 1 and no negative entry: the predictions are probabilities."""
+    PREDICTION_ROW_SUM_MAX = "prediction_row_sum_max"
+    TARGET_MIN = "target_min"
+    """Smallest target entry that is supervised: not ignored and not masked; read as above."""
+    TARGET_MAX = "target_max"
+    TARGET_MEAN = "target_mean"
+    TARGET_STD = "target_std"
+    TARGET_CLASSES = "target_classes"
+    """Number of distinct classes among the supervised targets of the batch. Targets of a
+    floating-point type count as classes if all are whole numbers from 0 to 63 (CPU only)."""
+    TARGET_MAJORITY_SHARE = "target_majority_share"
+    """Share of the most frequent class among them, 0 to 1."""
+    SUPERVISED_SHARE = "supervised_share"
+    """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
+    and mask not zero; over up to eight micro-batches of a sampled step."""
+    GRADIENT_NORM_BEFORE_BACKWARD = "gradient_norm_before_backward"
+    """L2 norm of the gradients that exist when the first backward of a sampled step begins; 0 if
+    there are none. Without zero_grad it is the gradient norm of the previous step. Absent with
+    several optimizers, where gradients of one may rightly exist during the backward of another."""
+    NORM_EVAL_SHARE = "norm_eval_share"
+    """Share of the modules with running statistics (BatchNorm) that are in eval mode while a
+    training loss is taken, 0 to 1; absent if the models have none."""
 
     STEP_TIME_S = "step_time_s"
     """Wall-clock seconds from the end of the previous step to the end of this one."""

@@ -1,0 +1,387 @@
+"""Read the kind of a loss, its prediction, target and masks in the loss's autograd graph.
+
+Comes in: a loss tensor before its backward. Goes out: one `Criterion` for each loss function found.
+Promise:  nothing is computed and nothing is changed; a compiled graph, a freed graph and tensors
+          that a hook packed (activation checkpointing, offloading) give an empty answer.
+Start at `criteria`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+NODES_MAX: Final = 128
+"""Maximum number of nodes that are read."""
+CRITERIA_MAX: Final = 8
+"""Maximum number of loss functions that are returned."""
+
+_ELEMENTWISE: Final = {
+    "MseLoss": "MSELoss",
+    "SmoothL1Loss": "SmoothL1Loss",
+    "HuberLoss": "HuberLoss",
+    "BinaryCrossEntropy": "BCELoss",
+    "BinaryCrossEntropyWithLogits": "BCEWithLogitsLoss",
+    "SoftMarginLoss": "SoftMarginLoss",
+    "MultiMarginLoss": "MultiMarginLoss",
+    "MultilabelMarginLoss": "MultiLabelMarginLoss",
+}
+"""Operation → the loss module of torch that computes the same."""
+
+_ACTIVATIONS: Final = {
+    "Softmax": "softmax",
+    "SafeSoftmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Sigmoid": "sigmoid",
+    "LogSigmoid": "log_sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "Softplus": "softplus",
+    "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Exp": "exp",
+    "Log": "log",
+}
+_CONFLICTS: Final = {
+    "CrossEntropyLoss": {"softmax", "sigmoid", "relu", "tanh"},
+    "NLLLoss": {"softmax", "sigmoid", "relu", "tanh"},
+    "BCEWithLogitsLoss": {"softmax", "sigmoid", "log_softmax", "log_sigmoid", "relu", "tanh"},
+    "BCELoss": {"relu", "tanh"},
+}
+"""Kind of loss → activations whose result it must not be given."""
+
+_KEEP = ("View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Squeeze", "Unsqueeze")
+_VIEWS: Final = frozenset(
+    (*_KEEP, "Transpose", "Permute", "T", "Slice", "Select", "Index", "Expand")
+)
+"""Operations that keep the values of their first input."""
+_ARITHMETIC = ("Mean", "Sum", "Div", "Mul", "Neg", "Add", "Sub", "Sqrt", "Stack", "Cat")
+_SELECTIONS = ("Index", "MaskedSelect", "MaskedFill", "Where")
+_REDUCTIONS: Final = frozenset((*_KEEP, *_ARITHMETIC, *_SELECTIONS))
+"""Operations between a loss function and the loss that is reported."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One loss function in a graph. Holds tensors of the graph: drop it before the call returns."""
+
+    kind: str
+    """The equivalent loss module of torch: "CrossEntropyLoss"."""
+    reduction: str = ""
+    """mean | sum | none; "" if unknown."""
+    prediction: Tensor | None = None
+    target: Tensor | None = None
+    ignore_index: int | None = None
+    weight: Tensor | None = None
+    """Weight of each class, shape (classes,)."""
+    masks: tuple[Tensor, ...] = ()
+    """Factors and conditions on the single losses: an element counts where all are non-zero."""
+    classes: int = 0
+    """Number of classes of a classification; 0 for other losses."""
+    last_activation: str = ""
+    """The operation that computed the prediction, if it is an activation: "sigmoid"."""
+    logits: Any = None
+    """The graph's node whose output is the prediction, if its values are not in the graph."""
+    wiring: tuple[str, ...] = ()
+    """Suspicious connections, such as "softmax_before_cross_entropy"."""
+
+
+def criteria(loss: Tensor) -> list[Criterion]:
+    """Return the loss functions in the graph of `loss`, nearest first; empty if none is found."""
+    found: list[Criterion] = []
+    stack: list[tuple[Any, tuple[Tensor, ...], str, bool]] = [(loss.grad_fn, (), "", False)]
+    seen: set[Any] = set()
+    while stack and len(seen) < NODES_MAX and len(found) < CRITERIA_MAX:
+        node, masks, reduction, ignored = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        criterion = _criterion(node, masks, reduction)
+        if criterion is not None:
+            found.append(_with_zero_weight(criterion) if ignored else criterion)
+            continue
+        name = operation(node)
+        if name not in _REDUCTIONS:
+            continue
+        if name == "Div" and _is_large(saved(node, "other")):
+            continue  # a term divided by its own variance, not by a number of elements
+        if name in ("Mean", "Sum") and not (reduction == "mean" and name == "Sum"):
+            reduction = name.lower()
+        elif name == "Div":
+            reduction = reduction or "mean"
+        ignored = ignored or (name == "Mul" and _is_zero(node))
+        if (mask := _mask(node, name)) is not None:
+            masks = (*masks, mask)
+        stack += [(n, masks, reduction, ignored) for n, _ in reversed(node.next_functions)]
+    return found
+
+
+def origin_of(node: Any) -> int:
+    """Return the sequence number of the operation that computed a node's values, without views.
+
+    The numbers of a thread grow; two tensors with one number hold the same values or parts of them.
+    """
+    for _ in range(16):
+        if operation(node) not in _VIEWS or node.next_functions[0][0] is None:
+            break
+        node = node.next_functions[0][0]
+    return int(node._sequence_nr())
+
+
+def operation(node: Any) -> str:
+    """Return the name of a node's operation: "NllLoss" for NllLossBackward0."""
+    return type(node).__name__.split("Backward")[0]
+
+
+def saved(node: Any, name: str) -> Tensor | None:
+    """Return a saved tensor of a node, without a copy; None if it is absent, freed or packed.
+
+    A packed tensor is not unpacked: that can run a part of the forward pass again.
+    """
+    try:
+        raw = getattr(node, f"_raw_saved_{name}", None)
+        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
+            return None
+        value = getattr(node, f"_saved_{name}")
+    except RuntimeError:
+        return None  # freed by a backward, or changed in place
+    return value if isinstance(value, Tensor) else None
+
+
+def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
+    name = operation(node)
+    if name in ("NllLoss", "NllLoss2D"):
+        return _classification(node, masks, reduction)
+    if name in _ELEMENTWISE:
+        return _elementwise(node, name, masks, reduction)
+    if name == "CtcLoss":
+        source, _ = _source(node, 0)
+        return Criterion("CTCLoss", reduction, last_activation=_activation(source))
+    if name == "Mul" and len(node.next_functions) == 2:
+        return _soft_classification(node, masks, reduction)
+    if name in ("Abs", "Pow"):
+        return _difference(node, name, masks, reduction)
+    return None
+
+
+def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion:
+    given = saved(node, "self")
+    source, viewed = _source(node, 0)
+    last = _activation(source)
+    common: dict[str, Any] = {
+        "reduction": _reduction(node, reduction),
+        "target": saved(node, "target"),
+        "ignore_index": _signed(node._saved_ignore_index),
+        "weight": saved(node, "weight"),
+        "masks": masks,
+        "classes": 0 if given is None else given.shape[min(1, given.dim() - 1)],
+    }
+    if last != "log_softmax":
+        wiring = _conflict("NLLLoss", last)
+        return Criterion("NLLLoss", **common, prediction=given, last_activation=last, wiring=wiring)
+    extra = []
+    if (
+        given is not None
+        and not viewed
+        and _signed(source._saved_dim) % given.dim() != min(1, given.dim() - 1)
+    ):
+        extra.append("log_softmax_over_wrong_dimension")
+    return _on_log_softmax("CrossEntropyLoss", source, common, extra)
+
+
+def _on_log_softmax(
+    kind: str, log_softmax: Any, common: dict[str, Any], extra: list[str]
+) -> Criterion:
+    """Return a criterion whose prediction is the input of `log_softmax`."""
+    source, _ = _source(log_softmax, 0)
+    last = _activation(source)
+    # log_softmax saves its result, not its input; many activations before it save theirs.
+    prediction = saved(source, "result") if last else None
+    if common["classes"] == 1:
+        extra.append("softmax_over_one_class")
+    return Criterion(
+        kind,
+        **common,
+        prediction=prediction,
+        last_activation=last,
+        logits=source if prediction is None else None,
+        wiring=(*_conflict(kind, last), *extra),
+    )
+
+
+def _soft_classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
+    """Return a cross entropy or KL divergence: target probabilities times log_softmax."""
+    for index, name in ((0, "other"), (1, "self")):
+        source, _ = _source(node, index)
+        target = saved(node, name)
+        if target is None or operation(source) != "LogSoftmax" or node.next_functions[1 - index][0]:
+            continue
+        result = saved(source, "result")
+        if result is None or result.shape != target.shape:
+            continue
+        common: dict[str, Any] = {
+            "reduction": reduction,
+            "target": target,
+            "masks": masks,
+            "classes": target.shape[_signed(source._saved_dim)],
+        }
+        # torch multiplies input · target in cross_entropy, and target · input in kl_div.
+        kind = "KLDivLoss" if index else "CrossEntropyLoss"
+        return _on_log_softmax(kind, source, common, [])
+    return None
+
+
+def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str) -> Criterion:
+    kind = _ELEMENTWISE[name]
+    prediction, target = saved(node, "self"), saved(node, "target")
+    weight = saved(node, "weight")
+    source, _ = _source(node, 0)
+    last = _activation(source)
+    multi_class = kind == "MultiMarginLoss" and prediction is not None
+    wiring = list(_conflict(kind, last))
+    if operation(node.next_functions[0][0]) == "Expand" or _is_expanded(target):
+        wiring.append("prediction_and_target_broadcast")
+    if kind == "BCELoss" and last == "softmax" and prediction is not None:
+        wiring += ["softmax_over_one_class"] * (prediction.shape[-1] == 1)
+    return Criterion(
+        kind,
+        _reduction(node, reduction),
+        prediction,
+        target,
+        weight=weight if multi_class else None,
+        masks=masks if weight is None or multi_class else (*masks, weight),
+        classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
+        last_activation=last,
+        wiring=tuple(wiring),
+    )
+
+
+def _difference(
+    node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
+) -> Criterion | None:
+    """Return |prediction − target| or its square, written with tensor operations."""
+    inner = node.next_functions[0][0]
+    if operation(inner) != "Sub" or (name == "Pow" and node._saved_exponent != 2):
+        return None
+    sides = [n for n, _ in inner.next_functions]
+    if len(sides) != 2 or (sides[0] is None) == (sides[1] is None):
+        return None  # a difference of two trained values is no supervision
+    index = 0 if sides[0] is not None else 1
+    source, _ = _source(inner, index)
+    shapes = _shape(inner, 0), _shape(sides[index], inner.next_functions[index][1])
+    broadcast = operation(sides[index]) == "Expand" or (None not in shapes and len(set(shapes)) > 1)
+    return Criterion(
+        "MSELoss" if name == "Pow" else "L1Loss",
+        reduction,
+        masks=masks,
+        last_activation=_activation(source),
+        wiring=("prediction_and_target_broadcast",) if broadcast else (),
+    )
+
+
+def _source(node: Any, index: int) -> tuple[Any, bool]:
+    """Return the node that computed an input's values, and whether views lie between."""
+    at, viewed = node.next_functions[index][0], False
+    for _ in range(16):
+        if at is None or operation(at) not in _VIEWS:
+            break
+        at, viewed = at.next_functions[0][0], True
+    return at, viewed
+
+
+def _activation(node: Any) -> str:
+    name = operation(node)
+    clamped = name in ("Clamp", "ClampMin") and getattr(node, "_saved_min", None) == 0
+    return "relu" if clamped else _ACTIVATIONS.get(name, "")
+
+
+def _conflict(kind: str, last: str) -> tuple[str, ...]:
+    if last not in _CONFLICTS.get(kind, ()):
+        return ()
+    names = {
+        "CrossEntropyLoss": "cross_entropy",
+        "NLLLoss": "nll_loss",
+        "BCEWithLogitsLoss": "bce_with_logits",
+        "BCELoss": "bce",
+    }
+    return (f"{last}_before_{names[kind]}",)
+
+
+def _mask(node: Any, name: str) -> Tensor | None:
+    """Return the factor or condition that a node applies to single losses, or None."""
+    if name == "Mul":
+        first = node.next_functions[0][0] is not None
+        mask = saved(node, "other" if first else "self")
+        return mask if mask is not None and mask.dim() > 0 else None
+    if name == "MaskedSelect":
+        return saved(node, "mask")
+    if name == "MaskedFill":
+        mask = saved(node, "mask")
+        return None if mask is None else ~mask
+    if name == "Where":
+        condition = saved(node, "condition")
+        first = node.next_functions[0][0] is not None
+        return condition if first or condition is None else ~condition
+    if name == "Index":
+        return _index_mask(node)
+    return None
+
+
+def _index_mask(node: Any) -> Tensor | None:
+    """Return the boolean mask of `losses[mask]`."""
+    try:
+        raw: Any = getattr(node, "_raw_saved_indices", ())
+        if len(raw) != 1 or getattr(raw[0], "unpack_hook", raw) is not None:
+            return None
+        index = node._saved_indices[0]
+    except RuntimeError:
+        return None
+    return index if isinstance(index, Tensor) and index.dtype == torch.bool else None
+
+
+def _is_zero(node: Any) -> bool:
+    left = node.next_functions[0][0]
+    tensor = saved(node, "other" if left is not None else "self")
+    if tensor is None:
+        factor = getattr(node, "_saved_other", None)
+        return isinstance(factor, (int, float)) and factor == 0
+    return tensor.dim() == 0 and tensor.device.type == "cpu" and not tensor.item()
+
+
+def _with_zero_weight(criterion: Criterion) -> Criterion:
+    return replace(criterion, wiring=(*criterion.wiring, f"{criterion.kind}_weighted_0"))
+
+
+def _is_large(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.numel() > 1
+
+
+def _is_expanded(tensor: Tensor | None) -> bool:
+    return tensor is not None and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+
+
+def _reduction(node: Any, outer: str) -> str:
+    if node._saved_reduction == 2 and outer == "mean":
+        return "mean"  # a sum that is divided, presumably by the number of elements
+    return {1: "mean", 2: "sum"}.get(node._saved_reduction, outer or "none")
+
+
+def _shape(node: Any, output: int) -> tuple[int, ...] | None:
+    metadata = getattr(node, "_input_metadata", None)  # torch 2.5 and newer
+    if not metadata or output >= len(metadata):
+        return None
+    return tuple(metadata[output].shape)
+
+
+def _signed(value: int) -> int:
+    """Return a number that autograd shows as unsigned 64 bits with its sign."""
+    return value - 2**64 if value >= 2**63 else value

@@ -1,0 +1,322 @@
+"""Measure what a training loss compares: predictions, targets, masks, and what precedes backward.
+
+Comes in: the first training losses of a sampled step, with the tensors that the caller gave or that
+          the loss's graph holds (loss_graph.py). Goes out: scalars of the step, events.
+Promise:  no tensor of the program is kept after a call, except by its own graph; nothing waits for
+          a device: on an accelerator every scalar stays a 0-dim tensor, and the values that would
+          need the host (class histogram, distinct whole numbers) are left out.
+Start at `Supervision.take`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.optimizer import Optimizer
+
+from trainvitals.capture.guard import Guard
+from trainvitals.capture.loss import Seen, StepScalars
+from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
+from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.capture.supervised_values import (
+    class_counts,
+    class_dim,
+    dim_beside,
+    kept,
+    moments,
+    named,
+    prediction_scalars,
+    sample,
+)
+from trainvitals.wire import Event, EventKind, Record, Scalar
+
+MICRO_BATCHES_MAX: Final = 8
+"""Maximum number of micro-batches of a step whose supervised elements are counted."""
+HISTOGRAM_CLASSES_MAX: Final = 64
+HISTOGRAM_BATCHES: Final = (1, 8, 64)
+"""Numbers of measured batches after which the class histogram is emitted."""
+KINDS_MAX: Final = 16
+"""Maximum number of different losses per run that are described by an event."""
+NORMS_RESCAN: Final = 64
+"""Number of measured losses between two searches for normalisation modules."""
+
+
+class Supervision:
+    """Measures the supervision of the sampled steps of one run."""
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        scalars: StepScalars,
+        emit: Callable[[Record], None],
+        guard: Guard,
+        step: Callable[[], int],
+    ) -> None:
+        """`step` returns the number of the current step."""
+        self._models = models
+        self._scalars = scalars
+        self._emit = emit
+        self._guard = guard
+        self._step = step
+        self._measured_step = -1
+        self._micro_batches = 0
+        self._supervised: Tensor | float = 0.0
+        self._all = 0
+        self._kinds: set[tuple[str, ...]] = set()
+        self._histogram: Tensor | None = None
+        self._histogram_batches = 0
+        self._norms: tuple[nn.Module, ...] = ()
+        self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
+        self._taken = 0
+        self._own_s = 0.0
+
+    def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
+        """Measure a training loss of the current step; return the CPU seconds spent since the last.
+
+        `value` is the loss or its terms by name; `seen` holds the prediction and the target, if
+        they are known. Ranges are those of the first micro-batch of a step, or of the one that was
+        given with its prediction; the share of supervised elements covers the first eight.
+        """
+        started = time.thread_time()
+        losses = _with_graph(value)
+        first = self._measured_step != self._step()
+        if first:
+            self._measured_step, self._micro_batches = self._step(), 0
+            self._supervised, self._all = 0.0, 0
+            # With a loss before this one in the same step, gradients may exist in a correct loop.
+            if self._scalars.waiting == 1 and len(optimizers) <= 1:
+                self._watch_backward(losses, optimizers)
+            self._take_modes()
+        self._micro_batches += 1
+        if self._micro_batches <= MICRO_BATCHES_MAX:
+            with torch.no_grad():
+                self._take_criteria(losses, value, seen, whole=first or seen.explicit)
+        spent, self._own_s = self._own_s + time.thread_time() - started, 0.0
+        return spent
+
+    def model_returned(self, output: object) -> None:
+        """Measure the output of a model on a sampled step: it can be the input of the loss.
+
+        A cross entropy keeps its log-probabilities, not the logits that it was given.
+        """
+        started = time.thread_time()
+        if isinstance(output, Mapping):
+            logits = _readable(output.get("logits"))
+        else:
+            logits = _readable(getattr(output, "logits", output))
+        if logits is not None and logits.dim() > 1 and logits.grad_fn is not None:
+            with torch.no_grad():
+                shape = tuple(logits.shape)
+                dims = {1, -1} if logits.dim() > 2 else {1}
+                by_dim = {dim: prediction_scalars(logits, dim) for dim in dims}
+                self._output = (origin_of(logits.grad_fn), shape, by_dim)
+        self._own_s += time.thread_time() - started
+
+    # Predictions and targets.
+
+    def _take_criteria(
+        self, losses: Sequence[Tensor], value: object, seen: Seen, *, whole: bool
+    ) -> None:
+        found = [c for loss in losses for c in criteria(loss)]
+        main = _completed(found[0] if found else Criterion(""), seen)
+        if whole and (main.kind or main.wiring or seen.explicit or seen.module):
+            self._announce(found, main, value, seen)
+        if whole and main.prediction is not None:
+            dim = class_dim(main.prediction, main.classes, main.target)
+            self._scalars.log(prediction_scalars(main.prediction, dim))
+        elif whole and self._output is not None and main.logits is not None:
+            origin, shape, by_dim = self._output
+            if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
+                self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
+        self._take_target(main, whole=whole)
+
+    def _take_target(self, main: Criterion, *, whole: bool) -> None:
+        if main.target is None:
+            if main.masks:
+                mask = sample(main.masks[0].detach())
+                self._count(mask != 0)
+            return
+        target = sample(main.target.detach())
+        keep = kept(main, target)
+        if not main.target.is_floating_point() or not main.classes:
+            self._count(keep)
+        else:  # probabilities of each class: a row without any is not supervised
+            dim = class_dim(main.target, main.classes, None) or -1
+            rows = sample(main.target.detach(), whole=dim)
+            self._count(rows.sum(dim) != 0)
+        if not whole or target.numel() == 0:
+            return
+        self._scalars.log(named("target", moments(target.float(), keep)))
+        if (counts := class_counts(main, target, keep)) is None:
+            return
+        # An all-zero count gives 0/0 = NaN: no class was supervised.
+        self._scalars.log(
+            {
+                Scalar.TARGET_CLASSES: (counts > 0).sum().float(),
+                Scalar.TARGET_MAJORITY_SHARE: counts.max() / counts.sum(),
+            }
+        )
+        if counts.device.type == "cpu" and len(counts) <= HISTOGRAM_CLASSES_MAX:
+            self._add_histogram(counts)
+
+    def _count(self, keep: Tensor) -> None:
+        self._supervised = self._supervised + keep.float().sum()
+        self._all += keep.numel()
+        share = self._supervised / self._all if self._all else 0.0
+        self._scalars.log({Scalar.SUPERVISED_SHARE: share})
+
+    def _add_histogram(self, counts: Tensor) -> None:
+        if self._histogram_batches >= HISTOGRAM_BATCHES[-1]:
+            return
+        before = self._histogram
+        if before is not None and len(before) != len(counts):
+            size = max(len(before), len(counts))
+            before, counts = (nn.functional.pad(x, (0, size - len(x))) for x in (before, counts))
+        self._histogram = counts if before is None else before + counts
+        self._histogram_batches += 1
+        if self._histogram_batches in HISTOGRAM_BATCHES:
+            classes: dict[str, str | float] = {
+                str(i): float(n) for i, n in enumerate(self._histogram.tolist())
+            }
+            text = f"{len(classes)} classes in {self._histogram_batches} batches"
+            self._event(EventKind.CLASS_HISTOGRAM, text, classes)
+
+    # Events.
+
+    def _announce(
+        self, found: Sequence[Criterion], main: Criterion, value: object, seen: Seen
+    ) -> None:
+        kinds = [c.kind for c in found] or [main.kind]
+        wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
+        detached = _detached_terms(value)
+        signature = (*kinds, *wiring, main.last_activation, main.reduction, seen.module, detached)
+        if signature in self._kinds or len(self._kinds) >= KINDS_MAX:
+            return
+        self._kinds.add(signature)
+        attributes: dict[str, str | float] = {
+            "wiring": ",".join(wiring),
+            "reduction": main.reduction,
+            "last_activation": main.last_activation,
+            "module": seen.module,
+            "detached_terms": detached,
+            "prediction_shape": _shape_text(main.prediction),
+            "target_shape": _shape_text(main.target),
+            "target_type": "" if main.target is None else str(main.target.dtype)[6:],
+            "classes": float(main.classes),
+        }
+        known = {k: v for k, v in attributes.items() if v}
+        self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)
+
+    def _event(self, kind: EventKind, text: str, attributes: dict[str, str | float]) -> None:
+        self._emit(Event(max(0, self._step()), time.time(), kind, text, attributes))
+
+    # Gradients and modes.
+
+    def _watch_backward(self, losses: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
+        step, waiting = self._step(), [True]
+
+        def before_backward(_gradients: object) -> None:
+            if not waiting or torch.compiler.is_compiling():
+                return
+            waiting.clear()
+            started = time.thread_time()
+            with self._guard.probe("gradients before backward"), torch.no_grad():
+                if self._step() == step:
+                    norm = self._gradient_norm(optimizers)
+                    self._scalars.log({Scalar.GRADIENT_NORM_BEFORE_BACKWARD: norm})
+            self._own_s += time.thread_time() - started
+
+        for loss in losses:
+            if loss.grad_fn is not None:
+                loss.grad_fn.register_prehook(before_backward)
+
+    def _gradient_norm(self, optimizers: Sequence[Optimizer]) -> Tensor | float:
+        trained = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+        if not trained:
+            trained = [p for m in self._models.values() for p in m.parameters()]
+        gradients = [p.grad for p in trained if p.grad is not None]
+        readable = [g for g in gradients if reason_not_measured(g) is None]
+        if not readable:
+            return math.nan if gradients else 0.0
+        device = readable[0].device
+        if any(g.device.type != device.type for g in readable):
+            return math.nan  # one number of both would wait for the device
+        norms = [n.float().to(device, non_blocking=True) for n in torch._foreach_norm(readable)]
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
+
+    def _take_modes(self) -> None:
+        if self._taken % NORMS_RESCAN == 0:
+            self._norms = tuple(
+                m
+                for model in self._models.values()
+                for m in model.modules()
+                if isinstance(m, _NormBase) and m.running_mean is not None
+            )
+        self._taken += 1
+        if self._norms:
+            share = sum(not m.training for m in self._norms) / len(self._norms)
+            self._scalars.log({Scalar.NORM_EVAL_SHARE: share})
+
+
+def _completed(main: Criterion, seen: Seen) -> Criterion:
+    """Return the criterion with the tensors that the caller knows in place of the graph's."""
+    prediction, target = _readable(main.prediction), _readable(main.target)
+    classes, ignore_index, wiring = main.classes, main.ignore_index, main.wiring
+    if seen.prediction is not None:
+        prediction = _readable(seen.prediction)
+    if seen.target is not None:
+        target = _readable(seen.target)
+    if ignore_index is None and seen.ignore_index is not None:
+        ignore_index = seen.ignore_index
+    if not main.kind and prediction is not None and target is not None:
+        if not target.is_floating_point() and prediction.dim() == target.dim() + 1:
+            classes = prediction.shape[dim_beside(prediction, target)]
+            ignore_index = -100 if ignore_index is None else ignore_index
+        elif target.is_floating_point() and prediction.shape != target.shape:
+            wiring = (*wiring, "prediction_and_target_broadcast")
+    if main.kind == "NLLLoss" and not wiring and _is_positive(prediction):
+        wiring = ("no_log_softmax_before_nll_loss",)
+    return replace(
+        main,
+        prediction=prediction,
+        target=target,
+        classes=classes,
+        ignore_index=ignore_index,
+        wiring=wiring,
+    )
+
+
+def _readable(tensor: object) -> Tensor | None:
+    # The types of integers are none that the kernel measures.
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+        return None
+    if tensor.is_nested or tensor.is_quantized or hasattr(tensor, "full_tensor"):
+        return None
+    return tensor if tensor.numel() and not tensor.is_complex() else None
+
+
+def _is_positive(x: Tensor | None) -> bool:
+    """Whether an entry is clearly positive, which no logarithm of a probability is. CPU only."""
+    return x is not None and x.device.type == "cpu" and bool((sample(x) > 1e-3).any())
+
+
+def _with_graph(value: object) -> list[Tensor]:
+    values = value.values() if isinstance(value, Mapping) else (value,)
+    return [v for v in values if isinstance(v, Tensor) and v.grad_fn is not None]
+
+
+def _detached_terms(value: object) -> str:
+    terms = value.items() if isinstance(value, Mapping) else ()
+    return ",".join(sorted(str(k) for k, v in terms if not getattr(v, "requires_grad", False)))
+
+
+def _shape_text(tensor: Tensor | None) -> str:
+    return "" if tensor is None else str(tuple(tensor.shape))

@@ -1,0 +1,122 @@
+"""The kind and the wiring of a training loss are read in its autograd graph."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from helpers.supervised_loop import CLASSES, KINDS, VALUES, Loop, X, losses, one_step
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_is_read_in_the_graph(kind):
+    [event] = one_step(KINDS[kind]).events()
+    assert event.text == kind
+    assert "wiring" not in event.attributes
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        ("MSELoss", lambda y: (y - VALUES).square().mean()),
+        ("MSELoss", lambda y: ((VALUES - y) ** 2).mean().sqrt()),
+        ("L1Loss", lambda y: (y - VALUES).abs().mean()),
+        ("CrossEntropyLoss", lambda y: F.cross_entropy(y, VALUES.softmax(1))),
+        ("CrossEntropyLoss", lambda y: F.cross_entropy(y, CLASSES, label_smoothing=0.1)),
+        ("CrossEntropyLoss", lambda y: F.nll_loss(y.log_softmax(1), CLASSES)),
+        ("CrossEntropyLoss + MSELoss", lambda y: losses(y).mean() + 0.1 * KINDS["MSELoss"](y)),
+    ],
+)
+def test_equal_ways_to_write_a_loss_are_one_kind(kind, loss):
+    [event] = one_step(loss).events()
+    assert event.text == kind
+
+
+def test_a_network_without_a_known_loss_has_no_kind():
+    assert one_step(lambda y: y.logsumexp(1).mean()).events() == []
+
+
+def test_a_hand_written_layer_norm_is_no_loss():
+    assert one_step(lambda y: ((y - y.mean()) ** 2).mean()).events() == []
+
+
+def test_an_unchanged_loss_is_described_once():
+    loop = Loop()
+    for _ in range(5):
+        loop.step(KINDS["MSELoss"])
+    loop.step(KINDS["HuberLoss"]).step(KINDS["MSELoss"])
+    assert [(e.step, e.text) for e in loop.events()] == [(0, "MSELoss"), (5, "HuberLoss")]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "loss"),
+    [
+        ("mean", lambda y: F.mse_loss(y, VALUES)),
+        ("sum", lambda y: F.mse_loss(y, VALUES, reduction="sum")),
+        ("mean", lambda y: F.mse_loss(y, VALUES, reduction="none").mean()),
+        ("mean", lambda y: F.mse_loss(y, VALUES, reduction="sum") / 24),
+        ("sum", lambda y: (y - VALUES).square().sum()),
+        ("none", lambda y: F.mse_loss(y, VALUES, reduction="none")),
+    ],
+)
+def test_the_reduction_is_read_in_the_graph(reduction, loss):
+    [event] = one_step(loss).events()
+    assert event.attributes["reduction"] == reduction
+
+
+# Wiring.
+
+WIRING = {
+    "softmax_before_cross_entropy": lambda y: F.cross_entropy(y.softmax(1), CLASSES),
+    "relu_before_cross_entropy": lambda y: F.cross_entropy(y.relu(), CLASSES),
+    "softmax_before_nll_loss": lambda y: F.nll_loss(y.softmax(1), CLASSES),
+    "no_log_softmax_before_nll_loss": lambda y: F.nll_loss(y + 5, CLASSES),
+    "log_softmax_over_wrong_dimension": lambda y: F.nll_loss(y.log_softmax(0), CLASSES),
+    "softmax_over_one_class": lambda y: F.cross_entropy(y[:, :1], CLASSES * 0),
+    "sigmoid_before_bce_with_logits": lambda y: F.binary_cross_entropy_with_logits(
+        y.sigmoid(), VALUES
+    ),
+    "MSELoss_weighted_0": lambda y: y.sum() + 0 * F.mse_loss(y, VALUES),
+}
+
+
+@pytest.mark.parametrize("wiring", WIRING)
+def test_a_wrong_connection_is_named(wiring):
+    [event] = one_step(WIRING[wiring]).events()
+    assert event.attributes["wiring"] == wiring
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y: F.mse_loss(y[:, :1], torch.rand(8)),
+        lambda y: F.mse_loss(y[:, 0], torch.rand(8, 1)),
+        lambda y: F.mse_loss(y, torch.rand(8, 1)),
+        lambda y: F.l1_loss(y[:, :1], torch.rand(8)),
+        lambda y: (y[:, :1] - torch.rand(8)).square().mean(),
+    ],
+)
+def test_a_broadcast_of_prediction_and_target_is_named(loss):
+    [event] = one_step(loss).events()
+    assert event.attributes["wiring"] == "prediction_and_target_broadcast"
+
+
+def test_the_last_activation_is_named():
+    [event] = one_step(lambda y: F.mse_loss(y.tanh(), VALUES)).events()
+    assert event.attributes["last_activation"] == "tanh"
+
+
+def test_scaled_activations_are_no_conflict():
+    [event] = one_step(lambda y: F.cross_entropy(30 * (y / 30).tanh(), CLASSES)).events()
+    assert "wiring" not in event.attributes
+
+
+def test_packed_tensors_are_not_unpacked():
+    unpacked = []
+    loop = Loop()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: unpacked.append(1) or x):
+        loss = KINDS["CrossEntropyLoss"](loop.model(X))
+    loop.capture.loss(loss)
+    assert not unpacked
+    loop.step(loss, report=False)
+    assert loop.events()[0].text == "CrossEntropyLoss"
