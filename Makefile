@@ -49,6 +49,11 @@ bench: bench-overhead ## Every benchmark
 bench-overhead: $(VENV)/.installed ## What watching costs, as a ratio of step times
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
+bench: bench-detection
+.PHONY: bench-detection
+bench-detection: $(VENV)/.installed ## What the diagnosis finds, names and flags falsely (ARGS='--seeds 5 --jobs 2')
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m detection $(ARGS)
+
 docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics)
 	$(BIN)/python docs/generate.py
 

@@ -1,0 +1,139 @@
+"""Run cases in one or several processes and judge the outcomes.
+
+Comes in: cases, controls and seeds.
+Goes out: `Result`. A fault whose twin is not really better is left out of the scores and listed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from detection.case import ANYWHERE, Case
+from detection.score import TOP, Pair, in_top, is_better, place_right
+from detection.train import Outcome, run
+
+Job = tuple[Case, int, bool]
+
+
+@dataclass
+class Result:
+    """Everything that the report shows."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    healthy: list[Outcome] = field(default_factory=list)
+    """Controls and the twins of counted pairs."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Case name → split."""
+    not_counted: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def bench(
+    cases: Sequence[Case],
+    controls: Sequence[Case],
+    seeds: int,
+    *,
+    jobs: int = 1,
+    every: int | None = None,
+    progress: Callable[[Outcome], None] = lambda _: None,
+    until: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Run every case with its twin, and every control, with the seeds 0 to `seeds` − 1.
+
+    The order is random with a fixed seed; `until` ends the bench after a finished run, and the
+    result then covers a random part of the cases, those that are complete.
+    """
+    mixed = [*cases, *controls]
+    random.Random(0).shuffle(mixed)
+    work = [job for case in mixed for job in _jobs(case, seeds)]
+    outcomes = []
+    for outcome in _run_all(work, jobs, every):
+        progress(outcome)
+        outcomes.append(outcome)
+        if until():
+            break
+    runs = Counter(outcome.case for outcome in outcomes)
+    complete = [case for case in mixed if runs[case.name] == len(_jobs(case, seeds))]
+    return judge(complete, outcomes)
+
+
+def judge(cases: Sequence[Case], outcomes: Iterable[Outcome]) -> Result:
+    """Return the result of the cases and controls whose runs are finished."""
+    result = Result(outcomes=[*outcomes])
+    by_case: dict[str, list[Outcome]] = {}
+    for outcome in result.outcomes:
+        by_case.setdefault(outcome.case, []).append(outcome)
+    for case in cases:
+        result.splits[case.name] = case.base.split
+        faulty = [o for o in by_case[case.name] if not o.repaired]
+        twins = [o for o in by_case[case.name] if o.repaired]
+        if case.fault is None:
+            result.healthy += twins
+        elif is_better([o.metric for o in faulty], [o.metric for o in twins]):
+            result.pairs += [pair(case, outcome) for outcome in faulty]
+            result.healthy += twins
+        else:
+            figures = f"faulty {_mean(faulty):.3g}, twin {_mean(twins):.3g}"
+            result.not_counted.append(f"{case.name} ({figures})")
+    return result
+
+
+def pair(case: Case, outcome: Outcome) -> Pair:
+    """Judge one faulty run against the case's acceptable causes and places."""
+    assert case.fault is not None
+    headline, first = outcome.headline, outcome.first_alert_step
+    placed = outcome.places != ANYWHERE
+    return Pair(
+        case=case.name,
+        kind=case.kind,
+        split=case.base.split,
+        # An alarm before the onset is false; it is no detection of this fault.
+        flagged=first is not None and first >= case.fault.onset,
+        open_at_end=headline is not None,
+        top1=headline is not None and headline.rule in case.causes,
+        top3=in_top(outcome.roots, case.causes, TOP),
+        place=place_right(headline, case.causes, outcome.places) if placed else None,
+        steps_to_alert=(
+            None if first is None or first < case.fault.onset else first - case.fault.onset
+        ),
+        findings=len(outcome.roots),
+        headline=f"{headline.rule} at {headline.where or 'the run'}" if headline else "",
+        verdict=outcome.verdict,
+    )
+
+
+def _jobs(case: Case, seeds: int) -> list[Job]:
+    roles = (True,) if case.fault is None else (False, True)
+    return [(case, seed, repaired) for seed in range(seeds) for repaired in roles]
+
+
+def _run_all(work: Sequence[Job], jobs: int, every: int | None) -> Iterable[Outcome]:
+    one = partial(_run, every=every)
+    if jobs == 1:
+        yield from map(one, work)
+        return
+    # Forked, because the monitor of a spawned child stays off: it is no training of its own.
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    try:
+        yield from pool.map(one, work)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(job: Job, every: int | None) -> Outcome:
+    torch.set_num_threads(1)
+    case, seed, repaired = job
+    return run(case, seed, repaired=repaired, every=every)
+
+
+def _mean(outcomes: Sequence[Outcome]) -> float:
+    return sum(outcome.metric for outcome in outcomes) / len(outcomes)

@@ -1,0 +1,16 @@
+"""The fault cases, one module per group of classes. Importing this fills `CASES`."""
+
+from detection.faults import data, flow, initialisation, loss, numeric, optimizer, silent, wiring
+from detection.faults.register import CASES
+
+__all__ = [
+    "CASES",
+    "data",
+    "flow",
+    "initialisation",
+    "loss",
+    "numeric",
+    "optimizer",
+    "silent",
+    "wiring",
+]

@@ -1,0 +1,153 @@
+"""Flow: signal or gradient vanishes, explodes or stops on its way through the layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detection import models
+from detection.case import Class, Places
+from detection.faults.register import fault
+from detection.program import (
+    Program,
+    hidden_layers,
+    output_layer,
+    places_of,
+    put,
+    swap,
+    weight_layers,
+)
+
+FLOW = Class.FLOW
+VANISHING = "vanishing_gradient init_scale_too_small init_activation_mismatch"
+EVERY_LAYER = ("fc*", "act*", "")
+
+
+def deep(p: Program) -> None:
+    """Replace the model by ten ReLU layers with He initialisation, trained by Adam."""
+    inputs, outputs = p.data.x.shape[1], output_layer(p.model)[1].out_features
+    p.model = models.mlp(inputs, *[32] * 10, outputs, he=True)
+    p.optimizer, p.lr = torch.optim.Adam, 1e-3
+
+
+@fault(
+    FLOW,
+    VANISHING + " saturated_activation",
+    "deep-digits resmlp-clusters",
+    given=deep,
+)
+def ten_sigmoid_layers(p: Program) -> Places:
+    swap(p.model, nn.ReLU, nn.Sigmoid)
+    for _, layer in weight_layers(p.model):
+        layer.reset_parameters()
+    return EVERY_LAYER
+
+
+@fault(
+    FLOW,
+    "saturated_activation init_scale_too_large",
+    "mlp-friedman tanh-rings",
+    given=deep,
+)
+def saturated_tanh_layers(p: Program) -> Places:
+    swap(p.model, nn.ReLU, nn.Tanh)
+    for _, layer in hidden_layers(p.model):
+        with torch.no_grad():
+            layer.weight.mul_(6)
+    return EVERY_LAYER
+
+
+@fault(
+    FLOW,
+    "exploding_gradient init_scale_too_large initial_loss_anomaly",
+    "deep-digits mlp-quadratic",
+    given=deep,
+)
+def gain_of_three_in_ten_layers(p: Program) -> Places:
+    with torch.no_grad():
+        for _, layer in hidden_layers(p.model):
+            layer.weight.mul_(3)
+    return EVERY_LAYER
+
+
+class Squeeze(nn.Module):
+    """Divides by a constant, as a forgotten temperature does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1e-3
+
+
+@fault(FLOW, VANISHING, "deep-digits mlp-quadratic")
+def one_activation_times_a_thousandth(p: Program) -> Places:
+    name = hidden_layers(p.model)[1][0]
+    act = name.replace("fc", "act")
+    put(p.model, act, nn.Sequential(p.model.get_submodule(act), Squeeze()))
+    return (*places_of([name, act]), hidden_layers(p.model)[0][0], "")
+
+
+@fault(FLOW, "vanishing_gradient init_scale_too_small", "lstm-cue")
+def plain_rnn_with_small_recurrence(p: Program) -> Places:
+    model = p.model
+    assert isinstance(model, models.Recurrent)
+    model.rnn = rnn = nn.RNN(4, 24, batch_first=True)
+    nn.init.normal_(rnn.get_parameter("weight_hh_l0"), std=0.01)
+    return ("rnn", "rnn.*")
+
+
+@fault(FLOW, "exploding_gradient init_scale_too_large saturated_activation", "lstm-cue gru-waves")
+def plain_rnn_with_gain_of_four(p: Program) -> Places:
+    model = p.model
+    assert isinstance(model, models.Recurrent)
+    model.rnn = rnn = nn.RNN(p.data.x.shape[-1], 24, batch_first=True)
+    nn.init.orthogonal_(rnn.get_parameter("weight_hh_l0"), gain=4)
+    return ("rnn", "rnn.*")
+
+
+def plain_sgd(p: Program) -> None:
+    """Use plain SGD, where the step is proportional to the gradient."""
+    p.optimizer, p.lr = torch.optim.SGD, 0.05
+
+
+@fault(
+    FLOW,
+    "dead_relu learning_rate_too_high",
+    "deep-digits mlp-quadratic",
+    given=plain_sgd,
+    onset=60,
+)
+def a_large_step_kills_the_relus(p: Program) -> Places:
+    # One batch with a loss times 1e3 under plain SGD, as a corrupted batch gives.
+    inner = p.loss
+
+    def event(step: int, program: Program, _: object) -> None:
+        if step in (59, 60):
+            program.loss = (lambda o, y: 1e3 * inner(o, y)) if step == 59 else inner
+
+    p.events.append(event)
+    return EVERY_LAYER
+
+
+@fault(
+    FLOW, "attention_logit_growth saturated_activation init_scale_too_large", "transformer-chain"
+)
+def attention_logits_times_1000(p: Program) -> Places:
+    with torch.no_grad():
+        for name, weight in p.model.named_parameters():
+            if name.endswith("qkv.weight"):
+                weight[:64].mul_(32)  # queries and keys: 32² on their product
+    return ("*attention*",)
+
+
+@fault(FLOW, "dead_relu init_scale_too_small vanishing_gradient", "mlp-digits mlp-quadratic")
+def shift_before_a_relu(p: Program) -> Places:
+    # The inputs of the second ReLU are shifted by −8: a wrong constant in a custom layer.
+    name = hidden_layers(p.model)[1][0]
+    put(p.model, name, nn.Sequential(p.model.get_submodule(name), Shift()))
+    return (*places_of([name]), name.replace("fc", "act"))
+
+
+class Shift(nn.Module):
+    """Subtracts a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 8

@@ -1,0 +1,174 @@
+"""Run one program under `trainvitals.watch` and note what the diagnosis says.
+
+Comes in: a `Case` and a seed.
+Goes out: an `Outcome`, which is plain data.
+Promise:  only the public API is used; the diagnosis sees nothing of the case.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import trainvitals
+from detection.case import Case, Places
+from detection.program import Program
+
+CHECKED_AT_FIRST = (0, 1, 2, 3, 4, 9, 14, 19, 29, 39)
+CHECK_EVERY = 20
+"""Steps after the start, or after the onset, at which the diagnosis is asked; then every 20th."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a user sees of a finding."""
+
+    rule: str
+    where: str
+    since_step: int
+    severity: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run. `roots` are its open alarms that no other finding explains."""
+
+    case: str
+    seed: int
+    repaired: bool
+    metric: float
+    """Lower is better; infinite when the model's output is not finite."""
+    verdict: str
+    headline: Shown | None
+    roots: tuple[Shown, ...]
+    alarms: tuple[Shown, ...]
+    """Every alarm seen at any check, also those that were resolved later."""
+    first_alert_step: int | None
+    """The first check with an alarm, counted from 0."""
+    wall_s: float
+    places: Places = ()
+    error: str = ""
+    not_watched: dict[str, str] = field(default_factory=dict)
+
+
+def run(case: Case, seed: int, *, repaired: bool = False, every: int | None = None) -> Outcome:
+    """Train the case's program, or its repaired twin, and return the outcome."""
+    os.environ["TRAINVITALS_REPORT"] = "off"
+    logging.getLogger("trainvitals").setLevel(logging.CRITICAL)
+    started = time.perf_counter()
+    program, places = case.build(seed, repaired=repaired)
+    error, alarms, first_alert_step = "", dict[tuple[str, str], Shown](), None
+    monitor, steps = _start(program, case.name, every)
+    try:
+        for step in steps:
+            if is_checked(step, case.fault.onset if case.fault else 0):
+                for finding in monitor.diagnosis().alarms:
+                    alarms.setdefault((finding.rule, finding.where), _shown(finding))
+                if alarms and first_alert_step is None:
+                    first_alert_step = step
+    except Exception as raised:  # noqa: BLE001 - a program may fail: that is an outcome
+        error = f"{type(raised).__name__}: {raised}"
+    monitor.close()
+    end = monitor.diagnosis()
+    for finding in end.alarms:
+        alarms.setdefault((finding.rule, finding.where), _shown(finding))
+    if alarms and first_alert_step is None:
+        first_alert_step = end.step
+    return Outcome(
+        case.name,
+        seed,
+        repaired,
+        _metric(program),
+        str(end.verdict),
+        _shown(end.headline) if end.headline else None,
+        tuple(_shown(f) for f in end.alarms if not f.explained_by),
+        tuple(alarms.values()),
+        first_alert_step,
+        round(time.perf_counter() - started, 2),
+        places,
+        error,
+        dict(end.not_watched),
+    )
+
+
+def is_checked(step: int, onset: int) -> bool:
+    """Return whether the diagnosis is asked after `step`; a diagnosis costs about 10 ms."""
+    return (step + 1) % CHECK_EVERY == 0 or bool({step, step - onset} & {*CHECKED_AT_FIRST})
+
+
+def _start(program: Program, name: str, every: int | None) -> tuple[trainvitals.Monitor, Any]:
+    optimizer = program.optimizer(program.parameters(program.model), program.lr)
+    for started in program.started:
+        started(program, optimizer)
+    monitor = trainvitals.watch(
+        program.model,
+        optimizer,
+        loss=program.loss,
+        collector="off",
+        run=name.replace("@", "-"),
+        total_steps=program.steps,
+        loss_falls=program.loss_falls,
+        every=every,
+    )
+    return monitor, _steps(program, optimizer, monitor)
+
+
+def _steps(program: Program, optimizer: torch.optim.Optimizer, monitor: trainvitals.Monitor) -> Any:
+    """Train, and yield the number of each finished step."""
+    order = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
+    schedule = program.schedule(optimizer, program.steps) if program.schedule else None
+    model, data = program.model.train(program.train_mode), program.data
+
+    def backward() -> Any:
+        if program.zero_grad:
+            optimizer.zero_grad()
+        for _ in range(program.accumulate):
+            chosen = program.sample(program, step, order)
+            x, y = program.collate(step, data.x[chosen], data.y[chosen])
+            output = program.forward(model, x)
+            loss = monitor.loss(program.loss(output, y), prediction=output, target=y)
+            if program.step_first:
+                optimizer.step()
+            if loss.requires_grad:
+                (loss / program.accumulate).backward()
+        if program.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), program.clip_norm)
+        return loss
+
+    for step in range(program.steps):
+        if program.closure:
+            optimizer.step(backward)
+        else:
+            backward()
+            if not program.step_first:
+                optimizer.step()
+        if schedule:
+            schedule.step()
+        if program.validate_every and (step + 1) % program.validate_every == 0:
+            model.eval()
+            with torch.no_grad():
+                value = program.loss(program.forward(model, data.x_test), data.y_test)
+            monitor.loss(value, split="validation")
+            model.train(program.train_mode)
+        for event in program.events:
+            event(step, program, optimizer)
+        yield step
+
+
+def _metric(program: Program) -> float:
+    """Return the metric on the test samples, in evaluation mode."""
+    program.model.eval()
+    with torch.no_grad():
+        output = program.forward(program.model, program.data.x_test)
+        value = float(program.metric(output, program.data.y_test))
+    return value if math.isfinite(value) else math.inf
+
+
+def _shown(finding: trainvitals.Finding) -> Shown:
+    return Shown(finding.rule, finding.where, finding.since_step, str(finding.severity))

@@ -1,0 +1,176 @@
+"""The detection bench scores as it says, and clear faults stay found."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from detection.bench import bench, judge
+from detection.case import ANYWHERE, Case, Class, Split
+from detection.controls import CONTROLS
+from detection.faults import CASES
+from detection.report import data, false_alarms, text
+from detection.score import in_top, is_better, place_right, quantile, scores, wilson
+from detection.train import Outcome, Shown, run
+
+DEAD = Shown("dead_relu", "act1", 20, "warning")
+RATE = Shown("learning_rate_too_high", "", 10, "error")
+
+CLEAR_FAULTS = (
+    "zeros@tanh-rings",
+    "constant@tanh-rings",
+    "nan_in_the_input_at_step_60@lstm-cue",
+    "square_root_of_zero_in_the_loss@mlp-friedman",
+    "relative_error_with_zero_targets@mlp-friedman",
+    "rate_times_300@mlp-quadratic",
+    "rate_over_10000@tanh-rings",
+    "hidden_biases_minus_ten@mlp-quadratic",
+    "large_init_of_deep_tanh@tanh-rings",
+    "ten_sigmoid_layers@deep-digits",
+)
+CALM = (
+    "plain@mlp-digits",
+    "plain@tanh-rings",
+    "cosine_to_zero@mlp-digits",
+    "targets_with_variance_nine@mlp-quadratic",
+    "lora@mlp-digits",
+    "one_sigmoid_layer@tanh-rings",
+)
+EVERY = 8
+"""A fixed cadence: the default depends on the measured time of a step."""
+
+
+# Scoring.
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"),
+    [(0, 93, 0.0, 0.0397), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1)],
+)
+def test_the_wilson_interval_has_the_published_values(hits, of, low, high):
+    assert wilson(hits, of) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_wilson_interval_without_observations_says_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_top_k_looks_at_the_first_k_findings_only():
+    shown = [RATE, RATE, RATE, DEAD]
+    assert not in_top(shown, {"dead_relu"}, 3)
+    assert in_top(shown, {"dead_relu"}, 4)
+    assert not in_top([], {"dead_relu"}, 3)
+
+
+def test_a_place_is_right_only_with_an_acceptable_cause():
+    assert place_right(DEAD, {"dead_relu"}, ("fc1", "act*"))
+    assert not place_right(DEAD, {"dead_relu"}, ("fc1",))
+    assert not place_right(DEAD, {"symmetric_init"}, ("act*",))
+    assert not place_right(None, {"dead_relu"}, ("*",))
+
+
+def test_a_twin_is_better_by_a_tenth_on_average_and_finite():
+    assert is_better([0.5, 0.4], [0.4, 0.4])
+    assert not is_better([0.5], [0.46])
+    assert is_better([math.inf], [0.9])
+    assert not is_better([math.inf], [math.inf])
+
+
+def test_quantiles_are_interpolated():
+    assert quantile([0, 10], 0.9) == pytest.approx(9)
+    assert quantile([4], 0.9) == 4
+    assert math.isnan(quantile([], 0.5))
+
+
+def outcome(case: Case, **changed: object) -> Outcome:
+    made = Outcome(case.name, 0, False, 1.0, "healthy", None, (), (), None, 0.1, ANYWHERE)
+    return replace(made, **changed)  # type: ignore[arg-type]
+
+
+def judged(faulty: dict[str, object], twin: dict[str, object]):
+    case = CASES["nan_in_the_input_at_step_60@lstm-cue"]
+    name = {"repaired": True, "metric": 0.1}
+    return judge([case], [outcome(case, **faulty), outcome(case, **(name | twin))])
+
+
+def test_an_alarm_before_the_onset_does_not_detect_the_fault():
+    early = {"first_alert_step": 30, "alarms": (RATE,), "headline": RATE, "roots": (RATE,)}
+    [pair] = judged(early, {}).pairs
+    assert (pair.flagged, pair.steps_to_alert) == (False, None)
+
+
+def test_steps_to_the_first_alert_count_from_the_onset():
+    [pair] = judged({"first_alert_step": 69, "headline": DEAD, "roots": (DEAD,)}, {}).pairs
+    assert (pair.flagged, pair.steps_to_alert, pair.top1, pair.findings) == (True, 9, False, 1)
+
+
+def test_a_pair_whose_twin_is_no_better_is_listed_and_not_counted():
+    result = judged({}, {"metric": 0.95})
+    assert (result.pairs, result.healthy) == ([], [])
+    assert result.not_counted[0].startswith("nan_in_the_input_at_step_60@lstm-cue")
+
+
+def test_a_resolved_alarm_of_a_twin_is_a_false_alarm():
+    rates = false_alarms(judged({}, {"alarms": (RATE,)}))
+    assert (rates["twins"].hits, rates["twins"].of) == (1, 1)
+    assert rates["all, still flagged at the end"].hits == 0
+
+
+# The cases.
+
+
+def test_there_are_enough_cases_of_every_class_and_controls_in_both_splits():
+    kinds = Counter(case.kind for case in CASES.values())
+    assert len(CASES) >= 120
+    assert len(CONTROLS) >= 60
+    assert set(kinds) == {*Class}
+    assert min(kinds.values()) >= 8
+    for cases in (CASES, CONTROLS):
+        assert {case.base.split for case in cases.values()} == {*Split}
+
+
+def test_no_data_set_is_in_both_splits_of_the_faults():
+    data_of = {
+        split: {c.base.data for c in CASES.values() if c.base.split == split} for split in Split
+    }
+    assert not data_of[Split.TUNING] & data_of[Split.HELD_OUT]
+
+
+def test_the_same_seed_trains_the_same_program():
+    case = CASES["zeros@tanh-rings"]
+    first, second = (run(case, 3, repaired=True, every=EVERY).metric for _ in range(2))
+    assert first == second
+
+
+# The subset: what is found today stays found, and healthy runs stay without an alarm.
+
+
+@pytest.mark.parametrize("name", CLEAR_FAULTS)
+def test_a_clear_fault_is_found_and_named(name):
+    case = CASES[name]
+    assert case.fault is not None
+    result = bench([case], [], 1, every=EVERY)
+    [pair] = result.pairs
+    assert pair.flagged
+    assert pair.top3
+    assert not [o for o in result.healthy if o.alarms]
+
+
+@pytest.mark.parametrize("name", CALM)
+def test_a_healthy_control_has_no_alarm(name):
+    result = bench([], [CONTROLS[name]], 1, every=EVERY)
+    assert not [o.alarms for o in result.healthy if o.alarms]
+
+
+def test_the_report_names_every_run_that_was_missed():
+    result = judged({}, {})
+    assert "numeric: nan_in_the_input_at_step_60@lstm-cue" in text(result)
+    assert data(result)["pairs"][0]["flagged"] is False
+    assert scores(result.pairs).recall.hits == 0
