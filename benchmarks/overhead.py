@@ -19,6 +19,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,34 +56,29 @@ def main() -> None:
     )
     print(machine, flush=True)
     once = {
-        "import_ms": import_ms(),
+        "import_ms": import_ms("import trainvitals", beyond="pass"),
+        "import_watch_ms": import_ms("from trainvitals import watch", beyond="import numpy"),
         **{f"watch_ms_{n}_tensors": watch_ms(n) for n in args.watch_tensors},
     }
     print(table.once(once), flush=True)
     peers = available(print) if args.peers else {}
     print(table.HEADER, flush=True)
-    rows: list[Row] = []
-    floors: list[Floor] = []
+    figures: dict[str, Any] = {"machine": machine, "once": once, "rows": [], "floors": []}
     total = sum(WEIGHT[key] for key in args.models)
     for key in args.models:
-        seconds = args.seconds * WEIGHT[key] / total
         trainer = Trainer(WORKLOADS[key](), fused=args.fused)
-        made = measure(trainer, key, seconds, args)
-        made += measure_peers(trainer, key, peers, args)
-        floors.append(Floor.of(key, made, WEIGHTS_ONLY, read_once_s(trainer.model)))
-        rows += made
-    print(f"\n{table.floors(floors)}\n\n{table.accounts(rows)}")
+        rows = measure(trainer, key, args.seconds * WEIGHT[key] / total, args)
+        if key in args.peer_models:
+            rows += measure_peers(trainer, key, peers, args)
+        floor = Floor.of(key, rows, WEIGHTS_ONLY, read_once_s(trainer.model))
+        print(f"{floor.line()}\n{table.accounts(rows)}\n", flush=True)
+        figures["rows"] += [row.figures() for row in rows]
+        figures["floors"].append(dataclasses.asdict(floor))
+        if args.json:  # after each model, so that an interrupted run leaves what it measured
+            text = json.dumps(table.finite(figures), indent=1, allow_nan=False)
+            args.json.write_text(f"{text}\n")
     print("hand-over to the shipping thread: not measurable by the public API, left out")
     print(f"{time.perf_counter() - start:.0f} s in all")
-    if args.json:
-        figures = {
-            "machine": machine,
-            "once": once,
-            "rows": [row.figures() for row in rows],
-            "floors": [dataclasses.asdict(floor) for floor in floors],
-        }
-        # NaN is no JSON: an interval of one round is absent instead.
-        args.json.write_text(json.dumps(table.finite(figures), indent=1, allow_nan=False) + "\n")
 
 
 def watched(*, every: int | None, activations: bool = True) -> Attach:
@@ -114,7 +110,7 @@ def measure(trainer: Trainer, key: str, seconds: float, args: argparse.Namespace
         WEIGHTS_ONLY: watched(every=1, activations=False),
     }
     for name, attach in settings.items():
-        rounds = alternate(trainer, attach, block, args.pairs, 0.15 * seconds)
+        rounds = alternate(trainer, attach, block, args.pairs, 0.1 * seconds)
         rows.append(Row(key, name, rounds))
         print(rows[-1].line(), flush=True)
     first, later = from_the_start(
@@ -122,13 +118,13 @@ def measure(trainer: Trainer, key: str, seconds: float, args: argparse.Namespace
         watched(every=None),
         first_steps=args.first_steps,
         first_seconds=args.first_seconds,
-        block_seconds=4 * args.block_seconds,
+        block_seconds=6 * args.block_seconds,
         pairs=args.pairs,
-        seconds=0.7 * seconds,
+        seconds=0.8 * seconds,
     )
     longest = max(r.watched.steps for r in first)
     for row in (
-        Row(key, "default after warm-up", later, account=True),
+        Row(key, f"default after warm-up, step {longest} on", later, account=True),
         Row(key, f"default, first {longest} steps", first, account=True),
     ):
         rows.append(row)
@@ -143,7 +139,7 @@ def measure_peers(
     rows = []
     for name, attach in peers.items():
         try:
-            steps = trainer.steps_in(args.block_seconds / 4)
+            steps = trainer.steps_in(args.block_seconds / 2, least=2)
             rounds = alternate(trainer, attach, steps, args.pairs, args.peer_seconds)
         except Exception as error:  # noqa: BLE001 - the code of others may raise anything
             print(f"{key}  {name}: failed, {type(error).__name__}: {error}")
@@ -161,12 +157,18 @@ def arguments() -> argparse.Namespace:
     add("--models", default="abcd", help="which of a, b, c, d")
     add("--seconds", type=float, default=840, help="for the rows of trainvitals, all models")
     add("--pairs", type=int, default=12, help="at most so many watched blocks in a row")
-    add("--block-seconds", type=float, default=2, help="four times as long for the default")
+    add(
+        "--block-seconds",
+        type=float,
+        default=2,
+        help="of plain training, in the default's blocks three times",
+    )
     add("--first-steps", type=int, default=300, help="length of the warm-up")
     add("--first-seconds", type=float, default=20, help="the warm-up is over after this, too")
     add("--threads", type=int, default=1)
     add("--fused", action="store_true", help="fused AdamW")
     add("--peers", action="store_true", help="measure other tools, those that are installed")
+    add("--peer-models", default="abcd", help="the models that --peers are measured on")
     add("--peer-seconds", type=float, default=12, help="for each peer and model")
     add("--watch-tensors", type=int, nargs="*", default=[500, 5000], help="sizes for watch()")
     add("--json", type=Path, help="write the figures to this file")

@@ -29,15 +29,15 @@ def read_once_s(model: nn.Module, repeats: int = 30) -> float:
     return statistics.median(times)
 
 
-def import_ms(repeats: int = 5) -> float:
-    """Return the CPU milliseconds of `import trainvitals` beyond starting Python."""
+def import_ms(statement: str, beyond: str, repeats: int = 5) -> float:
+    """Return the CPU milliseconds of a new interpreter with `statement` less one with `beyond`."""
 
-    def cpu_s(statement: str) -> float:
-        probe = f"{statement}\nimport time; print(time.process_time())"
+    def cpu_s(code: str) -> float:
+        probe = f"{code}\nimport time; print(time.process_time())"
         command = [sys.executable, "-c", probe]
         return min(float(subprocess.check_output(command)) for _ in range(repeats))
 
-    return 1e3 * (cpu_s("import trainvitals") - cpu_s("pass"))
+    return 1e3 * (cpu_s(statement) - cpu_s(beyond))
 
 
 def watch_ms(tensors: int, repeats: int = 5) -> float:

@@ -110,17 +110,14 @@ class Floor:
         capture_s = (row.ratio("process").mean - 1) * step_s
         return cls(model, read_once_s, read_once_s / step_s, capture_s, capture_s / read_once_s)
 
-
-def floors(made: Sequence[Floor]) -> str:
-    """Return the lines about the floor."""
-    lines = ["The floor: one read of all weights and gradients"]
-    lines.extend(
-        f"{floor.model:2} {1e3 * floor.read_once_s:8.3f} ms, {floor.share_of_step:6.2%} of a "
-        f"step; weights and gradients in every step cost {1e3 * floor.capture_s:.2f} ms, "
-        f"{floor.multiple:.1f} times the floor"
-        for floor in made
-    )
-    return "\n".join(lines)
+    def line(self) -> str:
+        """Return the line about the floor."""
+        return (
+            f"{self.model:2} the floor, one read of weights and gradients: "
+            f"{1e3 * self.read_once_s:.3f} ms, {self.share_of_step:.2%} of a step; weights and "
+            f"gradients in every step cost {1e3 * self.capture_s:.2f} ms, "
+            f"{self.multiple:.1f} times the floor"
+        )
 
 
 def accounts(rows: Sequence[Row]) -> str:
@@ -134,15 +131,19 @@ def accounts(rows: Sequence[Row]) -> str:
         excess = row.excess_s("process")
         over = excess.mean - row.allowed_s
         lines.append(
-            f"{row.model:2} {row.setting:36} cost {excess.mean:6.2f} ±{excess.half:.2f} s, allowed "
-            f"{row.allowed_s:5.2f} s: {'over' if over > 0 else 'within'} by {abs(over):.2f} s"
+            f"{row.model:2} {row.setting}: cost {excess.mean:.2f} ±{excess.half:.2f} CPU s, "
+            f"allowed {row.allowed_s:.2f} s: "
+            f"{'over' if over > 0 else 'within'} by {abs(over):.2f} s"
         )
     return "\n".join(lines)
 
 
 def once(figures: dict[str, float]) -> str:
     """Return the line about import and `watch`."""
-    parts = [f"import trainvitals {figures['import_ms']:.0f} ms beyond an empty interpreter"]
+    parts = [
+        f"import trainvitals: {figures['import_ms']:.0f} ms beyond an empty interpreter; from "
+        f"trainvitals import watch: {figures['import_watch_ms']:.0f} ms beyond numpy"
+    ]
     for name, value in figures.items():
         if name.startswith("watch_ms_"):
             tensors = int(name.split("_")[2])

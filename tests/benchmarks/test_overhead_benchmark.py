@@ -23,7 +23,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import overhead_blocks
 
-    return overhead_blocks  # type: ignore[no-any-return]
+    return overhead_blocks
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_every_model_has_four_rows(figures: dict[str, Any]) -> None:
     assert [row["setting"] for row in figures["rows"]] == [
         "every step, all",
         "every step, weights and gradients",
-        "default after warm-up",
+        "default after warm-up, step 4 on",
         "default, first 4 steps",
     ]
 
@@ -79,7 +79,7 @@ def test_every_row_has_its_ratios_with_intervals(figures: dict[str, Any]) -> Non
         for clock in ("wall", "process", "thread"):
             assert row[f"{clock}_ratio"] > 0
             assert row[f"{clock}_ratio_half"] >= 0
-        assert 0 < row["own_share"] < 1
+        assert row["own_share"] > 0
 
 
 def test_the_default_is_held_against_its_account(figures: dict[str, Any]) -> None:
