@@ -18,6 +18,7 @@ from trainvitals.capture import reasons
 from trainvitals.capture.budget import Budget
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.loss import (
+    NOTHING,
     Loss,
     LossHooks,
     Number,
@@ -129,8 +130,9 @@ class Capture:
         """Record a training loss of this step or its terms by name, or a loss of another split."""
         with self._guard.probe("loss"):
             if split == "training":
-                explicit = prediction is not None or target is not None
-                self._take_loss(value, Seen(prediction, target, explicit), hooked=False)
+                given = prediction is not None or target is not None
+                seen = Seen(prediction, target, explicit=True) if given else NOTHING
+                self._take_loss(value, seen, hooked=False)
             elif (name := self._names.allowed(split)) is not None:
                 self._scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
         self._end_loss_steps()

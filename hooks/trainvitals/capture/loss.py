@@ -58,6 +58,9 @@ class Seen:
     ignore_index: int | None = None
 
 
+NOTHING: Final = Seen()
+
+
 class StepScalars:
     """Collects the scalars between two optimizer steps; micro-batches are averaged."""
 
@@ -98,9 +101,10 @@ class StepScalars:
 
         `allowed` returns the name under which a term is stored, None for a name too many.
         """
-        terms = value.items() if isinstance(value, Mapping) else ()
-        for given, term in terms:
-            if given != TOTAL and (name := allowed(given)) is not None:
+        if isinstance(value, Tensor) or not isinstance(value, Mapping):
+            return
+        for given, term in value.items():
+            if given != TOTAL and term is not None and (name := allowed(given)) is not None:
                 total, count = self._terms.get(name, (0.0, 0))
                 self._terms[name] = (total + scalar_of(term), count + 1)
 
@@ -200,7 +204,7 @@ class LossHooks:
         with self._guard.probe("loss"):
             loss = _trained(module, loss_of(output))
         if loss is not None and loss.numel() == 1:
-            self._receive(loss, Seen())
+            self._receive(loss, NOTHING)
 
 
 class TrainingStep:
@@ -253,13 +257,15 @@ def _trained(module: nn.Module, loss: object) -> Tensor | None:
 
 def total_of(value: Loss) -> Number:
     """Return the loss; of a dict, its entry "loss", or the sum of its terms, without a graph."""
-    if not isinstance(value, Mapping):
+    # Tensor first: on every step, a look-up of an abstract class would cost more than the rest.
+    if isinstance(value, Tensor) or not isinstance(value, Mapping):
         return value
     if TOTAL in value:
         return value[TOTAL]
     total: Number = 0.0
     for term in value.values():
-        total = total + scalar_of(term)
+        if term is not None:  # a term that is switched off
+            total = total + scalar_of(term)
     return total
 
 

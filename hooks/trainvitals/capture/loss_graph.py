@@ -364,9 +364,12 @@ def _is_large(tensor: Tensor | None) -> bool:
 
 
 def _is_expanded(tensor: Tensor | None) -> bool:
-    return tensor is not None and any(
-        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
-    )
+    """Whether a tensor repeats its entries along some dimensions; a constant does along all."""
+    if tensor is None:
+        return False
+    sizes = zip(tensor.stride(), tensor.shape, strict=True)
+    repeated = [stride == 0 for stride, size in sizes if size > 1]
+    return any(repeated) and not all(repeated)
 
 
 def _reduction(node: Any, outer: str) -> str:

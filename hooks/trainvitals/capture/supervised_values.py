@@ -6,6 +6,7 @@ synchronisation. Large tensors are sampled: `sample`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ from torch import Tensor
 from trainvitals.capture.loss_graph import Criterion
 from trainvitals.wire import Scalar
 
-ENTRIES_MAX: Final = 65_536
+ENTRIES_MAX: Final = 16_384
 """Maximum number of entries of a tensor that are read, evenly spaced; at least one row."""
 WHOLE_ENTRIES_MAX: Final = 4_096
 """The same for the search for classes in a target that is no integer tensor."""
@@ -54,18 +55,19 @@ def moments(x: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
         low, high = torch.aminmax(x)
         std, mean = torch.std_mean(x, correction=0)
         return {"min": low, "max": high, "mean": mean, "std": std}
-    count = keep.sum()
-    mean = torch.where(keep, x, 0.0).sum() / count
-    std = (torch.where(keep, (x - mean).square(), 0.0).sum() / count).sqrt()
-    low = torch.where(keep, x, math.inf).amin()
-    high = torch.where(keep, x, -math.inf).amax()
-    nothing = torch.where(count > 0, 0.0, math.nan)
-    return {"min": low + nothing, "max": high + nothing, "mean": mean, "std": std}
+    # Not x[keep]: its size depends on the values, so an accelerator would have to be waited for.
+    drop, count = ~keep, keep.sum()
+    mean = x.masked_fill(drop, 0.0).sum() / count
+    std = ((x - mean).masked_fill(drop, 0.0).square().sum() / count).sqrt()
+    nothing = mean - mean  # NaN without any entry, otherwise 0
+    low = x.masked_fill(drop, math.inf).amin() + nothing
+    high = x.masked_fill(drop, -math.inf).amax() + nothing
+    return {"min": low, "max": high, "mean": mean, "std": std}
 
 
 def prediction_scalars(prediction: Tensor, dim: int | None) -> dict[str, Tensor]:
     """Return the scalars of a prediction; with `dim`, the sums over classes too."""
-    x = sample(prediction.detach(), whole=dim).float()
+    x = sample(prediction.detach(), whole=dim).float().contiguous()
     found = named("prediction", moments(x, None))
     if dim is not None and x.shape[dim] > 1:
         sums = x.sum(dim)
@@ -95,22 +97,36 @@ def dim_beside(prediction: Tensor, target: Tensor) -> int:
     return 1 if without == tuple(target.shape) else -1
 
 
-def kept(main: Criterion, target: Tensor) -> Tensor:
-    """Return which sampled entries of the target count in the loss, shape of `target`, bool."""
-    keep = torch.ones_like(target, dtype=torch.bool)
+def kept(main: Criterion, target: Tensor) -> Tensor | None:
+    """Return which sampled entries of the target count in the loss, shape of `target`, bool.
+
+    None: all. On an accelerator, a loss with an ignore_index or a mask always has a tensor.
+    """
     if main.target is None:
-        return keep
+        return None
+    shape, device, parts = main.target.shape, target.device, []
     if main.classes and not target.is_floating_point():
         if main.ignore_index is not None:
-            keep &= target != main.ignore_index
-        if main.weight is not None:
-            keep &= main.weight.detach()[target.long().clamp(0, main.classes - 1)] != 0
-    for mask in main.masks:
+            parts.append(target != main.ignore_index)
+        if main.weight is not None and main.weight.device == device:
+            parts.append(main.weight.detach()[target.long().clamp(0, main.classes - 1)] != 0)
+    for mask in (m.detach() for m in main.masks if m.device == device):
         if mask.numel() == main.target.numel():
-            keep &= sample(mask.detach().reshape(main.target.shape)) != 0
-        elif _fits(mask.shape, main.target.shape):
-            keep &= sample(mask.detach().broadcast_to(main.target.shape)) != 0
-    return keep
+            parts.append(unmasked(sample(mask.reshape(shape))))
+        elif _fits(mask.shape, shape):
+            parts.append(unmasked(sample(mask.broadcast_to(shape))))
+    if not parts:
+        return None
+    keep = functools.reduce(torch.logical_and, parts)
+    return None if keep.device.type == "cpu" and keep.all() else keep
+
+
+def unmasked(factors: Tensor) -> Tensor:
+    """Return where a factor of the single losses is not 0; everywhere if one is negative.
+
+    A mask has no negative entry; an advantage (policy gradient) has, and may be 0 in a healthy run.
+    """
+    return factors if factors.dtype == torch.bool else (factors != 0) | (factors < 0).any()
 
 
 def _fits(shape: Sequence[int], into: Sequence[int]) -> bool:
@@ -118,7 +134,7 @@ def _fits(shape: Sequence[int], into: Sequence[int]) -> bool:
     return len(shape) <= len(into) and all(a in (1, b) for a, b in pairs)
 
 
-def class_counts(main: Criterion, target: Tensor, keep: Tensor) -> Tensor | None:
+def class_counts(main: Criterion, target: Tensor, keep: Tensor | None) -> Tensor | None:
     """Return the number of entries of each class, shape (classes,), float; None for no classes.
 
     Whole numbers from 0 to 63 in a floating-point target count as classes, on the CPU.
@@ -127,15 +143,22 @@ def class_counts(main: Criterion, target: Tensor, keep: Tensor) -> Tensor | None
     if target.is_floating_point():
         if classes or target.device.type != "cpu":
             return None
-        target, keep = (sample(x, entries=WHOLE_ENTRIES_MAX) for x in (target, keep))
-        inside = (target >= 0) & (target < WHOLE_CLASSES_MAX) & (target == target.round())
-        if not bool((inside | ~keep).all()):
+        target = sample(target, entries=WHOLE_ENTRIES_MAX)
+        keep = None if keep is None else sample(keep, entries=WHOLE_ENTRIES_MAX)
+        whole = (target >= 0) & (target < WHOLE_CLASSES_MAX) & (target == target.round())
+        if not bool((whole if keep is None else whole | ~keep).all()):
             return None
-        classes = int(torch.where(keep, target, 0).max()) + 1
+        classes = int((target if keep is None else target[keep]).amax()) + 1 if _any(keep) else 1
     elif not 0 < classes <= CLASSES_MAX:
         return None
-    inside = keep & (target >= 0) & (target < classes)
-    index = torch.where(inside, target, classes).long().reshape(-1)
+    inside = (target >= 0) & (target < classes)
+    if keep is not None:
+        inside &= keep
+    index = target.masked_fill(~inside, classes).long().reshape(-1)
     ones = torch.ones(index.shape, device=index.device)
     counts = torch.zeros(classes + 1, device=index.device).scatter_add_(0, index, ones)
     return counts[:classes]
+
+
+def _any(keep: Tensor | None) -> bool:
+    return keep is None or bool(keep.any())

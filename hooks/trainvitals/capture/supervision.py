@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.loss import Seen, StepScalars
+from trainvitals.capture.loss import TOTAL, Seen, StepScalars
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
 from trainvitals.capture.parameters import reason_not_measured
 from trainvitals.capture.supervised_values import (
@@ -34,6 +34,7 @@ from trainvitals.capture.supervised_values import (
     named,
     prediction_scalars,
     sample,
+    unmasked,
 )
 from trainvitals.wire import Event, EventKind, Record, Scalar
 
@@ -74,6 +75,7 @@ class Supervision:
         self._histogram_batches = 0
         self._norms: tuple[nn.Module, ...] = ()
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
+        self._wants_output = True
         self._taken = 0
         self._own_s = 0.0
 
@@ -106,6 +108,8 @@ class Supervision:
 
         A cross entropy keeps its log-probabilities, not the logits that it was given.
         """
+        if not self._wants_output:
+            return
         started = time.thread_time()
         if isinstance(output, Mapping):
             logits = _readable(output.get("logits"))
@@ -126,6 +130,7 @@ class Supervision:
     ) -> None:
         found = [c for loss in losses for c in criteria(loss)]
         main = _completed(found[0] if found else Criterion(""), seen)
+        self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen)
         if whole and main.prediction is not None:
@@ -141,16 +146,16 @@ class Supervision:
         if main.target is None:
             if main.masks:
                 mask = sample(main.masks[0].detach())
-                self._count(mask != 0)
+                self._count(unmasked(mask), mask)
             return
         target = sample(main.target.detach())
         keep = kept(main, target)
         if not main.target.is_floating_point() or not main.classes:
-            self._count(keep)
+            self._count(keep, target)
         else:  # probabilities of each class: a row without any is not supervised
             dim = class_dim(main.target, main.classes, None) or -1
             rows = sample(main.target.detach(), whole=dim)
-            self._count(rows.sum(dim) != 0)
+            self._count(rows.sum(dim) != 0, rows.select(dim, 0))
         if not whole or target.numel() == 0:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
@@ -166,9 +171,11 @@ class Supervision:
         if counts.device.type == "cpu" and len(counts) <= HISTOGRAM_CLASSES_MAX:
             self._add_histogram(counts)
 
-    def _count(self, keep: Tensor) -> None:
-        self._supervised = self._supervised + keep.float().sum()
-        self._all += keep.numel()
+    def _count(self, keep: Tensor | None, x: Tensor) -> None:
+        """Count the entries of `x` that are supervised; None: all."""
+        count = x.numel() if keep is None else keep.sum(dtype=torch.float32)
+        self._supervised = self._supervised + count
+        self._all += x.numel()
         share = self._supervised / self._all if self._all else 0.0
         self._scalars.log({Scalar.SUPERVISED_SHARE: share})
 
@@ -314,8 +321,13 @@ def _with_graph(value: object) -> list[Tensor]:
 
 
 def _detached_terms(value: object) -> str:
-    terms = value.items() if isinstance(value, Mapping) else ()
-    return ",".join(sorted(str(k) for k, v in terms if not getattr(v, "requires_grad", False)))
+    terms = value if isinstance(value, Mapping) else {}
+    detached = [
+        str(name)
+        for name, term in terms.items()
+        if name != TOTAL and term is not None and not getattr(term, "requires_grad", False)
+    ]
+    return ",".join(sorted(detached))
 
 
 def _shape_text(tensor: Tensor | None) -> str:

@@ -163,7 +163,7 @@ class Scalar(StrEnum):
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
     PREDICTION_MIN = "prediction_min"
     """Smallest entry of the prediction that the loss function was given, in the first micro-batch
-    of a sampled step; at most 65,536 entries of a tensor are read. For a cross entropy these are
+    of a sampled step; at most 16,384 entries of a tensor are read. For a cross entropy these are
     the logits, for NLLLoss the log-probabilities. NaN if an entry is."""
     PREDICTION_MAX = "prediction_max"
     PREDICTION_MEAN = "prediction_mean"
@@ -185,7 +185,7 @@ class Scalar(StrEnum):
     """Share of the most frequent class among them, 0 to 1."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
-    and mask not zero; over up to eight micro-batches of a sampled step."""
+    and mask not zero; over up to eight micro-batches of a sampled step, read as above."""
     GRADIENT_NORM_BEFORE_BACKWARD = "gradient_norm_before_backward"
     """L2 norm of the gradients that exist when the first backward of a sampled step begins; 0 if
     there are none. Without zero_grad it is the gradient norm of the previous step. Absent with

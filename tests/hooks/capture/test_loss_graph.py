@@ -101,6 +101,12 @@ def test_a_broadcast_of_prediction_and_target_is_named(loss):
     assert event.attributes["wiring"] == "prediction_and_target_broadcast"
 
 
+@pytest.mark.parametrize("target", [torch.ones(1).expand(8, 3), torch.ones(()).expand(8, 3)])
+def test_a_constant_target_is_no_broadcast(target):
+    [event] = one_step(lambda y: F.mse_loss(y, target)).events()
+    assert "wiring" not in event.attributes
+
+
 def test_the_last_activation_is_named():
     [event] = one_step(lambda y: F.mse_loss(y.tanh(), VALUES)).events()
     assert event.attributes["last_activation"] == "tanh"

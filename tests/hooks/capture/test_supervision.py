@@ -145,6 +145,11 @@ def test_masked_elements_are_no_supervision(loss):
     assert one_step(loss).scalar("supervised_share") == [0.25]
 
 
+def test_advantages_of_a_policy_gradient_are_no_mask():
+    advantages = torch.tensor([0.0, 0, 0, 0, 1, -1, 0, 0])
+    assert one_step(lambda y: (losses(y) * advantages).mean()).scalar("supervised_share") == [1]
+
+
 def test_the_share_covers_the_micro_batches_of_a_step():
     loop = Loop()
     for target in (CLASSES, CLASSES * 0 - 100):
@@ -182,6 +187,14 @@ def test_terms_are_averaged_over_micro_batches():
     loop.step(loop.model(X).sum(), report=False)
     assert loop.scalar("loss_term/ce") == [2]
     assert loop.scalar("loss") == [3]
+
+
+def test_a_term_that_is_none_is_left_out():
+    loop = Loop()
+    loop.capture.loss({"ce": losses(loop.model(X)).mean(), "aux": None})
+    loop.step(loop.model(X).sum(), report=False)
+    assert len(loop.scalar("loss")) == len(loop.scalar("loss_term/ce")) == 1
+    assert loop.scalar("loss_term/aux") == []
 
 
 def test_a_term_without_a_gradient_is_named():
