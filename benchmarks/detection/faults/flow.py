@@ -130,11 +130,11 @@ def a_large_step_kills_the_relus(p: Program) -> Places:
 @fault(
     FLOW, "attention_logit_growth saturated_activation init_scale_too_large", "transformer-chain"
 )
-def attention_logits_times_1000(p: Program) -> Places:
+def attention_logits_times_10000(p: Program) -> Places:
     with torch.no_grad():
         for name, weight in p.model.named_parameters():
             if name.endswith("qkv.weight"):
-                weight[:64].mul_(32)  # queries and keys: 32² on their product
+                weight[:64].mul_(100)  # queries and keys: 100² on their product
     return ("*attention*",)
 
 

@@ -126,7 +126,7 @@ def plain_sgd(p: Program) -> None:
 @fault(
     LOSS,
     "loss_task_mismatch learning_rate_too_high initial_loss_anomaly exploding_gradient",
-    "lstm-cue resmlp-clusters",
+    "mlp-digits resmlp-clusters",
     given=plain_sgd,
 )
 def summed_cross_entropy(p: Program) -> Places:

@@ -154,7 +154,7 @@ def low_rate(p: Program) -> None:
 @fault(
     NUMERIC,
     "absorbed_updates learning_rate_too_low amp_underflow",
-    "mlp-digits tanh-rings",
+    "mlp-digits resmlp-clusters",
     given=low_rate,
 )
 def weights_in_bfloat16(p: Program) -> None:
