@@ -1,7 +1,7 @@
-"""Compiles the capture kernel when a C compiler is at hand; without one the wheel is pure Python.
+"""Compiles the capture kernels if there is a C compiler; without one the wheel is pure Python.
 
-The pure wheel works the same: `trainvitals.capture.kernel` then takes its torch path, which is
-slower, so the budget captures less often.
+The pure wheel computes the same numbers with torch operations, which are slower, so that fewer
+steps are measured in full.
 """
 
 import os
@@ -13,14 +13,15 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("hooks/trainvitals/capture/kernel.c")
-TARGET = SOURCE.with_name("_kernel.so")
+FOLDER = Path("hooks/trainvitals/capture/backends")
+SOURCES = ("parameters.c", "outputs.c")
+TARGET = FOLDER / "_kernels.so"
 # No -ffast-math: NaN and infinities are what we look for. -O3 vectorises the fixed-width lanes.
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 
 
 class KernelBuildHook(BuildHookInterface[Any]):
-    """Builds `_kernel.so` beside its source and takes it into the wheel."""
+    """Builds `_kernels.so` beside its sources and takes it into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
@@ -31,7 +32,14 @@ class KernelBuildHook(BuildHookInterface[Any]):
             self.app.display_warning("No C compiler: trainvitals uses its slower torch path.")
             return
         built = root / TARGET
-        command = [compiler, *FLAGS, "-o", str(built), str(root / SOURCE), "-lm"]
+        command = [
+            compiler,
+            *FLAGS,
+            "-o",
+            str(built),
+            *(str(root / FOLDER / s) for s in SOURCES),
+            "-lm",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             self.app.display_warning(

@@ -1,33 +1,46 @@
-"""Decide which steps are measured in full, to keep the cost a small share of the step time."""
+"""Decide which steps are measured in full, so that the cost stays within an account.
+
+Own cost (the time in hooks in the training thread and the CPU time of background threads) may not
+exceed ALLOWANCE_S + share × training time. The first steps draw on the allowance; later steps are
+spread evenly at a little less than the share; what is left of the allowance is kept for the steps
+after a finding or a non-finite value. A cost is known only when it was measured, so that the
+account can be exceeded by the cost of one full step.
+"""
 
 from __future__ import annotations
 
-FIRST_STEPS = 64
-"""First steps, measured in full at any cost: most faults are visible in the initial state."""
-EVERY_MAX = 100
-"""Maximum number of steps between two full ones, at any cost: the rules need recent frames."""
-SMOOTHING = 0.1
-FINDING_STEPS = 16
-NONFINITE_STEPS = 4
-"""Steps measured in full after a non-finite value."""
-NONFINITE_EVERY = 256
+from typing import Final
+
+ALLOWANCE_S: Final = 0.25
+FIRST_STEPS: Final = 64
+"""First steps, measured in full as long as a reserve is left: most faults are visible there."""
+RESERVE_S: Final = 0.05
+"""Part of the allowance that the first steps leave for findings."""
+PACE: Final = 0.75
+"""Part of the share that is planned: hooks also cost what they do not measure of themselves."""
+EVERY_MAX: Final = 100
+"""Number of steps after which a full one is due, as long as the account can pay it."""
+SMOOTHING: Final = 0.2
+FINDING_STEPS: Final = 16
+NONFINITE_STEPS: Final = 4
+"""Number of steps measured in full after a finding opened, and after a non-finite value."""
+NONFINITE_EVERY: Final = 256
 """Minimum number of steps between two such periods: it limits the cost of a run with many NaN."""
-FINDING_FACTOR = 2.0
-"""Factor on the budget for some steps after a finding opened."""
 
 
 class Budget:
-    """Decides which steps are full, from the measured cost of full and of light steps.
+    """Decides which steps are full.
 
-    `share` is own CPU time over step time; `every` is a fixed number of steps instead. With a
-    share of 0 and without `every`, no step is full.
+    `share` is own cost over training time; `every` is a fixed number of steps instead of the
+    account. With a share of 0 and without `every`, no step is full. Times are in seconds.
     """
 
     def __init__(self, share: float, every: int | None = None) -> None:
         self.share = share
         self.every = every
-        self._full_s = self._light_s = self._step_s = 0.0
-        self._own_total_s = self._step_total_s = 0.0
+        self.own_s = self.training_s = 0.0
+        self._full_s = 0.0
+        self._planned_s: float | None = None
         self._last_full = -1
         self._finding_until = -1
         self._nonfinite_at = -NONFINITE_EVERY
@@ -37,29 +50,28 @@ class Budget:
         """Whether no step is measured in full."""
         return self.every is None and self.share == 0
 
+    @property
+    def balance_s(self) -> float:
+        """What the account can still pay; negative if it is exceeded."""
+        return ALLOWANCE_S + self.share * self.training_s - self.own_s
+
     def is_full(self, step: int) -> bool:
         """Whether `step` is measured in full."""
         if self.vital_only:
             return False
-        if 0 <= step - self._nonfinite_at <= NONFINITE_STEPS:
-            return True
+        urgent = self._is_urgent(step)
         if self.every is not None:
-            return step % self.every == 0 or step < self._finding_until
-        return step < FIRST_STEPS or step - self._last_full >= self.cadence(step)
-
-    def cadence(self, step: int) -> int:
-        """Return the current number of steps from one full step to the next."""
-        share = self.share * (FINDING_FACTOR if step < self._finding_until else 1.0)
-        spare_s = share * self._step_s - self._light_s
-        extra_s = self._full_s - self._light_s
-        if extra_s <= 0:
-            return 1
-        if spare_s <= extra_s / EVERY_MAX:
-            return EVERY_MAX
-        return max(1, round(extra_s / spare_s))
+            return urgent or step % self.every == 0
+        if self.balance_s < self._full_s:
+            return False
+        if urgent or step - self._last_full >= EVERY_MAX:
+            return True
+        if step < FIRST_STEPS and self.balance_s - self._full_s >= RESERVE_S:
+            return True
+        return self._planned_s is not None and self._planned_s >= 0
 
     def after_finding(self, step: int) -> None:
-        """Raise the budget for the next `FINDING_STEPS` steps, because a finding opened."""
+        """Measure the next `FINDING_STEPS` steps in full, because a finding opened."""
         self._finding_until = step + FINDING_STEPS
 
     def after_nonfinite(self, step: int) -> None:
@@ -68,26 +80,29 @@ class Budget:
             self._nonfinite_at = step
 
     def spent(self, step: int, own_s: float, step_s: float | None, *, full: bool) -> None:
-        """Add the own CPU time of a step and its duration (None if unknown)."""
+        """Add the own cost of a step and its duration (None if unknown)."""
         if full:
             self._last_full = step
-            self._full_s = _smoothed(self._full_s, own_s)
-        else:
-            self._light_s = _smoothed(self._light_s, own_s)
-        if step_s is not None:
-            self._step_s = _smoothed(self._step_s, step_s)
-            self._own_total_s += own_s
-            self._step_total_s += step_s
+            known = self._full_s
+            self._full_s = own_s if known == 0 else known + SMOOTHING * (own_s - known)
+        self.own_s += own_s
+        self.training_s += step_s or 0.0
+        if step + 1 >= FIRST_STEPS:
+            # From here on, the allowance pays urgent steps only.
+            cost_s = 0.0 if self._is_urgent(step) else own_s
+            planned_s = (self._planned_s or 0.0) + PACE * self.share * (step_s or 0.0) - cost_s
+            self._planned_s = min(planned_s, self._full_s)
 
     def background(self, cpu_s: float) -> None:
         """Add the CPU time of trainvitals' background threads."""
-        self._own_total_s += cpu_s
+        self.own_s += cpu_s
+        if self._planned_s is not None:
+            self._planned_s -= cpu_s
+
+    def _is_urgent(self, step: int) -> bool:
+        return step < self._finding_until or 0 <= step - self._nonfinite_at <= NONFINITE_STEPS
 
     @property
     def overhead(self) -> float | None:
-        """Own CPU time over step time, whole run up to now; None before the second step."""
-        return self._own_total_s / self._step_total_s if self._step_total_s > 0 else None
-
-
-def _smoothed(old: float, new: float) -> float:
-    return new if old == 0 else old + SMOOTHING * (new - old)
+        """Own cost over training time, whole run up to now; None before the second step."""
+        return self.own_s / self.training_s if self.training_s > 0 else None

@@ -6,6 +6,7 @@ every statistic of every tensor. Start at `_before_step` and `_after_step`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture import reasons
+from trainvitals.capture.backends import Group
 from trainvitals.capture.budget import Budget
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.loss import (
@@ -30,19 +32,29 @@ from trainvitals.capture.loss import (
     total_of,
 )
 from trainvitals.capture.loss_steps import LossSteps
-from trainvitals.capture.matrices import Arrays, Matrices
 from trainvitals.capture.operations import LossEvents
-from trainvitals.capture.optimizers import Optimizers, closure_of, gradient_scale, group_scalars
+from trainvitals.capture.optimizers import (
+    Optimizers,
+    closure_of,
+    group_scalars,
+    scaling_of,
+    unscale_of,
+)
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
+from trainvitals.capture.step import PARAMETER_STREAMS, Step
 from trainvitals.capture.streams import Emit, Streams
 from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.transfer import Transfer
-from trainvitals.wire import Event, EventKind, NotWatched, Scalar, Stream
+from trainvitals.wire import Event, EventKind, NotWatched, Place, Scalar, Stream
 
+Groups = Sequence[Group]
 RESCAN_STEPS = 64
-"""Number of steps between two searches for new, removed or frozen parameters."""
+"""Number of steps between two searches for new or removed parameters."""
+DISTINCT_ROWS_STEPS = 4
+"""Number of full steps, from the first, in which rows are compared."""
 
 
 class Capture:
@@ -82,7 +94,11 @@ class Capture:
         self._names = Names(self._report)
         hooked = {} if self._budget.vital_only else self.models
         self._outputs = Outputs(hooked, activations, self._guard, self._report)
-        self._matrices = Matrices(self.models, self._report)
+        self._planner = Planner(self.models, self._report)
+        self._places_of: tuple[object, ...] = ()
+        self._output_places: tuple[Place, ...] = ()
+        self._now: Step | None = None
+        self._full_steps = 0
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
@@ -117,7 +133,10 @@ class Capture:
     @property
     def watched(self) -> tuple[str, ...]:
         """Names of the parameters and modules that are measured."""
-        return (*(p.name for p in self._matrices.parameters), *self._outputs.names)
+        plan = self._planner.plan
+        if plan is None:
+            return self._outputs.names
+        return (*(p.name for p in plan.parameters), *self._outputs.names)
 
     def loss(
         self,
@@ -168,7 +187,8 @@ class Capture:
             self._names.report_all()
         with self._guard.probe("transfer"):
             self._transfer.poll(wait=True)
-        self._matrices.forget()
+        if self._planner.plan is not None:
+            self._planner.plan.release()
 
     # Attaching.
 
@@ -248,159 +268,183 @@ class Capture:
             return
         self._report("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
         for value in self._scalars.take_losses():
-            started = time.thread_time()
+            started = time.perf_counter()
             with self._guard.probe("weights"):
-                if not self._matrices.parameters or (self.step + 1) % RESCAN_STEPS == 0:
-                    self._matrices.find_parameters()
+                step, plan = self._begin()
                 if self._is_full():
-                    everything = list(range(len(self._matrices.parameters)))
-                    self._matrices.take_weights(None, everything)
+                    self._take_weights(step, plan, plan.groups.get(None, ()), keep=False)
             self._scalars.loss(value, hooked=not self._scalars.logged)
             self._finish_step(started)
 
     # One step.
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = time.thread_time()
+        started = time.perf_counter()
         self._loss_steps.stop()
         with self._guard.probe("gradients"):
             if "gradients" not in self._guard.off:
-                self._find_parameters()
-                mine = self._matrices.owned_by(optimizer, self.optimizers)
-                closure = closure_of(args, kwargs) is not None
-                if not closure:
-                    self._take_norm(optimizer, mine)
+                step, plan = self._begin()
+                groups = self._groups(plan, optimizer)
+                if closure_of(args, kwargs) is None:
+                    self._take_gradients(step, optimizer, groups)
                 if self._is_full():
-                    self._matrices.take_weights(optimizer, mine)
-                    if not closure:
-                        self._matrices.take_gradients(optimizer, mine)
-        self._own_s += time.thread_time() - started
+                    self._take_weights(step, plan, groups, keep=True)
+        self._own_s += time.perf_counter() - started
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = time.thread_time()
+        started = time.perf_counter()
         with self._guard.probe("updates"):
             if "updates" not in self._guard.off:
-                mine = self._matrices.owned_by(optimizer, self.optimizers)
+                step, plan = self._begin()
+                groups = self._groups(plan, optimizer)
                 if closure_of(args, kwargs) is not None:
                     # The closure ran its backward inside the step: read its last gradients now.
-                    self._take_norm(optimizer, mine)
-                    if self._is_full():
-                        self._matrices.take_gradients(optimizer, mine)
-                if self._is_full():
-                    self._matrices.take_updates(optimizer, mine)
+                    self._take_gradients(step, optimizer, groups)
+                for group in groups:
+                    group.updates(step)
         if optimizer is not self.optimizers[0]:
-            self._own_s += time.thread_time() - started
+            self._own_s += time.perf_counter() - started
             return
         self._finish_step(started)
 
+    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> None:
+        scaling = scaling_of(optimizer)
+        for name, value in scaling.items():
+            step.put_scalar(name, value)
+        unscale = unscale_of(scaling)
+        if isinstance(unscale, float) and math.isnan(unscale):
+            return  # an overflow is normal with GradScaler, which skips the step
+        if not self._is_full():
+            for group in groups:
+                group.norm(step, optimizer, unscale)
+            total = step.totals.get(id(optimizer))
+            if total is not None and total.nonfinite:
+                self._force_full = True
+                self._budget.after_nonfinite(self.step + 1)
+        if self._is_full():
+            for group in groups:
+                group.gradients(step, optimizer, unscale, distinct=self._is_early())
+
+    def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
+        frozen = not plan.frozen_is_known
+        for group in groups:
+            group.weights(step, frozen=frozen, keep=keep, distinct=self._is_early())
+
     def _finish_step(self, started: float) -> None:
-        """End a step; `started` is the thread time at which the current hook began."""
-        step = self.step + 1
-        self._own_s += self._outputs.take_own_s()
+        """End a step; `started` is the `perf_counter` at which the current hook began."""
+        number = self.step + 1
+        self._own_s += self._outputs.own_s
+        full = self._is_full()
         with self._guard.probe("records"):
-            self._end_step(step)
-        self.step = step
+            self._end_step(number, full=full)
+        self.step = number
         with self._guard.probe("not watched"):
-            if step + 1 == UNSEEN_STEPS:
+            if number + 1 == UNSEEN_STEPS:
                 self._report_missing_data()
         now = time.perf_counter()
-        own_s = self._own_s + time.thread_time() - started
-        full = self._is_full()
-        self._budget.spent(step, own_s, now - self._last_end if self._last_end else None, full=full)
+        own_s = self._own_s + now - started
+        self._budget.spent(
+            number, own_s, now - self._last_end if self._last_end else None, full=full
+        )
         background_s = self._background_cpu_s()
         if self._last_end is not None:
             self._budget.background(background_s - self._background_seen_s)
         self._background_seen_s = background_s
         self._last_end = now
         self._own_s = 0.0
-        self._matrices.full_steps += full
+        self._full_steps += full
         self._force_full = False
-        self._matrices.begin()
-        self._full = self._budget.is_full(step + 1)
-        self._outputs.begin(step + 1, armed=self._full)
+        self._now = None
+        self._full = self._budget.is_full(number + 1)
+        self._outputs.begin(number + 1, armed=self._full)
+        if not self._full and self._planner.plan is not None:
+            self._planner.plan.release()
+        self._own_s = time.perf_counter() - now
         if self._on_step is not None:
-            self._on_step(step)  # exceptions of the user's callback pass through
+            self._on_step(number)  # exceptions of the user's callback pass through
 
     def _is_full(self) -> bool:
         return self._full or (self._force_full and not self._budget.vital_only)
 
-    def _take_norm(self, optimizer: Optimizer, mine: list[int]) -> None:
-        if (scale := gradient_scale(optimizer)) is not None:
-            self._scalars.log({Scalar.LOSS_SCALE: scale})
-        if self._matrices.take_norm(optimizer, mine):
-            self._force_full = True
-            self._budget.after_nonfinite(self.step + 1)
+    def _is_early(self) -> bool:
+        return self._full_steps < DISTINCT_ROWS_STEPS
 
-    def _end_step(self, step: int) -> None:
+    def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()
-        scalars = self._scalars.take()
-        scalars |= group_scalars(self.optimizers)
+        step, plan = self._begin()
+        for name, value in (self._scalars.take() | group_scalars(self.optimizers)).items():
+            step.put_scalar(name, value)
         if self._last_end is not None:
-            scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
-        scalars[Scalar.CAPTURE_TIME_S] = self._own_s
+            step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
+        step.scalars[Scalar.CAPTURE_TIME_S] = self._own_s
         if (overhead := self._budget.overhead) is not None:
             # Round to float32, as on the wire, so that every output shows the same number.
             self._overhead = float(np.float32(overhead))
-            scalars[Scalar.OVERHEAD] = self._overhead
-        full = self._is_full()
-        blocks = dict(self._matrices.blocks)
+            step.scalars[Scalar.OVERHEAD] = self._overhead
+        places: dict[Stream, tuple[Place, ...]] = {}
         if full:
-            blocks.update(self._outputs.blocks())
-            self._announce()
+            plan.frozen_is_known = True
+            self._outputs.take(step)
+            self._describe(plan)
+            places = dict.fromkeys(self._parameter_streams(plan), plan.places)
+            places[Stream.ACTIVATION] = self._output_places
             reported = self.not_watched.get("activations")
             if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
-                self._report("activations", f"no activation was measured before step {step}")
-        for name, value in scalars.items():
-            blocks[f"scalar/{name}"] = (
-                value if isinstance(value, (Tensor, np.ndarray)) else np.array([value])
-            )
-        self._transfer.poll()
-        self._transfer.submit(blocks, lambda arrays: self._emit_step(step, now, arrays, full))
+                self._report("activations", f"no activation was measured before step {number}")
+        self._transfer.submit(step, lambda step: self._emit_step(number, now, step, places))
 
-    def _emit_step(self, step: int, now: float, arrays: Arrays, full: bool) -> None:
-        scalars = {
-            name.removeprefix("scalar/"): float(np.ravel(value)[0])
-            for name, value in arrays.items()
-            if name.startswith("scalar/")
-        }
-        norms = [v for k, v in arrays.items() if k.startswith("squares/")]
-        if norms:
-            squares = np.concatenate([np.ravel(n) for n in norms]).astype(np.float64)
-            scalars[Scalar.GRADIENT_NORM] = float(np.sqrt(squares.sum()))
-            scalars[Scalar.NONFINITE_GRADIENTS] = float((~np.isfinite(squares)).sum())
-        self._streams.scalars(step, now, scalars)
-        if not full:
-            return
-        if self._matrices.parameters:
-            for stream in self._parameter_streams():
-                self._streams.frame(stream, step, now, self._matrices.matrix(stream, arrays))
-        # A step that became a full one late has no outputs: absent is not the same as finite.
-        if any(name.startswith("activation/") for name in arrays):
-            self._streams.frame(Stream.ACTIVATION, step, now, self._outputs.matrix(arrays))
+    def _emit_step(
+        self, number: int, now: float, step: Step, places: Mapping[Stream, tuple[Place, ...]]
+    ) -> None:
+        scalars = step.all_scalars()
+        self._streams.scalars(number, now, scalars)
+        if scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0 and number <= self.step:
+            self._budget.after_nonfinite(self.step + 1)  # it arrived late from a device
+        for stream, rows in places.items():
+            if stream in PARAMETER_STREAMS:
+                self._streams.frame(stream, number, now, rows, step.matrix(stream))
+            # A step that became a full one late has no outputs: absent is not the same as finite.
+            elif stream in step.matrices:
+                self._streams.frame(stream, number, now, rows, step.matrices[stream])
 
     # Which tensors.
 
-    def _find_parameters(self) -> None:
+    def _begin(self) -> tuple[Step, CapturePlan]:
+        """Return the current step and its plan; the first call of a step updates the plan."""
+        plan = self._planner.plan
+        if self._now is not None and plan is not None:
+            return self._now, plan
         sizes = tuple(len(g["params"]) for o in self.optimizers for g in o.param_groups)
-        rescan = (self.step + 1) % RESCAN_STEPS == 0
-        if self._matrices.parameters and sizes == self._group_sizes and not rescan:
-            return
-        self._group_sizes = sizes
-        self._matrices.find_parameters()
+        rescan = (self.step + 1) % RESCAN_STEPS == 0 or sizes != self._group_sizes
+        if plan is None or rescan:
+            self._group_sizes = sizes
+            plan = self._planner.update(self.optimizers)
+        elif self._is_full():
+            plan.group(self.optimizers)
+        self._now = Step(len(plan))
+        return self._now, plan
 
-    def _parameter_streams(self) -> tuple[Stream, ...]:
-        every = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
-        return every if self.optimizers else every[:1]
+    def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:
+        if id(optimizer) not in plan.groups:
+            plan.group(self.optimizers)  # it stepped for the first time
+        return plan.groups.get(id(optimizer), ())
 
-    def _announce(self) -> None:
+    def _parameter_streams(self, plan: CapturePlan) -> tuple[Stream, ...]:
+        if not len(plan):
+            return ()
+        return PARAMETER_STREAMS if self.optimizers else PARAMETER_STREAMS[:1]
+
+    def _describe(self, plan: CapturePlan) -> None:
+        """Write the places of the plan and of the outputs, if something about them changed."""
         # A hand-written update, or an update of copies, can change any parameter.
         unknown = self._copies_are_stepped or not self.optimizers
-        optimized = None if unknown else self._optimizers.ids
-        places = self._matrices.places(self._outputs.facts_of, optimized)
-        for stream in self._parameter_streams():
-            self._streams.announce(stream, places)
-        if self._outputs.names:
-            self._streams.announce(Stream.ACTIVATION, self._outputs.places())
+        self._outputs.facts_of(None)
+        described = (plan, plan.grouping, self._outputs.version, unknown)
+        if described == self._places_of:
+            return
+        self._places_of = described
+        plan.describe(self._outputs.facts_of, None if unknown else self._optimizers.ids)
+        self._output_places = tuple(self._outputs.places())
 
     def _report_missing_data(self) -> None:
         by_losses = "gradients and updates" in self.not_watched  # already reported there
@@ -411,7 +455,7 @@ class Capture:
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,
-            full_steps=self._matrices.full_steps,
+            full_steps=self._full_steps,
         )
         for name, reason in unseen.items():
             if name not in self.not_watched:

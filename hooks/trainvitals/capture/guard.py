@@ -31,14 +31,18 @@ class Guard:
         """Run a block and catch its exceptions. Check `name in off` before expensive work."""
         try:
             yield
-        except Exception as error:
-            kind = type(error).__name__
-            self._errors[name, kind] += 1
-            log.debug("The probe %s failed.", name, exc_info=True)
-            if self._errors[name, kind] == ERRORS_MAX and name not in self.off:
-                self.off.add(name)
-                reason = (
-                    f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {text(error)}"
-                )
-                log.warning("%s. It is switched off; the training goes on.", reason)
-                self._report(name, reason)
+        except Exception as error:  # noqa: BLE001 - counted and reported in `failed`
+            self.failed(name, error)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Count an exception that a probe raised."""
+        kind = type(error).__name__
+        self._errors[name, kind] += 1
+        log.debug("The probe %s failed.", name, exc_info=True)
+        if self._errors[name, kind] == ERRORS_MAX and name not in self.off:
+            self.off.add(name)
+            reason = (
+                f"monitor degraded: {name} failed {ERRORS_MAX} times with {kind}: {text(error)}"
+            )
+            log.warning("%s. It is switched off; the training goes on.", reason)
+            self._report(name, reason)

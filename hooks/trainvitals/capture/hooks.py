@@ -2,7 +2,7 @@
 
 Comes in: a module and a function. Goes out: calls of the function with the module's outputs.
 Promise:  `torch.save`, `deepcopy` and `torch.jit.script` treat the module as if it had no hook of
-          trainvitals; on a step that is not measured, the hook costs one attribute look-up.
+          trainvitals; on a step that is not measured, the module has none.
 
 torch's global module hooks would not change the model either. They are not used: while one is
 registered, every call of a compiled model gives a UserWarning, which `-W error` makes an exception.
@@ -23,7 +23,7 @@ Receive = Callable[[nn.Module, object, object], None]
 
 
 class OutputHook:
-    """A forward hook; `armed` switches it on and off.
+    """A forward hook; `was_called` is whether it was called outside compiled code.
 
     If the module had other hooks before, the hook is copied and pickled with them, as a callable
     of the standard library that does nothing.
@@ -31,14 +31,14 @@ class OutputHook:
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
-        self.armed = True
+        self.was_called = False
         self.__name__ = "trainvitals_output_hook"  # torch reads the name of a hook
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        # torch.compile treats `is_compiling` as a constant, so it adds no guard on `armed`.
         if torch.compiler.is_compiling():
             return
-        if self.armed and torch._C._get_tracing_state() is None:  # not inside torch.jit.trace
+        self.was_called = True
+        if torch._C._get_tracing_state() is None:  # not inside torch.jit.trace
             self.receive(module, args, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> object:
@@ -72,15 +72,28 @@ class HookTable(OrderedDict[int, Any]):
 
 
 class Hooked:
-    """One hook on one module, until `remove`."""
+    """One hook on one module, until `remove`; `disarm` takes it away for some steps."""
 
     def __init__(self, module: nn.Module, receive: Receive) -> None:
-        self.hook = OutputHook(receive)
+        self._hook = OutputHook(receive)
         self._module = module
         if not module._forward_hooks and not isinstance(module._forward_hooks, HookTable):
             # Replace only an empty table: handles of registered hooks refer to the old table.
             module.__dict__["_forward_hooks"] = HookTable()
-        self._handle = module.register_forward_hook(self.hook)
+        self._handle = module.register_forward_hook(self._hook)
+
+    def arm(self) -> None:
+        """Put the hook into the module's table."""
+        self._module._forward_hooks[self._handle.id] = self._hook
+
+    def disarm(self) -> None:
+        """Take the hook out of the module's table: even an empty hook costs some microseconds.
+
+        A hook that was never called stays: its module may be inside compiled code, which is
+        compiled again when the table changes, and never calls the hook.
+        """
+        if self._hook.was_called:
+            self._module._forward_hooks.pop(self._handle.id, None)
 
     def remove(self) -> None:
         """Remove the hook. Safe to call twice."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
-from trainvitals.capture.transfer import Block
 from trainvitals.wire import Scalar
 
 Number = float | int | Tensor
@@ -113,10 +112,10 @@ class StepScalars:
         for name, value in scalars.items():
             self._others[name] = scalar_of(value)
 
-    def take(self) -> dict[str, float | Block]:
+    def take(self) -> dict[str, float | Tensor]:
         """Return the step's scalars by name and reset; tensors if they are on a device."""
         losses = self._logged or self._hooked
-        taken: dict[str, float | Block] = dict(self._others)
+        taken: dict[str, float | Tensor] = dict(self._others)
         for name, (total, count) in self._terms.items():
             taken[f"{Scalar.LOSS_TERM}/{name}"] = total / count
         if losses and all(isinstance(x, float) for x in losses):

@@ -7,12 +7,10 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from trainvitals.capture import kernel
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.parameters import optimized_ids
 from trainvitals.wire import Scalar
@@ -144,17 +142,26 @@ def closure_of(args: Any, kwargs: Any) -> Callable[[], object] | None:
     return closure if callable(closure) else None
 
 
-def gradient_scale(optimizer: Optimizer) -> Tensor | None:
-    """Return GradScaler's factor if a fused optimizer unscales inside its step."""
-    scale = getattr(optimizer, "grad_scale", None)
-    return scale if isinstance(scale, Tensor) and scale.device.type == "cpu" else None
+def scaling_of(optimizer: Optimizer) -> dict[str, float | Tensor]:
+    """Return GradScaler's factor and whether it skips the update, for the scalars of the step.
+
+    Empty if no fused optimizer unscales inside its step. Values of a device stay there.
+    """
+    names = {Scalar.LOSS_SCALE: "grad_scale", Scalar.SKIPPED_STEP: "found_inf"}
+    found = {scalar: getattr(optimizer, name, None) for scalar, name in names.items()}
+    return {
+        scalar: float(value) if value.device.type == "cpu" else value.detach().reshape(())
+        for scalar, value in found.items()
+        if isinstance(value, Tensor)
+    }
 
 
-def unscaling(scale: Tensor) -> npt.NDArray[np.float32]:
-    """Return the factor that unscales each statistic of a scaled gradient."""
-    factors = np.full(kernel.COLUMNS, 1 / float(scale), np.float32)
-    factors[6:] = 1  # zero_share and nonfinite count entries
-    return factors
+def unscale_of(scaling: Mapping[str, float | Tensor]) -> float | Tensor:
+    """Return the factor that undoes GradScaler's; NaN in a skipped step: it has no gradients."""
+    scale, skipped = scaling.get(Scalar.LOSS_SCALE, 1.0), scaling.get(Scalar.SKIPPED_STEP, 0.0)
+    if isinstance(scale, Tensor) or isinstance(skipped, Tensor):
+        return torch.where(torch.as_tensor(skipped) > 0, torch.nan, 1 / scale)
+    return math.nan if skipped > 0 else 1 / scale
 
 
 def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import fnmatch
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainvitals.capture.activations import COLUMNS, Liveness, first_tensor, measure
+from trainvitals.capture.backends import native
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
-from trainvitals.capture.order import ForwardOrder, ModuleFacts, in_backward
+from trainvitals.capture.modules import CallSite, WatchedModule
+from trainvitals.capture.order import ForwardOrder, ModuleFacts
 from trainvitals.capture.parameters import NORMS, RECURRENT
-from trainvitals.capture.transfer import Array, Block
-from trainvitals.wire import STATISTICS, Place, Stat, Stream
+from trainvitals.capture.step import Remote, Step, empty
+from trainvitals.wire import Place, Stream
 
 MODULES_MAX = 256
-CALL_SITES_MAX = 8
-"""Maximum number of call sites of one module that are distinguished."""
-DEAD = STATISTICS[Stream.ACTIVATION].index(Stat.DEAD_SHARE)
 _WHOLE = (nn.MultiheadAttention, *RECURRENT)
 """Modules that are watched as a whole: their children are not called, or not useful alone."""
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten)
 
 
 class Outputs:
-    """Forward hooks on the watched modules; measures the last training forward pass of a step."""
+    """Forward hooks on the watched modules; measures the last training forward pass of a step.
+
+    `own_s` is the time spent in the hooks of this step; `not_training` whether a watched module was
+    called in eval mode or without gradients; `version` grows when the places change.
+    """
 
     def __init__(
         self,
@@ -38,45 +38,57 @@ class Outputs:
         guard: Guard,
         report: Callable[[str, str], None],
     ) -> None:
+        self.kernel = native.OutputKernel() if native.is_available() else None
+        self.step = 0
+        self.own_s = 0.0
+        self.off: set[str] = set()
+        self.not_training = False
+        self.version = 0
         self._guard = guard
         self._report = report
-        self._armed = True
-        self._step = 0
-        self._own_s = 0.0
-        self._modules: dict[int, str] = {}
-        self._rows: dict[int, Tensor] = {}
-        self._lives: dict[tuple[int, int], Liveness] = {}
-        self._calls: dict[int, int] = {}
-        self._orders: dict[int, ForwardOrder] = {}
+        self._models = models
+        self._state = (True, False)
+        self._sites: list[CallSite] = []
+        self._watched: dict[int, WatchedModule] = {}
         self._order_of: dict[int, ForwardOrder] = {}
         self._facts: dict[int, ModuleFacts] = {}
         self._parents: dict[int, nn.Module] = {}
-        self._called: dict[int, nn.Module] = {}
-        self._hooked: list[Hooked] = []
-        self._to_hook: list[nn.Module] = []
-        self.not_training = False
-        """Whether a watched module was called in eval mode or without gradients."""
+        self._hooked: list[tuple[WatchedModule | None, Hooked]] = []
         self._wanted = _wanted(models, activations, report)
         for prefix, model in models.items():
             order = ForwardOrder()
             for name, module in _leaves(model, prefix):
-                if id(module) not in self._modules:
-                    self._modules[id(module)] = name
+                if id(module) not in self._watched:
+                    wanted = name in self._wanted
+                    self._watched[id(module)] = WatchedModule(module, name, self, wanted=wanted)
                     self._order_of[id(module)] = order
-                    self._to_hook.append(module)
             for module in model.modules():
                 for child in module.children():
                     self._parents[id(child)] = module
+        self._new_matrix()
+
+    # Attaching.
 
     def attach(self) -> None:
         """Register the hooks; report each module that does not accept one."""
-        while self._to_hook:
-            module = self._to_hook.pop()
+        for watched in self._watched.values():
             try:
-                self._hooked.append(Hooked(module, self._returned))
+                self._hooked.append((watched, Hooked(watched.module, watched.returned)))
             except Exception as error:  # noqa: BLE001 - the module's class is the user's
-                name = f"output of {self._modules[id(module)]}"
-                self._report(name, f"it does not accept a forward hook ({type(error).__name__})")
+                reason = f"it does not accept a forward hook ({type(error).__name__})"
+                self._report(f"output of {watched.name}", reason)
+        for model in self._models.values():
+            try:
+                self._hooked.append((None, Hooked(model, lambda *_: self.end_pass())))
+            except Exception as error:  # noqa: BLE001 - as above
+                reason = f"it does not accept a forward hook ({type(error).__name__})"
+                self._report("forward passes", reason)
+
+    def detach(self) -> None:
+        """Remove the hooks. Safe to call twice."""
+        for _, hooked in self._hooked:
+            hooked.remove()
+        self._hooked = []
 
     @property
     def wanted(self) -> bool:
@@ -86,52 +98,103 @@ class Outputs:
     @property
     def names(self) -> tuple[str, ...]:
         """The modules measured up to now, in the order of their first call."""
-        return tuple(self._modules[i] for i in self._called)
+        return tuple(dict.fromkeys(site.watched.name for site in self._sites))
+
+    # Called by WatchedModule.
+
+    def saw(self, watched: WatchedModule, args: object) -> None:
+        """Record the order of the first forward pass."""
+        if not self._facts:
+            self._order_of[id(watched.module)].saw(watched.module, args)
+
+    def new_site(self, watched: WatchedModule, number: int) -> CallSite:
+        """Return a new row."""
+        site = CallSite(watched, number, len(self._sites))
+        self._sites.append(site)
+        self.version += 1
+        if site.row >= len(self._matrix):
+            more = empty(max(8, len(self._matrix)), Stream.ACTIVATION)
+            self._set_matrix(np.concatenate([self._matrix, more]))
+        return site
+
+    def row_at(self, row: int) -> int:
+        """Return the address of a row of the step's matrix, which is about to be written."""
+        self._written = True
+        return self._matrix_at + row * self._row_bytes
+
+    def put(self, row: int, values: Tensor) -> None:
+        """Write a row that torch computed; of a device, keep it for transfer.py."""
+        self._written = True
+        if values.device.type == "cpu":
+            self._matrix[row] = values.numpy()
+        else:
+            self._remote[row] = values
+
+    def failed(self, watched: WatchedModule, error: Exception) -> None:
+        """Count an exception in a hook, and switch a module off that fails again and again."""
+        probe = f"activations of {watched.name}"
+        self._guard.failed(probe, error)
+        if probe in self._guard.off:
+            self.off.add(watched.name)
+
+    # Called by Capture.
+
+    def end_pass(self) -> None:
+        """End a forward pass: the next call of a module is at its first call site again."""
+        for site in self._sites:
+            site.watched.calls = 0
 
     def begin(self, step: int, *, armed: bool) -> None:
-        """Start a step: clear the rows of the last one; measure if `armed`."""
-        self._step, self._armed = step, armed
-        self._rows.clear()
-        self._calls.clear()
-        for hooked in self._hooked:
-            hooked.hook.armed = armed
+        """Start a step; its outputs are measured if `armed`, otherwise no module has a hook."""
+        self.step = step
+        self.own_s = 0.0
+        self.end_pass()
+        if self._written:
+            self._new_matrix()
+        state = (armed, bool(self._facts))
+        if state != self._state:
+            self._state = state
+            for watched, hooked in self._hooked:
+                # Modules that are not wanted are observed once, for the order of the modules.
+                useful = self.wanted and (watched is None or watched.is_wanted)
+                if armed and (useful or not self._facts):
+                    hooked.arm()
+                else:
+                    hooked.disarm()
 
-    def detach(self) -> None:
-        """Remove the hooks. Safe to call twice."""
-        for hooked in self._hooked:
-            hooked.remove()
-        self._hooked = []
-
-    def take_own_s(self) -> float:
-        """Return the CPU seconds spent in hooks since the last call."""
-        spent, self._own_s = self._own_s, 0.0
-        return spent
+    def take(self, step: Step) -> None:
+        """Move the rows of this step into `step`, if a module was measured."""
+        if not self._written:
+            return
+        step.matrices[Stream.ACTIVATION] = self._matrix[: len(self._sites)]
+        by_device: dict[torch.device, list[int]] = {}
+        for row, values in self._remote.items():
+            by_device.setdefault(values.device, []).append(row)
+        for rows in by_device.values():
+            values = torch.stack([self._remote[row] for row in rows])
+            step.remote.append(Remote(values, Stream.ACTIVATION, rows))
 
     def facts_of(self, module: nn.Module | None) -> ModuleFacts | None:
         """Return the facts about `module`, or about the closest module that contains it."""
         if not self._facts:
             for order in {id(o): o for o in self._order_of.values()}.values():
                 self._facts.update(order.facts(NORMS))
+            if self._facts:
+                self.version += 1
+            for key, facts in self._facts.items():
+                self._watched[key].know(facts)
         while module is not None:
             if id(module) in self._facts:
                 return self._facts[id(module)]
             module = self._parents.get(id(module))
         return None
 
-    def blocks(self) -> dict[str, Block]:
-        """Return the rows of the step, one block for each module that was called."""
-        return {f"activation/{i}": row for i, row in self._rows.items()}
-
-    def matrix(self, arrays: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        """Return the activation matrix of a step from its blocks; NaN for modules not called."""
-        absent = np.full(COLUMNS, np.nan, np.float32)
-        return np.stack([arrays.get(f"activation/{i}", absent) for i in self._called])
-
     def places(self) -> list[Place]:
         """Return the rows of the activation stream."""
-        return [self._place(module) for module in self._called.values()]
+        return [self._place(site) for site in self._sites]
 
-    def _place(self, module: nn.Module) -> Place:
+    def _place(self, site: CallSite) -> Place:
+        module = site.watched.module
         facts = self.facts_of(module) or ModuleFacts(-1)
         flags = [
             flag
@@ -144,60 +207,25 @@ class Outputs:
             if is_so
         ]
         return Place(
-            self._modules[id(module)],
+            site.name,
             kind=type(module).__name__,
             depth=facts.depth,
-            module=self._modules[id(module)],
+            module=site.watched.name,
             module_kind=type(module).__name__,
             nonlinearity=facts.nonlinearity,
             flags=tuple(flags),
         )
 
-    def _returned(self, module: nn.Module, args: object, output: object) -> None:
-        if not self._armed or in_backward():
-            return
-        if not module.training or not torch.is_grad_enabled():
-            self.not_training = True
-            return
-        if id(module) not in self._modules:
-            return  # a replica of DataParallel, which shares the table of hooks
-        probe = f"activations of {self._modules[id(module)]}"
-        if probe in self._guard.off:
-            return
-        started = time.thread_time()
-        with self._guard.probe(probe):
-            self._measure(module, args, output)
-        self._own_s += time.thread_time() - started
+    def _new_matrix(self) -> None:
+        self._written = False
+        self._remote: dict[int, Tensor] = {}
+        rows = max(len(self._sites), len(self._wanted) if not self._sites else 0)
+        self._set_matrix(empty(rows, Stream.ACTIVATION))
 
-    def _measure(self, module: nn.Module, args: object, output: object) -> None:
-        if not self._facts:
-            self._order_of[id(module)].saw(module, args)
-        tensor = first_tensor(output)
-        wanted = self._modules[id(module)] in self._wanted
-        if not wanted or tensor is None or not tensor.is_floating_point():
-            return
-        facts = self._facts.get(id(module))
-        self._called.setdefault(id(module), module)
-        # A module that is called twice in a step has two call sites, each with its own Liveness.
-        call = self._calls.get(id(module), 0)
-        self._calls[id(module)] = call + 1
-        row = measure(
-            tensor,
-            module,
-            nonlinearity=facts.nonlinearity if facts else _own_nonlinearity(module),
-            functional=facts.functional if facts else False,
-            liveness=self._lives.setdefault((id(module), call % CALL_SITES_MAX), Liveness()),
-            offset=self._step,
-        )
-        if call:
-            row[DEAD] = torch.fmax(row[DEAD], self._rows[id(module)][DEAD])
-        self._rows[id(module)] = row
-
-
-def _own_nonlinearity(module: nn.Module) -> str:
-    from trainvitals.capture.order import ACTIVATIONS
-
-    return ACTIVATIONS.get(type(module), "")
+    def _set_matrix(self, matrix: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+        self._matrix = matrix
+        self._matrix_at = matrix.ctypes.data
+        self._row_bytes = matrix.strides[0]
 
 
 def _leaves(model: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from trainvitals.capture.kernel import DTYPES
 from trainvitals.capture.order import ModuleFacts
 from trainvitals.wire import Place
 
+DTYPES: Final = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+"""The types of parameters that are measured, with their number in the kernels."""
 NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,

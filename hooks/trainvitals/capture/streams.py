@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -22,34 +21,41 @@ class Streams:
         self._versions: dict[Stream, int] = {}
         self._scalars: dict[str, int] = {}
 
-    def announce(self, stream: Stream, places: Sequence[Place]) -> None:
-        """Emit a layout if `places` differ from the last layout of `stream`."""
-        wanted = tuple(places)
-        if self._places.get(stream) == wanted:
-            return
-        self._places[stream] = wanted
-        self._versions[stream] = self._versions.get(stream, -1) + 1
-        self._emit(Layout(stream, self._versions[stream], STATISTICS[stream], wanted))
-
-    def frame(self, stream: Stream, step: int, time: float, values: npt.NDArray[Any]) -> None:
-        """Emit one step of a stream: float32, shape (places, statistics) of its newest layout."""
+    def frame(
+        self,
+        stream: Stream,
+        step: int,
+        time: float,
+        places: tuple[Place, ...],
+        values: npt.NDArray[np.float32],
+    ) -> None:
+        """Emit one step of a stream: float32, shape (places, statistics); it is not copied."""
+        if self._places.get(stream) is not places:
+            self._announce(stream, places)
         self._emit(
             Frame(
                 stream,
                 self._versions[stream],
                 np.array([step], np.int64),
                 np.array([time]),
-                np.ascontiguousarray(values, np.float32)[None],
+                values[None],
             )
         )
 
     def scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
         """Emit one step of scalars; new names extend the layout, missing ones are NaN."""
-        if any(name not in self._scalars for name in scalars):
+        if not scalars.keys() <= self._scalars.keys():
             for name in scalars:
                 self._scalars.setdefault(name, len(self._scalars))
-            self.announce(Stream.SCALAR, [Place(name) for name in self._scalars])
+            self._announce(Stream.SCALAR, tuple(Place(name) for name in self._scalars))
         values = np.full((len(self._scalars), 1), np.nan, np.float32)
         for name, value in scalars.items():
             values[self._scalars[name], 0] = value
-        self.frame(Stream.SCALAR, step, time, values)
+        self.frame(Stream.SCALAR, step, time, self._places[Stream.SCALAR], values)
+
+    def _announce(self, stream: Stream, places: tuple[Place, ...]) -> None:
+        known = self._places.get(stream)
+        self._places[stream] = places
+        if known != places:
+            self._versions[stream] = self._versions.get(stream, -1) + 1
+            self._emit(Layout(stream, self._versions[stream], STATISTICS[stream], places))

@@ -1,79 +1,86 @@
-"""Copy statistics from a device to the host without blocking.
+"""Copy the values of a step from devices to the host without waiting.
 
-On the CPU they are available at once. On an accelerator, all blocks of a step are concatenated and
-copied to pinned memory without blocking; `ready` is called when the copy's event has completed,
-some steps later. This path has not been tested on hardware yet.
+On the CPU they are there at once. Otherwise all values of a step are concatenated on each device
+and copied to pinned memory; the step is emitted when the copies' events have completed, some steps
+later. This path was not measured on hardware.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Block = npt.NDArray[np.floating[Any]] | Tensor
-Blocks = Mapping[str, Block]
-Array = npt.NDArray[np.floating[Any]]
-Ready = Callable[[dict[str, Array]], None]
+from trainvitals.capture.step import Remote, Step
 
-WAITING_MAX = 64
-"""Maximum number of pending steps; the oldest is dropped instead of blocking."""
+WAITING_MAX: Final = 64
+"""Maximum number of steps on their way; the oldest is dropped instead of waiting for it."""
+Emit = Callable[[Step], None]
+
+
+class _Copy(NamedTuple):
+    remotes: list[Remote]
+    host: Tensor
+    event: Any
+
+    def is_done(self, *, wait: bool) -> bool:
+        if self.event is None:
+            return True
+        if wait:
+            self.event.synchronize()
+        return bool(self.event.query())
 
 
 class Transfer:
-    """A queue of steps whose statistics are being copied."""
+    """A queue of steps in their order; `emit` is called with each one when it is complete."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Any, Tensor, dict[str, Any], dict[str, torch.Size], Ready]] = (
-            deque()
-        )
+        self._waiting: deque[tuple[Step, list[_Copy], Emit]] = deque()
         self.given_up = 0
 
-    def submit(self, blocks: Blocks, ready: Ready) -> None:
-        """Copy `blocks` to the host and call `ready` with them: at once for the CPU, else later."""
-        # Keep float64: a sum of squares may exceed float32 although its root does not.
-        here: dict[str, Array] = {k: np.asarray(b) for k, b in blocks.items() if not _is_remote(b)}
-        remote = {k: b for k, b in blocks.items() if isinstance(b, Tensor) and _is_remote(b)}
-        if not remote and not self._waiting:
-            ready(here)
+    def submit(self, step: Step, emit: Emit) -> None:
+        """Copy the step's remote values; emit the step now if it and all before are complete."""
+        if not step.remote and not self._waiting:
+            emit(step)
             return
         if len(self._waiting) >= WAITING_MAX:
             self._waiting.popleft()
             self.given_up += 1
-        shapes = {k: b.shape for k, b in remote.items()}
-        if not remote:
-            self._waiting.append((None, torch.empty(0), here, shapes, ready))
-            return
-        device = next(iter(remote.values())).device
-        flat = torch.cat([b.detach().float().reshape(-1).to(device) for b in remote.values()])
-        host = torch.empty(flat.shape, dtype=torch.float32, pin_memory=device.type == "cuda")
-        host.copy_(flat, non_blocking=True)
-        event = None
-        if device.type == "cuda":
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(device))
-        self._waiting.append((event, host, here, shapes, ready))
+        remotes, step.remote = step.remote, []
+        devices = dict.fromkeys(r.values.device for r in remotes)
+        copies = [_copy([r for r in remotes if r.values.device == d], d) for d in devices]
+        self._waiting.append((step, copies, emit))
+        self.poll()
 
     def poll(self, *, wait: bool = False) -> None:
-        """Call `ready` for completed steps, in order; with `wait` (at the end), for all of them."""
+        """Emit the steps that are complete, in order; with `wait` (at the end) all of them."""
         while self._waiting:
-            event, host, here, shapes, ready = self._waiting[0]
-            if event is not None and not event.query():
-                if not wait:
-                    return
-                event.synchronize()
+            step, copies, emit = self._waiting[0]
+            if not all(copy.is_done(wait=wait) for copy in copies):
+                return
             self._waiting.popleft()
-            at = 0
-            for name, shape in shapes.items():
-                here[name] = host[at : at + shape.numel()].reshape(shape).numpy()
-                at += shape.numel()
-            ready(here)
+            for copy in copies:
+                at = 0
+                for remote in copy.remotes:
+                    count = remote.values.numel()
+                    values = copy.host[at : at + count].reshape(remote.values.shape)
+                    step.arrived(remote, values.numpy())
+                    at += count
+            emit(step)
 
 
-def _is_remote(block: Block) -> bool:
-    return isinstance(block, Tensor) and block.device.type != "cpu"
+def _copy(remotes: list[Remote], device: torch.device) -> _Copy:
+    # float64: a sum of squares may exceed float32 although its root does not. Metal has none.
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    flat = torch.cat([r.values.detach().to(wide).reshape(-1) for r in remotes])
+    if device.type != "cuda":
+        # Without events here, a copy that does not wait could be read too early.
+        return _Copy(remotes, flat.cpu(), None)
+    host = torch.empty(flat.shape, dtype=wide, pin_memory=True)
+    host.copy_(flat, non_blocking=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return _Copy(remotes, host, event)

@@ -63,9 +63,9 @@ def _installed() -> Iterator[Check]:
 def _kernel() -> Iterator[Check]:
     if find_spec("torch") is None:
         return
-    from trainvitals.capture.kernel import has_native
+    from trainvitals.capture.backends.native import is_available
 
-    if has_native():
+    if is_available():
         yield Check(GOOD, "native kernel: computes all CPU statistics in one pass")
     else:
         yield Check(

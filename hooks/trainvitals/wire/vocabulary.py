@@ -74,6 +74,9 @@ class Stat(StrEnum):
     """Share of entries with |tanh| > 0.99, or sigmoid outside (0.01, 0.99); NaN otherwise."""
     KURTOSIS = "kurtosis"
     """Excess kurtosis over all entries: 0 for a normal distribution."""
+    UNCHANGED_SHARE = "unchanged_share"
+    """Share of entries that are equal before and after the step, 0 to 1: with live gradients,
+    updates that were lost to rounding."""
     VALUE = "value"
     """The value of a scalar. NaN is ambiguous here: a scalar that was not measured is NaN too;
     `Scalar.NONFINITE_LOSS` and `NONFINITE_GRADIENTS` distinguish a diverged loss from a missing
@@ -94,7 +97,7 @@ _ENTRIES: Final = (
 STATISTICS: Final[dict[Stream, tuple[Stat, ...]]] = {
     Stream.WEIGHT: (*_ENTRIES, Stat.DISTINCT_ROWS, Stat.DRIFT_RMS, Stat.DRIFT_MEAN),
     Stream.GRADIENT: (*_ENTRIES, Stat.DISTINCT_ROWS),
-    Stream.UPDATE: (Stat.RMS, Stat.RATIO, Stat.MEAN),
+    Stream.UPDATE: (Stat.RMS, Stat.RATIO, Stat.MEAN, Stat.UNCHANGED_SHARE),
     Stream.ACTIVATION: (
         Stat.MEAN,
         Stat.STD,
@@ -158,6 +161,8 @@ class Scalar(StrEnum):
     WEIGHT_DECAY = "weight_decay"
     LOSS_SCALE = "loss_scale"
     """GradScaler's factor; gradients are reported unscaled."""
+    SKIPPED_STEP = "skipped_step"
+    """1 if GradScaler found an overflow and a fused optimizer skipped the update, else 0."""
 
     LOSS_TERM = "loss_term"
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""

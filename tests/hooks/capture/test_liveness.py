@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainvitals.capture import Capture
-from trainvitals.capture.activations import Liveness
+from trainvitals.capture.liveness import Liveness
 from trainvitals.wire import Frame, Layout, Stat, Stream
 
 HALF = torch.tensor([True, False])
@@ -49,7 +49,7 @@ class Twice(nn.Module):
         return self.relu(self.second(x).abs().neg() - 1) + x
 
 
-def test_units_dead_at_one_of_two_call_sites_are_reported():
+def test_each_call_site_of_a_module_is_a_row_of_its_own():
     torch.manual_seed(0)
     model, records = Twice(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -60,5 +60,7 @@ def test_units_dead_at_one_of_two_call_sites_are_reported():
     capture.detach()
     [layout] = [r for r in records if isinstance(r, Layout) and r.stream is Stream.ACTIVATION]
     frame = [r for r in records if isinstance(r, Frame) and r.stream is Stream.ACTIVATION][-1]
-    row = [p.name for p in layout.places].index("relu")
-    assert frame.values[-1, row, layout.statistics.index(Stat.DEAD_SHARE)] == 1
+    dead = frame.values[-1, :, layout.statistics.index(Stat.DEAD_SHARE)]
+    found = {p.name: share for p, share in zip(layout.places, dead, strict=True)}
+    assert (found["relu"], found["relu:2"]) == (0, 1)
+    assert {p.module for p in layout.places if p.name.startswith("relu")} == {"relu"}

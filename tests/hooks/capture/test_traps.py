@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from trainvitals.capture import Capture
+from trainvitals.capture.modules import WatchedModule
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Stat, Stream
 
@@ -140,12 +141,12 @@ def test_only_training_forwards_are_measured():
     assert (history.values(Stream.ACTIVATION, Stat.MAX) < 1e3).all()
 
 
-def test_forwards_repeated_by_activation_checkpointing_are_not_measured_again():
+def test_forwards_repeated_by_activation_checkpointing_are_not_measured_again(monkeypatch):
     model = network()
     optimizer = sgd(model)
-    capture, _ = captured(model, optimizer)
     calls = []
-    capture._outputs._measure = lambda *_: calls.append(1)
+    monkeypatch.setattr(WatchedModule, "_measure", lambda *_: calls.append(1))
+    captured(model, optimizer)
     out = checkpoint(model, torch.ones(6, 4), use_reentrant=False)
     before = len(calls)
     out.mean().backward()
@@ -189,7 +190,7 @@ def test_a_copy_loads_where_trainvitals_is_not_installed(tmp_path):
     model = network()
     capture, _ = captured(model, sgd(model))
     copy.deepcopy(model)(torch.ones(6, 4))
-    assert not capture._outputs._rows
+    assert not capture._outputs._written
     torch.save(model, tmp_path / "model.pt")
     script = (
         "import sys; sys.modules['trainvitals'] = None\n"
@@ -250,7 +251,7 @@ def test_a_probe_of_ours_that_fails_three_times_is_off_and_told(caplog, monkeypa
     model = network()
     optimizer = sgd(model)
     capture, history = captured(model, optimizer)
-    monkeypatch.setattr("trainvitals.capture.kernel.squares", broken)
+    monkeypatch.setattr("trainvitals.capture.capture.scaling_of", broken)
     for _ in range(5):
         step(model, optimizer, capture)
     assert capture.step == 4
@@ -270,7 +271,7 @@ def test_an_error_without_a_text_is_counted_like_any_other(monkeypatch):
     model = network()
     optimizer = sgd(model)
     capture, history = captured(model, optimizer)
-    monkeypatch.setattr("trainvitals.capture.kernel.squares", broken)
+    monkeypatch.setattr("trainvitals.capture.capture.scaling_of", broken)
     for _ in range(5):
         step(model, optimizer, capture)
     assert capture.step == 4

@@ -1,0 +1,334 @@
+"""The C kernels, through ctypes: parameters and outputs on the CPU.
+
+Comes in: tensors in memory. Goes out: rows of float32 matrices.
+Promise:  a call costs a few microseconds beyond reading the entries; pointers are kept in tables,
+          which are rebuilt when a tensor's memory changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainvitals.capture.backends.members import (
+    ENTRIES_COMPARED_MAX,
+    ROWS_COMPARED_MAX,
+    Member,
+    has_rows,
+    is_dense,
+)
+from trainvitals.capture.backends.shapes import Shape
+from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
+from trainvitals.capture.parameters import DTYPES
+from trainvitals.capture.step import PARAMETER_STREAMS, Step, Total
+from trainvitals.wire import STATISTICS, Stat, Stream
+
+GIL_BYTES_MAX: Final = 32_000_000
+"""Tables up to this size are read without releasing the GIL: another thread that takes it may keep
+it for 5 ms, longer than the read."""
+ALIGNMENT: Final = 64
+_DRIFT: Final = STATISTICS[Stream.WEIGHT].index(Stat.DRIFT_RMS)
+_COLUMNS: Final = {stream: len(STATISTICS[stream]) for stream in PARAMETER_STREAMS}
+Integers = npt.NDArray[np.int64]
+
+
+def _load(loader: type[ctypes.CDLL]) -> Any:
+    path = Path(__file__).with_name("_kernels.so")
+    if not path.exists():
+        return None
+    try:
+        library: Any = loader(str(path))
+    except OSError:  # built for another machine; `trainvitals doctor` reports it
+        return None
+    library.tv_distinct_rows.restype = ctypes.c_double
+    for name in _ARGUMENTS:
+        getattr(library, name).argtypes = _ARGUMENTS[name]
+    return library
+
+
+_P, _N = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS: Final[dict[str, list[Any]]] = {
+    "tv_gradients": [_N, _P, _P, _P, _P, _P, _N, _P],
+    "tv_squares": [_N, _P, _P, _P, _P],
+    "tv_weights": [_N, _P, _P, _P, _P, _P, _P, _P, _N, _N, _P],
+    "tv_updates": [_N, _P, _P, _P, _P, _P, _P, _P, _N],
+    "tv_distinct_rows": [_P, ctypes.c_int32, _N, _N, _N, _N],
+    "tv_output": [_P, _P, _N, _P, _P, _P],
+}
+_keeping_gil = _load(ctypes.PyDLL)
+_releasing_gil = _load(ctypes.CDLL)
+
+
+def is_available() -> bool:
+    """Whether the compiled kernels are available."""
+    return _keeping_gil is not None
+
+
+def kernels(table: Table) -> Any:
+    """Return the library to call for the tensors of `table`."""
+    return _keeping_gil if table.bytes <= GIL_BYTES_MAX else _releasing_gil
+
+
+class Table:
+    """Pointers, counts, types and rows of tensors, as arguments of the kernels.
+
+    Refers to the tensors, so that the pointers stay valid. A tensor that does not fill one range
+    of memory is copied.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], rows: Sequence[int]) -> None:
+        self.tensors = [t if is_dense(t) else t.contiguous() for t in tensors]
+        self.is_copied = any(a is not b for a, b in zip(self.tensors, tensors, strict=True))
+        self.addresses = [t.data_ptr() for t in self.tensors]
+        self.pointers = np.array(self.addresses, np.uintp)
+        self.rows = np.array(rows, np.int64)
+        self.counts = np.array([t.numel() for t in self.tensors], np.int64)
+        self.dtypes = np.array([DTYPES[t.dtype] for t in self.tensors], np.int32)
+        self.sizes = np.array([t.element_size() for t in self.tensors], np.int64) * self.counts
+        self.bytes = int(self.sizes.sum())
+        self.fixed = (self.counts.ctypes.data, self.dtypes.ctypes.data)
+        self.rows_at = self.rows.ctypes.data
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+class NativeGroup:
+    """The parameters of one optimizer in host memory."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = list(members)
+        self._tensors = [m.tensor for m in members]
+        self._dtypes = [m.tensor.dtype for m in members]
+        self._all = self._table(self._members)
+        self._moving = [m for m in members if m.tensor.requires_grad]
+        self._trained = self._table(self._moving)
+        self._totals = np.zeros(2)
+        self._buffer: npt.NDArray[np.uint8] | None = None
+        self._copies: Integers | None = None
+
+    def norm(self, step: Step, owner: object, unscale: float | Tensor = 1.0) -> None:
+        """Write the total of all gradients."""
+        table, pointers = self._gradients()
+        if len(table):
+            kernels(table).tv_squares(
+                len(table), pointers.ctypes.data, *table.fixed, self._totals.ctypes.data
+            )
+            self._put_total(step, owner, float(unscale))
+
+    def gradients(
+        self, step: Step, owner: object, unscale: float | Tensor = 1.0, *, distinct: bool
+    ) -> None:
+        """Write the statistics of each gradient and the total."""
+        table, pointers = self._gradients()
+        if not len(table):
+            return
+        matrix = step.matrix(Stream.GRADIENT)
+        kernels(table).tv_gradients(
+            len(table),
+            table.rows_at,
+            pointers.ctypes.data,
+            *table.fixed,
+            matrix.ctypes.data,
+            _COLUMNS[Stream.GRADIENT],
+            self._totals.ctypes.data,
+        )
+        self._put_total(step, owner, float(unscale))
+        if unscale != 1.0:
+            matrix[table.rows, :6] *= float(unscale)  # the others count entries
+        if distinct:
+            found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
+            _write_distinct_rows(step, Stream.GRADIENT, found)
+
+    def weights(self, step: Step, *, frozen: bool, keep: bool, distinct: bool) -> None:
+        """Write the statistics of each weight, and copy the trained ones if `keep`."""
+        table = self._fresh(frozen=frozen)
+        members = self._members if frozen else self._moving
+        if not len(table):
+            return
+        first = np.array([m.first_address for m in members], np.int64)
+        copies = np.zeros(len(table), np.int64)
+        self._copies = None
+        if keep:
+            copies = self._reserve(table)
+            copies[[not m.tensor.requires_grad for m in members]] = 0
+            self._copies = copies[copies != 0]
+        if step.squares is None:
+            step.squares = np.zeros(step.rows)
+        kernels(table).tv_weights(
+            len(table),
+            table.rows_at,
+            table.pointers.ctypes.data,
+            *table.fixed,
+            first.ctypes.data,
+            copies.ctypes.data,
+            step.matrix(Stream.WEIGHT).ctypes.data,
+            _COLUMNS[Stream.WEIGHT],
+            _DRIFT,
+            step.squares.ctypes.data,
+        )
+        if distinct:
+            found = [(m.row, m.tensor.detach()) for m in self._members]
+            _write_distinct_rows(step, Stream.WEIGHT, found)
+
+    def updates(self, step: Step) -> None:
+        """Write the statistics of each change since `weights`."""
+        before, self._copies = self._copies, None
+        if before is None or step.squares is None:
+            return
+        sizes = self._trained.sizes
+        table = self._fresh(frozen=False)
+        if len(table) != len(before) or not np.array_equal(table.sizes, sizes):
+            return  # a weight was replaced inside the step: not an update
+        kernels(table).tv_updates(
+            len(table),
+            table.rows_at,
+            before.ctypes.data,
+            table.pointers.ctypes.data,
+            *table.fixed,
+            step.squares.ctypes.data,
+            step.matrix(Stream.UPDATE).ctypes.data,
+            _COLUMNS[Stream.UPDATE],
+        )
+
+    def release(self) -> None:
+        """Release the copies of weights."""
+        self._buffer = self._copies = None
+
+    def _put_total(self, step: Step, owner: object, unscale: float) -> None:
+        squares, nonfinite = self._totals.tolist()
+        step.totals[id(owner)] = Total(squares * unscale**2, nonfinite)
+
+    def _table(self, members: Sequence[Member]) -> Table:
+        return Table([m.tensor.detach() for m in members], [m.row for m in members])
+
+    def _fresh(self, *, frozen: bool) -> Table:
+        """Return the table of the weights, built anew if a tensor's memory changed."""
+        table = self._all if frozen else self._trained
+        members = self._members if frozen else self._moving
+        if not table.is_copied and [m.tensor.data_ptr() for m in members] == table.addresses:
+            return table
+        table = self._table(members)
+        if frozen:
+            self._all = table
+        else:
+            self._trained = table
+        return table
+
+    def _gradients(self) -> tuple[Table, npt.NDArray[np.uintp]]:
+        """Return the table of the gradients and their pointers.
+
+        This runs at every step: the counts and types of an ordinary gradient are those of its
+        weight, so only the pointers are read.
+        """
+        addresses = []
+        for tensor, dtype in zip(self._tensors, self._dtypes, strict=True):
+            gradient = tensor.grad
+            if (
+                type(gradient) is not Tensor
+                or gradient.layout is not torch.strided
+                or gradient.dtype is not dtype
+                or not gradient.is_contiguous()
+            ):
+                found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
+                table = Table([g for _, g in found], [row for row, _ in found])
+                return table, table.pointers
+            addresses.append(gradient.data_ptr())
+        return self._all, np.array(addresses, np.uintp)
+
+    def _reserve(self, table: Table) -> Integers:
+        """Return the address of each tensor's copy."""
+        padded = -(-table.sizes // ALIGNMENT) * ALIGNMENT
+        total = int(padded.sum()) + ALIGNMENT
+        if self._buffer is None or len(self._buffer) < total:
+            self._buffer = np.empty(total, np.uint8)
+        offsets: Integers = np.cumsum(padded) - padded
+        return offsets + self._buffer.ctypes.data
+
+
+class OutputKernel:
+    """Measures outputs in host memory, one at a time."""
+
+    def __init__(self) -> None:
+        self._scratch = np.empty(0, np.float64)
+        self._scratch_at = 0
+
+    def measure(
+        self,
+        tensor: Tensor,
+        shape: Integers,
+        start: int,
+        liveness: Integers | None,
+        row_at: int,
+    ) -> None:
+        """Write the statistics of a dense output into the float32 row at the address `row_at`.
+
+        `shape` is from `arguments`, `liveness` from `Liveness.native`.
+        """
+        if shape[-1] > len(self._scratch):
+            self._scratch = np.empty(int(shape[-1]), np.float64)
+            self._scratch_at = self._scratch.ctypes.data
+        _keeping_gil.tv_output(
+            tensor.data_ptr(),
+            shape.ctypes.data,
+            start,
+            None if liveness is None else liveness.ctypes.data,
+            self._scratch_at,
+            row_at,
+        )
+
+    @staticmethod
+    def arguments(shape: Shape, dtype: torch.dtype, mode: Mode) -> Integers:
+        """Return the kernel's struct, and in the last place the size of its scratch memory."""
+        units = shape.channels * shape.positions
+        return np.array(
+            [
+                shape.entries,
+                shape.samples,
+                shape.channels,
+                shape.positions,
+                shape.sample_stride,
+                shape.channel_stride,
+                shape.position_stride,
+                DTYPES[dtype],
+                mode,
+                DEAD_BATCHES,
+                DEAD_SAMPLES,
+                (5 + shape.samples) * units // 2 + 1,
+            ],
+            np.int64,
+        )
+
+
+def _write_distinct_rows(step: Step, stream: Stream, found: list[tuple[int, Tensor]]) -> None:
+    column = STATISTICS[stream].index(Stat.DISTINCT_ROWS)
+    for row, tensor in found:
+        if has_rows(tensor):
+            step.matrix(stream)[row, column] = distinct_rows(tensor)
+
+
+def distinct_rows(tensor: Tensor) -> float:
+    """Return the number of distinct rows over the number of rows, 1/rows to 1.
+
+    Rows are compared with a tolerance of about 1e-5 of the tensor's largest entry, because equal
+    units have equal gradients only up to rounding. Of large tensors, up to 256 rows and 1,024
+    entries of each are compared, evenly spaced. NaN if an entry is not finite.
+    """
+    x = tensor.contiguous()
+    rows, entries = x.shape[0], x.numel() // x.shape[0]
+    share: float = _keeping_gil.tv_distinct_rows(
+        x.data_ptr(),
+        DTYPES[x.dtype],
+        rows,
+        entries,
+        -(-rows // ROWS_COMPARED_MAX),
+        -(-entries // ENTRIES_COMPARED_MAX),
+    )
+    return share

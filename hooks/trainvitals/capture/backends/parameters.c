@@ -1,0 +1,397 @@
+/* All statistics of many parameter tensors in one call: the hot path of capture on the CPU.
+ *
+ * Plain C, called through ctypes with data pointers: no torch header or ABI is touched. native.py
+ * is the only caller. A tensor is read once, in blocks that stay in the first-level cache: one pass
+ * for the sums and extremes, one for the squared deviations from the block's own mean, then the copy
+ * and the drift if they are wanted; blocks are merged in double (Chan, Golub & LeVeque 1979). Never
+ * E[x^2] - E[x]^2: far from zero that subtracts two nearly equal numbers. Blocks with non-finite,
+ * very large or very small entries take a slower loop in double, so that squares neither overflow
+ * nor vanish.
+ *
+ * `rows[t]` is the row of tensor t in the output matrix, which has `columns` columns.
+ */
+#include "floats.h"
+#include <stdlib.h>
+
+#define BLOCK 1024
+
+typedef struct {
+    double mean, m2, absolute, low, high;
+    int64_t finite, zeros, nonfinite;
+} Moments;
+
+typedef struct {
+    float sum, absolute, low, high;
+    int32_t zeros, nonfinite;
+} Sums;
+
+VECTORISED static void sums_of(const float *restrict x, Sums *out)
+{
+    Floats sum[2] = {{0}}, absolute[2] = {{0}}, low[2], high[2];
+    Bits zeros[2] = {{0}}, nonfinite[2] = {{0}};
+    for (int k = 0; k < 2; k++) {
+        low[k] = (Floats){0} + INFINITY;
+        high[k] = (Floats){0} - INFINITY;
+    }
+    for (int i = 0; i < BLOCK; i += 2 * WIDTH)
+        for (int k = 0; k < 2; k++) {
+            Floats v = *(const Floats *)(x + i + k * WIDTH);
+            Bits bits = (Bits)v & 0x7fffffff, below = v < low[k], above = v > high[k];
+            sum[k] += v;
+            absolute[k] += (Floats)bits;
+            low[k] = SELECT(below, v, low[k]);
+            high[k] = SELECT(above, v, high[k]);
+            zeros[k] -= bits == 0; /* a true comparison is -1 */
+            nonfinite[k] -= bits >= 0x7f800000;
+        }
+    *out = (Sums){0, 0, INFINITY, -INFINITY, 0, 0};
+    for (int k = 0; k < 2; k++)
+        for (int j = 0; j < WIDTH; j++) {
+            out->sum += sum[k][j];
+            out->absolute += absolute[k][j];
+            out->low = low[k][j] < out->low ? low[k][j] : out->low;
+            out->high = high[k][j] > out->high ? high[k][j] : out->high;
+            out->zeros += zeros[k][j];
+            out->nonfinite += nonfinite[k][j];
+        }
+}
+
+VECTORISED static void deviations_of(const float *restrict x, float mean, double *sum, double *m2)
+{
+    Floats plain[4] = {{0}}, square[4] = {{0}};
+    for (int i = 0; i < BLOCK; i += 4 * WIDTH)
+        for (int k = 0; k < 4; k++) {
+            Floats d = *(const Floats *)(x + i + k * WIDTH) - mean;
+            plain[k] += d;
+            square[k] += d * d;
+        }
+    *sum = *m2 = 0;
+    for (int k = 0; k < 4; k++)
+        for (int j = 0; j < WIDTH; j++) {
+            *sum += plain[k][j];
+            *m2 += square[k][j];
+        }
+}
+
+VECTORISED static float squares_of(const float *restrict x)
+{
+    Floats square[4] = {{0}};
+    float total = 0;
+    for (int i = 0; i < BLOCK; i += 4 * WIDTH)
+        for (int k = 0; k < 4; k++) {
+            Floats v = *(const Floats *)(x + i + k * WIDTH);
+            square[k] += v * v;
+        }
+    for (int k = 0; k < 4; k++)
+        for (int j = 0; j < WIDTH; j++)
+            total += square[k][j];
+    return total;
+}
+
+/* b - a over a whole block; returns the number of equal entries. */
+VECTORISED static int differences_of(const float *restrict a, const float *restrict b,
+                                     float *restrict difference)
+{
+    Bits same = {0};
+    int total = 0;
+    for (int i = 0; i < BLOCK; i += WIDTH) {
+        Floats x = *(const Floats *)(a + i), y = *(const Floats *)(b + i);
+        *(Floats *)(difference + i) = y - x;
+        same -= x == y;
+    }
+    for (int j = 0; j < WIDTH; j++)
+        total += same[j];
+    return total;
+}
+
+static void merge(Moments *a, int64_t n, double mean, double m2)
+{
+    if (n == 0)
+        return;
+    double count = (double)a->finite + (double)n, delta = mean - a->mean;
+    a->m2 += m2 + delta * delta * ((double)a->finite * (double)n / count);
+    a->mean += delta * ((double)n / count);
+    a->finite += n;
+}
+
+static void add_double(Moments *a, const double *x, int n)
+{
+    double sum = 0, m2 = 0;
+    int finite = 0;
+    for (int i = 0; i < n; i++) {
+        double v = x[i];
+        if (!isfinite(v)) {
+            a->nonfinite++;
+            continue;
+        }
+        finite++;
+        sum += v;
+        a->absolute += fabs(v);
+        a->zeros += v == 0;
+        a->low = v < a->low ? v : a->low;
+        a->high = v > a->high ? v : a->high;
+    }
+    if (finite == 0)
+        return;
+    double mean = sum / finite;
+    for (int i = 0; i < n; i++)
+        if (isfinite(x[i]))
+            m2 += (x[i] - mean) * (x[i] - mean);
+    merge(a, finite, mean, m2);
+}
+
+static int is_ordinary(float low, float high)
+{
+    float most = -low > high ? -low : high;
+    return most < 1e15f && (most > 1e-12f || most == 0);
+}
+
+static void add_floats(Moments *a, const float *x, int n)
+{
+    Sums s;
+    if (n == BLOCK) {
+        sums_of(x, &s);
+        if (s.nonfinite == 0 && is_ordinary(s.low, s.high)) {
+            float mean = s.sum / BLOCK;
+            /* A float32 sum of large numbers is off; the small deviations from it are not. */
+            double off, m2;
+            deviations_of(x, mean, &off, &m2);
+            off /= BLOCK;
+            m2 -= BLOCK * off * off;
+            a->absolute += s.absolute;
+            a->zeros += s.zeros;
+            a->low = s.low < a->low ? s.low : a->low;
+            a->high = s.high > a->high ? s.high : a->high;
+            merge(a, BLOCK, mean + off, m2 > 0 ? m2 : 0);
+            return;
+        }
+    }
+    double wide[BLOCK];
+    for (int i = 0; i < n; i++)
+        wide[i] = x[i];
+    add_double(a, wide, n);
+}
+
+static int width_of(int dtype)
+{
+    return dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2;
+}
+
+static void add_block(Moments *m, const void *data, int64_t at, int n, int dtype, float *buffer)
+{
+    if (dtype == FLOAT64)
+        add_double(m, (const double *)data + at, n);
+    else
+        add_floats(m, as_floats(data, at, n, dtype, buffer), n);
+}
+
+/* mean std min max abs_mean l2 zero_share nonfinite, over finite entries; NaN without any. Returns
+ * the sum of squares. */
+static double write_moments(const Moments *m, int64_t count, float *row)
+{
+    double finite = (double)m->finite, squares = m->m2 + finite * m->mean * m->mean;
+    row[0] = m->finite ? (float)m->mean : NAN;
+    row[1] = m->finite ? (float)sqrt(m->m2 / finite) : NAN;
+    row[2] = m->finite ? (float)m->low : NAN;
+    row[3] = m->finite ? (float)m->high : NAN;
+    row[4] = m->finite ? (float)(m->absolute / finite) : NAN;
+    row[5] = m->finite ? (float)sqrt(squares) : NAN;
+    row[6] = count ? (float)((double)m->zeros / (double)count) : NAN;
+    row[7] = (float)m->nonfinite;
+    return squares;
+}
+
+static const Moments NO_MOMENTS = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
+
+/* Statistics of gradients, columns 0 to 7. totals: the sum of squares of all entries, NaN if an
+ * entry is not finite, and the number of tensors with such an entry. */
+void tv_gradients(int64_t tensors, const int64_t *rows, const void *const *data,
+                  const int64_t *counts, const int32_t *dtypes, float *out, int64_t columns,
+                  double *totals)
+{
+    float buffer[BLOCK];
+    totals[0] = totals[1] = 0;
+    for (int64_t t = 0; t < tensors; t++) {
+        Moments m = NO_MOMENTS;
+        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+            int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
+            add_block(&m, data[t], at, n, dtypes[t], buffer);
+        }
+        totals[0] += write_moments(&m, counts[t], out + rows[t] * columns);
+        totals[1] += m.nonfinite > 0;
+    }
+    if (totals[1] > 0)
+        totals[0] = NAN;
+}
+
+/* The totals of tv_gradients alone. */
+void tv_squares(int64_t tensors, const void *const *data, const int64_t *counts,
+                const int32_t *dtypes, double *totals)
+{
+    float buffer[BLOCK];
+    totals[0] = totals[1] = 0;
+    for (int64_t t = 0; t < tensors; t++) {
+        double total = 0;
+        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+            int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
+            if (dtypes[t] == FLOAT64) {
+                const double *x = (const double *)data[t] + at;
+                for (int i = 0; i < n; i++)
+                    total += x[i] * x[i];
+                continue;
+            }
+            const float *x = as_floats(data[t], at, n, dtypes[t], buffer);
+            float quick = n == BLOCK ? squares_of(x) : 0;
+            if (quick > 1e-20f && quick < 1e30f) {
+                total += quick;
+                continue;
+            }
+            for (int i = 0; i < n; i++)
+                total += (double)x[i] * (double)x[i];
+        }
+        totals[0] += total;
+        totals[1] += !isfinite(total);
+    }
+    if (totals[1] > 0)
+        totals[0] = NAN;
+}
+
+typedef struct {
+    double square, sum;
+    int64_t same;
+} Change;
+
+/* Add b - a of a block. */
+static void add_change(Change *c, const void *old, const void *new, int64_t at, int n, int dtype,
+                       float *old_buffer, float *new_buffer)
+{
+    float difference[BLOCK];
+    if (dtype == FLOAT64) {
+        const double *a = (const double *)old + at, *b = (const double *)new + at;
+        for (int i = 0; i < n; i++) {
+            c->square += (b[i] - a[i]) * (b[i] - a[i]);
+            c->sum += b[i] - a[i];
+            c->same += a[i] == b[i];
+        }
+        return;
+    }
+    const float *a = as_floats(old, at, n, dtype, old_buffer);
+    const float *b = as_floats(new, at, n, dtype, new_buffer);
+    if (n == BLOCK) {
+        double part_sum, part_square;
+        c->same += differences_of(a, b, difference);
+        deviations_of(difference, 0, &part_sum, &part_square);
+        /* Tiny or huge squares are computed again in double. */
+        if (part_square > 1e-20 && part_square < 1e30) {
+            c->square += part_square;
+            c->sum += part_sum;
+            return;
+        }
+        c->same -= differences_of(a, b, difference);
+    }
+    for (int i = 0; i < n; i++) {
+        double d = (double)b[i] - (double)a[i];
+        c->square += d * d;
+        c->sum += d;
+        c->same += a[i] == b[i];
+    }
+}
+
+/* Statistics of weights, columns 0 to 7, and from `drift_column` the RMS and the mean of the change
+ * since `first[t]` (NULL: not wanted). `copies[t]` (NULL: not wanted) receives a copy; `squares`
+ * the sum of squares of each row. */
+void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
+                const int64_t *counts, const int32_t *dtypes, const void *const *first,
+                void *const *copies, float *out, int64_t columns, int64_t drift_column,
+                double *squares)
+{
+    float buffer[BLOCK], first_buffer[BLOCK];
+    for (int64_t t = 0; t < tensors; t++) {
+        Moments m = NO_MOMENTS;
+        Change drift = {0, 0, 0};
+        int64_t width = width_of(dtypes[t]);
+        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+            int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
+            add_block(&m, data[t], at, n, dtypes[t], buffer);
+            if (first[t])
+                add_change(&drift, first[t], data[t], at, n, dtypes[t], first_buffer, buffer);
+            if (copies[t])
+                memcpy((char *)copies[t] + at * width, (const char *)data[t] + at * width,
+                       (size_t)(n * width));
+        }
+        float *row = out + rows[t] * columns;
+        squares[rows[t]] = write_moments(&m, counts[t], row);
+        if (first[t] && counts[t]) {
+            row[drift_column] = (float)sqrt(drift.square / (double)counts[t]);
+            row[drift_column + 1] = (float)(drift.sum / (double)counts[t]);
+        }
+    }
+}
+
+/* Statistics of after - before: RMS, RMS over the RMS of `before` (from `squares`, the rows' sums
+ * of squares), mean, and the share of entries that are equal. NaN for an empty tensor. */
+void tv_updates(int64_t tensors, const int64_t *rows, const void *const *before,
+                const void *const *after, const int64_t *counts, const int32_t *dtypes,
+                const double *squares, float *out, int64_t columns)
+{
+    float old_buffer[BLOCK], new_buffer[BLOCK];
+    for (int64_t t = 0; t < tensors; t++) {
+        Change c = {0, 0, 0};
+        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+            int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
+            add_change(&c, before[t], after[t], at, n, dtypes[t], old_buffer, new_buffer);
+        }
+        double count = (double)counts[t], had = squares[rows[t]];
+        float *row = out + rows[t] * columns;
+        row[0] = counts[t] ? (float)sqrt(c.square / count) : NAN;
+        row[1] = counts[t] && had > 0 ? (float)sqrt(c.square / had) : NAN;
+        row[2] = counts[t] ? (float)(c.sum / count) : NAN;
+        row[3] = counts[t] ? (float)((double)c.same / count) : NAN;
+    }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+#define ROWS_MAX 256
+
+static double entry_of(const void *data, int64_t at, int dtype, float *buffer)
+{
+    return dtype == FLOAT64 ? ((const double *)data)[at] : *as_floats(data, at, 1, dtype, buffer);
+}
+
+/* The number of distinct rows over the number of rows of a matrix (rows x entries), of which every
+ * row_step-th row (at most ROWS_MAX) and every entry_step-th entry is compared, with a tolerance of
+ * about 1e-5 of the largest entry. NaN if an entry is not finite. */
+double tv_distinct_rows(const void *data, int32_t dtype, int64_t rows, int64_t entries,
+                        int64_t row_step, int64_t entry_step)
+{
+    float buffer[1];
+    uint64_t hashes[ROWS_MAX];
+    double most = 0;
+    int64_t kept = 0, distinct = 0;
+    for (int64_t i = 0; i < rows; i += row_step)
+        for (int64_t j = 0; j < entries; j += entry_step) {
+            double v = fabs(entry_of(data, i * entries + j, dtype, buffer));
+            if (!isfinite(v))
+                return NAN;
+            most = v > most ? v : most;
+        }
+    for (int64_t i = 0; i < rows && kept < ROWS_MAX; i += row_step) {
+        uint64_t hash = 1469598103934665603u; /* FNV-1a over the rounded entries */
+        for (int64_t j = 0; j < entries; j += entry_step) {
+            double v = entry_of(data, i * entries + j, dtype, buffer);
+            int64_t rounded = most > 0 ? (int64_t)nearbyint(v / most * 1e5) : 0;
+            hash = (hash ^ (uint64_t)rounded) * 1099511628211u;
+            hash ^= hash >> 29;
+        }
+        hashes[kept++] = hash;
+    }
+    qsort(hashes, (size_t)kept, sizeof hashes[0], by_value);
+    for (int64_t i = 0; i < kept; i++)
+        distinct += i == 0 || hashes[i] != hashes[i - 1];
+    return (double)distinct / (double)kept;
+}

@@ -1,0 +1,128 @@
+"""A watched module: its hook, and the rows of its call sites.
+
+Comes in: each training output, on steps that are measured. Goes out: one row of the activation
+matrix for each call site, measured at once, so that no output is kept and a later in-place
+operation does not matter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from trainvitals.capture.backends import native
+from trainvitals.capture.backends.members import is_dense
+from trainvitals.capture.backends.plain_outputs import measure
+from trainvitals.capture.backends.shapes import shape_of
+from trainvitals.capture.liveness import Liveness, Mode, mode_of
+from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward
+
+if TYPE_CHECKING:
+    from trainvitals.capture.outputs import Outputs
+
+CALL_SITES_MAX = 8
+"""Maximum number of call sites of one module; further calls are measured as the last one."""
+
+
+class CallSite:
+    """One row: a module's n-th call in a forward pass, from 0."""
+
+    def __init__(self, watched: WatchedModule, number: int, row: int) -> None:
+        self.watched = watched
+        self.number = number
+        self.row = row
+        self.liveness = Liveness()
+        self._known: tuple[Any, ...] = ()
+        self._arguments: Any = None
+        self._idle: Any = None
+
+    @property
+    def name(self) -> str:
+        """The module's name; of the second call site `name:2`, and so on."""
+        return f"{self.watched.name}:{self.number + 1}" if self.number else self.watched.name
+
+    def measure(self, tensor: Tensor, outputs: Outputs) -> None:
+        """Measure an output of this call site."""
+        mode = self.watched.mode
+        if not is_dense(tensor):
+            tensor = tensor.contiguous()
+        if tensor.device.type != "cpu" or outputs.kernel is None:
+            shape = shape_of(tensor, self.watched.module, outputs.step)
+            outputs.put(self.row, measure(tensor, shape, mode, self.liveness))
+            return
+        known = tensor.shape, tensor.dtype, mode
+        start = 0
+        if known != self._known or not tensor.is_contiguous():
+            shape = shape_of(tensor, self.watched.module, outputs.step)
+            start = shape.start
+            self._arguments = native.OutputKernel.arguments(shape, tensor.dtype, mode)
+            self._idle = self.liveness.native(shape.channels) if mode is Mode.RELU else None
+            whole = shape.samples * shape.channels * shape.positions == shape.entries
+            self._known = known if whole and tensor.is_contiguous() else ()
+        outputs.kernel.measure(tensor, self._arguments, start, self._idle, outputs.row_at(self.row))
+
+
+class WatchedModule:
+    """A module with a hook; `mode` says what its entries are, once the first pass was seen."""
+
+    def __init__(self, module: nn.Module, name: str, outputs: Outputs, *, wanted: bool) -> None:
+        self.module = module
+        self.name = name
+        self.calls = 0
+        self.sites: list[CallSite] = []
+        self.is_wanted = wanted
+        self.mode = Mode.PLAIN
+        self._outputs = outputs
+        self._has_parameters = next(module.parameters(False), None) is not None
+        self.know(ModuleFacts(-1, ACTIVATIONS.get(type(module), "")))
+
+    def know(self, facts: ModuleFacts) -> None:
+        """Take the facts of the first forward pass."""
+        self.mode = mode_of(
+            facts.nonlinearity,
+            functional=facts.functional,
+            has_parameters=self._has_parameters,
+        )
+
+    def returned(self, module: nn.Module, args: object, output: object) -> None:
+        """Measure an output, as a forward hook."""
+        started = time.perf_counter()
+        outputs = self._outputs
+        try:
+            if in_backward():
+                return
+            if not module.training or not torch.is_grad_enabled():
+                outputs.not_training = True
+            elif module is self.module and self.name not in outputs.off:
+                # Another module is a replica of DataParallel, which shares the table of hooks.
+                outputs.saw(self, args)
+                self._measure(output)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            outputs.failed(self, error)
+        finally:
+            outputs.own_s += time.perf_counter() - started
+
+    def _measure(self, output: object) -> None:
+        tensor = first_tensor(output)
+        if not self.is_wanted or tensor is None or not tensor.is_floating_point():
+            return
+        if tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
+            return
+        call = min(self.calls, CALL_SITES_MAX - 1)
+        self.calls += 1
+        if call == len(self.sites):
+            self.sites.append(self._outputs.new_site(self, call))
+        self.sites[call].measure(tensor.detach(), self._outputs)
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return the output, or the first tensor in it (LSTM, attention); None if there is none."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Sequence) and output and not isinstance(output, str):
+        return first_tensor(output[0])
+    return None

@@ -1,0 +1,103 @@
+"""One step while it is measured: what the backends write and what is emitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from trainvitals.wire import STATISTICS, Scalar, Stream
+
+Matrix = npt.NDArray[np.float32]
+PARAMETER_STREAMS: Final = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
+
+
+class Total(NamedTuple):
+    """Of the gradients of one optimizer: Σx², NaN if an entry is not finite, and the number of
+    tensors with such an entry."""
+
+    squares: float
+    nonfinite: float
+
+
+class Remote(NamedTuple):
+    """Values on a device: rows of a stream's matrix, the total of an optimizer, or a scalar."""
+
+    values: Tensor
+    key: Stream | int | str
+    """A stream, the id of an optimizer, or the name of a scalar."""
+    rows: Sequence[int] = ()
+    column: int = 0
+
+
+@dataclass
+class Step:
+    """The matrices of a step, shape (places, statistics), float32, NaN where not measured.
+
+    A backend on the CPU writes into `matrix`; others add to `remote`, which transfer.py copies to
+    the host and gives to `arrived`. `squares` is Σx² of each weight that was measured.
+    """
+
+    rows: int
+    matrices: dict[Stream, Matrix] = field(default_factory=dict)
+    totals: dict[int, Total] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    remote: list[Remote] = field(default_factory=list)
+    squares: npt.NDArray[np.float64] | None = None
+
+    def matrix(self, stream: Stream) -> Matrix:
+        """Return the matrix of a stream of parameters; all NaN at first."""
+        if stream not in self.matrices:
+            self.matrices[stream] = empty(self.rows, stream)
+        return self.matrices[stream]
+
+    def put(self, stream: Stream, rows: Sequence[int], values: Tensor, column: int = 0) -> None:
+        """Add rows of a stream, shape (rows, statistics from `column` on)."""
+        self._add(Remote(values, stream, rows, column))
+
+    def put_total(self, owner: object, values: Tensor) -> None:
+        """Add the total of an optimizer's gradients, shape (2,): squares, nonfinite."""
+        self._add(Remote(values, id(owner)))
+
+    def put_scalar(self, name: str, value: float | Tensor) -> None:
+        """Add a scalar of the step."""
+        if isinstance(value, Tensor):
+            self._add(Remote(value, name))
+        else:
+            self.scalars[name] = value
+
+    def arrived(self, remote: Remote, values: npt.NDArray[np.floating]) -> None:
+        """Write values that are in host memory now."""
+        key = remote.key
+        if isinstance(key, Stream):
+            columns = slice(remote.column, remote.column + values.shape[1])
+            self.matrix(key)[list(remote.rows), columns] = values
+        elif isinstance(key, int):
+            self.totals[key] = Total(float(values[0]), float(values[1]))
+        else:
+            self.scalars[key] = float(values.reshape(-1)[0])
+
+    def all_scalars(self) -> dict[str, float]:
+        """Return the scalars, with the total of all optimizers' gradients if it was measured."""
+        if not self.totals:
+            return self.scalars
+        totals = self.totals.values()
+        return self.scalars | {
+            Scalar.GRADIENT_NORM: sum(t.squares for t in totals) ** 0.5,
+            Scalar.NONFINITE_GRADIENTS: sum(t.nonfinite for t in totals),
+        }
+
+    def _add(self, remote: Remote) -> None:
+        if remote.values.device.type == "cpu":
+            self.arrived(remote, remote.values.numpy())
+        else:
+            self.remote.append(remote)
+
+
+def empty(rows: int, stream: Stream) -> Matrix:
+    """Return a matrix of NaN, shape (rows, statistics of the stream)."""
+    return np.full((rows, len(STATISTICS[stream])), np.nan, np.float32)
