@@ -37,8 +37,6 @@ from trainvitals.capture.optimizers import (
     Optimizers,
     closure_of,
     group_scalars,
-    scaling_of,
-    unscale_of,
 )
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.parameters import reason_not_measured
@@ -285,10 +283,10 @@ class Capture:
             if "gradients" not in self._guard.off:
                 step, plan = self._begin()
                 groups = self._groups(plan, optimizer)
-                if closure_of(args, kwargs) is None:
-                    self._take_gradients(step, optimizer, groups)
+                has_closure = closure_of(args, kwargs) is not None
+                updates = has_closure or self._take_gradients(step, optimizer, groups)
                 if self._is_full():
-                    self._take_weights(step, plan, groups, keep=True)
+                    self._take_weights(step, plan, groups, keep=updates)
         self._own_s += time.perf_counter() - started
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -307,13 +305,16 @@ class Capture:
             return
         self._finish_step(started)
 
-    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> None:
-        scaling = scaling_of(optimizer)
-        for name, value in scaling.items():
+    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> bool:
+        """Measure the gradients; return False if GradScaler skips this update."""
+        scaling = self._optimizers.scaling(optimizer)
+        for name, value in scaling.scalars.items():
             step.put_scalar(name, value)
-        unscale = unscale_of(scaling)
+        unscale = scaling.unscale
         if isinstance(unscale, float) and math.isnan(unscale):
-            return  # an overflow is normal with GradScaler, which skips the step
+            return False  # an overflow is normal with GradScaler
+        if scaling.clipped is not None:
+            step.put_clipped(optimizer, scaling.clipped * unscale)
         if not self._is_full():
             for group in groups:
                 group.norm(step, optimizer, unscale)
@@ -324,6 +325,7 @@ class Capture:
         if self._is_full():
             for group in groups:
                 group.gradients(step, optimizer, unscale, distinct=self._is_early())
+        return True
 
     def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
         frozen = not plan.frozen_is_known

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from trainvitals.capture import calls
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.parameters import optimized_ids
+from trainvitals.capture.parameters import local_of, optimized_ids
 from trainvitals.wire import Scalar
 
 _INSIDE: Final = ("optimizer", "_optimizer", "optim", "base_optimizer", "inner_optimizer")
 """Attributes in which wrappers store their optimizer: Accelerate, Lightning, DeepSpeed, apex."""
 _DEPTH_MAX: Final = 8
+CLIPS_MAX: Final = 256
+"""Maximum number of calls of clip_grad_norm_ that are kept for the optimizers' next steps."""
+
+
+class Scaling(NamedTuple):
+    """What GradScaler and clip_grad_norm_ do in a step: scalars, and the factor that unscales.
+
+    The factor is NaN in a step whose update is skipped: its gradients overflowed. `clipped` is the
+    norm before clipping, still scaled.
+    """
+
+    scalars: dict[str, float | Tensor]
+    unscale: float | Tensor = 1.0
+    clipped: float | Tensor | None = None
+
+
+class Clip(NamedTuple):
+    """A call of clip_grad_norm_: the ids of the gradients, and their total norm."""
+
+    gradients: tuple[int, ...]
+    norm: float | Tensor
 
 
 class Optimizers:
@@ -44,9 +66,13 @@ class Optimizers:
         self._before, self._after = before, after
         self._foreign: weakref.WeakValueDictionary[int, Optimizer] = weakref.WeakValueDictionary()
         self._handles: list[Any] = []
+        self._scaler: torch.amp.GradScaler | None = None
+        self._is_scaled = self._has_stepped = False
+        self._clips: list[Clip] = []
 
     def attach(self) -> None:
         """Register hooks on the known optimizers, and a global one if an optimizer is missing."""
+        calls.attach(self)
         for optimizer in self.known:
             self._hook(optimizer)
         if self.unknown or not self.known:
@@ -54,6 +80,7 @@ class Optimizers:
 
     def detach(self) -> None:
         """Remove the hooks. Safe to call twice."""
+        calls.detach(self)
         handles, self._handles = self._handles, []
         for handle in handles:
             handle.remove()
@@ -74,8 +101,74 @@ class Optimizers:
             return {}
         return {"optimizer": type(self.known[0]).__name__, "optimizers": float(len(self.known))}
 
+    def scaling(self, optimizer: Optimizer) -> Scaling:
+        """Return what GradScaler does in this step of `optimizer`."""
+        clipped = self._norm_before_clipping(optimizer)
+        fused = scaling_of(optimizer)
+        if fused.scalars or self._scaler is None:
+            return fused._replace(clipped=clipped)
+        skipped = self._is_scaled and not self._has_stepped
+        scalars: dict[str, float | Tensor] = {Scalar.SKIPPED_STEP: float(skipped)}
+        if isinstance(scale := getattr(self._scaler, "_scale", None), Tensor):
+            scalars[Scalar.LOSS_SCALE] = _read(scale)
+        return Scaling(scalars, math.nan if skipped else 1.0, clipped)
+
+    def _norm_before_clipping(self, optimizer: Optimizer) -> float | Tensor | None:
+        """Return the norm that clip_grad_norm_ found since the last step of `optimizer`.
+
+        None unless its latest calls cover every gradient of the optimizer, each once.
+        """
+        if not self._clips:
+            return None
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        missing = {id(p.grad) for p in params if p.grad is not None}
+        mine = [c for c in self._clips if c.gradients[0] in missing]
+        known = {id(c) for c in mine}
+        self._clips = [c for c in self._clips if id(c) not in known]
+        squares = []
+        # The latest first: an earlier one can be of gradients that were discarded.
+        while missing and mine and missing.issuperset((clip := mine.pop()).gradients):
+            missing.difference_update(clip.gradients)
+            squares.append(clip.norm**2)
+        if missing or not squares:
+            return None
+        return sum(squares[1:], squares[0]) ** 0.5
+
+    # Called by calls.py.
+
+    def scaler_steps(self, scaler: torch.amp.GradScaler) -> None:
+        """Remember the scaler for the hooks of the step that it begins."""
+        with self._guard.probe("GradScaler"):
+            self._scaler = scaler if scaler.is_enabled() else None
+            self._is_scaled, self._has_stepped = self._scaler is not None, False
+
+    def scaler_stepped(self, optimizer: Optimizer) -> None:
+        """Call the hooks for a step that GradScaler skipped: the optimizer did not call them."""
+        skipped = self._is_scaled and not self._has_stepped
+        try:
+            if skipped:
+                if self.unknown or not self.known:
+                    self._stepping(optimizer, None, None)
+                if any(o is optimizer for o in self.known):
+                    self._before(optimizer, (), {})
+                    self._after(optimizer, (), {})
+        finally:
+            self._scaler, self._is_scaled = None, False
+
+    def clips(self, gradients: Sequence[Tensor], norm: Tensor) -> None:
+        """Remember the norm for the hooks of the next step."""
+        with self._guard.probe("norm before clipping"):
+            whole = local_of(norm)
+            if type(whole) is Tensor and gradients:
+                clip = Clip(tuple(id(g) for g in gradients), _read(whole))
+                self._clips = [*self._clips[1 - CLIPS_MAX :], clip]
+
+    def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._has_stepped = True
+        self._before(optimizer, args, kwargs)
+
     def _hook(self, optimizer: Optimizer) -> None:
-        self._handles.append(optimizer.register_step_pre_hook(self._before))
+        self._handles.append(optimizer.register_step_pre_hook(self._begins))
         self._handles.append(optimizer.register_step_post_hook(self._after))
 
     def _stepping(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
@@ -142,26 +235,25 @@ def closure_of(args: Any, kwargs: Any) -> Callable[[], object] | None:
     return closure if callable(closure) else None
 
 
-def scaling_of(optimizer: Optimizer) -> dict[str, float | Tensor]:
-    """Return GradScaler's factor and whether it skips the update, for the scalars of the step.
+def scaling_of(optimizer: Optimizer) -> Scaling:
+    """Return what GradScaler does in this step of a fused optimizer, which unscales inside it.
 
-    Empty if no fused optimizer unscales inside its step. Values of a device stay there.
+    Without scalars if there is nothing to unscale. Values of a device stay there.
     """
     names = {Scalar.LOSS_SCALE: "grad_scale", Scalar.SKIPPED_STEP: "found_inf"}
     found = {scalar: getattr(optimizer, name, None) for scalar, name in names.items()}
-    return {
-        scalar: float(value) if value.device.type == "cpu" else value.detach().reshape(())
-        for scalar, value in found.items()
-        if isinstance(value, Tensor)
+    scalars: dict[str, float | Tensor] = {
+        name: _read(value) for name, value in found.items() if isinstance(value, Tensor)
     }
-
-
-def unscale_of(scaling: Mapping[str, float | Tensor]) -> float | Tensor:
-    """Return the factor that undoes GradScaler's; NaN in a skipped step: it has no gradients."""
-    scale, skipped = scaling.get(Scalar.LOSS_SCALE, 1.0), scaling.get(Scalar.SKIPPED_STEP, 0.0)
+    scale, skipped = scalars.get(Scalar.LOSS_SCALE, 1.0), scalars.get(Scalar.SKIPPED_STEP, 0.0)
     if isinstance(scale, Tensor) or isinstance(skipped, Tensor):
-        return torch.where(torch.as_tensor(skipped) > 0, torch.nan, 1 / scale)
-    return math.nan if skipped > 0 else 1 / scale
+        unscale = torch.where(torch.as_tensor(skipped) > 0, torch.nan, 1 / scale)
+        return Scaling(scalars, unscale)
+    return Scaling(scalars, math.nan if skipped > 0 else 1 / scale)
+
+
+def _read(value: Tensor) -> float | Tensor:
+    return float(value) if value.device.type == "cpu" else value.detach().reshape(())
 
 
 def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,18 @@ def reason_not_measured(tensor: Tensor) -> str | None:
     if hasattr(tensor, "full_tensor") or tensor.is_nested:
         return f"it is a {type(tensor).__name__}: shards are not measured yet"
     return None
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """Return the part of a DTensor in this process, as it is in memory; other tensors unchanged.
+
+    A DTensor whose value is a sum over ranks that was not taken yet is returned unchanged.
+    """
+    sharded: Any = tensor
+    if not hasattr(tensor, "full_tensor") or any(p.is_partial() for p in sharded.placements):
+        return tensor
+    local: Tensor = sharded._local_tensor
+    return local
 
 
 def place_of(parameter: Parameter, facts: ModuleFacts | None, *, optimized: bool) -> Place:

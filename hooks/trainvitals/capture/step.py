@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -14,6 +15,7 @@ from trainvitals.wire import STATISTICS, Scalar, Stream
 
 Matrix = npt.NDArray[np.float32]
 PARAMETER_STREAMS: Final = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
+_CLIPPED: Final = f"{Scalar.GRADIENT_NORM_BEFORE_CLIPPING}/"
 
 
 class Total(NamedTuple):
@@ -40,6 +42,9 @@ class Step:
 
     A backend on the CPU writes into `matrix`; others add to `remote`, which transfer.py copies to
     the host and gives to `arrived`. `squares` is Σx² of each weight that was measured.
+
+    `norm_name` is the scalar of the total gradient norm, "" for none; of sharded parameters it is
+    divided by the root of the number of ranks that hold the same shard.
     """
 
     rows: int
@@ -48,6 +53,8 @@ class Step:
     scalars: dict[str, float] = field(default_factory=dict)
     remote: list[Remote] = field(default_factory=list)
     squares: npt.NDArray[np.float64] | None = None
+    norm_name: str = Scalar.GRADIENT_NORM
+    replicas: int = 1
 
     def matrix(self, stream: Stream) -> Matrix:
         """Return the matrix of a stream of parameters; all NaN at first."""
@@ -70,6 +77,10 @@ class Step:
         else:
             self.scalars[name] = value
 
+    def put_clipped(self, owner: object, norm: float | Tensor) -> None:
+        """Add the norm of an optimizer's gradients before clipping."""
+        self.put_scalar(f"{_CLIPPED}{id(owner)}", norm)
+
     def arrived(self, remote: Remote, values: npt.NDArray[np.floating]) -> None:
         """Write values that are in host memory now."""
         key = remote.key
@@ -83,13 +94,17 @@ class Step:
 
     def all_scalars(self) -> dict[str, float]:
         """Return the scalars, with the total of all optimizers' gradients if it was measured."""
+        scalars = {n: v for n, v in self.scalars.items() if not n.startswith(_CLIPPED)}
         if not self.totals:
-            return self.scalars
+            return scalars
         totals = self.totals.values()
-        return self.scalars | {
-            Scalar.GRADIENT_NORM: sum(t.squares for t in totals) ** 0.5,
-            Scalar.NONFINITE_GRADIENTS: sum(t.nonfinite for t in totals),
-        }
+        if self.norm_name:
+            squares = sum(t.squares for t in totals)
+            scalars[self.norm_name] = (squares / self.replicas) ** 0.5
+        scalars[Scalar.NONFINITE_GRADIENTS] = sum(t.nonfinite for t in totals)
+        if len(clipped := [v for n, v in self.scalars.items() if n not in scalars]) == len(totals):
+            scalars[Scalar.GRADIENT_NORM_BEFORE_CLIPPING] = math.hypot(*clipped)
+        return scalars
 
     def _add(self, remote: Remote) -> None:
         if remote.values.device.type == "cpu":

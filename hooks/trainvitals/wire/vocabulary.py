@@ -155,6 +155,12 @@ class Scalar(StrEnum):
     """Number of micro-batches of this step with a NaN or infinite loss."""
     GRADIENT_NORM = "gradient_norm"
     """Total L2 norm of all gradients as the optimizer reads them (unscaled, after clipping)."""
+    GRADIENT_NORM_BEFORE_CLIPPING = "gradient_norm_before_clipping"
+    """The norm that clip_grad_norm_ found before it clipped, unscaled; absent if it was not called
+    with every gradient of the optimizer that steps."""
+    GRADIENT_NORM_OF_SHARDS = "gradient_norm_of_shards"
+    """In place of `GRADIENT_NORM` where parameters are sharded: the part of this rank. The total is
+    the root of the sum of its squares over all ranks; a shard that n ranks hold counts 1/n."""
     NONFINITE_GRADIENTS = "nonfinite_gradients"
     """Number of parameter tensors with a non-finite gradient in this step."""
     LEARNING_RATE = "learning_rate"
@@ -162,7 +168,8 @@ class Scalar(StrEnum):
     LOSS_SCALE = "loss_scale"
     """GradScaler's factor; gradients are reported unscaled."""
     SKIPPED_STEP = "skipped_step"
-    """1 if GradScaler found an overflow and a fused optimizer skipped the update, else 0."""
+    """1 if GradScaler found an overflow and skipped the update, else 0; absent without a scaler.
+    Such a step has a loss and no gradients."""
 
     LOSS_TERM = "loss_term"
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
