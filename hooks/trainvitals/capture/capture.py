@@ -51,6 +51,10 @@ from trainvitals.wire import Event, EventKind, NotWatched, Place, Scalar, Stream
 Groups = Sequence[Group]
 RESCAN_STEPS = 64
 """Number of steps between two searches for new or removed parameters."""
+SUPERVISED_STEPS = 16
+SUPERVISED_EVERY = 8
+"""The first full steps, and every how many of them later, in which predictions and targets are
+measured."""
 DISTINCT_ROWS_STEPS = 4
 """Number of full steps, from the first, in which rows are compared."""
 
@@ -145,6 +149,7 @@ class Capture:
         target: object = None,
     ) -> None:
         """Record a training loss of this step or its terms by name, or a loss of another split."""
+        started = time.perf_counter()
         with self._guard.probe("loss"):
             if split == "training":
                 given = prediction is not None or target is not None
@@ -152,6 +157,7 @@ class Capture:
                 self._take_loss(value, seen, hooked=False)
             elif (name := self._names.allowed(split)) is not None:
                 self._scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
+        self._own_s += time.perf_counter() - started
         self._end_loss_steps()
 
     def log(self, scalars: Mapping[str, Number]) -> None:
@@ -212,7 +218,7 @@ class Capture:
             self._guard,
             self._loss_module_returned,
             self._supervision.model_returned,
-            self._is_full,
+            self._is_supervised,
         )
         self.facts |= reasons.switched_off(
             vital_only=self._budget.vital_only, activations=self._outputs.wanted
@@ -236,8 +242,10 @@ class Capture:
         self._report("optimizer", reasons.OTHER_MODEL)
 
     def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
+        started = time.perf_counter()
         with self._guard.probe("loss"):
             self._take_loss(value, seen, hooked=True)
+        self._own_s += time.perf_counter() - started
         # A program that also calls `monitor.loss` reports this loss a second time.
         if not self._scalars.logged:
             self._end_loss_steps()
@@ -252,7 +260,7 @@ class Capture:
             self._budget.after_nonfinite(self.step + 1)
             self._loss_events.add(examined_of(value), self.step + 1)
         self._scalars.terms(value, self._names.allowed)
-        if self._is_full() and "supervision" not in self._guard.off:
+        if self._is_supervised() and "supervision" not in self._guard.off:
             with self._guard.probe("supervision"):
                 self._own_s += self._supervision.take(value, seen, self.optimizers)
         if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
@@ -367,6 +375,11 @@ class Capture:
 
     def _is_full(self) -> bool:
         return self._full or (self._force_full and not self._budget.vital_only)
+
+    def _is_supervised(self) -> bool:
+        """Whether the loss's tensors are measured: what a loss compares rarely changes."""
+        regular = self._full_steps < SUPERVISED_STEPS or self._full_steps % SUPERVISED_EVERY == 0
+        return self._is_full() and (regular or self._force_full)
 
     def _is_early(self) -> bool:
         return self._full_steps < DISTINCT_ROWS_STEPS

@@ -80,13 +80,12 @@ class Supervision:
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
-        """Measure a training loss of the current step; return the CPU seconds spent since the last.
+        """Measure a training loss of the current step; return the seconds spent outside, in hooks.
 
         `value` is the loss or its terms by name; `seen` holds the prediction and the target, if
         they are known. Ranges are those of the first micro-batch of a step, or of the one that was
         given with its prediction; the share of supervised elements covers the first eight.
         """
-        started = time.thread_time()
         losses = _with_graph(value)
         first = self._measured_step != self._step()
         if first:
@@ -100,7 +99,7 @@ class Supervision:
         if self._micro_batches <= MICRO_BATCHES_MAX:
             with torch.no_grad():
                 self._take_criteria(losses, value, seen, whole=first or seen.explicit)
-        spent, self._own_s = self._own_s + time.thread_time() - started, 0.0
+        spent, self._own_s = self._own_s, 0.0
         return spent
 
     def model_returned(self, output: object) -> None:
@@ -110,7 +109,7 @@ class Supervision:
         """
         if not self._wants_output:
             return
-        started = time.thread_time()
+        started = time.perf_counter()
         if isinstance(output, Mapping):
             logits = _readable(output.get("logits"))
         else:
@@ -121,7 +120,7 @@ class Supervision:
                 dims = {1, -1} if logits.dim() > 2 else {1}
                 by_dim = {dim: prediction_scalars(logits, dim) for dim in dims}
                 self._output = (origin_of(logits.grad_fn), shape, by_dim)
-        self._own_s += time.thread_time() - started
+        self._own_s += time.perf_counter() - started
 
     # Predictions and targets.
 
@@ -233,12 +232,12 @@ class Supervision:
             if not waiting or torch.compiler.is_compiling():
                 return
             waiting.clear()
-            started = time.thread_time()
+            started = time.perf_counter()
             with self._guard.probe("gradients before backward"), torch.no_grad():
                 if self._step() == step:
                     norm = self._gradient_norm(optimizers)
                     self._scalars.log({Scalar.GRADIENT_NORM_BEFORE_BACKWARD: norm})
-            self._own_s += time.thread_time() - started
+            self._own_s += time.perf_counter() - started
 
         for loss in losses:
             if loss.grad_fn is not None:

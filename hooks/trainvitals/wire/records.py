@@ -74,7 +74,7 @@ class Layout(msgspec.Struct, frozen=True, tag="layout"):
     places: tuple[Place, ...]
 
 
-class Frame(msgspec.Struct, frozen=True, tag="frame"):
+class Frame(msgspec.Struct, frozen=True, tag="frame", gc=False):
     """The statistics of one stream over one or more captured steps.
 
     `values` is float32, shape (steps, places, statistics) of the layout named; `steps` int64,

@@ -6,8 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
-
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+#define HAVE_X86
 #define VECTORISED __attribute__((target_clones("avx2", "default")))
 #else
 #define VECTORISED
@@ -19,6 +20,7 @@ enum { FLOAT32 = 0, FLOAT64 = 1, FLOAT16 = 2, BFLOAT16 = 3 };
 typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(32), aligned(4), may_alias));
 #define WIDTH 8
+#define SUM(v) (((v)[0] + (v)[4]) + ((v)[1] + (v)[5]) + ((v)[2] + (v)[6]) + ((v)[3] + (v)[7]))
 #define SELECT(mask, a, b) ((Floats)(((Bits)(a) & (mask)) | ((Bits)(b) & ~(mask))))
 
 VECTORISED static void widen_bfloat16(const uint16_t *restrict h, float *restrict x, int n)

@@ -80,7 +80,7 @@ class Table:
     """Pointers, counts, types and rows of tensors, as arguments of the kernels.
 
     Refers to the tensors, so that the pointers stay valid. A tensor that does not fill one range
-    of memory is copied.
+    of memory is copied. `first` are the addresses of first values, `offsets` the places of copies.
     """
 
     def __init__(self, tensors: Sequence[Tensor], rows: Sequence[int]) -> None:
@@ -93,6 +93,11 @@ class Table:
         self.dtypes = np.array([DTYPES[t.dtype] for t in self.tensors], np.int32)
         self.sizes = np.array([t.element_size() for t in self.tensors], np.int64) * self.counts
         self.bytes = int(self.sizes.sum())
+        padded = -(-self.sizes // ALIGNMENT) * ALIGNMENT
+        self.offsets: Integers = np.cumsum(padded) - padded
+        self.copy_bytes = int(padded.sum())
+        self.first: Integers | None = None
+        self.trained: npt.NDArray[np.bool_] | None = None
         self.fixed = (self.counts.ctypes.data, self.dtypes.ctypes.data)
         self.rows_at = self.rows.ctypes.data
 
@@ -153,13 +158,14 @@ class NativeGroup:
         members = self._members if frozen else self._moving
         if not len(table):
             return
-        first = np.array([m.first_address for m in members], np.int64)
+        if table.first is None:
+            table.first = np.array([m.first_address for m in members], np.int64)
+            table.trained = np.array([m.tensor.requires_grad for m in members])
         copies = np.zeros(len(table), np.int64)
         self._copies = None
         if keep:
-            copies = self._reserve(table)
-            copies[[not m.tensor.requires_grad for m in members]] = 0
-            self._copies = copies[copies != 0]
+            copies = np.where(table.trained, self._reserve(table), 0)
+            self._copies = copies[table.trained]
         if step.squares is None:
             step.squares = np.zeros(step.rows)
         kernels(table).tv_weights(
@@ -167,7 +173,7 @@ class NativeGroup:
             table.rows_at,
             table.pointers.ctypes.data,
             *table.fixed,
-            first.ctypes.data,
+            table.first.ctypes.data,
             copies.ctypes.data,
             step.matrix(Stream.WEIGHT).ctypes.data,
             _COLUMNS[Stream.WEIGHT],
@@ -245,12 +251,9 @@ class NativeGroup:
 
     def _reserve(self, table: Table) -> Integers:
         """Return the address of each tensor's copy."""
-        padded = -(-table.sizes // ALIGNMENT) * ALIGNMENT
-        total = int(padded.sum()) + ALIGNMENT
-        if self._buffer is None or len(self._buffer) < total:
-            self._buffer = np.empty(total, np.uint8)
-        offsets: Integers = np.cumsum(padded) - padded
-        return offsets + self._buffer.ctypes.data
+        if self._buffer is None or len(self._buffer) < table.copy_bytes:
+            self._buffer = np.empty(table.copy_bytes, np.uint8)
+        return table.offsets + self._buffer.ctypes.data
 
 
 class OutputKernel:
