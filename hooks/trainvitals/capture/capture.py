@@ -39,7 +39,7 @@ from trainvitals.capture.optimizers import (
     group_scalars,
 )
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.capture.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.step import PARAMETER_STREAMS, Step
@@ -196,8 +196,10 @@ class Capture:
         )
         owned = [p for model in self.models.values() for p in model.parameters()]
         self.facts["parameters"] = float(
-            sum(p.numel() for p in owned if reason_not_measured(p) is None)
+            sum(p.numel() for p in owned if reason_not_measured(local_of(p)) is None)
         )
+        if (sharding := sharding_of(self.models)) is not None:
+            self.facts["sharding"] = sharding.description
         if not owned:
             log.warning("The model has no parameters: only the loss and logged values are watched.")
         else:
@@ -423,7 +425,7 @@ class Capture:
             plan = self._planner.update(self.optimizers)
         elif self._is_full():
             plan.group(self.optimizers)
-        self._now = Step(len(plan))
+        self._now = plan.new_step()
         return self._now, plan
 
     def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:

@@ -26,7 +26,7 @@ from trainvitals.capture.backends.members import (
 )
 from trainvitals.capture.backends.shapes import Shape
 from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
-from trainvitals.capture.parameters import DTYPES
+from trainvitals.capture.parameters import DTYPES, local_of
 from trainvitals.capture.step import PARAMETER_STREAMS, Step, Total
 from trainvitals.wire import STATISTICS, Stat, Stream
 
@@ -105,10 +105,11 @@ class NativeGroup:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
-        self._tensors = [m.tensor for m in members]
+        self._parameters = [m.parameter for m in members]
+        self._has_shards = any(m.is_shard for m in members)
         self._dtypes = [m.tensor.dtype for m in members]
         self._all = self._table(self._members)
-        self._moving = [m for m in members if m.tensor.requires_grad]
+        self._moving = [m for m in members if m.is_trained]
         self._trained = self._table(self._moving)
         self._totals = np.zeros(2)
         self._buffer: npt.NDArray[np.uint8] | None = None
@@ -158,7 +159,7 @@ class NativeGroup:
         self._copies = None
         if keep:
             copies = self._reserve(table)
-            copies[[not m.tensor.requires_grad for m in members]] = 0
+            copies[[not m.is_trained for m in members]] = 0
             self._copies = copies[copies != 0]
         if step.squares is None:
             step.squares = np.zeros(step.rows)
@@ -229,8 +230,10 @@ class NativeGroup:
         weight, so only the pointers are read.
         """
         addresses = []
-        for tensor, dtype in zip(self._tensors, self._dtypes, strict=True):
+        for tensor, dtype in zip(self._parameters, self._dtypes, strict=True):
             gradient = tensor.grad
+            if self._has_shards and gradient is not None:
+                gradient = local_of(gradient)
             if (
                 type(gradient) is not Tensor
                 or gradient.layout is not torch.strided
