@@ -39,7 +39,7 @@ from trainvitals.capture.optimizers import (
     group_scalars,
 )
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.capture.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.step import PARAMETER_STREAMS, Step
@@ -202,8 +202,10 @@ class Capture:
         )
         owned = [p for model in self.models.values() for p in model.parameters()]
         self.facts["parameters"] = float(
-            sum(p.numel() for p in owned if reason_not_measured(p) is None)
+            sum(p.numel() for p in owned if reason_not_measured(local_of(p)) is None)
         )
+        if (sharding := sharding_of(self.models)) is not None:
+            self.facts["sharding"] = sharding.description
         if not owned:
             log.warning("The model has no parameters: only the loss and logged values are watched.")
         else:
@@ -287,7 +289,7 @@ class Capture:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         started = time.perf_counter()
         self._loss_steps.stop()
-        with self._guard.probe("gradients"):
+        try:
             if "gradients" not in self._guard.off:
                 step, plan = self._begin()
                 groups = self._groups(plan, optimizer)
@@ -295,11 +297,13 @@ class Capture:
                 updates = has_closure or self._take_gradients(step, optimizer, groups)
                 if self._is_full():
                     self._take_weights(step, plan, groups, keep=updates)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._guard.failed("gradients", error)
         self._own_s += time.perf_counter() - started
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         started = time.perf_counter()
-        with self._guard.probe("updates"):
+        try:
             if "updates" not in self._guard.off:
                 step, plan = self._begin()
                 groups = self._groups(plan, optimizer)
@@ -308,6 +312,8 @@ class Capture:
                     self._take_gradients(step, optimizer, groups)
                 for group in groups:
                     group.updates(step)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._guard.failed("updates", error)
         if optimizer is not self.optimizers[0]:
             self._own_s += time.perf_counter() - started
             return
@@ -345,11 +351,13 @@ class Capture:
         number = self.step + 1
         self._own_s += self._outputs.own_s
         full = self._is_full()
-        with self._guard.probe("records"):
+        try:
             self._end_step(number, full=full)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._guard.failed("records", error)
         self.step = number
-        with self._guard.probe("not watched"):
-            if number + 1 == UNSEEN_STEPS:
+        if number + 1 == UNSEEN_STEPS:
+            with self._guard.probe("not watched"):
                 self._report_missing_data()
         now = time.perf_counter()
         own_s = self._own_s + now - started
@@ -387,8 +395,9 @@ class Capture:
     def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()
         step, plan = self._begin()
-        for name, value in (self._scalars.take() | group_scalars(self.optimizers)).items():
+        for name, value in self._scalars.take().items():
             step.put_scalar(name, value)
+        step.scalars |= group_scalars(self.optimizers)
         if self._last_end is not None:
             step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         step.scalars[Scalar.CAPTURE_TIME_S] = self._own_s
@@ -436,7 +445,7 @@ class Capture:
             plan = self._planner.update(self.optimizers)
         elif self._is_full():
             plan.group(self.optimizers)
-        self._now = Step(len(plan))
+        self._now = plan.new_step()
         return self._now, plan
 
     def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:

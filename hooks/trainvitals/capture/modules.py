@@ -37,8 +37,7 @@ class CallSite:
         self.row = row
         self.liveness = Liveness()
         self._known: tuple[Any, ...] = ()
-        self._arguments: Any = None
-        self._idle: Any = None
+        self._prepared: Any = None
 
     @property
     def name(self) -> str:
@@ -48,22 +47,24 @@ class CallSite:
     def measure(self, tensor: Tensor, outputs: Outputs) -> None:
         """Measure an output of this call site."""
         mode = self.watched.mode
-        if not is_dense(tensor):
+        is_whole = tensor.is_contiguous()
+        if is_whole and (tensor.shape, tensor.dtype, tensor.device, mode) == self._known:
+            # As in the last step: only the address is new.
+            outputs.kernel.measure(tensor.data_ptr(), self._prepared, outputs.row_at(self.row))
+            return
+        tensor = tensor.detach()
+        if not is_whole and not is_dense(tensor):
             tensor = tensor.contiguous()
-        if tensor.device.type != "cpu" or outputs.kernel is None:
-            shape = shape_of(tensor, self.watched.module, outputs.step)
+        shape = shape_of(tensor, self.watched.module, outputs.step)
+        if tensor.device.type != "cpu" or not outputs.kernel.is_available:
             outputs.put(self.row, measure(tensor, shape, mode, self.liveness))
             return
-        known = tensor.shape, tensor.dtype, mode
-        start = 0
-        if known != self._known or not tensor.is_contiguous():
-            shape = shape_of(tensor, self.watched.module, outputs.step)
-            start = shape.start
-            self._arguments = native.OutputKernel.arguments(shape, tensor.dtype, mode)
-            self._idle = self.liveness.native(shape.channels) if mode is Mode.RELU else None
-            whole = shape.samples * shape.channels * shape.positions == shape.entries
-            self._known = known if whole and tensor.is_contiguous() else ()
-        outputs.kernel.measure(tensor, self._arguments, start, self._idle, outputs.row_at(self.row))
+        idle = self.liveness.native(shape.channels) if mode is Mode.RELU else None
+        self._prepared = native.Prepared(shape, tensor.dtype, mode, idle)
+        outputs.kernel.measure(tensor.data_ptr(), self._prepared, outputs.row_at(self.row))
+        # Of larger outputs, other entries are taken in each step.
+        is_whole &= shape.samples * shape.channels * shape.positions == shape.entries
+        self._known = (tensor.shape, tensor.dtype, tensor.device, mode) if is_whole else ()
 
 
 class WatchedModule:
@@ -116,7 +117,7 @@ class WatchedModule:
         self.calls += 1
         if call == len(self.sites):
             self.sites.append(self._outputs.new_site(self, call))
-        self.sites[call].measure(tensor.detach(), self._outputs)
+        self.sites[call].measure(tensor, self._outputs)
 
 
 def first_tensor(output: object) -> Tensor | None:

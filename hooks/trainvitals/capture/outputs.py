@@ -38,7 +38,7 @@ class Outputs:
         guard: Guard,
         report: Callable[[str, str], None],
     ) -> None:
-        self.kernel = native.OutputKernel() if native.is_available() else None
+        self.kernel = native.OutputKernel()
         self.step = 0
         self.own_s = 0.0
         self.off: set[str] = set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def reason_not_measured(tensor: Tensor) -> str | None:
     if tensor.dtype not in DTYPES:
         return f"its type is {tensor.dtype}"
     if hasattr(tensor, "full_tensor") or tensor.is_nested:
-        return f"it is a {type(tensor).__name__}: shards are not measured yet"
+        return f"it is a {type(tensor).__name__} without a part of its own in this process"
     return None
 
 
@@ -84,10 +85,63 @@ def local_of(tensor: Tensor) -> Tensor:
     return local
 
 
+class Sharding(NamedTuple):
+    """How parameters are divided over ranks.
+
+    `description` names the placements and the sizes of the mesh, one for each different way.
+    `replicas` is the number of ranks that hold the same entries; 0 if it is not the same for all.
+    """
+
+    description: str
+    replicas: int
+
+
+def sharding_of(models: Mapping[str, nn.Module]) -> Sharding | None:
+    """Return how the parameters are divided; None if each rank has all entries of all of them."""
+    ways: dict[str, int] = {}
+    is_divided = False
+    for parameter in (p for model in models.values() for p in model.parameters()):
+        sharded: Any = parameter
+        if not hasattr(parameter, "full_tensor"):
+            ways[""] = 0  # the number of ranks with the same entries is not known here
+            continue
+        sizes = tuple(sharded.device_mesh.shape)
+        placed = list(zip(sharded.placements, sizes, strict=True))
+        is_divided |= any(size > 1 and not p.is_replicate() for p, size in placed)
+        text = ", ".join(f"{_name(p)} over {size}" for p, size in placed)
+        ways[text] = math.prod(size for p, size in placed if p.is_replicate())
+    if not is_divided:
+        return _older_sharding_of(models)
+    replicas = set(ways.values())
+    same = replicas.pop() if len(replicas) == 1 else 0
+    return Sharding("; ".join(way for way in ways if way), same)
+
+
+def _older_sharding_of(models: Mapping[str, nn.Module]) -> Sharding | None:
+    """Return how FullyShardedDataParallel divides the parameters; it keeps plain tensors."""
+    strategies: set[str] = set()
+    for model in models.values():
+        for module in model.modules():
+            if type(module).__name__ == "FullyShardedDataParallel":
+                strategy: Any = getattr(module, "sharding_strategy", None)
+                strategies.add(getattr(strategy, "name", "unknown"))
+    if not strategies - {"NO_SHARD"}:
+        return None
+    roots = all(type(m).__name__ == "FullyShardedDataParallel" for m in models.values())
+    is_known = roots and strategies <= {"FULL_SHARD", "SHARD_GRAD_OP"}
+    return Sharding("FullyShardedDataParallel, " + ", ".join(sorted(strategies)), int(is_known))
+
+
+def _name(placement: Any) -> str:
+    return "replicated" if placement.is_replicate() else f"shard({getattr(placement, 'dim', '?')})"
+
+
 def place_of(parameter: Parameter, facts: ModuleFacts | None, *, optimized: bool) -> Place:
     """Return the row of a parameter, with the facts about its module."""
     owner, tensor = parameter.owner, parameter.tensor
     flags = []
+    if (local := local_of(tensor)).shape != tensor.shape:
+        flags.append("shard")
     if facts and facts.output:
         flags.append("output")
     if facts and facts.before_norm:
@@ -99,7 +153,7 @@ def place_of(parameter: Parameter, facts: ModuleFacts | None, *, optimized: bool
     return Place(
         parameter.name,
         kind=kind_of(parameter),
-        shape=tuple(tensor.shape),
+        shape=tuple(local.shape),
         depth=facts.depth if facts else -1,
         module=parameter.module,
         module_kind=type(owner).__name__,

@@ -16,12 +16,17 @@ from trainvitals.capture.backends.members import Member
 from trainvitals.capture.order import ModuleFacts
 from trainvitals.capture.parameters import (
     Parameter,
+    Sharding,
+    local_of,
     optimized_ids,
     parameters_of,
     place_of,
     reason_not_measured,
+    sharding_of,
 )
-from trainvitals.wire import Place
+from trainvitals.capture.reasons import NO_NORM, NORM_OF_SHARDS
+from trainvitals.capture.step import Step
+from trainvitals.wire import Place, Scalar
 
 FactsOf = Callable[[nn.Module | None], ModuleFacts | None]
 
@@ -33,7 +38,12 @@ class CapturePlan:
     that belong to none, and `groups[None]` are all of them, in a run without a torch optimizer.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], first: FirstValues) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        first: FirstValues,
+        sharding: Sharding | None = None,
+    ) -> None:
         self.parameters = list(parameters)
         self.places: tuple[Place, ...] = ()
         self.groups: dict[int | None, list[Group]] = {}
@@ -43,6 +53,7 @@ class CapturePlan:
         self._members = [Member(p.tensor, i) for i, p in enumerate(parameters)]
         self.grouping: object = None
         """By what the parameters are grouped; it changes when a parameter is frozen or moved."""
+        self.sharding = sharding
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -51,16 +62,24 @@ class CapturePlan:
         """Whether the rows are these parameters."""
         return _identities(self.parameters) == _identities(parameters)
 
+    def new_step(self) -> Step:
+        """Return a step with the rows of this plan."""
+        if self.sharding is None:
+            return Step(len(self))
+        replicas = self.sharding.replicas
+        name = Scalar.GRADIENT_NORM_OF_SHARDS if replicas else ""
+        return Step(len(self), norm_name=name, replicas=max(1, replicas))
+
     def group(self, optimizers: Sequence[Optimizer]) -> None:
         """Group the parameters by optimizer, if one was frozen or an optimizer changed."""
-        trained = [m.tensor.requires_grad for m in self._members]
+        trained = [m.is_trained for m in self._members]
         sets = [(id(o), optimized_ids([o])) for o in optimizers]
         if self.grouping == (trained, sets):
             return
         self.grouping = trained, sets
         self.frozen_is_known = False
         for member in self._members:
-            member.first = self._first.of(member.tensor)
+            member.first = self._first.of(member)
         self.release()
         self.groups = {}
         for i, (owner, mine) in enumerate(sets):
@@ -69,7 +88,7 @@ class CapturePlan:
                 [
                     m
                     for m in self._members
-                    if id(m.tensor) in mine or (i == 0 and id(m.tensor) not in others)
+                    if id(m.parameter) in mine or (i == 0 and id(m.parameter) not in others)
                 ]
             )
         if not optimizers:
@@ -90,7 +109,10 @@ class CapturePlan:
 
 
 def _identities(parameters: Sequence[Parameter]) -> list[tuple[object, ...]]:
-    return [(p.name, id(p.tensor), p.tensor.shape, tuple(p.aliases)) for p in parameters]
+    return [
+        (p.name, id(p.tensor), id(local_of(p.tensor)), p.tensor.shape, tuple(p.aliases))
+        for p in parameters
+    ]
 
 
 class FirstValues:
@@ -99,9 +121,10 @@ class FirstValues:
     def __init__(self) -> None:
         self._values: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def of(self, tensor: Tensor) -> Tensor | None:
+    def of(self, member: Member) -> Tensor | None:
         """Return the first value of a trained one-dimensional parameter; None for others."""
-        if tensor.dim() != 1 or not tensor.requires_grad:
+        tensor = member.tensor
+        if tensor.dim() != 1 or not member.is_trained:
             return None
         known, value = self._values.get(id(tensor), (None, None))
         if known is not tensor or value is None or value.shape != tensor.shape:
@@ -126,7 +149,11 @@ class Planner:
         if self.plan is None or not self.plan.has_rows_of(parameters):
             if self.plan is not None:
                 self.plan.release()
-            self.plan = CapturePlan(parameters, self._first)
+            sharding = sharding_of(self._models)
+            self.plan = CapturePlan(parameters, self._first, sharding)
+            if sharding is not None:
+                part = NORM_OF_SHARDS if sharding.replicas else NO_NORM
+                self._report("gradient_norm", part.format(sharding.description))
         self.plan.group(optimizers)
         return self.plan
 
@@ -134,7 +161,7 @@ class Planner:
         found: Iterable[Parameter] = parameters_of(self._models).values()
         kept = []
         for parameter in found:
-            reason = reason_not_measured(parameter.tensor)
+            reason = reason_not_measured(local_of(parameter.tensor))
             if reason is None:
                 kept.append(parameter)
             elif parameter.name not in self._reported:

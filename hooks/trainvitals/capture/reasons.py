@@ -59,6 +59,15 @@ NO_FORWARD: Final = (
     "the model that is trained, not a copy of it."
 )
 
+NORM_OF_SHARDS: Final = (
+    "the parameters are sharded ({:.60}): gradient_norm_of_shards is this rank's part. The total "
+    "is the root of the sum of its squares over all ranks."
+)
+NO_NORM: Final = (
+    "some parameters are sharded ({:.60}) and others are on several ranks: the part of this rank "
+    "would count these several times. Each row of the gradients is measured."
+)
+
 
 def unseen(
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -19,7 +20,7 @@ class Streams:
         self._emit = emit
         self._places: dict[Stream, tuple[Place, ...]] = {}
         self._versions: dict[Stream, int] = {}
-        self._scalars: dict[str, int] = {}
+        self._scalars: dict[str, None] = {}  # in order
 
     def frame(
         self,
@@ -45,12 +46,10 @@ class Streams:
     def scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
         """Emit one step of scalars; new names extend the layout, missing ones are NaN."""
         if not scalars.keys() <= self._scalars.keys():
-            for name in scalars:
-                self._scalars.setdefault(name, len(self._scalars))
+            self._scalars |= dict.fromkeys(scalars)
             self._announce(Stream.SCALAR, tuple(Place(name) for name in self._scalars))
-        values = np.full((len(self._scalars), 1), np.nan, np.float32)
-        for name, value in scalars.items():
-            values[self._scalars[name], 0] = value
+        row = [scalars.get(name, math.nan) for name in self._scalars]
+        values = np.array(row, np.float32).reshape(-1, 1)
         self.frame(Stream.SCALAR, step, time, self._places[Stream.SCALAR], values)
 
     def _announce(self, stream: Stream, places: tuple[Place, ...]) -> None:

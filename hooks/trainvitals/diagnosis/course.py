@@ -151,7 +151,10 @@ class Course:
         heads = [
             place.shape[0]
             for place in self.history.places(Stream.WEIGHT)
-            if place.kind == "weight" and len(place.shape) >= 2 and "output" in place.flags
+            if place.kind == "weight"
+            and len(place.shape) >= 2
+            and "output" in place.flags
+            and "shard" not in place.flags  # it has only some of the classes
         ]
         return math.log(heads[0]) if len(heads) == 1 and heads[0] > 1 else None
 

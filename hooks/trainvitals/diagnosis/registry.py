@@ -12,26 +12,36 @@ from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
+from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
+from trainvitals.diagnosis.rules.missing_zero_grad import MissingZeroGrad
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
 from trainvitals.diagnosis.rules.no_learning import NoLearning
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
+from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
+from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
+from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
 
 RULES: tuple[type[Rule], ...] = (
     VanishingGradient,
     ExplodingGradient,
+    MissingZeroGrad,
     DeadRelu,
     SaturatedActivation,
     SymmetricInit,
     InitScaleTooSmall,
+    SoftmaxBeforeCrossEntropy,
+    OutputRangeMismatch,
+    LossTaskMismatch,
     NoLearning,
     LossSpike,
     LearningRateTooHigh,
     LearningRateTooLow,
     ParameterNotUpdated,
+    WrongTrainEvalMode,
     BiasDrift,
     NonFiniteValue,
     MonitorDegraded,

@@ -24,7 +24,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """Parameters: weight | bias | norm_scale | norm_shift | embedding. Modules: the class name
     ("ReLU"). Scalars: empty."""
     shape: tuple[int, ...] = ()
-    """Of a parameter. Its product is the count of entries."""
+    """Of a parameter. Its product is the count of entries. Of a shard: its own shape."""
     depth: int = -1
     """Position of the module (of the owning module, for parameters) in the order of the first
     forward, from 0; −1 while unknown."""
@@ -43,7 +43,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """Other names of the same tensor (tied weights)."""
     flags: tuple[str, ...] = ()
     """Structural facts a rule must know: output (feeds the loss), before_norm (a norm layer
-    follows), recurrent, attention."""
+    follows), recurrent, attention; shard (the entries of this rank, not the whole tensor)."""
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):

@@ -9,7 +9,7 @@ from torch import nn
 
 from trainvitals.capture.backends import native
 from trainvitals.capture.backends.members import Member
-from trainvitals.capture.backends.native import NativeGroup, OutputKernel
+from trainvitals.capture.backends.native import NativeGroup, OutputKernel, Prepared
 from trainvitals.capture.backends.plain import PlainGroup, distinct_rows
 from trainvitals.capture.backends.plain_outputs import measure
 from trainvitals.capture.backends.shapes import shape_of
@@ -165,8 +165,8 @@ def output_rows(tensor, module, mode, step=0, lives=None):
     row = np.empty(len(plain), np.float32)
     kernel = OutputKernel()
     idle = lives[1].native(shape.channels) if mode is Mode.RELU else None
-    arguments = kernel.arguments(shape, tensor.dtype, mode)
-    kernel.measure(tensor, arguments, shape.start, idle, row.ctypes.data)
+    prepared = Prepared(shape, tensor.dtype, mode, idle)
+    kernel.measure(tensor.data_ptr(), prepared, row.ctypes.data)
     return row, plain
 
 

@@ -163,7 +163,7 @@ class TestCauses:
             return diagnose(History(), examine(*findings)).health
 
         assert health(a("TV601"), a("TV202", since=0)) < health(a("TV601")) < health() == 1
-        assert health(a("TV601"), a("TV201")) > health(a("TV601"), a("TV401"))
+        assert health(a("TV601"), a("TV201")) > health(a("TV601"), a("TV603"))
 
 
 class TestBrokenInput:

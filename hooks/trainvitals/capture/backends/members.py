@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.capture.parameters import local_of, reason_not_measured
 
 ROWS_COMPARED_MAX = 256
 ENTRIES_COMPARED_MAX = 1024
@@ -16,15 +16,30 @@ ENTRIES_COMPARED_MAX = 1024
 
 @dataclass
 class Member:
-    """A parameter tensor, its row in the matrices, and its first value.
+    """A parameter, its row in the matrices, its first value, and its entries in this process.
 
     `first` is a copy of a one-dimensional tensor at its first measurement: the drift is measured
-    from it. None for other tensors.
+    from it. None for other tensors. `tensor` is the parameter itself, or of a DTensor the shard.
     """
 
-    tensor: Tensor
+    parameter: Tensor
     row: int
     first: Tensor | None = None
+    tensor: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Unwrap the shard: every operation on a DTensor itself is slow, and some communicate."""
+        self.tensor = local_of(self.parameter)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the parameter is a DTensor."""
+        return self.tensor is not self.parameter
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the parameter needs a gradient."""
+        return self.parameter.requires_grad
 
     @property
     def first_address(self) -> int:
@@ -40,10 +55,10 @@ class Member:
     @property
     def gradient(self) -> Tensor | None:
         """The gradient as a plain detached tensor; None if there is none that can be measured."""
-        gradient = self.tensor.grad
-        if gradient is None or reason_not_measured(gradient):
+        gradient = self.parameter.grad
+        if gradient is None or reason_not_measured(local := local_of(gradient)):
             return None
-        return gradient.detach()
+        return local.detach()
 
 
 def has_rows(tensor: Tensor) -> bool:

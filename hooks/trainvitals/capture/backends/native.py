@@ -26,7 +26,7 @@ from trainvitals.capture.backends.members import (
 )
 from trainvitals.capture.backends.shapes import Shape
 from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
-from trainvitals.capture.parameters import DTYPES
+from trainvitals.capture.parameters import DTYPES, local_of
 from trainvitals.capture.step import PARAMETER_STREAMS, Step, Total
 from trainvitals.wire import STATISTICS, Stat, Stream
 
@@ -97,7 +97,7 @@ class Table:
         self.offsets: Integers = np.cumsum(padded) - padded
         self.copy_bytes = int(padded.sum())
         self.first: Integers | None = None
-        self.trained: npt.NDArray[np.bool_] | None = None
+        self.trained = np.ones(len(self.tensors), np.bool_)
         self.fixed = (self.counts.ctypes.data, self.dtypes.ctypes.data)
         self.rows_at = self.rows.ctypes.data
 
@@ -105,17 +105,21 @@ class Table:
         return len(self.tensors)
 
 
+NO_TENSORS: Final = Table([], [])
+
+
 class NativeGroup:
     """The parameters of one optimizer in host memory."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
-        self._tensors = [m.tensor for m in members]
-        self._dtypes = [m.tensor.dtype for m in members]
+        self._parameters = [(m.parameter, m.tensor.dtype) for m in members]
+        self._pointers: Any = ctypes.c_uint64 * len(members)
+        self._has_shards = any(m.is_shard for m in members)
         self._all = self._table(self._members)
-        self._moving = [m for m in members if m.tensor.requires_grad]
+        self._moving = [m for m in members if m.is_trained]
         self._trained = self._table(self._moving)
-        self._totals = np.zeros(2)
+        self._totals: Any = (ctypes.c_double * 2)()
         self._buffer: npt.NDArray[np.uint8] | None = None
         self._copies: Integers | None = None
 
@@ -123,9 +127,7 @@ class NativeGroup:
         """Write the total of all gradients."""
         table, pointers = self._gradients()
         if len(table):
-            kernels(table).tv_squares(
-                len(table), pointers.ctypes.data, *table.fixed, self._totals.ctypes.data
-            )
+            kernels(table).tv_squares(len(table), pointers, *table.fixed, self._totals)
             self._put_total(step, owner, float(unscale))
 
     def gradients(
@@ -139,11 +141,11 @@ class NativeGroup:
         kernels(table).tv_gradients(
             len(table),
             table.rows_at,
-            pointers.ctypes.data,
+            pointers,
             *table.fixed,
             matrix.ctypes.data,
             _COLUMNS[Stream.GRADIENT],
-            self._totals.ctypes.data,
+            self._totals,
         )
         self._put_total(step, owner, float(unscale))
         if unscale != 1.0:
@@ -160,7 +162,7 @@ class NativeGroup:
             return
         if table.first is None:
             table.first = np.array([m.first_address for m in members], np.int64)
-            table.trained = np.array([m.tensor.requires_grad for m in members])
+            table.trained = np.array([m.is_trained for m in members])
         copies = np.zeros(len(table), np.int64)
         self._copies = None
         if keep:
@@ -209,7 +211,7 @@ class NativeGroup:
         self._buffer = self._copies = None
 
     def _put_total(self, step: Step, owner: object, unscale: float) -> None:
-        squares, nonfinite = self._totals.tolist()
+        squares, nonfinite = self._totals
         step.totals[id(owner)] = Total(squares * unscale**2, nonfinite)
 
     def _table(self, members: Sequence[Member]) -> Table:
@@ -228,15 +230,20 @@ class NativeGroup:
             self._trained = table
         return table
 
-    def _gradients(self) -> tuple[Table, npt.NDArray[np.uintp]]:
-        """Return the table of the gradients and their pointers.
+    def _gradients(self) -> tuple[Table, Any]:
+        """Return the table of the gradients and their pointers; an empty table without gradients.
 
         This runs at every step: the counts and types of an ordinary gradient are those of its
-        weight, so only the pointers are read.
+        weight, so only the pointers are read. A missing gradient has the pointer 0.
         """
-        addresses = []
-        for tensor, dtype in zip(self._tensors, self._dtypes, strict=True):
-            gradient = tensor.grad
+        addresses, present = [], False
+        for parameter, dtype in self._parameters:
+            gradient = parameter.grad
+            if gradient is None:
+                addresses.append(0)
+                continue
+            if self._has_shards:
+                gradient = local_of(gradient)
             if (
                 type(gradient) is not Tensor
                 or gradient.layout is not torch.strided
@@ -245,9 +252,10 @@ class NativeGroup:
             ):
                 found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
                 table = Table([g for _, g in found], [row for row, _ in found])
-                return table, table.pointers
-            addresses.append(gradient.data_ptr())
-        return self._all, np.array(addresses, np.uintp)
+                return table, self._pointers(*(a or 1 for a in table.addresses))
+            addresses.append(gradient.data_ptr() or 1)  # an empty one has the address 0
+            present = True
+        return (self._all if present else NO_TENSORS), self._pointers(*addresses)
 
     def _reserve(self, table: Table) -> Integers:
         """Return the address of each tensor's copy."""
@@ -256,57 +264,41 @@ class NativeGroup:
         return table.offsets + self._buffer.ctypes.data
 
 
+class Prepared:
+    """The arguments of the kernel for outputs of one shape; `idle` is from `Liveness.native`."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, mode: Mode, idle: Integers | None) -> None:
+        self.start = shape.start
+        self._struct = np.array(
+            [*shape[:-1], DTYPES[dtype], mode, DEAD_BATCHES, DEAD_SAMPLES], np.int64
+        )
+        self._idle = idle
+        self.struct_at = self._struct.ctypes.data
+        self.idle_at = None if idle is None else idle.ctypes.data
+        units = shape.channels * shape.positions
+        self.scratch_floats = (5 + shape.samples) * units + 2
+
+
 class OutputKernel:
     """Measures outputs in host memory, one at a time."""
 
     def __init__(self) -> None:
+        self.is_available = is_available()
         self._scratch = np.empty(0, np.float64)
         self._scratch_at = 0
 
-    def measure(
-        self,
-        tensor: Tensor,
-        shape: Integers,
-        start: int,
-        liveness: Integers | None,
-        row_at: int,
-    ) -> None:
-        """Write the statistics of a dense output into the float32 row at the address `row_at`.
-
-        `shape` is from `arguments`, `liveness` from `Liveness.native`.
-        """
-        if shape[-1] > len(self._scratch):
-            self._scratch = np.empty(int(shape[-1]), np.float64)
+    def measure(self, address: int, prepared: Prepared, row_at: int) -> None:
+        """Write the statistics of a dense output into the float32 row at the address `row_at`."""
+        if prepared.scratch_floats > 2 * len(self._scratch):
+            self._scratch = np.empty(prepared.scratch_floats // 2 + 1, np.float64)
             self._scratch_at = self._scratch.ctypes.data
         _keeping_gil.tv_output(
-            tensor.data_ptr(),
-            shape.ctypes.data,
-            start,
-            None if liveness is None else liveness.ctypes.data,
+            address,
+            prepared.struct_at,
+            prepared.start,
+            prepared.idle_at,
             self._scratch_at,
             row_at,
-        )
-
-    @staticmethod
-    def arguments(shape: Shape, dtype: torch.dtype, mode: Mode) -> Integers:
-        """Return the kernel's struct, and in the last place the size of its scratch memory."""
-        units = shape.channels * shape.positions
-        return np.array(
-            [
-                shape.entries,
-                shape.samples,
-                shape.channels,
-                shape.positions,
-                shape.sample_stride,
-                shape.channel_stride,
-                shape.position_stride,
-                DTYPES[dtype],
-                mode,
-                DEAD_BATCHES,
-                DEAD_SAMPLES,
-                (5 + shape.samples) * units // 2 + 1,
-            ],
-            np.int64,
         )
 
 

@@ -140,12 +140,15 @@ void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *i
                float *scratch, float *out)
 {
     const Shape *s = (const Shape *)shape;
-    int64_t units = s->channels * s->positions, kept = 0, zeros = 0, saturated = 0;
-    int64_t nonfinite = nonfinite_of(data, s->entries, s->dtype);
+    int64_t units = s->channels * s->positions, kept, zeros, saturated, nonfinite = 0;
+    /* If every entry is measured, the sums show whether an entry is not finite. */
+    int is_counted = s->samples * units != s->entries;
+    if (is_counted)
+        nonfinite = nonfinite_of(data, s->entries, s->dtype);
     double *total = (double *)scratch;
     float *sum = scratch + 2 * units, *high = sum + units, *unit_mean = high + units;
-    float *gathered = unit_mean + units, low = INFINITY, most = -INFINITY;
-    const float *first = NULL;
+    float *gathered = unit_mean + units, low, most;
+    const float *first;
     int direct = s->dtype == FLOAT32 && (s->positions == 1 ? s->channel_stride == 1
                                          : s->position_stride == 1 &&
                                                s->channel_stride == s->positions);
@@ -154,6 +157,11 @@ void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *i
     out[4] = (float)nonfinite;
     if (units == 0 || s->samples == 0)
         return;
+again:
+    kept = zeros = saturated = 0;
+    low = INFINITY;
+    most = -INFINITY;
+    first = NULL;
     for (int64_t u = 0; u < units; u++) {
         total[u] = sum[u] = 0;
         high[u] = -INFINITY;
@@ -186,6 +194,13 @@ void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *i
         most = high[u] > most ? high[u] : most;
     }
     mean /= (double)units;
+    if (!is_counted && !isfinite(mean)) {
+        is_counted = 1;
+        nonfinite = nonfinite_of(data, s->entries, s->dtype);
+        out[4] = (float)nonfinite;
+        if (nonfinite)
+            goto again;
+    }
     for (int64_t u = 0; u < units; u++)
         between += (total[u] - mean) * (total[u] - mean);
     between /= (double)units;

@@ -272,7 +272,7 @@ static double write_moments(const Moments *m, int64_t count, float *row)
 
 static const Moments NO_MOMENTS = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
 
-/* Statistics of gradients, columns 0 to 7. totals: the sum of squares of all entries, NaN if an
+/* Statistics of gradients, columns 0 to 7; a tensor whose pointer is NULL has none. totals: the sum of squares of all entries, NaN if an
  * entry is not finite, and the number of tensors with such an entry. */
 void tv_gradients(int64_t tensors, const int64_t *rows, const void *const *data,
                   const int64_t *counts, const int32_t *dtypes, float *out, int64_t columns,
@@ -282,6 +282,8 @@ void tv_gradients(int64_t tensors, const int64_t *rows, const void *const *data,
     totals[0] = totals[1] = 0;
     for (int64_t t = 0; t < tensors; t++) {
         Moments m = NO_MOMENTS;
+        if (!data[t])
+            continue;
         for (int64_t at = 0; at < counts[t]; at += BLOCK) {
             int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
             add_block(&m, data[t], at, n, dtypes[t], buffer);
@@ -301,6 +303,8 @@ void tv_squares(int64_t tensors, const void *const *data, const int64_t *counts,
     totals[0] = totals[1] = 0;
     for (int64_t t = 0; t < tensors; t++) {
         double total = 0;
+        if (!data[t])
+            continue;
         for (int64_t at = 0; at < counts[t]; at += BLOCK) {
             int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
             if (dtypes[t] == FLOAT64) {

@@ -88,7 +88,7 @@ class PlainGroup:
 
     @property
     def _moving(self) -> list[Member]:
-        return [m for m in self._members if m.tensor.requires_grad]
+        return [m for m in self._members if m.is_trained]
 
 
 Unscale = float | Tensor

@@ -1,0 +1,281 @@
+"""TV403: the loss does not fit the predictions or the targets that it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.supervision import (
+    DOWNSTREAM,
+    LossKind,
+    connected,
+    only_loss,
+    output_module,
+)
+from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
+
+CROSS_ENTROPY: Final = "loss = F.cross_entropy(logits, target)"
+BROADCAST: Final = "prediction_and_target_broadcast"
+NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "softmax_before_nll_loss": "probabilities (softmax without the logarithm)",
+        "sigmoid_before_nll_loss": "sigmoid outputs",
+        "relu_before_nll_loss": "ReLU outputs",
+        "tanh_before_nll_loss": "tanh outputs",
+        "no_log_softmax_before_nll_loss": "positive values, not log-probabilities",
+    }
+)
+_SQUARES: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+_BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
+
+
+class _Mismatch(NamedTuple):
+    since: int
+    text: str
+    fix: str
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class LossTaskMismatch(Rule):
+    """The loss does not fit what it is given: no log-probabilities, other shapes, other targets.
+
+    ## What it detects
+    - NLLLoss of values that are not log-probabilities: softmax without the logarithm, or logits.
+    - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
+      each prediction with each target, in a B × B matrix.
+    - A squared or absolute error between the outputs of several classes and class numbers.
+    - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
+    ## Why it matters
+    The loss is a number and can fall, but its minimum is another one than the task's: a constant
+    for broadcast targets, minus infinity for NLLLoss of logits.
+    ## Evidence
+    The connection in the graph of the loss, the shapes, the range of the targets.
+    ## What to do
+    - Classes: give logits to CrossEntropyLoss, or log_softmax to NLLLoss.
+    - Regression: give prediction and target the same shape: `target.unsqueeze(1)`.
+    - More than two classes: one output for each class, and CrossEntropyLoss.
+    ## When it is wrong
+    A square matrix of all pairs that is compared on purpose. Broadcasts to other shapes (several
+    heads with one target) are not reported, nor are reductions by a sum.
+    ## References
+    PyTorch documentation, torch.nn.NLLLoss and torch.nn.MSELoss; Ben Braiek & Khomh,
+    "TheDeepChecker", 2023, arXiv:2204.00694.
+    """
+
+    code: ClassVar[str] = "TV403"
+    stage: ClassVar[Stage] = Stage.WIRING
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV901"}
+    fix: ClassVar[str] = CROSS_ENTROPY
+    refuted_by: ClassVar[str] = "Prediction and target have the shapes and values the loss needs."
+
+    observations: int = threshold(3, "Newest measured batches with targets outside 0 to 1.")
+    outside_min: float = threshold(1e-3, "Distance of a target of a binary loss from 0 to 1.")
+
+    size_tolerance: float = threshold(
+        0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
+    )
+    size_ratio: float = threshold(
+        4.0, "Size of that error, in multiples of the largest one with one-hot targets."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        found = (
+            self._no_log(history)
+            or self._broadcast(history)
+            or self._class_numbers(history)
+            or self._not_binary(history)
+        )
+        if found is None:
+            return
+        yield self.finding(
+            severity=Severity.ERROR,
+            where=output_module(history),
+            since_step=found.since,
+            summary=f"Loss does not fit since step {found.since}: {found.text}.",
+            evidence=found.evidence,
+            fix=found.fix,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _no_log(self, history: History) -> _Mismatch | None:
+        if (found := connected(history, NO_LOG)) is None:
+            return None
+        kind, token = found
+        largest = history.scalar(Scalar.PREDICTION_MAX)
+        values = (
+            (Evidence(quantity="largest prediction", seen=float(largest.values[-1])),)
+            if len(largest) and math.isfinite(largest.values[-1])
+            else ()
+        )
+        return _Mismatch(
+            kind.step,
+            f"NLLLoss is given {NO_LOG[token]}",
+            CROSS_ENTROPY,
+            (_in_graph(token), *values),
+        )
+
+    def _broadcast(self, history: History) -> _Mismatch | None:
+        if (found := connected(history, (BROADCAST,))) is None:
+            return None
+        kind, _ = found
+        shapes = (
+            Evidence(quantity="shape of the prediction", seen=str(kind.prediction_shape)),
+            Evidence(quantity="shape of the target", seen=str(kind.target_shape)),
+        )
+        if _is_classes(kind):
+            text = f"class numbers are compared with {kind.prediction_shape[-1]} outputs as numbers"
+            return _Mismatch(kind.step, text, CROSS_ENTROPY, (_in_graph(BROADCAST), *shapes))
+        if not _is_all_pairs(kind):
+            return None
+        text = (
+            f"{kind.kinds[0]} compares each of {kind.target_shape[0]} predictions with each target"
+        )
+        row = len(kind.prediction_shape) < len(kind.target_shape)
+        fix = "target = target.squeeze(1)" if row else "target = target.reshape(prediction.shape)"
+        return _Mismatch(kind.step, text, fix, (_in_graph(BROADCAST), *shapes))
+
+    def _class_numbers(self, history: History) -> _Mismatch | None:
+        """Return a squared error on class numbers that broadcasts without a trace in the graph.
+
+        With one-hot targets the loss has another size: a few tenths.
+        """
+        only = only_loss(history)
+        if only is None or only.kinds != ("MSELoss",) or not _is_classes(only):
+            return None
+        n = self.observations
+        names = (
+            Scalar.LOSS,
+            *(Scalar.PREDICTION_MEAN, Scalar.PREDICTION_STD),
+            *(Scalar.PREDICTION_MIN, Scalar.PREDICTION_MAX),
+            *(Scalar.TARGET_MEAN, Scalar.TARGET_STD),
+        )
+        steps = history.scalar(Scalar.PREDICTION_MEAN).steps[:n]
+        columns = [history.series(Stream.SCALAR, Stat.VALUE, name) for name in names]
+        if len(steps) < n or any(len(c) == 0 for c in columns):
+            return None
+        at = np.searchsorted(columns[0].steps, steps)
+        loss, mean, std, low, high, target, spread = (
+            c.values[at].astype(np.float64) for c in columns
+        )
+        numbers = std**2 + spread**2 + (mean - target) ** 2
+        largest = np.maximum(np.abs(low), np.abs(high))
+        one_hot = std**2 + mean**2 + (1 + 2 * largest) / only.prediction_shape[-1]
+        fits = np.abs(loss / numbers - 1) < self.size_tolerance
+        if not (fits & (numbers > self.size_ratio * one_hot)).all():
+            return None
+        outputs = only.prediction_shape[-1]
+        return _Mismatch(
+            only.step,
+            f"class numbers are compared with {outputs} outputs as numbers",
+            CROSS_ENTROPY,
+            (
+                Evidence(
+                    quantity="loss divided by its largest value with one-hot targets",
+                    seen=float((loss / one_hot)[0]),
+                    limit=self.size_ratio * (1 - self.size_tolerance),
+                    direction="above",
+                    healthy=(None, 1.0),
+                    text="it has the size of a squared error on class numbers",
+                ),
+                Evidence(quantity="loss at the start", seen=float(loss[0])),
+                Evidence(quantity="shape of the prediction", seen=str(only.prediction_shape)),
+                Evidence(quantity="type of the target", seen=only.target_type),
+            ),
+        )
+
+    def _not_binary(self, history: History) -> _Mismatch | None:
+        only = only_loss(history)
+        if only is None or len(only.kinds) != 1 or only.kinds[0] not in _BINARY:
+            return None
+        low, high = (history.scalar(n) for n in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
+        if len(low) != len(high) or len(low) < self.observations:
+            return None
+        distance = np.maximum(-low.values, high.values - 1)
+        outside = distance > self.outside_min
+        if not outside[-self.observations :].all():
+            return None
+        others = np.flatnonzero(~outside)
+        smallest, largest = float(low.values[-1]), float(high.values[-1])
+        span = f"{number(smallest)} to {number(largest)}"
+        return _Mismatch(
+            int(low.steps[others[-1] + 1 if len(others) else 0]),
+            f"the targets of {only.kinds[0]} are {span}, not 0 to 1",
+            CROSS_ENTROPY,
+            (
+                Evidence(
+                    quantity="distance of a target from the range 0 to 1",
+                    seen=float(distance[-1]),
+                    limit=self.outside_min,
+                    direction="above",
+                    healthy=(None, 0.0),
+                ),
+                Evidence(quantity="targets", seen=span),
+            ),
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return a column of predictions and a row of targets."""
+        return _run((32, 1), (32,))
+
+    @staticmethod
+    def healthy() -> History:
+        """Return five heads that are compared with one target on purpose."""
+        return _run((32, 5), (32, 1))
+
+
+def _in_graph(token: str) -> Evidence:
+    return Evidence(
+        quantity="wrong connections in the graph of the loss",
+        seen=1.0,
+        limit=0.0,
+        direction="above",
+        healthy=(0.0, 0.0),
+        text=token,
+    )
+
+
+def _is_classes(kind: LossKind) -> bool:
+    """Whether outputs of several classes are compared with class numbers."""
+    return (
+        kind.target_type.startswith(("int", "uint"))
+        and len(kind.prediction_shape) == len(kind.target_shape) + 1
+        and kind.prediction_shape[-1] > 2
+        and kind.kinds[:1] != ()
+        and kind.kinds[0] in _SQUARES
+    )
+
+
+def _is_all_pairs(kind: LossKind) -> bool:
+    """Whether n predictions were compared with n targets in an n × n matrix by accident."""
+    prediction, target = kind.prediction_shape, kind.target_shape
+    if not kind.kinds or not target or math.prod(target) < 2:
+        return False  # without a loss in the graph, the program can have changed the shapes itself
+    if prediction == target:  # the graph holds the shapes after the broadcast
+        return len(target) == 2 and target[0] == target[1]
+    return math.prod(prediction) == math.prod(target)
+
+
+def _run(prediction: tuple[int, ...], target: tuple[int, ...]) -> History:
+    history = Example(6).scalars(loss=np.full(6, 2.0)).history
+    attributes: dict[str, str | float] = {
+        "wiring": BROADCAST,
+        "prediction_shape": str(prediction),
+        "target_shape": str(target),
+    }
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", attributes))
+    return history

@@ -1,0 +1,213 @@
+"""TV402: the last activation cannot produce what the loss or the targets need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import Flags
+from trainvitals.diagnosis.supervision import DOWNSTREAM, connected, only_loss, output_module
+from trainvitals.wire import Event, EventKind, Scalar, Stream
+
+RANGES: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {
+        "sigmoid": (0.0, 1.0),
+        "softmax": (0.0, 1.0),
+        "hardsigmoid": (0.0, 1.0),
+        "tanh": (-1.0, 1.0),
+        "relu": (0.0, math.inf),
+        "softplus": (0.0, math.inf),
+        "exp": (0.0, math.inf),
+    }
+)
+"""Activation → smallest and largest value that it can have."""
+_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+_LOSSES: Final = {
+    "cross_entropy": "a cross entropy needs logits of both signs",
+    "bce_with_logits": "BCEWithLogitsLoss needs logits of both signs",
+    "bce": "BCELoss needs probabilities from 0 to 1",
+}
+TOKENS: Final = MappingProxyType(
+    {
+        f"{activation}_before_{loss}": (activation, loss)
+        for loss, activations in (
+            ("cross_entropy", ("sigmoid", "relu", "tanh")),
+            ("bce_with_logits", ("relu", "tanh")),
+            ("bce", ("relu", "tanh")),
+        )
+        for activation in activations
+    }
+)
+
+
+class _Targets(NamedTuple):
+    """Targets of the newest measured batches, all in part outside an activation's range."""
+
+    since: int
+    seen: float
+    limit: float
+    outside: float
+    """Distance from the range, in standard deviations of the targets."""
+    below: bool
+
+
+@dataclass(frozen=True)
+class OutputRangeMismatch(Rule):
+    """The last activation limits the output to a range that does not fit the loss or the targets.
+
+    ## What it detects
+    In the graph of the training loss: sigmoid, tanh or ReLU as the last operation before a cross
+    entropy or BCEWithLogitsLoss, or ReLU or tanh before BCELoss. For regression losses: in each of
+    the newest three measured batches, targets lie outside the range of the last activation
+    (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation.
+    ## Why it matters
+    The model cannot reach these targets, whatever it learns. Logits between 0 and 1 cannot express
+    a confident prediction; a ReLU at the output has no gradient where its input is negative.
+    ## Evidence
+    The last activation, and the targets outside its range.
+    ## What to do
+    Remove the last activation, or scale the targets into its range.
+    ## When it is wrong
+    Rare targets far outside the range that are noise: clip them. The rule is silent on a program
+    with different losses, and where the graph of the loss cannot be read (compiled models).
+    ## References
+    Wardat et al., "DeepDiagnosis", 2022, arXiv:2112.04972; Ben Braiek & Khomh, "TheDeepChecker",
+    2023, arXiv:2204.00694.
+    """
+
+    code: ClassVar[str] = "TV402"
+    stage: ClassVar[Stage] = Stage.WIRING
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM
+    fix: ClassVar[str] = "prediction = head(features)  # no activation after the last layer"
+    refuted_by: ClassVar[str] = "Every target lies within the range of the model's output."
+
+    observations: int = threshold(3, "Newest measured batches with targets outside the range.")
+    outside_min: float = threshold(
+        0.5, "Distance of a target from the range, in standard deviations of the targets."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        where = output_module(history)
+        if (found := connected(history, TOKENS)) is not None:
+            kind, token = found
+            activation, loss = TOKENS[token]
+            yield self.finding(
+                severity=Severity.ERROR,
+                where=where,
+                since_step=kind.step,
+                summary=f"Output range: the model's last operation has been {activation} since "
+                f"step {kind.step}, but {_LOSSES[loss]}.",
+                evidence=(
+                    Evidence(
+                        quantity="wrong connections in the graph of the loss",
+                        seen=1.0,
+                        limit=0.0,
+                        direction="above",
+                        healthy=(0.0, 0.0),
+                        text=token,
+                    ),
+                ),
+                fix="logits = head(features)  # no activation after the last layer",
+                stream=Stream.SCALAR,
+                statistic=Scalar.LOSS,
+            )
+            return
+        only = only_loss(history)
+        if only is None or len(only.kinds) != 1 or only.kinds[0] not in _REGRESSIONS:
+            return
+        if only.last_activation not in RANGES:
+            return
+        targets = self._outside(history, *RANGES[only.last_activation])
+        if targets is not None:
+            yield self._finding(only.last_activation, targets, where)
+
+    def _outside(self, history: History, low: float, high: float) -> _Targets | None:
+        smallest, largest, std = (
+            history.scalar(name)
+            for name in (Scalar.TARGET_MIN, Scalar.TARGET_MAX, Scalar.TARGET_STD)
+        )
+        if not len(smallest) == len(largest) == len(std) >= self.observations:
+            return None
+        for series, limit, sign in ((smallest, low, -1.0), (largest, high, 1.0)):
+            distance = sign * (series.values - limit)
+            spread = np.maximum(std.values, 1e-6 * np.maximum(1.0, np.abs(series.values)))
+            away = distance > self.outside_min * spread
+            if math.isfinite(limit) and away[-self.observations :].all():
+                since = _start(series, away)
+                share = float(distance[-1] / spread[-1])
+                return _Targets(since, float(series.values[-1]), limit, share, sign < 0)
+        return None
+
+    def _finding(self, activation: str, targets: _Targets, where: str) -> Finding:
+        side = "smallest" if targets.below else "largest"
+        word = "below" if targets.below else "above"
+        low, high = RANGES[activation]
+        return self.finding(
+            severity=Severity.ERROR,
+            where=where,
+            since_step=targets.since,
+            summary=f"Output range: the {side} target is {number(targets.seen)}, but the last "
+            f"operation, {activation}, cannot be {word} {number(targets.limit)}.",
+            evidence=(
+                Evidence(
+                    quantity=f"distance of the {side} target from the range of {activation}",
+                    seen=targets.outside,
+                    limit=self.outside_min,
+                    direction="above",
+                    healthy=(None, 0.0),
+                    unit="standard deviations",
+                ),
+                Evidence(quantity=f"{side} target", seen=targets.seen),
+                Evidence(
+                    quantity=f"range of {activation}",
+                    seen=f"{number(low)} to {'infinity' if high == math.inf else number(high)}",
+                ),
+            ),
+            confidence=0.95,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MIN if targets.below else Scalar.TARGET_MAX,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return targets of both signs for a ReLU output."""
+        return _run(-3.0)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return targets that are positive but for a little noise."""
+        return _run(-0.1)
+
+
+def _start(series: Series, away: Flags) -> int:
+    others = np.flatnonzero(~away)
+    return int(series.steps[others[-1] + 1 if len(others) else 0])
+
+
+def _run(smallest: float) -> History:
+    n = 6
+    history = (
+        Example(n)
+        .scalars(
+            loss=np.full(n, 2.0),
+            target_min=np.full(n, smallest),
+            target_max=np.full(n, 3.0),
+            target_std=np.full(n, 1.0),
+        )
+        .history
+    )
+    attributes: dict[str, str | float] = {"last_activation": "relu"}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", attributes))
+    return history

@@ -1,0 +1,135 @@
+"""TV605: the normalisation layers are in eval mode while the model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import Flags, Floats, middle
+from trainvitals.diagnosis.supervision import DOWNSTREAM
+from trainvitals.wire import Place, Scalar, Stat, Stream
+
+
+@dataclass(frozen=True)
+class WrongTrainEvalMode(Rule):
+    """BatchNorm layers use their running statistics while the model is trained.
+
+    ## What it detects
+    In the newest two measured steps, every module with running statistics (BatchNorm) was in eval
+    mode when the training loss was taken, and the optimizer trains the scale of at least one.
+    ## Why it matters
+    In eval mode BatchNorm does not normalise the batch: it uses the running statistics, which stay
+    at mean 0 and variance 1, or at the values of an earlier data set. Dropout is off too, if the
+    whole model is in eval mode. Often `model.eval()` was called for a validation, and
+    `model.train()` not called after it.
+    ## Evidence
+    The share of modules in eval mode, and the number of trained normalisation layers.
+    ## What to do
+    Call `model.train()` at the start of every epoch, after each validation. To freeze BatchNorm on
+    purpose, also freeze its parameters: `m.requires_grad_(False)`.
+    ## When it is wrong
+    Fine-tuning with small batches, where the statistics are frozen and scales and shifts are
+    trained. Partly frozen models are not reported. The rule cannot run without the training loss.
+    ## References
+    Ioffe & Szegedy, "Batch Normalization", 2015, arXiv:1502.03167; PyTorch documentation,
+    torch.nn.Module.train.
+    """
+
+    code: ClassVar[str] = "TV605"
+    stage: ClassVar[Stage] = Stage.WIRING
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV303", "TV901"}
+    fix: ClassVar[str] = "model.train()"
+    refuted_by: ClassVar[str] = "m.training is True for the BatchNorm modules during a step."
+
+    observations: int = threshold(2, "Newest measured steps in a row with all in eval mode.")
+    share_min: float = threshold(1.0, "Share of the modules with running statistics in eval mode.")
+    gap_max: float = threshold(
+        4.0,
+        "Steps between two training losses: with more, the loss is a mean that was recorded later, "
+        "perhaps during a validation.",
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        share = history.scalar(Scalar.NORM_EVAL_SHARE)
+        newest = share.last(self.observations)
+        if len(newest) < self.observations or not (newest.values >= self.share_min).all():
+            return
+        taken = history.steps(Stream.SCALAR)[-16:][self._losses(history)[-16:]]
+        if len(taken) < self.observations or middle(np.diff(taken)) > self.gap_max:
+            return
+        trained = [
+            p
+            for p in history.places(Stream.WEIGHT)
+            if p.kind == "norm_scale" and p.trainable and p.optimized and _is_batch(p)
+        ]
+        if not trained:
+            return
+        train = np.flatnonzero(share.values < self.share_min)
+        since = int(share.steps[train[-1] + 1 if len(train) else 0])
+        was = " They were in train mode before." if len(train) else ""
+        yield self.finding(
+            severity=Severity.ERROR,
+            where=trained[0].module if len(trained) == 1 else "",
+            since_step=since,
+            summary="Wrong mode: all BatchNorm modules have been in eval mode during training "
+            f"since step {since}, {len(trained)} of them with trained parameters.{was}",
+            evidence=(
+                Evidence(
+                    quantity="share of BatchNorm modules in eval mode",
+                    seen=float(newest.values[-1]),
+                    limit=self.share_min,
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                    unit="share",
+                    statistic=Scalar.NORM_EVAL_SHARE,
+                ),
+                Evidence(quantity="trained BatchNorm modules", seen=float(len(trained))),
+                Evidence(
+                    quantity="modules", seen=", ".join(p.module or "the model" for p in trained[:8])
+                ),
+            ),
+            confidence=0.95,
+            stream=Stream.SCALAR,
+            statistic=Scalar.NORM_EVAL_SHARE,
+        )
+
+    @staticmethod
+    def _losses(history: History) -> Flags:
+        loss = history.series(Stream.SCALAR, Stat.VALUE, Scalar.LOSS).values
+        diverged = history.series(Stream.SCALAR, Stat.VALUE, Scalar.NONFINITE_LOSS).values
+        if len(loss) == 0:
+            return np.zeros(len(history.steps(Stream.SCALAR)), bool)
+        return ~np.isnan(loss) | (diverged > 0 if len(diverged) else False)
+
+    @staticmethod
+    def sick() -> History:
+        """Return a model that stays in eval mode after a validation."""
+        return _run(np.r_[0.0, 0, 0, 0, 1, 1, 1], trained=True)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a frozen backbone whose normalisation is in eval mode on purpose."""
+        return _run(np.ones(7), trained=False)
+
+
+def _is_batch(place: Place) -> bool:
+    return "Batch" in place.module_kind or "Instance" in place.module_kind
+
+
+def _run(share: Floats, trained: bool) -> History:
+    n = len(share)
+    norm = Place(
+        "1.weight", kind="norm_scale", shape=(8,), module="1", module_kind="BatchNorm1d",
+        trainable=trained,
+    )  # fmt: skip
+    example = Example(n).scalars(loss=np.linspace(2.3, 2.2, n), norm_eval_share=share)
+    return example.stream(Stream.WEIGHT, [norm], {norm.name: {Stat.L2: 2.8}}).history

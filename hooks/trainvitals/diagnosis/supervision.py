@@ -1,0 +1,106 @@
+"""What a run's training loss computes, as the events of kind `loss_kind` describe it.
+
+Comes in: a history. Goes out: `LossKind`s, and the token of a faulty connection that still holds.
+Promise:  pure; an attribute that is missing or unreadable is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+from trainvitals.diagnosis.history import History
+from trainvitals.wire import Event, EventKind, Stream
+
+REPAIRED_AFTER = 8
+"""Steps. Within fewer, a second loss of the same kind is another loss of the same program."""
+
+DOWNSTREAM = frozenset(
+    {
+        *("TV101", "TV102", "TV106", "TV107", "TV201", "TV202", "TV203", "TV305"),
+        *("TV501", "TV502", "TV503", "TV504", "TV505", "TV506", "TV507"),
+        *("TV601", "TV602", "TV604", "TV606", "TV701", "TV806", "TV807", "TV808"),
+    }
+)
+"""Rules whose findings a faulty connection of model, loss and targets can cause."""
+
+
+class LossKind(NamedTuple):
+    """One of the different training losses of a run."""
+
+    step: int
+    """The step at which it was first seen."""
+    kinds: tuple[str, ...]
+    """The equivalent loss modules of torch, nearest to the loss first: ("CrossEntropyLoss",)."""
+    wiring: tuple[str, ...]
+    """Suspicious connections: ("softmax_before_cross_entropy",)."""
+    last_activation: str
+    detached_terms: tuple[str, ...]
+    prediction_shape: tuple[int, ...]
+    target_shape: tuple[int, ...]
+    target_type: str
+    classes: int
+
+
+def loss_kinds(history: History) -> list[LossKind]:
+    """Return the different training losses of the run, oldest first."""
+    return [_read(e) for e in history.events if e.kind == EventKind.LOSS_KIND]
+
+
+def connected(history: History, tokens: Collection[str]) -> tuple[LossKind, str] | None:
+    """Return the loss with one of the `tokens` in its wiring, and the token; None without one.
+
+    A loss of the same kind without the token, seen clearly later, replaces it: it was repaired.
+    """
+    known = loss_kinds(history)
+    for kind in known:
+        for token in kind.wiring:
+            if token in tokens and not any(
+                later.kinds == kind.kinds
+                and token not in later.wiring
+                and later.step > kind.step + REPAIRED_AFTER
+                for later in known
+            ):
+                return kind, token
+    return None
+
+
+def only_loss(history: History) -> LossKind | None:
+    """Return the newest loss if all losses of the run have its kind and its last activation.
+
+    Scalars of predictions and targets do not name the loss that they belong to.
+    """
+    known = loss_kinds(history)
+    if len({(k.kinds, k.last_activation) for k in known}) != 1:
+        return None
+    return known[-1]
+
+
+def output_module(history: History) -> str:
+    """Return the name of the module whose output the loss takes; "" if it is not known."""
+    places = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
+    return places[0].name if len(places) == 1 else ""
+
+
+def _read(event: Event) -> LossKind:
+    given = event.attributes
+    return LossKind(
+        event.step,
+        _parts(event.text, " + "),
+        _parts(given.get("wiring", ""), ","),
+        str(given.get("last_activation", "")),
+        _parts(given.get("detached_terms", ""), ","),
+        _shape(given.get("prediction_shape", "")),
+        _shape(given.get("target_shape", "")),
+        str(given.get("target_type", "")),
+        int(float(given.get("classes", 0.0))),
+    )
+
+
+def _parts(text: object, separator: str) -> tuple[str, ...]:
+    return tuple(part for part in str(text).split(separator) if part)
+
+
+def _shape(text: object) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", str(text))))

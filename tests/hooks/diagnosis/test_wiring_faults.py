@@ -1,0 +1,250 @@
+"""Real small trainings: a fault is the headline within few steps, and its repair is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from helpers.small_runs import digits, layers  # noqa: E402
+from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.diagnosis.causes import headline_of  # noqa: E402
+from trainvitals.diagnosis.examine import Engine  # noqa: E402
+from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.wire import Record  # noqa: E402
+
+STEPS = 12
+"""Steps of a faulty run; the healthy twin is trained for three times as many."""
+
+
+@dataclass
+class Run:
+    """A training loop and its parts; the defaults are healthy."""
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor | Mapping[str, Tensor]] = F.cross_entropy
+    forward: Callable[[Tensor], Tensor] | None = None
+    data: tuple[Tensor, Tensor] = field(default_factory=digits)
+    parameters: list[nn.Parameter] | None = None
+    zero_grad: bool = True
+    step_first: bool = False
+    gives_tensors: bool = False
+    accumulate: int = 1
+    batch: int = 32
+    order: Callable[[int], Tensor] | None = None
+    every_step: Callable[[int], None] = lambda _: None
+
+
+@dataclass
+class Seen:
+    """What was said of a run: the headline at the end, and the first step with an alarm."""
+
+    headline: str = ""
+    where: str = ""
+    first_alarm: int = -1
+    alarms: set[str] = field(default_factory=set)
+
+
+def train(run: Run, steps: int = STEPS) -> Seen:
+    """Train, and examine after every step."""
+    torch.set_num_threads(1)
+    optimizer = torch.optim.Adam(run.parameters or run.model.parameters(), 1e-3)
+    history, engine, records, seen = History(), Engine(), list[Record](), Seen()
+    findings = ()
+
+    def stepped(step: int) -> None:
+        nonlocal findings
+        for record in records:
+            history.add(record)
+        records.clear()
+        findings = engine.examine(history, findings)
+        alarms = {f.rule for f in findings if f.is_alarm}
+        seen.alarms |= alarms
+        if alarms and seen.first_alarm < 0:
+            seen.first_alarm = step
+        headline = headline_of(findings)
+        seen.headline = headline.rule if headline else ""
+        seen.where = headline.where if headline else ""
+
+    capture = Capture(run.model, optimizer, emit=records.append, on_step=stepped, every=1)
+    history.facts |= capture.facts
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = run.data
+    for step in range(steps):
+        run.every_step(step)
+        if run.zero_grad:
+            optimizer.zero_grad()
+        for _ in range(run.accumulate):
+            random = torch.randint(len(inputs), (run.batch,), generator=generator)
+            at = run.order(step) if run.order else random
+            output = (run.forward or run.model)(inputs[at])
+            value = run.loss(output, targets[at])
+            given = {"prediction": output, "target": targets[at]} if run.gives_tensors else {}
+            capture.loss(value, **given)
+            if run.step_first:
+                optimizer.step()
+            total = value if isinstance(value, Tensor) else sum(value.values())
+            (total / run.accumulate).backward()
+        if not run.step_first:
+            optimizer.step()
+    capture.detach()
+    return seen
+
+
+class Detach(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def mlp(*, last: nn.Module | None = None, outputs: int = 10) -> nn.Sequential:
+    """Return a classifier of the digits, with another module behind its output."""
+    return nn.Sequential(*layers(64, 32, 16, outputs), *([last] if last else []))
+
+
+def normed() -> nn.Sequential:
+    return layers(64, 32, 16, 10, norm=nn.BatchNorm1d)
+
+
+def numbers(shape: tuple[int, ...] = (-1, 1), shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the digits with a standardised regression target."""
+    inputs, labels = digits()
+    return inputs, ((labels - 4.5) / 2.9 + shift).reshape(shape)
+
+
+def binary(labels: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    inputs, targets = digits()
+    return inputs, labels(targets).float()[:, None]
+
+
+def one_hot(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda output, y: loss(output, F.one_hot(y, 10).float())
+
+
+BCE = F.binary_cross_entropy_with_logits
+
+
+def in_eval_mode(model: nn.Module, *, from_step: int = 0) -> Run:
+    def change(step: int) -> None:
+        model.train(step < from_step)
+
+    return Run(model, every_step=change)
+
+
+def nll_of_log(output: Tensor, y: Tensor) -> Tensor:
+    return F.nll_loss(output.log_softmax(1), y)
+
+
+# Fault → (rule, last step of the first alarm, faulty run, repaired run).
+FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
+    "no zero_grad": (
+        "missing_zero_grad", 2,
+        lambda: Run(mlp(), zero_grad=False),
+        lambda: Run(mlp(), accumulate=3),
+    ),
+    "softmax before a cross entropy": (
+        "softmax_before_cross_entropy", 0,
+        lambda: Run(mlp(last=nn.Softmax(1))),
+        lambda: Run(mlp()),
+    ),
+    "sigmoid before BCEWithLogitsLoss": (
+        "softmax_before_cross_entropy", 0,
+        lambda: Run(mlp(last=nn.Sigmoid()), one_hot(BCE)),
+        lambda: Run(mlp(), one_hot(BCE)),
+    ),
+    "softmax before BCEWithLogitsLoss": (
+        "softmax_before_cross_entropy", 0,
+        lambda: Run(mlp(last=nn.Softmax(1)), one_hot(BCE)),
+        lambda: Run(mlp(last=nn.Sigmoid()), one_hot(F.binary_cross_entropy)),
+    ),
+    "log_softmax over the batch": (
+        "softmax_before_cross_entropy", 0,
+        lambda: Run(mlp(), lambda o, y: F.nll_loss(o.log_softmax(0), y)),
+        lambda: Run(mlp(), nll_of_log),
+    ),
+    "sigmoid before a cross entropy": (
+        "output_range_mismatch", 0,
+        lambda: Run(mlp(last=nn.Sigmoid())),
+        lambda: Run(mlp()),
+    ),
+    "ReLU behind a regression of both signs": (
+        "output_range_mismatch", 2,
+        lambda: Run(mlp(last=nn.ReLU(), outputs=1), F.mse_loss, data=numbers()),
+        lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers()),
+    ),
+    "tanh for targets up to 10": (
+        "output_range_mismatch", 2,
+        lambda: Run(mlp(last=nn.Tanh(), outputs=1), F.mse_loss, data=numbers(shift=5.0)),
+        lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers(shift=1.0)),
+    ),
+    "softmax into NLLLoss": (
+        "loss_task_mismatch", 0,
+        lambda: Run(mlp(last=nn.Softmax(1)), F.nll_loss),
+        lambda: Run(mlp(last=nn.LogSoftmax(1)), F.nll_loss),
+    ),
+    "logits into NLLLoss": (
+        "loss_task_mismatch", 0,
+        lambda: Run(mlp(), F.nll_loss),
+        lambda: Run(mlp(), nll_of_log),
+    ),
+    "a column against a row": (
+        "loss_task_mismatch", 0,
+        lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers((-1,))),
+        lambda: Run(mlp(outputs=1), lambda o, y: F.mse_loss(o[:, 0], y), data=numbers((-1,))),
+    ),
+    "a column against a row, in tensor operations": (
+        "loss_task_mismatch", 0,
+        lambda: Run(
+            mlp(outputs=1), lambda o, y: ((o - y) ** 2).mean(), data=numbers((-1,)),
+            gives_tensors=True,
+        ),
+        lambda: Run(
+            mlp(outputs=1), lambda o, y: ((o[:, 0] - y) ** 2).mean(), data=numbers((-1,)),
+            gives_tensors=True,
+        ),
+    ),
+    "squared error on class numbers": (
+        "loss_task_mismatch", 2,
+        lambda: Run(
+            mlp(), lambda o, y: ((o - y[:, None].float()) ** 2).mean(), gives_tensors=True
+        ),
+        lambda: Run(mlp(), one_hot(F.mse_loss), gives_tensors=True),
+    ),
+    "a binary loss for three classes": (
+        "loss_task_mismatch", 2,
+        lambda: Run(mlp(outputs=1), BCE, data=binary(lambda y: y % 3)),
+        lambda: Run(mlp(outputs=1), BCE, data=binary(lambda y: y % 2)),
+    ),
+    "BatchNorm in eval mode": (
+        "wrong_train_eval_mode", 1,
+        lambda: in_eval_mode(normed()),
+        lambda: Run(normed()),
+    ),
+    "eval mode from a validation on": (
+        "wrong_train_eval_mode", 6,
+        lambda: in_eval_mode(normed(), from_step=5),
+        lambda: in_eval_mode(normed(), from_step=100),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_the_headline_within_few_steps(name):
+    torch.manual_seed(0)
+    rule, latest, faulty, _ = FAULTS[name]
+    seen = train(faulty())
+    assert seen.headline == rule
+    assert 0 <= seen.first_alarm <= latest
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_repaired_program_is_met_with_silence(name):
+    torch.manual_seed(0)
+    *_, repaired = FAULTS[name]
+    assert train(repaired(), 3 * STEPS).alarms == set()
