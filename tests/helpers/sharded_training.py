@@ -51,9 +51,9 @@ def adamw(model) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 
-def wrapped(kind: str, ranks: int) -> nn.Module:
+def wrapped(kind: str, ranks: int, model: nn.Module | None = None) -> nn.Module:
     """Return the model, distributed over the ranks."""
-    model = network()
+    model = model or network()
     if kind == "ddp":
         return DistributedDataParallel(model)
     if kind == "fsdp1":
@@ -101,13 +101,16 @@ def recorded(kind: str, rank: int, ranks: int) -> dict[str, object]:
 
     model = wrapped(kind, ranks)
     plain = trained(model, adamw(model))
-    model = wrapped(kind, ranks)
+    model, history = network(), History()
+    if kind == "late":  # a monitor that comes before the sharding and the optimizer
+        capture = Capture(model, emit=history.add, every=1)
+    model = wrapped(kind, ranks, model)
     optimizer = adamw(model)
     # A collective of ours on one rank alone would wait for ever.
     if kind == "alone" and rank:
         return {"equal": trained(model, optimizer) == plain}
-    history = History()
-    capture = Capture(model, optimizer, emit=history.add, every=1)
+    if kind != "late":
+        capture = Capture(model, optimizer, emit=history.add, every=1)
     found = {"equal": trained(model, optimizer) == plain, "norms": norms[STEPS:]}
     capture.detach()
     places = history.places(Stream.WEIGHT)

@@ -364,7 +364,7 @@ class Capture:
         self._budget.spent(
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
-        background_s = self._background_cpu_s()
+        background_s = self._background_cpu_s() + self._transfer.device_s()
         if self._last_end is not None:
             self._budget.background(background_s - self._background_seen_s)
         self._background_seen_s = background_s

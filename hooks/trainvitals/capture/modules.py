@@ -19,7 +19,7 @@ from trainvitals.capture.backends.members import is_dense
 from trainvitals.capture.backends.plain_outputs import measure
 from trainvitals.capture.backends.shapes import shape_of
 from trainvitals.capture.liveness import Liveness, Mode, mode_of
-from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward
+from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward, in_checkpoint
 
 if TYPE_CHECKING:
     from trainvitals.capture.outputs import Outputs
@@ -96,7 +96,7 @@ class WatchedModule:
         try:
             if in_backward():
                 return
-            if not module.training or not torch.is_grad_enabled():
+            if not module.training or not (torch.is_grad_enabled() or in_checkpoint()):
                 outputs.not_training = True
             elif module is self.module and self.name not in outputs.off:
                 # Another module is a replica of DataParallel, which shares the table of hooks.

@@ -15,6 +15,7 @@ from trainvitals.capture.backends import Group, groups_of
 from trainvitals.capture.backends.members import Member
 from trainvitals.capture.order import ModuleFacts
 from trainvitals.capture.parameters import (
+    DTYPES,
     Parameter,
     Sharding,
     local_of,
@@ -166,5 +167,7 @@ class Planner:
                 kept.append(parameter)
             elif parameter.name not in self._reported:
                 self._reported.add(parameter.name)
+                if parameter.tensor.requires_grad and parameter.tensor.dtype not in DTYPES:
+                    reason += "; the gradient norm does not include it"
                 self._report(parameter.name, reason)
         return kept

@@ -74,6 +74,8 @@ class Step:
         """Add a scalar of the step."""
         if isinstance(value, Tensor):
             self._add(Remote(value, name))
+        elif name == Scalar.SKIPPED_STEP:  # of any optimizer
+            self.scalars[name] = max(value, self.scalars.get(name, value))
         else:
             self.scalars[name] = value
 

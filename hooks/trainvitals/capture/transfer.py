@@ -1,19 +1,28 @@
 """Copy the values of a step from devices to the host without waiting.
 
 On the CPU they are there at once. Otherwise all values of a step are concatenated on each device
-and copied to pinned memory; the step is emitted when the copies' events have completed, some steps
-later. This path was not measured on hardware.
+and copied to pinned memory that is kept; the step is emitted when the copies' events have
+completed, some steps later. The path for CUDA was never run on hardware.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainvitals.capture.device import (
+    PinnedMemory,
+    Span,
+    launches,
+    recorded,
+    seconds_of,
+    take_spans,
+)
 from trainvitals.capture.step import Remote, Step
 
 WAITING_MAX: Final = 64
@@ -26,7 +35,7 @@ class _Copy(NamedTuple):
     host: Tensor
     event: Any
 
-    def is_done(self, *, wait: bool) -> bool:
+    def is_done(self, *, wait: bool = False) -> bool:
         if self.event is None:
             return True
         if wait:
@@ -34,11 +43,21 @@ class _Copy(NamedTuple):
         return bool(self.event.query())
 
 
+class _Waiting(NamedTuple):
+    step: Step
+    copies: list[_Copy]
+    emit: Emit
+    spans: list[Span]
+
+
 class Transfer:
     """A queue of steps in their order; `emit` is called with each one when it is complete."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Step, list[_Copy], Emit]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._dropped: list[_Copy] = []
+        self._memory = PinnedMemory(pinned=True)
+        self._device_s = 0.0
         self.given_up = 0
 
     def submit(self, step: Step, emit: Emit) -> None:
@@ -47,21 +66,22 @@ class Transfer:
             emit(step)
             return
         if len(self._waiting) >= WAITING_MAX:
-            self._waiting.popleft()
+            self._dropped += self._waiting.popleft().copies
             self.given_up += 1
         remotes, step.remote = step.remote, []
         devices = dict.fromkeys(r.values.device for r in remotes)
-        copies = [_copy([r for r in remotes if r.values.device == d], d) for d in devices]
-        self._waiting.append((step, copies, emit))
+        copies = [self._copy([r for r in remotes if r.values.device == d], d) for d in devices]
+        self._waiting.append(_Waiting(step, copies, emit, take_spans()))
         self.poll()
 
     def poll(self, *, wait: bool = False) -> None:
         """Emit the steps that are complete, in order; with `wait` (at the end) all of them."""
         while self._waiting:
-            step, copies, emit = self._waiting[0]
+            step, copies, emit, spans = self._waiting[0]
             if not all(copy.is_done(wait=wait) for copy in copies):
-                return
+                break
             self._waiting.popleft()
+            self._device_s += seconds_of(spans)
             for copy in copies:
                 at = 0
                 for remote in copy.remotes:
@@ -69,18 +89,29 @@ class Transfer:
                     values = copy.host[at : at + count].reshape(remote.values.shape)
                     step.arrived(remote, values.numpy())
                     at += count
+                self._give_back(copy)
             emit(step)
+        done = [copy.is_done() for copy in self._dropped]
+        for copy in compress(self._dropped, done):
+            self._give_back(copy)
+        self._dropped = [c for c, is_done in zip(self._dropped, done, strict=True) if not is_done]
 
+    def device_s(self) -> float:
+        """Return the device time of all launches up to now, as far as it is known."""
+        return self._device_s
 
-def _copy(remotes: list[Remote], device: torch.device) -> _Copy:
-    # float64: a sum of squares may exceed float32 although its root does not. Metal has none.
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    flat = torch.cat([r.values.detach().to(wide).reshape(-1) for r in remotes])
-    if device.type != "cuda":
-        # Without events here, a copy that does not wait could be read too early.
-        return _Copy(remotes, flat.cpu(), None)
-    host = torch.empty(flat.shape, dtype=wide, pin_memory=True)
-    host.copy_(flat, non_blocking=True)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return _Copy(remotes, host, event)
+    def _copy(self, remotes: list[Remote], device: torch.device) -> _Copy:
+        # float64: a sum of squares may exceed float32 although its root does not. Metal has none.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        with launches(device):
+            flat = torch.cat([r.values.detach().to(wide).reshape(-1) for r in remotes])
+            if device.type != "cuda":
+                # Without events here, a copy that does not wait could be read too early.
+                return _Copy(remotes, flat.cpu(), None)
+            host = self._memory.take(flat.numel(), wide)
+            host.copy_(flat, non_blocking=True)
+        return _Copy(remotes, host, recorded(device))
+
+    def _give_back(self, copy: _Copy) -> None:
+        if copy.event is not None:
+            self._memory.give_back(copy.host)

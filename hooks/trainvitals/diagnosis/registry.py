@@ -6,6 +6,7 @@ from functools import cache
 
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
@@ -13,9 +14,13 @@ from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHi
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
+from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
 from trainvitals.diagnosis.rules.missing_zero_grad import MissingZeroGrad
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
+from trainvitals.diagnosis.rules.no_gradient import NoGradient
 from trainvitals.diagnosis.rules.no_learning import NoLearning
+from trainvitals.diagnosis.rules.no_signal import NoSignal
+from trainvitals.diagnosis.rules.no_supervision import NoSupervision
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
@@ -28,7 +33,9 @@ from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
 RULES: tuple[type[Rule], ...] = (
     VanishingGradient,
     ExplodingGradient,
+    NoGradient,
     MissingZeroGrad,
+    NoSignal,
     DeadRelu,
     SaturatedActivation,
     SymmetricInit,
@@ -36,6 +43,8 @@ RULES: tuple[type[Rule], ...] = (
     SoftmaxBeforeCrossEntropy,
     OutputRangeMismatch,
     LossTaskMismatch,
+    NoSupervision,
+    LossTermInactive,
     NoLearning,
     LossSpike,
     LearningRateTooHigh,
@@ -43,6 +52,7 @@ RULES: tuple[type[Rule], ...] = (
     ParameterNotUpdated,
     WrongTrainEvalMode,
     BiasDrift,
+    ConstantOrDuplicateInput,
     NonFiniteValue,
     MonitorDegraded,
 )

@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn.utils import clip_grad, clip_grad_norm_
 
 from trainvitals.capture import Capture, calls
+from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.wire import Stat, Stream
 
 OVERFLOW_AT = 3
@@ -114,6 +116,45 @@ def test_an_optimizer_that_only_skips_is_found_and_its_steps_count():
         scaler.update()
     assert capture.step == 2
     assert history.scalar("skipped_step").values.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_overflow_that_is_skipped_is_no_finding(name):
+    findings = Engine().examine(Amp(OPTIMIZERS[name]).history)
+    assert NonFiniteValue.code not in {f.code for f in findings}
+
+
+def test_a_step_that_one_of_two_optimizers_skips_is_a_skipped_one():
+    g, d = network(), network()
+    optimizers = [OPTIMIZERS["sgd"](m.parameters()) for m in (g, d)]
+    capture, history = captured({"g": g, "d": d}, optimizers)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, float("inf")):
+        for model, optimizer in ((d, optimizers[1]), (g, optimizers[0])):
+            optimizer.zero_grad()
+            loss = model(batch(0)).square().mean() * (factor if model is d else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+        scaler.update()
+    assert capture.step == 1
+    assert history.scalar("skipped_step").values.tolist() == [0, 1]
+    assert np.isfinite(history.scalar("gradient_norm").values).all()
+
+
+def test_compiled_clipping_is_not_observed_and_has_the_graphs_it_had():
+    def explained():
+        torch.compiler.reset()
+        found = torch._dynamo.explain(lambda: clip_grad_norm_(list(model.parameters()), 0.1))()
+        return found.graph_count, found.graph_break_count
+
+    model = network()
+    model(batch(0)).mean().backward()
+    without = explained()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    _, history = captured(model, optimizer)
+    assert explained() == without
+    optimizer.step()
+    assert not len(before(history))
 
 
 def test_a_disabled_scaler_is_none():

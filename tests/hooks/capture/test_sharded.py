@@ -11,7 +11,7 @@ import torch
 
 from helpers import sharded_training as program
 
-KINDS = {2: ("ddp", "fsdp", "clipped", "mixed", "alone", "fsdp1"), 4: ("hsdp",)}
+KINDS = {2: ("ddp", "fsdp", "clipped", "mixed", "alone", "fsdp1", "late"), 4: ("hsdp",)}
 
 
 def launched(ranks, folder):
@@ -158,6 +158,13 @@ def test_under_the_older_fsdp_the_parts_make_the_total_too(two):
     parts = np.array([rank["scalars"]["gradient_norm_of_shards"] for rank in two["fsdp1"]])
     close(np.sqrt(np.square(parts).sum(0)), Reference().norms)
     assert all("gradient_norm" not in rank["scalars"] for rank in two["fsdp1"])
+
+
+def test_a_monitor_may_come_before_the_sharding(two):
+    for late, ordinary in zip(two["late"], two["fsdp"], strict=True):
+        for key in ("names", "shapes", "flags", "weight", "gradient", "update", "outputs"):
+            assert late[key] == ordinary[key]
+        assert "gradient_norm" not in late["scalars"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from trainvitals.wire import STATISTICS, Frame, Layout, Place, Scalar, Stat, Str
 CATALOGUE = {
     "TV101": "vanishing_gradient",
     "TV102": "exploding_gradient",
+    "TV103": "no_gradient",
     "TV104": "missing_zero_grad",
+    "TV107": "no_signal",
     "TV201": "dead_relu",
     "TV202": "saturated_activation",
     "TV301": "symmetric_init",
@@ -29,6 +31,8 @@ CATALOGUE = {
     "TV401": "softmax_before_cross_entropy",
     "TV402": "output_range_mismatch",
     "TV403": "loss_task_mismatch",
+    "TV407": "no_supervision",
+    "TV408": "loss_term_inactive",
     "TV501": "no_learning",
     "TV504": "loss_spike",
     "TV601": "learning_rate_too_high",
@@ -36,6 +40,7 @@ CATALOGUE = {
     "TV603": "parameter_not_updated",
     "TV605": "wrong_train_eval_mode",
     "TV701": "bias_drift",
+    "TV802": "constant_or_duplicate_input",
     "TV901": "non_finite_value",
     "TV954": "monitor_degraded",
 }

@@ -20,8 +20,8 @@ from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.wire import Record  # noqa: E402
 
-STEPS = 12
-"""Steps of a faulty run; the healthy twin is trained for three times as many."""
+STEPS = 24
+"""Steps of a faulty run; the healthy twin is trained for twice as many."""
 
 
 @dataclass
@@ -141,6 +141,85 @@ def nll_of_log(output: Tensor, y: Tensor) -> Tensor:
     return F.nll_loss(output.log_softmax(1), y)
 
 
+class Encoder(nn.Module):
+    """An encoder and a head; `without` says how the encoder is cut off."""
+
+    def __init__(self, without: str = "") -> None:
+        super().__init__()
+        self.encoder, self.head = layers(64, 32, 32), nn.Linear(32, 10)
+        self.skip = nn.Linear(64, 32)
+        self.without = without
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.without == "no_grad":
+            with torch.no_grad():
+                features = self.encoder(x)
+        else:
+            features = self.skip(x) if self.without == "call" else self.encoder(x)
+        features = features + self.skip(x)
+        return self.head(features)
+
+
+def frozen_head() -> Run:
+    model = mlp()
+    model[-1].requires_grad_(False)
+    return Run(model)
+
+
+def ignored(share: float) -> tuple[Tensor, Tensor]:
+    """Return the digits with this share of the targets ignored."""
+    inputs, targets = digits()
+    keep = torch.rand(len(targets), generator=torch.Generator().manual_seed(1)) >= share
+    return inputs, torch.where(keep, targets, -100)
+
+
+def masked(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss over the samples where the mask is not 0."""
+
+    def loss(output: Tensor, y: Tensor) -> Tensor:
+        mask = (torch.arange(len(y)) % 2) * factor
+        return (F.cross_entropy(output, y, reduction="none") * mask).sum() / len(y)
+
+    return loss
+
+
+def two_terms(*, detached: bool) -> Callable[[Tensor, Tensor], Mapping[str, Tensor]]:
+    def loss(output: Tensor, y: Tensor) -> Mapping[str, Tensor]:
+        size = (output**2).mean()
+        return {"ce": F.cross_entropy(output, y), "size": size.detach() if detached else size}
+
+    return loss
+
+
+def weighted(weight: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda output, y: 0.01 * (output**2).mean() + weight * F.cross_entropy(output, y)
+
+
+def with_penalty(*, detached: bool) -> Run:
+    model = mlp()
+
+    def loss(output: Tensor, y: Tensor) -> Tensor:
+        penalty = sum((w**2).sum() for w in model.parameters())
+        return F.cross_entropy(output.detach() if detached else output, y) + 1e-4 * penalty
+
+    return Run(model, loss)
+
+
+def sorted_by_class(step: int) -> Tensor:
+    rows = (digits()[1] == step // 4 % 10).nonzero()[:, 0]
+    return rows[torch.randint(len(rows), (32,), generator=torch.Generator().manual_seed(step))]
+
+
+def policy(reward: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(output: Tensor, y: Tensor) -> Tensor:
+        chosen = torch.distributions.Categorical(logits=output)
+        action = chosen.sample()
+        rewards = reward(action == y)
+        return -((rewards - rewards.mean()) * chosen.log_prob(action)).mean()
+
+    return loss
+
+
 # Fault → (rule, last step of the first alarm, faulty run, repaired run).
 FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
     "no zero_grad": (
@@ -181,7 +260,7 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
     "tanh for targets up to 10": (
         "output_range_mismatch", 2,
         lambda: Run(mlp(last=nn.Tanh(), outputs=1), F.mse_loss, data=numbers(shift=5.0)),
-        lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers(shift=1.0)),
+        lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers()),
     ),
     "softmax into NLLLoss": (
         "loss_task_mismatch", 0,
@@ -221,6 +300,11 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         lambda: Run(mlp(outputs=1), BCE, data=binary(lambda y: y % 3)),
         lambda: Run(mlp(outputs=1), BCE, data=binary(lambda y: y % 2)),
     ),
+    "tanh before BCEWithLogitsLoss, with class numbers given to monitor.loss": (
+        "output_range_mismatch", 0,
+        lambda: Run(mlp(last=nn.Tanh()), one_hot(BCE), gives_tensors=True),
+        lambda: Run(mlp(), one_hot(BCE), gives_tensors=True),
+    ),
     "BatchNorm in eval mode": (
         "wrong_train_eval_mode", 1,
         lambda: in_eval_mode(normed()),
@@ -230,6 +314,71 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         "wrong_train_eval_mode", 6,
         lambda: in_eval_mode(normed(), from_step=5),
         lambda: in_eval_mode(normed(), from_step=100),
+    ),
+    "a detached encoder": (
+        "no_gradient", 2,
+        lambda: Run(nn.Sequential(*layers(64, 32, 16), nn.ReLU(), Detach(), nn.Linear(16, 10))),
+        lambda: Run(mlp()),
+    ),
+    "an encoder under no_grad": (
+        "no_gradient", 19,
+        lambda: Run(Encoder("no_grad")),
+        lambda: Run(Encoder()),
+    ),
+    "a part that is never called": (
+        "no_gradient", 19,
+        lambda: Run(Encoder("call")),
+        lambda: Run(Encoder()),
+    ),
+    "a step before the backward": (
+        "no_gradient", 2,
+        lambda: Run(mlp(), step_first=True),
+        lambda: Run(mlp()),
+    ),
+    "a frozen output layer": (
+        "no_gradient", 2,
+        frozen_head,
+        lambda: Run(mlp()),
+    ),
+    "every target ignored": (
+        "no_supervision", 0,
+        lambda: Run(mlp(), data=ignored(1.0)),
+        lambda: Run(mlp(), data=ignored(0.5)),
+    ),
+    "every target masked": (
+        "no_supervision", 1,
+        lambda: Run(mlp(), masked(0.0)),
+        lambda: Run(mlp(), masked(1.0)),
+    ),
+    "the loss times 0": (
+        "no_supervision", 2,
+        lambda: Run(mlp(), lambda o, y: 0.0 * F.cross_entropy(o, y)),
+        lambda: Run(mlp(), lambda o, y: 0.5 * F.cross_entropy(o, y)),
+    ),
+    "a detached term": (
+        "loss_term_inactive", 2,
+        lambda: Run(mlp(), two_terms(detached=True)),
+        lambda: Run(mlp(), two_terms(detached=False)),
+    ),
+    "the main term times 0": (
+        "loss_term_inactive", 2,
+        lambda: Run(mlp(), weighted(0.0)),
+        lambda: Run(mlp(), weighted(0.1)),
+    ),
+    "a loss of a detached output beside a penalty": (
+        "loss_term_inactive", 2,
+        lambda: with_penalty(detached=True),
+        lambda: with_penalty(detached=False),
+    ),
+    "data sorted by class": (
+        "constant_or_duplicate_input", 15,
+        lambda: Run(mlp(), order=sorted_by_class),
+        lambda: Run(mlp()),
+    ),
+    "equal rewards": (
+        "no_signal", 19,
+        lambda: Run(mlp(), policy(lambda hit: torch.ones(len(hit)))),
+        lambda: Run(mlp(), policy(lambda hit: hit.float())),
     ),
 }  # fmt: skip
 
@@ -247,4 +396,4 @@ def test_a_fault_is_the_headline_within_few_steps(name):
 def test_the_repaired_program_is_met_with_silence(name):
     torch.manual_seed(0)
     *_, repaired = FAULTS[name]
-    assert train(repaired(), 3 * STEPS).alarms == set()
+    assert train(repaired(), 2 * STEPS).alarms == set()

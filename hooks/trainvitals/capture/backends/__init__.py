@@ -2,8 +2,8 @@
 
 Comes in: the parameters of one optimizer on one device, or the output of a module.
 Goes out: rows in the matrices of a `Step`.
-`native` is C, for the CPU; `plain` uses torch operations, for other devices and for installations
-without a compiler. Both compute the same numbers.
+`native` is C, for the CPU; `cuda` is Triton; `plain` uses torch operations, for other devices and
+for installations without a compiler. All compute the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from trainvitals.capture.backends import native, plain
+from trainvitals.capture.backends import cuda, native, plain
 from trainvitals.capture.backends.members import Member
 from trainvitals.capture.step import Step
 
@@ -49,6 +49,10 @@ def groups_of(members: Sequence[Member]) -> list[Group]:
     groups: list[Group] = []
     for device in dict.fromkeys(m.tensor.device for m in members):
         here = [m for m in members if m.tensor.device == device]
-        is_native = device.type == "cpu" and native.is_available()
-        groups.append(native.NativeGroup(here) if is_native else plain.PlainGroup(here))
+        if device.type == "cpu" and native.is_available():
+            groups.append(native.NativeGroup(here))
+        elif device.type == "cuda" and cuda.is_available(device):
+            groups.append(cuda.CudaGroup(here))
+        else:
+            groups.append(plain.PlainGroup(here))
     return groups

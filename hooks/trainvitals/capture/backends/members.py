@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from trainvitals.capture.parameters import local_of, reason_not_measured
 ROWS_COMPARED_MAX = 256
 ENTRIES_COMPARED_MAX = 1024
 """Maximum number of rows, and of entries of each row, that are compared for `distinct_rows`."""
+Row = TypeVar("Row", Tensor, npt.NDArray[np.floating])
 
 
 @dataclass
@@ -54,11 +58,45 @@ class Member:
 
     @property
     def gradient(self) -> Tensor | None:
-        """The gradient as a plain detached tensor; None if there is none that can be measured."""
+        """The gradient as a plain detached tensor; None if there is none that can be measured.
+
+        Of a sparse gradient, the entries that it has: `spread` makes the statistics of all.
+        """
         gradient = self.parameter.grad
-        if gradient is None or reason_not_measured(local := local_of(gradient)):
+        if gradient is None:
             return None
-        return local.detach()
+        local = local_of(gradient).detach()
+        if local.layout is torch.sparse_coo:
+            local = local.coalesce().values()  # an entry may be given in several parts
+        return None if reason_not_measured(local) else local
+
+    def is_part(self, gradient: Tensor) -> bool:
+        """Whether `gradient` has only some of the entries: it is sparse."""
+        return gradient.numel() < self.tensor.numel()
+
+
+def spread(row: Row, part: Tensor, entries: int) -> Row:
+    """Return the statistics of `entries` entries, of which those outside `part` are 0.
+
+    `row` has those of `part`: mean, std, min, max, abs_mean, l2, zero_share, nonfinite, and NaN.
+    """
+    if not part.numel():
+        nothing = row * 0
+        nothing[:8] = 0
+        nothing[6] = 1
+        return nothing
+    mean, std, low, high, abs_mean, l2, zero_share, nonfinite = row[:8]
+    some, every = part.numel() - nonfinite, entries - nonfinite
+    share = some / every
+    whole = mean * share
+    variance = share * (std**2 + (mean - whole) ** 2) + (1 - share) * whole**2
+    zeros = (zero_share * part.numel() + entries - part.numel()) / entries
+    spread = row + 0  # a copy, of arrays and of tensors
+    for column, value in enumerate(
+        (whole, variance**0.5, low * (low < 0), high * (high > 0), abs_mean * share, l2, zeros)
+    ):
+        spread[column] = value
+    return spread
 
 
 def has_rows(tensor: Tensor) -> bool:

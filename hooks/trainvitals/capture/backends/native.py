@@ -23,11 +23,12 @@ from trainvitals.capture.backends.members import (
     Member,
     has_rows,
     is_dense,
+    spread,
 )
 from trainvitals.capture.backends.shapes import Shape
 from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
 from trainvitals.capture.parameters import DTYPES, local_of
-from trainvitals.capture.step import PARAMETER_STREAMS, Step, Total
+from trainvitals.capture.step import PARAMETER_STREAMS, Matrix, Step, Total
 from trainvitals.wire import STATISTICS, Stat, Stream
 
 GIL_BYTES_MAX: Final = 32_000_000
@@ -148,11 +149,13 @@ class NativeGroup:
             self._totals,
         )
         self._put_total(step, owner, float(unscale))
+        if table is not self._all:
+            self._spread(table, matrix)
         if unscale != 1.0:
             matrix[table.rows, :6] *= float(unscale)  # the others count entries
         if distinct:
-            found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
-            _write_distinct_rows(step, Stream.GRADIENT, found)
+            whole = [(m.row, g) for m, g in self._found() if not m.is_part(g)]
+            _write_distinct_rows(step, Stream.GRADIENT, whole)
 
     def weights(self, step: Step, *, frozen: bool, keep: bool, distinct: bool) -> None:
         """Write the statistics of each weight, and copy the trained ones if `keep`."""
@@ -250,12 +253,23 @@ class NativeGroup:
                 or gradient.dtype is not dtype
                 or not gradient.is_contiguous()
             ):
-                found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
-                table = Table([g for _, g in found], [row for row, _ in found])
+                found = self._found()
+                table = Table([g for _, g in found], [m.row for m, _ in found])
                 return table, self._pointers(*(a or 1 for a in table.addresses))
             addresses.append(gradient.data_ptr() or 1)  # an empty one has the address 0
             present = True
         return (self._all if present else NO_TENSORS), self._pointers(*addresses)
+
+    def _found(self) -> list[tuple[Member, Tensor]]:
+        return [(m, g) for m in self._members if (g := m.gradient) is not None]
+
+    def _spread(self, table: Table, matrix: Matrix) -> None:
+        """Correct the rows of sparse gradients, of which only the entries they have were read."""
+        members = {m.row: m for m in self._members}
+        for row, gradient in zip(table.rows.tolist(), table.tensors, strict=True):
+            if members[row].is_part(gradient):
+                entries = members[row].tensor.numel()
+                matrix[row] = spread(matrix[row].astype(np.float64), gradient, entries)
 
     def _reserve(self, table: Table) -> Integers:
         """Return the address of each tensor's copy."""

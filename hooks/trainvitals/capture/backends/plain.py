@@ -17,6 +17,7 @@ from trainvitals.capture.backends.members import (
     ROWS_COMPARED_MAX,
     Member,
     has_rows,
+    spread,
 )
 from trainvitals.capture.step import Step
 from trainvitals.wire import STATISTICS, Stat, Stream
@@ -39,16 +40,25 @@ class PlainGroup:
         self, step: Step, owner: object, unscale: Unscale = 1.0, *, distinct: bool
     ) -> None:
         """Write the statistics of each gradient and the total."""
-        found = [(m.row, g) for m in self._members if (g := m.gradient) is not None]
+        found, rows, whole = [], [], []
+        for m in self._members:
+            if (g := m.gradient) is None:
+                continue
+            found.append((m.row, g))
+            if m.is_part(g):
+                rows.append(spread(statistics(g), g, m.tensor.numel()))
+            else:
+                rows.append(statistics(g))
+                whole.append((m.row, g))
         if not found:
             return
-        values = torch.stack([statistics(g) for _, g in found])
+        values = torch.stack(rows)
         values[:, :6] *= unscale  # the others count entries
         values[:, 6:] *= unscale * 0 + 1  # NaN if the step is skipped
         step.put(Stream.GRADIENT, [row for row, _ in found], values)
         step.put_total(owner, _total(torch.stack([_squares(g) for _, g in found]), unscale))
         if distinct:
-            _put_distinct_rows(step, Stream.GRADIENT, found)
+            _put_distinct_rows(step, Stream.GRADIENT, whole)
 
     def weights(self, step: Step, *, frozen: bool, keep: bool, distinct: bool) -> None:
         """Write the statistics of each weight, and copy the trained ones if `keep`."""

@@ -201,6 +201,11 @@ class LossTaskMismatch(Rule):
         only = only_loss(history)
         if only is None or len(only.kinds) != 1 or only.kinds[0] not in _BINARY:
             return None
+        # Class numbers that were given to monitor.loss: the loss itself compares one-hot vectors.
+        if not only.target_type.startswith(("float", "bfloat", "half")):
+            return None
+        if only.prediction_shape != only.target_shape:
+            return None
         low, high = (history.scalar(n) for n in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
         if len(low) != len(high) or len(low) < self.observations:
             return None

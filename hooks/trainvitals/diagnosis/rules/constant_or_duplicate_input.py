@@ -1,0 +1,167 @@
+"""TV802: the targets of a batch are all the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import Floats
+from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
+from trainvitals.wire import Event, EventKind, Scalar, Stream
+
+_CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
+_NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+
+
+@dataclass(frozen=True)
+class ConstantOrDuplicateInput(Rule):
+    """Every sample of a batch has the same target.
+
+    ## What it detects
+    - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
+      class, and the class is not the same in all of them: the data are sorted by class. With one
+      class only, after 10,000 targets.
+    - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
+    Inputs are not captured yet, so constant inputs are not seen.
+    ## Why it matters
+    Within a batch nothing distinguishes the samples: the model learns to output the current class
+    and forgets it with the next one. A target that never changes is learned by the last bias alone.
+    ## Evidence
+    The number of classes in a batch, the batches, and the targets.
+    ## What to do
+    Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed.
+    ## When it is wrong
+    Contrastive losses whose target is class 0 by definition, after many steps. Binary losses are
+    left out: discriminators see real and generated batches in turn. With several optimizers or
+    several kinds of losses the rule is silent.
+    ## References
+    Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
+    Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
+    """
+
+    code: ClassVar[str] = "TV802"
+    stage: ClassVar[Stage] = Stage.DATA
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM
+    fix: ClassVar[str] = "loader = DataLoader(dataset, batch_size, shuffle=True)"
+    refuted_by: ClassVar[str] = "A batch contains two targets that differ."
+
+    observations: int = threshold(16, "Newest measured batches with one target each.")
+    entries_min: int = threshold(8, "Minimum number of targets in a batch.")
+    one_class_min: float = threshold(
+        10_000, "Number of targets without a second class: rare classes need many batches."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        kind = only_loss(history)
+        if kind is None or len(kind.kinds) != 1 or float(history.facts.get("optimizers", 1)) > 1:
+            return
+        entries = math.prod(kind.target_shape) if kind.target_shape else 0
+        if entries < self.entries_min:
+            return
+        if kind.kinds[0] in _CLASSES:
+            yield from self._classes(history, kind, entries)
+        elif kind.kinds[0] in _NUMBERS:
+            yield from self._numbers(history)
+
+    def _classes(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
+        classes = history.scalar(Scalar.TARGET_CLASSES)
+        mean = history.scalar(Scalar.TARGET_MEAN)
+        if len(classes) < self.observations or len(mean) != len(classes) or kind.classes < 2:
+            return
+        single = classes.values == 1
+        if not single[-self.observations :].all():
+            return
+        others = np.flatnonzero(~single)
+        start = int(others[-1]) + 1 if len(others) else 0
+        seen = np.unique(mean.values[start:])
+        if len(seen) < 2 and (len(classes) - start) * entries < self.one_class_min:
+            return
+        since, batches = int(classes.steps[start]), len(classes) - start
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=since,
+            summary=f"Constant targets: in each of the {batches} measured batches since step "
+            f"{since} all targets have one class, in total {len(seen)} of {kind.classes} classes.",
+            evidence=(
+                Evidence(
+                    quantity="classes in a batch",
+                    seen=1.0,
+                    limit=1.0,
+                    direction="below",
+                    healthy=(2.0, None),
+                    text="a batch holds several classes",
+                    statistic=Scalar.TARGET_CLASSES,
+                ),
+                Evidence(quantity="batches", seen=float(batches)),
+                Evidence(quantity="classes in all of them", seen=float(len(seen))),
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_CLASSES,
+        )
+
+    def _numbers(self, history: History) -> Iterator[Finding]:
+        low, high = history.scalar(Scalar.TARGET_MIN), history.scalar(Scalar.TARGET_MAX)
+        if len(low) < self.observations or len(low) != len(high):
+            return
+        value = float(low.values[-1])
+        same = (low.values == value) & (high.values == value)
+        if not same[-self.observations :].all() or value in (0.0, 1.0, -1.0):
+            return
+        others = np.flatnonzero(~same)
+        since = int(low.steps[others[-1] + 1 if len(others) else 0])
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=since,
+            summary=f"Constant targets: every target since step {since} is {number(value)}.",
+            evidence=(
+                Evidence(
+                    quantity="difference of the largest and the smallest target",
+                    seen=0.0,
+                    limit=0.0,
+                    direction="below",
+                    healthy=(1e-12, None),
+                    text="targets of different samples differ",
+                ),
+                Evidence(quantity="target", seen=value, statistic=Scalar.TARGET_MEAN),
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MEAN,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return data that are sorted by class."""
+        return _run(np.repeat([0.0, 1.0], 10), 1.0)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a contrastive loss: the right answer is class 0 by definition."""
+        return _run(np.zeros(20), 1.0)
+
+
+def _run(mean: Floats, classes: float) -> History:
+    history = (
+        Example(len(mean))
+        .scalars(
+            loss=np.full(len(mean), 2.0),
+            target_mean=mean,
+            target_classes=np.full(len(mean), classes),
+        )
+        .history
+    )
+    attributes: dict[str, str | float] = {"target_shape": "(32,)", "classes": 10.0}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", attributes))
+    return history

@@ -1,0 +1,215 @@
+"""TV407: no target counts in the loss, or hardly any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History, Steps, Values
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import Flags, middle
+from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, loss_kinds
+from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
+
+READ_MAX: Final = 16_384
+"""Entries of a target that capture reads: of a larger one, it can miss the supervised ones."""
+COUNT_FIX: Final = "assert (targets != -100).any(), 'every target is ignored'"
+
+
+@dataclass(frozen=True)
+class NoSupervision(Rule):
+    """No target, or hardly any, counts in the training loss.
+
+    ## What it detects
+    - No target counts (each has the ignore_index, or a weight or a mask of 0): once, if the loss
+      is NaN or infinite in that step; otherwise in two measured steps in a row.
+    - The loss is multiplied by a factor of exactly 0, in three measured steps.
+    - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
+      steps: most samples teach nothing. Only for targets with two or more dimensions.
+    ## Why it matters
+    The run ends without an error and has learned nothing. Typical causes are a chat template whose
+    answer part was not found, truncation that cuts the answers off, a mask with the wrong sign. A
+    mean over no target is NaN and makes every weight NaN.
+    ## Evidence
+    The share of supervised targets, the number of them, and the loss.
+    ## What to do
+    Print one batch: the decoded inputs beside the targets that count. Check the mask, the
+    ignore_index, the template and the maximum length. Skip batches without targets.
+    ## When it is wrong
+    Of targets with more than 16,384 entries a part is read: the rule then needs a loss of 0 or NaN.
+    Losses whose targets and masks are not in their graph are not seen.
+    ## References
+    PyTorch documentation, torch.nn.CrossEntropyLoss, ignore_index; Hugging Face TRL documentation,
+    SFTTrainer, "Train on completion only", 2025.
+    """
+
+    code: ClassVar[str] = "TV407"
+    stage: ClassVar[Stage] = Stage.DATA
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV408", "TV603", "TV901", "TV902"}
+    fix: ClassVar[str] = COUNT_FIX
+    refuted_by: ClassVar[str] = "A batch contains targets that are not ignored and not masked."
+
+    observations: int = threshold(2, "Measured steps in a row without a supervised target.")
+    observations_zero: int = threshold(3, "Measured steps in a row with a loss times 0.")
+    observations_few: int = threshold(10, "Measured steps in a row with hardly any.")
+    share_min: float = threshold(0.05, "Share of supervised targets below which it is hardly any.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        kinds = loss_kinds(history)
+        small = bool(kinds) and math.prod(kinds[-1].target_shape) <= READ_MAX
+        finding = self._ignored(history, small=small)
+        if finding is None and kinds:
+            finding = self._times_zero(history, kinds[-1])
+        if finding is None and len(kinds) == 1:
+            finding = self._few(history, kinds[0])
+        if finding is not None:
+            yield finding
+
+    def _ignored(self, history: History, *, small: bool) -> Finding | None:
+        share = history.scalar(Scalar.SUPERVISED_SHARE)
+        if len(share) == 0:
+            return None
+        none = share.values == 0
+        loss, diverged = self._at(history, share.steps)
+        newest = self.observations
+        # The weights are NaN from then on, whatever the next batches hold.
+        if (none & diverged).any() and diverged[-newest:].any():
+            return self._none(int(share.steps[np.flatnonzero(none & diverged)[0]]), diverged=True)
+        empty = none & (diverged | (loss == 0) | small)
+        if len(empty) < newest or not empty[-newest:].all():
+            return None
+        others = np.flatnonzero(~none)
+        return self._none(int(share.steps[others[-1] + 1 if len(others) else 0]))
+
+    def _at(self, history: History, steps: Steps) -> tuple[Values, Flags]:
+        """Return the loss at `steps` (NaN if unknown) and whether it diverged."""
+        columns = []
+        for name in (Scalar.LOSS, Scalar.NONFINITE_LOSS):
+            series = history.series(Stream.SCALAR, Stat.VALUE, name)
+            at = np.searchsorted(series.steps, steps)
+            columns.append(series.values[at] if len(series) else np.full(len(steps), np.nan))
+        return columns[0], columns[1] > 0
+
+    def _none(self, since: int, *, diverged: bool = False) -> Finding:
+        becomes = "the loss became NaN" if diverged else "the loss says nothing"
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=f"No supervision: 0 % of the targets count in the loss at step {since}; "
+            f"{becomes}.",
+            evidence=(self._evidence(0.0),),
+            stream=Stream.SCALAR,
+            statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    def _evidence(self, share: float) -> Evidence:
+        return Evidence(
+            quantity="share of targets that count in the loss",
+            seen=share,
+            limit=self.share_min,
+            direction="below",
+            healthy=(self.share_min, 1.0),
+            unit="share",
+            statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    def _times_zero(self, history: History, kind: LossKind) -> Finding | None:
+        if not any(token.endswith("_weighted_0") for token in kind.wiring):
+            return None
+        loss = history.scalar(Scalar.LOSS).since(kind.step)
+        newest = loss.values[-self.observations_zero :]
+        if len(newest) < self.observations_zero or (newest != 0).any():
+            return None
+        others = np.flatnonzero(loss.values != 0)
+        since = int(loss.steps[others[-1] + 1 if len(others) else 0])
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=f"No supervision: {kind.kinds[0]} is multiplied by 0, and the loss has been "
+            f"exactly 0 since step {since}.",
+            evidence=(
+                Evidence(
+                    quantity="factor of the loss",
+                    seen=0.0,
+                    limit=0.0,
+                    direction="below",
+                    healthy=(1e-12, None),
+                    text="a factor of 0 removes the loss",
+                ),
+                Evidence(
+                    quantity="steps with a loss of 0", seen=float(len(loss) - 1 - others[-1])
+                    if len(others) else float(len(loss)),
+                ),
+            ),
+            fix="assert mask.any(), 'no element of the batch counts'",
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )  # fmt: skip
+
+    def _few(self, history: History, kind: LossKind) -> Finding | None:
+        share = history.scalar(Scalar.SUPERVISED_SHARE)
+        newest = share.values[-self.observations_few :]
+        entries, samples = math.prod(kind.target_shape), (kind.target_shape or (0,))[0]
+        if len(kind.target_shape) < 2 or len(newest) < self.observations_few or samples < 2:
+            return None
+        if not (newest < self.share_min).all():
+            return None
+        usual = middle(newest)
+        if usual * entries >= samples:
+            return None
+        others = np.flatnonzero(share.values >= self.share_min)
+        since = int(share.steps[others[-1] + 1 if len(others) else 0])
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=since,
+            summary=f"No supervision: {number(100 * usual, 2)} % of the targets count in the loss "
+            f"since step {since}, {number(usual * entries, 2)} in a batch of {samples} samples.",
+            evidence=(
+                self._evidence(float(usual)),
+                Evidence(
+                    quantity="targets that count in a batch",
+                    seen=float(usual * entries),
+                    limit=float(samples),
+                    direction="below",
+                    text="the number of samples in the batch",
+                ),
+            ),
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return batches in which every target is ignored."""
+        return _run(share=0.0, loss=np.nan)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a language model that is trained on the answers only: one target in a hundred."""
+        return _run(share=0.01, loss=2.3)
+
+
+def _run(share: float, loss: float) -> History:
+    n = 12
+    history = (
+        Example(n)
+        .scalars(
+            loss=np.full(n, loss),
+            nonfinite_loss=np.full(n, float(math.isnan(loss))),
+            supervised_share=np.full(n, share),
+        )
+        .history
+    )
+    attributes: dict[str, str | float] = {"target_shape": "(8, 512)"}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", attributes))
+    return history
