@@ -232,10 +232,21 @@ def test_a_norm_that_is_not_that_of_all_gradients_is_absent(clip):
     assert not len(before(history))
 
 
-def test_a_clipped_batch_that_the_program_then_discards_counts_for_no_later_step():
+def test_a_part_that_is_clipped_instead_of_all_is_noticed():
+    calls = iter(range(100))
+
+    def all_then_a_part(model):
+        clip_grad_norm_((model if next(calls) < 2 else model[2]).parameters(), 0.01)
+
+    history, norms = clipped(all_then_a_part, steps=4)
+    np.testing.assert_allclose(before(history).values, norms[:2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_clipped_batch_that_the_program_then_discards_counts_for_no_later_step(set_to_none):
     def twice(model):
         clip_grad_norm_(model.parameters(), 0.01)
-        model.zero_grad()
+        model.zero_grad(set_to_none=set_to_none)
         model(batch(99)).square().mean().backward()
         norms.append(norm64(model))
         clip_grad_norm_(model.parameters(), 0.01)

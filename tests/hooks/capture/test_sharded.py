@@ -11,6 +11,8 @@ import torch
 
 from helpers import sharded_training as program
 
+pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
+
 KINDS = {2: ("ddp", "fsdp", "clipped", "mixed", "alone", "fsdp1", "late"), 4: ("hsdp",)}
 
 

@@ -149,6 +149,8 @@ def sgd(model: nn.Module, rate: float, momentum: float = 0.0, **options) -> Outc
 
 def head_on_a_fixed_backbone():
     model = layers(64, 256, 64, 10)
+    train(model, adam(model, 1e-2), steps=100)
+    model[4].reset_parameters()
     return train(model, adam(model[4], 1e-2))
 
 

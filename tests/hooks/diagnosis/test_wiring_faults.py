@@ -220,6 +220,13 @@ def policy(reward: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Ten
     return loss
 
 
+def head_only(*, pretrained: bool) -> Run:
+    model = layers(64, 64, 32, 10)
+    if pretrained:
+        train(Run(model), 2 * STEPS)
+    return Run(model, parameters=[*model[-1].parameters()])
+
+
 # Fault → (rule, last step of the first alarm, faulty run, repaired run).
 FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
     "no zero_grad": (
@@ -329,6 +336,11 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         "no_gradient", 19,
         lambda: Run(Encoder("call")),
         lambda: Run(Encoder()),
+    ),
+    "only the head in the optimizer": (
+        "parameter_not_updated", 4,
+        lambda: head_only(pretrained=False),
+        lambda: head_only(pretrained=True),
     ),
     "a step before the backward": (
         "no_gradient", 2,

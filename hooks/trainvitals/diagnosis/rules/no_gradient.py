@@ -133,8 +133,9 @@ class NoGradient(Rule):
     def _nowhere(self, history: History, places: Sequence[Place], since: int) -> Iterator[Finding]:
         if len(history.scalar(Scalar.LOSS)) < self.observations:
             return
-        if {Scalar.LOSS_SCALE, "skipped_step"} & set(history.scalar_names()):
-            return  # a skipped step has no gradients
+        skipped = history.scalar(Scalar.SKIPPED_STEP).since(since)
+        if (skipped.values > 0).any():
+            return  # a step that the gradient scaler skips has no gradients
         yield self.finding(
             severity=Severity.ERROR,
             since_step=since,

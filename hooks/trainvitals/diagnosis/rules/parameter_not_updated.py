@@ -46,7 +46,7 @@ class ParameterNotUpdated(Rule):
     ## When it is wrong
     A backbone that is frozen by leaving it out of the optimizer. It is only a note if the backbone
     comes before all trained layers, holds most of the entries, and the loss falls by a fifth within
-    100 steps.
+    100 steps; it is an error if its weights are those of PyTorch's default initialisation.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -76,6 +76,11 @@ class ParameterNotUpdated(Rule):
         0.5, "Share of all entries above which an unchanged front part counts as a frozen backbone."
     )
 
+    entries_min: int = threshold(64, "Entries of a matrix whose initialisation is recognised.")
+    uniform_tolerance: float = threshold(
+        0.1, "Deviation of its largest entry and its std from those of the default, as a share."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first such parameter."""
         places = history.places(Stream.GRADIENT)
@@ -103,7 +108,7 @@ class ParameterNotUpdated(Rule):
         missing = [places[row] for _, row in found]
         first = missing[0]
         left_out = not first.optimized
-        severity = self._severity(places, missing, Course(history))
+        severity = self._severity(history, places, missing)
         reason = "is in no parameter group" if left_out else "its update is exactly zero"
         size = float(median(gradient.values)[rows.index(found[0][1])])
         others = len(missing) - 1
@@ -181,7 +186,7 @@ class ParameterNotUpdated(Rule):
         return same
 
     def _severity(
-        self, places: Sequence[Place], missing: Sequence[Place], course: Course
+        self, history: History, places: Sequence[Place], missing: Sequence[Place]
     ) -> Severity:
         names = {p.name for p in missing}
         moving = [p for p in places if p.trainable and p.optimized and p.name not in names]
@@ -193,11 +198,36 @@ class ParameterNotUpdated(Rule):
             fixed_backbone = entries > self.backbone_share * everything
             if not fixed_backbone:
                 return Severity.WARNING
+            if self._untrained(history, missing):
+                return Severity.ERROR
+            course = Course(history)
             # A backbone is fixed on purpose when its features are good: then the head learns.
             judged = course.known and len(course.loss) >= self.steps_min
             useless = judged and not (course.learned(self.fall_min) or course.converged)
             return Severity.ERROR if useless else Severity.INFO
         return Severity.ERROR
+
+    def _untrained(self, history: History, places: Sequence[Place]) -> bool:
+        """Whether the matrices have PyTorch's default initialisation: U(−1/√fan_in, 1/√fan_in)."""
+        matrices = [
+            p
+            for p in places
+            if p.kind == "weight" and len(p.shape) >= 2 and "recurrent" not in p.flags
+            if math.prod(p.shape) >= self.entries_min
+        ]
+        rows = rows_named(history, Stream.WEIGHT, [p.name for p in matrices])
+        known = [row for row in rows if row is not None]
+        if not matrices or len(known) != len(matrices):
+            return False
+        low, high, std = (
+            window(history, Stream.WEIGHT, s, known, last=1).values[0]
+            for s in (Stat.MIN, Stat.MAX, Stat.STD)
+        )
+        bound = 1 / np.sqrt([float(math.prod(p.shape[1:])) for p in matrices])
+        largest = np.maximum(-low, high) / bound
+        uniform = (largest <= 1 + ROUNDING) & (largest >= 1 - self.uniform_tolerance)
+        uniform &= np.abs(std / bound * math.sqrt(3) - 1) <= self.uniform_tolerance
+        return bool(uniform.all())
 
     def _since(self, history: History, place: Place) -> int:
         if not place.optimized:
