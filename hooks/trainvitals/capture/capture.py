@@ -6,7 +6,6 @@ every statistic of every tensor. Start at `_before_step` and `_after_step`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture import reasons
-from trainvitals.capture.backends import Group
 from trainvitals.capture.budget import Budget
+from trainvitals.capture.emission import Emission, Places
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.loss import (
     NOTHING,
@@ -32,31 +31,20 @@ from trainvitals.capture.loss import (
     total_of,
 )
 from trainvitals.capture.loss_steps import LossSteps
+from trainvitals.capture.measurement import Measurement
 from trainvitals.capture.operations import LossEvents
-from trainvitals.capture.optimizers import (
-    Optimizers,
-    closure_of,
-    group_scalars,
-)
+from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.parameters import local_of, reason_not_measured, sharding_of
-from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
-from trainvitals.capture.step import PARAMETER_STREAMS, Step
-from trainvitals.capture.streams import Emit, Streams
+from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
-from trainvitals.capture.transfer import Transfer
-from trainvitals.wire import Event, EventKind, NotWatched, Place, Scalar, Stream
+from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
-Groups = Sequence[Group]
-RESCAN_STEPS = 64
-"""Number of steps between two searches for new or removed parameters."""
 SUPERVISED_STEPS = 16
 SUPERVISED_EVERY = 8
 """The first full steps, and every how many of them later, in which predictions and targets are
 measured."""
-DISTINCT_ROWS_STEPS = 4
-"""Number of full steps, from the first, in which rows are compared."""
 
 
 class Capture:
@@ -86,26 +74,26 @@ class Capture:
         self.facts: dict[str, str | float] = {}
         self._emit = emit
         self._on_step = on_step
-        self._streams = Streams(emit)
         self._guard = Guard(self._report)
         self._budget = Budget(overhead, every)
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
-        self._transfer = Transfer()
+        self._emission = Emission(emit, self._was_nonfinite)
         self._scalars = StepScalars()
         self._names = Names(self._report)
         hooked = {} if self._budget.vital_only else self.models
         self._outputs = Outputs(hooked, activations, self._guard, self._report)
-        self._planner = Planner(self.models, self._report)
-        self._places_of: tuple[object, ...] = ()
-        self._output_places: tuple[Place, ...] = ()
-        self._now: Step | None = None
-        self._full_steps = 0
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
+        self._measurement = Measurement(
+            self.models,
+            self._optimizers,
+            self._report,
+            is_full=self._is_full,
+            nonfinite=self._nonfinite,
+        )
         self._loss_steps = LossSteps(self.models)
-        self._group_sizes: tuple[int, ...] = ()
         self._full = self._budget.is_full(0)
         self._force_full = False
         self._own_s = 0.0
@@ -135,7 +123,7 @@ class Capture:
     @property
     def watched(self) -> tuple[str, ...]:
         """Names of the parameters and modules that are measured."""
-        plan = self._planner.plan
+        plan = self._measurement.plan
         if plan is None:
             return self._outputs.names
         return (*(p.name for p in plan.parameters), *self._outputs.names)
@@ -190,9 +178,8 @@ class Capture:
             self._report_missing_data()
             self._names.report_all()
         with self._guard.probe("transfer"):
-            self._transfer.poll(wait=True)
-        if self._planner.plan is not None:
-            self._planner.plan.release()
+            self._emission.finish()
+        self._measurement.release()
 
     # Attaching.
 
@@ -258,8 +245,7 @@ class Capture:
         if "loss" in self.not_watched and not self._scalars.seen:
             self._report("loss", f"no loss was recorded before step {self.step + 1}")
         if self._scalars.loss(total_of(value), hooked=hooked):
-            self._force_full = True
-            self._budget.after_nonfinite(self.step + 1)
+            self._nonfinite()
             self._loss_events.add(examined_of(value), self.step + 1)
         self._scalars.terms(value, self._names.allowed)
         if self._is_supervised() and "supervision" not in self._guard.off:
@@ -278,9 +264,7 @@ class Capture:
         for value in self._scalars.take_losses():
             started = time.perf_counter()
             with self._guard.probe("weights"):
-                step, plan = self._begin()
-                if self._is_full():
-                    self._take_weights(step, plan, plan.groups.get(None, ()), keep=False)
+                self._measurement.weights()
             self._scalars.loss(value, hooked=not self._scalars.logged)
             self._finish_step(started)
 
@@ -291,12 +275,7 @@ class Capture:
         self._loss_steps.stop()
         try:
             if "gradients" not in self._guard.off:
-                step, plan = self._begin()
-                groups = self._groups(plan, optimizer)
-                has_closure = closure_of(args, kwargs) is not None
-                updates = has_closure or self._take_gradients(step, optimizer, groups)
-                if self._is_full():
-                    self._take_weights(step, plan, groups, keep=updates)
+                self._measurement.before(optimizer, args, kwargs)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("gradients", error)
         self._own_s += time.perf_counter() - started
@@ -305,46 +284,13 @@ class Capture:
         started = time.perf_counter()
         try:
             if "updates" not in self._guard.off:
-                step, plan = self._begin()
-                groups = self._groups(plan, optimizer)
-                if closure_of(args, kwargs) is not None:
-                    # The closure ran its backward inside the step: read its last gradients now.
-                    self._take_gradients(step, optimizer, groups)
-                for group in groups:
-                    group.updates(step)
+                self._measurement.after(optimizer, args, kwargs)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("updates", error)
         if optimizer is not self.optimizers[0]:
             self._own_s += time.perf_counter() - started
             return
         self._finish_step(started)
-
-    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> bool:
-        """Measure the gradients; return False if GradScaler skips this update."""
-        scaling = self._optimizers.scaling(optimizer)
-        for name, value in scaling.scalars.items():
-            step.put_scalar(name, value)
-        unscale = scaling.unscale
-        if isinstance(unscale, float) and math.isnan(unscale):
-            return False  # an overflow is normal with GradScaler
-        if scaling.clipped is not None:
-            step.put_clipped(optimizer, scaling.clipped * unscale)
-        if not self._is_full():
-            for group in groups:
-                group.norm(step, optimizer, unscale)
-            total = step.totals.get(id(optimizer))
-            if total is not None and total.nonfinite:
-                self._force_full = True
-                self._budget.after_nonfinite(self.step + 1)
-        if self._is_full():
-            for group in groups:
-                group.gradients(step, optimizer, unscale, distinct=self._is_early())
-        return True
-
-    def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
-        frozen = not plan.frozen_is_known
-        for group in groups:
-            group.weights(step, frozen=frozen, keep=keep, distinct=self._is_early())
 
     def _finish_step(self, started: float) -> None:
         """End a step; `started` is the `perf_counter` at which the current hook began."""
@@ -364,19 +310,16 @@ class Capture:
         self._budget.spent(
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
-        background_s = self._background_cpu_s() + self._transfer.device_s()
+        background_s = self._background_cpu_s() + self._emission.device_s()
         if self._last_end is not None:
             self._budget.background(background_s - self._background_seen_s)
         self._background_seen_s = background_s
         self._last_end = now
         self._own_s = 0.0
-        self._full_steps += full
         self._force_full = False
-        self._now = None
         self._full = self._budget.is_full(number + 1)
+        self._measurement.end(full=full, next_is_full=self._full)
         self._outputs.begin(number + 1, armed=self._full)
-        if not self._full and self._planner.plan is not None:
-            self._planner.plan.release()
         self._own_s = time.perf_counter() - now
         if self._on_step is not None:
             self._on_step(number)  # exceptions of the user's callback pass through
@@ -386,15 +329,13 @@ class Capture:
 
     def _is_supervised(self) -> bool:
         """Whether the loss's tensors are measured: what a loss compares rarely changes."""
-        regular = self._full_steps < SUPERVISED_STEPS or self._full_steps % SUPERVISED_EVERY == 0
+        count = self._measurement.full_steps
+        regular = count < SUPERVISED_STEPS or count % SUPERVISED_EVERY == 0
         return self._is_full() and (regular or self._force_full)
-
-    def _is_early(self) -> bool:
-        return self._full_steps < DISTINCT_ROWS_STEPS
 
     def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()
-        step, plan = self._begin()
+        step, plan = self._measurement.begin()
         for name, value in self._scalars.take().items():
             step.put_scalar(name, value)
         step.scalars |= group_scalars(self.optimizers)
@@ -405,70 +346,28 @@ class Capture:
             # Round to float32, as on the wire, so that every output shows the same number.
             self._overhead = float(np.float32(overhead))
             step.scalars[Scalar.OVERHEAD] = self._overhead
-        places: dict[Stream, tuple[Place, ...]] = {}
+        places: Places = {}
         if full:
             plan.frozen_is_known = True
             self._outputs.take(step)
-            self._describe(plan)
-            places = dict.fromkeys(self._parameter_streams(plan), plan.places)
-            places[Stream.ACTIVATION] = self._output_places
+            # A hand-written update, or an update of copies, can change any parameter.
+            unknown = self._copies_are_stepped or not self.optimizers
+            optimized = None if unknown else self._optimizers.ids
+            updates = bool(self.optimizers)
+            places = self._emission.places(plan, self._outputs, optimized, updates=updates)
             reported = self.not_watched.get("activations")
             if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
                 self._report("activations", f"no activation was measured before step {number}")
-        self._transfer.submit(step, lambda step: self._emit_step(number, now, step, places))
+        self._emission.submit(number, now, step, places)
 
-    def _emit_step(
-        self, number: int, now: float, step: Step, places: Mapping[Stream, tuple[Place, ...]]
-    ) -> None:
-        scalars = step.all_scalars()
-        self._streams.scalars(number, now, scalars)
-        if scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0 and number <= self.step:
-            self._budget.after_nonfinite(self.step + 1)  # it arrived late from a device
-        for stream, rows in places.items():
-            if stream in PARAMETER_STREAMS:
-                self._streams.frame(stream, number, now, rows, step.matrix(stream))
-            # A step that became a full one late has no outputs: absent is not the same as finite.
-            elif stream in step.matrices:
-                self._streams.frame(stream, number, now, rows, step.matrices[stream])
+    def _nonfinite(self) -> None:
+        """Measure this step and some later ones in full."""
+        self._force_full = True
+        self._budget.after_nonfinite(self.step + 1)
 
-    # Which tensors.
-
-    def _begin(self) -> tuple[Step, CapturePlan]:
-        """Return the current step and its plan; the first call of a step updates the plan."""
-        plan = self._planner.plan
-        if self._now is not None and plan is not None:
-            return self._now, plan
-        sizes = tuple(len(g["params"]) for o in self.optimizers for g in o.param_groups)
-        rescan = (self.step + 1) % RESCAN_STEPS == 0 or sizes != self._group_sizes
-        if plan is None or rescan:
-            self._group_sizes = sizes
-            plan = self._planner.update(self.optimizers)
-        elif self._is_full():
-            plan.group(self.optimizers)
-        self._now = plan.new_step()
-        return self._now, plan
-
-    def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:
-        if id(optimizer) not in plan.groups:
-            plan.group(self.optimizers)  # it stepped for the first time
-        return plan.groups.get(id(optimizer), ())
-
-    def _parameter_streams(self, plan: CapturePlan) -> tuple[Stream, ...]:
-        if not len(plan):
-            return ()
-        return PARAMETER_STREAMS if self.optimizers else PARAMETER_STREAMS[:1]
-
-    def _describe(self, plan: CapturePlan) -> None:
-        """Write the places of the plan and of the outputs, if something about them changed."""
-        # A hand-written update, or an update of copies, can change any parameter.
-        unknown = self._copies_are_stepped or not self.optimizers
-        self._outputs.facts_of(None)
-        described = (plan, plan.grouping, self._outputs.version, unknown)
-        if described == self._places_of:
-            return
-        self._places_of = described
-        plan.describe(self._outputs.facts_of, None if unknown else self._optimizers.ids)
-        self._output_places = tuple(self._outputs.places())
+    def _was_nonfinite(self, number: int) -> None:
+        if number <= self.step:  # the values arrived late from a device
+            self._budget.after_nonfinite(self.step + 1)
 
     def _report_missing_data(self) -> None:
         by_losses = "gradients and updates" in self.not_watched  # already reported there
@@ -479,7 +378,7 @@ class Capture:
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,
-            full_steps=self._full_steps,
+            full_steps=self._measurement.full_steps,
         )
         for name, reason in unseen.items():
             if name not in self.not_watched:

@@ -1,0 +1,70 @@
+"""Emit a measured step: its scalars, and on a full step the frames of the other streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+
+from trainvitals.capture.outputs import Outputs
+from trainvitals.capture.plan import CapturePlan
+from trainvitals.capture.step import PARAMETER_STREAMS, Step
+from trainvitals.capture.streams import Emit, Streams
+from trainvitals.capture.transfer import Transfer
+from trainvitals.wire import Place, Scalar, Stream
+
+Places = Mapping[Stream, tuple[Place, ...]]
+
+
+class Emission:
+    """The streams of a run, and the steps whose values are still on a device.
+
+    `nonfinite` is called with a step that had a non-finite gradient, when its values are known.
+    """
+
+    def __init__(self, emit: Emit, nonfinite: Callable[[int], None]) -> None:
+        self._streams = Streams(emit)
+        self._transfer = Transfer()
+        self._nonfinite = nonfinite
+        self._described: tuple[object, ...] = ()
+        self._output_places: tuple[Place, ...] = ()
+
+    def places(
+        self, plan: CapturePlan, outputs: Outputs, optimized: Set[int] | None, *, updates: bool
+    ) -> Places:
+        """Return the rows of the streams of a full step.
+
+        `optimized` are the ids of the tensors that an optimizer updates, None if that is unknown;
+        `updates` is whether gradients and updates are measured.
+        """
+        outputs.facts_of(None)
+        described = (plan, plan.grouping, outputs.version, optimized is None)
+        if described != self._described:
+            self._described = described
+            plan.describe(outputs.facts_of, optimized)
+            self._output_places = tuple(outputs.places())
+        streams = PARAMETER_STREAMS if updates else PARAMETER_STREAMS[:1]
+        places = dict.fromkeys(streams if len(plan) else (), plan.places)
+        return {**places, Stream.ACTIVATION: self._output_places}
+
+    def submit(self, number: int, time: float, step: Step, places: Places) -> None:
+        """Emit a step, now or when its values arrived; `places` is empty for a light step."""
+        self._transfer.submit(step, lambda step: self._emit(number, time, step, places))
+
+    def finish(self) -> None:
+        """Emit all steps, and wait for the values on devices."""
+        self._transfer.poll(wait=True)
+
+    def device_s(self) -> float:
+        """Return the seconds that devices spent on measuring, up to now."""
+        return self._transfer.device_s()
+
+    def _emit(self, number: int, time: float, step: Step, places: Places) -> None:
+        scalars = step.all_scalars()
+        self._streams.scalars(number, time, scalars)
+        if scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0:
+            self._nonfinite(number)
+        for stream, rows in places.items():
+            if stream in PARAMETER_STREAMS:
+                self._streams.frame(stream, number, time, rows, step.matrix(stream))
+            # A step that became a full one late has no outputs: absent is not the same as finite.
+            elif stream in step.matrices:
+                self._streams.frame(stream, number, time, rows, step.matrices[stream])

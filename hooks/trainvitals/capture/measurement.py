@@ -1,0 +1,143 @@
+"""Measure the parameters of the current step, in the hooks of the optimizers.
+
+Comes in: an optimizer, before and after its step. Goes out: the `Step` with the totals of the
+gradients, and on a full step the matrices of weights, gradients and updates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from trainvitals.capture.backends import Group
+from trainvitals.capture.optimizers import Optimizers, closure_of
+from trainvitals.capture.plan import CapturePlan, Planner
+from trainvitals.capture.step import Step
+
+RESCAN_STEPS: Final = 64
+"""Number of steps between two searches for new or removed parameters."""
+DISTINCT_ROWS_STEPS: Final = 4
+"""Number of full steps, from the first, in which rows are compared."""
+Groups = Sequence[Group]
+
+
+class Measurement:
+    """The plan, and the step that is measured under it.
+
+    `full_steps` is the number of full steps before this one. `is_full` is asked whether this step
+    is a full one; `nonfinite` is called if a gradient is known to be non-finite, before that.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        optimizers: Optimizers,
+        report: Callable[[str, str], None],
+        *,
+        is_full: Callable[[], bool],
+        nonfinite: Callable[[], None],
+    ) -> None:
+        self.full_steps = 0
+        self._planner = Planner(models, report)
+        self._optimizers = optimizers
+        self._is_full = is_full
+        self._nonfinite = nonfinite
+        self._sizes: tuple[int, ...] = ()
+        self._steps = 0
+        self._now: Step | None = None
+
+    @property
+    def plan(self) -> CapturePlan | None:
+        """The plan of the current step; None before the first."""
+        return self._planner.plan
+
+    def begin(self) -> tuple[Step, CapturePlan]:
+        """Return the current step and its plan; the first call of a step updates the plan."""
+        plan = self._planner.plan
+        if self._now is not None and plan is not None:
+            return self._now, plan
+        known = self._optimizers.known
+        sizes = tuple(len(g["params"]) for o in known for g in o.param_groups)
+        if plan is None or self._steps % RESCAN_STEPS == 0 or sizes != self._sizes:
+            self._sizes = sizes
+            plan = self._planner.update(known)
+        elif self._is_full():
+            plan.group(known)
+        self._now = plan.new_step()
+        return self._now, plan
+
+    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Measure gradients and weights before an optimizer's step."""
+        step, plan = self.begin()
+        groups = self._groups(plan, optimizer)
+        has_closure = closure_of(args, kwargs) is not None
+        updates = has_closure or self._take_gradients(step, optimizer, groups)
+        if self._is_full():
+            self._take_weights(step, plan, groups, keep=updates)
+
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Measure updates after an optimizer's step."""
+        step, plan = self.begin()
+        groups = self._groups(plan, optimizer)
+        if closure_of(args, kwargs) is not None:
+            # The closure ran its backward inside the step: read its last gradients now.
+            self._take_gradients(step, optimizer, groups)
+        for group in groups:
+            group.updates(step)
+
+    def weights(self) -> None:
+        """Measure all weights, in a run without a torch optimizer."""
+        step, plan = self.begin()
+        if self._is_full():
+            self._take_weights(step, plan, plan.groups.get(None, ()), keep=False)
+
+    def end(self, *, full: bool, next_is_full: bool) -> None:
+        """End the step; keep the memory for copies of the weights only if it is needed at once."""
+        self._now = None
+        self._steps += 1
+        self.full_steps += full
+        if not next_is_full:
+            self.release()
+
+    def release(self) -> None:
+        """Release the copies of weights."""
+        if self._planner.plan is not None:
+            self._planner.plan.release()
+
+    def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:
+        if id(optimizer) not in plan.groups:
+            plan.group(self._optimizers.known)  # it stepped for the first time
+        return plan.groups.get(id(optimizer), ())
+
+    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> bool:
+        """Measure the gradients; return False if GradScaler skips this update."""
+        scaling = self._optimizers.scaling(optimizer)
+        for name, value in scaling.scalars.items():
+            step.put_scalar(name, value)
+        unscale = scaling.unscale
+        if isinstance(unscale, float) and math.isnan(unscale):
+            return False  # an overflow is normal with GradScaler
+        if scaling.clipped is not None:
+            step.put_clipped(optimizer, scaling.clipped * unscale)
+        if not self._is_full():
+            for group in groups:
+                group.norm(step, optimizer, unscale)
+            total = step.totals.get(id(optimizer))
+            if total is not None and total.nonfinite:
+                self._nonfinite()
+        if self._is_full():
+            for group in groups:
+                group.gradients(step, optimizer, unscale, distinct=self._is_early())
+        return True
+
+    def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
+        frozen = not plan.frozen_is_known
+        for group in groups:
+            group.weights(step, frozen=frozen, keep=keep, distinct=self._is_early())
+
+    def _is_early(self) -> bool:
+        return self.full_steps < DISTINCT_ROWS_STEPS
