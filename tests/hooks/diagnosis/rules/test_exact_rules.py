@@ -65,13 +65,15 @@ class TestMissingZeroGrad:
 
 class TestNoGradient:
     def check(self, *, steps=6, shape=(8, 8), ran=True, optimizers=1.0, everywhere=False,
-              skipped=0.0):  # fmt: skip
+              skipped=0.0, names="ab"):  # fmt: skip
+        first, second = names
         places = [
-            Place("a.weight", kind="weight", shape=shape, depth=0, module="a"),
-            Place("b.weight", kind="weight", shape=(8, 8), depth=1, module="b"),
+            Place(f"{first}.weight", kind="weight", shape=shape, depth=0, module="a"),
+            Place(f"{second}.weight", kind="weight", shape=(8, 8), depth=1, module="b"),
         ]
-        trained = {} if everywhere else {"b.weight": {Stat.L2: 0.1, Stat.NONFINITE: 0.0}}
-        moved = {"a.weight": {Stat.RMS: 0.0}, "b.weight": {Stat.RMS: 0.0 if everywhere else 1e-3}}
+        trained = {} if everywhere else {places[1].name: {Stat.L2: 0.1, Stat.NONFINITE: 0.0}}
+        rates = (0.0, 0.0 if everywhere else 1e-3)
+        moved = {p.name: {Stat.RMS: rate} for p, rate in zip(places, rates, strict=True)}
         outputs = [Place(m, kind="Linear", module=m, depth=i) for i, m in enumerate("ab")]
         measured = {m: {Stat.MEAN: 0.1} for m in ("ab" if ran else "b")}
         example = Example(steps).scalars(loss=[2.0] * steps, skipped_step=[skipped] * steps)
@@ -89,10 +91,14 @@ class TestNoGradient:
         [found] = self.check(shape=(1, 2))
         assert found.severity is Severity.INFO
 
-    def test_an_expert_that_did_not_run_gets_twenty_steps(self):
+    def test_a_part_that_did_not_run_gets_twenty_steps(self):
         assert not self.check(ran=False, steps=19)
         [found] = self.check(ran=False, steps=20)
         assert found.severity is Severity.WARNING
+
+    def test_an_idle_expert_beside_others_is_a_note(self):
+        [found] = self.check(ran=False, steps=30, names=("experts.0", "experts.1"))
+        assert found.severity is Severity.INFO
 
     def test_with_several_optimizers_each_updates_its_own_part(self):
         assert not self.check(steps=30, optimizers=2.0)
