@@ -29,7 +29,7 @@ class ConstantOrDuplicateInput(Rule):
     ## What it detects
     - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
       class, and the class is not the same in all of them: the data are sorted by class. With one
-      class only, after 10,000 targets.
+      class only, after 10,000 targets, if the output layer has one output for each class.
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
     Inputs are not captured yet, so constant inputs are not seen.
     ## Why it matters
@@ -40,9 +40,9 @@ class ConstantOrDuplicateInput(Rule):
     ## What to do
     Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed.
     ## When it is wrong
-    Contrastive losses whose target is class 0 by definition, after many steps. Binary losses are
-    left out: discriminators see real and generated batches in turn. With several optimizers or
-    several kinds of losses the rule is silent.
+    Binary losses are left out: discriminators see real and generated batches in turn. With several
+    optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
+    whose target is class 0 by definition.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
     Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
@@ -85,7 +85,8 @@ class ConstantOrDuplicateInput(Rule):
         others = np.flatnonzero(~single)
         start = int(others[-1]) + 1 if len(others) else 0
         seen = np.unique(mean.values[start:])
-        if len(seen) < 2 and (len(classes) - start) * entries < self.one_class_min:
+        enough = (len(classes) - start) * entries >= self.one_class_min
+        if len(seen) < 2 and not (enough and _has_head(history, kind.classes)):
             return
         since, batches = int(classes.steps[start]), len(classes) - start
         yield self.finding(
@@ -150,6 +151,17 @@ class ConstantOrDuplicateInput(Rule):
     def healthy() -> History:
         """Return a contrastive loss: the right answer is class 0 by definition."""
         return _run(np.zeros(20), 1.0)
+
+
+def _has_head(history: History, classes: int) -> bool:
+    """Whether the model's own output layer has one output for each class.
+
+    In a contrastive loss the classes are samples, and the right one is class 0 by definition.
+    """
+    return any(
+        "output" in place.flags and place.kind == "weight" and place.shape[:1] == (classes,)
+        for place in history.places(Stream.WEIGHT)
+    )
 
 
 def _run(mean: Floats, classes: float) -> History:

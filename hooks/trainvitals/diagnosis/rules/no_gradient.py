@@ -48,7 +48,8 @@ class NoGradient(Rule):
     - Call `loss.backward()` between `optimizer.zero_grad()` and `optimizer.step()`.
     - If a part is unused or frozen on purpose, leave it out of the optimizer.
     ## When it is wrong
-    A small part without a use (the pooler of a pretrained encoder) is a note. With several
+    A small part without a use (the pooler of a pretrained encoder) is a note, and so are experts
+    that are not called while others of the same list are. With several
     optimizers the rule is silent, because each updates its own part. A gradient of exactly zero is
     not reported here.
     ## References
@@ -155,6 +156,8 @@ class NoGradient(Rule):
             severity = Severity.ERROR if seen else Severity.WARNING
         else:
             severity = Severity.WARNING if seen and share >= self.share_warning else Severity.INFO
+        if not seen and _alternatives(missing, trained):
+            severity = Severity.INFO
         # The graph is cut behind the last layer without a gradient before one that has one.
         last = max((p.depth for p in trained), default=-1)
         before = [p for p in missing if p.depth <= last] or missing
@@ -248,6 +251,21 @@ class NoGradient(Rule):
 
 def _entries(places: Sequence[Place]) -> int:
     return sum(math.prod(p.shape) for p in places)
+
+
+def _alternatives(missing: Sequence[Place], trained: Sequence[Place]) -> bool:
+    """Whether each missing parameter has a trained one with another index: idle experts."""
+
+    def without_index(place: Place) -> set[tuple[str, tuple[int, ...]]]:
+        parts = place.name.split(".")
+        return {
+            (".".join([*parts[:i], "*", *parts[i + 1 :]]), place.shape)
+            for i, part in enumerate(parts)
+            if part.isdecimal()
+        }
+
+    known = {name for place in trained for name in without_index(place)}
+    return all(without_index(place) & known for place in missing)
 
 
 def _run(shape: tuple[int, ...], *, ran: bool) -> History:
