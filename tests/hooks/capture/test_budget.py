@@ -1,5 +1,7 @@
 """The account: what full steps may cost, and when they are taken."""
 
+from itertools import pairwise
+
 import pytest
 
 from trainvitals.capture.budget import (
@@ -54,7 +56,7 @@ def test_later_steps_are_spread_evenly_at_less_than_the_share():
     train(budget, 1000, step_s=0.01, full_s=0.002)
     before_s, before_training_s = budget.own_s, budget.training_s
     full = train(budget, 1000, step_s=0.01, full_s=0.002, first=1000)
-    distances = {b - a for a, b in zip(full, full[1:], strict=False)}
+    distances = {b - a for a, b in pairwise(full)}
     assert max(distances) - min(distances) <= 1
     assert 0.01 <= (budget.own_s - before_s) / (budget.training_s - before_training_s) <= SHARE
 
@@ -78,7 +80,7 @@ def test_an_account_that_light_steps_exceed_pays_no_full_step():
 def test_a_long_gap_is_closed_as_long_as_the_account_can_pay():
     budget = Budget(SHARE)
     full = train(budget, 3000, step_s=0.001, full_s=0.0005, light_s=0.000018)
-    later = [b - a for a, b in zip(full, full[1:], strict=False) if a >= FIRST_STEPS]
+    later = [b - a for a, b in pairwise(full) if a >= FIRST_STEPS]
     assert later
     assert max(later) == EVERY_MAX
 
