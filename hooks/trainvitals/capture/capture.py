@@ -137,7 +137,7 @@ class Capture:
         target: object = None,
     ) -> None:
         """Record a training loss of this step or its terms by name, or a loss of another split."""
-        started = time.perf_counter()
+        started = time.thread_time()
         with self._guard.probe("loss"):
             if split == "training":
                 given = prediction is not None or target is not None
@@ -145,7 +145,7 @@ class Capture:
                 self._take_loss(value, seen, hooked=False)
             elif (name := self._names.allowed(split)) is not None:
                 self._scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
-        self._own_s += time.perf_counter() - started
+        self._own_s += time.thread_time() - started
         self._end_loss_steps()
 
     def log(self, scalars: Mapping[str, Number]) -> None:
@@ -231,10 +231,10 @@ class Capture:
         self._report("optimizer", reasons.OTHER_MODEL)
 
     def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         with self._guard.probe("loss"):
             self._take_loss(value, seen, hooked=True)
-        self._own_s += time.perf_counter() - started
+        self._own_s += time.thread_time() - started
         # A program that also calls `monitor.loss` reports this loss a second time.
         if not self._scalars.logged:
             self._end_loss_steps()
@@ -262,7 +262,7 @@ class Capture:
             return
         self._report("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
         for value in self._scalars.take_losses():
-            started = time.perf_counter()
+            started = time.thread_time()
             with self._guard.probe("weights"):
                 self._measurement.weights()
             self._scalars.loss(value, hooked=not self._scalars.logged)
@@ -271,29 +271,29 @@ class Capture:
     # One step.
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         self._loss_steps.stop()
         try:
             if "gradients" not in self._guard.off:
                 self._measurement.before(optimizer, args, kwargs)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("gradients", error)
-        self._own_s += time.perf_counter() - started
+        self._own_s += time.thread_time() - started
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             if "updates" not in self._guard.off:
                 self._measurement.after(optimizer, args, kwargs)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("updates", error)
         if optimizer is not self.optimizers[0]:
-            self._own_s += time.perf_counter() - started
+            self._own_s += time.thread_time() - started
             return
         self._finish_step(started)
 
     def _finish_step(self, started: float) -> None:
-        """End a step; `started` is the `perf_counter` at which the current hook began."""
+        """End a step; `started` is the thread time at which the current hook began."""
         number = self.step + 1
         self._own_s += self._outputs.own_s
         full = self._is_full()
@@ -306,7 +306,8 @@ class Capture:
             with self._guard.probe("not watched"):
                 self._report_missing_data()
         now = time.perf_counter()
-        own_s = self._own_s + now - started
+        ended = time.thread_time()
+        own_s = self._own_s + ended - started
         self._budget.spent(
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
@@ -320,7 +321,7 @@ class Capture:
         self._full = self._budget.is_full(number + 1)
         self._measurement.end(full=full, next_is_full=self._full)
         self._outputs.begin(number + 1, armed=self._full)
-        self._own_s = time.perf_counter() - now
+        self._own_s = time.thread_time() - ended
         if self._on_step is not None:
             self._on_step(number)  # exceptions of the user's callback pass through
 

@@ -109,7 +109,7 @@ class Supervision:
         """
         if not self._wants_output:
             return
-        started = time.perf_counter()
+        started = time.thread_time()
         if isinstance(output, Mapping):
             logits = _readable(output.get("logits"))
         else:
@@ -120,7 +120,7 @@ class Supervision:
                 dims = {1, -1} if logits.dim() > 2 else {1}
                 by_dim = {dim: prediction_scalars(logits, dim) for dim in dims}
                 self._output = (origin_of(logits.grad_fn), shape, by_dim)
-        self._own_s += time.perf_counter() - started
+        self._own_s += time.thread_time() - started
 
     # Predictions and targets.
 
@@ -232,12 +232,12 @@ class Supervision:
             if not waiting or torch.compiler.is_compiling():
                 return
             waiting.clear()
-            started = time.perf_counter()
+            started = time.thread_time()
             with self._guard.probe("gradients before backward"), torch.no_grad():
                 if self._step() == step:
                     norm = self._gradient_norm(optimizers)
                     self._scalars.log({Scalar.GRADIENT_NORM_BEFORE_BACKWARD: norm})
-            self._own_s += time.perf_counter() - started
+            self._own_s += time.thread_time() - started
 
         for loss in losses:
             if loss.grad_fn is not None:

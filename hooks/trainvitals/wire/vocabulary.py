@@ -209,7 +209,7 @@ class Scalar(StrEnum):
     STEP_TIME_S = "step_time_s"
     """Wall-clock seconds from the end of the previous step to the end of this one."""
     OVERHEAD = "overhead"
-    """Seconds of trainvitals in the whole run (in hooks of the training thread, and CPU seconds of
-    its background threads), divided by the training time."""
+    """CPU seconds of trainvitals in the whole run, in hooks of the training thread and in its
+    background threads, divided by the training time."""
     CAPTURE_TIME_S = "capture_time_s"
-    """Seconds spent by trainvitals in the hooks of this step."""
+    """CPU seconds spent by trainvitals in the hooks of this step."""
