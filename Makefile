@@ -54,6 +54,10 @@ bench: bench-detection
 bench-detection: $(VENV)/.installed ## What the diagnosis finds, names and flags falsely (ARGS='--seeds 5 --jobs 2')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m detection $(ARGS)
 
+.PHONY: bench-cuda
+bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where there is one
+	$(BIN)/python benchmarks/cuda_overhead.py $(ARGS)
+
 docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics)
 	$(BIN)/python docs/generate.py
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from trainvitals.capture.backends.cuda import CudaGroup
-from trainvitals.capture.backends.device_tables import CHUNK
+from trainvitals.capture.backends.device_tables import CHUNK, Table
 from trainvitals.capture.backends.members import Member
 from trainvitals.capture.backends.native import NativeGroup
 from trainvitals.capture.step import Step
@@ -208,7 +208,9 @@ def test_updates_that_rounding_absorbs_are_counted():
     assert row[STATISTICS[Stream.UPDATE].index(Stat.UNCHANGED_SHARE)] == 0.75
 
 
-def test_only_parameters_with_a_gradient_have_a_row_and_count():
+def test_only_parameters_with_a_gradient_have_a_row_and_count(monkeypatch):
+    partials = Table.partials  # memory that no program writes must not be counted
+    monkeypatch.setattr(Table, "partials", lambda *a: partials(*a).fill_(1.0))
     experts = [parameter(torch.zeros(3)) for _ in range(3)]
     group = CudaGroup(members_of(experts))
     for used in ([0], [1, 2], [], [0]):
@@ -218,7 +220,11 @@ def test_only_parameters_with_a_gradient_have_a_row_and_count():
         group.gradients(step, OWNER, distinct=False)
         means = step.matrix(Stream.GRADIENT)[:, 0]
         assert [i for i in range(3) if not np.isnan(means[i])] == used
+        step_of_norm = Step(3)
+        group.norm(step_of_norm, OWNER)
+        assert step_of_norm.totals == step.totals
         if used:
+            assert total_of(step).nonfinite == 0
             assert total_of(step).squares == pytest.approx(3 * sum((i + 1) ** 2 for i in used))
         else:
             assert not step.totals
@@ -233,13 +239,16 @@ def test_a_group_with_a_sparse_gradient_is_measured_by_torch_operations():
     assert total_of(step).squares >= 12
 
 
-def test_a_weight_whose_memory_is_freed_is_not_read():
+@pytest.mark.parametrize("inside_step", [False, True])
+def test_a_weight_whose_memory_is_freed_is_not_read(inside_step):
     one = parameter(torch.ones(5))
     group, step = CudaGroup(members_of([one])), Step(1)
-    one.data.untyped_storage().resize_(0)
+    if not inside_step:
+        one.data.untyped_storage().resize_(0)
     group.weights(step, frozen=True, keep=True, distinct=False)
+    one.data.untyped_storage().resize_(0)
     group.updates(step)
-    assert np.isnan(step.matrices[Stream.WEIGHT]).all()
+    assert np.isnan(step.matrices[Stream.WEIGHT][0, :8]).all() == (not inside_step)
     assert np.isnan(step.matrices[Stream.UPDATE]).all()
 
 

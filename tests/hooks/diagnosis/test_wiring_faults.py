@@ -227,6 +227,13 @@ def head_only(*, pretrained: bool) -> Run:
     return Run(model, parameters=[*model[-1].parameters()])
 
 
+def reinforce(output: Tensor, y: Tensor) -> Tensor:
+    """Return a policy gradient that is written with a cross entropy."""
+    action = torch.distributions.Categorical(logits=output).sample()
+    advantage = (action == y).float() - 0.5
+    return (F.cross_entropy(output, action, reduction="none") * advantage).mean()
+
+
 # Fault → (rule, last step of the first alarm, faulty run, repaired run).
 FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
     "no zero_grad": (
@@ -311,6 +318,11 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         "output_range_mismatch", 0,
         lambda: Run(mlp(last=nn.Tanh()), one_hot(BCE), gives_tensors=True),
         lambda: Run(mlp(), one_hot(BCE), gives_tensors=True),
+    ),
+    "a cross entropy with a minus": (
+        "loss_task_mismatch", 2,
+        lambda: Run(mlp(), lambda o, y: -F.cross_entropy(o, y)),
+        lambda: Run(mlp(), reinforce),
     ),
     "BatchNorm in eval mode": (
         "wrong_train_eval_mode", 1,

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainvitals.capture.backends.device_tables import OPTIONS, WIDTH, Table, addresses_of, kernels
 from trainvitals.capture.backends.members import Member
@@ -35,24 +35,23 @@ MOMENTS: Final = 8
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether Triton is installed and can build a kernel for the device; tried once.
+    """Whether Triton is installed and can measure a norm on the device; tried once.
 
-    It needs a C compiler, which containers often lack.
+    Triton needs a C compiler, which containers often lack. Versions before 3.2 (torch 2.6) do not
+    compile the kernels.
     """
     if device.type != "cuda":
         return False
     try:
         if kernels() is None:
             return False
-        with launches(device):
-            squares = torch.zeros(2, dtype=torch.float64, device=device)
-            kernels().total[(1,)](
-                squares, squares, torch.empty_like(squares), 1, WIDTH=WIDTH, **OPTIONS
-            )
+        one = nn.Parameter(torch.ones(1, device=device))
+        one.grad = torch.ones_like(one)
+        CudaGroup([Member(one, 0)]).norm(Step(1), None)
     except Exception as error:  # noqa: BLE001 - a compiler, a driver or triton may raise anything
         log.warning(
             "Triton cannot build a kernel for %s (%s: %s). Parameters are measured by torch "
-            "operations, which take more device time. Install a C compiler to avoid this.",
+            "operations, which take more device time. Triton needs a C compiler and torch 2.6.",
             device,
             type(error).__name__,
             str(error).partition("\n")[0],

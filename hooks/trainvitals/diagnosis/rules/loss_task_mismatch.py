@@ -55,6 +55,8 @@ class LossTaskMismatch(Rule):
     - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
       each prediction with each target, in a B × B matrix.
     - A squared or absolute error between the outputs of several classes and class numbers.
+    - A cross entropy with the wrong sign: every loss is negative, and the first three are within
+      30 % of minus the loss of a uniform prediction, −ln(classes).
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     ## Why it matters
     The loss is a number and can fall, but its minimum is another one than the task's: a constant
@@ -86,6 +88,9 @@ class LossTaskMismatch(Rule):
     size_tolerance: float = threshold(
         0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
     )
+    sign_tolerance: float = threshold(
+        0.3, "Deviation of the first losses from minus ln(classes), as a share of it."
+    )
     size_ratio: float = threshold(
         4.0, "Size of that error, in multiples of the largest one with one-hot targets."
     )
@@ -97,6 +102,7 @@ class LossTaskMismatch(Rule):
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
+            or self._negative(history)
         )
         if found is None:
             return
@@ -229,6 +235,36 @@ class LossTaskMismatch(Rule):
                     healthy=(None, 0.0),
                 ),
                 Evidence(quantity="targets", seen=span),
+            ),
+        )
+
+    def _negative(self, history: History) -> _Mismatch | None:
+        only = only_loss(history)
+        if only is None or only.kinds != ("CrossEntropyLoss",) or only.classes < 2:
+            return None
+        loss = history.scalar(Scalar.LOSS).finite()
+        uniform = math.log(only.classes)
+        first = loss.values[: self.observations]
+        if len(first) < self.observations or not (loss.values < 0).all():
+            return None
+        # A policy gradient is negative too, but its advantages are not all near -1.
+        if not (np.abs(first / -uniform - 1) <= self.sign_tolerance).all():
+            return None
+        return _Mismatch(
+            only.step,
+            f"the cross entropy has the wrong sign: the loss started at {number(float(first[0]))}",
+            "loss = F.cross_entropy(logits, target)  # without the minus",
+            (
+                Evidence(
+                    quantity="loss at the start",
+                    seen=float(first[0]),
+                    limit=0.0,
+                    direction="below",
+                    healthy=(0.0, None),
+                    text="a cross entropy is not negative",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(quantity="ln(classes)", seen=uniform),
             ),
         )
 
