@@ -18,6 +18,7 @@ from trainvitals.capture.backends import native
 from trainvitals.capture.backends.members import is_dense
 from trainvitals.capture.backends.plain_outputs import measure
 from trainvitals.capture.backends.shapes import shape_of
+from trainvitals.capture.hooks import call_s
 from trainvitals.capture.liveness import Liveness, Mode, mode_of
 from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward, in_checkpoint
 
@@ -109,7 +110,7 @@ class WatchedModule:
         except Exception as error:  # noqa: BLE001 - never into the training
             outputs.failed(self, error)
         finally:
-            outputs.own_s += self._usual_at_most(time.perf_counter() - started)
+            outputs.own_s += call_s() + self._usual_at_most(time.perf_counter() - started)
 
     def _usual_at_most(self, elapsed_s: float) -> float:
         """Return the time of a call, without the time in which another thread ran instead.
