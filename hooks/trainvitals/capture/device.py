@@ -78,6 +78,11 @@ def recorded(device: torch.device, *, timing: bool = False) -> Any:
     return event
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether launches on `device` go into a CUDA graph of the user instead of being run now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 @contextmanager
 def launches(device: torch.device) -> Iterator[None]:
     """Launch kernels on `device` inside this block; the next transfer adds up their time.

@@ -18,6 +18,7 @@ from torch import Tensor
 from trainvitals.capture.device import (
     PinnedMemory,
     Span,
+    is_capturing,
     launches,
     recorded,
     seconds_of,
@@ -68,7 +69,9 @@ class Transfer:
         if len(self._waiting) >= WAITING_MAX:
             self._dropped += self._waiting.popleft().copies
             self.given_up += 1
-        remotes, step.remote = step.remote, []
+        # In a graph the copies would be repeated later, into memory that is used for other steps.
+        remotes = [r for r in step.remote if not is_capturing(r.values.device)]
+        step.remote = []
         devices = dict.fromkeys(r.values.device for r in remotes)
         copies = [self._copy([r for r in remotes if r.values.device == d], d) for d in devices]
         self._waiting.append(_Waiting(step, copies, emit, take_spans()))

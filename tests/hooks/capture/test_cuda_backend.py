@@ -302,3 +302,19 @@ def test_a_watched_training_on_cuda_never_waits(fused, request):
         request.getfixturevalue("sync_is_an_error")
         train(10)
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@on_cuda
+@needs_triton
+def test_a_step_inside_a_cuda_graph_is_not_measured():
+    members = trained("cuda")
+    [group] = groups_of(members)
+    transfer, steps = Transfer(), []
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run_step(group, members, transfer, steps)
+    graph.replay()
+    transfer.poll(wait=True)
+    assert not steps[-1].matrices
+    assert not steps[-1].totals

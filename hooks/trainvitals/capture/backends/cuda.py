@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainvitals.capture.backends.device_tables import OPTIONS, WIDTH, Table, addresses_of, kernels
 from trainvitals.capture.backends.members import Member
 from trainvitals.capture.backends.plain import PlainGroup, Unscale
-from trainvitals.capture.device import Uploads, launches
+from trainvitals.capture.device import Uploads, is_capturing, launches
 from trainvitals.capture.guard import log
 from trainvitals.capture.parameters import DTYPES, local_of, reason_not_measured
 from trainvitals.capture.step import Step
@@ -138,6 +138,8 @@ class CudaGroup:
     ) -> None:
         """Write the statistics of each weight, and copy the trained ones if `keep`."""
         self._kept = None
+        if is_capturing(self._device):
+            return
         table = self._weight_table(frozen=frozen)
         if table is None:
             return
@@ -159,7 +161,7 @@ class CudaGroup:
     def updates(self, step: Step) -> None:
         """Write the statistics of each change since `weights`."""
         kept, self._kept = self._kept, None
-        if kept is None:
+        if kept is None or is_capturing(self._device):
             return
         table = kept.table
         if not table.is_current():
@@ -237,10 +239,12 @@ class CudaGroup:
     def _found(self) -> list[Tensor | None] | None:
         """Return the gradient of each parameter, None where none can be measured.
 
-        Returns None if one is sparse. A gradient elsewhere or of another size is left out: an
-        address that cannot be read would end the training.
+        Returns None if one is sparse, and nothing while a CUDA graph is recorded. A gradient
+        elsewhere or of another size is left out: reading a wrong address would end the training.
         """
         found: list[Tensor | None] = []
+        if is_capturing(self._device):
+            return found
         for member, size in zip(self._members, self._sizes, strict=True):
             gradient = member.parameter.grad
             if gradient is not None:
