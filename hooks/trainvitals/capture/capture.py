@@ -382,6 +382,7 @@ class Capture:
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,
+            compiled=self._outputs.compiled,
             full_steps=self._measurement.full_steps,
         )
         for name, reason in unseen.items():

@@ -134,3 +134,10 @@ def call_s() -> float:
         return max(0.0, fastest() - without) / CALLS
     finally:
         hooked.remove()
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` was applied to this module, its `forward`, or in place."""
+    forward = vars(module).get("forward")
+    in_place = vars(module).get("_compiled_call_impl") is not None
+    return in_place or hasattr(forward, "_torchdynamo_orig_callable")

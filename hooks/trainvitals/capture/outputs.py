@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainvitals.capture.backends import native
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.hooks import Hooked
+from trainvitals.capture.hooks import Hooked, is_compiled
 from trainvitals.capture.modules import CallSite, WatchedModule
 from trainvitals.capture.order import ForwardOrder, ModuleFacts
 from trainvitals.capture.parameters import NORMS, RECURRENT
@@ -99,6 +99,12 @@ class Outputs:
     def names(self) -> tuple[str, ...]:
         """The modules measured up to now, in the order of their first call."""
         return tuple(dict.fromkeys(site.watched.name for site in self._sites))
+
+    @property
+    def compiled(self) -> tuple[str, ...]:
+        """The modules of compiled parts of the model whose output was not measured up to now."""
+        silent = [w for w in self._watched.values() if w.is_wanted and not w.sites]
+        return tuple(w.name for w in silent if self._is_in_compiled_part(w.module))
 
     # Called by WatchedModule.
 
@@ -215,6 +221,13 @@ class Outputs:
             nonlinearity=facts.nonlinearity,
             flags=tuple(flags),
         )
+
+    def _is_in_compiled_part(self, module: nn.Module | None) -> bool:
+        while module is not None:
+            if is_compiled(module):
+                return True
+            module = self._parents.get(id(module))
+        return False
 
     def _new_matrix(self) -> None:
         self._written = False

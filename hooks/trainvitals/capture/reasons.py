@@ -58,6 +58,10 @@ NO_FORWARD: Final = (
     "no watched module was called. Calls inside torch.compile cannot be observed; otherwise pass "
     "the model that is trained, not a copy of it."
 )
+COMPILED: Final = (
+    "the outputs of {count} modules, {first:.60} first, cannot be observed inside torch.compile. "
+    "To see them, train some steps without compiling this part of the model."
+)
 
 NORM_OF_SHARDS: Final = (
     "the parameters are sharded ({:.60}): gradient_norm_of_shards is this rank's part. The total "
@@ -77,11 +81,13 @@ def unseen(
     unknown_optimizers: Sequence[str],
     activations: bool,
     eval_mode: bool,
+    compiled: Sequence[str],
     full_steps: int,
 ) -> dict[str, str]:
     """Return name → reason for data that is missing after `steps` steps, `full_steps` of them full.
 
     `loss`, `optimizer_stepped` and `activations`: whether each was observed, or was switched off.
+    `compiled`: the modules that were not observed in a compiled part of the model.
     """
     found = {}
     if not optimizer_stepped:
@@ -92,7 +98,9 @@ def unseen(
         found["steps"] = FIRST_NEVER_STEPPED
     if steps and not loss:
         found["loss"] = NO_LOSS.format(steps=steps)
-    if full_steps and not activations:
+    if full_steps and compiled:
+        found["activations"] = COMPILED.format(count=len(compiled), first=compiled[0])
+    elif full_steps and not activations:
         found["activations"] = EVAL_MODE if eval_mode else NO_FORWARD
     return found
 
