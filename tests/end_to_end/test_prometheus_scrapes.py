@@ -96,7 +96,7 @@ class _Live:
 
     def report(self):
         layer = Place("layer.weight", kind="weight")
-        update = np.full((100, 1, 3), np.nan, np.float32)
+        update = np.full((100, 1, len(STATISTICS[Stream.UPDATE])), np.nan, np.float32)
         update[:, 0, STATISTICS[Stream.UPDATE].index(Stat.RATIO)] = 2e-3
         more = (
             Layout(Stream.UPDATE, 0, STATISTICS[Stream.UPDATE], (layer,)),
