@@ -8,7 +8,18 @@ import numpy as np
 
 from trainvitals.api.schema import Diagnosis, Finding, Verdict
 from trainvitals.diagnosis.causes import headline_of
-from trainvitals.wire import Batch, Frame, Layout, Place, Record, RunStart, Stat, Stream, encode
+from trainvitals.wire import (
+    Batch,
+    Frame,
+    Layout,
+    Place,
+    Record,
+    RunStart,
+    Stat,
+    Stream,
+    decode,
+    encode,
+)
 from trainvitals_server.store import Ack, Store
 
 SOURCE = b"0123456789abcdef"
@@ -46,7 +57,8 @@ def frame(stream: Stream, steps: Sequence[int], values: np.ndarray, *, version: 
 
 
 def ingest(store: Store, sent: Batch) -> Ack:
-    return store.ingest(sent, encode(sent))
+    body = encode(sent)
+    return store.ingest(decode(body), body)
 
 
 def diagnosis(findings: Sequence[Finding], *, health: float, step: int) -> Diagnosis:

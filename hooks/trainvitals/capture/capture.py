@@ -385,7 +385,7 @@ class Capture:
             compiled=self._outputs.compiled,
             full_steps=self._measurement.full_steps,
         )
-        for name, reason in unseen.items():
+        for name, reason in (unseen | self._outputs.skipped).items():
             if name not in self.not_watched:
                 self._report(name, reason)
 

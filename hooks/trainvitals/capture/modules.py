@@ -21,6 +21,7 @@ from trainvitals.capture.backends.shapes import shape_of
 from trainvitals.capture.hooks import call_s
 from trainvitals.capture.liveness import Liveness, Mode, mode_of
 from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward, in_checkpoint
+from trainvitals.capture.parameters import DTYPES, reason_not_measured
 
 if TYPE_CHECKING:
     from trainvitals.capture.outputs import Outputs
@@ -72,7 +73,10 @@ class CallSite:
 
 
 class WatchedModule:
-    """A module with a hook; `mode` says what its entries are, once the first pass was seen."""
+    """A module with a hook; `mode` says what its entries are, once the first pass was seen.
+
+    `skipped` is the reason why an output could not be measured, "" if there was none.
+    """
 
     def __init__(self, module: nn.Module, name: str, outputs: Outputs, *, wanted: bool) -> None:
         self.module = module
@@ -81,6 +85,7 @@ class WatchedModule:
         self.sites: list[CallSite] = []
         self.is_wanted = wanted
         self.mode = Mode.PLAIN
+        self.skipped = ""
         self._outputs = outputs
         self._usual_s = 0.0
         self._has_parameters = next(module.parameters(False), None) is not None
@@ -123,15 +128,34 @@ class WatchedModule:
 
     def _measure(self, output: object) -> None:
         tensor = first_tensor(output)
-        if not self.is_wanted or tensor is None or not tensor.is_floating_point():
+        if not self.is_wanted or tensor is None:
             return
-        if tensor.layout is not torch.strided or type(tensor) not in (Tensor, nn.Parameter):
+        if not _is_plain(tensor):
+            if tensor.is_floating_point() or tensor.is_complex():
+                self.skipped = _reason_of(tensor)
             return
         call = min(self.calls, CALL_SITES_MAX - 1)
         self.calls += 1
         if call == len(self.sites):
             self.sites.append(self._outputs.new_site(self, call))
         self.sites[call].measure(tensor, self._outputs)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    # A nested tensor is a Tensor whose layout is strided; a meta tensor has no data.
+    return (
+        tensor.dtype in DTYPES
+        and type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_meta
+    )
+
+
+def _reason_of(tensor: Tensor) -> str:
+    if type(tensor) in (Tensor, nn.Parameter) and (reason := reason_not_measured(tensor)):
+        return reason
+    return f"it is a {type(tensor).__name__}"
 
 
 def first_tensor(output: object) -> Tensor | None:

@@ -106,6 +106,12 @@ class Outputs:
         silent = [w for w in self._watched.values() if w.is_wanted and not w.sites]
         return tuple(w.name for w in silent if self._is_in_compiled_part(w.module))
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Name → reason, for the modules all of whose outputs could not be measured up to now."""
+        silent = [w for w in self._watched.values() if w.skipped and not w.sites]
+        return {f"output of {w.name}": w.skipped for w in silent}
+
     # Called by WatchedModule.
 
     def saw(self, watched: WatchedModule, args: object) -> None:

@@ -23,10 +23,14 @@ from trainvitals.diagnosis.rules.no_signal import NoSignal
 from trainvitals.diagnosis.rules.no_supervision import NoSupervision
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
+from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
+from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
+from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
+from trainvitals.diagnosis.rules.unnormalised_input import UnnormalisedInput
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
 from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
 
@@ -47,12 +51,16 @@ RULES: tuple[type[Rule], ...] = (
     LossTermInactive,
     NoLearning,
     LossSpike,
+    Overfitting,
     LearningRateTooHigh,
     LearningRateTooLow,
     ParameterNotUpdated,
     WrongTrainEvalMode,
+    ScheduleEndedEarly,
     BiasDrift,
+    UnnormalisedInput,
     ConstantOrDuplicateInput,
+    TargetNotScaled,
     NonFiniteValue,
     MonitorDegraded,
 )

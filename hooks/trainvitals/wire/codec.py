@@ -85,6 +85,12 @@ class _FrameHeader(msgspec.Struct, frozen=True, tag="frame"):
 _HeaderRecord = RunStart | Layout | _FrameHeader | Event | NotWatched | Heartbeat | Dropped | RunEnd
 
 
+class _RawRecords(msgspec.Struct, frozen=True):
+    """The header with its records as slices."""
+
+    records: tuple[msgspec.Raw, ...]
+
+
 class _Header(msgspec.Struct, frozen=True):
     run: str
     project: str
@@ -97,6 +103,8 @@ class _Header(msgspec.Struct, frozen=True):
 
 _header_encoder = msgspec.msgpack.Encoder()
 _header_decoder = msgspec.msgpack.Decoder(_Header)
+_raw_decoder = msgspec.msgpack.Decoder(_RawRecords)
+_frame_decoder = msgspec.msgpack.Decoder(_FrameHeader)
 
 
 def encode(batch: Batch) -> bytes:
@@ -174,6 +182,30 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
     )
 
 
+def frame_slices(body: bytes, batch: Batch) -> dict[int, tuple[memoryview, memoryview]]:
+    """Return (header, values) of each frame of `batch`, by its position in the batch.
+
+    `batch` is what `decode` returned for `body`. Both parts are slices of `body`, without a copy;
+    `read_frame` reads them.
+    """
+    header_bytes = _PREFIX.unpack_from(body)[2]
+    at = _PREFIX.size + header_bytes
+    whole = memoryview(body)
+    headers = _raw_decoder.decode(whole[_PREFIX.size : at]).records
+    slices: dict[int, tuple[memoryview, memoryview]] = {}
+    for position, (raw, record) in enumerate(zip(headers, batch.records, strict=True)):
+        if isinstance(record, Frame):
+            end = at + record.values.nbytes
+            slices[position] = (memoryview(raw), whole[at:end])
+            at = end
+    return slices
+
+
+def read_frame(header: bytes | memoryview, values: bytes | memoryview) -> Frame:
+    """Return the frame of two slices of a body (`frame_slices`); its values are a view."""
+    return _frame(_frame_decoder.decode(header), values, 0)
+
+
 def merge_frames(records: tuple[Record, ...] | list[Record]) -> list[Record]:
     """Return the records with neighbouring frames of one stream and layout merged.
 
@@ -234,20 +266,22 @@ def _records(header: _Header, blocks: memoryview, limits: Limits) -> tuple[Recor
         if not isinstance(record, _FrameHeader):
             records.append(record)
             continue
-        shape = (len(record.steps), record.places, record.statistics)
-        count = math.prod(shape)
-        block = np.frombuffer(blocks, dtype="<f4", count=count, offset=at).reshape(shape)
-        at += count * 4
-        records.append(
-            Frame(
-                record.stream,
-                record.layout,
-                np.array(record.steps, dtype=np.int64),
-                np.array(record.times, dtype=np.float64),
-                block,
-            )
-        )
+        frame = _frame(record, blocks, at)
+        at += frame.values.nbytes
+        records.append(frame)
     return tuple(records)
+
+
+def _frame(header: _FrameHeader, blocks: bytes | memoryview, at: int) -> Frame:
+    shape = (len(header.steps), header.places, header.statistics)
+    values = np.frombuffer(blocks, dtype="<f4", count=math.prod(shape), offset=at)
+    return Frame(
+        header.stream,
+        header.layout,
+        np.array(header.steps, dtype=np.int64),
+        np.array(header.times, dtype=np.float64),
+        values.reshape(shape),
+    )
 
 
 def _check_identity(header: _Header, limits: Limits) -> None:

@@ -15,11 +15,12 @@ import sqlalchemy as sa
 
 from trainvitals.diagnosis.history import NONFINITE_SCALARS, History
 from trainvitals.wire import Frame, NotWatched, Stat, Stream
+from trainvitals.wire.codec import read_frame
 from trainvitals_server.store import runs
 from trainvitals_server.store.models import Chunk, LogFrame, Run
 from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
-from trainvitals_server.store.track_rows import AXIS_GROUP, Rows, log_rows, read_rows
+from trainvitals_server.store.track_rows import AXIS_GROUP, read_rows
 
 HISTORIES_MAX = 64
 SEGMENTS_MAX = 24
@@ -86,23 +87,22 @@ def _continue(connection: sa.Connection, kept: _Kept, tracks: list[TimelineTrack
     if all(kept.rows.get(pk, 0) == d.rows for pk, d in by_track.items()):
         return True
     wanted = (
-        sa.select(LogFrame.pk, LogFrame.track_pk, LogFrame.n, LogFrame.axis, LogFrame.values)
+        sa.select(LogFrame.pk, LogFrame.track_pk, LogFrame.n, LogFrame.header, LogFrame.values)
         .where(LogFrame.track_pk.in_(by_track), LogFrame.pk > kept.log_pk)
         .order_by(LogFrame.pk)
     )
-    parts: list[tuple[TimelineTrack, Rows]] = []
-    for pk, track_pk, n, axis, values in connection.execute(wanted):
-        track = by_track[track_pk]
-        parts.append((track, log_rows(n, axis, values, track.shape)))
+    frames: list[Frame] = []
+    for pk, track_pk, n, header, values in connection.execute(wanted):
+        frames.append(read_frame(header, values))
         kept.rows[track_pk] = kept.rows.get(track_pk, 0) + n
         kept.log_pk = pk
     if any(kept.rows.get(pk, 0) != d.rows for pk, d in by_track.items()):
         return False  # some were sealed before this read, or committed out of order
-    for track, rows in parts:
-        steps = kept.history.steps(track.layout.stream)
-        if len(steps) and len(rows.steps) and rows.steps[0] <= steps[-1]:
+    for frame in frames:
+        steps = kept.history.steps(frame.stream)
+        if len(steps) and frame.steps[0] <= steps[-1]:
             return False  # a late batch: rows must be added in step order
-        _add(kept.history, track, rows)
+        kept.history.add(frame)
     return True
 
 
@@ -119,10 +119,11 @@ def _rebuild(
     kept.log_pk = connection.scalar(newest) or 0
     for track in tracks:
         kept.history.add(track.layout)
-        series = np.arange(track.shape.series)
         left_out = _left_out(connection, track.shape.pk, wanted)
-        rows = read_rows(connection, track.shape, series, hi=track.until, without=left_out)
-        _add(kept.history, track, rows)
+        rows = read_rows(connection, track.shape, hi=track.until, without=left_out)
+        if len(rows.steps):
+            key = (track.layout.stream, track.layout.version)
+            kept.history.add(Frame(*key, rows.steps, rows.times, rows.values))
         kept.rows[track.shape.pk] = track.rows
     return kept
 
@@ -167,12 +168,3 @@ def _left_out(
     for first, last in wanted_spans:
         read |= {row.segment for row in rows if row.lo <= last and row.hi >= first}
     return [segment for segment in segments if segment not in read]
-
-
-def _add(history: History, track: TimelineTrack, rows: Rows) -> None:
-    if not len(rows.steps):
-        return
-    shape = track.shape
-    values = rows.values.reshape(-1, shape.statistics, shape.places).transpose(0, 2, 1)
-    layout = track.layout
-    history.add(Frame(layout.stream, layout.version, rows.steps, rows.times, values))

@@ -80,12 +80,10 @@ class Writing:
         tracks = self._tracks(source.pk)
         rows: dict[int, int] = {}
         log: list[dict[str, Any]] = []
-        prepared = {position: (axis, values) for position, _, axis, values in self.prepared.frames}
         for position, record in enumerate(batch.records):
             if isinstance(record, Frame):
                 track = self._fitting(tracks, record)
-                axis, values = prepared[position]
-                log.append(self._log_row(track.pk, position, record, axis, values))
+                log.append(self._log_row(track.pk, position, record))
                 rows[track.pk] = rows.get(track.pk, 0) + len(record.steps)
                 update.frame(record, track.layout)
             elif isinstance(record, Layout):
@@ -276,9 +274,8 @@ class Writing:
             )
         return track
 
-    def _log_row(
-        self, track_pk: int, part: int, frame: Frame, axis: bytes, values: bytes
-    ) -> dict[str, Any]:
+    def _log_row(self, track_pk: int, part: int, frame: Frame) -> dict[str, Any]:
+        header, values = self.prepared.frames[part]
         return {
             "track_pk": track_pk,
             "seq": self.prepared.batch.seq,
@@ -286,7 +283,7 @@ class Writing:
             "lo": int(frame.steps[0]),
             "hi": int(frame.steps[-1]),
             "n": len(frame.steps),
-            "axis": axis,
+            "header": header,
             "values": values,
         }
 

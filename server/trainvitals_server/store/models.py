@@ -195,10 +195,11 @@ class LogFrame(Base):
     hi: Mapped[int]
     """First and last step."""
     n: Mapped[int]
-    axis: Mapped[bytes]
-    """Steps (int64), then times (float64), little-endian."""
+    header: Mapped[bytes]
+    """The frame's part of the batch's header, as received: stream, layout, steps, times, shape.
+    All rows have wire version 1: another version needs a column that tells them apart."""
     values: Mapped[bytes]
-    """float32, little-endian, (n, places, statistics)."""
+    """The frame's float32 block, as received: (n, places, statistics), little-endian."""
 
 
 class Chunk(Base):

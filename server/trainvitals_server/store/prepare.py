@@ -1,4 +1,4 @@
-"""Check and serialise a batch before it enters the write queue.
+"""Check a batch, and slice its frames out of the body, before it enters the write queue.
 
 Values that the wire format allows but no column can hold are refused here, in the request's thread,
 because the single writer thread limits the ingest rate.
@@ -10,9 +10,8 @@ import math
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
-
-from trainvitals.wire import Batch, Dropped, Event, Frame, Heartbeat, RunEnd, RunStart
+from trainvitals.wire import Batch, Dropped, Event, Heartbeat, RunEnd, RunStart
+from trainvitals.wire.codec import frame_slices
 from trainvitals_server.store.types import RequestRefused
 
 STATES = ("finished", "failed", "stopped")
@@ -21,25 +20,24 @@ STEP_MAX = 2**53
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch with its checksum and serialised frames."""
+    """A batch with its checksum and the bytes of its frames."""
 
     batch: Batch
     crc: int
     size: int
-    frames: tuple[tuple[int, Frame, bytes, bytes], ...]
-    """(position, frame, axis, values)"""
+    frames: dict[int, tuple[memoryview, memoryview]]
+    """Position → (header, values): slices of the body."""
 
 
 def prepare(batch: Batch, body: bytes) -> Prepared:
-    """Return `batch` ready to be written. Raises RequestRefused for numbers out of range."""
-    frames = []
-    for position, record in enumerate(batch.records):
+    """Return `batch`, decoded from `body`, ready to be written.
+
+    Raises:
+        RequestRefused: a number is out of range.
+    """
+    for record in batch.records:
         _check(record)
-        if isinstance(record, Frame):
-            axis = record.steps.astype("<i8").tobytes() + record.times.astype("<f8").tobytes()
-            values = np.ascontiguousarray(record.values, "<f4").tobytes()
-            frames.append((position, record, axis, values))
-    return Prepared(batch, zlib.crc32(body), len(body), tuple(frames))
+    return Prepared(batch, zlib.crc32(body), len(body), frame_slices(body, batch))
 
 
 def _check(record: object) -> None:

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
+from trainvitals.wire import Frame
+from trainvitals.wire.codec import read_frame
 from trainvitals_server.store.blocks import CODEC, pack
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
 from trainvitals_server.store.tiers import TIER_FACTOR, TIERS, Spans
-from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, Rows, TrackShape, log_rows
+from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, TrackShape, step_order
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +48,12 @@ def segment_rows(series: int) -> int:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Rows that are sealed together."""
+    """Frames that are sealed together."""
 
     track: TrackShape
     log: tuple[int, ...]
     """Primary keys of the log rows."""
-    rows: Rows
+    frames: tuple[Frame, ...]
 
 
 class Compactor:
@@ -116,26 +120,26 @@ class Compactor:
 
     def _next_segment(self, track: TrackShape) -> _Segment | None:
         wanted = (
-            sa.select(LogFrame.pk, LogFrame.n, LogFrame.axis, LogFrame.values)
+            sa.select(LogFrame.pk, LogFrame.n, LogFrame.header, LogFrame.values)
             .where(LogFrame.track_pk == track.pk)
             .order_by(LogFrame.lo, LogFrame.pk)
         )
         keys: list[int] = []
-        parts: list[Rows] = []
+        frames: list[Frame] = []
         count = 0
         with self._database.read() as connection:
-            for pk, n, axis, values in connection.execute(wanted):
+            for pk, n, header, values in connection.execute(wanted):
                 keys.append(pk)
-                parts.append(log_rows(n, axis, values, track))
+                frames.append(read_frame(header, values))
                 count += n
                 if count >= segment_rows(track.series):
                     break
         if not keys:
             return None
-        return _Segment(track, tuple(keys), Rows.joined(parts, track.series))
+        return _Segment(track, tuple(keys), tuple(frames))
 
     def _seal(self, segment: _Segment) -> None:
-        chunks = chunks_of(segment.track, segment.rows)
+        chunks = chunks_of(segment.track, segment.frames)
 
         def write(connection: sa.Connection) -> None:
             track = sa.select(Track.segments).where(Track.pk == segment.track.pk)
@@ -187,19 +191,41 @@ def prune_keys(connection: sa.Connection, source_pk: int) -> int:
     return pruned
 
 
-def chunks_of(track: TrackShape, rows: Rows) -> list[dict[str, Any]]:
+def series_of(
+    track: TrackShape, frames: Sequence[Frame]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Return (steps, times, values) of all frames; `values` has one row for each series.
+
+    Steps ascend. For a repeated step, the last frame is used.
+    """
+    steps = np.concatenate([frame.steps for frame in frames])
+    times = np.concatenate([frame.times for frame in frames])
+    values = np.empty((track.statistics, track.places, len(steps)), np.float32)
+    at = 0
+    # Transpose each frame on its own, in the CPU's cache. Joining the frames first and transposing
+    # the result takes 4 to 6 times as long.
+    for frame in frames:
+        end = at + len(frame.steps)
+        values[:, :, at:end] = frame.values.T
+        at = end
+    order = step_order(steps)
+    return steps[order], times[order], values.reshape(track.series, at)[:, order]
+
+
+def chunks_of(track: TrackShape, frames: Sequence[Frame]) -> list[dict[str, Any]]:
     """Return the chunks of one segment at all tiers, without the segment number."""
-    values = np.ascontiguousarray(rows.values.T)
-    axis = np.stack([rows.steps, rows.times.astype("<f8").view("<i8")])
-    common = {"track_pk": track.pk, "lo": int(rows.steps[0]), "hi": int(rows.steps[-1])}
-    chunks = [_chunk(common, 0, AXIS_GROUP, len(rows.steps), axis)]
+    steps, times, values = series_of(track, frames)
+    axis = np.stack([steps, times.astype("<f8").view("<i8")])
+    common = {"track_pk": track.pk, "lo": int(steps[0]), "hi": int(steps[-1])}
+    chunks = [_chunk(common, 0, AXIS_GROUP, len(steps), axis)]
     groups = range(0, track.series, GROUP_SERIES)
     chunks += [
-        _chunk(common, 0, at // GROUP_SERIES, len(rows.steps), values[at : at + GROUP_SERIES])
+        _chunk(common, 0, at // GROUP_SERIES, len(steps), values[at : at + GROUP_SERIES])
         for at in groups
     ]
     for at in groups:
-        spans = Spans.of_rows(rows.steps, rows.values[:, at : at + GROUP_SERIES])
+        rows = np.ascontiguousarray(values[at : at + GROUP_SERIES].T)
+        spans = Spans.of_rows(steps, rows)
         for tier in TIERS:
             spans = spans.every(TIER_FACTOR)
             n = len(spans)

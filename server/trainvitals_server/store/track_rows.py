@@ -1,18 +1,23 @@
 """Read the steps and values of one track from its sealed segments and its log.
 
 Comes in: a track, a range of steps, the numbers of the requested series.
-Goes out: `Rows`: steps ascending, one column for each series, values exactly as sent.
+Goes out: `Rows`: steps ascending, values exactly as sent. All series of a track have the shape of a
+          frame (steps × places × statistics), requested series have one column each.
+Start at `read_rows`. The log holds frames as received; `trainvitals.wire.codec.read_frame` is the
+only function that reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from trainvitals.wire import Frame
+from trainvitals.wire.codec import read_frame
 from trainvitals_server.store.blocks import unpack
 from trainvitals_server.store.models import Chunk, LogFrame
 
@@ -30,31 +35,37 @@ class TrackShape:
 
     @property
     def series(self) -> int:
-        """Number of columns: places × statistics, numbered statistic-major."""
+        """Number of series: places × statistics, numbered statistic-major."""
         return self.places * self.statistics
+
+    def block(self, columns: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return steps × series as a view: steps × places × statistics."""
+        return columns.reshape(len(columns), self.statistics, self.places).transpose(0, 2, 1)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Captured steps of one track. `values` is float32, shape (steps, requested series)."""
+    """Captured steps of one track.
+
+    `values` is float32, shape (steps, requested series) or (steps, places, statistics).
+    """
 
     steps: npt.NDArray[np.int64]
     times: npt.NDArray[np.float64]
     values: npt.NDArray[np.float32]
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows], series: int) -> Rows:
-        """Return all parts as one, steps ascending. For a repeated step, the last part is used."""
+    def joined(cls, parts: Sequence[Rows | Frame], width: tuple[int, ...]) -> Rows:
+        """Return all parts as one, steps ascending. For a repeated step, the last part is used.
+
+        `width` is the shape of a part's values without the steps.
+        """
         if not parts:
-            return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, series), np.float32))
+            return cls(np.empty(0, np.int64), np.empty(0), np.empty((0, *width), np.float32))
         steps = np.concatenate([part.steps for part in parts])
         times = np.concatenate([part.times for part in parts])
         values = np.concatenate([part.values for part in parts])
-        if np.all(steps[1:] > steps[:-1]):
-            return cls(steps, times, values)
-        order = np.argsort(steps, kind="stable")
-        last = np.append(steps[order][1:] != steps[order][:-1], True)
-        order = order[last]
+        order = step_order(steps)
         return cls(steps[order], times[order], values[order])
 
     def between(self, lo: int, hi: int) -> Rows:
@@ -63,10 +74,20 @@ class Rows:
         return Rows(self.steps[a:b], self.times[a:b], self.values[a:b])
 
 
+def step_order(steps: npt.NDArray[np.int64]) -> slice | npt.NDArray[np.intp]:
+    """Return the index that orders rows by step and takes the last row of a repeated step."""
+    if np.all(steps[1:] > steps[:-1]):
+        return slice(None)  # an index array would copy the rows
+    order = np.argsort(steps, kind="stable")
+    ordered = steps[order]
+    last: npt.NDArray[np.intp] = order[np.append(ordered[1:] != ordered[:-1], True)]
+    return last
+
+
 def read_rows(
     connection: sa.Connection,
     shape: TrackShape,
-    series: npt.NDArray[np.int64],
+    series: npt.NDArray[np.int64] | None = None,
     *,
     lo: int = 0,
     hi: int = 2**62,
@@ -74,12 +95,20 @@ def read_rows(
 ) -> Rows:
     """Return the rows with lo ≤ step < hi of the series with the numbers `series`.
 
-    Sealed segments in `without` are skipped; the log is always read.
+    Without `series`, return all as steps × places × statistics. Sealed segments in `without` are
+    skipped; the log is always read.
     """
-    sealed = _sealed(connection, shape, series, lo, hi, frozenset(without))
-    return Rows.joined([*sealed, *_logged(connection, shape, series, lo, hi)], len(series)).between(
-        lo, hi
-    )
+    numbers = np.arange(shape.series) if series is None else series
+    sealed: Sequence[Rows] = _sealed(connection, shape, numbers, lo, hi, frozenset(without))
+    logged: Iterable[Rows | Frame] = _logged(connection, shape.pk, lo, hi)
+    width: tuple[int, ...] = (len(numbers),)
+    if series is None:
+        sealed = [Rows(part.steps, part.times, shape.block(part.values)) for part in sealed]
+        width = (shape.places, shape.statistics)
+    else:
+        place, statistic = numbers % shape.places, numbers // shape.places
+        logged = (Rows(f.steps, f.times, f.values[:, place, statistic]) for f in logged)
+    return Rows.joined([*sealed, *logged], width).between(lo, hi)
 
 
 def _sealed(
@@ -136,30 +165,12 @@ def _segments(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> lis
     return list(connection.scalars(wanted))
 
 
-def _logged(
-    connection: sa.Connection, shape: TrackShape, series: npt.NDArray[np.int64], lo: int, hi: int
-) -> list[Rows]:
+def _logged(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> Iterator[Frame]:
+    """Yield the frames one by one: a reader of few series must not hold all of their values."""
     wanted = (
-        sa.select(LogFrame.n, LogFrame.axis, LogFrame.values)
-        .where(LogFrame.track_pk == shape.pk, LogFrame.lo < hi, LogFrame.hi >= lo)
+        sa.select(LogFrame.header, LogFrame.values)
+        .where(LogFrame.track_pk == track_pk, LogFrame.lo < hi, LogFrame.hi >= lo)
         .order_by(LogFrame.seq, LogFrame.part)
     )
-    return [
-        log_rows(n, axis, values, shape, series) for n, axis, values in connection.execute(wanted)
-    ]
-
-
-def log_rows(
-    n: int,
-    axis: bytes,
-    values: bytes,
-    shape: TrackShape,
-    series: npt.NDArray[np.int64] | None = None,
-) -> Rows:
-    """Return one frame of the log; without `series`, return all series, statistic-major."""
-    steps = np.frombuffer(axis, "<i8", n)
-    times = np.frombuffer(axis, "<f8", n, offset=8 * n)
-    frame = np.frombuffer(values, "<f4").reshape(n, shape.places, shape.statistics)
-    if series is None:
-        return Rows(steps, times, frame.transpose(0, 2, 1).reshape(n, shape.series))
-    return Rows(steps, times, frame[:, series % shape.places, series // shape.places])
+    for header, values in connection.execute(wanted):
+        yield read_frame(header, values)

@@ -298,7 +298,7 @@ SICK = {
         lambda: sgd(scaled_normal(3.0, 64, 64, 64, 10, activation=nn.Tanh), 1e-3, steps=60),
     ),
     "targets around 50": (
-        "bias_drift",
+        "target_not_scaled",
         lambda: sgd(layers(8, 1), 3e-3, loss=F.mse_loss, data=regression(50.0), batch=32),
     ),
     "a head's bias at a rate of 10": ("bias_drift", fast_head_bias),

@@ -2,16 +2,20 @@
 
 import stat
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import make_url
 
-from helpers.batches import batch, ingest, start
+from helpers.batches import batch, ingest, scalar_frame, scalars, start
+from trainvitals.wire import Heartbeat, Scalar, Stat, Stream
+from trainvitals.wire.codec import read_frame
 from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import StoreUnusable, migrate
 from trainvitals_server.store.models import Base
+from trainvitals_server.store.seal import Compactor
 
 
 def engine_of(url: str) -> sa.Engine:
@@ -35,6 +39,48 @@ def test_opening_twice_keeps_what_is_there(database_url):
     again = Store.open(database_url)
     assert again.run("r") is not None
     again.close()
+
+
+def make_revision_2(url: str) -> None:
+    """Give the log the form that it had before revision 0003: steps and times, 8 bytes each."""
+    with engine_of(url).begin() as connection:
+        rows = connection.execute(sa.text('SELECT pk, header, "values" FROM ingest_log')).all()
+        for pk, header, values in rows:
+            frame = read_frame(header, values)
+            axis = frame.steps.astype("<i8").tobytes() + frame.times.astype("<f8").tobytes()
+            change = sa.text("UPDATE ingest_log SET header = :axis WHERE pk = :pk")
+            connection.execute(change, {"axis": axis, "pk": pk})
+        connection.execute(sa.text("ALTER TABLE ingest_log RENAME COLUMN header TO axis"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+
+
+def curve_and_history(store: Store) -> tuple[list[object], ...]:
+    """Return steps and losses, as a reader and as the rules see them."""
+    pk = store.run("r").pk
+    curve = store.curves(pk, Stream.SCALAR, Stat.VALUE, ["loss"], points=5000).spans
+    seen = store.history(pk).scalar(Scalar.LOSS)
+    losses = np.nan_to_num(curve.newest[:, 0], nan=-1)
+    return curve.first.tolist(), losses.tolist(), seen.steps.tolist(), seen.values.tolist()
+
+
+def test_rows_that_an_older_version_has_not_sealed_are_read_and_sealed(database_url):
+    records = [scalars("loss"), scalar_frame([0, 1, 2], [3.0, np.inf, 1.0])]
+    for i in range(3, 1203):
+        # A record between them, so that the frames are not merged.
+        records += [Heartbeat(1.0, i), scalar_frame([i], [float(i)])]
+    store = Store.open(database_url)
+    ingest(store, batch(start(), *records))
+    before = curve_and_history(store)
+    assert before[0] == before[2] == list(range(1203))
+    store.close()
+    make_revision_2(database_url)
+    store = Store.open(database_url)
+    assert curve_and_history(store) == before
+    while Compactor(store.database).run_once(everything=True):
+        pass
+    assert store.totals().log_rows == 0
+    assert curve_and_history(store)[:2] == before[:2]
+    store.close()
 
 
 def test_a_database_of_a_newer_version_is_left_alone(database_url):

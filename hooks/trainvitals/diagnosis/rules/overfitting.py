@@ -1,0 +1,250 @@
+"""TV506: the validation loss rises while the training loss falls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import Floats, middle, noise, trend
+from trainvitals.wire import Scalar, Stream
+
+_AROUND: Final = 10
+"""Training losses on each side of an evaluation whose median is compared with it."""
+_NEWEST: Final = 3
+"""Evaluations whose median is the current validation loss."""
+
+
+class _Best(NamedTuple):
+    """The best evaluation so far, and the losses there and now."""
+
+    at: int
+    step: int
+    validation: float
+    validation_now: float
+    training: float
+    training_now: float
+
+
+@dataclass(frozen=True)
+class Overfitting(Rule):
+    """The validation loss rises, or stays high, while the training loss falls.
+
+    ## What it detects
+    Needs `monitor.loss(value, split="validation")`. One of two cases, at least three evaluations
+    after the minimum of the validation loss (medians of three):
+    (1) The validation loss has risen by more than 10 % and twice its noise, with an upward
+    trend (Mann–Kendall), and the training loss has fallen by more than 10 % in the same time.
+    (2) The training loss is less than a tenth of the validation loss, and the validation loss was
+    never below half of the initial training loss: the training samples were memorised.
+    ## Why it matters
+    From the minimum on, the model learns what is particular to the training samples. Each further
+    step makes it worse on others, although the training loss looks better than before.
+    ## Evidence
+    The rise of the validation loss since its minimum, and the fall of the training loss.
+    ## What to do
+    - Keep the weights of the minimum (early stopping).
+    - More data or augmentation; weight decay, dropout, or a smaller model.
+    - Check the labels: noise in them is memorised first.
+    ## When it is wrong
+    The cross entropy of a classifier can rise through overconfident errors while its accuracy still
+    improves. A validation set of other data than the training set (a shifted domain) rises too.
+    ## References
+    Prechelt, "Early Stopping - But When?", 1998; Guo et al., "On Calibration of Modern Neural
+    Networks", 2017, arXiv:1706.04599.
+    """
+
+    code: ClassVar[str] = "TV506"
+    stage: ClassVar[Stage] = Stage.LOSS
+    damages_loss: ClassVar[bool] = False
+    fix: ClassVar[str] = (
+        "model.load_state_dict(best_state)  # stop here; weight decay, dropout, data"
+    )
+    refuted_by: ClassVar[str] = "A validation metric, such as the accuracy, still improves."
+
+    evaluations_min: int = threshold(6, "Minimum number of evaluations.")
+    since_minimum: int = threshold(3, "Minimum number of evaluations after the minimum.")
+    rise_min: float = threshold(
+        0.1, "Rise of the validation loss above its minimum, as a share of the minimum."
+    )
+    rise_noise: float = threshold(2.0, "The same rise as a multiple of the series' noise.")
+    p_max: float = threshold(
+        0.01, "Maximum p-value of the trend of the validation loss after its minimum."
+    )
+    training_fall: float = threshold(
+        0.1, "Fall of the training loss since the minimum, as a share; 0 to 1."
+    )
+    memorised_max: float = threshold(
+        0.1, "Training loss divided by the validation loss: memorised below this value."
+    )
+    little_learned: float = threshold(
+        0.5, "Minimum of the validation loss, divided by the initial training loss."
+    )
+    same_unit: float = threshold(
+        3.0, "Maximum factor of validation to training loss at the first evaluation, for case 2."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run, for the split that rose most."""
+        course = Course(history)
+        if not course.known:
+            return
+        found = [
+            (split, series, best)
+            for split, series in _validations(history)
+            if (best := self._best(series, course)) is not None
+        ]
+        risen = [f for f in found if self._rises(f[1], f[2])]
+        if risen:
+            split, _, best = max(risen, key=lambda f: f[2].validation_now / f[2].validation)
+            yield self._risen(split, best)
+            return
+        for split, series, best in found:
+            if self._memorised(series, best, course):
+                yield self._memory(split, best, course)
+                return
+
+    def _best(self, series: Series, course: Course) -> _Best | None:
+        """Return the minimum of the validation loss; None if it is too recent."""
+        values = series.values.astype(np.float64)
+        if len(values) < max(self.evaluations_min, _NEWEST + 1) or float(values.min()) <= 0:
+            return None
+        # A single low evaluation is noise: the minimum of medians of three.
+        smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1)
+        at = int(np.argmin(smooth)) + 1
+        if len(values) - 1 - at < self.since_minimum:
+            return None
+        step = int(series.steps[at])
+        middle_at = int(np.searchsorted(course.loss.steps, step))
+        around = course.loss.values[max(0, middle_at - _AROUND) : middle_at + _AROUND]
+        newest = course.loss.values[-2 * _AROUND :]
+        if len(around) == 0 or middle(around) <= 0:
+            return None
+        return _Best(
+            at,
+            step,
+            float(smooth[at - 1]),
+            middle(values[-_NEWEST:]),
+            middle(around),
+            middle(newest),
+        )
+
+    def _rises(self, series: Series, best: _Best) -> bool:
+        rise = best.validation_now - best.validation
+        spread = noise(series.values)
+        if rise <= self.rise_min * best.validation or rise <= self.rise_noise * spread:
+            return False
+        if best.training_now > (1 - self.training_fall) * best.training:
+            return False
+        # Without the evaluations of the minimum: noise alone rises from its own minimum.
+        p, slope = trend(series.values[best.at + 2 :].astype(np.float64))
+        return bool(p < self.p_max and slope > 0)
+
+    def _memorised(self, series: Series, best: _Best, course: Course) -> bool:
+        first = np.searchsorted(course.loss.steps, series.steps[0])
+        start = middle(course.loss.values[max(0, first - _AROUND) : first + 1])
+        ratio = float(series.values[0]) / start if start > 0 else np.inf
+        return (
+            ratio <= self.same_unit
+            and best.training_now <= self.memorised_max * best.validation_now
+            and best.validation >= self.little_learned * course.initial
+        )
+
+    def _risen(self, split: str, best: _Best) -> Finding:
+        rise = best.validation_now / best.validation - 1
+        fall = 1 - best.training_now / best.training
+        return self._finding(
+            best,
+            f"Overfitting: the {split} loss has risen by {percent(rise)} since step {best.step} "
+            f"(from {number(best.validation)} to {number(best.validation_now)}), while the "
+            f"training loss fell by {percent(fall)}.",
+            Evidence(
+                quantity=f"rise of the {split} loss since its minimum",
+                seen=rise,
+                limit=self.rise_min,
+                direction="above",
+                healthy=(None, self.rise_min / 2),
+                unit="share",
+            ),
+            Evidence(
+                quantity="fall of the training loss in the same time",
+                seen=fall,
+                limit=self.training_fall,
+                direction="above",
+                unit="share",
+            ),
+            confidence=0.9,
+        )
+
+    def _memory(self, split: str, best: _Best, course: Course) -> Finding:
+        share = best.training_now / best.validation_now
+        left = best.validation / course.initial
+        return self._finding(
+            best,
+            f"Overfitting: the training loss is {number(best.training_now)}, but the {split} loss "
+            f"was never below {number(best.validation)}, {percent(left)} of the initial loss.",
+            Evidence(
+                quantity=f"training loss divided by the {split} loss",
+                seen=share,
+                limit=self.memorised_max,
+                direction="below",
+                healthy=(0.5, None),
+                unit="share",
+            ),
+            Evidence(
+                quantity=f"minimum of the {split} loss divided by the initial training loss",
+                seen=left,
+                limit=self.little_learned,
+                direction="above",
+                unit="share",
+            ),
+            confidence=0.85,
+        )
+
+    def _finding(
+        self, best: _Best, summary: str, *evidence: Evidence, confidence: float
+    ) -> Finding:
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=best.step,
+            summary=summary,
+            evidence=evidence,
+            confidence=confidence,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return a validation loss with a minimum at step 100."""
+        rise = 0.6 + 0.004 * np.abs(np.arange(9, 300, 10) - 100)
+        return _run(rise)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a noisy validation loss that stays level, far above the training loss."""
+        return _run(0.8 + 0.05 * np.random.default_rng(1).normal(size=30))
+
+
+def _validations(history: History) -> Iterator[tuple[str, Series]]:
+    """Yield (name, finite losses) of each split other than the training split."""
+    for name in history.scalar_names():
+        split = name.removeprefix(f"{Scalar.LOSS}/")
+        if split != name and not split.lower().startswith("train"):
+            yield split, history.scalar(name).finite()
+
+
+def _run(validation: Floats) -> History:
+    """Return 300 steps with a falling loss, and one evaluation after every tenth."""
+    every = np.full(300, np.nan)
+    every[9::10] = validation
+    training = 2.3 * np.exp(-np.arange(300) / 80)
+    return Example(300).scalars(loss=training, loss__validation=every).history

@@ -1,0 +1,223 @@
+"""TV803: the targets of a regression are far from the scale of the predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.supervision import DOWNSTREAM, only_loss
+from trainvitals.wire import Event, EventKind, Scalar, Stream
+
+_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+_FIRST: Final = 3
+"""Measured steps from the start, in which the predictions are still those of the initialisation."""
+
+
+class _Scales(NamedTuple):
+    """Targets over the run, and predictions at the start."""
+
+    step: int
+    mean: float
+    std: float
+    predicted_mean: float
+    predicted_std: float
+
+
+@dataclass(frozen=True)
+class TargetNotScaled(Rule):
+    """The targets of a regression have another scale than the model's predictions.
+
+    ## What it detects
+    For MSELoss, L1Loss, SmoothL1Loss and HuberLoss, with the targets of the measured batches and
+    the predictions of the first three: the mean of the targets lies further than 10 from that of
+    the predictions, or their standard deviation is above 10, each also in units of ten standard
+    deviations of the initial predictions if these are larger than 1. With MSELoss also the reverse:
+    the standard deviation of the targets is below 0.01 and a thirtieth of that of the initial
+    predictions, and after 100 steps the loss still exceeds half of the targets' variance.
+    ## Why it matters
+    A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
+    of times larger than usual, only the last bias moves towards the mean, and the learning rates
+    that others use do not fit. For tiny targets the output's own noise is larger than the signal.
+    ## Evidence
+    Mean and standard deviation of the targets and of the initial predictions.
+    ## What to do
+    Standardise the targets with the mean and standard deviation of the training set, and undo it on
+    the predictions; for prices and counts take the logarithm first.
+    ## When it is wrong
+    A model that scales its own output later than the loss sees it; learning rates that were chosen
+    for this scale. With different losses in one program the rule is silent.
+    ## References
+    LeCun et al., "Efficient BackProp", 1998, section 4; Karpathy, "A Recipe for Training Neural
+    Networks", 2019 ("init well").
+    """
+
+    code: ClassVar[str] = "TV803"
+    stage: ClassVar[Stage] = Stage.DATA
+    damages_loss: ClassVar[bool] = False
+    permanent: ClassVar[bool] = True
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM
+    fix: ClassVar[str] = "y = (y - train_y.mean(0)) / train_y.std(0)"
+    refuted_by: ClassVar[str] = "The first predictions have the mean and the scale of the targets."
+
+    scale_max: float = threshold(
+        10.0, "Mean of the targets less that of the predictions, or standard deviation."
+    )
+    small_max: float = threshold(
+        0.01, "Standard deviation of the targets; only below it they count as small."
+    )
+    small_share: float = threshold(
+        1 / 30, "Standard deviation of the targets divided by that of the initial predictions."
+    )
+    steps_min_small: int = threshold(100, "Minimum number of steps for targets that are small.")
+    unexplained_min: float = threshold(
+        0.5, "Loss divided by the variance of the targets, for targets that are small."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        kind = only_loss(history)
+        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in _REGRESSIONS:
+            return
+        scales = self._scales(history)
+        if scales is None:
+            return
+        unit = max(1.0, scales.predicted_std)
+        far = abs(scales.mean - scales.predicted_mean)
+        if max(far, scales.std) > self.scale_max * unit:
+            yield self._large(scales, far, unit)
+        elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
+            yield from self._small(history, scales)
+
+    def _scales(self, history: History) -> _Scales | None:
+        mean, std = (history.scalar(n).finite() for n in (Scalar.TARGET_MEAN, Scalar.TARGET_STD))
+        predicted_mean, predicted_std = (
+            history.scalar(n).finite().values[:_FIRST]
+            for n in (Scalar.PREDICTION_MEAN, Scalar.PREDICTION_STD)
+        )
+        if len(mean) < _FIRST or len(std) < _FIRST or len(predicted_mean) < _FIRST:
+            return None
+        return _Scales(
+            int(mean.steps[0]),
+            middle(mean.values),
+            middle(std.values),
+            middle(predicted_mean),
+            middle(predicted_std),
+        )
+
+    def _large(self, scales: _Scales, far: float, unit: float) -> Finding:
+        text = "" if unit == 1.0 else "10 standard deviations of the initial predictions"
+        limit = self.scale_max * unit
+        evidence = [
+            Evidence(
+                quantity=quantity,
+                seen=value,
+                limit=limit,
+                direction="above",
+                healthy=(0.0, limit / 3),
+                text=text,
+                statistic=statistic,
+            )
+            for quantity, value, statistic in (
+                ("distance of the targets' mean from the predictions'", far, Scalar.TARGET_MEAN),
+                ("standard deviation of the targets", scales.std, Scalar.TARGET_STD),
+            )
+            if value > limit
+        ]
+        return self._finding(
+            scales,
+            f"Targets are not scaled: they are {number(scales.mean)} ± {number(scales.std)}, the "
+            f"first predictions {number(scales.predicted_mean)} ± {number(scales.predicted_std)}.",
+            evidence,
+            0.95,
+        )
+
+    def _small(self, history: History, scales: _Scales) -> Iterator[Finding]:
+        share = scales.std / scales.predicted_std if scales.predicted_std > 0 else math.inf
+        course = Course(history)
+        small = scales.std < self.small_max and 0 < share < self.small_share
+        if not small or len(course.loss) < self.steps_min_small:
+            return
+        unexplained = course.now() / scales.std**2
+        if not unexplained > self.unexplained_min:
+            return
+        yield self._finding(
+            scales,
+            f"Targets are not scaled: their standard deviation {number(scales.std)} is "
+            f"{percent(share)} of that of the first predictions, and the loss is still "
+            f"{number(unexplained)} times their variance.",
+            [
+                Evidence(
+                    quantity="standard deviation of the targets divided by that of the first "
+                    "predictions",
+                    seen=share,
+                    limit=self.small_share,
+                    direction="below",
+                    healthy=(0.1, None),
+                    statistic=Scalar.TARGET_STD,
+                ),
+                Evidence(
+                    quantity="loss divided by the variance of the targets",
+                    seen=unexplained,
+                    limit=self.unexplained_min,
+                    direction="above",
+                ),
+            ],
+            0.7,
+        )
+
+    def _finding(
+        self, scales: _Scales, summary: str, evidence: list[Evidence], confidence: float
+    ) -> Finding:
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=scales.step,
+            summary=summary,
+            evidence=evidence,
+            confidence=confidence,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MEAN,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return prices of 5000 ± 1000."""
+        return _run(5000.0, 1000.0, 0.1)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return the same prices with a model whose output starts at their mean and scale."""
+        return _run(5000.0, 1000.0, 600.0, predicted_mean=4900.0)
+
+
+def _is_sum(history: History) -> bool:
+    return any(
+        event.kind == EventKind.LOSS_KIND and event.attributes.get("reduction") == "sum"
+        for event in history.events
+    )
+
+
+def _run(mean: float, std: float, predicted_std: float, predicted_mean: float = 0.0) -> History:
+    history = (
+        Example(20)
+        .scalars(
+            loss=np.full(20, mean**2),
+            target_mean=np.full(20, mean),
+            target_std=np.full(20, std),
+            prediction_mean=np.full(20, predicted_mean),
+            prediction_std=np.full(20, predicted_std),
+        )
+        .history
+    )
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {"target_shape": "(32, 1)"}))
+    return history

@@ -1,0 +1,262 @@
+"""TV801: the inputs of the first layer are far from unit scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import rms_window, window
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.supervision import DOWNSTREAM
+from trainvitals.wire import Place, Stat, Stream
+
+_LINEAR: Final = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+_SHAPES_ONLY: Final = ("Flatten", "Unflatten", "Identity", "Dropout", "Dropout1d", "Dropout2d")
+"""Modules before the first layer that do not change the scale of the input."""
+_FIRST: Final = 3
+"""Frames from the start: the first weights do not depend on the inputs yet."""
+_WITHIN: Final = 20
+"""The measurement must begin before this step."""
+
+
+class _Input(NamedTuple):
+    """The input of the first layer, as its weights and their gradient show it; NaN if unknown."""
+
+    place: Place
+    rms: float
+    """RMS of the entries, from the layer's outputs."""
+    spread_norm: float
+    """Euclidean norm of the standard deviation across samples, from the layer's outputs."""
+    gradient_rms: float
+    """RMS of the entries, from the gradients of weight and bias."""
+
+
+@dataclass(frozen=True)
+class UnnormalisedInput(Rule):
+    """The inputs of the first layer are much larger or smaller than 1.
+
+    ## What it detects
+    The scale of the inputs, from two measurements of the first layer in the first three measured
+    steps: (a) the RMS of its outputs without the bias, divided by RMS(W)·√fan_in, which is the RMS
+    of the inputs while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too.
+    Reported when all known measurements are above 10, or above 5 while the loss has not fallen by
+    10 % after 60 steps; or when both say that a whole input vector, without its mean over samples,
+    has a norm below 0.01. Layers before a normalisation layer are left out. For recurrent layers
+    (b) is used alone; the ranges of single features cannot be told from these statistics.
+    ## Why it matters
+    The curvature of the loss along the first layer's weights grows with the square of the inputs:
+    at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
+    all other layers want the usual one. Inputs near 0 leave the bias alone to decide.
+    ## Evidence
+    The RMS of the inputs after both measurements.
+    ## What to do
+    Standardise each feature with the mean and standard deviation of the training set, once: scaling
+    twice gives inputs near 0. Images: divide by 255.
+    ## When it is wrong
+    Pretrained first layers, whose weights fit the inputs: (a) overestimates. Inputs that are large
+    on purpose, with a first layer initialised for them.
+    ## References
+    LeCun et al., "Efficient BackProp", 1998, section 4.3; Karpathy, "A Recipe for Training Neural
+    Networks", 2019.
+    """
+
+    code: ClassVar[str] = "TV801"
+    stage: ClassVar[Stage] = Stage.DATA
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV302", "TV303", "TV901", "TV903"}
+    damages_loss: ClassVar[bool] = False
+    permanent: ClassVar[bool] = True
+    needs: ClassVar[tuple[Need, ...]] = ()
+    fix: ClassVar[str] = "x = (x - train_x.mean(0)) / train_x.std(0).clamp_min(1e-6)"
+    refuted_by: ClassVar[str] = "The inputs of the first layer have a mean and a scale near one."
+
+    rms_max: float = threshold(10.0, "RMS of the inputs' entries.")
+    rms_max_stuck: float = threshold(
+        5.0, "The same limit while the loss has not fallen by `fall_min` after `steps_stuck`."
+    )
+    steps_stuck: int = threshold(60, "Steps after which a loss that has not fallen is evidence.")
+    fall_min: float = threshold(0.1, "Fall of the loss, as a share of the initial loss.")
+    norm_min: float = threshold(
+        0.01, "Norm of an input vector's deviation across samples; a one-hot vector has 1."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding, at the first layer."""
+        seen = self._input(history)
+        if seen is None:
+            return
+        known = [x for x in (seen.rms, seen.gradient_rms) if not math.isnan(x)]
+        if not known:
+            return
+        least = min(known)
+        course = Course(history)
+        stuck = course.known and len(course.loss) >= self.steps_stuck
+        stuck = stuck and not course.converged and not course.learned(share=self.fall_min)
+        limit = self.rms_max_stuck if stuck and least <= self.rms_max else self.rms_max
+        if least > limit:
+            yield self._large(history, seen, least, limit)
+        elif self._is_tiny(seen):
+            yield self._small(history, seen)
+
+    def _is_tiny(self, seen: _Input) -> bool:
+        # A gradient of exactly 0 or no spread at all: the input is constant, not badly scaled.
+        fan_in = math.prod(seen.place.shape[1:])
+        norms = (seen.spread_norm, seen.gradient_rms * math.sqrt(fan_in))
+        return all(0 < norm < self.norm_min for norm in norms)
+
+    def _input(self, history: History) -> _Input | None:
+        weight = _first_weight(history)
+        if weight is None:
+            return None
+        places = history.places(Stream.WEIGHT)
+        rows = [i for i, p in enumerate(places) if p.name in (weight.name, _bias(weight))]
+        weights = rms_window(history, Stream.WEIGHT, rows, first=_FIRST)
+        if len(weights.steps) == 0 or weights.steps[0] > _WITHIN:
+            return None
+        scale = dict(
+            zip((places[i].name for i in rows), map(middle, weights.values.T), strict=True)
+        )
+        gradient = self._gradient_rms(history, weight)
+        rms = spread = math.nan
+        w, b = scale[weight.name], scale.get(_bias(weight), 0.0)
+        if weight.module_kind in _LINEAR and w > 0:
+            outputs = history.places(Stream.ACTIVATION)
+            row = next((i for i, p in enumerate(outputs) if p.name == weight.module), None)
+            if row is not None:
+                s, m = (
+                    middle(window(history, Stream.ACTIVATION, x, [row], first=_FIRST).values[:, 0])
+                    for x in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
+                )
+                fan_in = math.prod(weight.shape[1:])
+                total = math.sqrt(max(s * s + m * m - b * b, s * s))
+                rms, spread = total / (w * math.sqrt(fan_in)), s / w
+        return _Input(weight, rms, spread, gradient)
+
+    def _gradient_rms(self, history: History, weight: Place) -> float:
+        places = history.places(Stream.GRADIENT)
+        names = {p.name: i for i, p in enumerate(places)}
+        if weight.name not in names or _bias(weight) not in names:
+            return math.nan
+        rows = [names[weight.name], names[_bias(weight)]]
+        gradient = rms_window(history, Stream.GRADIENT, rows, first=_FIRST).values
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.where(gradient[:, 1] > 0, gradient[:, 0] / gradient[:, 1], np.nan)
+        return middle(ratio)
+
+    def _large(self, history: History, seen: _Input, least: float, limit: float) -> Finding:
+        stuck = limit != self.rms_max
+        return self._finding(
+            history,
+            seen,
+            f"Unnormalised input: the inputs of {seen.place.module} have an RMS of about "
+            f"{number(least)}" + (", and the loss does not fall." if stuck else "; 1 is usual."),
+            Evidence(
+                quantity="RMS of the inputs, smaller of the measurements",
+                seen=least,
+                limit=limit,
+                direction="above",
+                healthy=(0.01, limit / 2),
+            ),
+        )
+
+    def _small(self, history: History, seen: _Input) -> Finding:
+        return self._finding(
+            history,
+            seen,
+            f"Unnormalised input: the inputs of {seen.place.module} differ between samples by a "
+            f"vector of norm {number(seen.spread_norm)} only.",
+            Evidence(
+                quantity="norm of the deviation of an input across samples",
+                seen=seen.spread_norm,
+                limit=self.norm_min,
+                direction="below",
+                healthy=(0.1, None),
+            ),
+        )
+
+    def _finding(self, history: History, seen: _Input, summary: str, main: Evidence) -> Finding:
+        measured = (
+            ("RMS of the inputs, from the outputs of the layer", seen.rms),
+            ("RMS of the inputs, from the gradients of weight and bias", seen.gradient_rms),
+        )
+        return self.finding(
+            severity=Severity.WARNING,
+            where=seen.place.module,
+            since_step=int(history.steps(Stream.WEIGHT)[0]),
+            summary=summary,
+            evidence=(
+                main,
+                *(Evidence(quantity=q, seen=x) for q, x in measured if not math.isnan(x)),
+            ),
+            confidence=0.9,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.SAMPLE_STD,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return inputs of about 100."""
+        return _run(100.0)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return inputs of about 4, as unscaled measurements in centimetres are."""
+        return _run(4.0)
+
+
+def _first_weight(history: History) -> Place | None:
+    """Return the weight of the module that gets the model's input, if its scale can be told."""
+    called = [
+        p for p in history.places(Stream.ACTIVATION) if p.depth >= 0 and p.kind not in _SHAPES_ONLY
+    ]
+    if not called:
+        return None
+    first = min(called, key=lambda p: p.depth)
+    found = [
+        p
+        for p in history.places(Stream.WEIGHT)
+        if p.module == first.name and p.kind == "weight" and len(p.shape) >= 2
+    ]
+    if not found or "shard" in found[0].flags or "before_norm" in found[0].flags:
+        return None
+    # Of a recurrent layer, the weights of the input come before those of the state.
+    known = found[0].module_kind in _LINEAR or "recurrent" in found[0].flags
+    return found[0] if known else None
+
+
+def _bias(weight: Place) -> str:
+    """Return the name of the bias beside a weight: 0.weight → 0.bias, weight_ih_l0 → bias_ih_l0."""
+    before, _, last = weight.name.rpartition(".")
+    name = last.replace("weight", "bias")
+    return f"{before}.{name}" if before else name
+
+
+def _run(scale: float) -> History:
+    weight, bias = (
+        Place(f"0.{k}", kind=k, shape=s, depth=0, module="0", module_kind="Linear")
+        for k, s in (("weight", (32, 16)), ("bias", (32,)))
+    )
+    w = 0.1 * math.sqrt(32 * 16)
+    outputs = [Place("0", kind="Linear", depth=0)]
+    columns = {Stat.SAMPLE_STD: 0.4 * scale * 0.8, Stat.UNIT_MEAN_STD: 0.4 * scale * 0.6}
+    return (
+        Example(20)
+        .scalars(loss=2.3 * np.exp(-np.arange(20) / 10))
+        .stream(Stream.WEIGHT, [weight, bias], {"0.weight": {Stat.L2: w}, "0.bias": {Stat.L2: 0.5}})
+        .stream(
+            Stream.GRADIENT,
+            [weight, bias],
+            {"0.weight": {Stat.L2: 4.0 * scale}, "0.bias": {Stat.L2: 1.0}},
+        )
+        .stream(Stream.ACTIVATION, outputs, {"0": columns})
+        .history
+    )
