@@ -23,6 +23,8 @@ class StoreUnusable(Exception):  # noqa: N818 - shown to the operator
 def migrate(database_url: str) -> None:
     """Create or upgrade the tables at `database_url`; do nothing when they are up to date.
 
+    All changes are made in one transaction.
+
     Raises:
         StoreUnusable: the database cannot be opened, is damaged, or was upgraded by a newer
             trainvitals.
@@ -74,12 +76,17 @@ def configuration() -> Config:
 def _upgrade(connection: sa.Connection) -> None:
     config = configuration()
     current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
     if current is not None and current not in known:
         raise StoreUnusable(
             f"The database is at revision {current}, which this version of trainvitals does not "
             "know: a newer version has upgraded it. Upgrade here too: pip install -U trainvitals."
         )
+    if connection.dialect.name == "sqlite" and current != scripts.get_current_head():
+        # Python's sqlite3 begins a transaction before an UPDATE, but not before an ALTER TABLE: a
+        # collector that is killed between the two would leave tables that no version can read.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -1,6 +1,7 @@
 """The tables that migrations build are the tables that the code speaks of."""
 
 import stat
+import struct
 
 import numpy as np
 import pytest
@@ -80,6 +81,23 @@ def test_rows_that_an_older_version_has_not_sealed_are_read_and_sealed(database_
         pass
     assert store.totals().log_rows == 0
     assert curve_and_history(store)[:2] == before[:2]
+    store.close()
+
+
+def test_an_upgrade_that_fails_changes_nothing(database_url):
+    store = Store.open(database_url)
+    ingest(store, batch(scalars("loss"), scalar_frame([0, 1], [3.0, 2.0])))
+    store.close()
+    make_revision_2(database_url)
+    with engine_of(database_url).begin() as connection:
+        connection.execute(sa.text("UPDATE ingest_log SET n = 3"))
+    with pytest.raises(struct.error):
+        Store.open(database_url)
+    with engine_of(database_url).begin() as connection:
+        connection.execute(sa.text("SELECT axis FROM ingest_log")).one()
+        connection.execute(sa.text("UPDATE ingest_log SET n = 2"))
+    store = Store.open(database_url)
+    assert curve_and_history(store)[1] == [3.0, 2.0]
     store.close()
 
 
