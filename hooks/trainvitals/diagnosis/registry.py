@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from trainvitals.diagnosis.rule import Rule
+from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates
+from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
@@ -56,12 +59,15 @@ RULES: tuple[type[Rule], ...] = (
     LearningRateTooLow,
     ParameterNotUpdated,
     WrongTrainEvalMode,
+    AbsorbedUpdates,
     ScheduleEndedEarly,
     BiasDrift,
     UnnormalisedInput,
     ConstantOrDuplicateInput,
     TargetNotScaled,
+    ClassImbalance,
     NonFiniteValue,
+    AmpOverflow,
     MonitorDegraded,
 )
 

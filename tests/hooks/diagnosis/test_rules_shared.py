@@ -40,12 +40,15 @@ CATALOGUE = {
     "TV602": "learning_rate_too_low",
     "TV603": "parameter_not_updated",
     "TV605": "wrong_train_eval_mode",
+    "TV607": "absorbed_updates",
     "TV609": "schedule_ended_early",
     "TV701": "bias_drift",
     "TV801": "unnormalised_input",
     "TV802": "constant_or_duplicate_input",
     "TV803": "target_not_scaled",
+    "TV805": "class_imbalance",
     "TV901": "non_finite_value",
+    "TV903": "amp_overflow",
     "TV954": "monitor_degraded",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ from trainvitals.diagnosis.places import both_ends, units_before
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.wire import Place, Stat, Stream
 
+_DERIVED = "50 % and one standard error over the units of the layer"
 OBSERVED = 20
 """Number of batches for which a unit must be zero to count as dead (`Stat.DEAD_SHARE`)."""
 
@@ -43,9 +45,9 @@ class DeadRelu(Rule):
     ## What it detects
     The share of a ReLU layer's units that were zero for every sample of the last 20 captured
     batches. From 90 % it is reported; from 50 % if the share has risen by at least 10 percentage
-    points since its first measurement. It is an error from 90 % unless the loss has fallen by
-    30 %, otherwise a warning. Excluded: layers with fewer than 8 units, and with fewer than
-    16 units below 90 %.
+    points since its first measurement (below 32 units, from one standard error of 0.5/√units
+    above 50 %). It is an error from 90 % unless the loss has fallen by 30 %, otherwise a warning.
+    Excluded: layers with fewer than 8 units, and with fewer than 16 units below 90 %.
     ## Why it matters
     A unit that is zero for every input has no gradient, so training does not restore it: the
     layer is effectively narrower than configured. A completely dead layer blocks the gradient to
@@ -84,9 +86,16 @@ class DeadRelu(Rule):
     )
     rise_min: float = threshold(0.1, "Minimum rise of the dead share since its first measurement.")
     units_min: int = threshold(8, "Minimum number of units of a layer.")
+    units_narrow: int = threshold(
+        32, "Number of units below which one standard error, 0.5/√units, is added to the limit."
+    )
     units_min_warning: int = threshold(
         16, "Minimum number of units for a warning below `dead_share_error`."
     )
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        return self.dead_share_warning, self.dead_share_error
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding: at the first dead layer, otherwise at the largest dead share."""
@@ -98,12 +107,17 @@ class DeadRelu(Rule):
         known = ~np.isnan(seen.values)
         first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
         rising = dead - np.nan_to_num(first) >= self.rise_min
-        sick = (dead >= self.dead_share_error) | ((dead >= self.dead_share_warning) & rising)
-        for i in np.flatnonzero(sick):
-            # In a narrow bottleneck, half of the units can be zero without a fault.
-            is_dead = dead[i] >= self.dead_share_error
-            least = self.units_min if is_dead else self.units_min_warning
-            sick[i] = (units_before(history, places[i].depth) or least) >= least
+        sick = dead >= self.dead_share_error
+        limits = np.full(len(places), self.dead_share_error)
+        candidates = sick | ((dead >= self.dead_share_warning) & rising)
+        for i in np.flatnonzero(candidates):
+            units = units_before(history, places[i].depth)
+            if sick[i]:
+                sick[i] = (units or self.units_min) >= self.units_min
+                continue
+            limits[i] = self._limit_of(units)
+            enough = (units or self.units_min_warning) >= self.units_min_warning
+            sick[i] = enough and dead[i] >= limits[i]
         if not sick.any():
             return
         # Report the first dead layer, because it can cause the later ones; if no layer is above
@@ -112,9 +126,7 @@ class DeadRelu(Rule):
         worst = int(min(np.flatnonzero(sick & (dead >= at_least)), key=lambda i: places[i].depth))
         share, place = float(dead[worst]), places[worst]
         broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
-        limit = self.dead_share_warning
-        if share >= self.dead_share_error:
-            limit = self.dead_share_error
+        limit = float(limits[worst])
         since = self._since(history, worst, limit)
         layers = int(sick.sum())
         more = ""
@@ -136,6 +148,7 @@ class DeadRelu(Rule):
                     direction="above",
                     healthy=(0.0, 0.4),
                     unit="share",
+                    text=_DERIVED if limit not in self._limits else "",
                     statistic=Stat.DEAD_SHARE,
                 ),
                 Evidence(
@@ -151,6 +164,12 @@ class DeadRelu(Rule):
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,
         )
+
+    def _limit_of(self, units: int | None) -> float:
+        """Return the limit of a warning: a layer of few units has half of them zero by chance."""
+        if units is None or units >= self.units_narrow:
+            return self.dead_share_warning
+        return self.dead_share_warning + 0.5 / math.sqrt(units)
 
     def _since(self, history: History, row: int, limit: float) -> int:
         # The dead share is measured only after 20 batches; the inactive share of each batch gives

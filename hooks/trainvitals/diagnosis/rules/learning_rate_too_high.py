@@ -37,7 +37,8 @@ class LearningRateTooHigh(Rule):
     or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
     threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
     captured steps in a row while the loss does not fall. (3) r is above 0.03, and after 60 steps
-    the loss has not fallen by 10 % and has no downward trend.
+    the loss has not fallen by 10 % and has no downward trend; r of the first ten steps counts only
+    if r is less than a tenth of it now: large first updates may have broken the model.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -85,6 +86,9 @@ class LearningRateTooHigh(Rule):
     update_ratio_max: float = threshold(0.1, "Median of RMS(ΔW)/RMS(W) over the weight matrices.")
     update_ratio_stuck: float = threshold(
         0.03, "The same median; limit while the loss has not fallen after 60 steps."
+    )
+    collapse_share: float = threshold(
+        0.1, "Update ratio now as a share of the first ones; below it the first ones count too."
     )
     observations: int = threshold(10, "Captured steps in a row above the limit.")
     rate_factor: float = threshold(
@@ -277,7 +281,11 @@ class LearningRateTooHigh(Rule):
         if course.now() > (1 + self.rise_max) * course.initial:
             return None  # a loss that rises slowly, such as a sum over longer and longer episodes
         first = middle(ratio.values[ratio.steps < self.observations])
-        ratio_seen = float(np.fmax(first, middle(ratio.values[-20:])))
+        ratio_seen = now = middle(ratio.values[-20:])
+        # Adam's first updates are large in healthy runs. They are evidence only if the gradient has
+        # vanished since: then they may have broken the model.
+        if not now > self.collapse_share * first:
+            ratio_seen = float(np.fmax(first, now))
         if not ratio_seen > self.update_ratio_stuck or course.warming_up:
             return None
         return self._found(

@@ -10,11 +10,11 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats
+from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.wire import Scalar, Stream
 
 
@@ -26,7 +26,8 @@ class NoLearning(Rule):
     After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
     first 10 losses or within the noise, has no downward trend, and was never much lower or higher
     in between. Excluded: losses that can be negative, warm-up, runs that have converged (also
-    before they were watched), and losses with a noise above 7 % of their initial level.
+    before they were watched), losses with a noise above 7 % of their initial level, and those that fall within their noise
+    since the start.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -53,6 +54,9 @@ class NoLearning(Rule):
     refuted_by: ClassVar[str] = "A metric on held-out data improves."
 
     steps_min: int = threshold(100, "Minimum number of finished steps.")
+    p_max: float = threshold(
+        0.05, "Maximum p-value of a downward trend since the start, where the noise is above 2 %."
+    )
     loss_low: float = threshold(
         1e-3, "A loss that starts below this value and stays there had already converged."
     )
@@ -68,7 +72,7 @@ class NoLearning(Rule):
         # A learning rate that rose within the newest 50 steps has not taken effect yet.
         if len(course.loss) < self.steps_min or course.warming_up or course.converged:
             return
-        if not course.flat or course.initial < self.loss_low:
+        if not course.flat or course.initial < self.loss_low or self._falls_in_noise(course):
             return
         several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
@@ -96,6 +100,16 @@ class NoLearning(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _falls_in_noise(self, course: Course) -> bool:
+        """Whether the whole course has a downward trend, where the noise hides the fall.
+
+        With batches of a few samples, a fall of twice what is expected lies within the noise.
+        """
+        if course.band <= PROGRESS_MIN * middle(course.loss.values[:FIRST]):
+            return False
+        p, slope = trend(block_means(course.loss.values, 10))
+        return bool(p < self.p_max and slope < 0)
 
     @staticmethod
     def sick() -> History:

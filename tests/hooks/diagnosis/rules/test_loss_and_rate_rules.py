@@ -59,6 +59,11 @@ class TestNoLearning:
         [finding] = NoLearning().check(example.history)
         assert finding.severity is Severity.INFO
 
+    def test_a_fall_that_small_batches_hide_is_no_standstill(self):
+        level, falling = 1.1 + noise(120, 0.06), np.linspace(1.12, 1.06, 120) + noise(120, 0.06)
+        assert findings(NoLearning(), loss=level)
+        assert not findings(NoLearning(), loss=falling)
+
 
 class TestLossSpike:
     def course(self, n: int = 300) -> np.ndarray:
@@ -137,6 +142,12 @@ def steps_of(ratio, loss, *, rate=0.1, weight=1.0, gradient=0.1):
 
 
 class TestLearningRateTooHigh:
+    @pytest.mark.parametrize(("later", "reported"), [(0.016, False), (1e-4, True), (0.04, True)])
+    def test_large_first_updates_count_later_only_if_the_gradient_vanished(self, later, reported):
+        ratio = np.r_[np.full(10, 0.04), np.full(60, later)]
+        history = steps_of(ratio, 1.386 + noise(70, 0.01))
+        assert bool(list(LearningRateTooHigh().check(history))) is reported
+
     def check(self, *args, **kwargs):
         return list(LearningRateTooHigh().check(steps_of(*args, **kwargs)))
 

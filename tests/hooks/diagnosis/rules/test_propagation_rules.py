@@ -113,6 +113,13 @@ class TestDeadRelu:
         [finding] = self.layer([0.6] * 40, [np.nan] * 19 + list(np.linspace(0.2, 0.6, 21)))
         assert finding.severity is Severity.WARNING
 
+    @pytest.mark.parametrize(
+        ("units", "share", "reported"), [(16, 0.5, 0), (16, 0.7, 1), (48, 0.52, 1)]
+    )
+    def test_half_of_a_narrow_layer_is_dead_by_chance(self, units, share, reported):
+        dead = [np.nan] * 19 + list(np.linspace(0.2, share, 21))
+        assert len(self.layer([0.6] * 40, dead, units=units)) == reported
+
     def test_half_dead_from_the_start_and_not_rising_is_silence(self):
         assert not self.layer([0.6] * 40, [np.nan] * 19 + [0.55] * 21)
 

@@ -1,0 +1,169 @@
+"""TV607: updates are so small that rounding leaves the weights as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import matrices_by_depth, rows_named, spread_over, window
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import Flags, Floats, median
+from trainvitals.wire import Place, Stat, Stream
+
+
+@dataclass(frozen=True)
+class AbsorbedUpdates(Rule):
+    """Optimizer steps leave most entries of the weights unchanged: rounding absorbs the updates.
+
+    ## What it detects
+    In the newest 20 measured steps, for more than half of the weight matrices: the share of entries
+    that a step did not change, less the share of entries without a gradient, is above 90 % (median)
+    and never below 50 %, while the learning rate is above 0 and some entries do change. Left out:
+    embeddings, frozen parameters and those of no optimizer, warm-up and the end of a schedule.
+    The step of the optimizer is measured: a program that rounds the weights after it is not seen.
+    ## Why it matters
+    bfloat16 has 8 significant bits: a step below 1/512 of a weight is rounded away, and the same
+    step is rounded away again the next time. The gradients look healthy and the loss falls slowly
+    or not at all. Only large updates of small weights get through.
+    ## Evidence
+    The share of entries with a gradient that did not change, and the number of matrices.
+    ## What to do
+    - Keep the weights in float32 and compute in bfloat16 (`torch.autocast`).
+    - With bfloat16 weights, use an optimizer with float32 master weights or stochastic rounding.
+    - With float32 weights, the learning rate is far too small.
+    ## When it is wrong
+    Optimizers that change only some entries in a step on purpose (coordinate descent, masks).
+    ## References
+    Micikevicius et al., "Mixed Precision Training", 2018, arXiv:1710.03740, section 3.1; Zamirai et
+    al., "Revisiting BFloat16 Training", 2020, arXiv:2010.06192.
+    """
+
+    code: ClassVar[str] = "TV607"
+    stage: ClassVar[Stage] = Stage.OPTIMIZER
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507", "TV602", "TV603"})
+    needs: ClassVar[tuple[Need, ...]] = (Stream.UPDATE, Stream.GRADIENT)
+    fix: ClassVar[str] = (
+        "model.float()  # float32 weights, and compute in bfloat16:\n"
+        "with torch.autocast('cuda', torch.bfloat16): loss = model(x).loss"
+    )
+    refuted_by: ClassVar[str] = "The weights differ clearly from those of many steps before."
+
+    lost_max: float = threshold(
+        0.9, "Share of entries with a gradient that a step did not change, median over the window."
+    )
+    lost_always: float = threshold(
+        0.5, "The same share in each step; lower where gradients are accumulated inside the step."
+    )
+    window: int = threshold(20, "Newest measured steps.")
+    matrices_share: float = threshold(0.5, "Share of the weight matrices that are affected.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        course = Course(history)
+        rate = course.learning_rate.values
+        if course.warming_up or course.cooling_down or (len(rate) and float(rate[-1]) <= 0):
+            return
+        rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
+        places = [history.places(Stream.UPDATE)[row] for row in rows]
+        lost, unchanged = self._lost(history, rows, places)
+        if len(lost) < self.window:
+            return
+        typical = median(lost)
+        with np.errstate(invalid="ignore"):
+            affected = (typical > self.lost_max) & (lost >= self.lost_always).all(axis=0)
+        share = float(affected.mean()) if len(affected) else 0.0
+        # If no entry of the model changes, the optimizer has other tensors or a rate of 0 (TV603).
+        if not share > self.matrices_share or not (unchanged[:, affected] < 1).any():
+            return
+        seen = float(np.median(typical[affected]))
+        count = int(affected.sum())
+        first = self._since(history, rows, affected)
+        yield self.finding(
+            severity=Severity.WARNING,
+            where="" if share == 1.0 or count > 1 else places[int(np.argmax(affected))].name,
+            since_step=first,
+            summary=f"Absorbed updates: a step leaves {percent(seen)} of the entries of {count} of "
+            f"{len(rows)} weight matrices exactly as they were since step {first}, although they "
+            "have a gradient.",
+            evidence=(
+                Evidence(
+                    quantity="share of entries with a gradient that a step does not change",
+                    seen=seen,
+                    limit=self.lost_max,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                    unit="share",
+                    statistic=Stat.UNCHANGED_SHARE,
+                ),
+                Evidence(
+                    quantity="share of the weight matrices affected",
+                    seen=share,
+                    limit=self.matrices_share,
+                    direction="above",
+                    unit="share",
+                ),
+            ),
+            confidence=0.9,
+            stream=Stream.UPDATE,
+            statistic=Stat.UNCHANGED_SHARE,
+        )
+
+    def _lost(
+        self, history: History, rows: list[int], places: list[Place]
+    ) -> tuple[Floats, Floats]:
+        """Return (share lost, share unchanged) of the newest frames with both measurements."""
+        gradient_rows = rows_named(history, Stream.GRADIENT, [p.name for p in places])
+        nothing = np.empty((0, len(rows)))
+        if not rows or None in gradient_rows:
+            return nothing, nothing
+        known = [row for row in gradient_rows if row is not None]
+        update = window(history, Stream.UPDATE, Stat.UNCHANGED_SHARE, rows, last=self.window)
+        zero = window(history, Stream.GRADIENT, Stat.ZERO_SHARE, known, last=self.window)
+        _, at, there = np.intersect1d(update.steps, zero.steps, return_indices=True)
+        unchanged, gone = update.values[at], zero.values[there]
+        lost = np.clip(unchanged - gone, 0, 1)
+        return lost, unchanged
+
+    def _since(self, history: History, rows: list[int], affected: Flags) -> int:
+        """Return the first step of the newest series in which these matrices lose updates."""
+        chosen = [row for row, is_affected in zip(rows, affected, strict=True) if is_affected]
+        steps = history.steps(Stream.UPDATE)
+        values = history.values(Stream.UPDATE, Stat.UNCHANGED_SHARE)[:, chosen]
+        live = np.flatnonzero(~(median(values, axis=1) >= self.lost_always))
+        begin = int(live[-1]) + 1 if len(live) else 0
+        return int(steps[min(begin, len(steps) - 1)])
+
+    @staticmethod
+    def sick() -> History:
+        """Return steps that change 3 % of the entries."""
+        return _run(0.97, 0.01)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return layers behind dead units: the entries that do not change have no gradient."""
+        return _run(0.97, 0.96)
+
+
+def _run(unchanged: float, without_gradient: float) -> History:
+    places = [
+        Place(f"{i}.weight", kind="weight", shape=(64, 64), depth=i, module=str(i))
+        for i in range(3)
+    ]
+    return (
+        Example(40)
+        .scalars(loss=np.full(40, 2.3), learning_rate__0=1e-5)
+        .stream(Stream.UPDATE, places, {p.name: {Stat.UNCHANGED_SHARE: unchanged} for p in places})
+        .stream(
+            Stream.GRADIENT, places, {p.name: {Stat.ZERO_SHARE: without_gradient} for p in places}
+        )
+        .history
+    )

@@ -1,0 +1,245 @@
+"""TV805: one class has most of the targets, and the loss weighs all samples alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import median, middle
+from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
+
+_LOSSES: Final = ("CrossEntropyLoss", "NLLLoss")
+_EARLY: Final = 10
+_FIRST: Final = 3
+"""The first measured batches of several classes, before step `_EARLY`: the predictions are still
+close to uniform."""
+
+
+class _Classes(NamedTuple):
+    """The targets of the measured batches."""
+
+    step: int
+    classes: int
+    targets: float
+    majority: float
+    """Share of the largest class."""
+    factor: float
+    """Largest class over the median of the others, an upper estimate of which is used."""
+    entropy: float
+    """Nats: the loss of a prediction of the class frequencies alone."""
+
+
+@dataclass(frozen=True)
+class ClassImbalance(Rule):
+    """One class has most of the targets, and the loss weighs all samples alike.
+
+    ## What it detects
+    From the histogram of the targets of a cross entropy over at least 8 measured batches: the
+    largest class has more than ten times the targets of the median of the other classes. It is a
+    note. It is a warning if there are three classes or more, one target for each sample and a
+    share of 75 % or more, and the first gradients of the last bias pull towards the majority as
+    strongly as an unweighted loss does; or if the loss of the newest 100 steps stays at the entropy
+    of the class frequencies: the model predicts the frequencies and ignores its input.
+    ## Why it matters
+    The loss of the rare classes hardly counts: a model that never predicts them has a small loss
+    and a high accuracy.
+    ## Evidence
+    The share of the largest class, its factor over the median class, and the entropy.
+    ## What to do
+    - `nn.CrossEntropyLoss(weight=…)`, or a `WeightedRandomSampler`.
+    - Judge the model by its recall of each class, not by its accuracy.
+    - Set the last bias to the logarithm of the class frequencies.
+    ## When it is wrong
+    Where the frequencies are those of the application and the rare classes need no better recall.
+    Class weights are told from the gradient of the last bias; without a bias there is a note only.
+    ## References
+    He & Garcia, "Learning from Imbalanced Data", 2009; Lin et al., "Focal Loss for Dense Object
+    Detection", 2017, arXiv:1708.02002.
+    """
+
+    code: ClassVar[str] = "TV805"
+    stage: ClassVar[Stage] = Stage.DATA
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701", "TV806"})
+    fix: ClassVar[str] = "loss_fn = nn.CrossEntropyLoss(weight=1 / class_counts.clamp_min(1))"
+    refuted_by: ClassVar[str] = "The recall of each rare class is as good as that of the largest."
+
+    factor_max: float = threshold(
+        10.0, "Targets of the largest class divided by those of the median of the other classes."
+    )
+    majority_min: float = threshold(0.75, "Share of the largest class, 0 to 1, for a warning.")
+    batches_min: int = threshold(8, "Minimum number of measured batches in the histogram.")
+    classes_min: int = threshold(3, "Minimum number of classes for a warning from the gradient.")
+    pull_min: float = threshold(
+        0.7, "Gradient of the majority's bias, divided by that of an unweighted loss."
+    )
+    entropy_tolerance: float = threshold(
+        0.1, "Distance of the loss from the entropy of the class frequencies, as a share of it."
+    )
+    steps_collapsed: int = threshold(
+        100, "Newest steps for which the loss must have been at the entropy of the frequencies."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        kind = only_loss(history)
+        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in _LOSSES:
+            return
+        seen = self._classes(history)
+        if seen is None or seen.factor <= self.factor_max or not _has_head(history, seen.classes):
+            return
+        pull = self._pull(history, seen)
+        # Pixels and tokens have rare classes by nature.
+        plain = len(kind.target_shape) == 1
+        unweighted = plain and seen.majority >= self.majority_min and pull >= self.pull_min
+        unweighted &= seen.classes >= self.classes_min
+        collapsed = self._collapsed(history, seen) if plain else 0.0
+        what = ""
+        if collapsed:
+            what = (
+                f", and the loss stays at {number(collapsed)}, the entropy of the class "
+                f"frequencies ({number(seen.entropy)}): the input is ignored"
+            )
+        elif unweighted:
+            what = ", and the loss weighs all samples alike"
+        yield self.finding(
+            severity=Severity.WARNING if unweighted or collapsed else Severity.INFO,
+            since_step=seen.step,
+            summary=f"Class imbalance: {percent(seen.majority)} of {number(seen.targets)} targets "
+            f"have one of {seen.classes} classes{what}.",
+            evidence=(
+                Evidence(
+                    quantity="largest class over the median of the others",
+                    seen=seen.factor,
+                    limit=self.factor_max,
+                    direction="above",
+                    healthy=(1.0, self.factor_max / 2),
+                ),
+                Evidence(
+                    quantity="share of the largest class",
+                    seen=seen.majority,
+                    unit="share",
+                    statistic=Scalar.TARGET_MAJORITY_SHARE,
+                ),
+                Evidence(quantity="pull of the last bias towards it", seen=pull),
+                Evidence(quantity="entropy of the class frequencies", seen=seen.entropy),
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MAJORITY_SHARE,
+        )
+
+    def _classes(self, history: History) -> _Classes | None:
+        events = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
+        if not events:
+            return None
+        counts = np.array([float(n) for n in events[-1].attributes.values()])
+        batches = events[-1].text.split(" in ")[-1].split(" ")[0]
+        if counts.sum() <= 0 or len(counts) < 2:
+            return None
+        if batches.isdigit() and int(batches) < self.batches_min:
+            return None
+        largest = float(counts.max())
+        others = np.delete(counts, int(np.argmax(counts)))
+        usual = float(np.median(others))
+        # Two standard errors: a class that was seen three times may be six times as frequent.
+        factor = largest / (usual + 2 * np.sqrt(usual) + 1)
+        shares = counts[counts > 0] / counts.sum()
+        entropy = float(-(shares * np.log(shares)).sum())
+        return _Classes(
+            events[-1].step,
+            len(counts),
+            float(counts.sum()),
+            largest / float(counts.sum()),
+            float(factor),
+            entropy,
+        )
+
+    def _pull(self, history: History, seen: _Classes) -> float:
+        """Return the early pull of the last bias, in units of an unweighted loss; NaN if unknown.
+
+        The gradient of a class's bias is the mean of (probability − target). A weighted loss pulls
+        towards each class of the batch alike.
+        """
+        rows = [
+            i
+            for i, p in enumerate(history.places(Stream.GRADIENT))
+            if p.kind == "bias" and "output" in p.flags and p.shape == (seen.classes,)
+        ]
+        share, classes = (
+            history.scalar(n) for n in (Scalar.TARGET_MAJORITY_SHARE, Scalar.TARGET_CLASSES)
+        )
+        steps = history.steps(Stream.GRADIENT)
+        if len(rows) != 1 or len(share) != len(classes) or len(share) == 0:
+            return float("nan")
+        mixed = share.steps[(classes.values > 1) & (share.steps < _EARLY)]
+        _, at, there = np.intersect1d(steps, mixed, return_indices=True)
+        if len(at) == 0:
+            return float("nan")
+        at, there = at[:_FIRST], there[:_FIRST]
+        low = history.values(Stream.GRADIENT, Stat.MIN)[at, rows[0]].astype(np.float64)
+        majority = share.values[np.searchsorted(share.steps, mixed[there])]
+        return float(median(-low / np.maximum(majority - 1 / seen.classes, 1e-6))[()])
+
+    def _collapsed(self, history: History, seen: _Classes) -> float:
+        """Return the loss if it has fallen to the entropy and stays there; otherwise 0."""
+        course = Course(history)
+        newest = course.loss.values[-self.steps_collapsed :]
+        if not course.known or len(newest) < self.steps_collapsed or course.falling:
+            return 0.0
+        halves = [middle(half) for half in np.array_split(newest, 2)]
+        near = all(h >= (1 - self.entropy_tolerance) * seen.entropy for h in halves)
+        near &= halves[1] <= (1 + 3 * self.entropy_tolerance) * seen.entropy
+        return halves[1] if near else 0.0
+
+    @staticmethod
+    def sick() -> History:
+        """Return 96 % of one of ten classes, and the gradient of an unweighted loss."""
+        return _run(-0.86)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return three classes of which one has half of the targets."""
+        return _run(-0.3, counts=(160.0, 80.0, 80.0))
+
+
+def _has_head(history: History, classes: int) -> bool:
+    """Whether the model's output layer has one output for each class.
+
+    In a contrastive loss the classes are samples.
+    """
+    return any(
+        "output" in p.flags and p.shape[:1] == (classes,) for p in history.places(Stream.WEIGHT)
+    )
+
+
+def _run(pull: float, counts: tuple[float, ...] = (307.0, *[1.0] * 9)) -> History:
+    bias = Place("2.bias", kind="bias", shape=(len(counts),), module="2", flags=("output",))
+    total = sum(counts)
+    history = (
+        Example(20)
+        .scalars(
+            loss=2.3 * np.exp(-np.arange(20) / 10),
+            target_majority_share=np.full(20, max(counts) / total),
+            target_classes=np.full(20, 3.0),
+        )
+        .stream(Stream.WEIGHT, [bias], {})
+        .stream(Stream.GRADIENT, [bias], {"2.bias": {Stat.MIN: pull}})
+        .history
+    )
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, _LOSSES[0], {"target_shape": "(32,)"}))
+    for batches in (1, 8):
+        given: dict[str, str | float] = {str(i): n for i, n in enumerate(counts)}
+        text = f"{len(counts)} classes in {batches} batches"
+        history.add(Event(batches, 0.0, EventKind.CLASS_HISTOGRAM, text, given))
+    return history

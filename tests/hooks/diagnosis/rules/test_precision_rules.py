@@ -1,0 +1,116 @@
+"""TV607, TV903: updates that are rounded away and steps that are skipped, on real trainings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.optim import SGD, Adam  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from trainvitals.api.schema import Severity  # noqa: E402
+from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.diagnosis.example import Example  # noqa: E402
+from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates  # noqa: E402
+from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _the_same_weights_every_time():
+    torch.manual_seed(0)
+
+
+def train(model, optimizer, *, steps=24, dtype=torch.float32, scaler=None, factor=1.0, micro=1):
+    """Train on generated data and return what was recorded; `factor` multiplies the loss."""
+    torch.set_num_threads(1)
+    history = History()
+    capture = Capture(model, optimizer, emit=history.add, every=1)
+    g = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        x = torch.randn(32, 16, generator=g)
+        y = (x[:, :1] * x[:, 1:2]).tanh()
+        output = model(x.to(dtype))
+        loss = factor * nn.functional.mse_loss(output.float(), y)
+        capture.loss(loss)
+        optimizer.zero_grad()
+        if scaler is None:
+            loss.backward()
+            for group in optimizer.param_groups:
+                group.setdefault("rate", group["lr"])
+                group["lr"] = group["rate"] if step % micro == 0 else 1e-12
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    capture.detach()
+    return history
+
+
+class TestAbsorbedUpdates:
+    def check(self, *, rate, dtype=torch.bfloat16, kind=Adam, freeze=False, micro=1):
+        model = layers(16, 64, 64, 1).to(dtype)
+        if freeze:
+            model[2].weight.requires_grad_(False)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        history = train(model, kind(trained, rate), dtype=dtype, micro=micro)
+        return list(AbsorbedUpdates().check(history))
+
+    def test_bfloat16_weights_with_a_small_rate_are_reported(self):
+        [found] = self.check(rate=1e-5)
+        assert found.since_step == 0
+        assert "weight matrices" in found.summary
+
+    def test_the_same_rate_in_float32_is_not(self):
+        assert not self.check(rate=1e-5, dtype=torch.float32)
+
+    def test_bfloat16_weights_with_a_rate_that_they_can_follow_are_not(self):
+        assert not self.check(rate=1e-2)
+
+    def test_frozen_weights_are_left_out(self):
+        assert not self.check(rate=1e-2, freeze=True)
+
+    def test_a_rate_of_zero_is_another_fault(self):
+        assert not self.check(rate=0.0, dtype=torch.float32, kind=SGD)
+
+    def test_steps_that_change_nothing_between_others_are_accumulation(self):
+        assert not self.check(rate=1e-2, dtype=torch.float32, kind=SGD, micro=4)
+
+
+class TestAmpOverflow:
+    def test_a_loss_that_overflows_at_any_scale_is_an_error(self):
+        model = layers(16, 32, 1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        history = train(model, SGD(model.parameters(), 0.01), scaler=scaler, factor=1e38, steps=50)
+        [found] = AmpOverflow().check(history)
+        # At the smallest scale of the search one step passes, and the weights overflow after it.
+        assert (found.severity, found.since_step) == (Severity.ERROR, 16)
+
+    def test_a_healthy_scaler_is_not_reported(self):
+        model = layers(16, 32, 1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        history = train(model, SGD(model.parameters(), 0.01), scaler=scaler, steps=40)
+        assert not list(AmpOverflow().check(history))
+
+    def check(self, skipped, scale=1024.0):
+        columns = {"skipped_step": skipped, "loss_scale": np.broadcast_to(scale, len(skipped))}
+        return list(AmpOverflow().check(Example(len(skipped)).scalars(**columns).history))
+
+    def test_the_search_for_a_scale_at_the_start_is_not_reported(self):
+        assert not self.check(np.arange(400) < 18)
+
+    def test_one_step_in_five_is_a_warning_and_one_in_fifty_is_not(self):
+        [found] = self.check(np.arange(400) % 5 == 0)
+        assert found.severity is Severity.WARNING
+        assert not self.check(np.arange(400) % 50 == 0)
+
+    def test_a_scale_below_one_is_a_warning(self):
+        [found] = self.check(np.arange(60) % 50 == 0, np.where(np.arange(60) < 40, 4.0, 0.25))
+        assert found.since_step == 40
+
+    def test_a_run_without_a_scaler_is_left_alone(self):
+        assert not list(AmpOverflow().check(Example(40).scalars(loss=np.ones(40)).history))
