@@ -26,8 +26,8 @@ class NoLearning(Rule):
     After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
     first 10 losses or within the noise, has no downward trend, and was never much lower or higher
     in between. Excluded: losses that can be negative, warm-up, runs that have converged (also
-    before they were watched), losses with a noise above 7 % of their initial level, and those that fall within their noise
-    since the start.
+    before they were watched), losses with a noise above 7 % of their initial level, and those that
+    fall within their noise since the start.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
