@@ -7,10 +7,12 @@ Promise:  only the public API is used; the diagnosis sees nothing of the case.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +61,28 @@ class Outcome:
 
 def run(case: Case, seed: int, *, repaired: bool = False, every: int | None = None) -> Outcome:
     """Train the case's program, or its repaired twin, and return the outcome."""
+    with _quiet():
+        return _run(case, seed, repaired=repaired, every=every)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Switch off the reports and the log messages of the runs; the findings are recorded."""
+    log = logging.getLogger("trainvitals")
+    level, report = log.level, os.environ.get("TRAINVITALS_REPORT")
+    log.setLevel(logging.CRITICAL)
     os.environ["TRAINVITALS_REPORT"] = "off"
-    logging.getLogger("trainvitals").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if report is None:
+            del os.environ["TRAINVITALS_REPORT"]
+        else:
+            os.environ["TRAINVITALS_REPORT"] = report
+
+
+def _run(case: Case, seed: int, *, repaired: bool, every: int | None) -> Outcome:
     started = time.perf_counter()
     program, places = case.build(seed, repaired=repaired)
     error, alarms, first_alert_step = "", dict[tuple[str, str], Shown](), None

@@ -42,7 +42,7 @@ def test_every_run_gets_the_diagnosis_it_should(ended):
         "learning-rate": "TV601 learning_rate_too_high",
         "dead-relu": "TV201 dead_relu",
         "sigmoid-stack": "TV101 vanishing_gradient",
-        "runaway-bias": "TV701 bias_drift",
+        "unscaled-targets": "TV803 target_not_scaled",
     }
     assert took < 60
 
@@ -54,7 +54,7 @@ def test_each_run_shows_its_card(ended):
         "✗ ERROR  TV601 learning_rate_too_high",
         "✗ ERROR  TV201 dead_relu",
         "✗ ERROR  TV101 vanishing_gradient",
-        "! WARNING  TV701 bias_drift",
+        "! WARNING  TV803 target_not_scaled",
     ):
         assert headline in shown
 
