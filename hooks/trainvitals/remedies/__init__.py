@@ -1,0 +1,10 @@
+"""Remedies as calls: initialise a model again, identify its initialisers.
+
+Comes in: a model, a tensor, targets. Goes out: plans and advice with their reasons.
+Promise:  a bad argument raises a clear error before anything is changed.
+Start at `initialise`, `identify`, `biases` and `recommend_loss`.
+"""
+
+from trainvitals.remedies.identify import identify
+
+__all__ = ["identify"]
