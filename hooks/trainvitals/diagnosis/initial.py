@@ -58,6 +58,8 @@ def now_of(history: History, gain: Gain) -> float:
 
 
 def _gains(history: History, rows: list[int], *, first: int = 0, last: int = 0) -> list[Gain]:
+    if not rows:
+        return []
     seen = rms_window(history, Stream.WEIGHT, rows, first=first, last=last)
     places = history.places(Stream.WEIGHT)
     return [

@@ -82,7 +82,7 @@ class InitScaleTooLarge(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first of the layers with the largest gains."""
-        large = [g for g in weight_gains(history) if g.value > self.gain_max]
+        large = [g for g in weight_gains(history) if self.gain_max < g.value < math.inf]
         at_ease = _at_ease(history)
         if not large or (at_ease and Course(history).converged):
             return
