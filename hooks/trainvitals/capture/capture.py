@@ -36,10 +36,10 @@ from trainvitals.capture.measurement import Measurement
 from trainvitals.capture.operations import LossEvents
 from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
+from trainvitals.structure.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3

@@ -24,7 +24,6 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import TOTAL, Seen, StepScalars
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
-from trainvitals.capture.parameters import reason_not_measured
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
@@ -36,6 +35,7 @@ from trainvitals.capture.supervised_values import (
     sample,
     unmasked,
 )
+from trainvitals.structure.parameters import reason_not_measured
 from trainvitals.wire import Event, EventKind, Record, Scalar
 
 MICRO_BATCHES_MAX: Final = 8
