@@ -6,5 +6,7 @@ Start at `initialise`, `identify`, `biases` and `recommend_loss`.
 """
 
 from trainvitals.remedies.identify import identify
+from trainvitals.remedies.initialisation import initialise
+from trainvitals.remedies.plan import Plan, Row
 
-__all__ = ["identify"]
+__all__ = ["Plan", "Row", "identify", "initialise"]

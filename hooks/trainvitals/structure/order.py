@@ -48,7 +48,7 @@ _GRAPH_NODES: Final = {
     "LogSoftmax": "log_softmax",
 }
 _SEEN_THROUGH: Final = ("MaxPool", "AvgPool", "AdaptiveAvgPool", "View", "Reshape", "Dropout")
-_SKIPPED: Final = (
+SKIPPED: Final = (
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
@@ -118,7 +118,7 @@ def _next_nonlinearity(
             return functional, None
         if type(module) in ACTIVATIONS:
             return ACTIVATIONS[type(module)], module
-        if not isinstance(module, (*norms, *_SKIPPED)):
+        if not isinstance(module, (*norms, *SKIPPED)):
             return "", None
     return "", None
 
