@@ -59,7 +59,7 @@ class InitScaleTooLarge(Rule):
     explains: ClassVar[frozenset[str]] = frozenset(
         {
             *("TV101", "TV102", "TV201", "TV202", "TV203", "TV305", "TV501", "TV502", "TV503"),
-            *("TV504", "TV505", "TV601", "TV602", "TV603", "TV607", "TV701", "TV901", "TV903"),
+            *("TV504", "TV505", "TV601", "TV602", "TV603", "TV607", "TV701", "TV901"),
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT,)

@@ -63,7 +63,7 @@ class InitScaleTooSmall(Rule):
     code: ClassVar[str] = "TV303"
     stage: ClassVar[Stage] = Stage.INITIALISATION
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV103", "TV107", "TV201", "TV501", "TV502", "TV602", "TV603", "TV701"}
+        {"TV101", "TV201", "TV501", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = HE_INITIALISATION
