@@ -12,9 +12,12 @@ from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
+from trainvitals.diagnosis.rules.loss_divergence import LossDivergence
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
@@ -26,6 +29,7 @@ from trainvitals.diagnosis.rules.no_signal import NoSignal
 from trainvitals.diagnosis.rules.no_supervision import NoSupervision
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
+from trainvitals.diagnosis.rules.over_regularised import OverRegularised
 from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
@@ -33,6 +37,8 @@ from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
+from trainvitals.diagnosis.rules.trivial_target import TrivialTarget
+from trainvitals.diagnosis.rules.undertrained import Undertrained
 from trainvitals.diagnosis.rules.unnormalised_input import UnnormalisedInput
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
 from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
@@ -46,18 +52,23 @@ RULES: tuple[type[Rule], ...] = (
     DeadRelu,
     SaturatedActivation,
     SymmetricInit,
+    InitScaleTooLarge,
     InitScaleTooSmall,
+    InitialLossAnomaly,
     SoftmaxBeforeCrossEntropy,
     OutputRangeMismatch,
     LossTaskMismatch,
     NoSupervision,
     LossTermInactive,
     NoLearning,
+    LossDivergence,
     LossSpike,
     Overfitting,
+    Undertrained,
     LearningRateTooHigh,
     LearningRateTooLow,
     ParameterNotUpdated,
+    OverRegularised,
     WrongTrainEvalMode,
     AbsorbedUpdates,
     ScheduleEndedEarly,
@@ -66,6 +77,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOrDuplicateInput,
     TargetNotScaled,
     ClassImbalance,
+    TrivialTarget,
     NonFiniteValue,
     AmpOverflow,
     MonitorDegraded,
