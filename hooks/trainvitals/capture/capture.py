@@ -44,6 +44,8 @@ from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3
 """Hooks that are called at every step: on the model, before and after the optimizer's step."""
+BACKGROUND_STEPS = 16
+"""Every how many light steps the cost of the background threads is added to the account."""
 SUPERVISED_STEPS = 16
 SUPERVISED_EVERY = 8
 """The first full steps, and every how many of them later, in which predictions and targets are
@@ -159,9 +161,10 @@ class Capture:
                     self._scalars.log({f"log/{name}": value})
 
     def settle(self) -> None:
-        """End the pending steps if the weights changed without a torch optimizer."""
+        """End the pending steps if the weights changed without a torch optimizer; emit all."""
         if self._loss_steps.can_settle(optimizer_known=bool(self.optimizers)):
             self._end_loss_steps(now=True)
+        self._emission.flush()
 
     def finding_opened(self) -> None:
         """Raise the budget for some steps."""
@@ -314,10 +317,11 @@ class Capture:
         self._budget.spent(
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
-        background_s = self._background_cpu_s() + self._emission.device_s()
-        if self._last_end is not None:
-            self._budget.background(background_s - self._background_seen_s)
-        self._background_seen_s = background_s
+        if full or number % BACKGROUND_STEPS == 0:
+            background_s = self._background_cpu_s() + self._emission.device_s()
+            if self._last_end is not None:
+                self._budget.background(background_s - self._background_seen_s)
+            self._background_seen_s = background_s
         self._last_end = now
         self._own_s = 0.0
         self._force_full = False
