@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trainvitals import remedies
     from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
     from trainvitals.monitor import Monitor, StopTraining, watch
 
@@ -25,6 +26,7 @@ __all__ = [
     "StopTraining",
     "Verdict",
     "__version__",
+    "remedies",
     "watch",
 ]
 
@@ -45,6 +47,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("trainvitals")
+    if name == "remedies":
+        return import_module("trainvitals.remedies")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'trainvitals' has no attribute {name!r}")

@@ -181,6 +181,35 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(f for f in self.findings if f.is_alarm)
 
 
+class Initialiser(msgspec.Struct, frozen=True, kw_only=True):
+    """The distribution from which a tensor was most likely drawn."""
+
+    name: Literal[
+        "normal",
+        "truncated_normal",
+        "uniform",
+        "zeros",
+        "ones",
+        "constant",
+        "xavier_normal",
+        "xavier_uniform",
+        "he_normal",
+        "he_uniform",
+        "lecun_normal",
+        "lecun_uniform",
+        "orthogonal",
+        "torch_default",
+        "unknown",
+    ]
+    """"unknown" if the entries fit none of the others."""
+    parameters: dict[str, float] = {}
+    """What the name leaves open: gain, mean and std, low and high, or value."""
+    confidence: float = 0.0
+    """0 to 1: the weight of this name among all names, given the entries."""
+    distance: float = 0.0
+    """Relative difference between the scale seen and the scale that the name implies."""
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Open findings by severity."""
 

@@ -36,16 +36,15 @@ from trainvitals.capture.measurement import Measurement
 from trainvitals.capture.operations import LossEvents
 from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
-from trainvitals.capture.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
+from trainvitals.structure.parameters import local_of, reason_not_measured, sharding_of
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3
 """Hooks that are called at every step: on the model, before and after the optimizer's step."""
-BACKGROUND_STEPS = 16
-"""Every how many light steps the cost of the background threads is added to the account."""
+BACKGROUND_STEPS = 16  # every how many light steps the cost of background threads is added
 SUPERVISED_STEPS = 16
 SUPERVISED_EVERY = 8
 """The first full steps, and every how many of them later, in which predictions and targets are
@@ -86,8 +85,8 @@ class Capture:
         self._emission = Emission(emit, self._was_nonfinite)
         self._scalars = StepScalars()
         self._names = Names(self._report)
-        hooked = {} if self._budget.vital_only else self.models
-        self._outputs = Outputs(hooked, activations, self._guard, self._report)
+        measured = {} if self._budget.vital_only else self.models
+        self._outputs = Outputs(measured, activations, self._guard, self._report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
@@ -179,8 +178,7 @@ class Capture:
             self._loss_hook = None
         with self._guard.probe("records"):
             # If a known optimizer never finished a step, a few losses are its micro-batches.
-            few = self._scalars.waiting < UNSEEN_STEPS
-            self._end_loss_steps(now=not (self.optimizers and few))
+            self._end_loss_steps(now=not self.optimizers or self._scalars.waiting >= UNSEEN_STEPS)
             self._report_missing_data()
             self._names.report_all()
         with self._guard.probe("transfer"):

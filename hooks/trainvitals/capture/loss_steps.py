@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from trainvitals.capture.parameters import reason_not_measured
+from trainvitals.structure.parameters import reason_not_measured
 
 CHANGES_MIN: Final = 2
 """Minimum number of weight changes between losses, if no torch optimizer is known."""

@@ -20,8 +20,8 @@ from trainvitals.capture.backends.plain_outputs import measure
 from trainvitals.capture.backends.shapes import shape_of
 from trainvitals.capture.hooks import call_s
 from trainvitals.capture.liveness import Liveness, Mode, mode_of
-from trainvitals.capture.order import ACTIVATIONS, ModuleFacts, in_backward, in_checkpoint
-from trainvitals.capture.parameters import DTYPES, reason_not_measured
+from trainvitals.structure.order import ACTIVATIONS, ModuleFacts, in_backward, in_checkpoint
+from trainvitals.structure.parameters import DTYPES, reason_not_measured
 
 if TYPE_CHECKING:
     from trainvitals.capture.outputs import Outputs

@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from trainvitals.capture import calls
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.parameters import local_of, optimized_ids
+from trainvitals.structure.parameters import local_of, optimized_ids
 from trainvitals.wire import Scalar
 
 _INSIDE: Final = ("optimizer", "_optimizer", "optim", "base_optimizer", "inner_optimizer")

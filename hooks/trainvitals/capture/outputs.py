@@ -13,9 +13,9 @@ from trainvitals.capture.backends import native
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked, is_compiled
 from trainvitals.capture.modules import CallSite, WatchedModule
-from trainvitals.capture.order import ForwardOrder, ModuleFacts
-from trainvitals.capture.parameters import NORMS, RECURRENT
 from trainvitals.capture.step import Remote, Step, empty
+from trainvitals.structure.order import ForwardOrder, ModuleFacts
+from trainvitals.structure.parameters import NORMS, RECURRENT
 from trainvitals.wire import Place, Stream
 
 MODULES_MAX = 256

@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 
 from trainvitals.capture.backends import Group, groups_of
 from trainvitals.capture.backends.members import Member
-from trainvitals.capture.order import ModuleFacts
-from trainvitals.capture.parameters import (
+from trainvitals.capture.reasons import NO_NORM, NORM_OF_SHARDS
+from trainvitals.capture.step import Step
+from trainvitals.structure.order import ModuleFacts
+from trainvitals.structure.parameters import (
     DTYPES,
     Parameter,
     Sharding,
@@ -25,8 +27,6 @@ from trainvitals.capture.parameters import (
     reason_not_measured,
     sharding_of,
 )
-from trainvitals.capture.reasons import NO_NORM, NORM_OF_SHARDS
-from trainvitals.capture.step import Step
 from trainvitals.wire import Place, Scalar
 
 FactsOf = Callable[[nn.Module | None], ModuleFacts | None]

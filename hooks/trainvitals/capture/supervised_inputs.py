@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainvitals.capture.supervised_values import sample
+from trainvitals.wire import Scalar
 
 COLUMN_ENTRIES_MAX: Final = 65_536
 """Maximum number of entries of a batch of features that is compared with the target."""
@@ -44,18 +45,20 @@ def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
 
 def target_in_input(
     x: Tensor, target: Tensor, ignore_index: int | None, classes: int
-) -> Tensor | None:
-    """Return the share of the supervised targets that the input `x` contains, 0 to 1.
+) -> dict[str, Tensor]:
+    """Return how much of the supervised targets the input `x` contains, by the scalar's name.
 
     Token numbers are compared entry by entry with targets at the same place. Features of shape
     (samples, features) are compared with one target per sample: 1 if a column is a linear function
     of the target, or for classes of the indicator of the batch's most frequent class, otherwise 0.
-    None if the two are not comparable.
+    Empty if the two are not comparable.
     """
     if x.device != target.device or not x.numel():
-        return None
-    share = _of_tokens(x, target, ignore_index, classes)
-    return _of_columns(x, target, classes) if share is None else share
+        return {}
+    if (share := _of_tokens(x, target, ignore_index, classes)) is not None:
+        return {Scalar.TARGET_IN_TOKENS_SHARE: share}
+    contained = _of_columns(x, target, classes)
+    return {} if contained is None else {Scalar.TARGET_IN_FEATURES: contained}
 
 
 def _of_tokens(x: Tensor, target: Tensor, ignore_index: int | None, classes: int) -> Tensor | None:

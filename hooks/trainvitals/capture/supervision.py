@@ -25,7 +25,6 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import TOTAL, Seen, StepScalars
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
-from trainvitals.capture.parameters import reason_not_measured
 from trainvitals.capture.supervised_inputs import target_in_input
 from trainvitals.capture.supervised_values import (
     class_counts,
@@ -38,6 +37,7 @@ from trainvitals.capture.supervised_values import (
     sample,
     unmasked,
 )
+from trainvitals.structure.parameters import reason_not_measured
 from trainvitals.wire import Event, EventKind, Record, Scalar
 
 MICRO_BATCHES_MAX: Final = 8
@@ -165,10 +165,8 @@ class Supervision:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
         x = _readable(self._input()) if self._input is not None else None
-        if x is not None and (
-            (share := target_in_input(x, main.target, main.ignore_index, main.classes)) is not None
-        ):
-            self._scalars.log({Scalar.TARGET_IN_INPUT_SHARE: share})
+        if x is not None:
+            self._scalars.log(target_in_input(x, main.target, main.ignore_index, main.classes))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.

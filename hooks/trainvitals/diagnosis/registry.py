@@ -15,6 +15,7 @@ from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
+from trainvitals.diagnosis.rules.loss_divergence import LossDivergence
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
@@ -26,6 +27,7 @@ from trainvitals.diagnosis.rules.no_signal import NoSignal
 from trainvitals.diagnosis.rules.no_supervision import NoSupervision
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
+from trainvitals.diagnosis.rules.over_regularised import OverRegularised
 from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
@@ -33,6 +35,8 @@ from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
+from trainvitals.diagnosis.rules.trivial_target import TrivialTarget
+from trainvitals.diagnosis.rules.undertrained import Undertrained
 from trainvitals.diagnosis.rules.unnormalised_input import UnnormalisedInput
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
 from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
@@ -53,11 +57,14 @@ RULES: tuple[type[Rule], ...] = (
     NoSupervision,
     LossTermInactive,
     NoLearning,
+    LossDivergence,
     LossSpike,
     Overfitting,
+    Undertrained,
     LearningRateTooHigh,
     LearningRateTooLow,
     ParameterNotUpdated,
+    OverRegularised,
     WrongTrainEvalMode,
     AbsorbedUpdates,
     ScheduleEndedEarly,
@@ -66,6 +73,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOrDuplicateInput,
     TargetNotScaled,
     ClassImbalance,
+    TrivialTarget,
     NonFiniteValue,
     AmpOverflow,
     MonitorDegraded,

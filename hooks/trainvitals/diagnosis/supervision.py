@@ -10,8 +10,11 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+import numpy as np
+
 from trainvitals.diagnosis.history import History
-from trainvitals.wire import Event, EventKind, Stream
+from trainvitals.diagnosis.signals import middle
+from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 REPAIRED_AFTER = 8
 """Steps. Within fewer, a second loss of the same kind is another loss of the same program."""
@@ -81,6 +84,28 @@ def output_module(history: History) -> str:
     """Return the name of the module whose output the loss takes; "" if it is not known."""
     places = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
     return places[0].name if len(places) == 1 else ""
+
+
+def loss_of_constant(history: History) -> float | None:
+    """Return the loss of the best prediction that ignores the input; None if it is not known.
+
+    For a cross entropy, the entropy of the class frequencies in nats (ln C before the first
+    histogram of the targets); for a squared error, the variance of the targets.
+    """
+    kind = only_loss(history)
+    if kind is None or len(kind.kinds) != 1:
+        return None
+    if kind.kinds[0] == "MSELoss":
+        deviation = history.scalar(Scalar.TARGET_STD).finite().values
+        return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
+    if kind.kinds[0] not in ("CrossEntropyLoss", "NLLLoss"):
+        return None
+    histograms = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
+    if not histograms:
+        return float(np.log(kind.classes)) if kind.classes > 1 else None
+    counts = np.array([float(n) for n in histograms[-1].attributes.values()])
+    shares = counts[counts > 0] / max(counts.sum(), 1.0)
+    return float(-(shares * np.log(shares)).sum()) or None
 
 
 def _read(event: Event) -> LossKind:

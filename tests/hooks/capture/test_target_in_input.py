@@ -19,8 +19,8 @@ LABELS = torch.randint(0, 3, (32,), generator=torch.Generator().manual_seed(3))
 
 
 def share(x, target, ignore_index=None, classes=0):
-    found = target_in_input(x, target, ignore_index, classes)
-    return None if found is None else float(found)
+    found = [float(x) for x in target_in_input(x, target, ignore_index, classes).values()]
+    return found[0] if found else None
 
 
 def test_labels_that_were_not_shifted_are_the_tokens_themselves():
@@ -107,9 +107,9 @@ def recorded(model, loss):
         if (
             isinstance(record, Frame)
             and record.stream is Stream.SCALAR
-            and Scalar.TARGET_IN_INPUT_SHARE in names
+            and Scalar.TARGET_IN_TOKENS_SHARE in names
         ):
-            found += record.values[:, names.index(Scalar.TARGET_IN_INPUT_SHARE), 0].tolist()
+            found += record.values[:, names.index(Scalar.TARGET_IN_TOKENS_SHARE), 0].tolist()
     return found
 
 

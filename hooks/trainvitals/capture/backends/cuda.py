@@ -23,8 +23,8 @@ from trainvitals.capture.backends.members import Member
 from trainvitals.capture.backends.plain import PlainGroup, Unscale
 from trainvitals.capture.device import Uploads, is_capturing, launches
 from trainvitals.capture.guard import log
-from trainvitals.capture.parameters import DTYPES, local_of, reason_not_measured
 from trainvitals.capture.step import Step
+from trainvitals.structure.parameters import DTYPES, local_of, reason_not_measured
 from trainvitals.wire import STATISTICS, Stream
 
 ALIGNMENT: Final = 256

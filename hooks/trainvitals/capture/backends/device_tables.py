@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainvitals.capture.backends.members import Member, is_dense
 from trainvitals.capture.device import Uploads
-from trainvitals.capture.parameters import DTYPES
+from trainvitals.structure.parameters import DTYPES
 
 CHUNK: Final = 8192
 """Number of entries that one program reads."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainvitals.capture.parameters import local_of, reason_not_measured
+from trainvitals.structure.parameters import local_of, reason_not_measured
 
 ROWS_COMPARED_MAX = 256
 ENTRIES_COMPARED_MAX = 1024

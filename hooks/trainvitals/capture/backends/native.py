@@ -27,8 +27,8 @@ from trainvitals.capture.backends.members import (
 )
 from trainvitals.capture.backends.shapes import Shape
 from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
-from trainvitals.capture.parameters import DTYPES, local_of
 from trainvitals.capture.step import PARAMETER_STREAMS, Matrix, Step, Total
+from trainvitals.structure.parameters import DTYPES, local_of
 from trainvitals.wire import STATISTICS, Stat, Stream
 
 GIL_BYTES_MAX: Final = 32_000_000

@@ -48,7 +48,7 @@ _GRAPH_NODES: Final = {
     "LogSoftmax": "log_softmax",
 }
 _SEEN_THROUGH: Final = ("MaxPool", "AvgPool", "AdaptiveAvgPool", "View", "Reshape", "Dropout")
-_SKIPPED: Final = (
+SKIPPED: Final = (
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
@@ -73,6 +73,8 @@ class ModuleFacts:
     """The nonlinearity is a function directly after the module, whose output is its input."""
     before_norm: bool = False
     output: bool = False
+    activation: nn.Module | None = None
+    """The module that is that nonlinearity; None for a function, or if there is none."""
 
 
 class ForwardOrder:
@@ -94,13 +96,13 @@ class ForwardOrder:
         for at, (module, _) in enumerate(self.calls):
             mine = facts[id(module)]
             if type(module) in ACTIVATIONS:
-                mine.nonlinearity = ACTIVATIONS[type(module)]
+                mine.nonlinearity, mine.activation = ACTIVATIONS[type(module)], module
                 continue
             following = self.calls[at + 1 :]
             if following and following[0][1]:
                 mine.nonlinearity, mine.functional = following[0][1], True
             else:
-                mine.nonlinearity = _next_nonlinearity(following, norms)
+                mine.nonlinearity, mine.activation = _next_nonlinearity(following, norms)
             mine.before_norm = bool(following) and isinstance(following[0][0], norms)
         with_parameters = [m for m, _ in self.calls if next(m.parameters(False), None) is not None]
         if with_parameters:
@@ -110,15 +112,15 @@ class ForwardOrder:
 
 def _next_nonlinearity(
     following: list[tuple[nn.Module, str]], norms: tuple[type[nn.Module], ...]
-) -> str:
+) -> tuple[str, nn.Module | None]:
     for module, functional in following:
         if functional:
-            return functional
+            return functional, None
         if type(module) in ACTIVATIONS:
-            return ACTIVATIONS[type(module)]
-        if not isinstance(module, (*norms, *_SKIPPED)):
-            return ""
-    return ""
+            return ACTIVATIONS[type(module)], module
+        if not isinstance(module, (*norms, *SKIPPED)):
+            return "", None
+    return "", None
 
 
 def functional_nonlinearity(args: object) -> str:

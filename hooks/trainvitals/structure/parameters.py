@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainvitals.capture.order import ModuleFacts
+from trainvitals.structure.order import ModuleFacts
 from trainvitals.wire import Place
 
 DTYPES: Final = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}

@@ -1,0 +1,161 @@
+"""TV503: the loss had fallen, rises to a higher level, and stays there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import Floats, median, noise
+from trainvitals.wire import Scalar, Stream
+
+
+class _Shift(NamedTuple):
+    """A lasting rise of the loss."""
+
+    step: int
+    before: float
+    now: float
+
+
+@dataclass(frozen=True)
+class LossDivergence(Rule):
+    """The loss had fallen, has risen to a higher level, and stays there.
+
+    ## What it detects
+    The loss had fallen by 30 % of its initial value or more. Then it rose, and each of the newest
+    20 losses is above the best level (median of 20 losses in a row) by a quarter of the initial
+    loss and by three times the noise before the rise. Their median is at least twice the best
+    level. Losses that can be negative are left out.
+    ## Why it matters
+    The model has lost what it had learned. The steps from the rise on are wasted, unless the loss
+    comes back by itself.
+    ## Evidence
+    The rise as a share of the initial loss, the best level, the level now, and the step at which
+    the loss left the best level.
+    ## What to do
+    - Restore the checkpoint before the rise, and continue with a third of the learning rate.
+    - After a resume: load the states of model, optimizer and scheduler; `strict=True`.
+    - Check the batches at that step, and whether the data changed there.
+    ## When it is wrong
+    A change of the task or of the loss at that step: a curriculum, new data, a new loss weight.
+    ## References
+    Chowdhery et al., "PaLM", 2022, arXiv:2204.02311, section 5.1; Page, "Continuous Inspection
+    Schemes", 1954.
+    """
+
+    code: ClassVar[str] = "TV503"
+    stage: ClassVar[Stage] = Stage.LOSS
+    explains: ClassVar[frozenset[str]] = frozenset({"TV502", "TV505"})
+    needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
+    fix: ClassVar[str] = (
+        "model.load_state_dict(before); optimizer.load_state_dict(optimizer_before)\n"
+        "for group in optimizer.param_groups: group['lr'] /= 3"
+    )
+    refuted_by: ClassVar[str] = "The task, the data or the weight of a loss changed at that step."
+
+    steps_held: int = threshold(20, "Newest losses, each of which is above the limit.")
+    fall_min: float = threshold(
+        0.3, "Fall of the loss before the rise, as a share of the initial loss."
+    )
+    rise_min: float = threshold(0.25, "Rise of the loss, as a share of the initial loss.")
+    factor_min: float = threshold(2.0, "Loss now divided by the best level.")
+    noise_factor: float = threshold(3.0, "Rise as a multiple of the noise before it.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        course = Course(history)
+        if not course.known or not course.initial > 0:
+            return
+        shift = self._shift(course.loss, course.initial)
+        if shift is None:
+            return
+        rise = (shift.now - shift.before) / course.initial
+        several = float(history.facts.get("optimizers", 1))
+        yield self.finding(
+            # With several optimizers (GANs), one loss may rise because the other falls.
+            severity=Severity.INFO if several > 1 else Severity.WARNING,
+            since_step=shift.step,
+            summary=f"Loss divergence: the loss had fallen from {number(course.initial)} to "
+            f"{number(shift.before)}, rose at step {shift.step} and is {number(shift.now)} now.",
+            evidence=(
+                Evidence(
+                    quantity="rise of the loss as a share of its initial value",
+                    seen=rise,
+                    limit=self.rise_min,
+                    direction="above",
+                    healthy=(None, self.rise_min / 2),
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(
+                    quantity="loss now divided by the best level",
+                    seen=shift.now / max(shift.before, 1e-30),
+                    limit=self.factor_min,
+                    direction="above",
+                    unit="times",
+                ),
+                Evidence(quantity="best level of the loss", seen=shift.before),
+                Evidence(quantity="loss now", seen=shift.now),
+                Evidence(
+                    quantity="fall before the rise",
+                    seen=1 - shift.before / course.initial,
+                    limit=self.fall_min,
+                    direction="above",
+                    unit="share",
+                    text=f"{percent(1 - shift.before / course.initial)} of the initial loss",
+                ),
+            ),
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _shift(self, loss: Series, initial: float) -> _Shift | None:
+        held = self.steps_held
+        values = loss.values.astype(np.float64)
+        if len(values) < 3 * held:
+            return None
+        before = values[:-held]
+        levels = median(np.lib.stride_tricks.sliding_window_view(before, held), axis=1)
+        at = int(np.argmin(levels))
+        best, newest = float(levels[at]), values[-held:]
+        if best > (1 - self.fall_min) * initial:
+            return None
+        spread = noise(before[max(0, at - held) : at + held])
+        limit = best + max(self.rise_min * initial, self.noise_factor * spread)
+        now = float(np.median(newest))
+        if float(newest.min()) < limit or now < self.factor_min * best:
+            return None
+        # The first step from which the loss is above the limit up to now.
+        low = np.flatnonzero(values <= limit)
+        onset = int(low[-1]) + 1 if len(low) else 0
+        return _Shift(int(loss.steps[onset]), best, now)
+
+    @staticmethod
+    def sick() -> History:
+        """Return a loss that falls to 0.2 and is 2.2 from step 120 on."""
+        return _run(np.where(np.arange(160) < 120, _falling(160), 2.2))
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a loss that jumps to 2.2 for ten steps and comes back."""
+        step = np.arange(160)
+        return _run(np.where((step >= 120) & (step < 130), 2.2, _falling(160)))
+
+
+def _falling(n: int) -> Floats:
+    smooth: Floats = 2.1 * np.exp(-np.arange(n) / 30) + 0.2
+    return smooth
+
+
+def _run(loss: Column) -> History:
+    return Example(len(np.asarray(loss))).scalars(loss=loss).history

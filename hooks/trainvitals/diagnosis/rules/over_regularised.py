@@ -1,0 +1,162 @@
+"""TV604: the weight decay shrinks the weights faster than the loss can use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import median, trailing_run
+from trainvitals.wire import Place, Scalar, Stat, Stream
+
+
+@dataclass(frozen=True)
+class OverRegularised(Rule):
+    """The weight decay shrinks the weights, and the loss does not fall.
+
+    ## What it detects
+    The optimizer has a weight decay, the norm of the weight matrices (median over the matrices) has
+    been below half of its first value for five captured steps in a row, and the loss is still above
+    90 % of its initial value. Losses that can be negative are left out.
+    ## Why it matters
+    The decay pulls each weight towards zero with a strength that does not depend on the data. If
+    it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
+    predicts a constant.
+    ## Evidence
+    The norm of the weights as a share of its first value, the fall of the loss, the weight decay
+    and the learning rate.
+    ## What to do
+    - Divide the weight decay by 10 until the norm stays level: 1e-4 to 1e-1 is usual for AdamW,
+      1e-5 to 1e-3 for SGD.
+    - AdamW multiplies each weight by 1 − lr · weight_decay in every step; Adam and SGD add
+      weight_decay · weight to the gradient.
+    - Exclude biases and norm layers from the decay.
+    ## When it is wrong
+    A penalty in the loss itself is not seen here. Large initial weights shrink in a healthy run
+    too, but then the loss falls.
+    ## References
+    Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv:1711.05101; Zhang et
+    al., "Three Mechanisms of Weight Decay Regularization", 2019, arXiv:1810.12281.
+    """
+
+    code: ClassVar[str] = "TV604"
+    stage: ClassVar[Stage] = Stage.OPTIMIZER
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("TV101", "TV106", "TV201", "TV303", "TV501", "TV502", "TV505", "TV507"),
+            *("TV601", "TV602", "TV701", "TV702", "TV806"),
+        }
+    )
+    needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Scalar.LOSS)
+    fix: ClassVar[str] = "for group in optimizer.param_groups: group['weight_decay'] /= 100"
+    refuted_by: ClassVar[str] = "The loss falls while the norm of the weights stays low."
+
+    norm_share: float = threshold(
+        0.5, "Norm of the weight matrices as a share of its first value, median over them."
+    )
+    observations: int = threshold(5, "Captured steps in a row at or below this share.")
+    fall_min: float = threshold(
+        0.1, "Fall of the loss as a share of its initial value; more than this is learning."
+    )
+    steps_min: int = threshold(20, "Minimum number of finished steps.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        decay = _largest(history, Scalar.WEIGHT_DECAY)
+        course = Course(history)
+        if not decay > 0 or not course.known or course.converged:
+            return
+        if len(course.loss) < self.steps_min:
+            return
+        fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
+        shares = self._shares(history)
+        run = int(trailing_run(shares.values <= self.norm_share))
+        if run < self.observations or fall > self.fall_min:
+            return
+        now, since = float(shares.values[-1]), int(shares.steps[-run])
+        yield self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=f"Over-regularised: with a weight decay of {number(decay)}, the weights have "
+            f"{percent(now)} of their first norm (median matrix), and the loss went from "
+            f"{number(course.initial, 4)} to only {number(course.now(20), 4)}.",
+            evidence=(
+                Evidence(
+                    quantity="norm of the weights as a share of its first value (median matrix)",
+                    seen=now,
+                    limit=self.norm_share,
+                    direction="below",
+                    healthy=(0.8, None),
+                    unit="share",
+                ),
+                Evidence(
+                    quantity="fall of the loss since the start",
+                    seen=fall,
+                    limit=self.fall_min,
+                    direction="below",
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
+                Evidence(quantity="learning rate", seen=_largest(history, Scalar.LEARNING_RATE)),
+            ),
+            confidence=0.95,
+            stream=Stream.WEIGHT,
+            statistic=Stat.L2,
+        )
+
+    def _shares(self, history: History) -> Window:
+        """Return the norm as a share of the first one, median over the matrices, (frames,)."""
+        rows = spread_over(matrices_by_depth(history, Stream.WEIGHT))
+        seen = both_ends(history, Stream.WEIGHT, Stat.L2, rows)
+        if len(seen.steps) == 0 or not rows:
+            return Window(seen.steps[:0], np.empty(0))
+        first = seen.values[0]
+        known = seen.values[:, first > 0] / first[first > 0]
+        middle = median(known, axis=1) if known.shape[1] else np.full(len(known), np.nan)
+        measured = ~np.isnan(middle)
+        return Window(seen.steps[measured], middle[measured])
+
+    @staticmethod
+    def sick() -> History:
+        """Return weights that lose 5 % in each step, and a loss that stays at ln 10."""
+        return _run(np.full(60, 2.303), 1.0)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return large first weights that shrink as fast, while the loss falls."""
+        return _run(30 * np.exp(-np.arange(60) / 20), 0.1)
+
+
+def _largest(history: History, name: Scalar) -> float:
+    """Return the newest value of a scalar of the parameter groups, the largest of the groups."""
+    newest = [
+        float(series.values[-1])
+        for scalar in history.scalar_names()
+        if scalar.startswith(f"{name}/") and len(series := history.scalar(scalar))
+    ]
+    return max(newest, default=float("nan"))
+
+
+def _run(loss: Column, decay: float) -> History:
+    steps = len(np.asarray(loss))
+    places = [
+        Place(f"{i}.weight", kind="weight", shape=(32, 32), depth=i, module=str(i))
+        for i in range(3)
+    ]
+    norm = 5 * 0.95 ** np.arange(steps)
+    return (
+        Example(steps)
+        .scalars(loss=loss, learning_rate__0=0.05, weight_decay__0=decay)
+        .stream(Stream.WEIGHT, places, {p.name: {Stat.L2: norm} for p in places})
+        .history
+    )

@@ -1,0 +1,202 @@
+"""TV507: the plan of steps is at its end, and the model is not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import both_ends, matrices_by_depth, spread_over
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import Floats, median, middle
+from trainvitals.diagnosis.supervision import loss_of_constant
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
+
+
+@dataclass(frozen=True)
+class Undertrained(Rule):
+    """The planned steps are over, and the loss has hardly fallen or still falls.
+
+    ## What it detects
+    Needs `watch(total_steps=…)`; speaks at the last planned step only. It is a warning if the loss
+    has not fallen by 5 %, is near the loss of the best constant prediction, and (1) the plan has
+    fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
+    (update ratio, median over the matrices, summed over the steps). It is a note if the loss
+    is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
+    steps.
+    ## Why it matters
+    The run ends without an error, but the model was stopped before it had learned: its
+    metrics say nothing about the model or the data.
+    ## Evidence
+    The fall of the loss, the number of planned steps, the sum of the update ratios, or the fall in
+    the last tenth of the steps.
+    ## What to do
+    - Plan more steps: some hundred to see whether the model learns at all.
+    - If the weights have hardly moved: a learning rate ten times as high.
+    - Check the unit: epochs where steps are meant, or the reverse.
+    ## When it is wrong
+    A short run that only tests the program. A loss whose kind is not known is left out of the
+    warnings, because its level does not show whether the model predicts a constant.
+    ## References
+    Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022, arXiv:2203.15556.
+    """
+
+    code: ClassVar[str] = "TV507"
+    stage: ClassVar[Stage] = Stage.LOSS
+    damages_loss: ClassVar[bool] = False
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701"})
+    needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
+    fix: ClassVar[str] = "total_steps = 10 * total_steps  # and a schedule of this length"
+    refuted_by: ClassVar[str] = "A metric on held-out data is as good as a longer run's."
+
+    steps_few: int = threshold(100, "Planned steps; a plan with fewer is short.")
+    fall_min: float = threshold(
+        0.05, "Fall of the loss as a share of its initial value; more than this is learning."
+    )
+    moved_max: float = threshold(
+        0.02, "Sum of the update ratios of all steps, median over the weight matrices."
+    )
+    constant_min: float = threshold(
+        0.7, "Loss now as a share of the loss of the best constant prediction."
+    )
+    level_min: float = threshold(
+        0.3, "Loss in the last tenth of the steps as a share of the initial loss, for a note."
+    )
+    slope_min: float = threshold(
+        0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        planned, course = history.total_steps, Course(history)
+        if not planned or history.last_step < planned - 1 or not course.known:
+            return
+        if len(course.loss) < 2 or course.converged:
+            return
+        half = max(1, len(course.loss) // 2)
+        start, now = course.initial, course.now(min(20, half))
+        fall = 1 - now / start if start > 0 else 1.0
+        constant = loss_of_constant(history)
+        if fall <= self.fall_min and constant and now >= self.constant_min * constant:
+            yield from self._not_trained(history, planned, fall, (start, now))
+        elif fall > self.fall_min:
+            yield from self._still_falls(history, planned, course)
+
+    def _not_trained(
+        self, history: History, planned: int, fall: float, loss: tuple[float, float]
+    ) -> Iterator[Finding]:
+        moved = self._moved(history, planned)
+        short, still = planned < self.steps_few, moved <= self.moved_max
+        if not short and not still:
+            return
+        reason = (
+            f"all {planned} steps together changed the weights by at most "
+            f"{percent(max(moved, 0.001))}"
+            if still
+            else f"the plan has only {planned} steps"
+        )
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=0 if still else history.last_step,
+            summary=f"Undertrained: {reason}, and the loss went from {number(loss[0], 4)} to "
+            f"{number(loss[1], 4)}.",
+            evidence=(
+                Evidence(
+                    quantity="fall of the loss since the start",
+                    seen=fall,
+                    limit=self.fall_min,
+                    direction="below",
+                    healthy=(2 * self.fall_min, None),
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(
+                    quantity="planned steps",
+                    seen=float(planned),
+                    limit=float(self.steps_few) if short else None,
+                    direction="below" if short else "",
+                ),
+                Evidence(
+                    quantity="sum of the update ratios (median matrix)",
+                    seen=moved,
+                    limit=self.moved_max if still else None,
+                    direction="below" if still else "",
+                ),
+            ),
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _moved(self, history: History, planned: int) -> float:
+        """Return the largest possible relative change of the weights; NaN if unknown or 0.
+
+        Weights that do not move at all are another fault.
+        """
+        rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
+        ratios = both_ends(history, Stream.UPDATE, Stat.RATIO, rows).values
+        if len(ratios) == 0 or not rows:
+            return float("nan")
+        usual = middle(median(ratios, axis=1))
+        return planned * usual if usual > 0 else float("nan")
+
+    def _still_falls(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
+        steps, values = course.loss.steps, course.loss.values.astype(np.float64)
+        newest = values[steps >= 0.9 * planned]
+        before = values[(steps >= 0.8 * planned) & (steps < 0.9 * planned)]
+        if min(len(newest), len(before)) < 20:
+            return
+        fall = 1 - middle(newest) / max(middle(before), 1e-30)
+        if middle(newest) < self.level_min * course.initial:
+            return
+        if fall <= max(self.slope_min, 2 * course.noise / middle(before) / len(newest) ** 0.5):
+            return
+        yield self.finding(
+            severity=Severity.INFO,
+            since_step=history.last_step,
+            summary=f"Undertrained: the loss still fell by {percent(fall)} in the last tenth of "
+            f"the {planned} planned steps.",
+            evidence=(
+                Evidence(
+                    quantity="fall of the loss in the last tenth of the steps",
+                    seen=fall,
+                    limit=self.slope_min,
+                    direction="above",
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            confidence=0.6,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return 20 steps of a classifier whose loss stays at ln 4."""
+        return _run(1.386 + 0.01 * _noise(20))
+
+    @staticmethod
+    def healthy() -> History:
+        """Return the same loss in the first 20 of 2,000 planned steps."""
+        return _run(1.386 + 0.01 * _noise(20), planned=2000)
+
+
+def _noise(n: int) -> Floats:
+    return np.random.default_rng(0).normal(0, 1, n)
+
+
+def _run(loss: Column, planned: int = 20) -> History:
+    head = Place("2.weight", kind="weight", shape=(4, 8), module="2", flags=("output",))
+    example = Example(len(np.asarray(loss)), total_steps=planned).scalars(loss=loss)
+    history = example.stream(Stream.WEIGHT, [head], {"2.weight": {Stat.L2: 2.0}}).history
+    history.facts["loss"] = "CrossEntropyLoss"
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"classes": 4.0}))
+    return history

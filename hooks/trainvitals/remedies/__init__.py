@@ -1,0 +1,12 @@
+"""Remedies as calls: initialise a model again, identify its initialisers.
+
+Comes in: a model, a tensor, targets. Goes out: plans and advice with their reasons.
+Promise:  a bad argument raises a clear error before anything is changed.
+Start at `initialise`, `identify`, `biases` and `recommend_loss`.
+"""
+
+from trainvitals.remedies.identify import identify
+from trainvitals.remedies.initialisation import initialise
+from trainvitals.remedies.plan import Plan, Row
+
+__all__ = ["Plan", "Row", "identify", "initialise"]

@@ -1,0 +1,199 @@
+"""TV503, TV507, TV604, TV808: the course of the loss and the fit, and their look-alikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.optim import SGD, Adam, AdamW, Optimizer  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from trainvitals.api.schema import Finding, Severity  # noqa: E402
+from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.diagnosis.causes import headline_of  # noqa: E402
+from trainvitals.diagnosis.examine import Engine  # noqa: E402
+from trainvitals.diagnosis.example import Example  # noqa: E402
+from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.diagnosis.rule import Rule  # noqa: E402
+from trainvitals.diagnosis.rules.loss_divergence import LossDivergence  # noqa: E402
+from trainvitals.diagnosis.rules.over_regularised import OverRegularised  # noqa: E402
+from trainvitals.diagnosis.rules.trivial_target import TrivialTarget  # noqa: E402
+from trainvitals.diagnosis.rules.undertrained import Undertrained  # noqa: E402
+from trainvitals.wire import RunStart  # noqa: E402
+
+
+@dataclass
+class Run:
+    """A training of a small classifier, or of a regression, on generated data."""
+
+    classes: int = 4
+    steps: int = 100
+    planned: int | None = None
+    optimizer: Callable[[nn.Module], Optimizer] = lambda model: Adam(model.parameters(), 3e-3)
+    x: Callable[[Tensor, Tensor], Tensor] = lambda x, _: x
+    same_batch: bool = False
+
+
+def train(run: Run) -> History:
+    """Train and return what was recorded."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    history = History()
+    if run.planned:
+        history.add(RunStart(0.0, total_steps=run.planned))
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 8, generator=g)
+    score = x[:, :1] * x[:, 1:2] + x[:, 2:3] + 0.3 * torch.randn(2000, 1, generator=g)
+    loss_of: nn.Module = nn.MSELoss()
+    y = score
+    if run.classes:
+        edges = score.quantile(torch.linspace(0, 1, run.classes + 1)[1:-1])
+        y, loss_of = torch.bucketize(score[:, 0], edges), nn.CrossEntropyLoss()
+    x = run.x(x, y)
+    model = layers(8, 32, 32, run.classes or 1)
+    optimizer = run.optimizer(model)
+    capture = Capture(model, optimizer, emit=history.add, every=1)
+    for _ in range(run.steps):
+        rows = torch.arange(32) if run.same_batch else torch.randint(2000, (32,), generator=g)
+        optimizer.zero_grad()
+        output = model(x[rows])
+        loss = loss_of(output, y[rows])
+        capture.loss(loss, prediction=output, target=y[rows])
+        loss.backward()
+        optimizer.step()
+    capture.detach()
+    return history
+
+
+def findings(rule: Rule, history: History) -> list[Finding]:
+    return list(rule.check(history))
+
+
+def alarms(rule: Rule, history: History) -> list[Finding]:
+    return [f for f in rule.check(history) if f.severity is not Severity.INFO]
+
+
+def leaked(x: Tensor, y: Tensor) -> Tensor:
+    """Replace some features by the target."""
+    x = x.clone()
+    if y.dim() == 1:
+        x[:, 4:] = 4.0 * nn.functional.one_hot(y, 4)
+    else:
+        x[:, 7:] = 4.0 * y
+    return x
+
+
+# TV604
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda model: AdamW(model.parameters(), 3e-3, weight_decay=30.0),
+        lambda model: SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1.0),
+    ],
+    ids=["decoupled", "L2"],
+)
+def test_a_far_too_large_weight_decay_is_the_headline(optimizer):
+    history = train(Run(optimizer=optimizer, steps=120))
+    found = headline_of(Engine().examine(history))
+    assert found is not None
+    assert found.rule == "over_regularised"
+    assert found.evidence[2].seen in (30.0, 1.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.1])
+def test_a_usual_weight_decay_is_silent(decay):
+    run = Run(optimizer=lambda model: AdamW(model.parameters(), 3e-3, weight_decay=decay))
+    assert findings(OverRegularised(), train(run)) == []
+
+
+# TV507
+
+
+def test_a_plan_of_twenty_steps_ends_with_a_warning_and_only_at_its_end():
+    history = train(Run(steps=20, planned=20, optimizer=lambda m: SGD(m.parameters(), 1e-3)))
+    assert [f.severity for f in findings(Undertrained(), history)] == [Severity.WARNING]
+    history = train(Run(steps=19, planned=20, optimizer=lambda m: SGD(m.parameters(), 1e-3)))
+    assert findings(Undertrained(), history) == []
+
+
+def test_steps_that_hardly_move_the_weights_are_reported_at_the_end_of_a_long_plan():
+    history = train(Run(steps=150, planned=150, optimizer=lambda m: Adam(m.parameters(), 1e-6)))
+    (found,) = findings(Undertrained(), history)
+    assert found.severity is Severity.WARNING
+    assert found.evidence[2].seen < found.evidence[2].limit
+
+
+def test_a_run_without_a_plan_and_one_that_learned_raise_no_alarm():
+    assert findings(Undertrained(), train(Run(steps=20))) == []
+    assert alarms(Undertrained(), train(Run(steps=150, planned=150))) == []
+
+
+def test_fine_tuning_from_a_low_loss_is_not_undertrained():
+    sick = Undertrained.sick()
+    low = Example(20, total_steps=20).scalars(loss=np.full(20, 0.2)).history
+    low.facts, low.events = sick.facts, sick.events
+    assert findings(Undertrained(), low) == []
+
+
+def test_a_loss_that_still_falls_at_the_end_is_a_note():
+    history = Undertrained.sick()
+    falling = Example(400, total_steps=400).scalars(loss=2.3 * np.exp(-np.arange(400) / 350))
+    falling.history.events = history.events
+    (found,) = findings(Undertrained(), falling.history)
+    assert found.severity is Severity.INFO
+
+
+# TV808
+
+
+@pytest.mark.parametrize("classes", [0, 4], ids=["regression", "classes"])
+def test_a_target_among_the_features_is_reported_and_the_same_data_without_it_is_not(classes):
+    fast: Callable[[nn.Module], Optimizer] = lambda m: Adam(m.parameters(), 1e-2)  # noqa: E731
+    assert findings(TrivialTarget(), train(Run(classes, optimizer=fast, x=leaked)))
+    assert findings(TrivialTarget(), train(Run(classes, optimizer=fast))) == []
+
+
+def test_one_batch_that_is_learned_by_heart_is_no_trivial_target():
+    fast: Callable[[nn.Module], Optimizer] = lambda m: Adam(m.parameters(), 1e-2)  # noqa: E731
+    history = train(Run(same_batch=True, optimizer=fast))
+    assert history.scalar("loss").values[80] < 0.01
+    assert findings(TrivialTarget(), history) == []
+
+
+# TV503
+
+
+def lost(level: float, steps: int = 200, at: int = 120) -> History:
+    """Return a noisy loss that falls to 0.2 and is at `level` from step `at` on."""
+    smooth = np.where(np.arange(steps) < at, 0.2 + 2.1 * np.exp(-np.arange(steps) / 25), level)
+    noisy = smooth * np.random.default_rng(0).lognormal(0, 0.2, steps)
+    return Example(steps).scalars(loss=noisy).history
+
+
+def test_a_loss_that_stays_above_a_quarter_of_its_start_has_diverged():
+    (found,) = findings(LossDivergence(), lost(2.9))
+    assert abs(found.since_step - 120) <= 1
+    assert findings(LossDivergence(), lost(0.3)) == []
+
+
+def test_ten_high_losses_are_not_yet_a_divergence():
+    assert findings(LossDivergence(), lost(2.9, steps=130)) == []
+
+
+def test_a_loss_that_never_fell_has_not_diverged():
+    slow = Example(200).scalars(loss=2 + np.arange(200) / 50).history
+    assert findings(LossDivergence(), slow) == []
+
+
+def test_a_loss_that_need_not_fall_does_not_diverge():
+    history = lost(2.9)
+    history.facts["loss_falls"] = 0.0
+    assert findings(LossDivergence(), history) == []
