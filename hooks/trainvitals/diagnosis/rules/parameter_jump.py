@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,14 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.places import rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, middle
 from trainvitals.wire import Place, Scalar, Stat, Stream
+
+_ADAPTIVE: Final = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adafactor", "Lion")
+"""Optimizers whose update hardly grows with the gradient."""
 
 
 class _Jump(NamedTuple):
@@ -43,7 +46,8 @@ class ParameterJump(Rule):
     than 30 times what the optimizer can have done: the number of steps between them times the
     largest norm of an update so far. The reverse triangle inequality makes this a safe bound. It is
     a warning if the norm tripled or the loss rose, otherwise a note. Left out: steps with values
-    that are not finite, and parameters that jump more than twice within 128 captured steps.
+    that are not finite, parameters that jump more than twice within 128 captured steps, and times
+    between captured steps in which the learning rate rose or, under SGD, the gradient norm did.
     ## Why it matters
     Something else wrote into the weights: a damaged memory, a kernel that writes past its buffer, a
     broken collective operation, an in-place change in the model's code, a checkpoint of another
@@ -77,6 +81,9 @@ class ParameterJump(Rule):
     change_min: float = threshold(0.1, "Least change of the norm, as a share of the norm.")
     growth_max: float = threshold(3.0, "Growth of the norm that is a warning by itself.")
     rise_max: float = threshold(0.2, "Rise of the loss, as a share of its level before.")
+    growth_unseen_max: float = threshold(
+        3.0, "Growth of learning rate and gradient norm in steps whose update was not captured."
+    )
     frames: int = threshold(128, "Newest captured steps that are looked at.")
     frames_min: int = threshold(16, "Minimum number of captured steps.")
     jumps_max: int = threshold(2, "Jumps of one parameter in this time; more are on purpose.")
@@ -132,6 +139,7 @@ class ParameterJump(Rule):
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             ratio = change / bound
         calm = ~self._broken(history, weights.steps)[:, None]
+        calm &= self._as_measured(history, weights.steps)[:, None]
         jumped = calm & np.isfinite(ratio) & (ratio > self.ratio_max)
         jumped &= change > self.change_min * before
         # What is rewritten again and again is rewritten on purpose.
@@ -173,6 +181,24 @@ class ParameterJump(Rule):
         counts = np.searchsorted(at, steps[1:], side="right") - np.searchsorted(at, steps[:-1])
         return np.asarray(counts > 0)
 
+    def _as_measured(self, history: History, steps: np.ndarray) -> np.ndarray:
+        """Return for each interval whether updates that were not captured were as the captured.
+
+        For that, the learning rate must not rise in it; nor may the gradient norm, except for
+        optimizers that divide by the gradient's scale. Both are recorded at every step.
+        """
+        kind = str(history.facts.get("optimizer", ""))
+        curves = [Course(history).learning_rate]
+        if kind not in _ADAPTIVE:
+            curves.append(history.scalar(Scalar.GRADIENT_NORM))
+        known = np.ones(len(steps) - 1, bool)
+        for i in np.flatnonzero(np.diff(steps) > 1):
+            known[i] = all(
+                _is_level(curve, int(steps[i]), int(steps[i + 1]), self.growth_unseen_max)
+                for curve in curves
+            )
+        return known
+
     def _loss_rose(self, history: History, step: int) -> bool:
         course = Course(history)
         if not course.known:
@@ -193,6 +219,16 @@ class ParameterJump(Rule):
     def healthy() -> History:
         """Return a norm that grows as fast as the updates allow."""
         return _run([*np.linspace(10.0, 12.0, 40)])
+
+
+def _is_level(curve: Series, start: int, end: int, growth: float) -> bool:
+    """Return whether a curve is known at all steps from `start` to before `end`, and not grown."""
+    before = curve.values[curve.steps <= start][-20:]
+    at = slice(*np.searchsorted(curve.steps, (start, end)))
+    within = curve.values[at]
+    if len(before) == 0 or len(within) < end - start:
+        return False
+    return bool(within.max() <= growth * max(middle(before), float(before[-1])))
 
 
 def _run(norms: list[float]) -> History:

@@ -55,6 +55,7 @@ def train(run: Run) -> History:
     y = (x[:, :1] * x[:, 1:2] + x[:, 2:3]).tanh() + run.offset
     optimizer = run.optimizer(run.model)
     capture = Capture(run.model, optimizer, emit=history.add, every=run.every)
+    history.facts |= capture.facts
     for step in range(run.steps):
         at = torch.randint(512, (32,), generator=g)
         inputs, targets = run.batch(step, x[at], y[at])
@@ -206,6 +207,17 @@ class TestParameterJump:
 
         finding = found(ParameterJump, train(Run(steps=32, after=replace)))
         assert finding.severity is Severity.INFO
+
+    @pytest.mark.parametrize("every", [1, 7])
+    def test_a_learning_rate_that_rises_between_captured_steps_is_no_jump(self, every):
+        optimizer = torch.optim.SGD((model := layers(8, 32, 1)).parameters(), 0.01)
+
+        def raised(step: int, _: nn.Module) -> None:
+            if step == 60:
+                optimizer.param_groups[0]["lr"] = 30.0
+
+        run = Run(model, lambda _: optimizer, steps=80, every=every, after=raised)
+        assert found(ParameterJump, train(run)) is None
 
     @pytest.mark.parametrize("rate", [1e-4, 3e-3, 1.0])
     def test_updates_of_any_size_are_no_jump(self, rate):
