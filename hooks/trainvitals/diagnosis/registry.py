@@ -14,6 +14,7 @@ from trainvitals.diagnosis.rules.clipping_always_active import ClippingAlwaysAct
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationMismatch
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
@@ -32,11 +33,13 @@ from trainvitals.diagnosis.rules.no_signal import NoSignal
 from trainvitals.diagnosis.rules.no_supervision import NoSupervision
 from trainvitals.diagnosis.rules.non_finite_input import NonFiniteInput
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
+from trainvitals.diagnosis.rules.output_bias_prior import OutputBiasPrior
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
 from trainvitals.diagnosis.rules.over_regularised import OverRegularised
 from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_jump import ParameterJump
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
+from trainvitals.diagnosis.rules.redundant_bias import RedundantBias
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
@@ -61,6 +64,7 @@ RULES: tuple[type[Rule], ...] = (
     SymmetricInit,
     InitScaleTooLarge,
     InitScaleTooSmall,
+    InitActivationMismatch,
     InitialLossAnomaly,
     SoftmaxBeforeCrossEntropy,
     OutputRangeMismatch,
@@ -82,6 +86,8 @@ RULES: tuple[type[Rule], ...] = (
     ScheduleEndedEarly,
     BiasDrift,
     BiasRegularised,
+    RedundantBias,
+    OutputBiasPrior,
     UnnormalisedInput,
     ConstantOrDuplicateInput,
     TargetNotScaled,

@@ -18,9 +18,14 @@ from trainvitals.diagnosis.causes import headline_of  # noqa: E402
 from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.initial import initial_loss, weight_gains  # noqa: E402
+from trainvitals.diagnosis.rules.init_activation_mismatch import (  # noqa: E402
+    InitActivationMismatch,
+)
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge  # noqa: E402
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall  # noqa: E402
 from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly  # noqa: E402
+from trainvitals.diagnosis.rules.output_bias_prior import OutputBiasPrior  # noqa: E402
+from trainvitals.diagnosis.rules.redundant_bias import RedundantBias  # noqa: E402
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CROSS_ENTROPY = nn.functional.cross_entropy
@@ -248,3 +253,90 @@ class TestInitialLossAnomaly:
         assert found(InitialLossAnomaly, train(model)) is not None
         again = scaled(mlp(), 12, "6.weight")
         assert found(InitialLossAnomaly, train(again, steps=400, rate=1e-2)) is None
+
+
+class Residual(nn.Module):
+    """x + a branch with PyTorch's default initialisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.act(self.up(x)))
+
+
+class TestInitActivationMismatch:
+    def stack(self, activation: type[nn.Module], gain: float, depth: int = 10) -> nn.Module:
+        model = mlp(depth=depth, activation=activation)
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, gain=gain)
+        return model
+
+    def test_the_default_before_relu_is_named_with_the_gain_that_relu_wants(self):
+        finding = found(InitActivationMismatch, train(layers(16, *[32] * 10, 10)))
+        assert finding.severity is Severity.INFO
+        assert "PyTorch's default" in finding.summary
+        assert "relu wants 1.41" in finding.summary
+
+    @pytest.mark.parametrize(
+        ("activation", "gain", "fix"), [(nn.Tanh, 0.3, "5 / 3"), (nn.Sigmoid, 1.0, "4.0")]
+    )
+    def test_each_nonlinearity_has_its_own_fix(self, activation, gain, fix):
+        assert fix in found(InitActivationMismatch, train(self.stack(activation, gain))).fix
+
+    @pytest.mark.parametrize(("activation", "gain"), [(nn.ReLU, 1.41), (nn.Tanh, 5 / 3)])
+    def test_weights_that_fit_are_not_reported(self, activation, gain):
+        assert found(InitActivationMismatch, train(self.stack(activation, gain))) is None
+
+    def test_three_default_layers_and_residual_blocks_are_not_reported(self):
+        assert found(InitActivationMismatch, train(layers(16, 32, 32, 32, 10))) is None
+        blocks = nn.Sequential(nn.Linear(16, 32), *(Residual() for _ in range(8)))
+        model = nn.Sequential(blocks, nn.Linear(32, 10))
+        assert found(InitActivationMismatch, train(model)) is None
+
+
+class TestRedundantBias:
+    def note(self, *, bias: bool, norm: nn.Module) -> Finding | None:
+        parts = (nn.Linear(16, 32, bias=bias), norm, nn.ReLU(), nn.Linear(32, 10))
+        return found(RedundantBias, train(nn.Sequential(*parts)))
+
+    def test_a_bias_before_batch_norm_is_a_note(self):
+        finding = self.note(bias=True, norm=nn.BatchNorm1d(32))
+        assert (finding.where, finding.severity) == ("0.bias", Severity.INFO)
+        assert "BatchNorm1d" in finding.summary
+
+    def test_norms_that_keep_the_bias_and_layers_without_one_are_not(self):
+        assert self.note(bias=True, norm=nn.LayerNorm(32)) is None
+        assert self.note(bias=True, norm=nn.GroupNorm(4, 32)) is None
+        assert self.note(bias=False, norm=nn.BatchNorm1d(32)) is None
+        assert self.note(bias=True, norm=nn.Identity()) is None
+
+
+class TestOutputBiasPrior:
+    def unequal(self, output: Tensor, target: Tensor) -> Tensor:
+        return CROSS_ENTROPY(output, torch.where(target < 8, 0, target))
+
+    def test_unequal_classes_and_a_bias_near_zero_are_a_note_at_the_bias(self):
+        finding = found(OutputBiasPrior, train(layers(16, 32, 10), self.unequal, steps=12))
+        assert finding.where == "2.bias"
+        assert finding.severity is Severity.INFO
+
+    def test_a_bias_at_the_log_frequencies_is_not(self):
+        model = layers(16, 32, 10)
+        with torch.no_grad():
+            frequencies = torch.tensor([0.8, *[0.001] * 7, 0.1, 0.1])
+            [*model.parameters()][-1].copy_(frequencies.log())
+        assert found(OutputBiasPrior, train(model, self.unequal, steps=12)) is None
+
+    def test_equal_classes_are_not(self):
+        assert found(OutputBiasPrior, train(layers(16, 32, 10), steps=12)) is None
+
+    @pytest.mark.parametrize(("offset", "noted"), [(0.0, False), (5.0, True)])
+    def test_targets_with_a_mean_far_from_the_first_predictions_are_a_note(self, offset, noted):
+        def squared(output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.mse_loss(output[:, 0], (target - 4.5) / 3 + offset)
+
+        finding = found(OutputBiasPrior, train(layers(16, 32, 1), squared))
+        assert (finding is not None) == noted

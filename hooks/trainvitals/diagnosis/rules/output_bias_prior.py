@@ -1,0 +1,201 @@
+"""TV704: the output bias does not start at what is known of the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial import START
+from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.rule import Rule, threshold
+from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
+
+_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+
+
+@dataclass(frozen=True)
+class OutputBiasPrior(Rule):
+    """The last bias starts at zero, although the targets have a known mean or unequal classes.
+
+    ## What it detects
+    For a cross entropy with one target for each sample, from the histogram of at least 256 targets:
+    the entropy of the class frequencies is more than 0.5 nats below ln C, and the initial standard
+    deviation of the last bias is below half of that of the logarithms of the frequencies. For
+    regression losses: the mean of the targets is more than two of their standard deviations away
+    from the mean of the first predictions.
+    ## Why it matters
+    The first steps only learn this constant, with large and common gradients through all layers. A
+    bias that starts there removes the steep first part of the loss curve. It is a note.
+    ## Evidence
+    The difference between the two entropies and the bias; or mean and spread of the targets.
+    ## What to do
+    - Classes: set the bias to the logarithm of the class frequencies.
+    - Regression: set the bias to the mean of the targets, or subtract the mean from the targets.
+    ## When it is wrong
+    A loss with class weights wants equal logits; pretrained heads.
+    ## References
+    Karpathy, "A Recipe for Training Neural Networks", 2019 ("init well"); Lin et al., "Focal Loss
+    for Dense Object Detection", 2017, arXiv:1708.02002, section 3.3.
+    """
+
+    code: ClassVar[str] = "TV704"
+    stage: ClassVar[Stage] = Stage.INITIALISATION
+    damages_loss: ClassVar[bool] = False
+    permanent: ClassVar[bool] = True
+    fix: ClassVar[str] = (
+        "model.head.bias.data = torch.bincount(train_y).float().log()  # model.head: the last layer"
+    )
+    refuted_by: ClassVar[str] = "The first loss is that of the class frequencies."
+
+    saving_min: float = threshold(0.5, "ln C less the entropy of the class frequencies, in nats.")
+    bias_share_max: float = threshold(
+        0.5, "Standard deviation of the bias relative to that of the log frequencies."
+    )
+    targets_min: int = threshold(256, "Minimum number of targets in the histogram.")
+    distance_max: float = threshold(
+        2.0, "Mean of the targets from that of the predictions, in the targets' deviations."
+    )
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield at most one note, at the bias of the output layer."""
+        kind, bias = only_loss(history), _output_bias(history)
+        if kind is None or bias is None or len(kind.kinds) != 1:
+            return
+        if kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
+            yield from self._classes(history, *bias)
+        elif kind.kinds[0] in _REGRESSIONS:
+            yield from self._regression(history, bias[0])
+
+    def _classes(self, history: History, place: Place, spread: float) -> Iterator[Finding]:
+        events = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
+        if not events:
+            return
+        counts = np.array([float(n) for n in events[-1].attributes.values()])
+        classes = place.shape[0]
+        if counts.sum() < self.targets_min or len(counts) > classes or classes < 2:
+            return
+        # Classes that were not seen count as one half.
+        counts = np.maximum(np.r_[counts, np.zeros(classes - len(counts))], 0.5)
+        prior = counts / counts.sum()
+        saving = math.log(classes) + float((prior * np.log(prior)).sum())
+        relative = spread / float(np.log(prior).std() or math.inf)
+        if not (saving > self.saving_min and relative < self.bias_share_max):
+            return
+        yield self._note(
+            history,
+            place,
+            f"Output bias: the classes are unequal (their frequencies alone would lower the first "
+            f"loss by {number(saving)} nats), and {place.name} starts at about the same value for "
+            "all.",
+            (
+                Evidence(
+                    quantity="ln C less the entropy of the class frequencies",
+                    seen=saving,
+                    limit=self.saving_min,
+                    direction="above",
+                    healthy=(0.0, 0.2),
+                    unit="nats",
+                ),
+                Evidence(
+                    quantity="deviation of the bias relative to that of the log frequencies",
+                    seen=relative,
+                    limit=self.bias_share_max,
+                    direction="below",
+                    healthy=(0.8, 1.2),
+                ),
+            ),
+            None,
+        )
+
+    def _regression(self, history: History, place: Place) -> Iterator[Finding]:
+        mean, std, predicted = (
+            history.scalar(name).finite()
+            for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.PREDICTION_MEAN)
+        )
+        if len(mean) < 3 or len(std) < 3 or len(predicted) == 0 or predicted.steps[0] > START:
+            return
+        center, spread = middle(mean.values), middle(std.values)
+        if not spread > 0:
+            return
+        distance = abs(center - float(predicted.values[0])) / spread
+        if not distance > self.distance_max:
+            return
+        yield self._note(
+            history,
+            place,
+            f"Output bias: the targets have the mean {number(center)} ± {number(spread)}, and the "
+            f"first predictions {number(float(predicted.values[0]))}.",
+            (
+                Evidence(
+                    quantity="distance of the targets' mean from the first predictions'",
+                    seen=distance,
+                    limit=self.distance_max,
+                    direction="above",
+                    healthy=(0.0, 1.0),
+                    unit="standard deviations",
+                ),
+            ),
+            "model.head.bias.data = train_y.mean(0)  # model.head: the last layer",
+        )
+
+    def _note(
+        self,
+        history: History,
+        place: Place,
+        summary: str,
+        evidence: tuple[Evidence, ...],
+        fix: str | None,
+    ) -> Finding:
+        return self.finding(
+            severity=Severity.INFO,
+            where=place.name,
+            since_step=int(history.steps(Stream.WEIGHT)[0]),
+            summary=summary,
+            evidence=evidence,
+            fix=fix,
+            confidence=0.8,
+            stream=Stream.WEIGHT,
+            statistic=Stat.MEAN,
+        )
+
+    @staticmethod
+    def sick() -> History:
+        """Return ten classes of which one has 90 % of the targets, and a bias near zero."""
+        return _run([900, *[11] * 9], bias=0.05)
+
+    @staticmethod
+    def healthy() -> History:
+        """Return ten equal classes."""
+        return _run([100] * 10, bias=0.05)
+
+
+def _output_bias(history: History) -> tuple[Place, float] | None:
+    """Return (bias of the output layer, its initial standard deviation); None if unknown."""
+    places = history.places(Stream.WEIGHT)
+    rows = [i for i, p in enumerate(places) if p.kind == "bias" and "output" in p.flags]
+    if len(rows) != 1:
+        return None
+    seen = window(history, Stream.WEIGHT, Stat.STD, rows, first=1)
+    if len(seen.steps) == 0 or seen.steps[0] > START:
+        return None
+    return places[rows[0]], float(seen.values[0, 0])
+
+
+def _run(counts: list[int], *, bias: float) -> History:
+    place = Place("head.bias", "bias", (10,), 2, "head", "Linear", flags=("output",))
+    history = Example(10).stream(Stream.WEIGHT, [place], {"head.bias": {Stat.STD: bias}}).history
+    attributes: dict[str, str | float] = {"target_shape": "(32,)", "classes": 10.0}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", attributes))
+    histogram: dict[str, str | float] = {str(i): float(n) for i, n in enumerate(counts)}
+    history.add(Event(9, 0.0, EventKind.CLASS_HISTOGRAM, "10 classes in 8 batches", histogram))
+    return history
