@@ -54,13 +54,14 @@ class Loop:
 
     def scalar(self, name):
         """Return the values of a scalar at the steps that have it."""
+        self.capture.settle()
         names, found = [], []
         for record in self.records:
             if isinstance(record, Layout) and record.stream is Stream.SCALAR:
                 names = [place.name for place in record.places]
             if isinstance(record, Frame) and record.stream is Stream.SCALAR and name in names:
-                value = float(record.values[0, names.index(name), 0])
-                found += [] if value != value else [value]
+                values = record.values[:, names.index(name), 0].tolist()
+                found += [value for value in values if value == value]
         return found
 
     def events(self, kind="loss_kind"):

@@ -44,6 +44,7 @@ from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3
 """Hooks that are called at every step: on the model, before and after the optimizer's step."""
+BACKGROUND_STEPS = 16  # every how many light steps the cost of background threads is added
 SUPERVISED_STEPS = 16
 SUPERVISED_EVERY = 8
 """The first full steps, and every how many of them later, in which predictions and targets are
@@ -84,8 +85,8 @@ class Capture:
         self._emission = Emission(emit, self._was_nonfinite)
         self._scalars = StepScalars()
         self._names = Names(self._report)
-        hooked = {} if self._budget.vital_only else self.models
-        self._outputs = Outputs(hooked, activations, self._guard, self._report)
+        measured = {} if self._budget.vital_only else self.models
+        self._outputs = Outputs(measured, activations, self._guard, self._report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
@@ -159,9 +160,10 @@ class Capture:
                     self._scalars.log({f"log/{name}": value})
 
     def settle(self) -> None:
-        """End the pending steps if the weights changed without a torch optimizer."""
+        """End the pending steps if the weights changed without a torch optimizer; emit all."""
         if self._loss_steps.can_settle(optimizer_known=bool(self.optimizers)):
             self._end_loss_steps(now=True)
+        self._emission.flush()
 
     def finding_opened(self) -> None:
         """Raise the budget for some steps."""
@@ -176,8 +178,7 @@ class Capture:
             self._loss_hook = None
         with self._guard.probe("records"):
             # If a known optimizer never finished a step, a few losses are its micro-batches.
-            few = self._scalars.waiting < UNSEEN_STEPS
-            self._end_loss_steps(now=not (self.optimizers and few))
+            self._end_loss_steps(now=not self.optimizers or self._scalars.waiting >= UNSEEN_STEPS)
             self._report_missing_data()
             self._names.report_all()
         with self._guard.probe("transfer"):
@@ -314,10 +315,11 @@ class Capture:
         self._budget.spent(
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
-        background_s = self._background_cpu_s() + self._emission.device_s()
-        if self._last_end is not None:
-            self._budget.background(background_s - self._background_seen_s)
-        self._background_seen_s = background_s
+        if full or number % BACKGROUND_STEPS == 0:
+            background_s = self._background_cpu_s() + self._emission.device_s()
+            if self._last_end is not None:
+                self._budget.background(background_s - self._background_seen_s)
+            self._background_seen_s = background_s
         self._last_end = now
         self._own_s = 0.0
         self._force_full = False

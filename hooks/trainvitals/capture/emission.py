@@ -52,6 +52,11 @@ class Emission:
     def finish(self) -> None:
         """Emit all steps, and wait for the values on devices."""
         self._transfer.poll(wait=True)
+        self._streams.flush()
+
+    def flush(self) -> None:
+        """Emit the scalars of the finished steps whose values have arrived."""
+        self._streams.flush()
 
     def device_s(self) -> float:
         """Return the seconds that devices spent on measuring, up to now."""
@@ -59,8 +64,10 @@ class Emission:
 
     def _emit(self, number: int, time: float, step: Step, places: Places) -> None:
         scalars = step.all_scalars()
-        self._streams.scalars(number, time, scalars)
-        if scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0:
+        nonfinite = scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0
+        bad_loss = scalars.get(Scalar.NONFINITE_LOSS, 0) > 0
+        self._streams.scalars(number, time, scalars, urgent=bool(places) or nonfinite or bad_loss)
+        if nonfinite:
             self._nonfinite(number)
         for stream, rows in places.items():
             if stream in PARAMETER_STREAMS:

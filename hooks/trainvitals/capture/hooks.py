@@ -22,8 +22,6 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-Receive = Callable[[nn.Module, object, object], None]
-
 
 class OutputHook:
     """A forward hook; `was_called` is whether it was called outside compiled code.
@@ -32,17 +30,17 @@ class OutputHook:
     of the standard library that does nothing.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Callable[..., None]) -> None:
         self.receive = receive
         self.was_called = False
         self.__name__ = "trainvitals_output_hook"  # torch reads the name of a hook
 
-    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+    def __call__(self, module: nn.Module, *args: object) -> None:
         if torch.compiler.is_compiling():
             return
         self.was_called = True
         if torch._C._get_tracing_state() is None:  # not inside torch.jit.trace
-            self.receive(module, args, output)
+            self.receive(module, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> object:
         return contextlib.nullcontext().__exit__
@@ -75,15 +73,26 @@ class HookTable(OrderedDict[int, Any]):
 
 
 class Hooked:
-    """One hook on one module, until `remove`; `disarm` takes it away for some steps."""
+    """One hook on one module, until `remove`; `disarm` takes it away for some steps.
 
-    def __init__(self, module: nn.Module, receive: Receive) -> None:
+    With `kwargs`, the function is called with (module, args, kwargs, output).
+    """
+
+    def __init__(
+        self, module: nn.Module, receive: Callable[..., None], *, kwargs: bool = False
+    ) -> None:
         self._hook = OutputHook(receive)
         self._module = module
-        if not module._forward_hooks and not isinstance(module._forward_hooks, HookTable):
-            # Replace only an empty table: handles of registered hooks refer to the old table.
-            module.__dict__["_forward_hooks"] = HookTable()
-        self._handle = module.register_forward_hook(self._hook)
+        tables = ["_forward_hooks", "_forward_hooks_with_kwargs"][: 1 + kwargs]
+        for name in tables:
+            table = getattr(module, name)
+            if not table and not isinstance(table, HookTable):
+                # Replace only an empty table: handles of registered hooks refer to the old table.
+                module.__dict__[name] = HookTable()
+        self._handle = module.register_forward_hook(self._hook, with_kwargs=kwargs)
+        if kwargs:
+            # torch only looks whether it is true; a HookTable leaves it out of copies.
+            module._forward_hooks_with_kwargs[self._handle.id] = self._hook  # type: ignore[assignment]
 
     def arm(self) -> None:
         """Put the hook into the module's table."""
@@ -101,8 +110,10 @@ class Hooked:
     def remove(self) -> None:
         """Remove the hook. Safe to call twice."""
         self._handle.remove()
-        if isinstance(self._module._forward_hooks, HookTable) and not self._module._forward_hooks:
-            self._module.__dict__["_forward_hooks"] = OrderedDict()
+        for name in ("_forward_hooks", "_forward_hooks_with_kwargs"):
+            table = getattr(self._module, name)
+            if isinstance(table, HookTable) and not table:
+                self._module.__dict__[name] = OrderedDict()
 
 
 CALLS: Final = 40

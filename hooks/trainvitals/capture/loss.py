@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
+from trainvitals.capture.supervised_inputs import first_input
 from trainvitals.wire import Scalar
 
 Number = float | int | Tensor
@@ -115,12 +116,13 @@ class StepScalars:
     def take(self) -> dict[str, float | Tensor]:
         """Return the step's scalars by name and reset; tensors if they are on a device."""
         losses = self._logged or self._hooked
-        taken: dict[str, float | Tensor] = dict(self._others)
+        taken = self._others
         for name, (total, count) in self._terms.items():
             taken[f"{Scalar.LOSS_TERM}/{name}"] = total / count
-        if losses and all(isinstance(x, float) for x in losses):
-            finite = [x for x in losses if isinstance(x, float) and math.isfinite(x)]
-            taken[Scalar.LOSS] = sum(finite) / len(finite) if finite else float("nan")
+        numbers = [x for x in losses if type(x) is float]
+        if losses and len(numbers) == len(losses):
+            finite = [x for x in numbers if math.isfinite(x)]
+            taken[Scalar.LOSS] = sum(finite) / len(finite) if finite else math.nan
             taken[Scalar.NONFINITE_LOSS] = float(len(losses) - len(finite))
         elif losses:
             stacked = torch.stack([x for x in losses if isinstance(x, Tensor)]).float()
@@ -136,9 +138,9 @@ class LossHooks:
     """Hooks on the loss module and the models, which report training losses, until `remove`.
 
     `receive` is called with each training loss and what is known about it. `returned` is called
-    with the output of a model in training mode while `is_full()`. If the loss module is given,
-    losses in outputs of the models are not reported; the same for a model with a `training_step`,
-    whose return value is reported.
+    with the first input and the output of a model in training mode while `is_full()`. If the loss
+    module is given, losses in outputs of the models are not reported; the same for a model with a
+    `training_step`, whose return value is reported.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class LossHooks:
         loss: nn.Module | None,
         guard: Guard,
         receive: Callable[[Tensor, Seen], None],
-        returned: Callable[[object], None],
+        returned: Callable[[Tensor | None, object], None],
         is_full: Callable[[], bool],
     ) -> None:
         self._guard = guard
@@ -160,7 +162,7 @@ class LossHooks:
         for model in dict.fromkeys(models.values()):
             if isinstance(model, torch.jit.ScriptModule):
                 continue  # torch refuses hooks on it
-            self._hooked.append(Hooked(model, self._model_returned))
+            self._hooked.append(Hooked(model, self._model_returned, kwargs=True))
             if loss is None and callable(getattr(model, "training_step", None)):
                 self._steps.append(TrainingStep(model, self._step_returned))
 
@@ -186,12 +188,14 @@ class LossHooks:
             seen = Seen(prediction, target, module=kind, ignore_index=index)
         self._receive(loss, seen)
 
-    def _model_returned(self, module: nn.Module, _args: object, output: object) -> None:
+    def _model_returned(
+        self, module: nn.Module, args: object, kwargs: Mapping[str, object], output: object
+    ) -> None:
         if not module.training or not torch.is_grad_enabled():
             return
         if self._is_full() and "model output" not in self._guard.off:
             with self._guard.probe("model output"):
-                self._returned(output)
+                self._returned(first_input(args, kwargs), output)
         if self._reported_by_models and not isinstance(output, Tensor) and not self._steps:
             self._receive_from(module, output)
 
@@ -300,7 +304,9 @@ def scalar_of(value: Number) -> Tensor | float:
     """
     if not isinstance(value, Tensor):
         return float(value)
+    if value.is_cpu and value.numel() == 1:
+        return float(value.item())
     value = value.detach()
     if value.numel() != 1:
         value = value.float().mean()
-    return float(value) if value.device.type == "cpu" else value.reshape(())
+    return float(value) if value.is_cpu else value.reshape(())

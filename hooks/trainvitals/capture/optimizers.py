@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,9 @@ class Scaling(NamedTuple):
     scalars: dict[str, float | Tensor]
     unscale: float | Tensor = 1.0
     clipped: float | Tensor | None = None
+
+
+UNSCALED: Final = Scaling({})
 
 
 class Clip(NamedTuple):
@@ -111,7 +115,7 @@ class Optimizers:
         clipped = self._norm_before_clipping(optimizer)
         fused = scaling_of(optimizer)
         if fused.scalars or self._scaler is None:
-            return fused._replace(clipped=clipped)
+            return fused if clipped is None else fused._replace(clipped=clipped)
         skipped = self._is_scaled and not self._has_stepped
         scalars: dict[str, float | Tensor] = {Scalar.SKIPPED_STEP: float(skipped)}
         if isinstance(scale := getattr(self._scaler, "_scale", None), Tensor):
@@ -250,6 +254,8 @@ def unwrapped(optimizer: object) -> Optimizer | None:
 
 def closure_of(args: Any, kwargs: Any) -> Callable[[], object] | None:
     """Return the closure given to `step`; its first positional argument is the optimizer."""
+    if not kwargs and len(args) < 2:
+        return None
     closure = kwargs.get("closure") or next((a for a in args if callable(a)), None)
     return closure if callable(closure) else None
 
@@ -259,8 +265,11 @@ def scaling_of(optimizer: Optimizer) -> Scaling:
 
     Without scalars if there is nothing to unscale. Values of a device stay there.
     """
-    names = {Scalar.LOSS_SCALE: "grad_scale", Scalar.SKIPPED_STEP: "found_inf"}
-    found = {scalar: getattr(optimizer, name, None) for scalar, name in names.items()}
+    grad_scale = getattr(optimizer, "grad_scale", None)
+    found_inf = getattr(optimizer, "found_inf", None)
+    if grad_scale is None and found_inf is None:
+        return UNSCALED
+    found = {Scalar.LOSS_SCALE: grad_scale, Scalar.SKIPPED_STEP: found_inf}
     scalars: dict[str, float | Tensor] = {
         name: _read(value) for name, value in found.items() if isinstance(value, Tensor)
     }
@@ -277,15 +286,25 @@ def _read(value: Tensor) -> float | Tensor:
 
 def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:
     """Return learning rate and weight decay of every parameter group; NaN if unknown."""
-    scalars = {}
-    for index, group in enumerate(g for o in optimizers for g in o.param_groups):
-        scalars[f"{Scalar.LEARNING_RATE}/{index}"] = _number(group.get("lr"))
-        if "weight_decay" in group:
-            scalars[f"{Scalar.WEIGHT_DECAY}/{index}"] = _number(group["weight_decay"])
+    scalars, index = {}, 0
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            learning_rate, weight_decay = _names_of_group(index)
+            scalars[learning_rate] = _number(group.get("lr"))
+            if "weight_decay" in group:
+                scalars[weight_decay] = _number(group["weight_decay"])
+            index += 1
     return scalars
 
 
+@functools.cache
+def _names_of_group(index: int) -> tuple[str, str]:
+    return f"{Scalar.LEARNING_RATE}/{index}", f"{Scalar.WEIGHT_DECAY}/{index}"
+
+
 def _number(value: object) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         return float(value) if value.device.type == "cpu" else math.nan
     return float(value) if isinstance(value, (int, float)) else math.nan

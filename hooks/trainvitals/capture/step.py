@@ -15,7 +15,6 @@ from trainvitals.wire import STATISTICS, Scalar, Stream
 
 Matrix = npt.NDArray[np.float32]
 PARAMETER_STREAMS: Final = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
-_CLIPPED: Final = f"{Scalar.GRADIENT_NORM_BEFORE_CLIPPING}/"
 
 
 class Total(NamedTuple):
@@ -55,6 +54,8 @@ class Step:
     squares: npt.NDArray[np.float64] | None = None
     norm_name: str = Scalar.GRADIENT_NORM
     replicas: int = 1
+    _clipped: list[str] = field(default_factory=list)
+    """Names in `scalars` of the optimizers' norms before clipping."""
 
     def matrix(self, stream: Stream) -> Matrix:
         """Return the matrix of a stream of parameters; all NaN at first."""
@@ -81,7 +82,9 @@ class Step:
 
     def put_clipped(self, owner: object, norm: float | Tensor) -> None:
         """Add the norm of an optimizer's gradients before clipping."""
-        self.put_scalar(f"{_CLIPPED}{id(owner)}", norm)
+        name = f"{Scalar.GRADIENT_NORM_BEFORE_CLIPPING}/{id(owner)}"
+        self._clipped.append(name)
+        self.put_scalar(name, norm)
 
     def arrived(self, remote: Remote, values: npt.NDArray[np.floating]) -> None:
         """Write values that are in host memory now."""
@@ -96,7 +99,8 @@ class Step:
 
     def all_scalars(self) -> dict[str, float]:
         """Return the scalars, with the total of all optimizers' gradients if it was measured."""
-        scalars = {n: v for n, v in self.scalars.items() if not n.startswith(_CLIPPED)}
+        scalars = self.scalars.copy()
+        clipped = [scalars.pop(name) for name in dict.fromkeys(self._clipped) if name in scalars]
         if not self.totals:
             return scalars
         totals = self.totals.values()
@@ -104,12 +108,12 @@ class Step:
             squares = sum(t.squares for t in totals)
             scalars[self.norm_name] = (squares / self.replicas) ** 0.5
         scalars[Scalar.NONFINITE_GRADIENTS] = sum(t.nonfinite for t in totals)
-        if len(clipped := [v for n, v in self.scalars.items() if n not in scalars]) == len(totals):
+        if len(clipped) == len(totals):
             scalars[Scalar.GRADIENT_NORM_BEFORE_CLIPPING] = math.hypot(*clipped)
         return scalars
 
     def _add(self, remote: Remote) -> None:
-        if remote.values.device.type == "cpu":
+        if remote.values.is_cpu:
             self.arrived(remote, remote.values.numpy())
         else:
             self.remote.append(remote)

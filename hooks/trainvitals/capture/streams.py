@@ -1,9 +1,14 @@
-"""Emit the layouts and frames of the streams."""
+"""Emit the layouts and frames of the streams.
+
+The scalars of short steps are emitted together: a frame of 16 steps costs as much as one of a
+single step, in this thread and in those that read it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +16,11 @@ import numpy.typing as npt
 from trainvitals.wire import STATISTICS, Frame, Layout, Place, Record, Stream
 
 Emit = Callable[[Record], None]
+
+ROWS_MAX: Final = 16
+WAIT_S: Final = 0.25
+"""Limits of the steps whose scalars are emitted together: their number, and the time since the
+scalars were last emitted. The scalars of a step that takes longer are emitted at its end."""
 
 
 class Streams:
@@ -21,6 +31,8 @@ class Streams:
         self._places: dict[Stream, tuple[Place, ...]] = {}
         self._versions: dict[Stream, int] = {}
         self._scalars: dict[str, None] = {}  # in order
+        self._rows: list[tuple[int, float, Mapping[str, float]]] = []
+        self._emitted_at = 0.0
 
     def frame(
         self,
@@ -33,24 +45,47 @@ class Streams:
         """Emit one step of a stream: float32, shape (places, statistics); it is not copied."""
         if self._places.get(stream) is not places:
             self._announce(stream, places)
+        version = self._versions[stream]
         self._emit(
-            Frame(
-                stream,
-                self._versions[stream],
-                np.array([step], np.int64),
-                np.array([time]),
-                values[None],
-            )
+            Frame(stream, version, np.array([step], np.int64), np.array([time]), values[None])
         )
 
-    def scalars(self, step: int, time: float, scalars: Mapping[str, float]) -> None:
-        """Emit one step of scalars; new names extend the layout, missing ones are NaN."""
+    def scalars(
+        self, step: int, time: float, scalars: Mapping[str, float], *, urgent: bool
+    ) -> None:
+        """Add one step of scalars; new names extend the layout, missing ones are NaN.
+
+        Scalars that are not `urgent` may be emitted later, with those of the next steps.
+        """
         if not scalars.keys() <= self._scalars.keys():
+            self.flush()
             self._scalars |= dict.fromkeys(scalars)
             self._announce(Stream.SCALAR, tuple(Place(name) for name in self._scalars))
-        row = [scalars.get(name, math.nan) for name in self._scalars]
-        values = np.array(row, np.float32).reshape(-1, 1)
-        self.frame(Stream.SCALAR, step, time, self._places[Stream.SCALAR], values)
+        rows = self._rows
+        if rows and step <= rows[-1][0]:
+            self.flush()  # the steps of a frame ascend
+        rows.append((step, time, scalars))
+        if urgent or len(rows) >= ROWS_MAX or time - self._emitted_at >= WAIT_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Emit the scalars that were added."""
+        rows = tuple(self._rows)
+        if not rows:
+            return
+        del self._rows[: len(rows)]
+        names = self._scalars
+        values = [[scalars.get(name, math.nan) for name in names] for _, _, scalars in rows]
+        self._emit(
+            Frame(
+                Stream.SCALAR,
+                self._versions[Stream.SCALAR],
+                np.array([step for step, _, _ in rows], np.int64),
+                np.array([time for _, time, _ in rows]),
+                np.array(values, np.float32)[:, :, None],
+            )
+        )
+        self._emitted_at = rows[-1][1]
 
     def _announce(self, stream: Stream, places: tuple[Place, ...]) -> None:
         known = self._places.get(stream)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -24,6 +25,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import TOTAL, Seen, StepScalars
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
+from trainvitals.capture.supervised_inputs import target_in_input
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
@@ -76,6 +78,7 @@ class Supervision:
         self._norms: tuple[nn.Module, ...] = ()
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
+        self._input: weakref.ref[Tensor] | None = None
         self._taken = 0
         self._own_s = 0.0
 
@@ -102,11 +105,14 @@ class Supervision:
         spent, self._own_s = self._own_s, 0.0
         return spent
 
-    def model_returned(self, output: object) -> None:
-        """Measure the output of a model on a sampled step: it can be the input of the loss.
+    def model_returned(self, given: Tensor | None, output: object) -> None:
+        """Remember the input of a model on a sampled step, and measure its output.
 
-        A cross entropy keeps its log-probabilities, not the logits that it was given.
+        The output can be the input of the loss: a cross entropy keeps its log-probabilities, not
+        the logits that it was given.
         """
+        # Weakly: the program decides how long its batch is kept.
+        self._input = None if given is None else weakref.ref(given)
         if not self._wants_output:
             return
         started = time.thread_time()
@@ -158,6 +164,9 @@ class Supervision:
         if not whole or target.numel() == 0:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
+        x = _readable(self._input()) if self._input is not None else None
+        if x is not None:
+            self._scalars.log(target_in_input(x, main.target, main.ignore_index, main.classes))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.

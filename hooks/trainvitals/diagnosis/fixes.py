@@ -9,3 +9,8 @@ HE_INITIALISATION: Final = (
     "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
     "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
 )
+ORTHOGONAL_RECURRENCE: Final = (
+    "for name, w in model.named_parameters():\n"
+    "    if 'weight_hh' in name:\n"
+    "        nn.init.orthogonal_(w)"
+)

@@ -12,7 +12,9 @@ from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
 from trainvitals.diagnosis.rules.label_noise import LabelNoise
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
@@ -53,7 +55,9 @@ RULES: tuple[type[Rule], ...] = (
     DeadRelu,
     SaturatedActivation,
     SymmetricInit,
+    InitScaleTooLarge,
     InitScaleTooSmall,
+    InitialLossAnomaly,
     SoftmaxBeforeCrossEntropy,
     OutputRangeMismatch,
     LossTaskMismatch,

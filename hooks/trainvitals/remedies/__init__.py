@@ -5,8 +5,11 @@ Promise:  a bad argument raises a clear error before anything is changed.
 Start at `initialise`, `identify`, `biases` and `recommend_loss`.
 """
 
+from trainvitals.remedies import biases
+from trainvitals.remedies.advice import LossAdvice
 from trainvitals.remedies.identify import identify
 from trainvitals.remedies.initialisation import initialise
+from trainvitals.remedies.losses import recommend_loss
 from trainvitals.remedies.plan import Plan, Row
 
-__all__ = ["Plan", "Row", "identify", "initialise"]
+__all__ = ["LossAdvice", "Plan", "Row", "biases", "identify", "initialise", "recommend_loss"]

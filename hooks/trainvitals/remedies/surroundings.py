@@ -239,3 +239,33 @@ def _transformer_layers(model: nn.Module, found: dict[str, Surroundings]) -> Non
         for last in ("self_attn.out_proj", "multihead_attn.out_proj", "linear2"):
             if f"{prefix}{last}" in found:
                 found[f"{prefix}{last}"] = Surroundings(ends_branch=True)
+
+
+def followers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the name of each module → the module that alone takes its output, directly.
+
+    Both are called once, identities between them do not count, and both are leaves of the symbolic
+    graph. Empty for a model that cannot be traced.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            graph = fx.Tracer().trace(model)
+    except Exception:  # noqa: BLE001 - any code may fail with symbols; nothing is known then
+        return {}
+    modules = dict(model.named_modules())
+    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    found: dict[str, nn.Module] = {}
+    for node in graph.nodes:
+        if node.op != "call_module" or called.count(str(node.target)) > 1:
+            continue
+        user = _only_user(node)
+        while user is not None and isinstance(modules[str(user.target)], nn.Identity):
+            user = _only_user(user)
+        if user is not None and called.count(str(user.target)) == 1:
+            found[str(node.target)] = modules[str(user.target)]
+    return found
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].op == "call_module" else None

@@ -195,6 +195,12 @@ class Scalar(StrEnum):
     floating-point type count as classes if all are whole numbers from 0 to 63 (CPU only)."""
     TARGET_MAJORITY_SHARE = "target_majority_share"
     """Share of the most frequent class among them, 0 to 1."""
+    TARGET_IN_TOKENS_SHARE = "target_in_tokens_share"
+    """Share of the supervised class targets that equal the model's input token at the same place,
+    0 to 1; absent if the first input is no tensor of integers with as many entries."""
+    TARGET_IN_FEATURES = "target_in_features"
+    """1 if one column of the model's first input, a table (samples, features), determines the
+    targets linearly, else 0; absent if the input is no such table."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
     and mask not zero; over up to eight micro-batches of a sampled step, read as above."""

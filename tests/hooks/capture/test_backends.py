@@ -198,8 +198,9 @@ def test_both_backends_agree_on_outputs(name, dtype, mode):
     if name == "far from zero" and dtype in (torch.float16, torch.bfloat16):
         pytest.skip("the spread is below the type's resolution")
     native_row, plain_row = output_rows(tensor.to(dtype), module, mode, step=3)
-    tolerance = 1e-2 if name == "far from zero" else 1e-4
-    np.testing.assert_allclose(native_row, plain_row, rtol=tolerance, atol=1e-5)
+    # The excess kurtosis of normal values is near 0, where only the absolute error means something.
+    rtol, atol = (1e-2, 1e-3) if name == "far from zero" else (1e-4, 1e-5)
+    np.testing.assert_allclose(native_row, plain_row, rtol=rtol, atol=atol)
 
 
 def test_samples_with_a_nonfinite_entry_are_counted_and_left_out():

@@ -141,6 +141,7 @@ def test_weights_that_never_change_do_not_hold_the_losses_back_for_ever():
     for at in range(LOSSES_MAX + 10):
         capture.loss(float(at))
     assert capture.step == LOSSES_MAX + 9
+    capture.settle()
     assert history.scalar("loss").values[-1] == LOSSES_MAX + 9
 
 

@@ -148,6 +148,7 @@ def test_names_of_splits_are_bounded_too():
 
 def test_overhead_0_gives_vital_signals_and_no_full_step():
     capture, history, _ = run(network(), 100, overhead=0)
+    capture.settle()
     assert not history.places(Stream.WEIGHT)
     assert not history.places(Stream.ACTIVATION)
     assert len(history.scalar("gradient_norm")) == 100

@@ -294,7 +294,7 @@ SICK = {
     "a dead layer": ("dead_relu", lambda: dead_layer(2)),
     "a dead first layer": ("dead_relu", lambda: dead_layer(0)),
     "saturated tanh layers": (
-        "saturated_activation",
+        "init_scale_too_large",
         lambda: sgd(scaled_normal(3.0, 64, 64, 64, 10, activation=nn.Tanh), 1e-3, steps=60),
     ),
     "targets around 50": (
@@ -320,7 +320,7 @@ SICK = {
         lambda: plain(layers(64, 64, 10), loss=root_of_zero, steps=40),
     ),
     "weights too large, fifteen deep": (
-        "exploding_gradient",
+        "init_scale_too_large",
         lambda: sgd(scaled_normal(0.5, 64, *[64] * 15, 10), 0.01, steps=40),
     ),
     "twenty ReLU layers with PyTorch's default": (

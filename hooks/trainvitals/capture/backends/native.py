@@ -107,6 +107,7 @@ class Table:
 
 
 NO_TENSORS: Final = Table([], [])
+STRIDED: Final = torch.strided
 
 
 class NativeGroup:
@@ -249,7 +250,7 @@ class NativeGroup:
                 gradient = local_of(gradient)
             if (
                 type(gradient) is not Tensor
-                or gradient.layout is not torch.strided
+                or gradient.layout is not STRIDED
                 or gradient.dtype is not dtype
                 or not gradient.is_contiguous()
             ):

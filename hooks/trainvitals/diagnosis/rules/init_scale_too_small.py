@@ -14,9 +14,10 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import HE_INITIALISATION
+from trainvitals.diagnosis.fixes import HE_INITIALISATION, ORTHOGONAL_RECURRENCE
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.initial import START, now_of, weight_gains
+from trainvitals.diagnosis.places import layer_of, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median
 from trainvitals.wire import Place, Stat, Stream
@@ -34,12 +35,19 @@ class InitScaleTooSmall(Rule):
     deviation of the units' means; the biases then dominate the output. It is a note at first, and
     a warning if it persists after 100 steps and the loss has not fallen. Networks with mostly
     sigmoid, tanh or softmax are left to `vanishing_gradient`: there the nonlinearity is the cause.
+    It is a warning at once if S of the deepest layer is below a thousandth of the first and a
+    single place is responsible: a hidden weight with a gain RMS(W)·√fan_in below 0.05, or a module
+    that reduces S by more than 200 times. This finding ends when the gain is above 0.3, when the
+    module no longer reduces S, or when the run has converged. For a plain RNN, a recurrent weight
+    with a gain below 0.1 is a warning if the loss has not fallen after 100 steps: the state forgets
+    its past within two time steps.
     ## Why it matters
     The total spread of a layer's output can look normal while all of it comes from the biases.
     The network then returns the same output for every sample, and the gradients of its weights
     are as small as the remaining signal.
     ## Evidence
-    S of the deepest layer relative to the first, the sample sensitivity S/√(S² + M²), the layer.
+    S of the deepest layer relative to the first, the sample sensitivity S/√(S² + M²), the layer;
+    for a single place, its gain or the factor by which it reduces S.
     ## What to do
     - Initialise with He before ReLU (`kaiming_normal_`): PyTorch's default for Linear shrinks the
       signal by a factor of √(1/6) per ReLU layer.
@@ -54,7 +62,9 @@ class InitScaleTooSmall(Rule):
 
     code: ClassVar[str] = "TV303"
     stage: ClassVar[Stage] = Stage.INITIALISATION
-    explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV502", "TV602", "TV701"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV101", "TV201", "TV501", "TV502", "TV602", "TV603", "TV701"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = HE_INITIALISATION
     refuted_by: ClassVar[str] = "The output differs clearly between two different samples."
@@ -66,16 +76,128 @@ class InitScaleTooSmall(Rule):
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
     )
     layers_min: int = threshold(4, "Minimum number of watched hidden layers.")
+    gain_min: float = threshold(0.05, "RMS(W)·√fan_in of a hidden layer; the default has 0.58.")
+    gain_usual: float = threshold(0.3, "Gain at which such a weight has recovered by training.")
+    recurrent_gain_min: float = threshold(0.1, "The same of the recurrent weight of a plain RNN.")
+    drop_min: float = threshold(
+        0.005, "S of a module relative to the one before; pooling reduces it by 10 to 50 times."
+    )
     steps_min: int = threshold(100, "Steps after which a persistent finding becomes a warning.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer below a limit."""
+        single = self._single_place(history) or self._recurrent(history)
+        if single is not None:
+            yield single
+            return
+        yield from self._through_depth(history)
+
+    def _single_place(self, history: History) -> Finding | None:
+        """Return a finding at the one weight or module that reduces the signal to nothing."""
+        places = history.places(Stream.ACTIVATION)
+        rows = [row for _, row in sorted((p.depth, i) for i, p in enumerate(places) if _hidden(p))]
+        steps = history.steps(Stream.ACTIVATION)
+        if len(rows) < self.layers_min or not len(steps) or steps[0] > START:
+            return None
+        signal, _ = self._propagation(history, rows, first=1)
+        alive = np.flatnonzero(np.isfinite(signal) & (signal > 0))
+        if len(alive) < self.layers_min or Course(history).converged:
+            return None
+        ratio = float(signal[alive[-1]] / signal[alive[0]])
+        if not ratio < self.signal_ratio_min:
+            return None
+        tiny = [
+            g
+            for g in weight_gains(history)
+            if 0 < g.value < self.gain_min and "output" not in g.place.flags
+        ]
+        tiny = [g for g in tiny if now_of(history, g) < self.gain_usual]
+        if tiny:
+            evidence = Evidence(
+                quantity=f"gain RMS(W)·√fan_in of {tiny[0].place.name} at the start",
+                seen=tiny[0].value,
+                limit=self.gain_min,
+                direction="below",
+                healthy=(0.3, 2.0),
+            )
+            size = f"{layer_of(tiny[0].place)} multiply an input of unit scale by"
+            text = f"the weights of {size} {number(tiny[0].value)}"
+            return self._single(history, tiny[0].place.name, text, evidence, ratio)
+        drop = signal[alive[1:]] / signal[alive[:-1]]
+        late, _ = self._propagation(history, rows, last=5)
+        late_drop = late[alive[1:]] / late[alive[:-1]]
+        at = int(np.argmin(drop))
+        if not max(drop[at], late_drop[at]) < self.drop_min:
+            return None
+        place = places[rows[int(alive[at + 1])]]
+        evidence = Evidence(
+            quantity=f"standard deviation across samples of {place.name}, relative to its input's",
+            seen=float(drop[at]),
+            limit=self.drop_min,
+            direction="below",
+            healthy=(0.1, 10.0),
+        )
+        text = f"{place.name} reduces the signal to {number(drop[at])} of what came before"
+        return self._single(history, place.name, text, evidence, ratio)
+
+    def _single(
+        self, history: History, where: str, text: str, evidence: Evidence, ratio: float
+    ) -> Finding:
+        return self.finding(
+            severity=Severity.WARNING,
+            where=where,
+            since_step=int(history.steps(Stream.ACTIVATION)[0]),
+            summary=f"Initial signal too small: {text}, and the standard deviation across samples "
+            f"of the last hidden layer is {number(ratio)} times the first layer's.",
+            evidence=(evidence, self._ratio_evidence(ratio)),
+            confidence=0.9,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.SAMPLE_STD,
+        )
+
+    def _recurrent(self, history: History) -> Finding | None:
+        """Return a finding at the recurrent weight of a plain RNN whose state forgets at once."""
+        course = Course(history)
+        if history.last_step < self.steps_min - 1 or course.converged or course.learned():
+            return None
+        for gain in weight_gains(history):
+            place = gain.place
+            if place.module_kind != "RNN" or "_hh" not in place.name:
+                continue
+            if 0 < gain.value < self.recurrent_gain_min:
+                return self.finding(
+                    severity=Severity.WARNING,
+                    where=place.name,
+                    since_step=int(history.steps(Stream.WEIGHT)[0]),
+                    summary=(
+                        f"Initial weights too small: {place.name} multiplies the state by "
+                        f"{number(gain.value)} in each time step, so the RNN forgets its past, and "
+                        "the loss has not fallen."
+                    ),
+                    evidence=(
+                        Evidence(
+                            quantity=f"gain RMS(W)·√fan_in of {place.name} at the start",
+                            seen=gain.value,
+                            limit=self.recurrent_gain_min,
+                            direction="below",
+                            healthy=(0.3, 2.0),
+                        ),
+                    ),
+                    fix=ORTHOGONAL_RECURRENCE,
+                    confidence=0.8,
+                    stream=Stream.WEIGHT,
+                    statistic=Stat.STD,
+                )
+        return None
+
+    def _through_depth(self, history: History) -> Iterator[Finding]:
+        """Yield one finding, at the first layer below a limit of the propagation."""
         places = history.places(Stream.ACTIVATION)
         rows = [row for _, row in sorted((p.depth, i) for i, p in enumerate(places) if _hidden(p))]
         steps = history.steps(Stream.ACTIVATION)
         kinds = Counter(places[row].nonlinearity for row in rows if places[row].nonlinearity)
         squashing = sum(kinds[k] for k in SQUASHING)
-        if len(rows) < self.layers_min or not len(steps) or steps[0] > 3:
+        if len(rows) < self.layers_min or not len(steps) or steps[0] > START:
             return
         if squashing * 2 > sum(kinds.values()):
             return
@@ -112,15 +234,9 @@ class InitScaleTooSmall(Rule):
 
     def _evidence(self, ratio: float, sensitivity: float) -> tuple[Evidence, ...]:
         """Return both quantities, each with its limit if it is below the limit."""
-        small, blind = ratio < self.signal_ratio_min, sensitivity < self.sensitivity_min
+        blind = sensitivity < self.sensitivity_min
         return (
-            Evidence(
-                quantity="standard deviation across samples, last hidden layer relative to first",
-                seen=ratio,
-                limit=self.signal_ratio_min if small else None,
-                direction="below" if small else "",
-                healthy=(0.1, 10.0) if small else None,
-            ),
+            self._ratio_evidence(ratio),
             Evidence(
                 quantity="sample sensitivity S/√(S² + M²) of the last hidden layer",
                 seen=sensitivity,
@@ -128,6 +244,16 @@ class InitScaleTooSmall(Rule):
                 direction="below" if blind else "",
                 healthy=(0.2, None) if blind else None,
             ),
+        )
+
+    def _ratio_evidence(self, ratio: float) -> Evidence:
+        small = ratio < self.signal_ratio_min
+        return Evidence(
+            quantity="standard deviation across samples, last hidden layer relative to first",
+            seen=ratio,
+            limit=self.signal_ratio_min if small else None,
+            direction="below" if small else "",
+            healthy=(0.1, 10.0) if small else None,
         )
 
     def _propagation(

@@ -1,4 +1,4 @@
-"""TV808: the loss falls to almost nothing within some steps, on batches never seen before."""
+"""TV808: the input contains the target, or the loss falls to almost nothing on new batches."""
 
 from __future__ import annotations
 
@@ -20,30 +20,41 @@ from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 _SEVERAL_ITERATIONS: Final = ("LBFGS",)
 """Optimizers whose step contains several iterations."""
+_SHIFT: Final = "logits, targets = logits[:, :-1], tokens[:, 1:]"
+_DROP: Final = "x = torch.cat([x[:, :column], x[:, column + 1 :]], 1)  # the copy of the target"
+_CONTAINED: Final = {
+    Scalar.TARGET_IN_TOKENS_SHARE: ("the labels are the tokens, not shifted by one", _SHIFT),
+    Scalar.TARGET_IN_FEATURES: ("the target, or a copy of it, is among the features", _DROP),
+}
+"""Scalar → what is contained, and the fix."""
 
 
 @dataclass(frozen=True)
 class TrivialTarget(Rule):
-    """The loss falls to almost nothing in the first steps, on new batches.
+    """The input contains the target: the model has nothing to learn.
 
     ## What it detects
-    Within the first 80 steps, the median of 20 losses in a row is at most 1 % of both the initial
-    loss and the loss of the best constant prediction (the entropy of the class frequencies, or the
-    variance of the targets), and the targets differ from batch to batch. Left out: losses other
-    than a cross entropy or a squared error, LBFGS, and runs that start from a low loss.
+    In four measured batches in a row, the model's first input contains at least 99 % of the
+    supervised targets: tokens at the same place (labels that were not shifted), or a column of a
+    table that determines the target linearly. Otherwise: within the first 80 steps, the median of
+    20 losses in a row is at most 1 % of both the initial loss and the loss of the best constant
+    prediction (the entropy of the class frequencies, or the variance of the targets), and the
+    targets differ from batch to batch. Left out there: losses other than a cross entropy or a
+    squared error, LBFGS, and runs that start from a low loss.
     ## Why it matters
     A real task is not solved in some dozen steps. The input probably contains the target: a
     feature that was computed from it, or tokens that were not shifted by one. The training looks
     perfect, and the model is useless where the target is not known.
     ## Evidence
-    The loss as a share of the loss of a constant prediction, the step, and both losses.
+    The share of the targets that the input contains; or the loss as a share of the loss of a
+    constant prediction, the step, and both losses.
     ## What to do
     - Check which input predicts the target: train on one feature at a time.
     - Language models: the target of position i is token i + 1, and the attention is causal.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
     ## When it is wrong
-    Exercises that are solved exactly, such as a line without noise; fine-tuning on a task that the
-    model already solves.
+    Exercises that are solved exactly, such as a line without noise; an autoencoder for tokens,
+    whose target is its input on purpose; fine-tuning on a task that the model already solves.
     ## References
     Kaufman et al., "Leakage in Data Mining", 2012; Kapoor & Narayanan, "Leakage and the
     Reproducibility Crisis in Machine-Learning-Based Science", 2023.
@@ -55,8 +66,15 @@ class TrivialTarget(Rule):
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset({"TV506"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = "logits, targets = logits[:, :-1], tokens[:, 1:]  # or drop the feature"
+    fix: ClassVar[str] = f"{_SHIFT}  # or drop the feature"
     refuted_by: ClassVar[str] = "The validation loss on data from another source is as low."
+
+    contained_min: float = threshold(
+        0.99, "Share of the supervised targets that the input contains, 0 to 1."
+    )
+    batches_contained: int = threshold(
+        4, "Measured batches in a row whose targets the input contains."
+    )
 
     share_max: float = threshold(
         0.01, "Loss as a share of the initial loss and of the loss of a constant prediction."
@@ -70,27 +88,66 @@ class TrivialTarget(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
+        found = self._contained(history) or self._solved(history)
+        if found is not None:
+            yield found
+
+    def _contained(self, history: History) -> Finding | None:
+        """Return a finding if the input contains the targets."""
+        for name, (what, fix) in _CONTAINED.items():
+            shares, n = history.scalar(name).finite(), self.batches_contained
+            if len(shares) < n:
+                continue
+            lowest = np.lib.stride_tricks.sliding_window_view(shares.values, n).min(axis=1)
+            first = np.flatnonzero(lowest >= self.contained_min)
+            if len(first) == 0:
+                continue
+            since, seen = int(shares.steps[first[0]]), float(lowest[first[0]])
+            return self.finding(
+                severity=Severity.WARNING,
+                since_step=since,
+                summary=f"Trivial target: in {n} measured batches in a row from step {since} on, "
+                f"the model's input contains {percent(seen)} of the targets; {what}.",
+                evidence=(
+                    Evidence(
+                        quantity="share of the targets that the input contains",
+                        seen=seen,
+                        limit=self.contained_min,
+                        direction="above",
+                        healthy=(0.0, 0.5),
+                        unit="share",
+                        statistic=name,
+                    ),
+                ),
+                fix=fix,
+                confidence=0.9,
+                stream=Stream.SCALAR,
+                statistic=name,
+            )
+        return None
+
+    def _solved(self, history: History) -> Finding | None:
         course, constant = Course(history), loss_of_constant(history)
         if not course.known or not constant:
-            return
+            return None
         if history.facts.get("optimizer") in _SEVERAL_ITERATIONS:
-            return
+            return None
         # Not the median of the first ten losses: a trivial target is solved within these steps.
         start = float(course.loss.values[:3].max())
         if start < self.start_min * constant or not self._targets_vary(history):
-            return
+            return None
         early = course.loss.values[course.loss.steps < self.steps_early]
         if len(early) < self.steps_low:
-            return
+            return None
         windows = np.lib.stride_tricks.sliding_window_view(early, self.steps_low)
         levels = median(windows, axis=1)
         base = min(constant, start)
         low = np.flatnonzero(levels <= self.share_max * base)
         if len(low) == 0:
-            return
+            return None
         since = int(course.loss.steps[low[0]])
         level = float(levels[low].min())
-        yield self.finding(
+        return self.finding(
             severity=Severity.WARNING,
             since_step=since,
             summary=f"Trivial target: from step {since} on the loss is {number(level)}, "

@@ -1,0 +1,99 @@
+"""Find the target of a loss in the input of the model: a language model whose labels were not
+shifted, or a column of the features that is the target itself.
+
+Comes in: the arguments of a model, the target of its loss. Goes out: a 0-dim tensor on the target's
+device, without a synchronisation, or None where the two cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from trainvitals.capture.supervised_values import sample
+from trainvitals.wire import Scalar
+
+COLUMN_ENTRIES_MAX: Final = 65_536
+"""Maximum number of entries of a batch of features that is compared with the target."""
+SAMPLES_MIN: Final = 16
+"""Minimum number of samples: with fewer, a column can equal the target by chance."""
+CLASSES_MAX: Final = 1024
+TOLERANCE: Final = 1e-5
+"""A column contains the target if the magnitude of their correlation is at least 1 − TOLERANCE."""
+
+
+def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
+    """Return the first tensor among a model's arguments, also in a dict or a list; None without.
+
+    Keyword arguments that are named as a label or a target are left out. Later arguments are not
+    searched, because many models take the target as the second one and return the loss.
+    """
+    named = {k: v for k, v in kwargs.items() if "label" not in k and "target" not in k}
+    given = [*(args if isinstance(args, tuple) else ()), *named.values()]
+    for value in given[:1]:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, Mapping):
+            return first_input((), {str(k): v for k, v in value.items()})
+        if isinstance(value, (list, tuple)):
+            return first_input(tuple(value), {})
+    return None
+
+
+def target_in_input(
+    x: Tensor, target: Tensor, ignore_index: int | None, classes: int
+) -> dict[str, Tensor]:
+    """Return how much of the supervised targets the input `x` contains, by the scalar's name.
+
+    Token numbers are compared entry by entry with targets at the same place. Features of shape
+    (samples, features) are compared with one target per sample: 1 if a column is a linear function
+    of the target, or for classes of the indicator of the batch's most frequent class, otherwise 0.
+    Empty if the two are not comparable.
+    """
+    if x.device != target.device or not x.numel():
+        return {}
+    if (share := _of_tokens(x, target, ignore_index, classes)) is not None:
+        return {Scalar.TARGET_IN_TOKENS_SHARE: share}
+    contained = _of_columns(x, target, classes)
+    return {} if contained is None else {Scalar.TARGET_IN_FEATURES: contained}
+
+
+def _of_tokens(x: Tensor, target: Tensor, ignore_index: int | None, classes: int) -> Tensor | None:
+    if x.is_floating_point() or target.is_floating_point() or not classes or x.dim() < 2:
+        return None
+    if x.dtype == torch.bool or target.dtype == torch.bool:
+        return None
+    if x.numel() != target.numel():
+        x = x[:, :-1]  # the program dropped the last position of inputs and labels alike
+        if x.numel() != target.numel() or x.numel() == 0:
+            return None
+    given, wanted = sample(x.reshape(-1)), sample(target.reshape(-1))
+    counts = torch.ones_like(wanted, dtype=torch.bool)
+    if ignore_index is not None:
+        counts = wanted != ignore_index
+    return ((given == wanted) & counts).sum() / counts.sum()
+
+
+def _of_columns(x: Tensor, target: Tensor, classes: int) -> Tensor | None:
+    if x.dim() != 2 or target.numel() != x.shape[0] or x.shape[0] < SAMPLES_MIN:
+        return None
+    if not x.is_floating_point() or x.numel() > COLUMN_ENTRIES_MAX:
+        return None
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # Metal has no float64
+    columns, wanted = x.detach().to(wide), target.detach().reshape(-1).to(wide)
+    best = _correlation(columns, wanted).amax()
+    if 1 < classes <= CLASSES_MAX and not target.is_floating_point():
+        is_class = wanted[:, None] == torch.arange(classes, device=x.device)
+        majority = is_class.sum(0).argmax()
+        best = torch.maximum(best, _correlation(columns, (wanted == majority).to(wide)).amax())
+    return (best >= 1 - TOLERANCE).float()
+
+
+def _correlation(columns: Tensor, target: Tensor) -> Tensor:
+    """Return the magnitude of each column's correlation with `target`, 0 if one is constant."""
+    x, y = columns - columns.mean(0), target - target.mean()
+    norms = x.norm(dim=0) * y.norm()
+    return torch.where(norms > 0, (y @ x).abs() / norms, 0.0).nan_to_num(0.0)

@@ -1,0 +1,167 @@
+"""The initial state of a run: the scale of its weights, and the loss it should start with.
+
+Comes in: a history. Goes out: `weight_gains`, `now_of`, `initial_loss`.
+Promise:  pure; empty or None if the start of the run, the loss or the layer kind is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import rms_window
+from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.wire import EventKind, Place, Scalar, Stream
+
+START: Final = 3
+"""Last step at which the state of a run counts as its initial state."""
+LAYERS: Final = (
+    *("Linear", "Conv1d", "Conv2d", "Conv3d", "RNN", "LSTM", "GRU", "MultiheadAttention"),
+    *("RNNCell", "LSTMCell", "GRUCell"),
+)
+"""Modules whose weights have one row for each output: the fan-in is the product of the rest."""
+_CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
+_BINARY: Final = ("BCEWithLogitsLoss", "BCELoss")
+_TARGET_BATCHES: Final = 16
+"""Measured batches from the start whose targets give the scale of a regression."""
+
+
+class Gain(NamedTuple):
+    """The scale of a weight matrix: RMS(W)·√fan_in, the factor on inputs of unit scale."""
+
+    place: Place
+    row: int
+    value: float
+
+
+def weight_gains(history: History) -> list[Gain]:
+    """Return the gain of the weight matrices of known layers at the start, by depth.
+
+    PyTorch's default for Linear and convolutions has 0.58, Xavier about 1, He √2 and tanh wants
+    5/3. A layer whose output a normalisation layer rescales is left out, and so are shards.
+    """
+    steps = history.steps(Stream.WEIGHT)
+    if len(steps) == 0 or steps[0] > START:
+        return []
+    rows = [i for i, p in enumerate(history.places(Stream.WEIGHT)) if _has_gain(p)]
+    return sorted(_gains(history, rows, first=1), key=lambda g: (g.place.depth, g.row))
+
+
+def now_of(history: History, gain: Gain) -> float:
+    """Return the gain of the same matrix at the newest captured step."""
+    return _gains(history, [gain.row], last=1)[0].value
+
+
+def _gains(history: History, rows: list[int], *, first: int = 0, last: int = 0) -> list[Gain]:
+    if not rows:
+        return []
+    seen = rms_window(history, Stream.WEIGHT, rows, first=first, last=last)
+    places = history.places(Stream.WEIGHT)
+    return [
+        Gain(places[row], row, float(rms) * math.sqrt(math.prod(places[row].shape[1:])))
+        for row, rms in zip(rows, seen.values[-1], strict=True)
+    ]
+
+
+def _has_gain(place: Place) -> bool:
+    return (
+        place.kind == "weight"
+        and len(place.shape) >= 2
+        and place.module_kind in LAYERS
+        and not {"before_norm", "shard"} & {*place.flags}
+    )
+
+
+class InitialLoss(NamedTuple):
+    """The loss at the start of a run, and that of a prediction that knows nothing."""
+
+    step: int
+    seen: float
+    expected: float
+    """ln C for a cross entropy over C classes, ln 2 for a binary one, E[y²] for a squared error."""
+    formula: str
+    """How `expected` was derived: "ln 10"."""
+    explained: bool
+    """The measured predictions account for a loss that is this far above the expected one."""
+
+
+def initial_loss(history: History) -> InitialLoss | None:
+    """Return the loss at the start and the expected one; None if either is unknown.
+
+    Only for a program with a single loss with the reduction "mean", and for a loss with a lower
+    bound. The loss at the start is the first loss, or the median of the first three if lower.
+    """
+    kind, loss = only_loss(history), Course(history).loss
+    if kind is None or len(kind.kinds) != 1 or kind.wiring or len(loss) == 0:
+        return None
+    if loss.steps[0] > START or _reductions(history) != {"mean"}:
+        return None
+    seen = min(float(loss.values[0]), middle(loss.values[:3]))
+    name, first = kind.kinds[0], _first_prediction(history)
+    if first is None:
+        return None
+    step = int(loss.steps[0])
+    if name in _CLASSES and kind.classes > 1:
+        expected = math.log(kind.classes)
+        # A cross entropy is at most ln C + the largest difference of two logits. A weighted sum
+        # with another term can be larger: that says nothing of the predictions.
+        explained = seen - expected <= 1.05 * (first["max"] - first["min"])
+        return InitialLoss(step, seen, expected, f"ln {kind.classes}", explained)
+    if name in _BINARY:
+        largest = max(abs(first["max"]), abs(first["min"]))
+        explained = name == "BCELoss" or seen - math.log(2) <= 1.05 * largest
+        return InitialLoss(step, seen, math.log(2), "ln 2", explained)
+    if name == "MSELoss":
+        return _squared(history, step, seen, first)
+    return None
+
+
+def _squared(
+    history: History, step: int, seen: float, first: Mapping[str, float]
+) -> InitialLoss | None:
+    mean, std = (
+        history.scalar(name).finite().values[:_TARGET_BATCHES]
+        for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD)
+    )
+    if len(mean) == 0 or len(mean) != len(std):
+        return None
+    power = float((mean.astype(float) ** 2 + std.astype(float) ** 2).mean())
+    if not power > 0:
+        return None
+    # What predictions of this mean and spread cost if they are independent of the targets.
+    cost = (first["mean"] - float(mean[0])) ** 2 + first["std"] ** 2 + float(std[0]) ** 2
+    return InitialLoss(step, seen, power, "mean square of the targets", seen <= 3 * cost)
+
+
+def _first_prediction(history: History) -> Mapping[str, float] | None:
+    """Return min, max, mean and std of the first measured prediction; None if unknown."""
+    found = {}
+    for key, name in _PREDICTION.items():
+        series = history.scalar(name)
+        if len(series) == 0 or series.steps[0] > START:
+            return None
+        found[key] = float(series.values[0])
+    return found if all(map(math.isfinite, found.values())) else None
+
+
+_PREDICTION: Final = MappingProxyType(
+    {
+        "min": Scalar.PREDICTION_MIN,
+        "max": Scalar.PREDICTION_MAX,
+        "mean": Scalar.PREDICTION_MEAN,
+        "std": Scalar.PREDICTION_STD,
+    }
+)
+
+
+def _reductions(history: History) -> set[str]:
+    return {
+        str(e.attributes.get("reduction", "mean"))
+        for e in history.events
+        if e.kind == EventKind.LOSS_KIND
+    }

@@ -1,0 +1,250 @@
+"""TV302, TV303, TV305: the first weights and the first loss, on real networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from trainvitals.api.schema import Finding, Severity  # noqa: E402
+from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.diagnosis.causes import headline_of  # noqa: E402
+from trainvitals.diagnosis.examine import Engine  # noqa: E402
+from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.diagnosis.initial import initial_loss, weight_gains  # noqa: E402
+from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge  # noqa: E402
+from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall  # noqa: E402
+from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly  # noqa: E402
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+CROSS_ENTROPY = nn.functional.cross_entropy
+
+
+@pytest.fixture(autouse=True)
+def _the_same_weights_every_time():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def train(
+    model: nn.Module, loss: Loss = CROSS_ENTROPY, *, steps: int = 4, rate: float = 1e-3
+) -> History:
+    """Train on 10 classes of 16 features (the sign pattern of a projection), or on their number."""
+    history, g = History(), torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 16, generator=g)
+    y = (x @ torch.randn(16, 10, generator=g)).argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    capture = Capture(model, optimizer, emit=history.add, every=1)
+    for _ in range(steps):
+        at = torch.randint(1024, (64,), generator=g)
+        optimizer.zero_grad()
+        value = loss(model(x[at]), y[at])
+        capture.loss(value)
+        value.backward()
+        optimizer.step()
+    capture.detach()
+    return history
+
+
+def mlp(*, depth: int = 3, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Hidden layers 0, 2, 4, … of width 32 with He initialisation, and an output layer."""
+    parts: list[nn.Module] = []
+    for i in range(depth):
+        parts += [nn.Linear(32 if i else 16, 32), activation()]
+        nn.init.kaiming_normal_(parts[-2].weight, nonlinearity="relu")
+    return nn.Sequential(*parts, nn.Linear(32, 10))
+
+
+def scaled(model: nn.Module, factor: float, *names: str) -> nn.Module:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in names or (not names and parameter.ndim > 1):
+                parameter.mul_(factor)
+    return model
+
+
+class Recurrent(nn.Module):
+    """A tanh RNN over the 16 features, one at a time."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.RNN(1, 32, batch_first=True), nn.Linear(32, 10)
+        nn.init.orthogonal_(self.rnn.get_parameter("weight_hh_l0"), gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x[:, :, None])[0][:, -1])
+
+
+def found(rule, history: History) -> Finding | None:
+    findings = list(rule().check(history))
+    assert len(findings) <= 1
+    return findings[0] if findings else None
+
+
+class TestTheGainOfAWeight:
+    def test_is_that_of_the_initialiser(self):
+        model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+        nn.init.kaiming_normal_(model[0].weight, nonlinearity="relu")
+        history = train(nn.Sequential(nn.Linear(16, 256), nn.ReLU(), model))
+        gains = {g.place.name: g.value for g in weight_gains(history)}
+        assert gains["2.0.weight"] == pytest.approx(math.sqrt(2), rel=0.05)
+        assert gains["2.2.weight"] == pytest.approx(1 / math.sqrt(3), rel=0.05)
+
+    def test_is_not_judged_before_a_normalisation_that_undoes_it(self):
+        model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+        assert [g.place.name for g in weight_gains(train(model))] == ["3.weight"]
+
+    def test_is_unknown_for_parameters_that_are_no_layer(self):
+        class Tokens(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.token, self.head = nn.Parameter(torch.randn(1, 16)), nn.Linear(16, 10)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(x + self.token)
+
+        assert [g.place.name for g in weight_gains(train(Tokens()))] == ["head.weight"]
+
+
+class TestInitScaleTooLarge:
+    def test_weights_of_standard_deviation_one_are_named_at_the_first_layer(self):
+        model = mlp()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        finding = found(InitScaleTooLarge, train(model))
+        assert finding.where == "0.weight"
+        assert "3 more layers" in finding.summary
+
+    def test_one_layer_is_named_where_it_is(self):
+        assert found(InitScaleTooLarge, train(scaled(mlp(), 50, "4.weight"))).where == "4.weight"
+
+    def test_saturated_tanh_layers_are_its_consequence(self):
+        history = train(scaled(mlp(activation=nn.Tanh), 6, "0.weight", "2.weight", "4.weight"))
+        finding = found(InitScaleTooLarge, history)
+        assert finding.where == "0.weight"
+        assert any("saturated" in e.quantity for e in finding.evidence)
+        assert headline_of(Engine().examine(history)).rule == "init_scale_too_large"
+
+    def test_a_recurrent_weight_that_saturates_the_states_gets_a_recurrent_fix(self):
+        finding = found(InitScaleTooLarge, train(Recurrent(4.0)))
+        assert finding.where == "rnn.weight_hh_l0"
+        assert "orthogonal_" in finding.fix
+
+    @pytest.mark.parametrize("gain", [0.3, 1.0, 1.5])
+    def test_usual_recurrent_weights_are_not_reported(self, gain):
+        assert found(InitScaleTooLarge, train(Recurrent(gain))) is None
+
+    @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid])
+    @pytest.mark.parametrize("depth", [1, 4, 12])
+    def test_he_initialisation_is_not_reported(self, activation, depth):
+        assert found(InitScaleTooLarge, train(mlp(depth=depth, activation=activation))) is None
+
+    def test_a_large_weight_behind_a_small_one_has_no_consequence(self):
+        history = train(scaled(scaled(mlp(), 0.02, "2.weight"), 50, "4.weight"))
+        assert found(InitScaleTooLarge, history) is None
+
+    def test_it_ends_when_the_run_has_learned_and_the_weights_are_usual_again(self):
+        model = scaled(mlp(), 6, "6.weight")
+        assert found(InitScaleTooLarge, train(model)) is not None
+        shrink = torch.optim.SGD(model.parameters(), 0.05, weight_decay=0.2)
+        history, engine = History(), Engine()
+        capture = Capture(model, shrink, emit=history.add, every=1)
+        x = torch.randn(512, 16)
+        y = (x @ torch.randn(16, 10)).argmax(1)
+        for _ in range(400):
+            shrink.zero_grad()
+            loss = CROSS_ENTROPY(model(x), y)
+            capture.loss(loss)
+            loss.backward()
+            shrink.step()
+        capture.detach()
+        assert weight_gains(history)[-1].value > 3
+        assert not [f for f in engine.examine(history) if f.rule == "init_scale_too_large"]
+
+
+class TestInitScaleTooSmall:
+    def test_one_tiny_weight_is_a_warning_at_the_first_step_and_named(self):
+        finding = found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "4.weight")))
+        assert (finding.where, finding.severity) == ("4.weight", Severity.WARNING)
+
+    def test_a_module_that_divides_the_signal_by_a_constant_is_named(self):
+        class Divide(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x / 1e4
+
+        model = mlp(depth=5)
+        model[3] = nn.Sequential(model[3], Divide())
+        assert found(InitScaleTooSmall, train(model)).where == "3.1"
+
+    def test_a_small_output_layer_is_usual(self):
+        assert found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "10.weight"))) is None
+
+    def test_a_plain_rnn_that_forgets_is_reported_once_it_has_not_learned(self):
+        history = train(Recurrent(0.02), steps=120, rate=1e-5)
+        assert found(InitScaleTooSmall, history).where == "rnn.weight_hh_l0"
+        assert found(InitScaleTooSmall, train(Recurrent(0.02), steps=60, rate=1e-5)) is None
+        assert found(InitScaleTooSmall, train(Recurrent(0.8), steps=120, rate=1e-5)) is None
+
+
+class TestInitialLossAnomaly:
+    def test_a_bias_that_favours_one_class_is_named(self):
+        model = layers(16, 32, 10)
+        with torch.no_grad():
+            [*model.parameters()][-1][3] = 60
+        finding = found(InitialLossAnomaly, train(model))
+        assert finding.where.endswith("bias")
+        assert "ln 10 = 2.3" in finding.summary
+        assert "zeros_" in finding.fix
+
+    def test_large_logits_without_a_large_bias_are_named_at_the_output_layer(self):
+        finding = found(InitialLossAnomaly, train(scaled(mlp(), 60, "6.weight")))
+        assert finding.where == "6"
+
+    def test_a_large_penalty_beside_a_usual_cross_entropy_is_not_an_anomaly(self):
+        model = layers(16, 32, 10)
+
+        def penalised(output: Tensor, target: Tensor) -> Tensor:
+            return CROSS_ENTROPY(output, target) + sum((w**2).sum() for w in model.parameters())
+
+        assert found(InitialLossAnomaly, train(model, penalised)) is None
+
+    @pytest.mark.parametrize(
+        ("loss", "outputs", "expected"),
+        [
+            (lambda o, y: CROSS_ENTROPY(o, y % 4), 4, math.log(4)),
+            (
+                lambda o, y: nn.functional.binary_cross_entropy_with_logits(o[:, 0], (y % 2) * 1.0),
+                1,
+                math.log(2),
+            ),
+            (lambda o, y: nn.functional.mse_loss(o[:, 0], (y - 4.5) / 3), 1, None),
+            (lambda o, y: nn.functional.mse_loss(o[:, 0], y * 1.0), 1, None),
+            (lambda o, y: nn.functional.cross_entropy(o, y, reduction="sum"), 10, None),
+            (lambda o, y: nn.functional.cross_entropy(o, y, label_smoothing=0.2), 10, None),
+        ],
+        ids=["cross entropy", "binary", "squared error", "offset", "sum", "smoothing"],
+    )
+    def test_usual_first_losses_are_not_reported(self, loss, outputs, expected):
+        history = train(layers(16, 32, outputs), loss)
+        assert found(InitialLossAnomaly, history) is None
+        if expected is not None:
+            assert initial_loss(history).expected == pytest.approx(expected)
+
+    def test_outputs_that_are_far_from_the_targets_are_reported(self):
+        def squared(output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.mse_loss(output[:, 0], (target - 4.5) / 3)
+
+        finding = found(InitialLossAnomaly, train(scaled(layers(16, 32, 1), 20), squared))
+        assert "mean square of the targets" in finding.summary
+
+    def test_it_ends_when_the_loss_is_clearly_below_the_expected_one(self):
+        model = scaled(mlp(), 12, "6.weight")
+        assert found(InitialLossAnomaly, train(model)) is not None
+        again = scaled(mlp(), 12, "6.weight")
+        assert found(InitialLossAnomaly, train(again, steps=400, rate=1e-2)) is None

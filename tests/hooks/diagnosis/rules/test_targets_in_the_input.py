@@ -1,0 +1,83 @@
+"""TV808 where the input contains the target: unshifted labels, leaked columns, look-alikes."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from trainvitals.api.schema import Finding  # noqa: E402
+from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.diagnosis.rules.trivial_target import TrivialTarget  # noqa: E402
+
+
+def findings(model: nn.Module, batch, steps: int = 8) -> list[Finding]:
+    """Return the rule's findings after some steps on `batch()` → (loss of the model)."""
+    torch.manual_seed(0)
+    history = History()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    capture = Capture(model, optimizer, emit=history.add, every=1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = batch(model)
+        capture.loss(loss)
+        loss.backward()
+        optimizer.step()
+    capture.detach()
+    return list(TrivialTarget().check(history))
+
+
+def language_model(shift: int) -> list[Finding]:
+    model = nn.Sequential(nn.Embedding(13, 8), nn.Linear(8, 13))
+
+    def batch(model: nn.Module) -> Tensor:
+        tokens = torch.randint(0, 13, (4, 12))
+        logits = model(tokens)[:, : 12 - shift]
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, shift:].flatten())
+
+    return findings(model, batch)
+
+
+def test_labels_that_were_not_shifted_are_found_within_four_steps():
+    [finding] = language_model(shift=0)
+    assert finding.since_step == 0
+    assert "not shifted by one" in finding.summary
+    assert finding.fix == "logits, targets = logits[:, :-1], tokens[:, 1:]"
+    assert finding.evidence[0].seen == 1
+
+
+def test_shifted_labels_are_silent():
+    assert language_model(shift=1) == []
+
+
+def regression(copied: bool, batch_size: int = 32) -> list[Finding]:
+    def batch(model: nn.Module) -> Tensor:
+        x = torch.randn(batch_size, 6)
+        y = x[:, :1] * x[:, 1:2] + 0.1 * torch.randn(batch_size, 1)
+        if copied:
+            x[:, 3:4] = 5 * y + 2
+        return F.mse_loss(model(x), y)
+
+    return findings(layers(6, 16, 1), batch)
+
+
+def test_a_scaled_copy_of_the_target_among_the_features_is_found():
+    [finding] = regression(copied=True)
+    assert "among the features" in finding.summary
+
+
+def test_features_that_only_determine_the_target_together_are_silent():
+    assert regression(copied=False) == []
+
+
+def test_an_autoencoder_is_silent():
+    def batch(model: nn.Module) -> Tensor:
+        x = torch.randn(32, 6)
+        return F.mse_loss(model(x), x)
+
+    assert findings(layers(6, 3, 6), batch) == []
