@@ -44,10 +44,10 @@ class Overfitting(Rule):
     (1) The validation loss has risen by more than 10 % and twice its noise, with an upward
     trend (Mann–Kendall), and the training loss has fallen by more than 10 % in the same time.
     (2) The training loss is less than a tenth of the validation loss, and the validation loss was
-    never below half of the initial training loss: the training samples were memorised. (3) Six
-    evaluations or more have not improved on the minimum, which is above a quarter of the initial
-    training loss; the training loss has fallen by 25 % since, to less than 70 % of the validation
-    loss.
+    never below half of the initial training loss: the training samples were memorised.
+    (3) Six evaluations or more have not improved on the minimum, which is above a quarter of the
+    initial training loss and below the first evaluations by 40 % and four times the noise; the
+    training loss has fallen by 25 % since, to less than 70 % of the validation loss.
     ## Why it matters
     From the minimum on, the model learns what is particular to the training samples. Each further
     step makes it worse on others, although the training loss looks better than before.
@@ -100,6 +100,12 @@ class Overfitting(Rule):
     )
     stalled_level: float = threshold(
         0.25, "Minimum of the validation loss, divided by the initial training loss, for case 3."
+    )
+    stalled_learned: float = threshold(
+        0.4, "Fall of the validation loss from its first evaluations, as a share, for case 3."
+    )
+    stalled_noise: float = threshold(
+        4.0, "The same fall as a multiple of the series' noise, for case 3."
     )
     stalled_fall: float = threshold(
         0.25, "Fall of the training loss since the minimum, as a share, for case 3."
@@ -174,9 +180,14 @@ class Overfitting(Rule):
         return ratio <= self.same_unit
 
     def _stalled(self, series: Series, best: _Best, course: Course) -> bool:
+        first = middle(series.values[:_NEWEST])
+        fall = first - best.validation
         return (
             self._one_unit(series, course)
             and len(series) - 1 - best.at >= self.since_minimum_stalled
+            # The noise of a loss that was level from the start has a minimum too.
+            and fall >= self.stalled_learned * first
+            and fall >= self.stalled_noise * noise(series.values)
             and best.validation >= self.stalled_level * course.initial
             and best.training_now <= (1 - self.stalled_fall) * best.training
             and best.training_now <= self.stalled_max * best.validation_now
