@@ -32,6 +32,11 @@ def test_the_shared_parts_load_neither_torch_nor_the_server(part):
     assert not loaded_by(f"import trainvitals.{part}") & (SERVER_SIDE | {"torch"})
 
 
+def test_the_remedies_are_loaded_on_first_use():
+    assert "torch" in loaded_by("import trainvitals; trainvitals.remedies.identify")
+    assert not loaded_by("import trainvitals; trainvitals.remedies.biases") & SERVER_SIDE
+
+
 def test_watching_loads_no_server():
     assert not loaded_by("import trainvitals; trainvitals.watch") & SERVER_SIDE
 

@@ -8,7 +8,9 @@ from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.rules.bias_regularised import BiasRegularised
 from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
+from trainvitals.diagnosis.rules.clipping_always_active import ClippingAlwaysActive
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
@@ -24,16 +26,19 @@ from trainvitals.diagnosis.rules.loss_plateau import LossPlateau
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
+from trainvitals.diagnosis.rules.missing_nonlinearity import MissingNonlinearity
 from trainvitals.diagnosis.rules.missing_zero_grad import MissingZeroGrad
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
 from trainvitals.diagnosis.rules.no_gradient import NoGradient
 from trainvitals.diagnosis.rules.no_learning import NoLearning
 from trainvitals.diagnosis.rules.no_signal import NoSignal
 from trainvitals.diagnosis.rules.no_supervision import NoSupervision
+from trainvitals.diagnosis.rules.non_finite_input import NonFiniteInput
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
 from trainvitals.diagnosis.rules.over_regularised import OverRegularised
 from trainvitals.diagnosis.rules.overfitting import Overfitting
+from trainvitals.diagnosis.rules.parameter_jump import ParameterJump
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
@@ -51,9 +56,11 @@ RULES: tuple[type[Rule], ...] = (
     ExplodingGradient,
     NoGradient,
     MissingZeroGrad,
+    ClippingAlwaysActive,
     NoSignal,
     DeadRelu,
     SaturatedActivation,
+    MissingNonlinearity,
     SymmetricInit,
     InitScaleTooLarge,
     InitScaleTooSmall,
@@ -75,9 +82,11 @@ RULES: tuple[type[Rule], ...] = (
     ParameterNotUpdated,
     OverRegularised,
     WrongTrainEvalMode,
+    ParameterJump,
     AbsorbedUpdates,
     ScheduleEndedEarly,
     BiasDrift,
+    BiasRegularised,
     UnnormalisedInput,
     ConstantOrDuplicateInput,
     TargetNotScaled,
@@ -85,6 +94,7 @@ RULES: tuple[type[Rule], ...] = (
     LabelNoise,
     TrivialTarget,
     NonFiniteValue,
+    NonFiniteInput,
     AmpOverflow,
     MonitorDegraded,
 )

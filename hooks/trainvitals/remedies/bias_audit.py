@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from trainvitals.remedies.diversity import IMBALANCE_MAX, Subset, majority, subsets_of
 from trainvitals.remedies.fans import CONVOLUTIONS, TRANSPOSED
+from trainvitals.remedies.running import call, evaluation
 from trainvitals.remedies.surroundings import followers_of, surroundings_of
 from trainvitals.remedies.table import number, text_table
 from trainvitals.structure.parameters import reason_not_measured
@@ -223,32 +223,13 @@ def _scales(
     moments = {name: _Moments(module) for name, module in biases.items()}
     handles = [biases[name].register_forward_hook(hook) for name, hook in moments.items()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=_devices(model)), _evaluation(model):
+        with evaluation(model):
             for x in inputs:
-                if isinstance(x, Mapping):
-                    model(**x)
-                else:
-                    model(x)
+                call(model, x)
     finally:
         for handle in handles:
             handle.remove()
     return {name: hook.scale for name, hook in moments.items()}
-
-
-def _devices(model: nn.Module) -> list[int]:
-    found = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    return sorted(index for index in found if index is not None)
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _row(

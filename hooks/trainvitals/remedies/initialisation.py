@@ -15,6 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from trainvitals.remedies.fans import Fans, fans_of, gates_of
 from trainvitals.remedies.plan import Plan, Row
 from trainvitals.remedies.priors import Values, head_bias
+from trainvitals.remedies.running import cuda_devices
 from trainvitals.remedies.strategies import Draw, automatic, checked_parameters, draw_of, fill
 from trainvitals.remedies.surroundings import Surroundings, surroundings_of
 from trainvitals.structure.parameters import (
@@ -151,9 +152,8 @@ class _Decisions:
             if self._starts_at_zero(parameter):
                 return _Decision(None, "branch that starts at zero", fans=fans)
             if isinstance(parameter.owner, RECURRENT):
-                is_hidden = parameter.name.rpartition(".")[2].startswith("weight_hh")
-                strategy = "orthogonal" if is_hidden else "xavier_normal"
-                reason, place = ("hidden" if is_hidden else "input") + " weights", Surroundings()
+                strategy, reason = _recurrent(parameter.name.rpartition(".")[2])
+                place = Surroundings()
             else:
                 strategy = automatic(place)
         draw = draw_of(strategy, fans, place, self._given)
@@ -203,6 +203,12 @@ class _Decisions:
             return False
         is_lora = any(part in _LORA_ZERO for part in parameter.name.lower().split("."))
         return is_lora or self._ends_branch(parameter)
+
+
+def _recurrent(name: str) -> tuple[str, str]:
+    if name.startswith("weight_hh"):
+        return "orthogonal", "hidden weights"
+    return "xavier_normal", "projection" if name.startswith("weight_hr") else "input weights"
 
 
 def _is_weight(parameter: Parameter) -> bool:
@@ -335,6 +341,5 @@ def _random_state(
         finally:
             generator.set_state(state)
     else:
-        devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+        with torch.random.fork_rng(devices=cuda_devices(model)):
             yield

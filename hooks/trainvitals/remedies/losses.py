@@ -184,9 +184,10 @@ def _ordinal(task: Task) -> LossAdvice:
         Evidence(quantity="classes", seen=float(task.classes)),
         _imbalance(float(seen.max() / seen.min())),
     ]
+    device = f", device='{task.values.device}'" if task.values.device.type != "cpu" else ""
     code = (
         "loss = nn.functional.binary_cross_entropy_with_logits("
-        f"predictions, (targets.unsqueeze(-1) > torch.arange({task.classes - 1})).float())"
+        f"predictions, (targets.unsqueeze(-1) > torch.arange({task.classes - 1}{device})).float())"
     )
     reason = (
         f"{task.classes} ordered classes: one logit for each of {task.classes - 1} thresholds, so "

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trainvitals.remedies.fans import CONVOLUTIONS, TRANSPOSED
+from trainvitals.remedies.running import call, evaluation, tensors_of
 from trainvitals.remedies.surroundings import followers_of
 from trainvitals.remedies.table import number, text_table
 from trainvitals.structure.parameters import parameters_of, reason_not_measured
@@ -96,6 +97,7 @@ def recentre(
     model: nn.Module,
     names: Iterable[str] | None = None,
     *,
+    batch: Any = None,
     keep_function: bool = True,
 ) -> Recentring:
     """Subtract the common offset of biases in place; return a row for each.
@@ -104,6 +106,10 @@ def recentre(
     bias. With `keep_function=False` the mean over units is also subtracted where this changes the
     function of the model. The state of an optimizer (moments) is not changed. If an offset goes
     into a batch norm's running mean, the function is the same in training and in evaluation.
+
+    `batch`: inputs of the model, a tensor or a dict of keyword arguments. Its outputs in eval mode
+    are then compared before and after; if they differ by more than rounding, everything is restored
+    and RuntimeError is raised.
 
     Raises ValueError for a name that is no such layer, before anything is changed.
     """
@@ -121,6 +127,10 @@ def recentre(
                 f"{name!r} is no linear or convolutional layer with a bias; there are "
                 f"{', '.join(layers) or 'none'}."
             )
+    if batch is not None and not keep_function:
+        raise ValueError("batch= checks that the function stays; keep_function=False changes it.")
+    outputs = _outputs(model, batch)
+    before = {key: value.clone() for key, value in model.state_dict().items()} if outputs else {}
     followers = followers_of(model)
     tied = {id(p.tensor) for p in parameters_of({"": model}).values() if p.aliases}
     rows = []
@@ -129,7 +139,32 @@ def recentre(
             layer: Any = layers[name]
             move = _move(layer, followers.get(name), tied, keep_function=keep_function)
             rows.append(_apply(f"{name}.bias" if name else "bias", layer, move))
+    difference, limit = _difference(outputs, _outputs(model, batch))
+    if difference > limit:
+        model.load_state_dict(before)
+        raise RuntimeError(
+            f"The outputs for the batch change by {difference:.3g} of their scale, more than "
+            f"rounding ({limit:.3g}); the biases are as before. Name the layers to recentre one by one."
+        )
     return Recentring(tuple(rows))
+
+
+def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
+    if batch is None:
+        return []
+    with evaluation(model):
+        return [tensor.clone() for tensor in tensors_of(call(model, batch))]
+
+
+def _difference(before: list[Tensor], after: list[Tensor]) -> tuple[float, float]:
+    """Return the largest difference as a share of the outputs' scale, and what rounding may do."""
+    worst, limit = 0.0, 0.0
+    for old, new in zip(before, after, strict=True):
+        scale = float(old.abs().max()) if old.numel() else 0.0
+        change = float((new - old).abs().max()) if old.numel() else 0.0
+        worst = max(worst, change / scale if scale else change)
+        limit = max(limit, min(32 * torch.finfo(old.dtype).eps ** 0.5, 0.25))
+    return worst, limit
 
 
 def _move(layer: Any, follower: Any, tied: set[int], *, keep_function: bool) -> _Move:

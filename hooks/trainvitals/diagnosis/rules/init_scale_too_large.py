@@ -58,7 +58,18 @@ class InitScaleTooLarge(Rule):
     stage: ClassVar[Stage] = Stage.INITIALISATION
     explains: ClassVar[frozenset[str]] = frozenset(
         {
-            *("TV101", "TV102", "TV201", "TV202", "TV203", "TV305", "TV501", "TV502", "TV503"),
+            *(
+                "TV101",
+                "TV102",
+                "TV105",
+                "TV201",
+                "TV202",
+                "TV203",
+                "TV305",
+                "TV501",
+                "TV502",
+                "TV503",
+            ),
             *("TV504", "TV505", "TV601", "TV602", "TV603", "TV607", "TV701", "TV901"),
         }
     )
