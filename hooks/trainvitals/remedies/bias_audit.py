@@ -198,12 +198,9 @@ class _Moments:
         self.count = 0
         self.total: Tensor | float = 0.0
         self.square: Tensor | float = 0.0
-        self._bias = module.bias
 
     def __call__(self, _module: nn.Module, _args: object, output: Tensor) -> None:
         rows = output.detach().movedim(self._dim, -1).flatten(0, -2).double()
-        # Without the bias: far from 0 the difference of two squares would lose its digits.
-        rows = rows - self._bias.detach().double()  # type: ignore[operator]
         self.count += len(rows)
         self.total = self.total + rows.sum(0)
         self.square = self.square + rows.square().sum(0)

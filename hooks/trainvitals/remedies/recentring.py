@@ -144,8 +144,7 @@ def recentre(
         model.load_state_dict(before)
         raise RuntimeError(
             f"The outputs for the batch change by {difference:.3g} of their scale, more than "
-            f"rounding ({limit:.3g}); the biases are as before. Name the layers to recentre one "
-            "by one."
+            f"rounding ({limit:.3g}); the biases are as before. Name the layers one by one."
         )
     return Recentring(tuple(rows))
 

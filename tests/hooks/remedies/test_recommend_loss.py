@@ -109,6 +109,11 @@ def test_delta_comes_from_the_residuals_if_predictions_are_given():
     assert advice.loss.delta == pytest.approx(1.345, rel=0.1)
 
 
+def test_two_clusters_are_not_heavy_tails():
+    y = torch.cat([0.1 * torch.randn(600), 3 + 0.1 * torch.randn(200), -3 + 0.1 * torch.randn(200)])
+    assert isinstance(recommend_loss(y).loss, nn.MSELoss)
+
+
 def test_many_outliers_get_the_absolute_error_if_robustness_is_the_goal():
     y = torch.randn(1000)
     y[::10] += 100
@@ -152,6 +157,10 @@ def test_rare_classes_are_weighted_so_that_each_class_counts_the_same():
     weight = recommend_loss(targets).loss.weight
     assert (weight * torch.tensor([120, 60, 6])).tolist() == pytest.approx([62.0] * 3, rel=0.01)
     assert recommend_loss(targets, goal="calibration").loss.weight is None
+    extreme = recommend_loss(torch.tensor([0] * 5000 + [1])).loss
+    assert inner(extreme).pos_weight.tolist() == [100.0]
+    many = recommend_loss(torch.tensor([0] * 5000 + [1] * 5000 + [2])).loss.weight
+    assert float(many.max() / many.min()) == pytest.approx(100, rel=0.02)
 
 
 def test_wrong_labels_are_met_with_smoothing():
