@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainvitals import remedies
     from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
+    from trainvitals.checkups import checkup
     from trainvitals.monitor import Monitor, StopTraining, watch
 
     __version__: str
@@ -26,6 +27,7 @@ __all__ = [
     "StopTraining",
     "Verdict",
     "__version__",
+    "checkup",
     "remedies",
     "watch",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "Severity": "trainvitals.api.schema",
     "Monitor": "trainvitals.monitor",
     "StopTraining": "trainvitals.monitor",
+    "checkup": "trainvitals.checkups",
     "watch": "trainvitals.monitor",
 }
 

@@ -146,41 +146,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_open and self.severity is not Severity.INFO
 
 
-class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """All findings of a run, ranked, and one verdict."""
-
-    run: str = ""
-    step: int = -1
-    """The last finished step this diagnosis covers; −1 before the first."""
-    verdict: Verdict = Verdict.TOO_EARLY
-    headline: Finding | None = None
-    """The root cause to look at first; None for a run without open warnings and errors."""
-    findings: tuple[Finding, ...] = ()
-    """Open ones first, ranked by cause; resolved ones last."""
-    health: float = 1.0
-    """0 (broken) to 1 (nothing found)."""
-    blind: dict[str, str] = {}
-    """Rule → why it could not run."""
-    error: str = ""
-    """Why the run failed: the exception's class and message, or that contact was lost."""
-    watched: tuple[str, ...] = ()
-    """Names of the parameters and modules that are measured."""
-    not_watched: dict[str, str] = {}
-    """Name → why it is not measured."""
-    overhead: float | None = None
-    """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
-
-    @property
-    def open(self) -> tuple[Finding, ...]:
-        """The findings that still hold."""
-        return tuple(f for f in self.findings if f.is_open)
-
-    @property
-    def alarms(self) -> tuple[Finding, ...]:
-        """The open warnings and errors."""
-        return tuple(f for f in self.findings if f.is_alarm)
-
-
 class Initialiser(msgspec.Struct, frozen=True, kw_only=True):
     """The distribution from which a tensor was most likely drawn."""
 
@@ -208,6 +173,98 @@ class Initialiser(msgspec.Struct, frozen=True, kw_only=True):
     """0 to 1: the weight of this name among all names, given the entries."""
     distance: float = 0.0
     """Relative difference between the scale seen and the scale that the name implies."""
+
+
+class PropagatedLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """How one layer passes on the signal and the gradient before the training."""
+
+    depth: int
+    """Position of the module in the order of the forward pass, from 0."""
+    layer: str
+    """Name of the module."""
+    S: float
+    """Standard deviation of the output across samples, RMS over units."""
+    M: float | None = None
+    """Standard deviation over units of the units' means; None for a single unit."""
+    gradient_rms: float | None = None
+    """RMS of the gradient of the layer's weight; None for a layer without one."""
+
+
+class InitialLoss(msgspec.Struct, frozen=True, kw_only=True):
+    """The loss before the training, beside that of a prediction that knows nothing."""
+
+    seen: float
+    expected: float | None = None
+    formula: str = ""
+    """How `expected` follows from the loss: ln 10."""
+
+
+class Checkup(msgspec.Struct, frozen=True, kw_only=True):
+    """What `trainvitals.checkup` measured besides the findings."""
+
+    batches: int
+    """Number of forward and backward passes."""
+    initialisers: dict[str, Initialiser] = {}
+    """Parameter → the initialiser that it most likely has."""
+    propagation: tuple[PropagatedLayer, ...] = ()
+    """The hidden layers in the order of the forward pass."""
+    chi: float | None = None
+    """Factor of S² per layer with a weight, geometric mean: 1 keeps the signal, less shrinks it."""
+    gradient_chi: float | None = None
+    """Factor of the squared gradient per layer, from the last to the first."""
+    depth_of_failure: int | None = None
+    """Number of layers after which S is a thousand times smaller (or larger) at this factor; None
+    if it is more than 1,000."""
+    initial_loss: InitialLoss | None = None
+    overfit: tuple[float, float] | None = None
+    """Loss before and after some steps on one batch, if that was tried."""
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """All findings of a run, ranked, and one verdict."""
+
+    run: str = ""
+    step: int = -1
+    """The last finished step this diagnosis covers; −1 before the first."""
+    verdict: Verdict = Verdict.TOO_EARLY
+    headline: Finding | None = None
+    """The root cause to look at first; None for a run without open warnings and errors."""
+    findings: tuple[Finding, ...] = ()
+    """Open ones first, ranked by cause; resolved ones last."""
+    health: float = 1.0
+    """0 (broken) to 1 (nothing found)."""
+    blind: dict[str, str] = {}
+    """Rule → why it could not run."""
+    error: str = ""
+    """Why the run failed: the exception's class and message, or that contact was lost."""
+    watched: tuple[str, ...] = ()
+    """Names of the parameters and modules that are measured."""
+    not_watched: dict[str, str] = {}
+    """Name → why it is not measured."""
+    overhead: float | None = None
+    """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
+    checkup: Checkup | None = None
+    """What a checkup before the training measured; None for a run."""
+
+    @property
+    def initialisers(self) -> dict[str, Initialiser]:
+        """Parameter → the initialiser that a checkup identified."""
+        return {} if self.checkup is None else self.checkup.initialisers
+
+    @property
+    def propagation(self) -> tuple[PropagatedLayer, ...]:
+        """The hidden layers of a checkup in the order of the forward pass."""
+        return () if self.checkup is None else self.checkup.propagation
+
+    @property
+    def open(self) -> tuple[Finding, ...]:
+        """The findings that still hold."""
+        return tuple(f for f in self.findings if f.is_open)
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """The open warnings and errors."""
+        return tuple(f for f in self.findings if f.is_alarm)
 
 
 class Counts(msgspec.Struct, frozen=True):

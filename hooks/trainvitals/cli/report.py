@@ -67,13 +67,13 @@ def report(
     source = collector_of(collector)
     diagnosis = _diagnosis(source, run, wait)
     if as_json:
-        _show_json(diagnosis, quiet)
+        show_json(diagnosis, quiet)
     elif not quiet:
         from trainvitals.remote import curves_of
         from trainvitals.report import card
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        width = min(100, _terminal_width())
+        width = min(100, terminal_width())
         curves = _guarded(lambda: curves_of(source, diagnosis))
         typer.echo(card(diagnosis, colour=colour, width=width, curves=curves), nl=False)
     raise typer.Exit(exit_code(diagnosis, fail_on))
@@ -94,7 +94,7 @@ def check(
     """
     diagnosis = _diagnosis(collector_of(collector), run, wait)
     if as_json:
-        _show_json(diagnosis, quiet)
+        show_json(diagnosis, quiet)
     elif not quiet:
         from trainvitals.report import line
 
@@ -129,7 +129,7 @@ def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
         if diagnosis is not None:
             return diagnosis
         if time.monotonic() >= deadline:
-            _end(UNREACHABLE, f"{source.url} has not diagnosed the run {run!r} yet.")
+            end(UNREACHABLE, f"{source.url} has not diagnosed the run {run!r} yet.")
         time.sleep(0.2)
 
 
@@ -138,7 +138,7 @@ def _guarded(call: Callable[[], T]) -> T:
     try:
         return call()
     except Unreachable as error:
-        _end(UNREACHABLE, f"{error}. To find the cause, run `trainvitals doctor`.")
+        end(UNREACHABLE, f"{error}. To find the cause, run `trainvitals doctor`.")
     except Refused as refused:
         hint = ""
         if refused.reason in ("unauthorised", "forbidden"):
@@ -146,10 +146,10 @@ def _guarded(call: Callable[[], T]) -> T:
                 " The command needs a token with the scope read, in TRAINVITALS_TOKEN or in a "
                 "token file."
             )
-        _end(USAGE, f"{refused}{hint}")
+        end(USAGE, f"{refused}{hint}")
 
 
-def _show_json(diagnosis: Diagnosis, quiet: bool) -> None:
+def show_json(diagnosis: Diagnosis, quiet: bool) -> None:
     if quiet:
         return
     from trainvitals.report import as_json
@@ -157,12 +157,12 @@ def _show_json(diagnosis: Diagnosis, quiet: bool) -> None:
     typer.echo(as_json(diagnosis))
 
 
-def _terminal_width() -> int:
+def terminal_width() -> int:
     import shutil
 
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def _end(code: int, message: str) -> NoReturn:
+def end(code: int, message: str) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)

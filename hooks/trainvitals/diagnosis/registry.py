@@ -18,9 +18,12 @@ from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationM
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
+from trainvitals.diagnosis.rules.label_noise import LabelNoise
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
 from trainvitals.diagnosis.rules.loss_divergence import LossDivergence
+from trainvitals.diagnosis.rules.loss_oscillation import LossOscillation
+from trainvitals.diagnosis.rules.loss_plateau import LossPlateau
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
@@ -72,8 +75,10 @@ RULES: tuple[type[Rule], ...] = (
     NoSupervision,
     LossTermInactive,
     NoLearning,
+    LossPlateau,
     LossDivergence,
     LossSpike,
+    LossOscillation,
     Overfitting,
     Undertrained,
     LearningRateTooHigh,
@@ -92,6 +97,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOrDuplicateInput,
     TargetNotScaled,
     ClassImbalance,
+    LabelNoise,
     TrivialTarget,
     NonFiniteValue,
     NonFiniteInput,

@@ -41,6 +41,8 @@ class Rule(ABC):
     """What the rule reads; it is blind where one of them was never seen."""
     damages_loss: ClassVar[bool] = True
     """A finding is over only when the loss is back where it would be without the fault."""
+    before_training: ClassVar[bool] = False
+    """The rule can judge a model from some forward and backward passes, without an update."""
     permanent: ClassVar[bool] = False
     """A finding is a fact that later steps cannot undo: it is never resolved."""
     fix: ClassVar[str]

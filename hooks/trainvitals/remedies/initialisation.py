@@ -42,8 +42,8 @@ class _Decision:
     strategy: str = LEFT
     fans: Fans | None = None
     nonlinearity: str = ""
-    forget: slice | None = None
-    """Rows of an LSTM's bias that become 1."""
+    fixed: tuple[slice, float] | None = None
+    """Rows that get one value: the forget gate's biases, an embedding's padding."""
 
 
 def initialise(
@@ -122,7 +122,7 @@ class _Decisions:
             return _Decision(None, "created in inference mode")
         owners = [owner, *(self._modules[alias.rpartition(".")[0]] for alias in parameter.aliases)]
         if any(isinstance(module, EMBEDDINGS) for module in owners):
-            return self._embedding(parameter)
+            return self._embedding(parameter, owners)
         if isinstance(owner, NORMS):
             return _Decision(None, "norm")
         if isinstance(owner, nn.utils.parametrize.ParametrizationList):
@@ -136,12 +136,13 @@ class _Decisions:
             return self._bias(parameter, name)
         return _Decision(None, f"no rule for {name!r} of {type(owner).__name__}")
 
-    def _embedding(self, parameter: Parameter) -> _Decision:
-        padding = getattr(parameter.owner, "padding_idx", None)
-        if self._strategy != "gpt2" or padding is not None:
+    def _embedding(self, parameter: Parameter, owners: list[Any]) -> _Decision:
+        padding = next((m.padding_idx for m in owners if hasattr(m, "padding_idx")), None)
+        if self._strategy != "gpt2":
             return _Decision(None, "embedding" + (" (tied)" if parameter.aliases else ""))
         draw = Draw("gpt2", "normal", self._given["std"])
-        return _Decision(draw, "embedding", "gpt2")
+        fixed = None if padding is None else (slice(padding, padding + 1), 0.0)
+        return _Decision(draw, "embedding", "gpt2", fixed=fixed)
 
     def _weight(self, parameter: Parameter, fans: Fans) -> _Decision:
         place = self._place(parameter)
@@ -168,14 +169,14 @@ class _Decisions:
         owner = parameter.owner
         if self._strategy == "torch_default":
             return _torch_default_bias(parameter)
-        forget = None
+        fixed = None
         is_lstm = isinstance(owner, RECURRENT) and gates_of(owner) == 4
         # bias_hh is added to bias_ih: only one of them may be 1.
         if self._strategy == "auto" and is_lstm and name.startswith("bias_ih"):
             size = parameter.tensor.shape[0] // 4
-            forget = slice(size, 2 * size)
-        reason = "bias" if forget is None else "bias; 1 for the forget gate"
-        return _Decision(Draw("zeros", "constant", 0.0), reason, "zeros", forget=forget)
+            fixed = (slice(size, 2 * size), 1.0)
+        reason = "bias" if fixed is None else "bias; 1 for the forget gate"
+        return _Decision(Draw("zeros", "constant", 0.0), reason, "zeros", fixed=fixed)
 
     def _is_bias(self, parameter: Parameter, name: str) -> bool:
         owner = parameter.owner
@@ -300,8 +301,9 @@ def _values(
         values = decision.new.reshape(tensor.shape)
     else:
         values = fill(decision.new, tensor, generator)
-    if decision.forget is not None:
-        values[decision.forget] = 1.0
+    if decision.fixed is not None:
+        rows, value = decision.fixed
+        values[rows] = value
     return values.to(tensor.device, tensor.dtype)
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
 from trainvitals.api.wording import number, percent, row
 from trainvitals.diagnosis.history import Series
+from trainvitals.report.checkup import checkup_rows, propagation_table
 from trainvitals.report.curves import CurveKey, key_of
 from trainvitals.report.line import verdict_text
 from trainvitals.report.sparkline import sparkline
@@ -81,8 +82,14 @@ def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[Rendera
         symbol, style = VERDICT.get(diagnosis.verdict, ("?", "yellow"))
         yield Text(f"{symbol} {verdict_text(diagnosis)}", style)
     if diagnosis.headline is not None:
-        yield from _headline(diagnosis.headline, width, curves)
+        is_checkup = diagnosis.checkup is not None
+        yield from _headline(diagnosis.headline, width, curves, is_checkup=is_checkup)
     yield from _others(diagnosis)
+    if diagnosis.checkup is not None:
+        yield Text()
+        if (table := propagation_table(diagnosis.checkup)) is not None:
+            yield Padding(table, (0, 0, 1, 2))
+        yield _rows(list(checkup_rows(diagnosis.checkup)))
     yield _rows(list(_footer(diagnosis)))
     yield Text("─" * width, "dim")
 
@@ -91,6 +98,8 @@ def _title(diagnosis: Diagnosis, width: int) -> Text:
     words = ["trainvitals"]
     if diagnosis.run:
         words.append(shortened(diagnosis.run, width // 3))
+    if diagnosis.checkup is not None:
+        words.append(f"checkup, {counted(diagnosis.checkup.batches, 'pass', 'passes')}")
     if diagnosis.step >= 0:
         words.append(f"step {diagnosis.step:,}")
     title = Text(f"── {' · '.join(words)} ", "dim")
@@ -99,14 +108,17 @@ def _title(diagnosis: Diagnosis, width: int) -> Text:
     return title
 
 
-def _headline(finding: Finding, width: int, curves: Curves) -> Iterator[RenderableType]:
+def _headline(
+    finding: Finding, width: int, curves: Curves, *, is_checkup: bool
+) -> Iterator[RenderableType]:
     verdict_line = Text(
         f"{SYMBOL[finding.severity]} {finding.severity.upper()}  ", STYLE[finding.severity]
     )
     verdict_line.append(f"{clean(finding.code)} {clean(finding.rule)}", "bold")
     yield verdict_line
+    since = " before the training" if is_checkup else f" since step {finding.since_step:,}"
     yield Text(
-        f" {shortened(at_place(finding.where), width - 30)} since step {finding.since_step:,}"
+        f" {shortened(at_place(finding.where), width - 30)}{since}"
         + (f", {percent(finding.confidence)} sure" if finding.confidence < 1 else "")
     )
     yield Text()
@@ -206,7 +218,7 @@ def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(diagnosis.not_watched) - LISTED_MAX:,} more"
     if diagnosis.overhead is not None:
         yield "Overhead", f"{percent(diagnosis.overhead)} of training time"
-    if diagnosis.step >= 0:
+    if diagnosis.step >= 0 or diagnosis.checkup is not None:
         yield "Health", f"{diagnosis.health:.2f} of 1"
 
 

@@ -31,12 +31,15 @@ def verdict_text(diagnosis: Diagnosis) -> str:
     steps = counted(diagnosis.step + 1, "step")
     if diagnosis.verdict is Verdict.FAILED:
         return f"failed after {steps}: {clean(diagnosis.error) or 'no reason was given'}."
+    if diagnosis.checkup is not None:
+        if diagnosis.verdict is Verdict.BLIND:
+            return f"nothing found, but {_blind(diagnosis)}"
+        passes = counted(diagnosis.checkup.batches, "pass", "passes")
+        return f"ready to train: nothing found in {passes}"
     if diagnosis.step < 0:
         return "nothing measured yet: no optimizer step was seen"
     if diagnosis.verdict is Verdict.BLIND:
-        reasons = ", ".join(dict.fromkeys(map(clean, diagnosis.blind.values())))
-        rules = counted(len(diagnosis.blind), "rule")
-        return f"blind after {steps}: {rules} could not run ({reasons})"
+        return f"blind after {steps}: {_blind(diagnosis)}"
     if diagnosis.verdict is Verdict.TOO_EARLY:
         return f"too early to say: nothing found in {steps}"
     resolved = sum(not f.is_open and f.severity is not Severity.INFO for f in diagnosis.findings)
@@ -44,3 +47,8 @@ def verdict_text(diagnosis: Diagnosis) -> str:
         return f"healthy again after {steps}; {counted(resolved, 'finding')} resolved"
     off = f"; {counted(len(diagnosis.blind), 'rule')} switched off" if diagnosis.blind else ""
     return f"healthy: nothing found in {steps}{off}"
+
+
+def _blind(diagnosis: Diagnosis) -> str:
+    reasons = ", ".join(dict.fromkeys(map(clean, diagnosis.blind.values())))
+    return f"{counted(len(diagnosis.blind), 'rule')} could not run ({reasons})"

@@ -61,6 +61,14 @@ def test_every_parameter_is_in_one_group():
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
+def test_a_head_that_is_registered_before_its_embedding_has_no_decay_either():
+    model = nn.Module()
+    model.head, model.embedding = nn.Linear(4, 10, bias=False), nn.Embedding(10, 4)
+    model.embedding.weight = model.head.weight
+    [group] = biases.parameter_groups(model, weight_decay=0.1)
+    assert (group["name"], group["weight_decay"]) == ("norm scales and embeddings", 0.0)
+
+
 def test_biases_can_have_a_learning_rate_and_a_decay_of_their_own():
     model = nn.Linear(2, 2)
     groups = biases.parameter_groups(
@@ -199,6 +207,21 @@ def test_a_layer_that_is_used_twice_is_left():
         assert biases.recentre(model)[0].into == ""
 
 
+def test_a_bias_that_two_layers_share_is_left_and_takes_no_offset():
+    model = drifted(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU())
+    model[2].bias = model[0].bias
+    assert biases.recentre(model)[0].reason == "tied"
+    pair = drifted(nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    pair[3].bias = pair[1].bias
+    assert biases.recentre(pair, ["0"])[0].into == ""
+
+
+def test_a_frozen_bias_takes_no_offset():
+    model = drifted(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].requires_grad_(False)
+    assert biases.recentre(model, ["0"])[0].into == ""
+
+
 def test_frozen_biases_are_left():
     model = drifted(nn.Linear(8, 8), nn.LayerNorm(8)).requires_grad_(False)
     assert biases.recentre(model)[0].reason == "frozen"
@@ -314,6 +337,16 @@ def test_a_bias_before_a_batch_norm_is_redundant():
     assert row.scale > 0
 
 
+def test_the_units_of_a_convolution_are_its_channels():
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.0, 100.0]))
+    row = biases.audit(model, torch.randn(8, 3, 5, 5)).of("0.bias")
+    assert row.scale == 0
+    assert row.advice == "no unit varies over these inputs"
+
+
 def test_the_class_that_the_heads_bias_stands_for_is_named():
     model = network()
     with torch.no_grad():
@@ -337,6 +370,12 @@ def test_duplicated_rows_are_named():
     [subset] = biases.audit(network(), inputs).subsets
     assert (subset.kind, subset.where) == ("duplicated_rows", "rows 3, 7, 11")
     assert subset.share == 2 / 15
+
+
+def test_a_few_duplicated_rows_are_not_reported():
+    inputs = torch.randn(100, 6)
+    inputs[7] = inputs[3]
+    assert biases.audit(network(), inputs).subsets == ()
 
 
 def test_constant_features_are_named_unless_they_are_0():

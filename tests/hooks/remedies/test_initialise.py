@@ -293,6 +293,46 @@ def test_gpt2_scales_the_branches_and_fills_the_embeddings():
     assert last == pytest.approx(0.02 / math.sqrt(6), rel=0.05)
 
 
+def test_gpt2_keeps_the_padding_of_an_embedding_at_0():
+    embedding = nn.Embedding(10, 4, padding_idx=2)
+    initialise(embedding, "gpt2")
+    assert not embedding.weight[2].any()
+    assert embedding.weight.detach().any(dim=1).sum() == 9
+
+
+def test_a_head_that_is_registered_before_its_embedding_is_left_too():
+    model = nn.Module()
+    model.head, model.embedding = nn.Linear(4, 10, bias=False), nn.Embedding(10, 4)
+    model.embedding.weight = model.head.weight
+    assert initialise(model).of("head.weight").reason == "embedding (tied)"
+
+
+def test_attention_in_a_block_of_ones_own_ends_a_branch():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            h = self.norm(x)
+            return self.head(x + self.attention(h, h, h)[0])
+
+    assert "residual branch" in initialise(Block()).of("attention.out_proj.weight").reason
+
+
+def test_a_layer_that_is_registered_last_but_not_used_is_no_head():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.spare = nn.Linear(4, 2), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(x)
+
+    assert initialise(Unused(), class_prior=[0.9, 0.1]).of("head.bias").strategy == "prior"
+
+
 def test_parameters_of_a_strategy_are_used():
     torch.manual_seed(0)
     model = stack(nn.ReLU())
@@ -311,9 +351,9 @@ def test_the_heads_bias_becomes_the_log_prior_of_the_classes():
     model = stack(nn.ReLU())
     row = initialise(model, class_prior=[0.55] + [0.05] * 9).of("2.bias")
     assert row.strategy == "prior"
-    assert model[2].bias.softmax(0).tolist() == pytest.approx([0.55] + [0.05] * 9)
+    assert model[2].bias.detach().softmax(0).tolist() == pytest.approx([0.55] + [0.05] * 9)
     initialise(model, targets=torch.tensor([0] * 99 + list(range(10))))
-    assert float(model[2].bias.softmax(0)[0]) == pytest.approx(101 / 119)
+    assert float(model[2].bias.detach().softmax(0)[0]) == pytest.approx(101 / 119)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ class ClassImbalance(Rule):
 
     code: ClassVar[str] = "TV805"
     stage: ClassVar[Stage] = Stage.DATA
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701", "TV806"})
     fix: ClassVar[str] = "loss_fn = nn.CrossEntropyLoss(weight=1 / class_counts.clamp_min(1))"

@@ -1,4 +1,4 @@
-"""TV802: the targets of a batch are all the same."""
+"""TV802: the targets of a batch are all the same, or every batch is the same."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.signals import Floats
+from trainvitals.diagnosis.signals import Array, Floats, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -24,25 +25,31 @@ _NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 @dataclass(frozen=True)
 class ConstantOrDuplicateInput(Rule):
-    """Every sample of a batch has the same target.
+    """Every sample of a batch has the same target, or every step has the same batch.
 
     ## What it detects
     - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
+    - One batch: at 16 measured steps or more, and all of them, a batch of 8 to 64 targets has the
+      same mean, deviation and largest class, the loss has fallen by 30 % along a smooth curve, and
+      the model has more than 50 parameters for each target. A regression gets a note.
     Inputs are not captured yet, so constant inputs are not seen.
     ## Why it matters
     Within a batch nothing distinguishes the samples: the model learns to output the current class
     and forgets it with the next one. A target that never changes is learned by the last bias alone.
+    One batch is learned by heart: the loss falls to 0, and nothing holds for other samples.
     ## Evidence
     The number of classes in a batch, the batches, and the targets.
     ## What to do
-    Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed.
+    Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed. Take each
+    batch from one iteration over the loader: `next(iter(loader))` starts anew at every call.
     ## When it is wrong
     Binary losses are left out: discriminators see real and generated batches in turn. With several
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
-    whose target is class 0 by definition.
+    whose target is class 0 by definition. A test whether the model can learn one batch by heart,
+    and a data set of 64 samples or fewer, train on one batch on purpose.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
     Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
@@ -61,6 +68,18 @@ class ConstantOrDuplicateInput(Rule):
         10_000, "Number of targets without a second class: rare classes need many batches."
     )
 
+    repeated_entries_max: int = threshold(
+        64, "Maximum number of targets of a repeated batch; a larger one may be the whole data set."
+    )
+    roughness_max: float = threshold(
+        0.5,
+        "Second over first differences of the loss (medians of absolute values), repeated batch: "
+        "1.7 for noise, near 0 for a smooth curve.",
+    )
+    parameters_min: float = threshold(
+        50.0, "Parameters of the model for each target of a repeated batch."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = only_loss(history)
@@ -73,6 +92,7 @@ class ConstantOrDuplicateInput(Rule):
             yield from self._classes(history, kind, entries)
         elif kind.kinds[0] in _NUMBERS:
             yield from self._numbers(history)
+        yield from self._repeated(history, kind, entries)
 
     def _classes(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
         classes = history.scalar(Scalar.TARGET_CLASSES)
@@ -142,6 +162,49 @@ class ConstantOrDuplicateInput(Rule):
             statistic=Scalar.TARGET_MEAN,
         )
 
+    def _repeated(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
+        """Yield a finding if all measured batches are one small batch, learned by heart."""
+        parameters = float(history.facts.get("parameters", 0)) / entries
+        if entries > self.repeated_entries_max or parameters < self.parameters_min:
+            return
+        if not _one_batch(history, self.observations):
+            return
+        course = Course(history)
+        # Batches with a fixed number of samples of each class have the same statistics too, but the
+        # loss of new samples is noisy.
+        smooth = _roughness(course.loss.values) <= self.roughness_max
+        if not course.known or not course.learned(share=0.3) or not smooth:
+            return
+        measured = len(history.scalar(Scalar.TARGET_MEAN))
+        classes = kind.kinds[0] in _CLASSES
+        yield self.finding(
+            severity=Severity.WARNING if classes else Severity.INFO,
+            since_step=0,
+            summary=f"One batch: the targets of all {measured} measured batches are the same "
+            f"{entries}, and the loss falls without noise.",
+            evidence=(
+                Evidence(
+                    quantity="parameters of the model for each target",
+                    seen=parameters,
+                    limit=self.parameters_min,
+                    direction="above",
+                    healthy=(None, self.parameters_min / 2),
+                ),
+                Evidence(
+                    quantity="roughness of the loss",
+                    seen=_roughness(course.loss.values),
+                    limit=self.roughness_max,
+                    direction="below",
+                    text="second over first differences, medians",
+                ),
+                Evidence(quantity="measured batches with the same targets", seen=float(measured)),
+                Evidence(quantity="targets in a batch", seen=float(entries)),
+            ),
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MEAN,
+        )
+
     @staticmethod
     def sick() -> History:
         """Return data that are sorted by class."""
@@ -151,6 +214,25 @@ class ConstantOrDuplicateInput(Rule):
     def healthy() -> History:
         """Return a contrastive loss: the right answer is class 0 by definition."""
         return _run(np.zeros(20), 1.0)
+
+
+def _roughness(loss: Array) -> float:
+    """Return median |second difference| over median |difference| of the first 100 losses."""
+    first = np.diff(loss[:100].astype(np.float64))
+    second = np.diff(first)
+    usual = middle(np.abs(first))
+    return middle(np.abs(second)) / usual if usual > 0 else math.inf
+
+
+def _one_batch(history: History, observations: int) -> bool:
+    """Whether all measured batches have the same mean, deviation and largest class."""
+    for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.TARGET_MAJORITY_SHARE):
+        values = history.scalar(name).values
+        if name == Scalar.TARGET_MAJORITY_SHARE and len(values) == 0:
+            continue  # a regression
+        if len(values) < observations or len(np.unique(values)) > 1:
+            return False
+    return bool(history.scalar(Scalar.TARGET_STD).values[-1] > 0)
 
 
 def _has_head(history: History, classes: int) -> bool:

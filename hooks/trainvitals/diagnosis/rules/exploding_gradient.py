@@ -57,6 +57,7 @@ class ExplodingGradient(Rule):
 
     code: ClassVar[str] = "TV102"
     stage: ClassVar[Stage] = Stage.PROPAGATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {"TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV601", "TV901"}
     )

@@ -56,6 +56,7 @@ class InitScaleTooLarge(Rule):
 
     code: ClassVar[str] = "TV302"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {
             *(

@@ -62,6 +62,7 @@ class InitScaleTooSmall(Rule):
 
     code: ClassVar[str] = "TV303"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {"TV101", "TV201", "TV501", "TV502", "TV602", "TV603", "TV701"}
     )

@@ -56,6 +56,7 @@ class InitialLossAnomaly(Rule):
 
     code: ClassVar[str] = "TV305"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {
             *("TV102", "TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV505", "TV601"),

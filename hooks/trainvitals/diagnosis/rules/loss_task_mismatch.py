@@ -77,6 +77,7 @@ class LossTaskMismatch(Rule):
 
     code: ClassVar[str] = "TV403"
     stage: ClassVar[Stage] = Stage.WIRING
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV901"}
     fix: ClassVar[str] = CROSS_ENTROPY

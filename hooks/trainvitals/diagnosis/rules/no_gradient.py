@@ -59,6 +59,7 @@ class NoGradient(Rule):
 
     code: ClassVar[str] = "TV103"
     stage: ClassVar[Stage] = Stage.WIRING
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV603"}
     needs: ClassVar[tuple[Need, ...]] = (Stream.UPDATE,)

@@ -52,6 +52,7 @@ class NoSupervision(Rule):
 
     code: ClassVar[str] = "TV407"
     stage: ClassVar[Stage] = Stage.DATA
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV408", "TV603", "TV901", "TV902"}
     fix: ClassVar[str] = COUNT_FIX

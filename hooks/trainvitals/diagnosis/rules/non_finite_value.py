@@ -82,6 +82,7 @@ class NonFiniteValue(Rule):
 
     code: ClassVar[str] = "TV901"
     stage: ClassVar[Stage] = Stage.PROPAGATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {"TV101", "TV102", "TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV701"}
     )

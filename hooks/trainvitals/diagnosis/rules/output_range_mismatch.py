@@ -87,6 +87,7 @@ class OutputRangeMismatch(Rule):
 
     code: ClassVar[str] = "TV402"
     stage: ClassVar[Stage] = Stage.WIRING
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
     fix: ClassVar[str] = "prediction = head(features)  # no activation after the last layer"

@@ -39,12 +39,15 @@ class Overfitting(Rule):
     """The validation loss rises, or stays high, while the training loss falls.
 
     ## What it detects
-    Needs `monitor.loss(value, split="validation")`. One of two cases, at least three evaluations
+    Needs `monitor.loss(value, split="validation")`. One of three cases, at least three evaluations
     after the minimum of the validation loss (medians of three):
     (1) The validation loss has risen by more than 10 % and twice its noise, with an upward
     trend (Mann–Kendall), and the training loss has fallen by more than 10 % in the same time.
     (2) The training loss is less than a tenth of the validation loss, and the validation loss was
     never below half of the initial training loss: the training samples were memorised.
+    (3) Six evaluations or more have not improved on the minimum, which is above a quarter of the
+    initial training loss and below the first evaluations by 40 % and four times the noise; the
+    training loss has fallen by 25 % since, to less than 70 % of the validation loss.
     ## Why it matters
     From the minimum on, the model learns what is particular to the training samples. Each further
     step makes it worse on others, although the training loss looks better than before.
@@ -89,8 +92,25 @@ class Overfitting(Rule):
         0.5, "Minimum of the validation loss, divided by the initial training loss."
     )
     same_unit: float = threshold(
-        3.0, "Maximum factor of validation to training loss at the first evaluation, for case 2."
+        3.0,
+        "Maximum factor of validation to training loss at the first evaluation, for cases 2 and 3.",
     )
+    since_minimum_stalled: int = threshold(
+        6, "Minimum number of evaluations after the minimum, for case 3."
+    )
+    stalled_level: float = threshold(
+        0.25, "Minimum of the validation loss, divided by the initial training loss, for case 3."
+    )
+    stalled_learned: float = threshold(
+        0.4, "Fall of the validation loss from its first evaluations, as a share, for case 3."
+    )
+    stalled_noise: float = threshold(
+        4.0, "The same fall as a multiple of the series' noise, for case 3."
+    )
+    stalled_fall: float = threshold(
+        0.25, "Fall of the training loss since the minimum, as a share, for case 3."
+    )
+    stalled_max: float = threshold(0.7, "Training loss divided by the validation loss, for case 3.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run, for the split that rose most."""
@@ -110,6 +130,10 @@ class Overfitting(Rule):
         for split, series, best in found:
             if self._memorised(series, best, course):
                 yield self._memory(split, best, course)
+                return
+        for split, series, best in found:
+            if self._stalled(series, best, course):
+                yield self._stall(split, best, len(series) - 1 - best.at)
                 return
 
     def _best(self, series: Series, course: Course) -> _Best | None:
@@ -148,12 +172,30 @@ class Overfitting(Rule):
         p, slope = trend(series.values[best.at + 2 :].astype(np.float64))
         return bool(p < self.p_max and slope > 0)
 
-    def _memorised(self, series: Series, best: _Best, course: Course) -> bool:
+    def _one_unit(self, series: Series, course: Course) -> bool:
+        """Whether the first evaluation is of the size of the training loss at that step."""
         first = np.searchsorted(course.loss.steps, series.steps[0])
         start = middle(course.loss.values[max(0, first - _AROUND) : first + 1])
         ratio = float(series.values[0]) / start if start > 0 else np.inf
+        return ratio <= self.same_unit
+
+    def _stalled(self, series: Series, best: _Best, course: Course) -> bool:
+        first = middle(series.values[:_NEWEST])
+        fall = first - best.validation
         return (
-            ratio <= self.same_unit
+            self._one_unit(series, course)
+            and len(series) - 1 - best.at >= self.since_minimum_stalled
+            # The noise of a loss that was level from the start has a minimum too.
+            and fall >= self.stalled_learned * first
+            and fall >= self.stalled_noise * noise(series.values)
+            and best.validation >= self.stalled_level * course.initial
+            and best.training_now <= (1 - self.stalled_fall) * best.training
+            and best.training_now <= self.stalled_max * best.validation_now
+        )
+
+    def _memorised(self, series: Series, best: _Best, course: Course) -> bool:
+        return (
+            self._one_unit(series, course)
             and best.training_now <= self.memorised_max * best.validation_now
             and best.validation >= self.little_learned * course.initial
         )
@@ -182,6 +224,37 @@ class Overfitting(Rule):
                 unit="share",
             ),
             confidence=0.9,
+        )
+
+    def _stall(self, split: str, best: _Best, evaluations: int) -> Finding:
+        fall = 1 - best.training_now / best.training
+        return self._finding(
+            best,
+            f"Overfitting: {evaluations} evaluations since step {best.step} have not improved on "
+            f"the {split} loss {number(best.validation)} (now {number(best.validation_now)}), "
+            f"while the training loss fell by {percent(fall)} to {number(best.training_now)}.",
+            Evidence(
+                quantity=f"training loss divided by the {split} loss",
+                seen=best.training_now / best.validation_now,
+                limit=self.stalled_max,
+                direction="below",
+                healthy=(0.8, None),
+                unit="share",
+            ),
+            Evidence(
+                quantity="fall of the training loss since the minimum",
+                seen=fall,
+                limit=self.stalled_fall,
+                direction="above",
+                unit="share",
+            ),
+            Evidence(
+                quantity="evaluations since the minimum",
+                seen=float(evaluations),
+                limit=float(self.since_minimum_stalled),
+                direction="above",
+            ),
+            confidence=0.8,
         )
 
     def _memory(self, split: str, best: _Best, course: Course) -> Finding:

@@ -87,6 +87,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     code: ClassVar[str] = "TV401"
     stage: ClassVar[Stage] = Stage.WIRING
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
     fix: ClassVar[str] = LOGITS

@@ -43,6 +43,7 @@ class SymmetricInit(Rule):
 
     code: ClassVar[str] = "TV301"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {
             "TV101",

@@ -64,6 +64,7 @@ class TargetNotScaled(Rule):
 
     code: ClassVar[str] = "TV803"
     stage: ClassVar[Stage] = Stage.DATA
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = DOWNSTREAM

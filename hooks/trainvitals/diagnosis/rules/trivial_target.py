@@ -62,6 +62,7 @@ class TrivialTarget(Rule):
 
     code: ClassVar[str] = "TV808"
     stage: ClassVar[Stage] = Stage.DATA
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset({"TV506"})

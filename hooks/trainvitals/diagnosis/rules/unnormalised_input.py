@@ -72,6 +72,7 @@ class UnnormalisedInput(Rule):
 
     code: ClassVar[str] = "TV801"
     stage: ClassVar[Stage] = Stage.DATA
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV302", "TV303", "TV901", "TV903"}
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True

@@ -44,6 +44,7 @@ class WrongTrainEvalMode(Rule):
 
     code: ClassVar[str] = "TV605"
     stage: ClassVar[Stage] = Stage.WIRING
+    before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV303", "TV901"}
     fix: ClassVar[str] = "model.train()"

@@ -1,9 +1,9 @@
-"""TV503, TV507, TV604, TV808: the course of the loss and the fit, and their look-alikes."""
+"""TV502 to TV507, TV604, TV802, TV807, TV808: the course of the loss, the fit, and look-alikes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,11 +21,18 @@ from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.rule import Rule  # noqa: E402
+from trainvitals.diagnosis.rules.constant_or_duplicate_input import (  # noqa: E402
+    ConstantOrDuplicateInput,
+)
+from trainvitals.diagnosis.rules.label_noise import LabelNoise  # noqa: E402
 from trainvitals.diagnosis.rules.loss_divergence import LossDivergence  # noqa: E402
+from trainvitals.diagnosis.rules.loss_oscillation import LossOscillation  # noqa: E402
+from trainvitals.diagnosis.rules.loss_plateau import LossPlateau  # noqa: E402
 from trainvitals.diagnosis.rules.over_regularised import OverRegularised  # noqa: E402
+from trainvitals.diagnosis.rules.overfitting import Overfitting  # noqa: E402
 from trainvitals.diagnosis.rules.trivial_target import TrivialTarget  # noqa: E402
 from trainvitals.diagnosis.rules.undertrained import Undertrained  # noqa: E402
-from trainvitals.wire import RunStart  # noqa: E402
+from trainvitals.wire import Event, EventKind, Place, RunStart, Stat, Stream  # noqa: E402
 
 
 @dataclass
@@ -38,6 +45,10 @@ class Run:
     optimizer: Callable[[nn.Module], Optimizer] = lambda model: Adam(model.parameters(), 3e-3)
     x: Callable[[Tensor, Tensor], Tensor] = lambda x, _: x
     same_batch: bool = False
+    samples: int = 2000
+    shuffled: bool = False
+    """Each input has the target of another one; training samples only."""
+    validate_every: int = 0
 
 
 def train(run: Run) -> History:
@@ -48,25 +59,35 @@ def train(run: Run) -> History:
     if run.planned:
         history.add(RunStart(0.0, total_steps=run.planned))
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(2000, 8, generator=g)
-    score = x[:, :1] * x[:, 1:2] + x[:, 2:3] + 0.3 * torch.randn(2000, 1, generator=g)
+    x = torch.randn(3000, 8, generator=g)
+    score = 2 * x[:, 1:2] + x[:, 2:3] + 0.3 * torch.randn(3000, 1, generator=g)
     loss_of: nn.Module = nn.MSELoss()
     y = score
     if run.classes:
         edges = score.quantile(torch.linspace(0, 1, run.classes + 1)[1:-1])
         y, loss_of = torch.bucketize(score[:, 0], edges), nn.CrossEntropyLoss()
     x = run.x(x, y)
-    model = layers(8, 32, 32, run.classes or 1)
+    x_test, y_test = x[2000:], y[2000:]
+    x, y = x[: run.samples], y[: run.samples]
+    if run.shuffled:
+        y = y[torch.randperm(len(y), generator=g)]
+    model = layers(8, 64, 64, run.classes or 1)
+    history.facts["parameters"] = float(sum(p.numel() for p in model.parameters()))
     optimizer = run.optimizer(model)
     capture = Capture(model, optimizer, emit=history.add, every=1)
-    for _ in range(run.steps):
-        rows = torch.arange(32) if run.same_batch else torch.randint(2000, (32,), generator=g)
+    for step in range(run.steps):
+        rows = torch.randint(run.samples, (32,), generator=g)
+        if run.same_batch:
+            rows = torch.arange(32)
         optimizer.zero_grad()
         output = model(x[rows])
         loss = loss_of(output, y[rows])
         capture.loss(loss, prediction=output, target=y[rows])
         loss.backward()
         optimizer.step()
+        if run.validate_every and (step + 1) % run.validate_every == 0:
+            with torch.no_grad():
+                capture.loss(loss_of(model(x_test), y_test), split="validation")
     capture.detach()
     return history
 
@@ -197,3 +218,95 @@ def test_a_loss_that_need_not_fall_does_not_diverge():
     history = lost(2.9)
     history.facts["loss_falls"] = 0.0
     assert findings(LossDivergence(), history) == []
+
+
+# TV505
+
+
+def swinging(noise: float, *, batch: int = 32, ratio: float = 0.03, fall: float = 0.0) -> History:
+    """Return a loss that fell to 0.4, swings by `noise` and falls by the share `fall`."""
+    step = np.arange(240)
+    level = (0.4 + 1.9 * np.exp(-step / 12)) * (1 - fall * step / 240)
+    loss = np.abs(level + noise * np.random.default_rng(1).normal(0, 1, 240))
+    place = Place("0.weight", kind="weight", shape=(32, 32), depth=0, module="0")
+    example = Example(240).scalars(loss=loss)
+    example.stream(Stream.UPDATE, [place], {"0.weight": {Stat.RATIO: ratio}})
+    given: dict[str, str | float] = {"target_shape": f"({batch},)"}
+    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", given))
+    return example.history
+
+
+def test_noise_that_the_batch_explains_is_no_oscillation():
+    assert findings(LossOscillation(), swinging(0.3))
+    assert findings(LossOscillation(), swinging(0.3, batch=4)) == []
+
+
+def test_a_loss_that_still_falls_or_small_steps_are_no_oscillation():
+    assert findings(LossOscillation(), swinging(0.12, fall=0.8)) == []
+    assert findings(LossOscillation(), swinging(0.3, ratio=1e-3)) == []
+
+
+def test_a_momentum_that_sums_a_thousand_gradients_oscillates():
+    run = Run(steps=200, optimizer=lambda m: SGD(m.parameters(), 0.01, momentum=0.999))
+    assert findings(LossOscillation(), train(run))
+    calm = replace(run, optimizer=lambda m: SGD(m.parameters(), 0.01, momentum=0.9))
+    assert findings(LossOscillation(), train(calm)) == []
+
+
+# TV807 and the third case of TV506
+
+
+def evaluated(validation: np.ndarray, training: float = 0.1) -> History:
+    """Return a ten-class run with an evaluation at every tenth of 300 steps."""
+    every = np.full(300, np.nan)
+    every[9::10] = validation
+    loss = training + (2.3 - training) * np.exp(-np.arange(300) / 60)
+    history = Example(300).scalars(loss=loss, loss__validation=every).history
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"classes": 10.0}))
+    return history
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_labels_that_do_not_belong_to_the_inputs_are_reported(shuffled):
+    history = train(Run(steps=300, samples=64, validate_every=20, shuffled=shuffled))
+    assert bool(findings(LabelNoise(), history)) is shuffled
+
+
+def test_label_noise_explains_the_overfitting_that_follows_from_it():
+    history = train(Run(steps=300, samples=64, validate_every=20, shuffled=True))
+    found = {f.rule: f for f in Engine().examine(history)}
+    assert found["overfitting"].explained_by == "TV807"
+
+
+def test_a_training_loss_that_leaves_a_level_validation_loss_is_overfitting():
+    noisy = 1.0 + 0.08 * np.random.default_rng(0).normal(0, 1, 30)
+    noisy[:8] = np.linspace(2.3, 1.0, 8)
+    (found,) = findings(Overfitting(), evaluated(noisy))
+    assert "have not improved" in found.summary
+    assert findings(Overfitting(), evaluated(noisy, training=1.0)) == []
+    assert findings(Overfitting(), evaluated(0.3 * noisy)) == []
+
+
+# TV502
+
+
+def test_a_plateau_is_a_note_and_the_end_of_a_plan_is_none():
+    sick = LossPlateau.sick()
+    assert [f.severity for f in findings(LossPlateau(), sick)] == [Severity.INFO]
+    sick.total_steps = 420
+    assert findings(LossPlateau(), sick) == []
+
+
+# TV802
+
+
+def test_one_small_batch_at_every_step_is_reported_and_new_batches_are_not():
+    rule = ConstantOrDuplicateInput()
+    assert [f.severity for f in findings(rule, train(Run(same_batch=True)))] == [Severity.WARNING]
+    assert findings(rule, train(Run())) == []
+
+
+def test_a_regression_on_one_batch_is_a_note():
+    history = train(Run(0, same_batch=True))
+    (found,) = findings(ConstantOrDuplicateInput(), history)
+    assert found.severity is Severity.INFO

@@ -1,0 +1,201 @@
+"""Findings that only a checkup can make: it sees the optimizer's groups and trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from trainvitals.api.schema import Evidence, Finding, PropagatedLayer, Severity
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.propagation import LAYERS_MIN, propagation, weighted
+from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.no_learning import NoLearning
+from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
+from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
+from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
+from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
+from trainvitals.diagnosis.signals import median
+from trainvitals.structure.parameters import parameters_of
+from trainvitals.wire import Stat, Stream
+
+SHARE_MAX = 0.5
+"""Share of dead units, or of saturated entries, of a layer at the start."""
+SAMPLES_MIN = 32
+"""Minimum number of samples of a batch for a statement about its dead units."""
+OUTSIDE_ERROR = 0.2
+"""Share of the trainable entries that no optimizer updates, from which it is an error."""
+VANISHING, EXPLODING = -4.0, 2.5
+"""log10 of the gradient RMS of the first layer relative to the last."""
+FALL_MIN = 0.5
+"""Share by which the loss on one batch must fall."""
+
+
+def findings_at_birth(
+    model: nn.Module,
+    history: History,
+    optimizers: Sequence[Optimizer],
+    samples: int,
+    fitted: tuple[float, float] | None,
+    steps: int,
+) -> Iterator[Finding]:
+    """Yield the findings about the optimizer, the modes, the units and the one-batch test."""
+    if optimizers:
+        yield from _outside(model, optimizers)
+    yield from _modes(model)
+    yield from _gradients(propagation(history))
+    if samples >= SAMPLES_MIN:
+        yield from _units(history, Stat.INACTIVE_SHARE, DeadRelu(), "units that are always zero")
+    yield from _units(history, Stat.SATURATED_SHARE, SaturatedActivation(), "saturated entries")
+    if fitted is not None:
+        yield from _not_fitted(*fitted, steps)
+
+
+def _outside(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Finding]:
+    held = {id(p) for o in optimizers for g in o.param_groups for p in g["params"]}
+    trainable = [p for p in parameters_of({"": model}).values() if p.tensor.requires_grad]
+    missing = [p for p in trainable if id(p.tensor) not in held]
+    if not missing:
+        return
+    share = sum(p.tensor.numel() for p in missing) / sum(p.tensor.numel() for p in trainable)
+    names = ", ".join(p.name for p in missing[:8])
+    rule = ParameterNotUpdated()
+    yield rule.finding(
+        severity=Severity.ERROR if share > OUTSIDE_ERROR else Severity.WARNING,
+        where=missing[0].name,
+        since_step=0,
+        summary=f"Parameter not updated: {len(missing)} trainable parameters are in no parameter "
+        f"group of the optimizer, {percent(share)} of the trainable entries, "
+        f"first {missing[0].name}.",
+        evidence=(
+            Evidence(quantity="share of the trainable entries outside the optimizer", seen=share),
+            Evidence(quantity="parameters outside the optimizer", seen=names),
+        ),
+        fix="optimizer.add_param_group({'params': [p for p in model.parameters() if id(p) not in "
+        "{id(q) for g in optimizer.param_groups for q in g['params']}]})",
+        confidence=0.9,
+    )
+
+
+def _modes(model: nn.Module) -> Iterator[Finding]:
+    norms = [
+        (name, m)
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+    ]
+    if model.training or norms:  # with such norms, the rule itself speaks
+        return
+    yield WrongTrainEvalMode().finding(
+        severity=Severity.INFO,
+        since_step=0,
+        summary="The model is in eval mode: dropout is off. Call model.train() before training.",
+        evidence=(Evidence(quantity="model.training", seen="False"),),
+        confidence=1.0,
+    )
+
+
+def _units(
+    history: History, statistic: Stat, rule: DeadRelu | SaturatedActivation, what: str
+) -> Iterator[Finding]:
+    places = history.places(Stream.ACTIVATION)
+    rows = [
+        row
+        for _, row in sorted((p.depth, i) for i, p in enumerate(places) if "output" not in p.flags)
+    ]
+    values = window(history, Stream.ACTIVATION, statistic, rows, first=4).values
+    if len(values) == 0:
+        return
+    shares = median(values)
+    bad = [i for i, share in enumerate(shares) if share > SHARE_MAX]
+    if not bad:
+        return
+    first, share = places[rows[bad[0]]], float(shares[bad[0]])
+    worst = float(np.nanmax(shares))
+    more = f"; {len(bad) - 1} other layers are affected" if len(bad) > 1 else ""
+    yield rule.finding(
+        severity=Severity.WARNING,
+        where=first.name,
+        since_step=0,
+        summary=f"Before the training, the share of {what} of {first.name} is {percent(share)} "
+        f"on these batches{more}.",
+        evidence=(
+            Evidence(
+                quantity=f"share of {what}",
+                seen=share,
+                limit=SHARE_MAX,
+                direction="above",
+                healthy=(0.0, 0.3),
+                unit="share",
+            ),
+            Evidence(quantity="largest share of a layer", seen=worst, unit="share"),
+            Evidence(quantity="layers affected", seen=float(len(bad))),
+        ),
+        confidence=0.8,
+        stream=Stream.ACTIVATION,
+        statistic=statistic,
+    )
+
+
+def _gradients(layers: Sequence[PropagatedLayer]) -> Iterator[Finding]:
+    """Yield a finding if the gradient of the first layer is far from that of the last one."""
+    deep = [layer for layer in weighted(layers) if layer.gradient_rms]
+    if len(deep) < LAYERS_MIN:
+        return
+    sizes = np.log10([layer.gradient_rms or np.nan for layer in deep])
+    ratio = float(sizes[0] - sizes[-1])
+    vanishes, explodes = ratio < VANISHING, ratio > EXPLODING
+    if not vanishes and not explodes:
+        return
+    drops = np.diff(sizes)
+    place = deep[int(np.argmax(drops) if vanishes else np.argmin(drops))]
+    rule = VanishingGradient() if vanishes else ExplodingGradient()
+    what = "smaller" if vanishes else "larger"
+    yield rule.finding(
+        severity=Severity.WARNING,
+        where=place.layer,
+        since_step=0,
+        summary=f"{'Vanishing' if vanishes else 'Exploding'} gradient: before the training, the "
+        f"gradient of {deep[0].layer} is {number(10 ** abs(ratio))} times {what} than that of "
+        f"{deep[-1].layer}.",
+        evidence=(
+            Evidence(
+                quantity="gradient RMS of the first layer relative to the last, log10",
+                seen=ratio,
+                limit=VANISHING if vanishes else EXPLODING,
+                direction="below" if vanishes else "above",
+                healthy=(-2.0, 2.0),
+            ),
+            Evidence(quantity="layers with a weight", seen=float(len(deep))),
+        ),
+        confidence=0.8,
+        stream=Stream.GRADIENT,
+        statistic=Stat.L2,
+    )
+
+
+def _not_fitted(before: float, after: float, steps: int) -> Iterator[Finding]:
+    if after <= FALL_MIN * before or before <= 0:
+        return
+    yield NoLearning().finding(
+        severity=Severity.ERROR,
+        since_step=0,
+        summary=f"The model cannot fit one batch: after {steps} steps of AdamW with learning rate "
+        f"0.001 the loss is {number(after)}, at the start {number(before)}.",
+        evidence=(
+            Evidence(
+                quantity="loss on one batch relative to the start",
+                seen=after / before,
+                limit=FALL_MIN,
+                direction="above",
+                healthy=(0.0, 0.1),
+            ),
+            Evidence(quantity="loss at the start", seen=before),
+            Evidence(quantity="steps", seen=float(steps)),
+        ),
+        confidence=0.8,
+    )

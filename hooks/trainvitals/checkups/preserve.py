@@ -1,0 +1,71 @@
+"""Keep the state of a model and of the random number generators over some passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore parameters, buffers, gradients, modes and random number generators at the end.
+
+    Gradients are set to None inside the block. Values are restored in place, bit for bit; a buffer
+    that was replaced by another tensor is put back. Generators: Python, NumPy, torch on the CPU and
+    on every CUDA device. Attributes of modules that are no tensors are not restored.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [t.detach().clone() for t in tensors]
+    buffers = [(m, dict(m._buffers)) for m in model.modules()]
+    gradients = [(p, p.grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules()]
+    generators = _generators()
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, before in buffers:
+                module._buffers.update(before)
+            for tensor, value in zip(tensors, values, strict=True):
+                _restore(tensor, value)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, training in modes:
+            module.training = training
+        _set_generators(generators)
+
+
+def _restore(tensor: Tensor, value: Tensor) -> None:
+    if tensor.shape != value.shape or not _same(tensor, value):
+        tensor.data = value
+
+
+def _same(tensor: Tensor, value: Tensor) -> bool:
+    # NaN is not equal to itself; comparing bytes also distinguishes −0 from 0.
+    if tensor.dtype != value.dtype or tensor.device != value.device:
+        return False
+    a, b = tensor.detach().contiguous(), value.contiguous()
+    if a.numel() == 0:
+        return True
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+def _generators() -> tuple[object, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_generators(states: tuple[object, ...]) -> None:
+    python, numpy, cpu, cuda = states
+    random.setstate(python)  # type: ignore[arg-type]
+    np.random.set_state(numpy)  # type: ignore[arg-type]
+    torch.set_rng_state(cpu)  # type: ignore[arg-type]
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+"""TV502: the loss has fallen, and has been level for a long time (a note)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import Floats, block_means, middle, noise, trend
+from trainvitals.wire import Scalar, Stream
+
+
+@dataclass(frozen=True)
+class LossPlateau(Rule):
+    """The loss has fallen and is level now, far above zero.
+
+    ## What it detects
+    The newest 40 % of the losses (at least 100) have no trend (Mann–Kendall on ten block means),
+    and their second half is at most 2 %, or two standard errors, below the first. The loss had
+    fallen by 10 % before, is above 10 % of its start, and at most 70 % of the planned steps are
+    done. It is always a note: the loss alone does not show whether the level is the noise of the
+    data or the limit of the model. Left out: losses that can be negative, warm-up, and a learning
+    rate below a tenth of its maximum.
+    ## Why it matters
+    Further steps with these settings cost compute and change little.
+    ## Evidence
+    The change of the loss in the newest part, the level, and the step since which it is level.
+    ## What to do
+    - Lower the learning rate by 3 to 10: the loss falls at once if the steps were too large.
+    - If it does not fall: a larger model, or inputs that tell more about the target.
+    - Stop here if the level is what the noise of the data allows.
+    ## When it is wrong
+    Some tasks are learned after a long plateau: recurrent networks, grokking.
+    ## References
+    Mann, "Nonparametric Tests Against Trend", 1945; Power et al., "Grokking", 2022,
+    arXiv:2201.02177.
+    """
+
+    code: ClassVar[str] = "TV502"
+    stage: ClassVar[Stage] = Stage.LOSS
+    damages_loss: ClassVar[bool] = False
+    needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
+    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 5"
+    refuted_by: ClassVar[str] = "A metric on held-out data still improves."
+
+    steps_min: int = threshold(100, "Minimum number of losses in the newest part.")
+    newest_share: float = threshold(0.4, "Newest part of the losses that is level; 0 to 1.")
+    change_max: float = threshold(
+        0.02, "Fall of the loss within the newest part, as a share of its level."
+    )
+    p_max: float = threshold(0.05, "p-value below which there is a trend.")
+    fall_min: float = threshold(0.1, "Fall before the plateau, as a share of the initial loss.")
+    level_min: float = threshold(0.1, "Level as a share of the initial loss; lower has converged.")
+    plan_max: float = threshold(0.7, "Share of the planned steps; later a plateau is the end.")
+
+    def check(self, history: History) -> Iterator[Finding]:
+        """Yield one finding for the run."""
+        course = Course(history)
+        count = int(self.newest_share * len(course.loss))
+        if count < self.steps_min or not course.known or course.converged:
+            return
+        if course.warming_up or course.cooling_down or self._near_the_end(history):
+            return
+        values = course.loss.values[-count:].astype(np.float64)
+        level = middle(values)
+        if level < self.level_min * course.initial:
+            return
+        if level > (1 - self.fall_min) * course.initial:
+            return
+        older, newer = (middle(part) for part in np.array_split(values, 2))
+        p, _ = trend(block_means(values, 10))
+        change = (older - newer) / level
+        limit = max(self.change_max, 2 * 1.25 * noise(values) / level * (4 / count) ** 0.5)
+        if p < self.p_max or abs(change) > limit:
+            return
+        since = int(course.loss.steps[-count])
+        yield self.finding(
+            severity=Severity.INFO,
+            since_step=since,
+            summary=f"Loss plateau: since step {since} the loss is level at {number(level)}, "
+            f"{percent(level / course.initial)} of its start.",
+            evidence=(
+                Evidence(
+                    quantity="fall of the loss within the newest part",
+                    seen=change,
+                    limit=limit,
+                    direction="below",
+                    healthy=(limit, None),
+                    unit="share",
+                    text="2 % of the level, or two standard errors of the difference",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(quantity="loss now", seen=level),
+                Evidence(quantity="loss at the start", seen=course.initial),
+            ),
+            confidence=0.6,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _near_the_end(self, history: History) -> bool:
+        planned = history.total_steps
+        return bool(planned) and history.last_step >= self.plan_max * (planned or 0)
+
+    @staticmethod
+    def sick() -> History:
+        """Return a loss that falls to 1.2 within 50 steps and stays there."""
+        return _run(1.2 + 1.1 * np.exp(-np.arange(400) / 15))
+
+    @staticmethod
+    def healthy() -> History:
+        """Return a loss that falls by 10 % in each 80 steps."""
+        return _run(2.3 * np.exp(-np.arange(400) / 800))
+
+
+def _run(smooth: Floats) -> History:
+    noisy: Column = smooth + 0.03 * np.random.default_rng(0).normal(0, 1, len(smooth))
+    return Example(len(smooth)).scalars(loss=noisy).history

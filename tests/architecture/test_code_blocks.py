@@ -1,0 +1,24 @@
+"""Each Python block of the pages that a user copies from runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ("checkup.md", "remedies.md")
+BLOCKS = [
+    pytest.param(page, block, id=f"{page}:{block.strip().splitlines()[-1][:40]}")
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS)
+def test_the_block_runs(page, block):
+    exec(compile(block, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_has_blocks(page):
+    assert any(param.values[0] == page for param in BLOCKS)
