@@ -14,9 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.report.status import Status, status_of
 from trainvitals.wire import Frame, Record
 
@@ -83,7 +86,7 @@ class BackgroundDiagnosis:
         with self._lock:
             self._examine()
             findings = self._findings
-            return diagnose(
+            found = diagnose(
                 self.history,
                 findings,
                 run=run,
@@ -93,6 +96,7 @@ class BackgroundDiagnosis:
                 state=state,
                 error=error,
             )
+            return replace(found, checkup=initial_state(self.history))
 
     def stop(self) -> None:
         """Stop the thread, and wait for its end for at most one second."""

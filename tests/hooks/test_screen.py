@@ -43,7 +43,12 @@ monitor.close()
 def on_a_terminal(tmp_path, *, lr=0.1, seconds=1.6, **environment) -> str:
     """Return what the training writes when stdout and stderr are one terminal of 100 columns."""
     main, follower = pty.openpty()
-    environment = {"TRAINVITALS_HOME": str(tmp_path), "COLUMNS": "100", **environment}
+    environment = {
+        "TRAINVITALS_HOME": str(tmp_path),
+        "TRAINVITALS_REPORT": "auto",
+        "COLUMNS": "100",
+        **environment,
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(TRAINING.format(lr=lr, seconds=seconds))],
         stdin=subprocess.DEVNULL,
@@ -96,7 +101,7 @@ def test_the_line_is_cut_at_the_width_of_the_terminal():
 
 
 def test_a_verdict_that_changes_is_a_line_of_its_own_and_a_finding_is_logged_once(tmp_path):
-    lines = on_a_terminal(tmp_path, lr=1e4, seconds=5).split("\r\n")
+    lines = on_a_terminal(tmp_path, lr=1e4, seconds=3).split("\r\n")
     shown = [line for line in lines if line.startswith("trainvitals: step")]
     assert len(shown) >= 1
     assert re.search(r"step [\d,]+ · loss .+ · (error|warning): TV\d+ \w+", shown[0])
@@ -109,7 +114,7 @@ def test_a_verdict_that_changes_is_a_line_of_its_own_and_a_finding_is_logged_onc
 
 
 def test_the_programs_own_lines_stay_whole(tmp_path):
-    lines = on_a_terminal(tmp_path, lr=1e4, seconds=5).split("\r\n")
+    lines = on_a_terminal(tmp_path, lr=1e4, seconds=3).split("\r\n")
     own = [line for line in lines if "epoch" in line]
     assert own
     assert all(re.fullmatch(r"epoch \d+", line) for line in own)
