@@ -35,6 +35,9 @@ COMMANDS = {
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
     "checkup": Command("Check a model before its training.", "cli.checkup"),
+    "experiment": Command(
+        "Compare initialisations, losses or learning rates by short trainings.", "cli.experiment"
+    ),
     "rules": Command("List the rules, or show the page of one rule.", "cli.rules"),
     "up": Command("Run the collector and the dashboard on one port.", extra="server"),
     "serve": Command("Run the collector.", extra="server"),

@@ -103,3 +103,12 @@ def test_steps_to_the_threshold_are_the_median_over_seeds():
     threshold = threshold_of(found, ACCURACY)
     assert threshold == pytest.approx(0.1 + 0.9 * 0.8)
     assert rows_of(found, ACCURACY, threshold)[0].steps_to_threshold == 20
+
+
+def test_an_interval_of_accuracies_ends_at_1():
+    [row] = rows_of({"a": [outcome("a", s, v) for s, v in enumerate([0.99, 0.7])]}, ACCURACY, None)
+    assert 0 <= row.low < row.metric < row.high == 1.0
+
+
+def test_without_a_choice_that_learned_there_is_no_threshold():
+    assert threshold_of(groups(a=[0.1, 0.12], b=[0.1, 0.1]), ACCURACY) is None
