@@ -16,9 +16,9 @@ from html import escape
 import numpy as np
 
 from trainvitals.api.schema import Checkup, Diagnosis, Finding, PropagatedLayer, Severity, Verdict
-from trainvitals.api.wording import number, percent, row
+from trainvitals.api.wording import initialiser_text, number, percent, row
 from trainvitals.diagnosis.history import Series
-from trainvitals.report.checkup import checkup_rows, describe
+from trainvitals.report.checkup import checkup_rows
 from trainvitals.report.curves import CurveKey, key_of
 from trainvitals.report.line import verdict_text
 from trainvitals.report.page_style import STYLE
@@ -181,7 +181,7 @@ def _before_training(checkup: Checkup | None) -> Iterator[str]:
         for layer in checkup.propagation
     ]
     initial = [
-        (name, describe(i), percent(i.confidence or None))
+        (name, initialiser_text(i), percent(i.confidence or None))
         for name, i in checkup.initialisers.items()
     ]
     body = (
