@@ -87,7 +87,7 @@ def test_nothing_learned_has_no_winner():
 def test_a_row_has_the_mean_the_interval_and_the_most_frequent_headline():
     found = [
         outcome("a", s, v, corrupted_metric=v * 0.9, diagnosis=d, signal_ratio=r)
-        for s, (v, d, r) in enumerate([(0.8, "TV1", 0.1), (0.9, "TV1", 10.0), (0.7, "TV2", 1.0)])
+        for s, (v, d, r) in enumerate([(0.8, "TV1", 0.1), (0.82, "TV1", 10.0), (0.78, "TV2", 1.0)])
     ]
     [row] = rows_of({"a": found}, ACCURACY, None)
     assert row.metric == pytest.approx(0.8)
