@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, signed_in
+from trainvitals_dashboard.parts.session import BIAS, FLEET, INITIAL, LAYERS, RUN, signed_in
 
 ICON = Path(__file__).with_name("icon.svg")
 
@@ -20,6 +20,8 @@ def main() -> None:
             st.Page(FLEET, title="Runs – trainvitals", url_path="fleet", default=True),
             st.Page(RUN, title="Run – trainvitals", url_path="run"),
             st.Page(LAYERS, title="Layers – trainvitals", url_path="layers"),
+            st.Page(INITIAL, title="Initialisation – trainvitals", url_path="initialisation"),
+            st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),
         ],
         position="hidden",
     )

@@ -28,6 +28,7 @@ from trainvitals.api.client import (
     Client as ApiClient,
 )
 from trainvitals.api.schema import (
+    Checkup,
     Findings,
     Heatmap,
     Layouts,
@@ -123,6 +124,10 @@ class Client:
     def rule(self, code: str) -> Answer[RulePage]:
         """Return the page of a rule. Requested at each call: an upgrade may change it."""
         return self._get(f"/rules/{quote(code, safe='')}", RulePage)
+
+    def initial(self, run: Run) -> Answer[Checkup]:
+        """Return the state of a run before its training."""
+        return self._get(f"{run_path(run.id)}/initial", Checkup, version=run.version)
 
     def layout(self, run: Run) -> Answer[Layouts]:
         """Return the measured streams, statistics and places of a run."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trainvitals import remedies
     from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
     from trainvitals.checkups import checkup
+    from trainvitals.experiments import experiment
     from trainvitals.monitor import Monitor, StopTraining, watch
 
     __version__: str
@@ -28,6 +29,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "checkup",
+    "experiment",
     "remedies",
     "watch",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "Monitor": "trainvitals.monitor",
     "StopTraining": "trainvitals.monitor",
     "checkup": "trainvitals.checkups",
+    "experiment": "trainvitals.experiments",
     "watch": "trainvitals.monitor",
 }
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from trainvitals.api.schema import Finding
 from trainvitals.config import Settings
-from trainvitals.identity import new_run_id
+from trainvitals.identity import new_run_id, readable_name
 from trainvitals.ship import parse_url
 from trainvitals.wire.sanitise import name as storable_name
 from trainvitals.wire.sanitise import text
@@ -107,10 +107,11 @@ def run_of(given: object) -> tuple[str, str]:
 
     The name is the given text. The id is the same text if it can be part of a URL, otherwise a
     cleaned text with a hash of the original. Without a text, the id is `new_or_shared_id()` and
-    the name is empty.
+    the name is `readable_name` of the id.
     """
     if given is None or given == "":
-        return new_or_shared_id(), ""
+        run = new_or_shared_id()
+        return run, readable_name(run)
     name = storable_name(given)
     clean = _NOT_IN_AN_ID.sub("-", name).strip().strip(".") or "run"
     if clean == given and len(clean.encode()) <= RUN_BYTES_MAX:

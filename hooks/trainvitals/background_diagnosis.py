@@ -1,7 +1,8 @@
 """Diagnose the run in a background thread of the training process.
 
 Comes in: records, through `put`, which only appends.
-Goes out: each finding once, when it opens; a diagnosis from `diagnosis`.
+Goes out: each finding once, when it opens; the status after each examination; a diagnosis from
+          `diagnosis`.
 Promise:  at most about 1 % of a core; the training thread never waits for it.
 """
 
@@ -13,9 +14,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
+
 from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial_state import initial_state
+from trainvitals.report.status import Status, status_of
 from trainvitals.wire import Frame, Record
 
 log = logging.getLogger("trainvitals")
@@ -29,19 +34,34 @@ JOIN_S = 1.0
 class BackgroundDiagnosis:
     """One run's history and engine. `cpu_s` is the CPU time of its thread, in seconds."""
 
-    def __init__(self, opened: Callable[[Finding], None], engine: Engine | None = None) -> None:
-        """`opened` is called once for each finding, in the background thread or in `diagnosis`."""
+    def __init__(
+        self,
+        opened: Callable[[Finding], None],
+        engine: Engine | None = None,
+        *,
+        show: Callable[[Status], None] | None = None,
+        clear: Callable[[], None] | None = None,
+    ) -> None:
+        """`opened` is called once for each finding, in the background thread or in `diagnosis`.
+
+        `show` is called with the status in the background thread, at most every 0.5 s; `clear`
+        before a finding is logged.
+        """
         self.history = History()
         self.cpu_s = 0.0
         self.frames_left_out = 0
         self._engine = engine or Engine()
         self._opened = opened
+        self._show, self._clear = show, clear
+        self._status_before: tuple[float, int] | None = None
+        self._verdict = Diagnosis()
+        self._is_examined = True
+        self._next_at = 0.0
         self._findings: tuple[Finding, ...] = ()
         self._reported: set[tuple[str, str, int]] = set()
         self._inbox: deque[Record] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._interval_s = INTERVAL_S
         self._thread = threading.Thread(target=self._run, name="trainvitals-diagnosis", daemon=True)
         self._thread.start()
 
@@ -66,7 +86,7 @@ class BackgroundDiagnosis:
         with self._lock:
             self._examine()
             findings = self._findings
-            return diagnose(
+            found = diagnose(
                 self.history,
                 findings,
                 run=run,
@@ -76,6 +96,7 @@ class BackgroundDiagnosis:
                 state=state,
                 error=error,
             )
+            return replace(found, checkup=initial_state(self.history))
 
     def stop(self) -> None:
         """Stop the thread, and wait for its end for at most one second."""
@@ -90,24 +111,46 @@ class BackgroundDiagnosis:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._stop.wait(INTERVAL_S):
             started = time.thread_time()
             try:
                 with self._lock:
-                    self._examine()
+                    is_due = time.monotonic() >= self._next_at
+                    status = self._status(is_due=is_due) if self._inbox else None
+                # Outside the lock: a terminal may be stopped, and `diagnosis` must not wait for it.
+                if status is not None and self._show is not None:
+                    self._show(status)
             except Exception:
                 log.exception("The diagnosis failed and is switched off; the training goes on.")
                 return
             cost_s = time.thread_time() - started
             self.cpu_s += cost_s
-            self._interval_s = max(INTERVAL_S, cost_s / CORE_SHARE_MAX)
+            if is_due:
+                self._next_at = time.monotonic() + cost_s / CORE_SHARE_MAX
 
-    def _examine(self) -> None:
-        if not self._inbox:
-            return
+    def _status(self, *, is_due: bool) -> Status:
+        """Take the records in and return the status; apply the rules only if they are due."""
+        if is_due:
+            self._examine()
+            self._verdict = diagnose(self.history, self._findings, rules=self._engine.rules)
+        else:
+            self._take_in()
+        now, before, step = time.monotonic(), self._status_before, self.history.last_step
+        self._status_before = (now, step)
+        rate = None if before is None else max(0, step - before[1]) / max(1e-3, now - before[0])
+        return status_of(self.history, self._verdict, rate)
+
+    def _take_in(self) -> None:
         while self._inbox:
             self.history.add(self._inbox.popleft())
+            self._is_examined = False
+
+    def _examine(self) -> None:
+        self._take_in()
+        if self._is_examined:
+            return
         self._findings = self._engine.examine(self.history, self._findings)
+        self._is_examined = True
         for finding in self._findings:
             key = (finding.code, finding.where, finding.since_step)
             if finding.is_open and key not in self._reported:
@@ -117,6 +160,8 @@ class BackgroundDiagnosis:
     def _report(self, finding: Finding) -> None:
         level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
         if not finding.explained_by:
+            if self._clear is not None:
+                self._clear()
             log.log(
                 level,
                 "%s %s%s since step %d: %s%s",

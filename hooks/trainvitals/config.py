@@ -21,7 +21,7 @@ log = logging.getLogger("trainvitals")
 
 PORT: Final = 8321
 """The collector's default port."""
-REPORTS: Final = ("auto", "card", "line", "off")
+REPORTS: Final = ("auto", "card", "line", "live", "off")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Settings:
     overhead: float = 0.02
     """Budget as a share of the step time, at least 0; 0: no step is measured in full."""
     report: str = "auto"
-    """End report on stderr: card | line | off; auto: a card on a terminal, else a line."""
+    """End report on stderr: card | line | off; auto: a card on a terminal, else a line; live: as
+    auto, and one status line that is rewritten during the training."""
     home: Path = Path("~/.trainvitals")
     """Folder of the token, the embedded database and the spool; without a home directory,
     `.trainvitals` in the working directory."""

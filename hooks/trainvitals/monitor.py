@@ -33,6 +33,7 @@ from trainvitals.arguments import (
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
 from trainvitals.identity import rank, run_start
+from trainvitals.screen import Screen
 from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
 from trainvitals.wire.sanitise import text
@@ -63,6 +64,7 @@ class Monitor:
         self.project = project
         self.url: str | None = None
         self._settings = settings
+        self._screen = Screen(settings.report, is_first_rank=rank() == 0)
         self._capture: Capture | None = None
         self._diagnosis: BackgroundDiagnosis | None = None
         self._shipper: Shipper | None = None
@@ -170,7 +172,9 @@ class Monitor:
         )
         if not loss_falls:
             capture.facts["loss_falls"] = 0.0
-        self._diagnosis = BackgroundDiagnosis(self._finding_opened)
+        self._diagnosis = BackgroundDiagnosis(
+            self._finding_opened, show=self._screen.show, clear=self._screen.clear
+        )
         if collector:
             self._shipper = Shipper(
                 url=collector,
@@ -185,6 +189,7 @@ class Monitor:
         self._emit(run_start(facts=capture.facts, **start))
         for record in early:
             self._emit(record)
+        self._screen.started(start["name"], self.url)
 
     def _emit(self, record: Record) -> None:
         # In the training thread: only two appends.
@@ -231,7 +236,7 @@ class Monitor:
                 end = RunEnd(time.time(), max(0, self._capture.step), state, error=error[:2000])
                 self._shipper.put(end)
                 self._shipper.close()
-            self._report(diagnosis)
+            self._screen.ended(diagnosis, self._diagnosis.history)
         except Exception:
             log.exception("Closing the monitor failed; the training is not affected.")
         finally:
@@ -251,23 +256,6 @@ class Monitor:
         except Exception:
             log.exception("A part of the monitor could not be stopped.")
         self._capture = self._diagnosis = self._shipper = None
-
-    def _report(self, diagnosis: Diagnosis) -> None:
-        mode = self._settings.report
-        if mode == "off" or self._diagnosis is None:
-            return
-        from trainvitals.report import card, line
-        from trainvitals.report.curves import curves_of
-
-        tty = sys.stderr.isatty()
-        if mode == "line" or (mode == "auto" and not tty):
-            shown = line(diagnosis)
-        else:
-            colour = tty and "NO_COLOR" not in os.environ
-            shown = card(
-                diagnosis, colour=colour, curves=curves_of(self._diagnosis.history, diagnosis)
-            )
-        sys.stderr.write(f"{shown.rstrip()}\n")
 
     def _forget(self) -> None:
         """Switch off in a forked child, without threads, locks and I/O."""
@@ -309,7 +297,8 @@ def watch(
             Without a torch optimizer, each training loss is a step.
         loss: the loss module, if `monitor.loss` is not called; for a function, only the kind of
             loss is recorded.
-        run: the run's name; None: a new ULID, in a torchrun job one id for all ranks.
+        run: the run's id and name; None: a new ULID, in a torchrun job one for all ranks, shown
+            with a generated name such as calm-otter-17.
         project: the run's project; None: from the settings.
         config: hyper-parameters, stored with the run.
         tags: words for finding the run.

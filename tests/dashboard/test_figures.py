@@ -186,5 +186,5 @@ def test_the_newest_known_value_of_each_layer_counts():
 
 
 def test_the_layer_of_the_finding_is_marked():
-    option = through_depth({"a": 1e-9, "b": 1e-3, "c": 1.0}, dark=False, here="b")
+    option = through_depth({"S": {"a": 1e-9, "b": 1e-3, "c": 1.0}}, dark=False, here="b")
     assert drawn(option, "found here") == [[1, -3.0, "b", "0.001"]]

@@ -17,6 +17,10 @@ VIEWS = {
     "/layers?run=sigmoid-deep&place=encoder.4.weight": "Update: RMS(ΔW) / RMS(W)",
     f"/run?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     f"/layers?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
+    "/initialisation?run=sigmoid-deep": "Through the depth",
+    f"/initialisation?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
+    "/bias?run=resnet-baseline": "Drift of the biases",
+    f"/bias?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
 }
 STRANGERS = """() => [...document.querySelectorAll("a[href], img[src], iframe, object, embed")]
     .map(e => e.href || e.src || e.tagName)

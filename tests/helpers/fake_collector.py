@@ -50,6 +50,8 @@ class FakeCollector:
                 return {**run_of(run), **run.detail}
             case ["findings"]:
                 return {"findings": [finding_of(f) for f in run.findings]}
+            case ["initial"]:
+                return run.initial()
             case ["layout"]:
                 return {"streams": run.layout()}
             case ["series"]:

@@ -48,6 +48,31 @@ class FakeRun:
     def value(self, stream: str, statistic: str, place: str, step: int) -> float | None:
         return (self.values or healthy_value)(stream, statistic, place, step)
 
+    def initial(self) -> dict[str, Any]:
+        """Return a state before the training in which each layer halves the signal."""
+        layers = [
+            {
+                "depth": depth,
+                "layer": name,
+                "S": 0.5**depth,
+                "M": 0.1,
+                "gradient_rms": 1e-3 * 0.5 ** (len(self.layers) - depth),
+            }
+            for depth, name in enumerate(self.layers)
+        ]
+        return {
+            "batches": 4,
+            "initialisers": {
+                f"{name}.weight": {"name": "he_normal", "parameters": {"gain": math.sqrt(2)}}
+                for name in self.layers
+            },
+            "propagation": layers,
+            "chi": 0.25,
+            "gradient_chi": 0.25,
+            "depth_of_failure": 10,
+            "initial_loss": {"seen": 2.41, "expected": 2.303, "formula": "ln 10"},
+        }
+
     def layout(self) -> list[dict[str, Any]]:
         parameters = [
             place(f"{layer}.{kind}", kind, [64, 64] if kind == "weight" else [64], depth, layer)

@@ -1,12 +1,14 @@
 """Run ids can stand in an address, differ for different texts, and agree within a torchrun job."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from trainvitals.arguments import run_of, shared_id
+from trainvitals.identity import readable_name
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -43,7 +45,17 @@ def test_different_texts_have_different_ids():
 
 def test_without_a_name_every_run_has_its_own_id():
     assert run_of(None)[0] != run_of(None)[0]
-    assert run_of(None)[1] == ""
+
+
+def test_a_run_without_a_name_is_shown_with_two_words_and_a_number():
+    run, name = run_of(None)
+    assert re.fullmatch(r"[a-z]+-[a-z]+-\d{1,2}", name)
+    assert name == readable_name(run)
+
+
+def test_the_name_depends_on_the_id_alone():
+    assert readable_name("01M8EMFA20BQYEH1GRDDK2ENFP") == "polite-frog-28"
+    assert len({readable_name(str(i)) for i in range(1000)}) > 990
 
 
 def test_a_restart_another_job_and_another_run_of_the_process_have_other_ids():

@@ -6,7 +6,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
-from trainvitals_dashboard.parts.session import FLEET, LAYERS, RUN, now
+from trainvitals_dashboard.parts.session import BIAS, FLEET, INITIAL, LAYERS, RUN, now
 from trainvitals_dashboard.parts.verdict import tab_title
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,
@@ -32,6 +32,8 @@ def run_header(run: Run, *, page: str) -> None:
         for target, label, icon in (
             (RUN, "Verdict", ":material/stethoscope:"),
             (LAYERS, "Layers", ":material/layers:"),
+            (INITIAL, "Initialisation", ":material/flag:"),
+            (BIAS, "Bias", ":material/balance:"),
         ):
             st.page_link(
                 target,

@@ -73,7 +73,7 @@ def _by_depth(run: RunDetail, finding: Finding) -> bool:
     what = "gradient RMS" if finding.statistic == Stat.L2 else "signal (spread across samples)"
     st.caption(f"{what} by layer, first to last, newest steps; ◆ marks the layer of the finding")
     st.echarts_chart(
-        through_depth(values, dark=is_dark(), here=finding.where),
+        through_depth({what: values}, dark=is_dark(), here=finding.where),
         height=HEIGHT + 60,
         key=f"proof-{finding.code}-{finding.where}-{finding.since_step}",
         alt=f"{what} of each layer, from the first to the last.",

@@ -12,6 +12,7 @@ from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
 
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
+INITIAL, BIAS = "views/initialisation.py", "views/bias.py"
 """Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
 
@@ -40,6 +41,15 @@ def now() -> float:
 def run_in_url() -> str:
     """Return the id of the run in the URL, "" if there is none."""
     return st.query_params.get("run", "")
+
+
+def run_or_hint() -> str:
+    """Return the id of the run in the URL; without one, show a hint and return ""."""
+    run_id = run_in_url()
+    if not run_id:
+        st.info("The URL does not name a run.", icon=":material/help:")
+        st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
+    return run_id
 
 
 def signed_in() -> bool:

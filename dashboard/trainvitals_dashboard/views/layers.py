@@ -14,14 +14,13 @@ from trainvitals_dashboard.figures.heat import heat
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.ranges import follows, range_control, window
 from trainvitals_dashboard.parts.session import (
-    FLEET,
     LAYERS,
     age_banner,
     client,
     explain,
     guarded,
     is_dark,
-    run_in_url,
+    run_or_hint,
 )
 from trainvitals_dashboard.wording import (
     SEVERITIES,
@@ -59,10 +58,7 @@ LIVE_S = 5
 
 def show() -> None:
     """Show the run, the statistic and the tensor that the URL names."""
-    run_id = run_in_url()
-    if not run_id:
-        st.info("The URL does not name a run.", icon=":material/help:")
-        st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
+    if not (run_id := run_or_hint()):
         return
     live = client().run(run_id).value.state == "running" and follows()
 

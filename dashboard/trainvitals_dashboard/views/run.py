@@ -21,14 +21,13 @@ from trainvitals_dashboard.parts.ranges import (
     window,
 )
 from trainvitals_dashboard.parts.session import (
-    FLEET,
     RUN,
     age_banner,
     client,
     explain,
     guarded,
     is_dark,
-    run_in_url,
+    run_or_hint,
 )
 from trainvitals_dashboard.parts.verdict import ranked, verdict_card
 from trainvitals_dashboard.wording import clean, plain, steps, table, words
@@ -46,10 +45,7 @@ LINES_MAX = 6
 
 def show() -> None:
     """Show the run in the URL; refresh it while it runs and the range has no fixed end."""
-    run_id = run_in_url()
-    if not run_id:
-        st.info("The URL does not name a run.", icon=":material/help:")
-        st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
+    if not (run_id := run_or_hint()):
         return
     first = client().run(run_id)
     live = first.value.state == "running" and follows()

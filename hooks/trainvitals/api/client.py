@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from trainvitals.api.schema import (
+    Checkup,
     Findings,
     Heatmap,
     Layouts,
@@ -111,6 +112,10 @@ class Client:
     def findings(self, run: str) -> Findings:
         """Return a run's findings, ranked."""
         return self.fetch(f"{run_path(run)}/findings", Findings)
+
+    def initial(self, run: str) -> Checkup:
+        """Return the state of a run before its training."""
+        return self.fetch(f"{run_path(run)}/initial", Checkup)
 
     def layout(self, run: str) -> Layouts:
         """Return what is measured of a run."""

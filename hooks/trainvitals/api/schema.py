@@ -208,10 +208,10 @@ class InitialLoss(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkup(msgspec.Struct, frozen=True, kw_only=True):
-    """What `trainvitals.checkup` measured besides the findings."""
+    """The state of a model before its training, besides the findings."""
 
     batches: int
-    """Number of forward and backward passes."""
+    """Number of forward and backward passes, or of the first steps of a run that were measured."""
     initialisers: dict[str, Initialiser] = {}
     """Parameter → the initialiser that it most likely has."""
     propagation: tuple[PropagatedLayer, ...] = ()
@@ -252,16 +252,22 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     overhead: float | None = None
     """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
     checkup: Checkup | None = None
-    """What a checkup before the training measured; None for a run."""
+    """The state before the training: of `trainvitals.checkup`, or as the first steps of a run show
+    it; None if it was not read."""
+
+    @property
+    def is_checkup(self) -> bool:
+        """Whether this is the result of a checkup, not of a run."""
+        return self.checkup is not None and self.step < 0 and not self.run
 
     @property
     def initialisers(self) -> dict[str, Initialiser]:
-        """Parameter → the initialiser that a checkup identified."""
+        """Parameter → the initialiser that was identified."""
         return {} if self.checkup is None else self.checkup.initialisers
 
     @property
     def propagation(self) -> tuple[PropagatedLayer, ...]:
-        """The hidden layers of a checkup in the order of the forward pass."""
+        """The layers before the training, in the order of the forward pass."""
         return () if self.checkup is None else self.checkup.propagation
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from trainvitals.api.schema import Evidence
+from trainvitals.api.schema import Evidence, Initialiser
 
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
@@ -107,3 +107,9 @@ def _rounded(value: float) -> str:
     if value >= 100:
         return f"{float(f'{value:.2g}'):,.0f}"
     return f"{value:.2g}"
+
+
+def initialiser_text(initialiser: Initialiser) -> str:
+    """Return an initialiser in a few characters: xavier_normal (gain 1.67)."""
+    values = ", ".join(f"{k} {v:.3g}" for k, v in initialiser.parameters.items())
+    return f"{initialiser.name} ({values})" if values else initialiser.name

@@ -19,6 +19,7 @@ from trainvitals.capture.budget import Budget
 from trainvitals.capture.emission import Emission, Places
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.hooks import call_s
+from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.loss import (
     NOTHING,
     Loss,
@@ -44,11 +45,8 @@ from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3
 """Hooks that are called at every step: on the model, before and after the optimizer's step."""
+INITIAL_WAIT_S = 0.2
 BACKGROUND_STEPS = 16  # every how many light steps the cost of background threads is added
-SUPERVISED_STEPS = 16
-SUPERVISED_EVERY = 8
-"""The first full steps, and every how many of them later, in which predictions and targets are
-measured."""
 
 
 class Capture:
@@ -80,6 +78,7 @@ class Capture:
         self._on_step = on_step
         self._guard = Guard(self._report)
         self._budget = Budget(overhead, every)
+        self._initial = InitialValues(emit, self._guard)
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
         self._emission = Emission(emit, self._was_nonfinite)
@@ -96,6 +95,7 @@ class Capture:
             self._report,
             is_full=self._is_full,
             nonfinite=self._nonfinite,
+            initial=self._initial,
         )
         self._loss_steps = LossSteps(self.models)
         self._full = self._budget.is_full(0)
@@ -183,6 +183,7 @@ class Capture:
             self._names.report_all()
         with self._guard.probe("transfer"):
             self._emission.finish()
+            self._initial.emit(wait_s=INITIAL_WAIT_S)
         self._measurement.release()
 
     # Attaching.
@@ -316,10 +317,11 @@ class Capture:
             number, own_s, now - self._last_end if self._last_end else None, full=full
         )
         if full or number % BACKGROUND_STEPS == 0:
-            background_s = self._background_cpu_s() + self._emission.device_s()
+            self._initial.emit()
+            spent_s = self._background_cpu_s() + self._initial.cpu_s + self._emission.device_s()
             if self._last_end is not None:
-                self._budget.background(background_s - self._background_seen_s)
-            self._background_seen_s = background_s
+                self._budget.background(spent_s - self._background_seen_s)
+            self._background_seen_s = spent_s
         self._last_end = now
         self._own_s = 0.0
         self._force_full = False
@@ -334,10 +336,7 @@ class Capture:
         return self._full or (self._force_full and not self._budget.vital_only)
 
     def _is_supervised(self) -> bool:
-        """Whether the loss's tensors are measured: what a loss compares rarely changes."""
-        count = self._measurement.full_steps
-        regular = count < SUPERVISED_STEPS or count % SUPERVISED_EVERY == 0
-        return self._is_full() and (regular or self._force_full)
+        return self._measurement.is_supervised(forced=self._force_full)
 
     def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()

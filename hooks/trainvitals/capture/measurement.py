@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.backends import Group
+from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.optimizers import Optimizers, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.step import Step
@@ -22,6 +23,10 @@ RESCAN_STEPS: Final = 64
 """Number of steps between two searches for new or removed parameters."""
 DISTINCT_ROWS_STEPS: Final = 4
 """Number of full steps, from the first, in which rows are compared."""
+SUPERVISED_STEPS: Final = 16
+SUPERVISED_EVERY: Final = 8
+"""The first full steps, and every how many of them later, in which predictions and targets are
+measured."""
 Groups = Sequence[Group]
 
 
@@ -40,12 +45,14 @@ class Measurement:
         *,
         is_full: Callable[[], bool],
         nonfinite: Callable[[], None],
+        initial: InitialValues,
     ) -> None:
         self.full_steps = 0
         self._planner = Planner(models, report)
         self._optimizers = optimizers
         self._is_full = is_full
         self._nonfinite = nonfinite
+        self._initial = initial
         self._sizes: tuple[int, ...] = ()
         self._steps = 0
         self._now: Step | None = None
@@ -54,6 +61,12 @@ class Measurement:
     def plan(self) -> CapturePlan | None:
         """The plan of the current step; None before the first."""
         return self._planner.plan
+
+    def is_supervised(self, *, forced: bool) -> bool:
+        """Whether the loss's tensors are measured: what a loss compares rarely changes."""
+        count = self.full_steps
+        regular = count < SUPERVISED_STEPS or count % SUPERVISED_EVERY == 0
+        return self._is_full() and (regular or forced)
 
     def begin(self) -> tuple[Step, CapturePlan]:
         """Return the current step and its plan; the first call of a step updates the plan."""
@@ -135,6 +148,8 @@ class Measurement:
         return True
 
     def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
+        if self._steps == 0 and not self._initial.is_taken:
+            self._initial.take(plan.parameters, self._steps)
         frozen = not plan.frozen_is_known
         for group in groups:
             group.weights(step, frozen=frozen, keep=keep, distinct=self._is_early())

@@ -16,8 +16,6 @@ from trainvitals.api.schema import (
     Checkup,
     Diagnosis,
     Finding,
-    Initialiser,
-    InitialLoss,
     Severity,
 )
 from trainvitals.capture.optimizers import torch_optimizers
@@ -28,15 +26,12 @@ from trainvitals.checkups.passes import measured
 from trainvitals.checkups.preserve import preserved
 from trainvitals.diagnosis.causes import explained, headline_of, health_of
 from trainvitals.diagnosis.examine import Engine
-from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import initial_loss
-from trainvitals.diagnosis.propagation import chi_of, depth_of_failure, propagation, weighted
+from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.verdict import Reason, verdict_of
-from trainvitals.remedies.fans import fans_of
-from trainvitals.remedies.identify import identify
-from trainvitals.structure.parameters import parameters_of, reason_not_measured
+from trainvitals.structure.initialisers import identified, sampled
+from trainvitals.structure.parameters import parameters_of
 from trainvitals.wire import Scalar
 
 NO_LOSS = "no loss: pass loss= and batch=(input, target)"
@@ -84,7 +79,8 @@ def checkup(
     if unknown:
         raise TypeError(f"optimizer is a {unknown[0]}, not a torch optimizer.")
     batches = batches_of(batch)
-    initialisers = _initialisers(model)
+    parameters = parameters_of({"": model}).values()
+    initialisers = identified(s for p in parameters if (s := sampled(p)) is not None)
     with preserved(model):
         history, not_watched, has_loss = measured(model, batches, loss, known[0] if known else None)
         fitted = overfitted(model, batches[0], loss, overfit_steps) if has_loss else None
@@ -98,7 +94,7 @@ def checkup(
         for rule in rules
         if not has_loss and (Scalar.LOSS in rule.needs or rule.code.startswith("TV4"))
     }
-    return _diagnosis(found, not_watched, blind, _measurements(history, initialisers, fitted))
+    return _diagnosis(found, not_watched, blind, initial_state(history, initialisers, fitted))
 
 
 def _judged(finding: Finding) -> Finding:
@@ -109,35 +105,6 @@ def _judged(finding: Finding) -> Finding:
     if finding.code == InitScaleTooSmall.code and finding.severity is Severity.INFO:
         return replace(finding, severity=Severity.WARNING)
     return finding
-
-
-def _measurements(
-    history: History, initialisers: dict[str, Initialiser], fitted: tuple[float, float] | None
-) -> Checkup:
-    layers = propagation(history)
-    deep = weighted(layers)
-    chi = chi_of([layer.S for layer in deep])
-    gradients = [layer.gradient_rms or 0.0 for layer in reversed(deep)]
-    return Checkup(
-        batches=history.last_step + 1,
-        initialisers=initialisers,
-        propagation=layers,
-        chi=chi,
-        gradient_chi=chi_of(gradients),
-        depth_of_failure=depth_of_failure(chi),
-        initial_loss=_initial_loss(history),
-        overfit=fitted,
-    )
-
-
-def _initial_loss(history: History) -> InitialLoss | None:
-    losses = history.scalar(Scalar.LOSS).finite()
-    if len(losses) == 0:
-        return None
-    start = initial_loss(history)
-    if start is None:
-        return InitialLoss(seen=float(losses.values[0]))
-    return InitialLoss(seen=start.seen, expected=start.expected, formula=start.formula)
 
 
 def _diagnosis(
@@ -164,26 +131,3 @@ def _diagnosis(
         not_watched=not_watched,
         checkup=measurements,
     )
-
-
-def _initialisers(model: nn.Module) -> dict[str, Initialiser]:
-    found = {}
-    for parameter in parameters_of({"": model}).values():
-        tensor = parameter.tensor
-        if reason_not_measured(tensor) is not None or tensor.numel() == 0:
-            continue
-        if not tensor.isfinite().all():
-            found[parameter.name] = Initialiser(name="unknown")
-            continue
-        own_name = parameter.name.rpartition(".")[2]
-        fans = fans_of(parameter.owner, own_name, tensor)
-        if fans is None and own_name == "bias":
-            weight = getattr(parameter.owner, "weight", None)
-            of_weight = fans_of(parameter.owner, "weight", weight) if weight is not None else None
-            fan_in = None if of_weight is None else of_weight.fan_in
-            found[parameter.name] = identify(tensor, fan_in=fan_in)
-        elif fans is None:
-            found[parameter.name] = identify(tensor)
-        else:
-            found[parameter.name] = identify(tensor, fan_in=fans.fan_in, fan_out=fans.fan_out)
-    return found

@@ -24,11 +24,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
     buffers = [(m, dict(m._buffers)) for m in model.modules()]
     gradients = [(p, p.grad) for p in model.parameters()]
     modes = [(m, m.training) for m in model.modules()]
-    generators = _generators()
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        yield
+        with random_states_preserved():
+            yield
     finally:
         with torch.no_grad():
             for module, before in buffers:
@@ -39,6 +39,15 @@ def preserved(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def random_states_preserved() -> Iterator[None]:
+    """Restore the generators of Python, NumPy and torch (CPU and every CUDA device) at the end."""
+    generators = _generators()
+    try:
+        yield
+    finally:
         _set_generators(generators)
 
 

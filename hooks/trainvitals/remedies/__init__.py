@@ -7,9 +7,9 @@ Start at `initialise`, `identify`, `biases` and `recommend_loss`.
 
 from trainvitals.remedies import biases
 from trainvitals.remedies.advice import LossAdvice
-from trainvitals.remedies.identify import identify
 from trainvitals.remedies.initialisation import initialise
 from trainvitals.remedies.losses import recommend_loss
 from trainvitals.remedies.plan import Plan, Row
+from trainvitals.structure.identify import identify
 
 __all__ = ["LossAdvice", "Plan", "Row", "biases", "identify", "initialise", "recommend_loss"]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trainvitals.remedies.diversity import IMBALANCE_MAX, Subset, majority, subsets_of
-from trainvitals.remedies.fans import CONVOLUTIONS, TRANSPOSED
 from trainvitals.remedies.running import call, evaluation
 from trainvitals.remedies.surroundings import followers_of, surroundings_of
 from trainvitals.remedies.table import number, text_table
+from trainvitals.structure.fans import CONVOLUTIONS, TRANSPOSED
 from trainvitals.structure.parameters import reason_not_measured
 
 BATCHES_MAX: Final = 16

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from trainvitals.remedies.fans import Fans, fans_of, gates_of
 from trainvitals.remedies.plan import Plan, Row
 from trainvitals.remedies.priors import Values, head_bias
 from trainvitals.remedies.running import cuda_devices
 from trainvitals.remedies.strategies import Draw, automatic, checked_parameters, draw_of, fill
 from trainvitals.remedies.surroundings import Surroundings, surroundings_of
+from trainvitals.structure.fans import Fans, fans_of, gates_of
 from trainvitals.structure.parameters import (
     EMBEDDINGS,
     NORMS,

@@ -21,10 +21,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from trainvitals.remedies.fans import CONVOLUTIONS, TRANSPOSED
 from trainvitals.remedies.running import call, evaluation, tensors_of
 from trainvitals.remedies.surroundings import followers_of
 from trainvitals.remedies.table import number, text_table
+from trainvitals.structure.fans import CONVOLUTIONS, TRANSPOSED
 from trainvitals.structure.parameters import parameters_of, reason_not_measured
 
 _LAYERS: Final = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)

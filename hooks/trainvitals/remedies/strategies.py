@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from trainvitals.remedies.fans import Fans
 from trainvitals.remedies.surroundings import Surroundings
+from trainvitals.structure.fans import Fans
 from trainvitals.structure.order import ACTIVATIONS
 
 RECTIFIERS: Final = {"relu", "leaky_relu", "gelu", "silu", "mish", "hardswish", "elu"}

@@ -82,10 +82,10 @@ def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[Rendera
         symbol, style = VERDICT.get(diagnosis.verdict, ("?", "yellow"))
         yield Text(f"{symbol} {verdict_text(diagnosis)}", style)
     if diagnosis.headline is not None:
-        is_checkup = diagnosis.checkup is not None
+        is_checkup = diagnosis.is_checkup
         yield from _headline(diagnosis.headline, width, curves, is_checkup=is_checkup)
     yield from _others(diagnosis)
-    if diagnosis.checkup is not None:
+    if diagnosis.checkup is not None and diagnosis.is_checkup:
         yield Text()
         if (table := propagation_table(diagnosis.checkup)) is not None:
             yield Padding(table, (0, 0, 1, 2))
@@ -98,7 +98,7 @@ def _title(diagnosis: Diagnosis, width: int) -> Text:
     words = ["trainvitals"]
     if diagnosis.run:
         words.append(shortened(diagnosis.run, width // 3))
-    if diagnosis.checkup is not None:
+    if diagnosis.checkup is not None and diagnosis.is_checkup:
         words.append(f"checkup, {counted(diagnosis.checkup.batches, 'pass', 'passes')}")
     if diagnosis.step >= 0:
         words.append(f"step {diagnosis.step:,}")
@@ -218,7 +218,7 @@ def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(diagnosis.not_watched) - LISTED_MAX:,} more"
     if diagnosis.overhead is not None:
         yield "Overhead", f"{percent(diagnosis.overhead)} of training time"
-    if diagnosis.step >= 0 or diagnosis.checkup is not None:
+    if diagnosis.step >= 0 or diagnosis.is_checkup:
         yield "Health", f"{diagnosis.health:.2f} of 1"
 
 

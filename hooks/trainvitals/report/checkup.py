@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainvitals.api.schema import Checkup, Initialiser
-from trainvitals.api.wording import number
+from trainvitals.api.wording import initialiser_text, number
 from trainvitals.report.text import clean, counted, shortened
 
 LAYERS_SHOWN = 12
@@ -68,11 +68,5 @@ def _by_initialiser(found: dict[str, Initialiser]) -> dict[str, list[str]]:
     """Return the name with its parameters → the tensors that have it, the most frequent first."""
     groups: dict[str, list[str]] = {}
     for parameter, initialiser in found.items():
-        groups.setdefault(describe(initialiser), []).append(parameter)
+        groups.setdefault(initialiser_text(initialiser), []).append(parameter)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
-
-
-def describe(initialiser: Initialiser) -> str:
-    """Return an initialiser in a few characters: xavier_normal (gain 1.67)."""
-    values = ", ".join(f"{k} {v:.3g}" for k, v in initialiser.parameters.items())
-    return f"{initialiser.name} ({values})" if values else initialiser.name

@@ -31,7 +31,7 @@ def verdict_text(diagnosis: Diagnosis) -> str:
     steps = counted(diagnosis.step + 1, "step")
     if diagnosis.verdict is Verdict.FAILED:
         return f"failed after {steps}: {clean(diagnosis.error) or 'no reason was given'}."
-    if diagnosis.checkup is not None:
+    if diagnosis.checkup is not None and diagnosis.is_checkup:
         if diagnosis.verdict is Verdict.BLIND:
             return f"nothing found, but {_blind(diagnosis)}"
         passes = counted(diagnosis.checkup.batches, "pass", "passes")

@@ -140,6 +140,9 @@ class EventKind(StrEnum):
     `detached_terms`: names of the terms that pass no gradient, separated by commas;
     `prediction_shape`, `target_shape`: such as "(8, 10)"; `target_type`: such as "int64";
     `classes`: number of classes."""
+    INITIALISERS = "initialisers"
+    """The initialiser of each parameter before the first update, as far as it was identified.
+    Attributes: parameter → an `Initialiser` in JSON."""
     CLASS_HISTOGRAM = "class_histogram"
     """Number of target entries of each class, up to 64 classes, summed over the measured batches:
     after the 1st, the 8th and the 64th. Attributes: class number → count."""

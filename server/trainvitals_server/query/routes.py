@@ -106,6 +106,13 @@ def findings(request: Request, principal: Reader, run: RunName) -> Response:
     return _json(schema.Findings(tuple(_store(request).findings(summary.pk))))
 
 
+@routes.get("/runs/{run}/initial", **_described(schema.Checkup, "unknown_run"))
+def initial(request: Request, principal: Reader, run: RunName) -> Response:
+    """Return the state before the training: initialisers, propagation, the first loss."""
+    summary = _run(request, principal, run)
+    return _json(_store(request).initial(summary.pk))
+
+
 @routes.get("/runs/{run}/layout", **_described(schema.Layouts, "unknown_run"))
 def layout(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the places and statistics of each stream."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import sqlalchemy as sa
 
-from trainvitals.api.schema import Diagnosis, Finding, RunDetail
+from trainvitals.api.schema import Checkup, Diagnosis, Finding, RunDetail
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Batch, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
+from trainvitals_server.store.initial import initial
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
@@ -166,6 +167,11 @@ class Store:
         """Return a run with its reported metadata, its events and its dropped records."""
         with self.database.read() as connection:
             return runs.detail(connection, stored)
+
+    def initial(self, run_pk: int) -> Checkup:
+        """Return the state of a run before its training."""
+        with self.database.read() as connection:
+            return initial(connection, run_pk)
 
     def layouts(self, run_pk: int) -> list[Layout]:
         """Return the newest layout of each stream in the run's timeline."""

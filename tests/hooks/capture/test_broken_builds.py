@@ -13,7 +13,7 @@ from helpers import odd_tensors
 from helpers.endings import ENDINGS, exit_code, monitors_in_spawned_workers, problems_of_fork
 from helpers.unchanged_training import PROGRAMS, changes
 from helpers.watching import own_home  # noqa: F401 - a fixture
-from trainvitals.capture import hooks, modules, parameters, plan
+from trainvitals.capture import hooks, modules, plan
 from trainvitals.capture.backends import members, native
 from trainvitals.capture.capture import Capture
 from trainvitals.capture.guard import Guard
@@ -22,6 +22,7 @@ from trainvitals.capture.modules import WatchedModule
 from trainvitals.capture.optimizers import Optimizers
 from trainvitals.monitor import Monitor
 from trainvitals.ship import Shipper
+from trainvitals.structure import parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -3,18 +3,27 @@
 import math
 
 import httpx2
+import numpy as np
 import pytest
 
 from helpers.batches import batch, diagnosis, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.api.schema import Evidence, Finding, Severity
-from trainvitals.wire import STATISTICS, Dropped, Event, Layout, NotWatched, Place, Stream
+from trainvitals.wire import (
+    STATISTICS,
+    Dropped,
+    Event,
+    EventKind,
+    Layout,
+    NotWatched,
+    Place,
+    Stat,
+    Stream,
+)
 
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory):
-    import numpy as np
-
     with running_collector(tmp_path_factory.mktemp("api"), round_interval_s=3600) as running:
         weights = Layout(
             Stream.WEIGHT,
@@ -135,6 +144,45 @@ def test_a_heat_map_has_a_row_for_each_place_and_null_for_nothing(collector):
     assert answer["places"] == ["w", "b"]
     assert answer["steps"] == [0, 10, 20, 30, 40]
     assert answer["values"] == [[1, 1, 1, 1, 1], [1, 1, 1, None, 1]]
+
+
+def with_outputs():
+    """Return a batch of a run with outputs of two modules, six losses and an initialiser."""
+    places = tuple(Place(name, kind="ReLU", depth=i, module=name) for i, name in enumerate("ab"))
+    columns = STATISTICS[Stream.ACTIVATION]
+    values = np.ones((6, 2, len(columns)), np.float32)
+    values[:, :, columns.index(Stat.UNIT_MEAN_STD)] = 2
+    values[4:] = 100  # later steps are of a trained model
+    return batch(
+        start(),
+        scalars("loss"),
+        Layout(Stream.ACTIVATION, 0, columns, places),
+        scalar_frame(range(6), [3.0, 2.5, 2.0, 1.5, 1.0, 0.5]),
+        frame(Stream.ACTIVATION, range(6), values),
+        Event(0, 5.0, EventKind.INITIALISERS, "1 of 1", {"a.weight": '{"name":"he_normal"}'}),
+    )
+
+
+def test_the_state_before_the_training_comes_from_the_first_steps(tmp_path):
+    with running_collector(tmp_path, round_interval_s=3600) as running:
+        assert running.send(with_outputs()).status_code == 200
+        shown = running.get("/api/v1/runs/r/initial").json()
+    assert shown["batches"] == 4
+    assert [(row["layer"], row["S"], row["M"]) for row in shown["propagation"]] == [
+        ("a", 1.0, 2.0),
+        ("b", 1.0, 2.0),
+    ]
+    assert shown["initial_loss"]["seen"] == 3.0
+    assert shown["initialisers"] == {
+        "a.weight": {"name": "he_normal", "parameters": {}, "confidence": 0.0, "distance": 0.0}
+    }
+
+
+def test_a_run_whose_first_steps_were_not_measured_has_no_initial_state(collector):
+    shown = collector.get("/api/v1/runs/r/initial").json()
+    assert shown["propagation"] == []
+    assert shown["initialisers"] == {}
+    assert shown["initial_loss"]["seen"] == 1.0
 
 
 def test_the_rules_have_pages(collector):

@@ -1,0 +1,224 @@
+"""The biases: how far each has moved, compared with the scale of the signal that it shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import streamlit as st
+
+from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
+from trainvitals.api.wording import number
+from trainvitals.wire import Stat, Stream
+from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.ranges import follows, range_control, window
+from trainvitals_dashboard.parts.session import (
+    BIAS,
+    age_banner,
+    client,
+    explain,
+    guarded,
+    is_dark,
+    run_or_hint,
+)
+from trainvitals_dashboard.wording import (
+    SEVERITY_ICON,
+    at_place,
+    clean,
+    plain,
+    prose,
+    words,
+)
+
+COLUMNS = 200
+LINES_MAX = 6
+LIVE_S = 5
+SHIFTED = ("bias", "norm_shift")
+"""Kinds of parameters that are added to an output."""
+BIAS_RULES = ("TV701", "TV702", "TV703", "TV704")
+
+
+class Drift(NamedTuple):
+    """One bias over steps."""
+
+    name: str
+    steps: list[int]
+    drift: list[float | None]
+    """RMS of its change since the start."""
+    ratio: list[float | None]
+    """The same, relative to the standard deviation of its layer's output across samples."""
+
+
+def show() -> None:
+    """Show the biases of the run that the URL names; refresh them while it runs."""
+    if not (run_id := run_or_hint()):
+        return
+    live = client().run(run_id).value.state == "running" and follows()
+
+    @st.fragment(run_every=LIVE_S if live else None)
+    def page() -> None:
+        try:
+            answer = client().run(run_id)
+            if live and answer.value.state != "running":
+                st.rerun()  # rerun the whole page without the timer
+            _page(answer)
+        except Problem as problem:
+            explain(problem)
+
+    page()
+
+
+def _page(answer: Answer[RunDetail]) -> None:
+    run = answer.value
+    layouts = client().layout(run)
+    findings = client().findings(run).value.findings
+    run_header(run, page=BIAS)
+    age_banner(answer, layouts)
+    _flagged(findings)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("#### Drift of the biases", width="content", anchors=False)
+        range_control(run.step)
+    drifts = _drifts(run, layouts.value)
+    if not drifts:
+        st.info("No bias was measured in these steps.", icon=":material/hourglass_empty:")
+        return
+    _chart(run, drifts, findings)
+    _table(run, layouts.value, drifts)
+
+
+def _flagged(findings: Sequence[Finding]) -> None:
+    shown = [f for f in findings if f.code in BIAS_RULES and f.is_open]
+    for finding in shown:
+        st.markdown(
+            f"{SEVERITY_ICON.get(finding.severity, '')} **{plain(finding.code)} "
+            f"{plain(words(finding.rule))}** {at_place(finding.where)} since step "
+            f"{finding.since_step:,}: {prose(finding.summary)}"
+        )
+    if not shown:
+        st.caption("No finding about the biases is open.")
+
+
+def _drifts(run: RunDetail, layouts: Layouts) -> list[Drift]:
+    layout = layouts.of(Stream.WEIGHT)
+    biases = {p.name: p for p in layout.places if p.kind in SHIFTED} if layout else {}
+    if not biases:
+        return []
+    moved = _heat(run, Stream.WEIGHT, Stat.DRIFT_RMS)
+    outputs = layouts.of(Stream.ACTIVATION)
+    module = {p.name: p.module for p in outputs.places} if outputs else {}
+    spread = _heat(run, Stream.ACTIVATION, Stat.SAMPLE_STD) if outputs else None
+    of_module: dict[str, dict[int, float]] = {}
+    if spread is not None:
+        for place, row in zip(spread.places, spread.values, strict=True):
+            known = {s: v for s, v in zip(spread.steps, row, strict=True) if v}
+            of_module.setdefault(module.get(place, ""), known)
+    found = []
+    for place, row in zip(moved.places, moved.values, strict=True):
+        if place in biases and any(v is not None for v in row):
+            scale = of_module.get(biases[place].module, {})
+            ratio = [
+                None if v is None or s not in scale else v / scale[s]
+                for s, v in zip(moved.steps, row, strict=True)
+            ]
+            found.append(Drift(place, moved.steps, list(row), ratio))
+    return sorted(found, key=lambda d: -(newest(d.ratio) or newest(d.drift) or 0.0))
+
+
+def _heat(run: RunDetail, stream: str, statistic: str) -> Heatmap:
+    shown = window()
+    return (
+        client()
+        .heatmap(
+            run,
+            stream,
+            statistic,
+            from_step=shown.first,
+            to_step=shown.last,
+            columns=COLUMNS,
+        )
+        .value
+    )
+
+
+def newest(values: Sequence[float | None]) -> float | None:
+    """Return the last value that was measured; None if there is none."""
+    return next((v for v in reversed(values) if v is not None), None)
+
+
+def _chart(run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding]) -> None:
+    relative = [d for d in drifts if newest(d.ratio) is not None][:LINES_MAX]
+    shown = relative or list(drifts[:LINES_MAX])
+    st.caption(
+        "**Drift / S**: change since the start, relative to the spread of the layer's output "
+        "across samples; above 1 the bias outweighs the signal"
+        if relative
+        else "**Drift**: RMS of the change since the start"
+    )
+    lines = [
+        Line(clean(d.name), _curve(d.name, d.steps, d.ratio if relative else d.drift))
+        for d in shown
+    ]
+    st.echarts_chart(
+        curves(
+            lines,
+            dark=is_dark(),
+            marks=Marks(
+                [f for f in findings if f.code in BIAS_RULES and f.is_open],
+                [d for d in run.dropped if d.stream == Stream.WEIGHT],
+            ),
+            window=window(),
+        ),
+        height=320,
+        key=f"bias-{run.id}-{window()}",
+        alt="Drift of the biases over steps",
+    )
+
+
+def _curve(name: str, steps: Sequence[int], values: Sequence[float | None]) -> Curve:
+    known = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
+    numbers: list[float | None] = [v for _, v in known]
+    at = [s for s, _ in known]
+    count = [1] * len(known)
+    return Curve(name, at, at, numbers, numbers, numbers, numbers, [0] * len(known), count)
+
+
+def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift]) -> None:
+    lowest, highest = (
+        {p: newest(row) for p, row in zip(heat.places, heat.values, strict=True)}
+        for heat in (_heat(run, Stream.WEIGHT, Stat.MIN), _heat(run, Stream.WEIGHT, Stat.MAX))
+    )
+    layout = layouts.of(Stream.WEIGHT)
+    places = {p.name: p for p in layout.places} if layout else {}
+    rows = [
+        {
+            "bias": clean(d.name),
+            "of": clean(places[d.name].module_kind) if d.name in places else "",
+            "smallest": _text(lowest.get(d.name)),
+            "largest": _text(highest.get(d.name)),
+            "drift (RMS)": _text(newest(d.drift)),
+            "drift / S": _text(newest(d.ratio)),
+            "drift over steps": [v for v in d.drift if v is not None],
+        }
+        for d in drifts
+    ]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config={"drift over steps": st.column_config.LineChartColumn(width="medium")},
+    )
+    st.caption(
+        "The largest drift comes first. Smallest and largest are the extremes of the newest "
+        "measured step. What to do: "
+        "`remedies.biases.parameter_groups` (own learning rate, no or L2 decay), "
+        "`remedies.biases.recentre`, `remedies.biases.audit`."
+    )
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+if __name__ == "__main__":
+    guarded(show)

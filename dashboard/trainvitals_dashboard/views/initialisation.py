@@ -1,0 +1,158 @@
+"""The state before the training: initialisers, propagation through depth, the first loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from trainvitals.api.schema import Checkup, Finding, Initialiser, Layouts, Place, RunDetail, Stage
+from trainvitals.api.wording import initialiser_text, number, percent
+from trainvitals.wire import Stream
+from trainvitals_dashboard.figures.depth import through_depth
+from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.session import (
+    INITIAL,
+    age_banner,
+    client,
+    guarded,
+    is_dark,
+    run_or_hint,
+)
+from trainvitals_dashboard.wording import (
+    SEVERITY_ICON,
+    at_place,
+    clean,
+    literal,
+    plain,
+    prose,
+    table,
+    words,
+)
+
+LAYERS_MIN = 2
+NAMES_SHOWN = 4
+
+
+def show() -> None:
+    """Show the initial state of the run that the URL names."""
+    if not (run_id := run_or_hint()):
+        return
+    answer = client().run(run_id)
+    run = answer.value
+    initial = client().initial(run)
+    layouts = client().layout(run).value
+    findings = client().findings(run).value.findings
+    run_header(run, page=INITIAL)
+    age_banner(answer, initial)
+    _flagged(findings)
+    _numbers(initial.value)
+    _propagation(run, initial.value)
+    _initialisers(initial.value.initialisers, layouts)
+
+
+def _flagged(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if finding.stage is Stage.INITIALISATION and finding.is_open:
+            st.markdown(
+                f"{SEVERITY_ICON.get(finding.severity, '')} **{plain(finding.code)} "
+                f"{plain(words(finding.rule))}** {at_place(finding.where)}: "
+                f"{prose(finding.summary)}"
+            )
+
+
+def _numbers(initial: Checkup) -> None:
+    loss = initial.initial_loss
+    with st.container(horizontal=True, gap="large"):
+        st.metric(
+            "First loss",
+            "–" if loss is None else number(loss.seen),
+            help="The loss before the first update",
+        )
+        expected = loss is not None and loss.expected is not None
+        st.metric(
+            "Expected",
+            number(loss.expected) if loss is not None and loss.expected is not None else "–",
+            help="The loss of a prediction that knows nothing"
+            + (f": {plain(loss.formula)}" if expected and loss is not None else ""),
+        )
+        st.metric(
+            "Signal per layer",
+            "–" if initial.chi is None else f"χ = {number(initial.chi)}",
+            help="Factor of S² per layer with a weight. 1 keeps the signal",
+        )
+        st.metric(
+            "Gradient per layer",
+            "–" if initial.gradient_chi is None else f"χ = {number(initial.gradient_chi)}",
+            help="Factor of the squared gradient per layer, from the last to the first",
+        )
+        st.metric(
+            "Signal changes 1,000 ×",
+            "–" if initial.depth_of_failure is None else f"{initial.depth_of_failure} layers",
+            help="Number of layers after which S is a thousand times smaller or larger",
+        )
+
+
+def _propagation(run: RunDetail, initial: Checkup) -> None:
+    st.markdown("#### Through the depth", anchors=False)
+    layers = initial.propagation
+    if len(layers) < LAYERS_MIN:
+        st.caption("The first steps of this run were not measured.")
+        return
+    signal = {
+        "S, across samples": {p.layer: p.S for p in layers},
+        "M, across units": {p.layer: p.M for p in layers if p.M is not None},
+    }
+    gradient = {p.layer: p.gradient_rms for p in layers if p.gradient_rms is not None}
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.caption("**Signal**: standard deviations of the outputs, first layer at the left")
+        _chart(signal, f"signal-{run.id}", "Signal of each layer before the training")
+    with right:
+        st.caption("**Gradient**: RMS of the gradient of each layer's weight")
+        if len(gradient) >= LAYERS_MIN:
+            _chart({"gradient RMS": gradient}, f"gradient-{run.id}", "Gradient of each layer")
+        else:
+            st.caption("Not measured in the first steps.")
+
+
+def _chart(lines: Mapping[str, Mapping[str, float]], key: str, alt: str) -> None:
+    st.echarts_chart(through_depth(lines, dark=is_dark()), height=320, key=key, alt=alt)
+
+
+def _initialisers(found: Mapping[str, Initialiser], layouts: Layouts) -> None:
+    st.markdown("#### Initialisers", anchors=False)
+    if not found:
+        st.caption("They were not identified: the first step was not measured in full.")
+        return
+    groups: dict[str, list[str]] = {}
+    for name, one in found.items():
+        groups.setdefault(initialiser_text(one), []).append(name)
+    rows = [
+        (
+            plain(text),
+            f"{len(names):,}",
+            ", ".join(literal(n) for n in names[:NAMES_SHOWN])
+            + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""),
+        )
+        for text, names in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    st.markdown(table(("initialiser", "tensors", "names"), rows))
+    layout = layouts.of(Stream.WEIGHT)
+    places = {p.name: p for p in layout.places} if layout else {}
+    with st.expander(f"Each tensor ({len(found)})"):
+        st.dataframe([_row(n, i, places.get(n)) for n, i in found.items()], hide_index=True)
+
+
+def _row(name: str, initialiser: Initialiser, place: Place | None) -> dict[str, str]:
+    return {
+        "tensor": clean(name),
+        "shape": " × ".join(map(str, place.shape)) if place else "",
+        "into": clean(place.nonlinearity) if place else "",
+        "initialiser": initialiser_text(initialiser),
+        "confidence": percent(initialiser.confidence),
+    }
+
+
+if __name__ == "__main__":
+    guarded(show)

@@ -1,0 +1,102 @@
+"""What a monitor writes on stderr: the run's address, the status of the training, the end report.
+
+Comes in: `Status` from the diagnosis thread; the diagnosis at the end.
+Goes out: text on `sys.stderr`; nothing with `report=off`.
+Promise:  during the training only the diagnosis thread writes, and only on a terminal.
+Start at `Screen.show`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from trainvitals.api.schema import Diagnosis
+    from trainvitals.diagnosis.history import History
+    from trainvitals.report.status import Status
+
+ERASE = "\r\x1b[2K"
+"""Move to the start of the terminal's line and erase it (ECMA-48: EL 2)."""
+
+
+class Screen:
+    """The terminal of one run. `report` is the setting: auto, card, line, live or off.
+
+    `live` rewrites one line. The other modes print a line when the verdict changes, because a line
+    that is rewritten cannot be kept apart from the program's own output
+    (docs/decisions/0011-a-status-line-when-the-verdict-changes.md).
+    """
+
+    def __init__(self, report: str, *, is_first_rank: bool = True) -> None:
+        self._report = report
+        self._talks = report != "off" and is_first_rank
+        self._shown: tuple[str, str] | None = None
+        self._is_drawn = False
+
+    def started(self, name: str, url: str | None) -> None:
+        """Print the address of the run, if a collector is set."""
+        if self._talks and url and (stream := sys.stderr) is not None:
+            from trainvitals.report.text import clean
+
+            _print(stream, f"trainvitals: run {clean(name)}: {clean(url)}")
+
+    def show(self, status: Status) -> None:
+        """Show the status. Called in the diagnosis thread, at most every 0.5 s."""
+        stream = sys.stderr
+        if not self._talks or not _is_terminal(stream):
+            return
+        from trainvitals.report.status import status_line
+
+        width = shutil.get_terminal_size((80, 24)).columns - 1
+        if self._report == "live":
+            stream.write(f"{ERASE}{status_line(status, width)}")
+            stream.flush()
+            self._is_drawn = True
+        elif self._is_new(status.key):
+            _print(stream, status_line(status, width))
+
+    def clear(self) -> None:
+        """Erase the live line, so that other text can follow."""
+        if self._is_drawn and _is_terminal(sys.stderr):
+            sys.stderr.write(ERASE)
+            sys.stderr.flush()
+        self._is_drawn = False
+
+    def ended(self, diagnosis: Diagnosis, history: History) -> None:
+        """Print the end report: a card on a terminal, otherwise one line."""
+        stream = sys.stderr
+        if self._report == "off" or stream is None:
+            return
+        from trainvitals.report import card, line
+        from trainvitals.report.curves import curves_of
+
+        self.clear()
+        terminal = _is_terminal(stream)
+        if self._report == "line" or (self._report in ("auto", "live") and not terminal):
+            shown = line(diagnosis)
+        else:
+            colour = terminal and "NO_COLOR" not in os.environ
+            shown = card(diagnosis, colour=colour, curves=curves_of(history, diagnosis))
+        stream.write(f"{shown.rstrip()}\n")
+
+    def _is_new(self, key: tuple[str, str]) -> bool:
+        """Return whether the verdict changed; "too early" at the start is no change."""
+        before, self._shown = self._shown, key
+        return key != before and (before is not None or key[0] != "too_early")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _print(stream: TextIO, text: str) -> None:
+    """Print a line; progress bars of tqdm are moved below it."""
+    bars = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    if bars is not None and getattr(bars, "_instances", None):
+        bars.write(text, file=stream)
+        return
+    stream.write(f"{text}\n")
+    stream.flush()
