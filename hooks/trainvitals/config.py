@@ -37,6 +37,9 @@ class Settings:
     report: str = "auto"
     """End report on stderr: card | line | off; auto: a card on a terminal, else a line; live: as
     auto, and one status line that is rewritten during the training."""
+    report_html: str = ""
+    """File to which the diagnosis is written as an HTML page at the end, or a folder, which gets
+    `<run>.html`; "": none."""
     home: Path = Path("~/.trainvitals")
     """Folder of the token, the embedded database and the spool; without a home directory,
     `.trainvitals` in the working directory."""
@@ -177,6 +180,7 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "project": _project,
     "overhead": _share,
     "report": _report,
+    "report_html": _text,
     "home": _path,
     "token": _text,
     "token_file": _path,

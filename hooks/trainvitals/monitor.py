@@ -33,13 +33,13 @@ from trainvitals.arguments import (
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
 from trainvitals.identity import rank, run_start
-from trainvitals.screen import Screen
+from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
 from trainvitals.wire.sanitise import text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from trainvitals.capture import Capture
@@ -64,6 +64,7 @@ class Monitor:
         self.project = project
         self.url: str | None = None
         self._settings = settings
+        self._name = ""
         self._screen = Screen(settings.report, is_first_rank=rank() == 0)
         self._capture: Capture | None = None
         self._diagnosis: BackgroundDiagnosis | None = None
@@ -99,6 +100,11 @@ class Monitor:
             pair = {"prediction": prediction, "target": target}
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
+
+    def _backward_begins(self, loss: Tensor) -> None:
+        """Record the loss of a backward that was observed, unless a hook has seen it."""
+        if self._capture is not None and not self._closed:
+            self._capture.loss(loss, unless_hooked=True)
 
     def log(self, **scalars: Any) -> None:
         """Record other scalars of the step; each appears as `log/<name>`."""
@@ -189,7 +195,8 @@ class Monitor:
         self._emit(run_start(facts=capture.facts, **start))
         for record in early:
             self._emit(record)
-        self._screen.started(start["name"], self.url)
+        self._name = start["name"]
+        self._screen.started(self._name, self.url)
 
     def _emit(self, record: Record) -> None:
         # In the training thread: only two appends.
@@ -237,6 +244,9 @@ class Monitor:
                 self._shipper.put(end)
                 self._shipper.close()
             self._screen.ended(diagnosis, self._diagnosis.history)
+            if self._settings.report_html and rank() == 0:
+                history = self._diagnosis.history
+                write_page(self._settings.report_html, diagnosis, history, self._name)
         except Exception:
             log.exception("Closing the monitor failed; the training is not affected.")
         finally:

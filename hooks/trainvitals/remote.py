@@ -15,7 +15,8 @@ from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.api.schema import Curve, Diagnosis, RunDetail
 from trainvitals.diagnosis.causes import headline_of
 from trainvitals.diagnosis.history import Series
-from trainvitals.report.curves import CurveKey, key_of, source_of
+from trainvitals.report.curves import CurveKey, course_names, key_of, source_of
+from trainvitals.wire import Stat, Stream
 
 ENDED: Final = ("finished", "failed", "stopped", "lost")
 QUIET_S: Final = 2.5
@@ -62,6 +63,17 @@ def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[C
     except Refused:
         return {}  # the card is complete without the curve
     return {key_of(finding): _series(found[0])} if found else {}
+
+
+def page_curves(client: Client, diagnosis: Diagnosis, points: int = 400) -> dict[CurveKey, Series]:
+    """Return the curves of `report.as_html`: the training's course, the headline's evidence."""
+    layout = client.layout(diagnosis.run).of(Stream.SCALAR)
+    names = course_names(place.name for place in layout.places) if layout else []
+    course: dict[CurveKey, Series] = {}
+    if names:
+        found = client.series(diagnosis.run, Stream.SCALAR, Stat.VALUE, names, points=points)
+        course = {(Stream.SCALAR.value, c.place, ""): _series(c) for c in found.series}
+    return {**course, **curves_of(client, diagnosis)}
 
 
 def settled(client: Client, run: str, timeout_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""What a monitor writes on stderr: the run's address, the status of the training, the end report.
+"""What a monitor writes on stderr: the run's address, the training's status, the end report.
 
 Comes in: `Status` from the diagnosis thread; the diagnosis at the end.
 Goes out: text on `sys.stderr`; nothing with `report=off`.
@@ -8,6 +8,7 @@ Start at `Screen.show`.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from trainvitals.api.schema import Diagnosis
     from trainvitals.diagnosis.history import History
     from trainvitals.report.status import Status
+
+log = logging.getLogger("trainvitals")
 
 ERASE = "\r\x1b[2K"
 """Move to the start of the terminal's line and erase it (ECMA-48: EL 2)."""
@@ -86,6 +89,18 @@ class Screen:
         """Return whether the verdict changed; "too early" at the start is no change."""
         before, self._shown = self._shown, key
         return key != before and (before is not None or key[0] != "too_early")
+
+
+def write_page(path: str, diagnosis: Diagnosis, history: History, name: str) -> None:
+    """Write the HTML report of a run; log a warning if the file cannot be written."""
+    from trainvitals.report import as_html
+    from trainvitals.report.curves import page_curves
+    from trainvitals.report.page_file import written
+
+    try:
+        written(as_html(diagnosis, page_curves(history, diagnosis), name=name), path, diagnosis.run)
+    except OSError as error:
+        log.warning("The HTML report is not written: %s.", error)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

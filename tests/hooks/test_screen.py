@@ -222,3 +222,19 @@ def test_a_progress_bar_of_tqdm_stays_below_the_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.std", Module)
     Screen("auto").show(status())
     assert len(Bar.moved) == 1
+
+
+def test_the_end_report_is_also_a_page_where_the_setting_names_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_REPORT_HTML", f"{tmp_path}/pages/")
+    monitor = watched(run="mine")
+    monitor.close()
+    page = (tmp_path / "pages" / "mine.html").read_text()
+    assert "<b>Loss</b>" in page
+    assert "healthy" in page or "Too early" in page
+
+
+def test_a_page_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRAINVITALS_REPORT_HTML", f"{tmp_path}/file/page.html")
+    watched().close()
+    assert "The HTML report is not written" in caplog.text

@@ -20,12 +20,14 @@ from trainvitals.cli.report import (
     USAGE,
     Fail,
     FailOn,
+    Html,
     Json,
     Quiet,
     end,
     exit_code,
     show_json,
     terminal_width,
+    write_page,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
     fail_on: Fail = FailOn.WARNING,
+    html: Html = "",
 ) -> None:
     """Check the model that FACTORY returns: initialisation, propagation, loss, targets, optimizer.
 
@@ -64,6 +67,8 @@ def command(
     trained; no collector is needed.
     """
     diagnosis = _diagnosis(_arguments(factory, call(factory)), overfit)
+    if html:
+        write_page(html, diagnosis, name=factory)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:

@@ -27,6 +27,8 @@ from trainvitals.cli.collector_of import collector_of
 
 if TYPE_CHECKING:
     from trainvitals.api.schema import Diagnosis
+    from trainvitals.diagnosis.history import Series
+    from trainvitals.report.curves import CurveKey
 
 FINDINGS, USAGE, UNREACHABLE, TOO_EARLY, BLIND, FAILED = 1, 2, 3, 4, 5, 6
 T = TypeVar("T")
@@ -46,6 +48,7 @@ Url = Annotated[str | None, typer.Option("--collector", help="URL of the collect
 Json = Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; set the exit code.")]
 Fail = Annotated[FailOn, typer.Option(help="Lowest severity of findings that give exit code 1.")]
+Html = Annotated[str, typer.Option("--html", help="Also write the diagnosis as an HTML page.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the first diagnosis.")]
 
 
@@ -62,10 +65,16 @@ def report(
     quiet: Quiet = False,
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
+    html: Html = "",
 ) -> None:
     """Show the full diagnosis of RUN. The exit code is the same as for `check`."""
     source = collector_of(collector)
     diagnosis = _diagnosis(source, run, wait)
+    if html:
+        from trainvitals.remote import page_curves
+
+        name = _guarded(lambda: source.run(run)).name
+        write_page(html, diagnosis, _guarded(lambda: page_curves(source, diagnosis)), name)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:
@@ -155,6 +164,20 @@ def show_json(diagnosis: Diagnosis, quiet: bool) -> None:
     from trainvitals.report import as_json
 
     typer.echo(as_json(diagnosis))
+
+
+def write_page(
+    path: str, diagnosis: Diagnosis, curves: dict[CurveKey, Series] | None = None, name: str = ""
+) -> None:
+    """Write the HTML page; exit with USAGE if the file cannot be written."""
+    from trainvitals.report import as_html
+    from trainvitals.report.page_file import written
+
+    try:
+        file = written(as_html(diagnosis, curves, name=name), path, diagnosis.run)
+    except OSError as error:
+        end(USAGE, f"The HTML page is not written: {error}.")
+    typer.echo(f"HTML page: {file}", err=True)
 
 
 def terminal_width() -> int:

@@ -1,4 +1,4 @@
-"""Format a diagnosis as text: a card for a terminal, one line for a log, JSON for programs.
+"""Format a diagnosis: a card for a terminal, one line for a log, JSON for programs, an HTML page.
 
 Comes in: a `Diagnosis`, and for the card the curves of its evidence.
 Goes out: strings; nothing here prints or reads the environment.
@@ -8,6 +8,7 @@ Start at `card.card`.
 
 from trainvitals.report.as_json import as_json
 from trainvitals.report.card import card
+from trainvitals.report.html import as_html
 from trainvitals.report.line import line
 
-__all__ = ["as_json", "card", "line"]
+__all__ = ["as_html", "as_json", "card", "line"]

@@ -1,13 +1,15 @@
-"""Find the curve of a finding's evidence."""
+"""Find the curves of a report: that of a finding's evidence, and the course of the training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trainvitals.api.schema import Diagnosis, Finding
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.wire import Stat, Stream
 
+COURSE = ("loss", "learning_rate", "gradient_norm")
+"""Base names of the scalars that a page draws; `loss/validation` belongs to `loss`."""
 CurveKey = tuple[str, str, str]
 """Stream, statistic and place of a finding."""
 
@@ -43,3 +45,17 @@ def curves_of(history: History, diagnosis: Diagnosis) -> dict[CurveKey, Series]:
     if source is None or source[0] not in tuple(Stat):
         return {}
     return {key_of(finding): history.series(stream, Stat(source[0]), source[1])}
+
+
+def course_names(names: Iterable[str]) -> list[str]:
+    """Return the scalars among `names` that a page draws."""
+    return [name for name in names if name.partition("/")[0] in COURSE]
+
+
+def page_curves(history: History, diagnosis: Diagnosis) -> dict[CurveKey, Series]:
+    """Return the curves of `as_html`: the course of the training, and the headline's evidence."""
+    course = {
+        (Stream.SCALAR.value, name, ""): history.scalar(name)
+        for name in course_names(history.scalar_names())
+    }
+    return {**course, **curves_of(history, diagnosis)}

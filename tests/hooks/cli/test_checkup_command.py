@@ -78,6 +78,14 @@ def test_json_contains_the_measurements(run):
     assert [row["layer"] for row in answer["checkup"]["propagation"]] == ["0", "1", "2", "3", "4"]
 
 
+def test_html_writes_a_page_with_the_measurements(run, tmp_path):
+    result = run("deep", "--html", str(tmp_path / "page.html"))
+    assert result.exit_code == 1
+    page = (tmp_path / "page.html").read_text()
+    assert "Signal over depth" in page
+    assert "<td>0.weight</td><td>torch_default" in page
+
+
 def test_without_a_loss_it_is_blind_and_gives_5(run):
     result = run("without_loss")
     assert result.exit_code == 5

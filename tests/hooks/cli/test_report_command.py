@@ -188,6 +188,24 @@ def test_the_card_shows_finding_and_curve_and_report_ends_as_check_does():
     assert "\x1b" not in done.stdout
 
 
+def test_html_writes_a_page_with_the_curve_beside_the_card(tmp_path):
+    with collector(FINDING) as url:
+        done = asked(url, "--html", "page.html", command="report")
+    assert "! WARNING  TV201 dead_relu" in done.stdout
+    assert "HTML page: page.html" in done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "<h1>r</h1>" in page
+    assert "dead_share of activation at encoder.3" in page
+
+
+def test_a_page_that_cannot_be_written_is_a_usage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with collector(FINDING) as url:
+        done = asked(url, "--html", "file/page.html", command="report")
+    assert done.exit_code == 2
+    assert "not written" in done.stderr
+
+
 def test_json_on_stdout_is_the_diagnosis():
     with collector(FINDING) as url:
         shown = json.loads(asked(url, "--json").stdout)
