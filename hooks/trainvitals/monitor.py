@@ -39,7 +39,7 @@ from trainvitals.wire import Record, RunEnd
 from trainvitals.wire.sanitise import text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from trainvitals.capture import Capture
@@ -100,6 +100,11 @@ class Monitor:
             pair = {"prediction": prediction, "target": target}
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
+
+    def _backward_begins(self, loss: Tensor) -> None:
+        """Record the loss of a backward that was observed, unless a hook has seen it."""
+        if self._capture is not None and not self._closed:
+            self._capture.loss(loss, unless_hooked=True)
 
     def log(self, **scalars: Any) -> None:
         """Record other scalars of the step; each appears as `log/<name>`."""

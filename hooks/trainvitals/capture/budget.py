@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 ALLOWANCE_S: Final = 0.25
 FIRST_STEPS: Final = 64
 """First steps, measured in full as long as a reserve is left: most faults are visible there."""
@@ -104,5 +106,8 @@ class Budget:
 
     @property
     def overhead(self) -> float | None:
-        """Own cost over training time, whole run up to now; None before the second step."""
-        return self.own_s / self.training_s if self.training_s > 0 else None
+        """Own cost over training time, whole run up to now; None before the second step.
+
+        Rounded to float32, as on the wire, so that every output shows the same number.
+        """
+        return float(np.float32(self.own_s / self.training_s)) if self.training_s > 0 else None

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -139,8 +138,11 @@ class Capture:
         split: str = "training",
         prediction: object = None,
         target: object = None,
+        unless_hooked: bool = False,
     ) -> None:
-        """Record a training loss of this step or its terms by name, or a loss of another split."""
+        """Record a loss of this step, its terms by name, or (`unless_hooked`) what no hook saw."""
+        if unless_hooked and self._scalars.hooked:
+            return
         started = time.thread_time()
         with self._guard.probe("loss"):
             if split == "training":
@@ -348,9 +350,7 @@ class Capture:
             step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         step.scalars[Scalar.CAPTURE_TIME_S] = self._own_s
         if (overhead := self._budget.overhead) is not None:
-            # Round to float32, as on the wire, so that every output shows the same number.
-            self._overhead = float(np.float32(overhead))
-            step.scalars[Scalar.OVERHEAD] = self._overhead
+            self._overhead = step.scalars[Scalar.OVERHEAD] = overhead
         places: Places = {}
         if full:
             plan.frozen_is_known = True

@@ -75,6 +75,11 @@ class StepScalars:
         """Whether a training loss was recorded by `monitor.loss`, not by a hook."""
 
     @property
+    def hooked(self) -> bool:
+        """Whether a hook has seen a training loss of the current step."""
+        return bool(self._hooked)
+
+    @property
     def waiting(self) -> int:
         """Number of training losses in the current step."""
         return len(self._logged or self._hooked)

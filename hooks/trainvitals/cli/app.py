@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
+    "run": Command("Run a training script and watch it, without a change to it.", "cli.run"),
     "checkup": Command("Check a model before its training.", "cli.checkup"),
     "rules": Command("List the rules, or show the page of one rule.", "cli.rules"),
     "up": Command("Run the collector and the dashboard on one port.", extra="server"),

@@ -1,0 +1,133 @@
+"""`trainvitals run train.py …`: run a program and watch its training, without a change to it.
+
+The program runs in this process, as `__main__`, with its own arguments. Its exit code, its signals
+and its tracebacks are those of `python train.py`; with --fail-on, findings give exit code 1 where
+the program ended with 0.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from trainvitals.cli.report import USAGE, FailOn, end, exit_code
+
+if TYPE_CHECKING:
+    from trainvitals.integrations.script import Unasked
+
+Program = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SCRIPT [ARGS]…", help="The program and its arguments."),
+]
+Module = Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module.")]
+Name = Annotated[str | None, typer.Option("--name", help="The run's name.")]
+Project = Annotated[str | None, typer.Option("--project", help="The run's project.")]
+Url = Annotated[str | None, typer.Option("--collector", help="URL of the collector, or off.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
+Fail = Annotated[
+    FailOn, typer.Option(help="Lowest severity of findings that give exit code 1 at the end.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "run",
+        # Everything after the script belongs to the script.
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    )(command)
+
+
+def command(
+    program: Program = None,
+    module: Module = False,
+    name: Name = None,
+    project: Project = None,
+    collector: Url = None,
+    tag: Tags = None,
+    fail_on: Fail = FailOn.NEVER,
+) -> None:
+    """Run SCRIPT with its arguments and watch its training, without a change to it.
+
+    With torchrun: torchrun --nproc-per-node 2 -m trainvitals run train.py
+    """
+    if not program:
+        end(USAGE, "Name the script: trainvitals run train.py")
+    if not module and not Path(program[0]).is_file():
+        end(USAGE, f"There is no file {program[0]}. For a module: trainvitals run -m {program[0]}")
+    from trainvitals.integrations.script import Unasked
+
+    given = {"run": name, "project": project, "collector": collector, "tags": tuple(tag or ())}
+    unasked = Unasked({option: value for option, value in given.items() if value})
+    unasked.install()
+    try:
+        _execute(program, module=module)
+    except BaseException as error:  # noqa: BLE001 - as the interpreter does at the end of a program
+        _ended(unasked, error)
+        _end_as_python(error)
+    _ended(unasked, None)
+    if unasked.monitor is not None:
+        raise typer.Exit(exit_code(unasked.monitor.diagnosis(), fail_on))
+
+
+def _execute(program: list[str], *, module: bool) -> None:
+    sys.argv = list(program)
+    if module:
+        sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(program[0], run_name="__main__", alter_sys=True)
+        return
+    path = Path(program[0]).absolute()
+    sys.path.insert(0, str(path.resolve().parent))
+    # Not runpy.run_path: it takes `__main__` away again while threads of the program may need it.
+    main = ModuleType("__main__")
+    main.__file__ = str(path)
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    exec(compile(path.read_bytes(), str(path), "exec"), main.__dict__)  # noqa: S102 - its purpose
+
+
+def _ended(unasked: Unasked, error: BaseException | None) -> None:
+    """Close the monitor with the end of the program."""
+    if unasked.monitor is None:
+        if error is None and "torch" in sys.modules:
+            typer.echo(
+                "trainvitals: no training was seen: no model whose optimizer steps, or the "
+                "program calls watch itself.",
+                err=True,
+            )
+        return
+    kind = None if error is None else type(error)
+    unasked.monitor.__exit__(kind, error, None if error is None else error.__traceback__)
+
+
+def _end_as_python(error: BaseException) -> NoReturn:
+    """End the process as `python script.py` does after `error`."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+        raise typer.Exit(code or 0)
+    traceback.print_exception(type(error), error, _of_program(error.__traceback__))
+    if isinstance(error, KeyboardInterrupt):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    raise typer.Exit(1)
+
+
+def _of_program(found: TracebackType | None) -> TracebackType | None:
+    """Return the traceback without the frames of this file and of runpy."""
+    own = {__file__, runpy.__file__, "<frozen runpy>"}
+    while found is not None and found.tb_frame.f_code.co_filename in own:
+        found = found.tb_next
+    return found

@@ -1,0 +1,191 @@
+"""Watch the training of a program that does not call `watch`.
+
+Comes in: constructions of optimizers and calls of `backward`, observed in torch.
+Goes out: a Monitor, attached at the first backward of a model that an optimizer updates.
+Promise:  arguments, results and exceptions of torch's functions are unchanged; exceptions raised by
+          trainvitals never reach the program; torch is imported only when the program imports it.
+Start at `Unasked.install`.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib.abc
+import importlib.util
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from trainvitals.monitor import Monitor
+
+log = logging.getLogger("trainvitals")
+
+ATTEMPTS_MAX = 64
+"""Number of backward calls without a model after which none is searched any more."""
+
+
+class Unasked:
+    """Attaches one Monitor to the first training of this process; `monitor` is None before.
+
+    `options` are given to `watch`. A program that calls `watch` itself is left to it.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.monitor: Monitor | None = None
+        self._options = dict(options)
+        self._optimizers: list[weakref.ref[Optimizer]] = []
+        self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._attempts = 0
+
+    def install(self) -> None:
+        """Observe torch, now or as soon as the program imports it."""
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            self._observe(torch)
+        else:
+            sys.meta_path.insert(0, _AfterImport("torch", self._observe))
+
+    def _observe(self, torch: Any) -> None:
+        optimizer = torch.optim.Optimizer
+        _wrap(optimizer, "__init__", after=self._constructed)
+        _wrap(torch.autograd, "backward", before=self._backward)
+        _wrap(torch.amp.GradScaler, "scale", result=self._was_scaled)
+
+    # Called by torch's functions.
+
+    def _constructed(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        self._optimizers = [o for o in self._optimizers if o() is not None]
+        self._optimizers.append(weakref.ref(optimizer))
+
+    def _was_scaled(self, scaled: Tensor, _scaler: object, outputs: Any, *_: Any) -> None:
+        # The loss that counts is the one before GradScaler multiplied it.
+        if hasattr(scaled, "grad_fn"):
+            self._scaled = weakref.ref(scaled), outputs
+
+    def _backward(self, tensors: Any, *_: Any, **__: Any) -> None:
+        if self.monitor is None:
+            if self._attempts >= ATTEMPTS_MAX:
+                return
+            self._attempts += 1
+            self._attach()
+        if self.monitor is not None and (loss := self._loss_of(tensors)) is not None:
+            self.monitor._backward_begins(loss)
+
+    def _loss_of(self, tensors: Any) -> Tensor | None:
+        """Return the loss of a backward: a single scalar, unscaled."""
+        found = list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
+        if len(found) != 1 or getattr(found[0], "numel", lambda: 0)() != 1:
+            return None
+        scaled, self._scaled = self._scaled, None
+        if scaled is not None and scaled[0]() is found[0]:
+            return scaled[1]
+        loss: Tensor = found[0]
+        return loss
+
+    def _attach(self) -> None:
+        from trainvitals import monitor
+
+        if any(not m._closed for m in monitor._open):
+            self._attempts = ATTEMPTS_MAX  # the program is watched already
+            return
+        optimizers = [o for one in self._optimizers if (o := one()) is not None]
+        models = owners([p for o in optimizers for g in o.param_groups for p in g["params"]])
+        if not models:
+            return
+        only = next(iter(models.values())) if len(models) == 1 else models
+        mine = optimizers if len(optimizers) > 1 else optimizers[0]
+        self.monitor = monitor.watch(only, mine, **self._options)
+        log.debug("Attached to %s.", ", ".join(type(m).__name__ for m in models.values()))
+
+
+def owners(parameters: Sequence[Tensor]) -> dict[str, nn.Module]:
+    """Return the outermost modules that contain one of `parameters`, by names that differ.
+
+    The modules are found among all objects of the process: a program may keep its model anywhere.
+    """
+    from torch import nn
+
+    wanted = {id(p) for p in parameters}
+    # Not isinstance: of a proxy object it can run code of the program.
+    modules = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
+    holding = [m for m in modules if "_modules" in vars(m) and _holds(m, wanted)]
+    inner = {id(child) for m in holding for child in m.modules() if child is not m}
+    outer = [m for m in holding if id(m) not in inner]
+    names: dict[str, nn.Module] = {}
+    for module in outer:
+        name = type(module).__name__.lower()
+        names[name if name not in names else f"{name}_{len(names)}"] = module
+    return names
+
+
+def _holds(module: nn.Module, wanted: set[int]) -> bool:
+    return any(id(p) in wanted for p in module.parameters())
+
+
+def _wrap(
+    owner: Any,
+    name: str,
+    *,
+    before: Callable[..., None] | None = None,
+    after: Callable[..., None] | None = None,
+    result: Callable[..., None] | None = None,
+) -> None:
+    """Call functions with the arguments of `owner.name` (`result`: with what it returned, too)."""
+    original = getattr(owner, name, None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            _quietly(before, *args, **kwargs)
+        returned = original(*args, **kwargs)
+        if after is not None:
+            _quietly(after, *args, **kwargs)
+        if result is not None:
+            _quietly(result, returned, *args, **kwargs)
+        return returned
+
+    setattr(owner, name, replaced)
+
+
+def _quietly(function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    try:
+        function(*args, **kwargs)
+    except Exception:
+        log.debug("The training could not be observed.", exc_info=True)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with a module when it has been imported for the first time."""
+
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._then = then
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        """Return the module's own spec, with a loader that calls the function at its end."""
+        if fullname != self._name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        loader, then = spec.loader, self._then
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            del loader.exec_module
+            _quietly(then, module)
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,203 @@
+"""`trainvitals run train.py` watches a program that does not mention trainvitals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from helpers.watching import own_home  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("own_home")]
+
+LOOP = """
+import sys
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+optimizer = torch.optim.AdamW(model.parameters(), lr=float(sys.argv[1]) if sys.argv[1:] else 1e-2)
+for step in range(120):
+    x = torch.randn(32, 8)
+    y = (x[:, 0] > 0).long()
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+print(__name__, sys.argv[1:], loss.item().hex())
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a program with python, or with `trainvitals run`; return the finished process."""
+
+    def run(program, *args, watched=True, options=(), before=()):
+        (tmp_path / "train.py").write_text(textwrap.dedent(program))
+        command = ["-m", "trainvitals", "run", *options] if watched else []
+        launcher = [*before] or [sys.executable]
+        return subprocess.run(
+            [*launcher, *command, "train.py", *args],
+            cwd=tmp_path,
+            env={**os.environ, "TRAINVITALS_REPORT": "line", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    return run
+
+
+def test_the_program_is_watched_and_gives_the_same_numbers(run):
+    plain, watched = run(LOOP, watched=False), run(LOOP)
+    assert watched.returncode == 0, watched.stderr
+    assert watched.stdout == plain.stdout
+    assert "120 steps" in watched.stderr
+
+
+def test_arguments_that_look_like_options_belong_to_the_program(run):
+    program = "import sys; print(__name__, __file__, sys.argv)"
+    plain, watched = (run(program, "--name", "-x", "--help", watched=w) for w in (False, True))
+    assert watched.stdout == plain.stdout
+
+
+def test_the_loss_is_found_so_that_no_rule_is_blind(run):
+    done = run(LOOP, "30.0", options=["--name", "hot", "--fail-on", "warning"])
+    assert done.returncode == 1
+    assert "run hot" in done.stderr
+    assert "TV601 learning_rate_too_high" in done.stderr
+
+
+def test_a_finding_without_fail_on_leaves_the_exit_code(run):
+    assert run(LOOP, "30.0").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('stopped')", 1), ("raise KeyError(3)", 1)],
+)
+def test_it_ends_as_python_does(run, ending, code):
+    plain, watched = (run(LOOP + f"\n{ending}\n", watched=w) for w in (False, True))
+    assert watched.returncode == plain.returncode == code
+    kept = [line for line in watched.stderr.splitlines() if not line.startswith("trainvitals:")]
+    assert kept == plain.stderr.splitlines()
+
+
+def test_a_failed_program_is_reported_as_failed(run):
+    assert "failed after 120 steps: KeyError: 3" in run(LOOP + "\nraise KeyError(3)\n").stderr
+
+
+def test_an_interrupt_ends_it_by_the_signal(tmp_path):
+    program = LOOP.replace("range(120)", "range(10**9)").replace(
+        "    optimizer.step()\n",
+        "    optimizer.step()\n    if step == 5: print('on', flush=True)\n",
+    )
+    (tmp_path / "train.py").write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainvitals", "run", "train.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TRAINVITALS_REPORT": "line", "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in errors
+
+
+def test_settings_that_the_program_makes_before_torch_count(run):
+    program = """
+    import os, sys
+    assert "torch" not in sys.modules
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+    print(torch.get_num_threads())
+    """
+    assert run(program).stdout == "1\n"
+
+
+def test_a_gan_is_watched_with_both_models(run):
+    program = """
+    import torch
+    from torch import nn
+    class Critic(nn.Sequential): pass
+    class Maker(nn.Sequential): pass
+    make, judge = Maker(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)), Critic(nn.Linear(2, 1))
+    a, b = (torch.optim.Adam(m.parameters(), 1e-3) for m in (judge, make))
+    for _ in range(20):
+        for optimizer, sign in ((a, 1), (b, -1)):
+            optimizer.zero_grad()
+            (sign * judge(make(torch.randn(8, 2))).mean()).backward()
+            optimizer.step()
+    import trainvitals.monitor
+    [monitor] = trainvitals.monitor._open
+    print(sorted({n.split(".")[0] for n in monitor.diagnosis().watched}))
+    """
+    done = run(program)
+    assert done.stdout == "['critic', 'maker']\n", done.stderr
+
+
+def test_a_program_that_calls_watch_itself_is_left_to_it(run):
+    program = LOOP.replace(
+        "for step",
+        "import trainvitals\nmonitor = trainvitals.watch(model, optimizer, run='own')\nfor step",
+    )
+    done = run(program, options=["--name", "ours"])
+    assert "run own" in done.stderr
+    assert "run ours" not in done.stderr
+
+
+def test_the_loss_before_gradscaler_is_recorded(run):
+    program = LOOP.replace("for step", "scaler = torch.amp.GradScaler('cpu')\nfor step")
+    program = program.replace("loss.backward()", "scaler.scale(loss).backward()")
+    program = program.replace("optimizer.step()", "scaler.step(optimizer); scaler.update()")
+    program += """
+import trainvitals.monitor
+[monitor] = trainvitals.monitor._open
+monitor.diagnosis()
+losses = monitor._diagnosis.history.scalar("loss").values
+print(max(losses) < 10, len(losses))
+"""
+    assert run(program).stdout.splitlines()[-1] == "True 120"
+
+
+def test_torchrun_starts_it_as_a_module(run):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = run(LOOP, before=torchrun)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("__main__") == 2
+
+
+def test_a_module_is_run_by_its_name(run, tmp_path):
+    (tmp_path / "program.py").write_text(LOOP)
+    done = run("", "1e-2", options=["-m"])
+    assert done.returncode == 1  # train.py is no module's name
+    command = [sys.executable, "-m", "trainvitals", "run", "-m", "program", "1e-2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("__main__ ['1e-2']")
+
+
+def test_a_program_without_training_says_that_none_was_seen(run):
+    assert "no training was seen" in run("import torch").stderr
+    assert run("print(1)").stderr == ""
+
+
+@pytest.mark.parametrize("program", [[], ["no_such_file.py"]])
+def test_wrong_usage_gives_2(program):
+    command = [sys.executable, "-m", "trainvitals", "run", *program]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 2
