@@ -17,8 +17,8 @@ from functools import partial
 import torch
 
 from detection.case import ANYWHERE, Case
-from detection.score import TOP, Pair, in_top, is_better, place_right
-from detection.train import Outcome, run
+from detection.score import NO_FIX, PROVEN, TOP, Pair, in_top, is_better, place_right
+from detection.train import Outcome, run, with_second
 
 Job = tuple[Case, int, bool]
 
@@ -107,7 +107,28 @@ def pair(case: Case, outcome: Outcome) -> Pair:
         findings=len(outcome.roots),
         headline=f"{headline.rule} at {headline.where or 'the run'}" if headline else "",
         verdict=outcome.verdict,
+        fix=fix_result(case, outcome),
     )
+
+
+def fix_result(case: Case, outcome: Outcome) -> str | None:
+    """Return what the headline's fix did: `PROVEN`, `NO_FIX` or why it is not proven.
+
+    None if the headline names no acceptable cause. Proven: the second training has no open alarm
+    at the end, and its metric is at most 90 % of the faulty run's, as for a twin.
+    """
+    if outcome.headline is None or outcome.headline.rule not in case.causes:
+        return None
+    second = outcome.second
+    if second is None:
+        return NO_FIX
+    if second.error:
+        return f"raised {second.error}"
+    if not is_better([outcome.metric], [second.metric]):
+        return f"no better: {outcome.metric:.3g}, then {second.metric:.3g}"
+    if second.headline is not None:
+        return f"still open: {second.headline.rule} at {second.headline.where or 'the run'}"
+    return PROVEN
 
 
 def _jobs(case: Case, seeds: int) -> list[Job]:
@@ -132,7 +153,9 @@ def _run_all(work: Sequence[Job], jobs: int, every: int | None) -> Iterable[Outc
 def _run(job: Job, every: int | None) -> Outcome:
     torch.set_num_threads(1)
     case, seed, repaired = job
-    return run(case, seed, repaired=repaired, every=every)
+    if repaired:
+        return run(case, seed, repaired=True, every=every)
+    return with_second(case, seed, every)
 
 
 def _mean(outcomes: Sequence[Outcome]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from detection.bench import Result
 from detection.case import Class, Split
-from detection.score import Pair, Rate, Scores, scores
+from detection.score import NO_FIX, PROVEN, Pair, Rate, Scores, scores
 from detection.train import Outcome
 
 COLUMNS: tuple[tuple[str, Callable[[Scores], str]], ...] = (
@@ -22,6 +22,7 @@ COLUMNS: tuple[tuple[str, Callable[[Scores], str]], ...] = (
     ("top-1", lambda s: percent(s.top1)),
     ("top-3", lambda s: percent(s.top3)),
     ("place", lambda s: percent(s.place)),
+    ("fix", lambda s: percent(s.fix)),
     ("alert median", lambda s: f"{s.alert_median:.0f}"),
     ("alert p90", lambda s: f"{s.alert_p90:.0f}"),
     ("findings", lambda s: f"{s.findings_mean:.2f}"),
@@ -49,8 +50,12 @@ def text(result: Result) -> str:
     for name, rate in (("recall", total.recall), ("top-1", total.top1), ("top-3", total.top3)):
         lines.append(_row(name, str(rate)))
     lines.append(_row("place", str(total.place)))
+    lines.append(_row("fix proven, of the pairs with an acceptable headline", str(total.fix)))
+    without = [pair for pair in result.pairs if pair.fix == NO_FIX]
+    lines.append(_row("no fix offered", str(Rate(len(without), total.fix.of))))
     lines += _list("Missed: no alarm", missed(result))
     lines += _list("Misnamed: another cause in the headline", misnamed(result))
+    lines += _list("Fix not proven", not_proven(result))
     lines += _list("False alarms", alarms(result))
     lines += _list("Not counted: the twin is not really better", result.not_counted)
     failed = [f"{o.case}: {o.error}" for o in result.outcomes if o.error]
@@ -95,6 +100,12 @@ def misnamed(result: Result) -> list[str]:
     """Return the flagged faults whose headline names no acceptable cause."""
     wrong: Iterable[Pair] = (p for p in result.pairs if p.flagged and not p.top1)
     return [f"{p.kind}: {p.case}: {p.headline or 'nothing open at the end'}" for p in wrong]
+
+
+def not_proven(result: Result) -> list[str]:
+    """Return the pairs with an acceptable headline whose fix is not proven, and why."""
+    found = [p for p in result.pairs if p.fix not in (None, PROVEN)]
+    return [f"{p.kind}: {p.case}: {p.headline}: {p.fix}" for p in found]
 
 
 def alarms(result: Result) -> list[str]:

@@ -16,6 +16,8 @@ from typing import Protocol
 BETTER_SHARE = 0.9
 """A twin is better when its metric is at most this share of the faulty run's."""
 TOP = 3
+PROVEN = "proven"
+NO_FIX = "no fix offered"
 
 
 class Named(Protocol):
@@ -46,6 +48,8 @@ class Pair:
     headline: str
     """rule at place, "" without an open alarm."""
     verdict: str
+    fix: str | None = None
+    """What a training with the headline's fix showed; None if the headline names no cause."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Scores:
     top1: Rate
     top3: Rate
     place: Rate
+    fix: Rate
+    """Share of the pairs with an acceptable headline whose fix is proven."""
     alert_median: float
     alert_p90: float
     findings_mean: float
@@ -132,6 +138,7 @@ def scores(pairs: Sequence[Pair]) -> Scores:
         top1=_rate(pair.top1 for pair in pairs),
         top3=_rate(pair.top3 for pair in pairs),
         place=_rate(bool(pair.place) for pair in placed),
+        fix=_rate(pair.fix == PROVEN for pair in pairs if pair.fix is not None),
         alert_median=quantile(delays, 0.5),
         alert_p90=quantile(delays, 0.9),
         findings_mean=statistics.fmean(pair.findings for pair in pairs) if pairs else math.nan,

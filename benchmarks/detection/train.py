@@ -1,6 +1,6 @@
 """Run one program under `trainvitals.watch` and note what the diagnosis says.
 
-Comes in: a `Case` and a seed.
+Comes in: a `Case`, a seed and, for a second training, the code of a fix.
 Goes out: an `Outcome`, which is plain data.
 Promise:  only the public API is used; the diagnosis sees nothing of the case.
 """
@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ import torch
 import trainvitals
 from detection.case import Case, Places
 from detection.program import Program
+from detection.repair import UNCHANGED, Repair
 
 CHECKED_AT_FIRST = (0, 1, 2, 3, 4, 9, 14, 19, 29, 39)
 CHECK_EVERY = 20
@@ -57,12 +58,41 @@ class Outcome:
     places: Places = ()
     error: str = ""
     not_watched: dict[str, str] = field(default_factory=dict)
+    fix: str = ""
+    """The fix that the headline offers."""
+    second: Outcome | None = None
+    """The same program trained again with the headline's fix; None if not done."""
 
 
-def run(case: Case, seed: int, *, repaired: bool = False, every: int | None = None) -> Outcome:
-    """Train the case's program, or its repaired twin, and return the outcome."""
+def run(
+    case: Case, seed: int, *, repaired: bool = False, every: int | None = None, fix: str = ""
+) -> Outcome:
+    """Train the case's program, or its repaired twin, and return the outcome.
+
+    `fix` is code of a finding, which is applied to the program; see repair.py. An exception that
+    it raises is the `error` of the outcome, whose metric is then infinite.
+    """
     with _quiet():
-        return _run(case, seed, repaired=repaired, every=every)
+        try:
+            repair = Repair(fix) if fix else UNCHANGED
+            return _run(case, seed, repair, repaired=repaired, every=every)
+        except Exception as raised:
+            if not fix:
+                raise
+            return failed(case, seed, f"{type(raised).__name__}: {raised}")
+
+
+def with_second(case: Case, seed: int, every: int | None = None) -> Outcome:
+    """Train the faulty program; if the headline is acceptable, train again with its fix."""
+    first = run(case, seed, every=every)
+    if first.headline is None or first.headline.rule not in case.causes or not first.fix:
+        return first
+    return replace(first, second=run(case, seed, every=every, fix=first.fix))
+
+
+def failed(case: Case, seed: int, error: str) -> Outcome:
+    """Return the outcome of a program that could not be started."""
+    return Outcome(case.name, seed, False, math.inf, "", None, (), (), None, 0.0, error=error)
 
 
 @contextlib.contextmanager
@@ -82,11 +112,11 @@ def _quiet() -> Iterator[None]:
             os.environ["TRAINVITALS_REPORT"] = report
 
 
-def _run(case: Case, seed: int, *, repaired: bool, every: int | None) -> Outcome:
+def _run(case: Case, seed: int, repair: Repair, *, repaired: bool, every: int | None) -> Outcome:
     started = time.perf_counter()
     program, places = case.build(seed, repaired=repaired)
     error, alarms, first_alert_step = "", dict[tuple[str, str], Shown](), None
-    monitor, steps = _start(program, case.name, every)
+    monitor, steps = _start(program, repair, case.name, every)
     try:
         for step in steps:
             if is_checked(step, case.fault.onset if case.fault else 0):
@@ -106,7 +136,7 @@ def _run(case: Case, seed: int, *, repaired: bool, every: int | None) -> Outcome
         case.name,
         seed,
         repaired,
-        _metric(program),
+        _metric(program, repair),
         str(end.verdict),
         _shown(end.headline) if end.headline else None,
         tuple(_shown(f) for f in end.alarms if not f.explained_by),
@@ -116,6 +146,7 @@ def _run(case: Case, seed: int, *, repaired: bool, every: int | None) -> Outcome
         places,
         error,
         dict(end.not_watched),
+        end.headline.fix if end.headline else "",
     )
 
 
@@ -124,10 +155,13 @@ def is_checked(step: int, onset: int) -> bool:
     return (step + 1) % CHECK_EVERY == 0 or bool({step, step - onset} & {*CHECKED_AT_FIRST})
 
 
-def _start(program: Program, name: str, every: int | None) -> tuple[trainvitals.Monitor, Any]:
+def _start(
+    program: Program, repair: Repair, name: str, every: int | None
+) -> tuple[trainvitals.Monitor, Any]:
     optimizer = program.optimizer(program.parameters(program.model), program.lr)
     for started in program.started:
         started(program, optimizer)
+    optimizer = repair.before_training(program, optimizer)
     monitor = trainvitals.watch(
         program.model,
         optimizer,
@@ -138,10 +172,15 @@ def _start(program: Program, name: str, every: int | None) -> tuple[trainvitals.
         loss_falls=program.loss_falls,
         every=every,
     )
-    return monitor, _steps(program, optimizer, monitor)
+    return monitor, _steps(program, optimizer, monitor, repair)
 
 
-def _steps(program: Program, optimizer: torch.optim.Optimizer, monitor: trainvitals.Monitor) -> Any:
+def _steps(
+    program: Program,
+    optimizer: torch.optim.Optimizer,
+    monitor: trainvitals.Monitor,
+    repair: Repair,
+) -> Any:
     """Train, and yield the number of each finished step."""
     order = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     schedule = program.schedule(optimizer, program.steps) if program.schedule else None
@@ -150,15 +189,21 @@ def _steps(program: Program, optimizer: torch.optim.Optimizer, monitor: trainvit
     def backward() -> Any:
         if program.zero_grad:
             optimizer.zero_grad()
+        repair.start_of_step()
         for _ in range(program.accumulate):
             chosen = program.sample(program, step, order)
             x, y = program.collate(step, data.x[chosen], data.y[chosen])
+            x, y = repair.training_batch(x, y)
             output = program.forward(model, x)
-            loss = monitor.loss(program.loss(output, y), prediction=output, target=y)
+            loss = monitor.loss(repair.loss(program.loss, output, y), prediction=output, target=y)
+            if repair.updates:
+                repair.update(loss)
+                return loss
             if program.step_first:
                 optimizer.step()
             if loss.requires_grad:
                 (loss / program.accumulate).backward()
+        repair.after_backward()
         if program.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), program.clip_norm)
         return loss
@@ -168,14 +213,15 @@ def _steps(program: Program, optimizer: torch.optim.Optimizer, monitor: trainvit
             optimizer.step(backward)
         else:
             backward()
-            if not program.step_first:
+            if not (program.step_first or repair.updates):
                 optimizer.step()
         if schedule:
             schedule.step()
         if program.validate_every and (step + 1) % program.validate_every == 0:
             model.eval()
             with torch.no_grad():
-                value = program.loss(program.forward(model, data.x_test), data.y_test)
+                x, y = repair.batch(data.x_test, data.y_test)
+                value = repair.loss(program.loss, program.forward(model, x), y)
             monitor.loss(value, split="validation")
             model.train(program.train_mode)
         for event in program.events:
@@ -183,12 +229,12 @@ def _steps(program: Program, optimizer: torch.optim.Optimizer, monitor: trainvit
         yield step
 
 
-def _metric(program: Program) -> float:
+def _metric(program: Program, repair: Repair) -> float:
     """Return the metric on the test samples, in evaluation mode."""
     program.model.eval()
     with torch.no_grad():
-        output = program.forward(program.model, program.data.x_test)
-        value = float(program.metric(output, program.data.y_test))
+        x, y = repair.batch(program.data.x_test, program.data.y_test)
+        value = float(program.metric(program.forward(program.model, x), y))
     return value if math.isfinite(value) else math.inf
 
 

@@ -12,13 +12,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from detection.bench import bench, judge
+from detection.bench import Result, bench, judge
 from detection.case import ANYWHERE, Case, Class, Split
 from detection.controls import CONTROLS
 from detection.faults import CASES
 from detection.report import data, false_alarms, text
-from detection.score import in_top, is_better, place_right, quantile, scores, wilson
+from detection.score import NO_FIX, Rate, in_top, is_better, place_right, quantile, scores, wilson
 from detection.train import Outcome, Shown, run
+from trainvitals.diagnosis.fixes import Moment, at
 
 DEAD = Shown("dead_relu", "act1", 20, "warning")
 RATE = Shown("learning_rate_too_high", "", 10, "error")
@@ -121,6 +122,61 @@ def test_a_resolved_alarm_of_a_twin_is_a_false_alarm():
     rates = false_alarms(judged({}, {"alarms": (RATE,)}))
     assert (rates["twins"].hits, rates["twins"].of) == (1, 1)
     assert rates["all, still flagged at the end"].hits == 0
+
+
+# The fix of the headline.
+
+
+def trained_again(**second: object):
+    case = CASES["nan_in_the_input_at_step_60@lstm-cue"]
+    input_ = Shown("non_finite_input", "rnn", 60, "error")
+    again = outcome(case, **({"metric": 0.2} | second)) if second else None
+    [pair] = judged({"headline": input_, "roots": (input_,), "second": again}, {}).pairs
+    return pair
+
+
+def test_a_fix_is_proven_by_a_better_training_without_an_alarm():
+    assert trained_again(metric=0.9).fix == "proven"
+    assert trained_again(metric=0.91).fix == "no better: 1, then 0.91"
+    assert trained_again(headline=RATE).fix == "still open: learning_rate_too_high at the run"
+    assert trained_again(error="IndexError: list index out of range").fix.startswith("raised Index")
+    assert trained_again().fix == NO_FIX
+
+
+def test_a_pair_with_another_cause_in_the_headline_has_no_say_about_fixes():
+    [pair] = judged({"headline": RATE, "roots": (RATE,)}, {}).pairs
+    assert pair.fix is None
+    assert scores([pair, trained_again(metric=0.1), trained_again()]).fix == Rate(1, 2)
+
+
+def test_the_report_lists_the_fixes_that_are_not_proven():
+    shown = text(Result(pairs=[trained_again(), trained_again(metric=0.1)]))
+    assert "| no fix offered | 50.0% (1/2;" in shown
+    assert "nan_in_the_input_at_step_60@lstm-cue: non_finite_input at rnn: no fix offered" in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "zeros@tanh-rings",
+        "softmax_before_cross_entropy@cnn-digits",
+        "no_zero_grad@cnn-digits",
+        "constant_feature_divided_by_its_deviation@mlp-digits",
+        "batch_norm_in_eval_mode@cnn-digits",
+        "sorted_by_class@mlp-digits",
+        "weight_decay_of_100@mlp-digits",
+    ],
+)
+def test_the_bench_applies_a_fix_at_each_place_of_its_loop(name):
+    [pair] = bench([CASES[name]], [], 1, every=EVERY).pairs
+    assert pair.fix == "proven"
+
+
+def test_a_fix_that_raises_is_an_outcome_and_no_crash():
+    case = CASES["zeros@tanh-rings"]
+    second = run(case, 0, fix=at(Moment.BEFORE_TRAINING, "model.get_submodule('missing')"))
+    assert second.error.startswith("AttributeError")
+    assert second.metric == math.inf
 
 
 # The cases.

@@ -120,7 +120,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
     """What to do, in words."""
     fix: str = ""
-    """What to do, as PyTorch code; "" when no single fix follows from the evidence."""
+    """What to do, as PyTorch code; "" when no single fix follows from the evidence.
+
+    The code consists of parts. Each begins with a comment line that names its place in a training
+    script: see `trainvitals.diagnosis.fixes.Moment`. It runs there with these names: `torch`, `nn`,
+    `F` (torch.nn.functional), `math`, `trainvitals` and `remedies` (trainvitals.remedies); `model`,
+    `optimizer`, `scheduler` (None), `loss_function` (of prediction and targets), `x_train` and
+    `y_train` (the training set), `batch_size` and `steps` (planned); in the loop also `x`, `y`,
+    `prediction` and `loss`. What it assigns to these names takes effect.
+    """
     confidence: float = 1.0
     """0 to 1."""
     explained_by: str = ""

@@ -1,16 +1,144 @@
-"""Fixes that several rules offer, as PyTorch code that runs on any model."""
+"""Where the code of a fix belongs in a training script, and fixes that several rules offer.
+
+A fix consists of parts. Each part begins with a comment line that names its place, so that a reader
+knows where to put the code and a program can execute it there. The names that the code can use
+are in the docstring of `Finding.fix`.
+"""
 
 from __future__ import annotations
 
+import math
+from enum import StrEnum
 from typing import Final
 
-HE_INITIALISATION: Final = (
-    "for m in model.modules():\n"
-    "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-    "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
+
+class Moment(StrEnum):
+    """A place in a training script, as the comment line that names it."""
+
+    BEFORE_TRAINING = "# before training, after the optimizer is created"
+    STEP = "# at the start of each step"
+    TRAINING_BATCH = "# for each training batch, before the forward pass"
+    BATCH = "# for each batch, in training and evaluation, before the forward pass"
+    LOSS = "# instead of the loss"
+    CLIP = "# after backward, instead of any clipping"
+    UPDATE = "# after the loss, instead of zero_grad, backward and step"
+
+
+def at(moment: Moment, code: str) -> str:
+    """Return `code` as a part of a fix."""
+    return f"{moment}\n{code}"
+
+
+def parts(fix: str) -> dict[Moment, str]:
+    """Return the code by place, in the order of the text; {} for an empty fix.
+
+    Raises ValueError for code in front of the first place and for a place that occurs twice.
+    """
+    found: dict[Moment, str] = {}
+    moment: Moment | None = None
+    for line in fix.splitlines():
+        if line in [*Moment]:
+            moment = Moment(line)
+            if moment in found:
+                raise ValueError(f"The fix names this place twice: {line}")
+            found[moment] = ""
+        elif moment is None:
+            raise ValueError(f"The fix does not say where this line belongs: {line}")
+        else:
+            found[moment] += f"{line}\n"
+    return found
+
+
+def higher_rate(ratio: float) -> str:
+    """Return the fix that raises update ratios RMS(ΔW)/RMS(W) of `ratio` to 1e-3 or more.
+
+    The learning rate of all groups is multiplied by a power of ten, 10 to 1e5.
+    """
+    decades = math.ceil(math.log10(1e-3 / ratio)) if 0 < ratio < math.inf else 1
+    return for_each_group(f"['lr'] *= {10 ** min(5, max(1, decades))}")
+
+
+def lower_rate(ratio: float) -> str:
+    """Return the fix that lowers update ratios of `ratio` to 1e-2, the upper end of usual ones.
+
+    The learning rate of all groups is divided by a number with one digit, 2 to 1000.
+    """
+    factor = min(1e3, max(2.0, ratio / 1e-2)) if ratio < math.inf else 1e3
+    return for_each_group(f"['lr'] /= {float(f'{factor:.0e}'):.0f}")
+
+
+def for_each_group(change: str) -> str:
+    """Return the fix that changes all groups of the optimizer: `change` is "['lr'] /= 10"."""
+    return at(Moment.BEFORE_TRAINING, f"for group in optimizer.param_groups:\n    group{change}")
+
+
+def clipping(max_norm: float) -> str:
+    """Return the fix that limits the total gradient norm to `max_norm`."""
+    return at(
+        Moment.CLIP,
+        f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={max_norm:.2g})",
+    )
+
+
+def without_activation(kind: str) -> str:
+    """Return the fix that removes the last module of class nn.`kind` from the model.
+
+    The code raises IndexError if the activation is a call inside `forward`.
+    """
+    return at(
+        Moment.BEFORE_TRAINING,
+        f"names = [n for n, m in model.named_modules() if isinstance(m, nn.{kind})]\n"
+        "model.set_submodule(names[-1], nn.Identity())  # or remove the call in forward",
+    )
+
+
+def biases_apart(change: str) -> str:
+    """Return the fix that puts biases and norms into groups of their own and changes these.
+
+    `change` is "['weight_decay'] = 0.0"; the class and the other options of the optimizer stay.
+    """
+    return at(
+        Moment.BEFORE_TRAINING,
+        "for group in [*optimizer.param_groups]:\n"
+        "    biases = [p for p in group['params'] if p.ndim < 2]\n"
+        "    group['params'] = [p for p in group['params'] if p.ndim > 1]\n"
+        "    if biases:\n"
+        "        optimizer.add_param_group({**group, 'params': biases})\n"
+        f"        optimizer.param_groups[-1]{change}",
+    )
+
+
+CROSS_ENTROPY: Final = at(Moment.LOSS, "loss = F.cross_entropy(prediction, y)")
+"""Prediction (samples, classes), targets (samples,)."""
+INITIALISE: Final = at(Moment.BEFORE_TRAINING, "remedies.initialise(model)")
+"""Each layer by its fans and the nonlinearity that follows; all biases 0."""
+ZERO_BACKWARD_STEP: Final = at(
+    Moment.UPDATE, "optimizer.zero_grad()\nloss.backward()\noptimizer.step()"
 )
-ORTHOGONAL_RECURRENCE: Final = (
-    "for name, w in model.named_parameters():\n"
-    "    if 'weight_hh' in name:\n"
-    "        nn.init.orthogonal_(w)"
+BALANCED: Final = at(
+    Moment.TRAINING_BATCH,
+    "share = 1.0 / torch.bincount(y_train)[y_train]  # as WeightedRandomSampler\n"
+    "rows = torch.multinomial(share, batch_size, replacement=True)\n"
+    "x, y = x_train[rows], y_train[rows]",
+)
+SHUFFLED: Final = at(
+    Moment.TRAINING_BATCH,
+    "rows = torch.randint(len(x_train), (batch_size,))  # as DataLoader(..., shuffle=True)\n"
+    "x, y = x_train[rows], y_train[rows]",
+)
+RELU_FOR_SIGMOID: Final = at(
+    Moment.BEFORE_TRAINING,
+    "for name, module in [*model.named_modules()]:\n"
+    "    if isinstance(module, nn.Sigmoid):\n"
+    "        model.set_submodule(name, nn.ReLU())\n"
+    "remedies.initialise(model)",
+)
+STANDARD_INPUT: Final = at(
+    Moment.BATCH,
+    "x = (x - x_train.mean(0)) / x_train.std(0).clamp_min(1e-6)\n"
+    "x = x.clamp(-5, 5)  # a feature that is nearly constant in x_train can be far out",
+)
+STANDARD_TARGET: Final = at(
+    Moment.BATCH,
+    "y = (y - y_train.mean(0)) / y_train.std(0)  # predictions are in these units too",
 )

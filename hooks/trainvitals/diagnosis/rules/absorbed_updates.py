@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import matrices_by_depth, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -51,9 +52,8 @@ class AbsorbedUpdates(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507", "TV602", "TV603"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.UPDATE, Stream.GRADIENT)
-    fix: ClassVar[str] = (
-        "model.float()  # float32 weights, and compute in bfloat16:\n"
-        "with torch.autocast('cuda', torch.bfloat16): loss = model(x).loss"
+    fix: ClassVar[str] = at(
+        Moment.BEFORE_TRAINING, "model.float()  # float32 weights; compute in bfloat16 by autocast"
     )
     refuted_by: ClassVar[str] = "The weights differ clearly from those of many steps before."
 

@@ -11,6 +11,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import trailing_run
@@ -49,7 +50,10 @@ class AmpOverflow(Rule):
     explains: ClassVar[frozenset[str]] = frozenset(
         {"TV103", "TV107", "TV501", "TV502", "TV507", "TV602", "TV603"}
     )
-    fix: ClassVar[str] = "with torch.autocast('cuda', torch.bfloat16): loss = model(x).loss"
+    fix: ClassVar[str] = at(
+        Moment.BEFORE_TRAINING,
+        "torch.set_autocast_dtype('cuda', torch.bfloat16)  # where autocast names no dtype",
+    )
     refuted_by: ClassVar[str] = "The scale settles, and hardly any later step is skipped."
 
     skipped_in_a_row: int = threshold(

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at, biases_apart
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -57,7 +58,7 @@ class BiasDrift(Rule):
         Stream.WEIGHT,
         Stream.ACTIVATION,
     )
-    fix: ClassVar[str] = "with torch.no_grad(): head.bias.copy_(class_frequencies.log())"
+    fix: ClassVar[str] = biases_apart("['lr'] /= 10")
     refuted_by: ClassVar[str] = "The drift stops and the loss falls."
 
     drift_max: float = threshold(2.5, "RMS(b_t − b_0)/S; fires above this value while it rises.")
@@ -174,10 +175,16 @@ class BiasDrift(Rule):
                 ),
                 Evidence(quantity="biases affected", seen=float(sick.sum())),
             ),
-            fix="with torch.no_grad(): head.bias.fill_(targets.mean())" if single else self.fix,
+            fix=self._offset(place) if single and "output" in place.flags else None,
             confidence=0.85,
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,
+        )
+
+    def _offset(self, place: Place) -> str:
+        return at(
+            Moment.BEFORE_TRAINING,
+            f"nn.init.constant_(model.get_parameter({place.name!r}), float(y_train.mean()))",
         )
 
     def _trend(self, slope: float) -> tuple[Evidence, ...]:

@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import biases_apart
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -49,12 +50,7 @@ class BiasRegularised(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT,)
-    fix: ClassVar[str] = (
-        "optimizer = torch.optim.AdamW([\n"
-        "    {'params': [p for p in model.parameters() if p.ndim > 1]},\n"
-        "    {'params': [p for p in model.parameters() if p.ndim < 2], 'weight_decay': 0.0},\n"
-        "])"
-    )
+    fix: ClassVar[str] = biases_apart("['weight_decay'] = 0.0")
     refuted_by: ClassVar[str] = "Without decay of the biases the loss is the same."
 
     decay_rate_max: float = threshold(1e-3, "Learning rate times weight decay, per step.")

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import BALANCED
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
@@ -72,7 +73,7 @@ class ClassImbalance(Rule):
     before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701", "TV806"})
-    fix: ClassVar[str] = "loss_fn = nn.CrossEntropyLoss(weight=1 / class_counts.clamp_min(1))"
+    fix: ClassVar[str] = BALANCED
     refuted_by: ClassVar[str] = "The recall of each rare class is as good as that of the largest."
 
     factor_max: float = threshold(

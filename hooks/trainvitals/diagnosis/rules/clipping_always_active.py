@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import clipping
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -55,7 +56,7 @@ class ClippingAlwaysActive(Rule):
         {"TV501", "TV502", "TV507", "TV602", "TV603", "TV607"}
     )
     needs: ClassVar[tuple[Need, ...]] = ()
-    fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+    fix: ClassVar[str] = clipping(1.0)
     refuted_by: ClassVar[str] = "A larger max_norm does not change the course of the loss."
 
     active_share_max: float = threshold(0.95, "Share of the newest steps that were clipped.")
@@ -107,7 +108,7 @@ class ClippingAlwaysActive(Rule):
                 ),
                 Evidence(quantity="norm after clipping", seen=size),
             ),
-            fix=f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={size / left:.2g})",
+            fix=clipping(size / left),
             confidence=0.85,
             stream="scalar",
             statistic=Scalar.GRADIENT_NORM_BEFORE_CLIPPING,

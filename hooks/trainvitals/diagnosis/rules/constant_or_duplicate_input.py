@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import SHUFFLED
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Array, Floats, middle
@@ -59,7 +60,7 @@ class ConstantOrDuplicateInput(Rule):
     stage: ClassVar[Stage] = Stage.DATA
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
-    fix: ClassVar[str] = "loader = DataLoader(dataset, batch_size, shuffle=True)"
+    fix: ClassVar[str] = SHUFFLED
     refuted_by: ClassVar[str] = "A batch contains two targets that differ."
 
     observations: int = threshold(16, "Newest measured batches with one target each.")

@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at, biases_apart, for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import both_ends, units_before
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -31,10 +32,21 @@ ADVICE_DEAD_AT_INITIALISATION = (
     "- If it happens again, use LeakyReLU or GELU: their gradient is not zero for negative inputs."
 )
 
-BIASES_TO_ZERO = (
+NEGATIVE_BIAS = -0.5
+"""Mean of a bias at the start below which it kills ReLU units; the default is within ±1/√fan_in."""
+BIAS_STEP_MAX = 30.0
+"""Median update of the biases over that of the weights; 1 with one learning rate and Adam."""
+LEAKY = at(
+    Moment.BEFORE_TRAINING,
+    "for name, module in [*model.named_modules()]:\n"
+    "    if isinstance(module, nn.ReLU):\n"
+    "        model.set_submodule(name, nn.LeakyReLU(0.1))",
+)
+BIASES_TO_ZERO = at(
+    Moment.BEFORE_TRAINING,
     "for m in model.modules():\n"
     "    if isinstance(m, (nn.Linear, nn.Conv2d)) and m.bias is not None:\n"
-    "        nn.init.zeros_(m.bias)"
+    "        nn.init.zeros_(m.bias)",
 )
 
 
@@ -72,10 +84,7 @@ class DeadRelu(Rule):
         {"TV101", "TV103", "TV501", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
-    fix: ClassVar[str] = (
-        "for group in optimizer.param_groups:\n"
-        "    group['lr'] /= 10  # and nn.LeakyReLU(0.01) in place of nn.ReLU()"
-    )
+    fix: ClassVar[str] = for_each_group("['lr'] /= 10  # or LeakyReLU in place of ReLU")
     refuted_by: ClassVar[str] = "A larger or more varied batch on which these units are not zero."
 
     dead_share_error: float = threshold(
@@ -159,7 +168,7 @@ class DeadRelu(Rule):
                 Evidence(quantity="layers affected", seen=float(layers)),
             ),
             advice=ADVICE_DEAD_AT_INITIALISATION if since <= EARLY_STEPS else "",
-            fix=BIASES_TO_ZERO if since <= EARLY_STEPS else None,
+            fix=_fix(history, early=since <= EARLY_STEPS),
             confidence=0.95 if share >= self.dead_share_error else 0.75,
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,
@@ -190,6 +199,26 @@ class DeadRelu(Rule):
     def healthy() -> History:
         """Return a layer with half of its units inactive in each batch, but not the same half."""
         return _layer([0.55] * 60, list(np.linspace(2, 0.5, 60)), dead=0.2)
+
+
+def _fix(history: History, *, early: bool) -> str | None:
+    """Return the fix for what the biases show: their first values, or how far they move."""
+    biases = [i for i, p in enumerate(history.places(Stream.WEIGHT)) if p.kind == "bias"]
+    first = both_ends(history, Stream.WEIGHT, Stat.MEAN, biases).values[:1]
+    if early and (first < NEGATIVE_BIAS).any():
+        return BIASES_TO_ZERO
+    moved = history.places(Stream.UPDATE)
+    steps = {
+        kind: both_ends(
+            history, Stream.UPDATE, Stat.RMS, [i for i, p in enumerate(moved) if p.kind == kind]
+        ).values[:1]
+        for kind in ("bias", "weight")
+    }
+    if all(np.isfinite(x).any() and np.nanmax(x) > 0 for x in steps.values()):
+        factor = float(np.nanmedian(steps["bias"]) / np.nanmedian(steps["weight"]))
+        if BIAS_STEP_MAX < factor < math.inf:
+            return biases_apart(f"['lr'] /= {float(f'{factor:.0e}'):.0f}")
+    return LEAKY if early else None
 
 
 def _layer(inactive: list[float], loss: list[float], dead: float | None = None) -> History:

@@ -13,7 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import HE_INITIALISATION
+from trainvitals.diagnosis.fixes import INITIALISE, clipping
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
     layer_of,
@@ -62,7 +62,7 @@ class ExplodingGradient(Rule):
         {"TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV601", "TV901"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.GRADIENT,)
-    fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+    fix: ClassVar[str] = clipping(1.0)
     refuted_by: ClassVar[str] = (
         "The total gradient norm returns to its earlier level by itself and the loss falls."
     )
@@ -143,7 +143,7 @@ class ExplodingGradient(Rule):
             ),
             # Measured before any update: the initialisation is the cause, not the learning rate.
             stage=Stage.INITIALISATION,
-            fix=HE_INITIALISATION,
+            fix=INITIALISE,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )

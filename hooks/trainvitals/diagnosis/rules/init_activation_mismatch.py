@@ -15,6 +15,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, weight_gains
 from trainvitals.diagnosis.places import window
@@ -31,9 +32,11 @@ class _Wanted(NamedTuple):
     fix: str
 
 
-_HE: Final = _Wanted(math.sqrt(2), "nn.init.kaiming_normal_(m.weight, nonlinearity='relu')")
-_TANH: Final = _Wanted(1.0, "nn.init.xavier_normal_(m.weight, gain=5 / 3)")
-_SIGMOID: Final = _Wanted(4.0, "nn.init.xavier_normal_(m.weight, gain=4.0)")
+_HE: Final = _Wanted(math.sqrt(2), INITIALISE)
+_TANH: Final = _Wanted(1.0, INITIALISE)
+_SIGMOID: Final = _Wanted(
+    4.0, at(Moment.BEFORE_TRAINING, "remedies.initialise(model, 'xavier_normal', gain=4.0)")
+)
 WANTED: Final[Mapping[str, _Wanted]] = MappingProxyType(
     {
         **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "mish", "elu", "hardswish"), _HE),
@@ -83,11 +86,7 @@ class InitActivationMismatch(Rule):
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.ACTIVATION)
-    fix: ClassVar[str] = (
-        "for m in model.modules():\n"
-        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-        "        nn.init.kaiming_normal_(m.weight, nonlinearity='relu')"
-    )
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = "The scale of the outputs is the same in all layers."
 
     log_factor_max: float = threshold(
@@ -143,9 +142,7 @@ class InitActivationMismatch(Rule):
                 Evidence(quantity="median gain RMS(W)·√fan_in", seen=gain),
                 Evidence(quantity=f"gain that {kind} wants", seen=wanted.gain),
             ),
-            fix="for m in model.modules():\n"
-            "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-            f"        {wanted.fix}",
+            fix=wanted.fix,
             confidence=0.8,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,

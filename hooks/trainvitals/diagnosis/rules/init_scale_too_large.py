@@ -13,7 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent, times
 from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import HE_INITIALISATION, ORTHOGONAL_RECURRENCE
+from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, initial_loss, now_of, weight_gains
 from trainvitals.diagnosis.places import layer_of, window
@@ -75,7 +75,7 @@ class InitScaleTooLarge(Rule):
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT,)
-    fix: ClassVar[str] = HE_INITIALISATION
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = (
         "Without this layer's scale, the first loss and the outputs of the layers are the same."
     )
@@ -126,7 +126,6 @@ class InitScaleTooLarge(Rule):
                 *(evidence for _, evidence in shown),
                 Evidence(quantity="layers with a gain above the limit", seen=float(len(large))),
             ),
-            fix=_recurrent_fix(first.place) or None,
             confidence=0.95,
             stream=Stream.WEIGHT,
             statistic=Stat.STD,
@@ -241,12 +240,6 @@ def _first_row(history: History, statistic: Stat, rows: list[int]) -> Floats:
         return np.empty(0)
     values: Floats = seen.values[0]
     return values
-
-
-def _recurrent_fix(place: Place) -> str:
-    if "recurrent" not in place.flags or "_hh" not in place.name:
-        return ""
-    return ORTHOGONAL_RECURRENCE
 
 
 def _run(*, gain: float, loss: float, growth: float = 8.0) -> History:

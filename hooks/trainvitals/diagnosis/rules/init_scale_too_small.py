@@ -14,7 +14,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import HE_INITIALISATION, ORTHOGONAL_RECURRENCE
+from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, now_of, weight_gains
 from trainvitals.diagnosis.places import layer_of, window
@@ -67,7 +67,7 @@ class InitScaleTooSmall(Rule):
         {"TV101", "TV201", "TV501", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
-    fix: ClassVar[str] = HE_INITIALISATION
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = "The output differs clearly between two different samples."
 
     signal_ratio_min: float = threshold(
@@ -184,7 +184,6 @@ class InitScaleTooSmall(Rule):
                             healthy=(0.3, 2.0),
                         ),
                     ),
-                    fix=ORTHOGONAL_RECURRENCE,
                     confidence=0.8,
                     stream=Stream.WEIGHT,
                     statistic=Stat.STD,

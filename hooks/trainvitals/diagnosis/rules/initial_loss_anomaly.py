@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import initial_loss
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -64,10 +65,7 @@ class InitialLossAnomaly(Rule):
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = (
-        "nn.init.normal_(model.head.weight, std=0.01)  # model.head: the last layer\n"
-        "nn.init.zeros_(model.head.bias)"
-    )
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = "The first loss contains a term that is not a prediction error."
 
     loss_ratio_max: float = threshold(
@@ -117,7 +115,9 @@ class InitialLossAnomaly(Rule):
                 Evidence(quantity="loss of no knowledge", seen=start.expected, text=start.formula),
                 *self._bias_evidence(bias, named=named),
             ),
-            fix=f"nn.init.zeros_(model.get_parameter({bias.name!r}))" if named and bias else None,
+            fix=at(Moment.BEFORE_TRAINING, f"nn.init.zeros_(model.get_parameter({bias.name!r}))")
+            if named and bias
+            else None,
             confidence=0.9,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,

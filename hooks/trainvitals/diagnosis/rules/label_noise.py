@@ -58,9 +58,7 @@ class LabelNoise(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV506"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = (
-        "dataset = TensorDataset(inputs, targets)  # shuffle pairs, never one alone"
-    )
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A metric on validation data is clearly better than chance."
 
     evaluations_min: int = threshold(6, "Minimum number of evaluations.")

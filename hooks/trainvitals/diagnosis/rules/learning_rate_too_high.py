@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import Window, both_ends, is_matrix, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -80,7 +82,7 @@ class LearningRateTooHigh(Rule):
         Stream.UPDATE,
         Scalar.LOSS,
     )
-    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 10"
+    fix: ClassVar[str] = for_each_group("['lr'] /= 10")
     refuted_by: ClassVar[str] = "The loss falls below its start at the same learning rate."
 
     update_ratio_max: float = threshold(0.1, "Median of RMS(ΔW)/RMS(W) over the weight matrices.")
@@ -187,7 +189,25 @@ class LearningRateTooHigh(Rule):
             ),
             0.95,
             course,
+            self._fix_of_rise(history, ratio, course, since),
         )
+
+    def _fix_of_rise(self, history: History, ratio: Window, course: Course, since: int) -> str:
+        """Return the fix: no rise of the rate, clipping of single gradients, or a lower rate."""
+        rises = self._abrupt_rises(course)
+        if len(rises):
+            return at(
+                Moment.BEFORE_TRAINING,
+                "scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)"
+                f"  # the rate rose at step {rises[0]}",
+            )
+        before = ratio.values[ratio.steps < since]
+        norm = history.scalar(Scalar.GRADIENT_NORM)
+        usual = norm.values[norm.steps < since]
+        # The updates were of a usual size: a single gradient was too large, not the rate.
+        if len(before) >= self.observations and middle(before) < HEALTHY_RATIO[1] and len(usual):
+            return clipping(2 * middle(usual))
+        return lower_rate(_first(ratio))
 
     def _ratio_evidence(self, quantity: str, ratio: float) -> tuple[Evidence, ...]:
         """Return the ratio, with its limit if the ratio is above it."""
@@ -271,6 +291,7 @@ class LearningRateTooHigh(Rule):
             ),
             0.9 if judged else 0.6,
             course,
+            lower_rate(max(now, _first(ratio))),
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
@@ -307,6 +328,7 @@ class LearningRateTooHigh(Rule):
             ),
             0.7,
             course,
+            lower_rate(ratio_seen),
         )
 
     def _found(
@@ -316,6 +338,7 @@ class LearningRateTooHigh(Rule):
         evidence: tuple[Evidence, ...],
         confidence: float,
         course: Course,
+        fix: str,
     ) -> Finding:
         rates = course.learning_rate.values
         rate = [Evidence(quantity="learning rate", seen=float(rates[-1]))] if len(rates) else []
@@ -324,6 +347,7 @@ class LearningRateTooHigh(Rule):
             since_step=since,
             summary=summary,
             evidence=(*evidence, *rate),
+            fix=fix,
             confidence=confidence,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
@@ -338,6 +362,11 @@ class LearningRateTooHigh(Rule):
     def healthy() -> History:
         """Return Adam's large first steps on a wide layer, with a loss that falls."""
         return _run(0.2, list(2.3 * np.exp(-np.arange(20) / 10)))
+
+
+def _first(ratio: Window) -> float:
+    """Return the first update ratio: later ones belong to weights that it has damaged."""
+    return float(ratio.values[0]) if len(ratio.values) else math.inf
 
 
 def _rate_at(course: Course, step: int) -> str:

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import for_each_group, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -50,7 +51,7 @@ class LearningRateTooLow(Rule):
         Stream.UPDATE,
         Stream.GRADIENT,
     )
-    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] *= 10"
+    fix: ClassVar[str] = for_each_group("['lr'] *= 10")
     refuted_by: ClassVar[str] = "A loss that falls steadily at this learning rate."
 
     update_ratio_min: float = threshold(1e-6, "Largest RMS(ΔW)/RMS(W); fires below this value.")
@@ -112,6 +113,7 @@ class LearningRateTooLow(Rule):
                     else []
                 ),
             ),
+            fix=higher_rate(largest),
             confidence=0.9 if course.flat else 0.75,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, noise
@@ -56,10 +57,7 @@ class LossDivergence(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     explains: ClassVar[frozenset[str]] = frozenset({"TV502", "TV505"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = (
-        "model.load_state_dict(before); optimizer.load_state_dict(optimizer_before)\n"
-        "for group in optimizer.param_groups: group['lr'] /= 3"
-    )
+    fix: ClassVar[str] = for_each_group("['lr'] /= 3")
     refuted_by: ClassVar[str] = "The task, the data or the weight of a loss changed at that step."
 
     steps_held: int = threshold(20, "Newest losses, each of which is above the limit.")

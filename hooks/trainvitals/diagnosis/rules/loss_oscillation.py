@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import matrices_by_depth, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -62,7 +63,7 @@ class LossOscillation(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     explains: ClassVar[frozenset[str]] = frozenset({"TV502"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS, Stream.UPDATE)
-    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 5"
+    fix: ClassVar[str] = for_each_group("['lr'] /= 5")
     refuted_by: ClassVar[str] = "The loss is as noisy with a much lower learning rate."
 
     steps_min: int = threshold(60, "Minimum number of losses in the newest half.")

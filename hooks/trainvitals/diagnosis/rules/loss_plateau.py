@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, noise, trend
@@ -48,7 +49,7 @@ class LossPlateau(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     damages_loss: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = "for group in optimizer.param_groups: group['lr'] /= 5"
+    fix: ClassVar[str] = for_each_group("['lr'] /= 5")
     refuted_by: ClassVar[str] = "A metric on held-out data still improves."
 
     steps_min: int = threshold(100, "Minimum number of losses in the newest part.")

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import clipping
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -52,7 +53,7 @@ class LossSpike(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     explains: ClassVar[frozenset[str]] = frozenset({"TV502", "TV503"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
+    fix: ClassVar[str] = clipping(1.0)
     refuted_by: ClassVar[str] = "A planned change of data or learning rate at that step."
 
     z_min: float = threshold(8.0, "Robust deviations of the log-loss above the window before.")

@@ -13,6 +13,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -24,7 +25,6 @@ from trainvitals.diagnosis.supervision import (
 )
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
-CROSS_ENTROPY: Final = "loss = F.cross_entropy(logits, target)"
 BROADCAST: Final = "prediction_and_target_broadcast"
 NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -131,7 +131,9 @@ class LossTaskMismatch(Rule):
         return _Mismatch(
             kind.step,
             f"NLLLoss is given {NO_LOG[token]}",
-            CROSS_ENTROPY,
+            f"{without_activation('Softmax')}\n{CROSS_ENTROPY}"
+            if token.startswith("softmax")
+            else CROSS_ENTROPY,
             (_in_graph(token), *values),
         )
 
@@ -151,8 +153,7 @@ class LossTaskMismatch(Rule):
         text = (
             f"{kind.kinds[0]} compares each of {kind.target_shape[0]} predictions with each target"
         )
-        row = len(kind.prediction_shape) < len(kind.target_shape)
-        fix = "target = target.squeeze(1)" if row else "target = target.reshape(prediction.shape)"
+        fix = at(Moment.LOSS, "loss = loss_function(prediction, y.reshape(prediction.shape))")
         return _Mismatch(kind.step, text, fix, (_in_graph(BROADCAST), *shapes))
 
     def _class_numbers(self, history: History) -> _Mismatch | None:
@@ -226,7 +227,7 @@ class LossTaskMismatch(Rule):
         return _Mismatch(
             int(low.steps[others[-1] + 1 if len(others) else 0]),
             f"the targets of {only.kinds[0]} are {span}, not 0 to 1",
-            CROSS_ENTROPY,
+            at(Moment.LOSS, "loss = remedies.recommend_loss(y, prediction).loss(prediction, y)"),
             (
                 Evidence(
                     quantity="distance of a target from the range 0 to 1",
@@ -254,7 +255,7 @@ class LossTaskMismatch(Rule):
         return _Mismatch(
             only.step,
             f"the cross entropy has the wrong sign: the loss started at {number(float(first[0]))}",
-            "loss = F.cross_entropy(logits, target)  # without the minus",
+            at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus"),
             (
                 Evidence(
                     quantity="loss at the start",

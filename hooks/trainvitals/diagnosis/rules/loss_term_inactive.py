@@ -50,7 +50,7 @@ class LossTermInactive(Rule):
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV103", "TV603", "TV604", "TV702"}
-    fix: ClassVar[str] = "assert all(term.requires_grad for term in terms.values())"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "torch.autograd.grad of the term alone is not zero."
 
     observations: int = threshold(3, "Newest steps in which it holds.")
@@ -172,7 +172,6 @@ class LossTermInactive(Rule):
                 Evidence(quantity="factor of the term", seen=0.0),
                 Evidence(quantity="loss", seen=float(loss.values[-1])),
             ),
-            fix="assert weight > 0  # the factor of the term",
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
@@ -214,7 +213,6 @@ class LossTermInactive(Rule):
                 Evidence(quantity="gradient / weight", seen=factor),
                 Evidence(quantity="parameters", seen=float(ratio.shape[1])),
             ),
-            fix="assert output.requires_grad  # the output that the loss is computed from",
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )

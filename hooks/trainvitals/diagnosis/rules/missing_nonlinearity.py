@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, weight_gains
 from trainvitals.diagnosis.places import window
@@ -55,9 +56,7 @@ class MissingNonlinearity(Rule):
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.ACTIVATION)
-    fix: ClassVar[str] = (
-        "model = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))"
-    )
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "The forward pass applies a nonlinear function between two layers."
 
     layers_min: int = threshold(3, "Minimum number of linear layers in the chain.")
@@ -92,6 +91,7 @@ class MissingNonlinearity(Rule):
                 ),
                 Evidence(quantity="linear layers in a row", seen=float(len(chain))),
             ),
+            fix=_with_relu([g.place.module for g in chain[:-1]]),
             confidence=0.85,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
@@ -141,6 +141,15 @@ class MissingNonlinearity(Rule):
     def healthy() -> History:
         """Return four layers with an unknown function between that halves the signal."""
         return _run(0.58 * 0.5)
+
+
+def _with_relu(names: list[str]) -> str:
+    """Return the fix that puts a ReLU behind each of these layers."""
+    return at(
+        Moment.BEFORE_TRAINING,
+        f"for name in {names}:\n"
+        "    model.set_submodule(name, nn.Sequential(model.get_submodule(name), nn.ReLU()))",
+    )
 
 
 def _run(factor: float) -> History:

@@ -11,6 +11,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP
 from trainvitals.diagnosis.history import History, Values
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats
@@ -45,7 +46,7 @@ class MissingZeroGrad(Rule):
     code: ClassVar[str] = "TV104"
     stage: ClassVar[Stage] = Stage.WIRING
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV901", "TV903"}
-    fix: ClassVar[str] = "optimizer.zero_grad()\nloss.backward()\noptimizer.step()"
+    fix: ClassVar[str] = ZERO_BACKWARD_STEP
     refuted_by: ClassVar[str] = "Every p.grad is None or zero just before loss.backward()."
 
     observations: int = threshold(2, "Minimum number of measured steps with old gradients.")

@@ -40,7 +40,7 @@ class MonitorDegraded(Rule):
     code: ClassVar[str] = "TV954"
     stage: ClassVar[Stage] = Stage.MONITOR
     damages_loss: ClassVar[bool] = False
-    fix: ClassVar[str] = "print(monitor.diagnosis().not_watched)"
+    fix: ClassVar[str] = ""
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield a finding for each probe that was switched off after an exception."""

@@ -5,26 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-DETACHED_FIX: Final = (
-    "print([n for n, p in model.named_parameters() if p.requires_grad and p.grad is None])\n"
-    "# remove .detach(), .data, torch.no_grad() or .numpy() behind the last of them"
-)
-BACKWARD_FIX: Final = "optimizer.zero_grad()\nloss.backward()\noptimizer.step()"
-FROZEN_FIX: Final = "model.requires_grad_(True)  # before the optimizer is built"
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class NoGradient(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV603"}
     needs: ClassVar[tuple[Need, ...]] = (Stream.UPDATE,)
-    fix: ClassVar[str] = DETACHED_FIX
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "Each p.grad is a tensor between loss.backward() and zero_grad."
 
     observations: int = threshold(3, "Newest measured steps without a gradient.")
@@ -144,7 +138,7 @@ class NoGradient(Rule):
             summary=f"No gradient: none of the {len(places)} parameters in the optimizer had a "
             f"gradient when it stepped, in the last {self.observations} measured steps.",
             evidence=(self._share(1.0), self._steps()),
-            fix=BACKWARD_FIX,
+            fix=ZERO_BACKWARD_STEP,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )
@@ -233,7 +227,13 @@ class NoGradient(Rule):
                 ),
                 Evidence(quantity="trained parameters", seen=float(len(places) - len(frozen))),
             ),
-            fix=FROZEN_FIX,
+            fix=at(
+                Moment.BEFORE_TRAINING,
+                f"layer = model.get_submodule({layer_of(head)!r}).requires_grad_(True)\n"
+                "known = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
+                "if new := [p for p in layer.parameters() if id(p) not in known]:\n"
+                "    optimizer.add_param_group({'params': new})",
+            ),
             confidence=0.8,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,

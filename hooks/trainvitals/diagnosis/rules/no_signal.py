@@ -46,7 +46,7 @@ class NoSignal(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = (DOWNSTREAM - {"TV107"}) | {"TV603"}
     needs: ClassVar[tuple[Need, ...]] = (Stream.GRADIENT,)
-    fix: ClassVar[str] = "assert advantage.std() > 0 and mask.any(), 'this batch teaches nothing'"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A gradient is not zero after loss.backward()."
 
     steps_min: int = threshold(20, "Newest steps in a row with a gradient norm of exactly 0.")

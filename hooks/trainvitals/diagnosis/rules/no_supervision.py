@@ -20,7 +20,6 @@ from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
 READ_MAX: Final = 16_384
 """Entries of a target that capture reads: of a larger one, it can miss the supervised ones."""
-COUNT_FIX: Final = "assert (targets != -100).any(), 'every target is ignored'"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class NoSupervision(Rule):
     before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV408", "TV603", "TV901", "TV902"}
-    fix: ClassVar[str] = COUNT_FIX
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A batch contains targets that are not ignored and not masked."
 
     observations: int = threshold(2, "Measured steps in a row without a supervised target.")
@@ -151,7 +150,6 @@ class NoSupervision(Rule):
                     if len(others) else float(len(loss)),
                 ),
             ),
-            fix="assert mask.any(), 'no element of the batch counts'",
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )  # fmt: skip

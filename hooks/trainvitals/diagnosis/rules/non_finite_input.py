@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import range_before
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -52,7 +53,9 @@ class NonFiniteInput(Rule):
         {"TV102", "TV501", "TV503", "TV504", "TV601", "TV606", "TV701", "TV801", "TV901"}
     )
     needs: ClassVar[tuple[Need, ...]] = ()
-    fix: ClassVar[str] = "x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)"
+    fix: ClassVar[str] = at(
+        Moment.BATCH, "x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)"
+    )
     refuted_by: ClassVar[str] = "All entries of this batch are finite."
 
     weight_max: float = threshold(1e6, "Largest absolute weight of the first layer.")
@@ -81,7 +84,10 @@ class NonFiniteInput(Rule):
                     text="each is one too many",
                 ),
             ),
-            fix="keep = torch.isfinite(y); loss = loss_function(prediction[keep], y[keep])",
+            fix=at(
+                Moment.TRAINING_BATCH,
+                "keep = torch.isfinite(y).reshape(len(y), -1).all(1)\nx, y = x[keep], y[keep]",
+            ),
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_MAX,
         )

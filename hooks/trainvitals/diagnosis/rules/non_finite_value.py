@@ -11,6 +11,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import Moment, at, clipping
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import range_before
 from trainvitals.diagnosis.rule import Rule, threshold
@@ -24,8 +25,10 @@ OPERATIONS = {
     "exp": "x.clamp_max(80.0).exp()",
 }
 """Operation that capture found out of range before a non-finite loss → its guarded form."""
-CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)"
-CHECK_INPUT = "assert torch.isfinite(inputs).all()"
+EPSILON = at(
+    Moment.BEFORE_TRAINING,
+    "for group in optimizer.param_groups:\n    group['eps'] = max(group.get('eps', 0.0), 1e-8)",
+)
 
 
 class First(NamedTuple):
@@ -153,6 +156,7 @@ class NonFiniteValue(Rule):
                 ),
             ),
             fix=fix,
+            advice=self._advice(history, step),
             confidence=1.0 if origin.is_observed else 0.9,
             stream=origin.stream if origin.first else Stream.SCALAR,
             statistic=Stat.NONFINITE if origin.first else Scalar.NONFINITE_LOSS,
@@ -250,15 +254,18 @@ class NonFiniteValue(Rule):
         """Return the fix that follows from the evidence; "" if none does."""
         operations = self._operations(history, step)
         if len(operations) == 1 and origin.stream is not Stream.WEIGHT:
-            return OPERATIONS[operations[0]]
+            return ""  # the operation is in the loss or the model: see `_advice`
         if largest >= self.overflow_min:
-            return CLIP
-        first = origin.first
-        if first is not None and origin.stream is Stream.ACTIVATION:
-            depths = [p.depth for p in history.places(Stream.ACTIVATION) if p.depth >= 0]
-            if depths and first.place.depth == min(depths):
-                return CHECK_INPUT
-        return ""
+            return clipping(1.0)
+        return EPSILON if origin.stream in (Stream.WEIGHT, Stream.UPDATE) else ""
+
+    def _advice(self, history: History, step: int) -> str:
+        """Return the advice with the guarded form of the operation that left its range."""
+        operations = self._operations(history, step)
+        if len(operations) != 1:
+            return ""
+        guarded = OPERATIONS[operations[0]]
+        return f"- Write `{guarded}` for the operation {operations[0]}.\n{self.page().what_to_do}"
 
     def _operations(self, history: History, step: int) -> list[str]:
         """Return the operations that capture found out of range before the loss of that step."""

@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START
 from trainvitals.diagnosis.places import window
@@ -52,9 +53,7 @@ class OutputBiasPrior(Rule):
     stage: ClassVar[Stage] = Stage.INITIALISATION
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
-    fix: ClassVar[str] = (
-        "model.head.bias.data = torch.bincount(train_y).float().log()  # model.head: the last layer"
-    )
+    fix: ClassVar[str] = at(Moment.BEFORE_TRAINING, "remedies.initialise(model, targets=y_train)")
     refuted_by: ClassVar[str] = "The first loss is that of the class frequencies."
 
     saving_min: float = threshold(0.5, "ln C less the entropy of the class frequencies, in nats.")
@@ -114,7 +113,13 @@ class OutputBiasPrior(Rule):
                     healthy=(0.8, 1.2),
                 ),
             ),
-            None,
+            at(
+                Moment.BEFORE_TRAINING,
+                "frequency = torch.bincount(y_train.flatten(), minlength="
+                f"{classes}).float().clamp_min(0.5)\n"
+                f"with torch.no_grad():\n"
+                f"    model.get_parameter({place.name!r}).copy_(frequency.log())",
+            ),
         )
 
     def _regression(self, history: History, place: Place) -> Iterator[Finding]:
@@ -145,7 +150,11 @@ class OutputBiasPrior(Rule):
                     unit="standard deviations",
                 ),
             ),
-            "model.head.bias.data = train_y.mean(0)  # model.head: the last layer",
+            at(
+                Moment.BEFORE_TRAINING,
+                f"with torch.no_grad():\n"
+                f"    model.get_parameter({place.name!r}).copy_(y_train.mean(0))",
+            ),
         )
 
     def _note(

@@ -13,6 +13,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import without_activation
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags
@@ -31,6 +32,17 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     }
 )
 """Activation → smallest and largest value that it can have."""
+MODULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sigmoid": "Sigmoid",
+        "softmax": "Softmax",
+        "hardsigmoid": "Hardsigmoid",
+        "tanh": "Tanh",
+        "relu": "ReLU",
+        "softplus": "Softplus",
+    }
+)
+"""Activation → its module in torch.nn."""
 _REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _LOSSES: Final = {
     "cross_entropy": "a cross entropy needs logits of both signs",
@@ -90,7 +102,7 @@ class OutputRangeMismatch(Rule):
     before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
-    fix: ClassVar[str] = "prediction = head(features)  # no activation after the last layer"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "Every target lies within the range of the model's output."
 
     observations: int = threshold(3, "Newest measured batches with targets outside the range.")
@@ -120,7 +132,7 @@ class OutputRangeMismatch(Rule):
                         text=token,
                     ),
                 ),
-                fix="logits = head(features)  # no activation after the last layer",
+                fix=without_activation(MODULES[activation]),
                 stream=Stream.SCALAR,
                 statistic=Scalar.LOSS,
             )
@@ -176,6 +188,7 @@ class OutputRangeMismatch(Rule):
                     seen=f"{number(low)} to {'infinity' if high == math.inf else number(high)}",
                 ),
             ),
+            fix=without_activation(MODULES[activation]) if activation in MODULES else None,
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_MIN if targets.below else Scalar.TARGET_MAX,

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -57,7 +58,7 @@ class OverRegularised(Rule):
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Scalar.LOSS)
-    fix: ClassVar[str] = "for group in optimizer.param_groups: group['weight_decay'] /= 100"
+    fix: ClassVar[str] = for_each_group("['weight_decay'] /= 1000")
     refuted_by: ClassVar[str] = "The loss falls while the norm of the weights stays low."
 
     norm_share: float = threshold(

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Floats, middle, noise, trend
@@ -68,9 +69,7 @@ class Overfitting(Rule):
     code: ClassVar[str] = "TV506"
     stage: ClassVar[Stage] = Stage.LOSS
     damages_loss: ClassVar[bool] = False
-    fix: ClassVar[str] = (
-        "model.load_state_dict(best_state)  # stop here; weight decay, dropout, data"
-    )
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A validation metric, such as the accuracy, still improves."
 
     evaluations_min: int = threshold(6, "Minimum number of evaluations.")
@@ -290,6 +289,10 @@ class Overfitting(Rule):
             since_step=best.step,
             summary=summary,
             evidence=evidence,
+            fix=at(
+                Moment.BEFORE_TRAINING,
+                f"steps = {best.step}  # the validation loss was lowest then",
+            ),
             confidence=confidence,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,

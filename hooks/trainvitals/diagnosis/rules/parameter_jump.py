@@ -72,7 +72,7 @@ class ParameterJump(Rule):
         {"TV102", "TV201", "TV202", "TV501", "TV503", "TV504", "TV601", "TV701", "TV901"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.UPDATE)
-    fix: ClassVar[str] = "model.load_state_dict(torch.load('last_good_checkpoint.pt'))"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "Your program replaced these weights at this step on purpose."
 
     ratio_max: float = threshold(

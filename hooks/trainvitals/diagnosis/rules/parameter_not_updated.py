@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -61,7 +62,12 @@ class ParameterNotUpdated(Rule):
         Stream.GRADIENT,
         Stream.WEIGHT,
     )
-    fix: ClassVar[str] = "optimizer.add_param_group({'params': layer.parameters()})"
+    fix: ClassVar[str] = at(
+        Moment.BEFORE_TRAINING,
+        "known = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
+        "left = [p for p in model.parameters() if p.requires_grad and id(p) not in known]\n"
+        "optimizer.add_param_group({'params': left})",
+    )
     refuted_by: ClassVar[str] = "The parameter's values differ between two checkpoints."
 
     observations: int = threshold(5, "Newest captured steps in a row without a change.")
@@ -145,7 +151,7 @@ class ParameterNotUpdated(Rule):
                     seen=", ".join(dict.fromkeys(layer_of(p) for p in missing[:8])),
                 ),
             ),
-            fix=self.fix if left_out else "print([g['lr'] for g in optimizer.param_groups])",
+            fix=None if left_out else for_each_group("['lr'] = 1e-3  # Adam; 0.1 for SGD"),
             confidence=0.95,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,

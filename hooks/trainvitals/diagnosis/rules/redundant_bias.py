@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule
 from trainvitals.wire import Place, Stat, Stream
@@ -49,7 +50,7 @@ class RedundantBias(Rule):
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT,)
-    fix: ClassVar[str] = "layer = nn.Conv2d(inputs, outputs, kernel_size=3, bias=False)"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "The output changes when this bias changes."
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -86,6 +87,11 @@ class RedundantBias(Rule):
                     quantity="biases before a BatchNorm or InstanceNorm", seen=float(len(found))
                 ),
                 Evidence(quantity="their entries", seen=float(entries)),
+            ),
+            fix=at(
+                Moment.BEFORE_TRAINING,
+                f"for name in {[p.module for p in found]}:\n"
+                "    model.get_submodule(name).bias = None  # bias=False",
             ),
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -50,7 +51,7 @@ class SaturatedActivation(Rule):
     stage: ClassVar[Stage] = Stage.PROPAGATION
     explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV502", "TV602"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
-    fix: ClassVar[str] = "inputs = (inputs - inputs.mean(0)) / inputs.std(0).clamp_min(1e-6)"
+    fix: ClassVar[str] = STANDARD_INPUT
     refuted_by: ClassVar[str] = (
         "The layers before it learn: their update ratios are in the healthy range."
     )

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import block_means, middle, trailing_run, trend
@@ -52,8 +53,9 @@ class ScheduleEndedEarly(Rule):
         {"TV501", "TV502", "TV507", "TV601", "TV602", "TV607"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = (
-        "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps)"
+    fix: ClassVar[str] = at(
+        Moment.BEFORE_TRAINING,
+        "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)",
     )
     refuted_by: ClassVar[str] = "The learning rate rises again before the end of the run."
 

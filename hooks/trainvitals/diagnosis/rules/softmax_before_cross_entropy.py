@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import DOWNSTREAM, connected, only_loss, output_module
@@ -25,10 +26,8 @@ class Mistake(NamedTuple):
     fix: str
 
 
-LOGITS: Final = "loss = F.cross_entropy(logits, target)  # logits: the output before softmax"
-BINARY: Final = (
-    "loss = F.binary_cross_entropy_with_logits(logits, target)  # logits: before the activation"
-)
+LOGITS: Final = without_activation("Softmax")
+CLASSES: Final = f"{LOGITS}\n{CROSS_ENTROPY}"
 HIDDEN: Final = "softmax_before_cross_entropy"
 
 MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
@@ -37,24 +36,31 @@ MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
             "a softmax output goes into a cross entropy, which applies softmax", LOGITS
         ),
         "softmax_before_bce_with_logits": Mistake(
-            "a softmax output goes into BCEWithLogitsLoss, which applies sigmoid", LOGITS
+            "a softmax output goes into BCEWithLogitsLoss, which applies sigmoid", CLASSES
         ),
         "sigmoid_before_bce_with_logits": Mistake(
-            "a sigmoid output goes into BCEWithLogitsLoss, which applies sigmoid", BINARY
+            "a sigmoid output goes into BCEWithLogitsLoss, which applies sigmoid",
+            without_activation("Sigmoid"),
         ),
         "log_sigmoid_before_bce_with_logits": Mistake(
-            "a log-sigmoid output goes into BCEWithLogitsLoss, which applies sigmoid", BINARY
+            "a log-sigmoid output goes into BCEWithLogitsLoss, which applies sigmoid",
+            without_activation("LogSigmoid"),
         ),
         "log_softmax_before_bce_with_logits": Mistake(
-            "a log-softmax output goes into BCEWithLogitsLoss, which applies sigmoid", LOGITS
+            "a log-softmax output goes into BCEWithLogitsLoss, which applies sigmoid",
+            f"{without_activation('LogSoftmax')}\n{CROSS_ENTROPY}",
         ),
         "log_softmax_over_wrong_dimension": Mistake(
             "log_softmax normalises another dimension than the classes before the loss",
-            "log_probabilities = F.log_softmax(logits, dim=1)  # over the classes",
+            f"{without_activation('LogSoftmax')}\n{CROSS_ENTROPY}",
         ),
         "softmax_over_one_class": Mistake(
             "softmax over a single output is always 1, whatever the model computes",
-            "loss = F.binary_cross_entropy_with_logits(logits.squeeze(1), target.float())",
+            f"{LOGITS}\n"
+            + at(
+                Moment.LOSS,
+                "loss = F.binary_cross_entropy_with_logits(prediction.squeeze(1), y.float())",
+            ),
         ),
     }
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import HE_INITIALISATION
+from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -65,7 +65,7 @@ class SymmetricInit(Rule):
         Stream.WEIGHT,
         Stream.GRADIENT,
     )
-    fix: ClassVar[str] = HE_INITIALISATION
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = "The rows of the weight differ after some steps."
 
     distinct_rows_max: float = threshold(0.5, "Share of distinct rows; fires up to this value.")

@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import STANDARD_TARGET
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -68,7 +69,7 @@ class TargetNotScaled(Rule):
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
-    fix: ClassVar[str] = "y = (y - train_y.mean(0)) / train_y.std(0)"
+    fix: ClassVar[str] = STANDARD_TARGET
     refuted_by: ClassVar[str] = "The first predictions have the mean and the scale of the targets."
 
     scale_max: float = threshold(

@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median
@@ -20,8 +21,10 @@ from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 _SEVERAL_ITERATIONS: Final = ("LBFGS",)
 """Optimizers whose step contains several iterations."""
-_SHIFT: Final = "logits, targets = logits[:, :-1], tokens[:, 1:]"
-_DROP: Final = "x = torch.cat([x[:, :column], x[:, column + 1 :]], 1)  # the copy of the target"
+_SHIFT: Final = at(
+    Moment.TRAINING_BATCH, "x, y = x[:, :-1], x[:, 1:]  # the target is the next token"
+)
+_DROP: Final = ""
 _CONTAINED: Final = {
     Scalar.TARGET_IN_TOKENS_SHARE: ("the labels are the tokens, not shifted by one", _SHIFT),
     Scalar.TARGET_IN_FEATURES: ("the target, or a copy of it, is among the features", _DROP),
@@ -67,7 +70,7 @@ class TrivialTarget(Rule):
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset({"TV506"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = f"{_SHIFT}  # or drop the feature"
+    fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "The validation loss on data from another source is as low."
 
     contained_min: float = threshold(

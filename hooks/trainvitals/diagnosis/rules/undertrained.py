@@ -12,6 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
+from trainvitals.diagnosis.fixes import Moment, at, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -53,7 +54,7 @@ class Undertrained(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
-    fix: ClassVar[str] = "total_steps = 10 * total_steps  # and a schedule of this length"
+    fix: ClassVar[str] = at(Moment.BEFORE_TRAINING, "steps *= 10  # and a schedule of this length")
     refuted_by: ClassVar[str] = "A metric on held-out data is as good as a longer run's."
 
     steps_few: int = threshold(100, "Planned steps; a plan with fewer is short.")
@@ -130,6 +131,7 @@ class Undertrained(Rule):
                     direction="below" if still else "",
                 ),
             ),
+            fix=higher_rate(moved / planned) if still else None,
             confidence=0.8,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,

@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import rms_window, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -77,7 +78,7 @@ class UnnormalisedInput(Rule):
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = ()
-    fix: ClassVar[str] = "x = (x - train_x.mean(0)) / train_x.std(0).clamp_min(1e-6)"
+    fix: ClassVar[str] = STANDARD_INPUT
     refuted_by: ClassVar[str] = "The inputs of the first layer have a mean and a scale near one."
 
     rms_max: float = threshold(10.0, "RMS of the inputs' entries.")

@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import INITIALISE, RELU_FOR_SIGMOID
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
     layer_of,
@@ -66,11 +67,7 @@ class VanishingGradient(Rule):
         Stream.GRADIENT,
         Stream.UPDATE,
     )
-    fix: ClassVar[str] = (
-        "for m in model.modules():\n"
-        "    if isinstance(m, (nn.Linear, nn.Conv2d)):\n"
-        "        nn.init.xavier_uniform_(m.weight)  # kaiming_uniform_ before ReLU"
-    )
+    fix: ClassVar[str] = INITIALISE
     refuted_by: ClassVar[str] = (
         "The loss falls as fast as with a normalisation layer between the layers."
     )
@@ -132,6 +129,7 @@ class VanishingGradient(Rule):
                 self._movement(update, course),
                 Evidence(quantity="weight matrices compared", seen=float(len(rows))),
             ),
+            fix=RELU_FOR_SIGMOID if _sigmoids(history) else None,
             confidence=0.95 if stuck else 0.8,
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
@@ -180,6 +178,11 @@ class VanishingGradient(Rule):
     def healthy() -> History:
         """Return fifteen layers that each reduce the gradient by 0.1 decades; the loss falls."""
         return _stack(slope=0.1, update=1e-3, loss=list(np.linspace(0.7, 0.2, 80)))
+
+
+def _sigmoids(history: History) -> bool:
+    """Whether at least three modules are sigmoids: their slope, 1/4 at most, shrinks gradients."""
+    return sum(p.kind == "Sigmoid" for p in history.places(Stream.ACTIVATION)) >= 3
 
 
 def _stack(slope: float, update: float, loss: list[float]) -> History:

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats, middle
@@ -47,7 +48,7 @@ class WrongTrainEvalMode(Rule):
     before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV303", "TV901"}
-    fix: ClassVar[str] = "model.train()"
+    fix: ClassVar[str] = at(Moment.STEP, "model.train()")
     refuted_by: ClassVar[str] = "m.training is True for the BatchNorm modules during a step."
 
     observations: int = threshold(2, "Newest measured steps in a row with all in eval mode.")

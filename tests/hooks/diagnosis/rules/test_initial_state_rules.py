@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
+from helpers.fixing import applied  # noqa: E402
 from helpers.small_runs import layers  # noqa: E402
 from trainvitals.api.schema import Finding, Severity  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
@@ -136,10 +137,13 @@ class TestInitScaleTooLarge:
         assert any("saturated" in e.quantity for e in finding.evidence)
         assert headline_of(Engine().examine(history)).rule == "init_scale_too_large"
 
-    def test_a_recurrent_weight_that_saturates_the_states_gets_a_recurrent_fix(self):
+    def test_a_recurrent_weight_that_saturates_the_states_gets_a_fix_that_makes_it_orthogonal(self):
         finding = found(InitScaleTooLarge, train(Recurrent(4.0)))
         assert finding.where == "rnn.weight_hh_l0"
-        assert "orthogonal_" in finding.fix
+        model = Recurrent(4.0)
+        applied(finding.fix, model=model)
+        hidden = model.rnn.weight_hh_l0
+        assert torch.allclose(hidden @ hidden.T, torch.eye(len(hidden)), atol=1e-5)
 
     @pytest.mark.parametrize("gain", [0.3, 1.0, 1.5])
     def test_usual_recurrent_weights_are_not_reported(self, gain):
@@ -281,10 +285,16 @@ class TestInitActivationMismatch:
         assert "relu wants 1.41" in finding.summary
 
     @pytest.mark.parametrize(
-        ("activation", "gain", "fix"), [(nn.Tanh, 0.3, "5 / 3"), (nn.Sigmoid, 1.0, "4.0")]
+        ("activation", "gain", "wanted"), [(nn.Tanh, 0.3, 5 / 3), (nn.Sigmoid, 1.0, 4.0)]
     )
-    def test_each_nonlinearity_has_its_own_fix(self, activation, gain, fix):
-        assert fix in found(InitActivationMismatch, train(self.stack(activation, gain))).fix
+    def test_the_fix_gives_the_weights_the_gain_of_their_nonlinearity(
+        self, activation, gain, wanted
+    ):
+        model = self.stack(activation, gain)
+        finding = found(InitActivationMismatch, train(model))
+        applied(finding.fix, model=model)
+        weight = model[2].weight
+        assert weight.std().item() == pytest.approx(wanted / len(weight) ** 0.5, rel=0.1)
 
     @pytest.mark.parametrize(("activation", "gain"), [(nn.ReLU, 1.41), (nn.Tanh, 5 / 3)])
     def test_weights_that_fit_are_not_reported(self, activation, gain):

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from helpers.fixing import applied  # noqa: E402
 from helpers.small_runs import layers  # noqa: E402
 from trainvitals.api.schema import Finding  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
@@ -47,7 +48,9 @@ def test_labels_that_were_not_shifted_are_found_within_four_steps():
     [finding] = language_model(shift=0)
     assert finding.since_step == 0
     assert "not shifted by one" in finding.summary
-    assert finding.fix == "logits, targets = logits[:, :-1], tokens[:, 1:]"
+    names = applied(finding.fix, x=torch.arange(6).reshape(2, 3), y=torch.arange(6).reshape(2, 3))
+    assert names["y"].tolist() == [[1, 2], [4, 5]]
+    assert names["x"].tolist() == [[0, 1], [3, 4]]
     assert finding.evidence[0].seen == 1
 
 
