@@ -36,6 +36,9 @@ COMMANDS = {
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
     "run": Command("Run a training script and watch it, without a change to it.", "cli.run"),
     "checkup": Command("Check a model before its training.", "cli.checkup"),
+    "experiment": Command(
+        "Compare initialisations, losses or learning rates by short trainings.", "cli.experiment"
+    ),
     "rules": Command("List the rules, or show the page of one rule.", "cli.rules"),
     "up": Command("Run the collector and the dashboard on one port.", extra="server"),
     "serve": Command("Run the collector.", extra="server"),

@@ -44,7 +44,7 @@ def _row(name: str, found: Sequence[Outcome], metric: Metric, threshold: float |
     values = [o.metric for o in found]
     known = [v for v in values if v is not None]
     is_complete = len(known) == len(found)
-    low, high = interval(known) if is_complete else (None, None)
+    low, high = _interval(known, metric) if is_complete else (None, None)
     headlines = Counter(o.diagnosis for o in found)
     return Row(
         choice=name,
@@ -61,6 +61,12 @@ def _row(name: str, found: Sequence[Outcome], metric: Metric, threshold: float |
     )
 
 
+def _interval(values: Sequence[float], metric: Metric) -> tuple[float, float]:
+    """Return the interval of the mean, cut at the bounds of the metric."""
+    (low, high), (smallest, largest) = interval(values), metric.bounds
+    return max(low, smallest), min(high, largest)
+
+
 def has_learned(outcome: Outcome, metric: Metric) -> bool:
     """Return whether a training is clearly better than a constant prediction."""
     if outcome.metric is None or outcome.final_loss is None or outcome.first_loss is None:
@@ -71,11 +77,16 @@ def has_learned(outcome: Outcome, metric: Metric) -> bool:
 
 
 def threshold_of(groups: dict[str, Sequence[Outcome]], metric: Metric) -> float | None:
-    """Return the metric that trainings have to reach; None if nothing gets past a constant.
+    """Return the metric that trainings have to reach; None if no choice learned.
 
     The start of the way is the constant prediction, for a user's metric the worst first value.
     """
-    means = [m for found in groups.values() if (m := _mean([o.metric for o in found])) is not None]
+    learned = [
+        found
+        for found in groups.values()
+        if sum(has_learned(o, metric) for o in found) > len(found) / 2
+    ]
+    means = [m for found in learned if (m := _mean([o.metric for o in found])) is not None]
     every = [o for found in groups.values() for o in found]
     starts = [o.constant for o in every if o.constant is not None]
     if not starts:
@@ -85,8 +96,7 @@ def threshold_of(groups: dict[str, Sequence[Outcome]], metric: Metric) -> float 
     best, start = (
         (max(means), min(starts)) if metric.higher_is_better else (min(means), max(starts))
     )
-    is_better = best > start if metric.higher_is_better else best < start
-    return start + WAY * (best - start) if is_better else None
+    return start + WAY * (best - start)
 
 
 def verdict_of(
@@ -112,7 +122,9 @@ def verdict_of(
     rival = max(adjusted, key=lambda name: adjusted[name])
     tied = tuple(name for name, p in adjusted.items() if p >= SIGNIFICANCE)
     seeds = len(next(iter(groups.values())))
-    test = f"paired t-test over {seeds} seeds, corrected for {len(adjusted)} comparisons"
+    test = f"paired t-test over {seeds} seeds"
+    if len(adjusted) > 1:
+        test += f", corrected for {len(adjusted)} comparisons"
     value = next(r for r in rows if r.choice == rival).metric
     lead = f"{first.choice} has the best {metric.name} ({number(first.metric)})"
     other = f"{rival} ({'diverged' if value is None else number(value)})"

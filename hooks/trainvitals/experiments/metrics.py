@@ -6,6 +6,7 @@ absolute error does not depend on a few outliers in the held-out targets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,13 @@ class Metric:
     higher_is_better: bool
     function: Callable[..., Any] | None = None
     """The user's function of (model, inputs, targets); None: `score`."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest possible value."""
+        if self.function is not None:
+            return -math.inf, math.inf
+        return 0.0, 1.0 if self.higher_is_better else math.inf
 
 
 def metric_of(form: Form, given: Callable[..., Any] | None, higher: bool | None) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def test_the_loss_is_found_so_that_no_rule_is_blind(run):
     done = run(LOOP, "30.0", options=["--name", "hot", "--fail-on", "warning"])
     assert done.returncode == 1
     assert "run hot" in done.stderr
-    assert "TV601 learning_rate_too_high" in done.stderr
+    assert re.search(r"(WARNING|ERROR) TV\d+ \w+.* since step \d+: ", done.stderr)
+    assert "blind" not in done.stderr
 
 
 def test_a_finding_without_fail_on_leaves_the_exit_code(run):
@@ -85,10 +87,9 @@ def test_a_finding_without_fail_on_leaves_the_exit_code(run):
     [("sys.exit(7)", 7), ("sys.exit()", 0), ("sys.exit('stopped')", 1), ("raise KeyError(3)", 1)],
 )
 def test_it_ends_as_python_does(run, ending, code):
-    plain, watched = (run(LOOP + f"\n{ending}\n", watched=w) for w in (False, True))
+    plain, watched = (run(f"import sys\n{ending}\n", watched=w) for w in (False, True))
     assert watched.returncode == plain.returncode == code
-    kept = [line for line in watched.stderr.splitlines() if not line.startswith("trainvitals:")]
-    assert kept == plain.stderr.splitlines()
+    assert watched.stderr == plain.stderr
 
 
 def test_a_failed_program_is_reported_as_failed(run):

@@ -87,7 +87,7 @@ def test_nothing_learned_has_no_winner():
 def test_a_row_has_the_mean_the_interval_and_the_most_frequent_headline():
     found = [
         outcome("a", s, v, corrupted_metric=v * 0.9, diagnosis=d, signal_ratio=r)
-        for s, (v, d, r) in enumerate([(0.8, "TV1", 0.1), (0.9, "TV1", 10.0), (0.7, "TV2", 1.0)])
+        for s, (v, d, r) in enumerate([(0.8, "TV1", 0.1), (0.82, "TV1", 10.0), (0.78, "TV2", 1.0)])
     ]
     [row] = rows_of({"a": found}, ACCURACY, None)
     assert row.metric == pytest.approx(0.8)
@@ -103,3 +103,12 @@ def test_steps_to_the_threshold_are_the_median_over_seeds():
     threshold = threshold_of(found, ACCURACY)
     assert threshold == pytest.approx(0.1 + 0.9 * 0.8)
     assert rows_of(found, ACCURACY, threshold)[0].steps_to_threshold == 20
+
+
+def test_an_interval_of_accuracies_ends_at_1():
+    [row] = rows_of({"a": [outcome("a", s, v) for s, v in enumerate([0.99, 0.7])]}, ACCURACY, None)
+    assert 0 <= row.low < row.metric < row.high == 1.0
+
+
+def test_without_a_choice_that_learned_there_is_no_threshold():
+    assert threshold_of(groups(a=[0.1, 0.12], b=[0.1, 0.1]), ACCURACY) is None
