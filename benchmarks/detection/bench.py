@@ -108,6 +108,7 @@ def pair(case: Case, outcome: Outcome) -> Pair:
         headline=f"{headline.rule} at {headline.where or 'the run'}" if headline else "",
         verdict=outcome.verdict,
         fix=fix_result(case, outcome),
+        others=outcome.others,
     )
 
 

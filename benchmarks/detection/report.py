@@ -6,12 +6,13 @@ Goes out: `text` for people, `data` for programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from detection.bench import Result
 from detection.case import Class, Split
+from detection.others import TOOLS
 from detection.score import NO_FIX, PROVEN, Pair, Rate, Scores, scores
 from detection.train import Outcome
 
@@ -53,6 +54,8 @@ def text(result: Result) -> str:
     lines.append(_row("fix proven, of the pairs with an acceptable headline", str(total.fix)))
     without = [pair for pair in result.pairs if pair.fix == NO_FIX]
     lines.append(_row("no fix offered", str(Rate(len(without), total.fix.of))))
+    lines += ["", _row("tool: rule", "recall", "healthy runs flagged"), _row(*["---"] * 3)]
+    lines += [_row(name, str(a), str(b)) for name, (a, b) in compared(result).items()]
     lines += _list("Missed: no alarm", missed(result))
     lines += _list("Misnamed: another cause in the headline", misnamed(result))
     lines += _list("Fix not proven", not_proven(result))
@@ -71,6 +74,27 @@ def data(result: Result) -> dict[str, Any]:
         "not_counted": result.not_counted,
         "outcomes": [asdict(outcome) for outcome in result.outcomes],
     }
+
+
+def compared(result: Result) -> dict[str, tuple[Rate, Rate]]:
+    """Return the recall and the healthy runs flagged, for trainvitals and for other tools.
+
+    A tool flags a run if one of its rules does, at any step; the rows of single rules follow it.
+    """
+    faulty = [set(p.others) for p in result.pairs]
+    healthy = [set(o.others) for o in result.healthy]
+    found = Rate(sum(p.flagged for p in result.pairs), len(result.pairs))
+    rows = {"trainvitals": (found, false_alarms(result)["all"])}
+    for tool, rules in TOOLS.items():
+        names = [f"{tool}: {rule}" for rule in rules]
+        rows[tool] = (_any(names, faulty), _any(names, healthy))
+        if len(names) > 1:
+            rows |= {name: (_any([name], faulty), _any([name], healthy)) for name in names}
+    return rows
+
+
+def _any(names: Collection[str], runs: Sequence[Collection[str]]) -> Rate:
+    return Rate(sum(any(name in run for name in names) for run in runs), len(runs))
 
 
 def false_alarms(result: Result) -> dict[str, Rate]:

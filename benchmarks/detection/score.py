@@ -50,6 +50,8 @@ class Pair:
     verdict: str
     fix: str | None = None
     """What a training with the headline's fix showed; None if the headline names no cause."""
+    others: tuple[str, ...] = ()
+    """The rules of other tools that fire in the faulty run."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Comes in: a `Case`, a seed and, for a second training, the code of a fix.
 Goes out: an `Outcome`, which is plain data.
-Promise:  only the public API is used; the diagnosis sees nothing of the case.
+Promise:  the diagnosis is that of the public API, and it sees nothing of the case.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 import trainvitals
 from detection.case import Case, Places
+from detection.others import flagged
 from detection.program import Program
 from detection.repair import UNCHANGED, Repair
 
@@ -60,6 +61,8 @@ class Outcome:
     not_watched: dict[str, str] = field(default_factory=dict)
     fix: str = ""
     """The fix that the headline offers."""
+    others: tuple[str, ...] = ()
+    """The rules of other tools that fire at any step: "tool: rule"; see others.py."""
     second: Outcome | None = None
     """The same program trained again with the headline's fix; None if not done."""
 
@@ -147,6 +150,7 @@ def _run(case: Case, seed: int, repair: Repair, *, repaired: bool, every: int | 
         error,
         dict(end.not_watched),
         end.headline.fix if end.headline else "",
+        flagged(monitor._diagnosis.history),
     )
 
 
