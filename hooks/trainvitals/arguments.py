@@ -41,18 +41,25 @@ def checked_model(model: object) -> None:
             raise TypeError(f"model is a {type(module).__name__}; watch needs a torch.nn.Module")
 
 
-def usable_steps(name: str, value: object) -> int | None:
-    """Return a number of steps, at least 1; None for an invalid one."""
+def usable_steps(name: str, value: object, least: int = 1) -> int | None:
+    """Return a number of steps, at least `least`; None for an invalid one."""
     if value is None:
         return None
     try:
         steps = int(value)  # type: ignore[call-overload]
-        if steps == value and 1 <= steps < STEPS_MAX and not isinstance(value, bool):
+        if steps == value and least <= steps < STEPS_MAX and not isinstance(value, bool):
             return int(steps)
     except Exception:
         log.debug("%s cannot be read as a number.", name, exc_info=True)
-    log.warning("%s=%s is not used: it must be an integer of at least 1.", name, _shown(value))
+    log.warning(
+        "%s=%s is not used: it must be an integer of at least %d.", name, _shown(value), least
+    )
     return None
+
+
+def usable_start(value: object) -> int:
+    """Return the number of the first step; 0 for an invalid one."""
+    return usable_steps("start_step", value, least=0) or 0
 
 
 def usable_activations(given: object) -> bool | str | list[str]:

@@ -27,16 +27,18 @@ from trainvitals.arguments import (
     usable_activations,
     usable_callback,
     usable_collector,
+    usable_start,
     usable_steps,
     usable_tags,
 )
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
+from trainvitals.ending import StopTraining as StopTraining
+from trainvitals.ending import described, ending_of
 from trainvitals.identity import rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
-from trainvitals.wire.sanitise import text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,10 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trainvitals")
 T = TypeVar("T")
-
-
-class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
-    """Raise it in `on_finding` to end the training; `optimizer.step()` then raises it."""
 
 
 class Monitor:
@@ -143,7 +141,7 @@ class Monitor:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close(*_ending(error))
+        self._close(*ending_of(error))
 
     # Attaching and closing.
 
@@ -155,6 +153,7 @@ class Monitor:
         loss: object,
         activations: bool | str | Sequence[str],
         every: int | None,
+        start_step: int,
         loss_falls: bool,
         collector: str | None,
         start: dict[str, Any],
@@ -174,8 +173,11 @@ class Monitor:
             activations=activations,
             overhead=self._settings.overhead,
             every=every,
+            start_step=start_step,
             background_cpu_s=self._background_cpu_s,
         )
+        if start_step:
+            capture.facts["start_step"] = float(start_step)
         if not loss_falls:
             capture.facts["loss_falls"] = 0.0
         self._diagnosis = BackgroundDiagnosis(
@@ -289,6 +291,7 @@ def watch(
     tags: Sequence[str] = (),
     collector: str | None = None,
     total_steps: int | None = None,
+    start_step: int | None = None,
     overhead: float | None = None,
     every: int | None = None,
     activations: bool | str | Sequence[str] = "auto",
@@ -314,6 +317,7 @@ def watch(
         tags: words for finding the run.
         collector: its URL; None: from the settings, otherwise local only; "off": no network.
         total_steps: planned number of steps, for the progress.
+        start_step: number of the first step, after a resume; None: 0.
         overhead: budget as a share of the step time, at least 0 (default 0.02); 0: only the loss,
             the learning rate, the gradient norm and times, unless `every` is given.
         every: measure every n-th step in full instead of by budget; at least 1.
@@ -338,6 +342,7 @@ def watch(
             loss=loss,
             activations=usable_activations(activations),
             every=usable_steps("every", every),
+            start_step=usable_start(start_step),
             loss_falls=bool(loss_falls),
             collector=usable_collector(collector, settings),
             start={
@@ -353,7 +358,7 @@ def watch(
         monitor._abandon()
         log.warning(
             "trainvitals could not attach (%s). The training goes on, unwatched.",
-            _described(error),
+            described(error),
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
     return monitor
@@ -371,21 +376,7 @@ def _close_all() -> None:
     error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
     for monitor in list(_open):
         # A notebook also sets it for exceptions that did not end the training.
-        monitor._close(*_ending(None if id(error) == monitor._error_before else error))
-
-
-def _ending(error: BaseException | None) -> tuple[str, str]:
-    """Return the state in which a run ended with `error`, and its description."""
-    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-        return "finished", ""
-    if isinstance(error, (StopTraining, KeyboardInterrupt)):
-        return "stopped", type(error).__name__
-    return "failed", _described(error)
-
-
-def _described(error: BaseException) -> str:
-    """Return an exception's class and message, also if its `__str__` raises."""
-    return f"{type(error).__name__}: {text(error)}"
+        monitor._close(*ending_of(None if id(error) == monitor._error_before else error))
 
 
 def _after_fork() -> None:

@@ -34,16 +34,18 @@ class Budget:
     """Decides which steps are full.
 
     `share` is own cost over training time; `every` is a fixed number of steps instead of the
-    account. With a share of 0 and without `every`, no step is full. Times are in seconds.
+    account; `start` is the first step. With a share of 0 and without `every`, no step is full.
+    Times are in seconds.
     """
 
-    def __init__(self, share: float, every: int | None = None) -> None:
+    def __init__(self, share: float, every: int | None = None, start: int = 0) -> None:
         self.share = share
         self.every = every
+        self.start = start
         self.own_s = self.training_s = 0.0
         self._full_s = 0.0
         self._planned_s: float | None = None
-        self._last_full = -1
+        self._last_full = start - 1
         self._finding_until = -1
         self._nonfinite_at = -NONFINITE_EVERY
 
@@ -68,7 +70,7 @@ class Budget:
             return False
         if urgent or step - self._last_full >= EVERY_MAX:
             return True
-        if step < FIRST_STEPS and self.balance_s - self._full_s >= RESERVE_S:
+        if step - self.start < FIRST_STEPS and self.balance_s - self._full_s >= RESERVE_S:
             return True
         return self._planned_s is not None and self._planned_s >= 0
 
@@ -89,7 +91,7 @@ class Budget:
             self._full_s = own_s if known == 0 else known + SMOOTHING * (own_s - known)
         self.own_s += own_s
         self.training_s += step_s or 0.0
-        if step + 1 >= FIRST_STEPS:
+        if step + 1 - self.start >= FIRST_STEPS:
             # From here on, the allowance pays urgent steps only.
             cost_s = 0.0 if self._is_urgent(step) else own_s
             planned_s = (self._planned_s or 0.0) + PACE * self.share * (step_s or 0.0) - cost_s

@@ -51,9 +51,10 @@ BACKGROUND_STEPS = 16  # every how many light steps the cost of background threa
 class Capture:
     """Hooks on a model and its optimizer; the package's docstring has the promise.
 
-    `step` is the last finished step of the first optimizer, −1 before the first; in a loop without
-    a torch optimizer, each training loss is a step. `watched` lists the measured parameters and
-    modules; `not_watched` maps the others to the reason. A constructor that raises leaves no hook.
+    `step` is the last finished step of the first optimizer, `start_step` − 1 before the first; in
+    a loop without a torch optimizer, each training loss is a step. `watched` lists the measured
+    parameters and modules; `not_watched` maps the others to the reason. A constructor that raises
+    leaves no hook.
     """
 
     def __init__(
@@ -67,24 +68,25 @@ class Capture:
         activations: bool | str | Sequence[str] = "auto",
         overhead: float = 0.02,
         every: int | None = None,
+        start_step: int = 0,
         background_cpu_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.models = dict(model) if isinstance(model, Mapping) else {"": model}
-        self.step = -1
+        self.step = start_step - 1
         self.not_watched: dict[str, str] = {}
         self.facts: dict[str, str | float] = {}
         self._emit = emit
         self._on_step = on_step
         self._guard = Guard(self._report)
-        self._budget = Budget(overhead, every)
+        self._budget = Budget(overhead, every, start_step)
         self._initial = InitialValues(emit, self._guard)
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
         self._emission = Emission(emit, self._was_nonfinite)
         self._scalars = StepScalars()
         self._names = Names(self._report)
-        measured = {} if self._budget.vital_only else self.models
-        self._outputs = Outputs(measured, activations, self._guard, self._report)
+        seen = {} if self._budget.vital_only else self.models
+        self._outputs = Outputs(seen, activations, self._guard, self._report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
@@ -97,7 +99,7 @@ class Capture:
             initial=self._initial,
         )
         self._loss_steps = LossSteps(self.models)
-        self._full = self._budget.is_full(0)
+        self._full = self._budget.is_full(start_step)
         self._force_full = False
         self._own_s = 0.0
         self._last_end: float | None = None
@@ -242,8 +244,7 @@ class Capture:
         with self._guard.probe("loss"):
             self._take_loss(value, seen, hooked=True)
         self._own_s += time.thread_time() - started
-        # A program that also calls `monitor.loss` reports this loss a second time.
-        if not self._scalars.logged:
+        if not self._scalars.logged:  # otherwise the program reports this loss a second time
             self._end_loss_steps()
 
     # A loop without a torch optimizer.
@@ -309,7 +310,7 @@ class Capture:
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("records", error)
         self.step = number
-        if number + 1 == UNSEEN_STEPS:
+        if number + 1 - self._budget.start == UNSEEN_STEPS:
             with self._guard.probe("not watched"):
                 self._report_missing_data()
         now = time.perf_counter()
@@ -377,7 +378,7 @@ class Capture:
     def _report_missing_data(self) -> None:
         by_losses = "gradients and updates" in self.not_watched  # already reported there
         unseen = reasons.unseen(
-            steps=self.step + 1,
+            steps=self.step + 1 - self._budget.start,
             loss=self._scalars.seen,
             optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
             unknown_optimizers=self._optimizers.unknown,

@@ -117,7 +117,7 @@ def _diagnosis(
     headline = headline_of(findings)
     return Diagnosis(
         verdict=verdict_of(
-            0,
+            measurements.batches,
             headline,
             {rule: Reason(reason, False) for rule, reason in blind.items()},
             state="running",

@@ -48,6 +48,7 @@ Url = Annotated[str | None, typer.Option("--collector", help="URL of the collect
 Json = Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; set the exit code.")]
 Fail = Annotated[FailOn, typer.Option(help="Lowest severity of findings that give exit code 1.")]
+Junit = Annotated[str, typer.Option("--junit", help="Also write the verdict as JUnit XML.")]
 Html = Annotated[str, typer.Option("--html", help="Also write the diagnosis as an HTML page.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the first diagnosis.")]
 
@@ -95,6 +96,7 @@ def check(
     quiet: Quiet = False,
     fail_on: Fail = FailOn.WARNING,
     wait: Wait = 5.0,
+    junit: Junit = "",
 ) -> None:
     """Print the verdict on RUN in one line. The exit code states the verdict, for use in CI.
 
@@ -102,6 +104,8 @@ def check(
     4 too early, 5 blind (rules could not run), 6 the run failed.
     """
     diagnosis = _diagnosis(collector_of(collector), run, wait)
+    if junit:
+        _write_junit(junit, diagnosis, fail_on)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:
@@ -166,18 +170,33 @@ def show_json(diagnosis: Diagnosis, quiet: bool) -> None:
     typer.echo(as_json(diagnosis))
 
 
+def _write_junit(path: str, diagnosis: Diagnosis, fail_on: FailOn) -> None:
+    from trainvitals.api.schema import Severity
+    from trainvitals.diagnosis.registry import all_rules
+    from trainvitals.report.junit import as_junit
+
+    limit = None if fail_on is FailOn.NEVER else Severity(fail_on.value)
+    rules = [(rule.code, rule.name()) for rule in all_rules()]
+    _write(as_junit(diagnosis, rules, limit), path, diagnosis.run, ".xml")
+
+
 def write_page(
     path: str, diagnosis: Diagnosis, curves: dict[CurveKey, Series] | None = None, name: str = ""
 ) -> None:
     """Write the HTML page; exit with USAGE if the file cannot be written."""
     from trainvitals.report import as_html
+
+    _write(as_html(diagnosis, curves, name=name), path, diagnosis.run, ".html")
+
+
+def _write(text: str, path: str, run: str, suffix: str) -> None:
     from trainvitals.report.page_file import written
 
     try:
-        file = written(as_html(diagnosis, curves, name=name), path, diagnosis.run)
+        file = written(text, path, run, suffix)
     except OSError as error:
-        end(USAGE, f"The HTML page is not written: {error}.")
-    typer.echo(f"HTML page: {file}", err=True)
+        end(USAGE, f"The report is not written: {error}.")
+    typer.echo(f"Report: {file}", err=True)
 
 
 def terminal_width() -> int:

@@ -1,4 +1,9 @@
-"""`trainvitals rules`: list the rules and show their pages, from the rules' docstrings."""
+"""`trainvitals rules`: list the rules, show their pages, run their examples.
+
+rules                the list
+rules TV101          the page of a rule, from its docstring
+rules run TV101      the findings of the rule on its sick and on its healthy example
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,19 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
+from trainvitals.api.schema import Diagnosis
+from trainvitals.diagnosis.examine import Engine, diagnose
+from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.registry import all_rules, rule_by_code
 from trainvitals.diagnosis.rule import Rule
+from trainvitals.report import as_json as to_json
+from trainvitals.report import card
+from trainvitals.report.curves import curves_of
+from trainvitals.report.line import finding_line
 
-USAGE = 2
+FINDINGS, USAGE = 1, 2
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +35,25 @@ def register(app: typer.Typer) -> None:
 def rules(
     code: Annotated[
         str | None,
-        typer.Argument(help="Code or name of a rule, such as TV101 or vanishing_gradient."),
+        typer.Argument(
+            metavar="[run] [RULE]",
+            help="Code or name of a rule, such as TV101 or vanishing_gradient.",
+        ),
     ] = None,
+    example: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the rules, or show the page of one rule with its thresholds."""
+    """List the rules, or show the page of one rule with its thresholds.
+
+    `rules run TV101` applies the rule to its sick and to its healthy example and shows what it
+    finds; the exit code is 1 if it finds nothing in the first or something in the second.
+    """
+    if code == "run":
+        _run(example, as_json)
+        return
+    if example is not None:
+        typer.echo(f"Unexpected argument {example!r}. Did you mean `rules run {code}`?", err=True)
+        raise typer.Exit(USAGE)
     if code is None:
         _list(as_json)
         return
@@ -38,6 +65,36 @@ def rules(
     from rich.markdown import Markdown
 
     Console(emoji=False).print(Markdown(_markdown(rule)))
+
+
+def _run(asked: str | None, as_json: bool) -> None:
+    if asked is None:
+        typer.echo("Name a rule: trainvitals rules run TV101.", err=True)
+        raise typer.Exit(USAGE)
+    rule = _rule(asked)()
+    examples = {"sick": rule.sick(), "healthy": rule.healthy()}
+    seen = {name: _diagnosed(rule, history, name) for name, history in examples.items()}
+    if as_json:
+        typer.echo(json.dumps({name: json.loads(to_json(d)) for name, d in seen.items()}, indent=2))
+    else:
+        for name, diagnosis in seen.items():
+            typer.echo(f"{rule.code} {rule.name()} on its {name} example:\n")
+            typer.echo(_shown(diagnosis, examples[name]))
+    if not seen["sick"].findings or seen["healthy"].findings:
+        raise typer.Exit(FINDINGS)
+
+
+def _diagnosed(rule: Rule, history: History, name: str) -> Diagnosis:
+    findings = Engine([rule]).examine(history)
+    # An example has only what the rule reads: that other data is missing says nothing.
+    return replace(diagnose(history, findings, rules=[rule], run=f"{name} example"), blind={})
+
+
+def _shown(diagnosis: Diagnosis, history: History) -> str:
+    if diagnosis.headline is not None:
+        return card(diagnosis, curves=curves_of(history, diagnosis))
+    lines = [finding_line(finding) for finding in diagnosis.findings] or ["No finding."]
+    return "".join(f"{text}\n" for text in lines)
 
 
 def _list(as_json: bool) -> None:

@@ -95,7 +95,7 @@ def diagnose(
         run=run,
         step=history.last_step,
         verdict=verdict_of(
-            history.last_step,
+            history.steps_seen,
             headline,
             {rule: reason for rule, reason in blind.items() if not reason.is_chosen},
             state=state,

@@ -226,6 +226,12 @@ class History:
         track.append(frame.steps, frame.values)
         self.last_step = max(self.last_step, int(frame.steps[-1]))
 
+    @property
+    def steps_seen(self) -> int:
+        """Number of steps since the run, or its newest attempt, began."""
+        start = self.facts.get("start_step", 0)
+        return max(0, self.last_step + 1 - int(start))
+
     def has(self, stream: Stream) -> bool:
         """Whether at least one frame of `stream` is here."""
         return stream in self._tracks and len(self._tracks[stream].kept()[0]) > 0

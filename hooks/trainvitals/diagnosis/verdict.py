@@ -59,7 +59,7 @@ def blind_rules(
     history: History, rules: Sequence[Rule], not_watched: Mapping[str, str]
 ) -> dict[str, Reason]:
     """Return rule name → reason, for the rules whose data is missing."""
-    if history.last_step < BLIND_STEPS - 1:
+    if history.steps_seen < BLIND_STEPS:
         return {}
     missing: dict[Need, Reason | None] = {}
     blind = {}
@@ -98,7 +98,7 @@ def _seen(history: History, need: Need) -> bool:
 
 
 def verdict_of(
-    last_step: int,
+    steps_seen: int,
     headline: Finding | None,
     blind: Mapping[str, Reason],
     *,
@@ -112,6 +112,6 @@ def verdict_of(
         return Verdict(headline.severity.value)
     if blind:
         return Verdict.BLIND
-    if last_step + 1 < steps_needed:
+    if steps_seen < steps_needed:
         return Verdict.TOO_EARLY
     return Verdict.HEALTHY

@@ -1,12 +1,12 @@
-"""Write the HTML report to a file."""
+"""Write a report to a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def written(page: str, path: str, run: str) -> Path:
-    """Write the page and return its file: `path`, or `<run>.html` in it if it is a folder.
+def written(page: str, path: str, run: str, suffix: str = ".html") -> Path:
+    """Write the page and return its file: `path`, or `<run><suffix>` in it if it is a folder.
 
     A path that ends in a slash is a folder; missing folders are created.
 
@@ -15,7 +15,7 @@ def written(page: str, path: str, run: str) -> Path:
     """
     file = Path(path).expanduser()
     if path.endswith("/") or file.is_dir():
-        file = file / f"{run or 'checkup'}.html"
+        file = file / f"{run or 'checkup'}{suffix}"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
     return file

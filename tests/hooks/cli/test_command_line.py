@@ -96,6 +96,26 @@ def test_a_rules_page_as_json_has_its_thresholds_and_its_fix():
     assert page["fix"]
 
 
+def test_a_rule_runs_on_its_examples_and_finds_the_sick_one():
+    done = runner.invoke(app, ["rules", "run", "vanishing_gradient"])
+    assert done.exit_code == 0
+    sick, _, healthy = done.stdout.partition("on its healthy example")
+    assert "TV101 vanishing_gradient" in sick
+    assert healthy.split(":", 1)[1].strip() == "No finding."
+    assert "Blind" not in done.stdout
+    shown = json.loads(runner.invoke(app, ["rules", "run", "TV101", "--json"]).stdout)
+    assert shown["sick"]["findings"][0]["code"] == "TV101"
+    assert shown["healthy"]["findings"] == []
+    note = runner.invoke(app, ["rules", "run", "monitor_degraded"])
+    assert "INFO TV954 monitor_degraded at encoder.3" in note.stdout
+    assert note.exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "TV000"], ["TV101", "TV201"]])
+def test_rules_with_arguments_that_do_not_fit_are_a_usage_error(arguments):
+    assert runner.invoke(app, ["rules", *arguments]).exit_code == 2
+
+
 def test_an_unknown_rule_is_a_usage_error_that_names_the_rules():
     done = runner.invoke(app, ["rules", "TV000"])
     assert done.exit_code == 2

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -192,7 +193,7 @@ def test_html_writes_a_page_with_the_curve_beside_the_card(tmp_path):
     with collector(FINDING) as url:
         done = asked(url, "--html", "page.html", command="report")
     assert "! WARNING  TV201 dead_relu" in done.stdout
-    assert "HTML page: page.html" in done.stderr
+    assert "Report: page.html" in done.stderr
     page = (tmp_path / "page.html").read_text()
     assert "<h1>r</h1>" in page
     assert "dead_share of activation at encoder.3" in page
@@ -204,6 +205,41 @@ def test_a_page_that_cannot_be_written_is_a_usage_error(tmp_path):
         done = asked(url, "--html", "file/page.html", command="report")
     assert done.exit_code == 2
     assert "not written" in done.stderr
+
+
+def test_junit_has_a_case_for_each_rule_and_fails_where_the_exit_code_does(tmp_path):
+    with collector(FINDING, blind={"loss_spike": "no loss was recorded"}) as url:
+        done = asked(url, "--junit", "results.xml")
+        asked(url, "--junit", "ignored.xml", "--fail-on", "error")
+    assert done.exit_code == 1
+    cases = {c.get("name"): c for c in ET.parse(tmp_path / "results.xml").iter("testcase")}
+    failure = cases["TV201 dead_relu"].find("failure")
+    assert (failure.get("message"), failure.get("type")) == ("at encoder.3 It died.", "warning")
+    assert "dead share: not measured" in failure.text
+    assert cases["TV504 loss_spike"].find("skipped").get("message") == "no loss was recorded"
+    assert list(cases["TV101 vanishing_gradient"]) == []
+    ignored = ET.parse(tmp_path / "ignored.xml").getroot()[0]
+    assert (ignored.get("failures"), ignored.get("skipped")) == ("0", "1")
+    assert "It died." in ignored.find("testcase[@name='TV201 dead_relu']/system-out").text
+
+
+@pytest.mark.parametrize(
+    ("fields", "tag"),
+    [
+        ({"verdict": Verdict.TOO_EARLY}, "failure"),
+        ({"verdict": Verdict.BLIND, "blind": {"no_learning": "no loss"}}, "failure"),
+        (
+            {"verdict": Verdict.FAILED, "state": "failed", "error": "RuntimeError: \x1bboom"},
+            "error",
+        ),
+    ],
+)
+def test_junit_does_not_pass_a_run_that_is_not_known_to_be_healthy(fields, tag, tmp_path):
+    with collector(**fields) as url:
+        asked(url, "--junit", "results/")
+    suite = ET.parse(tmp_path / "results" / "r.xml").getroot()[0]
+    assert suite.find(f"testcase[@name='verdict']/{tag}") is not None
+    assert suite.get(f"{tag}s") == "1"
 
 
 def test_json_on_stdout_is_the_diagnosis():

@@ -86,7 +86,7 @@ class BiasDrift(Rule):
         course = Course(history)
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
-        if history.last_step < self.steps_min_extreme - 1:
+        if history.steps_seen < self.steps_min_extreme:
             return
         # Use the larger of the initial and the current spread: after a dead layer, the current
         # spread is nearly 0.
@@ -109,7 +109,7 @@ class BiasDrift(Rule):
             sick = far | ((now > self.drift_early) & rising & faster)
             # In the first steps, the last bias moves far compared with the small output spread of
             # PyTorch's default initialisation.
-            if history.last_step < self.steps_min - 1:
+            if history.steps_seen < self.steps_min:
                 sick[:] = False
             if not course.learned(share=0.3):
                 sick |= now > self.drift_extreme

@@ -65,7 +65,7 @@ class BiasRegularised(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the bias of the output layer if there is one."""
         rate = _strongest_decay(history)
-        if not rate > self.decay_rate_max or history.last_step < self.steps_min - 1:
+        if not rate > self.decay_rate_max or history.steps_seen < self.steps_min:
             return
         if Course(history).converged:
             return

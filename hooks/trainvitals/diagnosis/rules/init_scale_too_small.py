@@ -159,7 +159,7 @@ class InitScaleTooSmall(Rule):
     def _recurrent(self, history: History) -> Finding | None:
         """Return a finding at the recurrent weight of a plain RNN whose state forgets at once."""
         course = Course(history)
-        if history.last_step < self.steps_min - 1 or course.converged or course.learned():
+        if history.steps_seen < self.steps_min or course.converged or course.learned():
             return None
         for gain in weight_gains(history):
             place = gain.place
