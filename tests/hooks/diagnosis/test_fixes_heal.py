@@ -195,7 +195,7 @@ def test_the_fix_of_the_headline_heals_the_model(name):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "fix"), [(1e-4, higher_rate(1e-4)), (5e-3, ""), (0.0, ""), (float("nan"), "")]
+    ("ratio", "fix"), [(1.5e-4, higher_rate(1.5e-4)), (5e-3, ""), (0.0, ""), (float("nan"), "")]
 )
 def test_a_loss_that_stays_has_a_fix_only_if_the_updates_are_small(ratio, fix):
     losses = 2.303 + np.random.default_rng(0).normal(0, 0.02, 150)
