@@ -8,6 +8,7 @@ standard library.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -49,6 +50,9 @@ class Settings:
     """File with the token; default `token` in the home."""
     spool_dir: Path = Path()
     """Folder of batches that are not delivered yet; default `spool` in the home."""
+    rules: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Thresholds by the name or code of the rule: `[rules.dead_relu] dead_share_error = 0.95` in a
+    file, `{"dead_relu": {"dead_share_error": 0.95}}` as JSON in the environment."""
     disabled: bool = False
     """1: `watch` does nothing."""
     origins: dict[str, str] = field(default_factory=dict, compare=False)
@@ -161,6 +165,19 @@ def _report(value: object) -> str:
     return str(value)
 
 
+def _rules(value: object) -> dict[str, dict[str, object]]:
+    try:
+        table = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"it must be JSON; {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+        raise ValueError(
+            'it must contain a table for each rule, such as {"dead_relu": {"dead_share_error": '
+            f"0.95}}}}; got {str(value)[:60]}"
+        )
+    return table
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
@@ -185,5 +202,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "token": _text,
     "token_file": _path,
     "spool_dir": _path,
+    "rules": _rules,
     "disabled": _flag,
 }
