@@ -59,11 +59,11 @@ def higher_rate(ratio: float) -> str:
 
 
 def lower_rate(ratio: float) -> str:
-    """Return the fix that lowers update ratios of `ratio` to 1e-2, the upper end of usual ones.
+    """Return the fix that lowers update ratios of `ratio` to 3e-2, the upper end of usual ones.
 
     The learning rate of all groups is divided by a number with one digit, 2 to 1000.
     """
-    factor = min(1e3, max(2.0, ratio / 1e-2)) if ratio < math.inf else 1e3
+    factor = min(1e3, max(2.0, ratio / 3e-2)) if ratio < math.inf else 1e3
     return for_each_group(f"['lr'] /= {float(f'{factor:.0e}'):.0f}")
 
 

@@ -7,7 +7,7 @@ Everything depends on the seed only, so that every choice gets the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -150,6 +150,25 @@ def taken(value: Any, rows: Tensor) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(taken(v, rows) for v in value)
     return value[rows.to(value.device)]
+
+
+def chunks_of(batch: Batch, size: int) -> Iterator[Batch]:
+    """Yield the samples of a batch in order, at most `size` at a time."""
+    inputs, targets = batch
+    for start in range(0, len(targets), size):
+        rows = torch.arange(start, min(start + size, len(targets)))
+        yield taken(inputs, rows), taken(targets, rows)
+
+
+def first_samples(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """Return the first `count` samples, or all if there are fewer."""
+    found, left = [], count
+    for batch in batches:
+        if left <= 0:
+            break
+        found.append(next(chunks_of(batch, left)))
+        left -= len(batch[1])
+    return found
 
 
 def corrupted(form: Form, targets: Tensor, generator: torch.Generator) -> Tensor:

@@ -210,6 +210,11 @@ def _first_model(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
     model, again = models
     if not isinstance(model, nn.Module):
         raise TypeError(f"factory() returned a {type(model).__name__}, not a torch.nn.Module.")
+    if lazy := [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]:
+        raise ValueError(
+            f"{lazy[0]} is not initialised yet (lazy module): run the model on a batch in the "
+            "factory."
+        )
     if {id(p) for p in model.parameters()} & {id(p) for p in again.parameters()}:
         raise ValueError(
             "factory() returned the same parameters twice: each training would continue the one "

@@ -72,6 +72,7 @@ def description_of(job: Job) -> dict[str, Any]:
         "metric": job.metric.name,
         "robustness": job.robustness,
         "factory": _name(job.factory),
+        "model": hashlib.sha256(repr(job.factory()).encode()).hexdigest()[:16],
         "choices": {c.name: _choice(c.initialiser, c.loss, c.learning_rate) for c in job.choices},
         "data": _digest(job.data),
         "held_out": None if job.held_out is None else _digest(job.held_out),

@@ -1,155 +1,116 @@
-"""The result as one HTML page without external parts: verdict, intervals, table, curves.
+"""The result as one HTML page that loads nothing: verdict, intervals, table, curves.
 
-Comes in: a `Result`. Goes out: HTML. Names of choices and headlines are escaped.
+Comes in: a `Result`. Goes out: HTML in the frame of the report. Names of choices are escaped.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import numpy as np
+
+from trainvitals.experiments.result import HEADER, Result, Row, cells
 from trainvitals.remedies.table import number
+from trainvitals.report.page_style import document
+from trainvitals.report.svg import Line, plot
+from trainvitals.report.text import clean
 
-if TYPE_CHECKING:
-    from trainvitals.experiments.result import Result, Row
-
-WIDTH, ROW_HEIGHT, LEFT, CURVES_HEIGHT = 720, 26, 170, 260
-COLOURS: Final = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#b58900",
-    "#56b4e9",
-    "#7f7f7f",
-    "#8c564b",
-)
-"""Told apart with a colour vision deficiency (Okabe & Ito 2008); the dashes differ too."""
-DASHES: Final = ("none", "6 3", "2 3", "8 3 2 3")
-
-STYLE: Final = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child, td:last-child { text-align: left; }
-tr.best td { font-weight: 600; }
-.wide { overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
-svg text { fill: currentColor; font-size: 12px; }
-"""
+WIDTH, LEFT, ROW_HEIGHT = 640, 150, 24
+CURVES_MAX: Final = 6
+"""Curves in one image: the style has six colours."""
 
 
 def page(result: Result) -> str:
     """Return the page."""
-    from trainvitals.experiments.result import HEADER, cells
-
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in HEADER)
-    body = "".join(
-        f"<tr{' class=best' if row.choice == result.best else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells(row))
-        + "</tr>"
-        for row in result.rows
-    )
     title = f"{result.best} is the best choice" if result.best else "No proven winner"
-    notes = "".join(f"<p>{escape(note)}</p>" for note in result.notes)
     better = "higher is better" if result.higher_is_better else "lower is better"
     about = f"{result.metric} ({better}), {result.steps} steps, {len(result.seeds)} seeds"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p>{escape(result.reason)}</p>{notes}"
-        f"<h2>{escape(about)}</h2><div class=wide>{_intervals(result.rows, result.metric)}</div>"
-        f"<h2>Every choice</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-        f"<h2>Course of the metric</h2><div class=wide>{_curves(result)}</div>"
-        "<p>Lines: the median over the seeds, on the held-out data. Final losses are each choice's "
-        "own and have different units where the loss varies.</p></body></html>"
+    notes = "".join(f"<p>{_text(note)}</p>" for note in result.notes)
+    body = (
+        f'<h1>{_text(title)}</h1><div class="card {"good" if result.best else "info"}">'
+        f"<p>{_text(result.reason)}</p>{notes}</div>"
+        f"<h2>{_text(about)}</h2>{_figure(_intervals(result), 'Mean and 95 % interval')}"
+        f"<h2>Every choice</h2>{_table(result)}"
+        "<p class=dim>Where the loss varies, final losses have different units.</p>"
+        f"<h2>During the training</h2>{_curves(result)}"
     )
+    return document(clean(title), body)
 
 
-def _intervals(rows: Sequence[Row], metric: str) -> str:
+def _table(result: Result) -> str:
+    head = "".join(f'<th scope="col">{_text(title)}</th>' for title in HEADER)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in cells(row)) + "</tr>"
+        for row in result.rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _intervals(result: Result) -> str:
     """Return an SVG with the mean and the 95 % interval of each choice."""
+    rows = result.rows
     ends = [v for r in rows for v in (r.low, r.high, r.metric) if v is not None]
-    scale = _Scale(ends, LEFT, WIDTH - 20)
-    height = ROW_HEIGHT * len(rows) + 30
-    parts = []
-    for i, row in enumerate(rows):
-        y = ROW_HEIGHT * i + 20
-        parts.append(f'<text x="0" y="{y + 4}">{escape(row.choice[:24])}</text>')
-        if row.metric is None or row.low is None or row.high is None:
-            parts.append(f'<text x="{LEFT}" y="{y + 4}">diverged</text>')
-            continue
-        parts.append(
-            f'<line x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}" y1="{y}" y2="{y}" '
-            f'stroke="{COLOURS[0]}" stroke-width="3"/>'
-            f'<circle cx="{scale(row.metric):.1f}" cy="{y}" r="5" fill="{COLOURS[0]}"/>'
-        )
-    parts += [
-        f'<text x="{LEFT}" y="{height - 2}">{number(scale.low)}</text>',
-        f'<text x="{WIDTH - 20}" y="{height - 2}" text-anchor="end">{number(scale.high)}</text>',
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    height = ROW_HEIGHT * len(rows) + 26
+    label = _text(f"Mean and 95 % interval of the {result.metric} for each choice")
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">',
+        *(_interval(row, i, low, high) for i, row in enumerate(rows)),
+        f'<text class="dim" x="{LEFT}" y="{height - 4}">{number(low)}</text>',
+        f'<text class="dim" x="{WIDTH - 10}" y="{height - 4}" text-anchor="end">'
+        f"{number(high)}</text></svg>",
     ]
-    return _svg(height, f"Mean and 95 % interval of the {metric} for each choice", parts)
+    return "".join(parts)
+
+
+def _interval(row: Row, at: int, low: float, high: float) -> str:
+    def across(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return LEFT + share * (WIDTH - LEFT - 10)
+
+    y = ROW_HEIGHT * at + 16
+    name = f'<text x="0" y="{y + 4}">{_text(row.choice[:22])}</text>'
+    if row.metric is None or row.low is None or row.high is None:
+        return f'{name}<text class="error" x="{LEFT}" y="{y + 4}">diverged</text>'
+    middle = across(row.metric)
+    return (
+        f'{name}<path class="axis" d="M{across(row.low):.1f} {y}H{across(row.high):.1f}"/>'
+        f'<path class="marker info" style="stroke-dasharray:none;stroke-width:4" '
+        f'd="M{middle:.1f} {y - 6}v12"/>'
+    )
 
 
 def _curves(result: Result) -> str:
-    """Return an SVG with the median course of the metric for each choice, and a legend."""
-    courses = {row.choice: _course(result, row.choice) for row in result.rows}
-    scale = _Scale([v for course in courses.values() for _, v in course], CURVES_HEIGHT - 20, 10)
-    parts = [
-        f'<text x="0" y="14">{number(scale.high)}</text>',
-        f'<text x="0" y="{CURVES_HEIGHT - 16}">{number(scale.low)}</text>',
-        f'<text x="{WIDTH - 20}" y="{CURVES_HEIGHT - 2}" text-anchor="end">'
-        f"step {result.steps}</text>",
-    ]
-    for i, (name, course) in enumerate(courses.items()):
-        style = (
-            f'stroke="{COLOURS[i % len(COLOURS)]}" stroke-width="2" fill="none" '
-            f'stroke-dasharray="{DASHES[i // len(COLOURS) % len(DASHES)]}"'
-        )
-        points = " ".join(
-            f"{60 + (WIDTH - 80) * step / result.steps:.1f},{scale(value):.1f}"
-            for step, value in course
-        )
-        y = CURVES_HEIGHT + 18 * i + 14
-        parts.append(
-            f'<polyline points="{points}" {style}/>'
-            f'<line x1="60" x2="90" y1="{y - 4}" y2="{y - 4}" {style}/>'
-            f'<text x="98" y="{y}">{escape(name)}</text>'
-        )
-    height = CURVES_HEIGHT + 18 * len(courses) + 10
-    return _svg(height, f"Course of the {result.metric} for each choice", parts)
+    """Return the median course of the metric for at most six choices, with a key."""
+    sign = -1.0 if result.higher_is_better else 1.0
+    known = [row for row in result.rows if row.metric is not None]
+    shown = sorted(known, key=lambda row: sign * (row.metric or 0.0))[:CURVES_MAX]
+    lines = [_line(result, row.choice) for row in shown]
+    title = f"{result.metric} on the held-out data, median over the seeds"
+    if len(shown) < len(result.rows):
+        title += ", of the six best choices" if len(shown) == CURVES_MAX else ""
+    key = "".join(
+        f'<span><i class="key c{i}"></i>{_text(line.name)}</span>' for i, line in enumerate(lines)
+    )
+    return _figure(plot(lines, title=title, x_name="step"), f"{_text(title)}{key}")
 
 
-def _course(result: Result, choice: str) -> list[tuple[int, float]]:
+def _line(result: Result, choice: str) -> Line:
     values: dict[int, list[float]] = {}
     for outcome in result.outcomes:
         for step, value in outcome.curve if outcome.choice == choice else ():
             if value is not None:
                 values.setdefault(step, []).append(value)
-    return [(step, median(found)) for step, found in sorted(values.items())]
+    steps: Sequence[int] = sorted(values)
+    return Line(choice, np.array(steps, float), np.array([median(values[s]) for s in steps], float))
 
 
-class _Scale:
-    """Maps values linearly to pixels from `start` to `end`."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
-        finite = [v for v in values if math.isfinite(v)]
-        self.low, self.high = (min(finite), max(finite)) if finite else (0.0, 1.0)
-        self._start, self._end = start, end
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low
-        share = (value - self.low) / span if span > 0 else 0.5
-        return self._start + share * (self._end - self._start)
+def _figure(image: str, caption: str) -> str:
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _svg(height: int, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
+def _text(text: str) -> str:
+    return escape(clean(text))

@@ -27,13 +27,24 @@ from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.propagation import propagation, weighted
 from trainvitals.experiments.choices import Choice
-from trainvitals.experiments.data import Batch, Data, Material, material_of
+from trainvitals.experiments.data import (
+    Batch,
+    Data,
+    Material,
+    chunks_of,
+    first_samples,
+    material_of,
+)
 from trainvitals.experiments.form import Form
 from trainvitals.experiments.metrics import Metric, calibration_error, constant_score, score
 from trainvitals.remedies.running import call, evaluation
 
 EVALUATIONS: Final = 20
 """Number of evaluations on the held-out data during a training."""
+CURVE_SAMPLES: Final = 1024
+"""Held-out samples of an evaluation during the training; the last one takes all of them."""
+CHUNK: Final = 1024
+"""Samples of a forward pass on the held-out data."""
 TAIL: Final = 0.1
 """Share of the steps over which the first and the final loss are averaged."""
 
@@ -83,9 +94,19 @@ class Job:
 def run_trial(job: Job, choice: Choice, seed: int) -> Outcome:
     """Train once, and once more on corrupted targets if the robustness is asked for.
 
-    Changes the global random states. A training that diverges is an outcome without a metric;
-    a model or a loss that cannot run raises ValueError.
+    Changes the global random states. A training that diverges is an outcome without a metric.
+    Raises ValueError, with the choice and the seed, if the user's code fails.
     """
+    try:
+        return _trial(job, choice, seed)
+    except Exception as error:
+        raise ValueError(
+            f"The training of the choice {choice.name!r} with seed {seed} failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _trial(job: Job, choice: Choice, seed: int) -> Outcome:
     material = job.material(seed)
     model = built(job, choice, seed)
     ratio = _signal_ratio(job, choice, model, next(material.batches(seed, 1)))
@@ -162,6 +183,7 @@ class _Training:
         trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = job.optimizer(trainable, lr=rate)
         self._watched = watched
+        self._sample = first_samples(material.held_out, CURVE_SAMPLES)
         self._every = max(1, job.steps // EVALUATIONS)
 
     @property
@@ -198,7 +220,7 @@ class _Training:
         self.headline = f"{headline.code} {headline.rule}" if headline else ""
 
     def _evaluate(self) -> float | None:
-        return evaluated(self._job, self.model, self._material.held_out)[0]
+        return evaluated(self._job, self.model, self._sample)[0]
 
     def _step(self, batch: Batch, capture: Capture | None) -> None:
         self._optimizer.zero_grad()
@@ -231,7 +253,8 @@ def evaluated(
     None for a metric that is not finite, and for the calibration error of a regression.
     """
     with evaluation(model):
-        found = [_pairs(job.form, model, batch) for batch in held_out]
+        chunks = [chunk for batch in held_out for chunk in chunks_of(batch, CHUNK)]
+        found = [_pairs(job.form, model, chunk) for chunk in chunks]
         prediction = torch.cat([p for p, _ in found])
         target = torch.cat([t for _, t in found])
         if not bool(prediction.isfinite().all()):

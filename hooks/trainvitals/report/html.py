@@ -21,7 +21,7 @@ from trainvitals.diagnosis.history import Series
 from trainvitals.report.checkup import checkup_rows
 from trainvitals.report.curves import CurveKey, key_of
 from trainvitals.report.line import verdict_text
-from trainvitals.report.page_style import STYLE
+from trainvitals.report.page_style import document
 from trainvitals.report.svg import Line, Marker, plot
 from trainvitals.report.text import at_place, clean
 from trainvitals.wire import Stream
@@ -60,14 +60,7 @@ def as_html(
         *_before_training(diagnosis.checkup),
         *_coverage(diagnosis),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{_text(shown)} · trainvitals</title><style>{STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return document(clean(shown), "".join(parts))
 
 
 def _verdict(diagnosis: Diagnosis) -> str:

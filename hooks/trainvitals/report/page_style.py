@@ -1,4 +1,8 @@
-"""The style sheet of the HTML report: light and dark by the reader's setting."""
+"""The frame and the style sheet of the HTML reports: light and dark by the reader's setting."""
+
+from __future__ import annotations
+
+from html import escape
 
 STYLE = """
 :root{color-scheme:light dark;--text:#17212b;--dim:#55636f;--back:#fff;--panel:#f3f6f6;
@@ -51,3 +55,15 @@ svg text.error{fill:var(--error)}
 border-top:1px solid var(--edge)}.evidence td.n{font-weight:600}}
 @media print{body{max-width:none}.card,figure{break-inside:avoid}}
 """
+
+
+def document(title: str, body: str) -> str:
+    """Return a page that loads nothing and runs no script; `title` is escaped, `body` is HTML."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)} · trainvitals</title><style>{STYLE}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )

@@ -1,5 +1,6 @@
 """A sick model trained again with the finding's own fix, executed literally, is healthy."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -8,6 +9,7 @@ from torch import nn  # noqa: E402
 
 from helpers.fixing import Sick, diagnosis  # noqa: E402
 from helpers.watching import own_home  # noqa: E402, F401
+from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.fixes import (  # noqa: E402
     Moment,
     at,
@@ -16,6 +18,8 @@ from trainvitals.diagnosis.fixes import (  # noqa: E402
     lower_rate,
     parts,
 )
+from trainvitals.diagnosis.rules.no_learning import NoLearning  # noqa: E402
+from trainvitals.wire import Place, Stat, Stream  # noqa: E402
 
 
 def mlp(*, hidden: int = 2, activation=nn.ReLU, outputs: int = 4) -> nn.Sequential:
@@ -190,6 +194,18 @@ def test_the_fix_of_the_headline_heals_the_model(name):
     assert healed.headline is None, healed.headline
 
 
+@pytest.mark.parametrize(
+    ("ratio", "fix"), [(1.5e-4, higher_rate(1.5e-4)), (5e-3, ""), (0.0, ""), (float("nan"), "")]
+)
+def test_a_loss_that_stays_has_a_fix_only_if_the_updates_are_small(ratio, fix):
+    losses = 2.303 + np.random.default_rng(0).normal(0, 0.02, 150)
+    place = Place("0.weight", "weight", (8, 8), 0, "0")
+    history = Example(150).scalars(loss=losses)
+    history.stream(Stream.UPDATE, [place], {"0.weight": {Stat.RATIO: ratio}})
+    [finding] = NoLearning().check(history.history)
+    assert finding.fix == fix
+
+
 def test_a_fix_names_the_place_of_each_part():
     fix = f"{at(Moment.STEP, 'a = 1')}\n{clipping(0.5)}"
     assert list(parts(fix)) == [Moment.STEP, Moment.CLIP]
@@ -207,7 +223,7 @@ def test_a_fix_without_a_place_or_with_a_place_twice_is_refused(fix):
     [
         (higher_rate(2e-6), "*= 1000\n"),
         (higher_rate(0.0), "*= 10\n"),
-        (lower_rate(0.54), "/= 50\n"),
+        (lower_rate(0.54), "/= 20\n"),
         (lower_rate(1e-3), "/= 2\n"),
         (lower_rate(float("inf")), "/= 1000\n"),
     ],

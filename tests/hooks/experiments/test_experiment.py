@@ -201,6 +201,7 @@ class TestBadInput:
             ({"factory": lambda: 3}, TypeError, "returned a int"),
             ({"factory": lambda: 1 / 0}, ValueError, "factory.. failed: ZeroDivisionError"),
             ({"factory": frozen}, ValueError, "without trainable parameters"),
+            ({"factory": lambda: nn.LazyLinear(3)}, ValueError, "lazy module"),
             ({"factory": lambda: SHARED}, ValueError, "same parameters twice"),
             ({"factory": lambda: nn.Linear(5, 3)}, ValueError, "cannot run on the data"),
             ({"data": X}, TypeError, "a pair .inputs, targets."),
@@ -271,6 +272,27 @@ def test_the_mean_squared_error_of_the_softmax_leaves_ignored_targets_out():
         logits[kept].softmax(1), nn.functional.one_hot(targets[kept], 3).float()
     )
     assert SoftmaxMSELoss()(logits, targets) == pytest.approx(expected.item())
+
+
+def test_code_that_fails_during_a_training_is_named_with_choice_and_seed():
+    with pytest.raises(ValueError, match=r"'a' with seed 0 failed: TypeError.*closure"):
+        compared(optimizer=torch.optim.LBFGS)
+
+
+def test_a_large_held_out_part_is_evaluated_in_chunks():
+    largest = 0
+
+    class Recording(nn.Linear):
+        def forward(self, x):
+            nonlocal largest
+            largest = max(largest, len(x))
+            return super().forward(x)
+
+    many = torch.randn(8000, 8, generator=G)
+    data = (many, (many[:, 0] > 0).long())
+    result = compared(lambda: Recording(8, 2), data, steps=20)
+    assert largest == 1024
+    assert result.row("a").learned
 
 
 def test_the_optimizer_can_be_a_partial():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import trainvitals
 from helpers.small_experiment import DATA, network
@@ -76,6 +77,12 @@ class TestResume:
         with pytest.raises(ValueError, match="steps is 20 there and 30 here"):
             compared(resume=file, steps=30)
 
+    def test_the_file_of_another_model_is_refused(self, tmp_path):
+        file = tmp_path / "runs.jsonl"
+        compared(lambda: network(), resume=file)
+        with pytest.raises(ValueError, match="belongs to another experiment: model is"):
+            compared(lambda: network().append(nn.Identity()), resume=file)
+
     def test_another_file_is_refused_and_unchanged(self, tmp_path):
         file = tmp_path / "notes.txt"
         file.write_text("my notes\n")
@@ -89,9 +96,18 @@ class TestThePage:
         path = compared().to_html(tmp_path / "page.html")
         text = path.read_text()
         assert "http" not in text.replace("http-equiv", "")
+        assert "default-src 'none'" in text
         assert "<script" not in text
         for part in ("he", "zeros", "TV301 symmetric_init", "<svg", "95 % interval"):
             assert part in text
+
+    def test_seven_choices_draw_the_six_best_curves(self, tmp_path):
+        result = trainvitals.experiment(
+            network, DATA, "learning_rate", steps=20, seeds=2, robustness=False
+        )
+        text = result.to_html(tmp_path / "page.html").read_text()
+        assert text.count('class="line c') == 6
+        assert "the six best choices" in text
 
     def test_names_are_escaped(self, tmp_path):
         result = trainvitals.experiment(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -12,10 +12,16 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import higher_rate
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
-from trainvitals.wire import Scalar, Stream
+from trainvitals.diagnosis.signals import Floats, block_means, median, middle, trend
+from trainvitals.wire import Scalar, Stat, Stream
+
+SMALL_UPDATE: Final = 3e-4
+"""Median update ratio RMS(ΔW)/RMS(W) below which the steps are too small to learn in a short run;
+healthy runs have 1e-3 to 1e-2."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class NoLearning(Rule):
                 Evidence(quantity="loss at the start", seen=start),
                 Evidence(quantity="noise of the loss from step to step", seen=course.noise),
             ),
+            fix=_fix(history),
             confidence=0.8,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
@@ -120,6 +127,14 @@ class NoLearning(Rule):
     def healthy() -> History:
         """Return a loss with the noise of small batches that falls slowly."""
         return Example(400).scalars(loss=np.linspace(2.303, 1.6, 400) + _noise(400, 0.3)).history
+
+
+def _fix(history: History) -> str:
+    """Return a higher learning rate if the updates are small; otherwise a person must decide."""
+    rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
+    ratios = both_ends(history, Stream.UPDATE, Stat.RATIO, rows).values
+    usual = middle(median(ratios, axis=1)) if rows and len(ratios) else float("nan")
+    return higher_rate(usual) if 0 < usual < SMALL_UPDATE else ""
 
 
 def _noise(n: int, std: float) -> Floats:
