@@ -101,8 +101,13 @@ def test_thresholds_come_from_a_table_or_from_json(tmp_path, monkeypatch):
     assert load().rules == {"dead_relu": {"dead_share_error": 0.95}}
     monkeypatch.setenv("TRAINVITALS_RULES", '{"TV101": {"gradient_ratio_min": 1e-6}}')
     settings = load()
-    assert settings.rules == {"TV101": {"gradient_ratio_min": 1e-6}}
-    assert settings.origins["rules"] == "TRAINVITALS_RULES"
+    assert settings.rules == {
+        "dead_relu": {"dead_share_error": 0.95},
+        "TV101": {"gradient_ratio_min": 1e-6},
+    }
+    assert settings.origins["rules"] == "TRAINVITALS_RULES, trainvitals.toml"
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_share_error": 0.8}}')
+    assert load().rules == {"dead_relu": {"dead_share_error": 0.8}}
 
 
 @pytest.mark.parametrize("value", ["{", "[1]", '{"dead_relu": 3}'])

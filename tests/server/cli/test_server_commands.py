@@ -118,4 +118,9 @@ def test_thresholds_come_from_a_table_or_from_json(tmp_path, monkeypatch):
     (tmp_path / "trainvitals.toml").write_text("[rules.dead_relu]\ndead_share_error = 0.95\n")
     assert Settings().rules == {"dead_relu": {"dead_share_error": 0.95}}
     monkeypatch.setenv("TRAINVITALS_RULES", '{"TV101": {"gradient_ratio_min": 1e-6}}')
-    assert Settings().rules == {"TV101": {"gradient_ratio_min": 1e-6}}
+    assert Settings().rules == {
+        "dead_relu": {"dead_share_error": 0.95},
+        "TV101": {"gradient_ratio_min": 1e-6},
+    }
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_share_error": 0.8}}')
+    assert Settings().rules == {"dead_relu": {"dead_share_error": 0.8}}
