@@ -193,7 +193,7 @@ class LearningRateTooHigh(Rule):
         )
 
     def _fix_of_rise(self, history: History, ratio: Window, course: Course, since: int) -> str:
-        """Return the fix: the rate before its rise, clipping of single gradients, or a lower rate."""
+        """Return the fix: the rate before its rise, clipped gradients, or a lower rate."""
         rises = self._abrupt_rises(course)
         if len(rises):
             rate = course.learning_rate
