@@ -107,6 +107,11 @@ class Monitor:
         if self._capture is not None and not self._closed:
             self._capture.loss(loss, unless_hooked=True)
 
+    def _losses_are_parts(self) -> None:
+        """Sum the losses of the micro-batches of a step, for a framework that divides them."""
+        if self._capture is not None:
+            self._capture.scalars.are_parts = True
+
     def log(self, **scalars: Any) -> None:
         """Record other scalars of the step; each appears as `log/<name>`."""
         if self._capture is not None and not self._closed:

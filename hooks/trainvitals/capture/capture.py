@@ -53,8 +53,8 @@ class Capture:
 
     `step` is the last finished step of the first optimizer, `start_step` − 1 before the first; in
     a loop without a torch optimizer, each training loss is a step. `watched` lists the measured
-    parameters and modules; `not_watched` maps the others to the reason. A constructor that raises
-    leaves no hook.
+    parameters and modules; `not_watched` maps the others to the reason; `scalars` are those of the
+    current step. A constructor that raises leaves no hook.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Capture:
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
         self._emission = Emission(emit, self._was_nonfinite)
-        self._scalars = StepScalars()
+        self.scalars = StepScalars()
         self._names = Names(self._report)
         seen = {} if self._budget.vital_only else self.models
         self._outputs = Outputs(seen, activations, self._guard, self._report)
@@ -143,7 +143,7 @@ class Capture:
         unless_hooked: bool = False,
     ) -> None:
         """Record a loss of this step, its terms by name, or (`unless_hooked`) what no hook saw."""
-        if unless_hooked and self._scalars.hooked:
+        if unless_hooked and self.scalars.hooked:
             return
         started = time.thread_time()
         with self._guard.probe("loss"):
@@ -152,7 +152,7 @@ class Capture:
                 seen = Seen(prediction, target, explicit=True) if given else NOTHING
                 self._take_loss(value, seen, hooked=False)
             elif (name := self._names.allowed(split)) is not None:
-                self._scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
+                self.scalars.log({f"{Scalar.LOSS}/{name}": total_of(value)})
         self._own_s += time.thread_time() - started
         self._end_loss_steps()
 
@@ -161,7 +161,7 @@ class Capture:
         for given, value in scalars.items():
             if (name := self._names.allowed(given)) is not None:
                 with self._guard.probe(f"log({name})"):
-                    self._scalars.log({f"log/{name}": value})
+                    self.scalars.log({f"log/{name}": value})
 
     def settle(self) -> None:
         """End the pending steps if the weights changed without a torch optimizer; emit all."""
@@ -182,7 +182,7 @@ class Capture:
             self._loss_hook = None
         with self._guard.probe("records"):
             # If a known optimizer never finished a step, a few losses are its micro-batches.
-            self._end_loss_steps(now=not self.optimizers or self._scalars.waiting >= UNSEEN_STEPS)
+            self._end_loss_steps(now=not self.optimizers or self.scalars.waiting >= UNSEEN_STEPS)
             self._report_missing_data()
             self._names.report_all()
         with self._guard.probe("transfer"):
@@ -194,7 +194,7 @@ class Capture:
 
     def _attach(self, loss: object) -> None:
         self._supervision = Supervision(
-            self.models, self._scalars, self._emit, self._guard, lambda: self.step + 1
+            self.models, self.scalars, self._emit, self._guard, lambda: self.step + 1
         )
         owned = [p for model in self.models.values() for p in model.parameters()]
         self.facts["parameters"] = float(
@@ -244,36 +244,36 @@ class Capture:
         with self._guard.probe("loss"):
             self._take_loss(value, seen, hooked=True)
         self._own_s += time.thread_time() - started
-        if not self._scalars.logged:  # otherwise the program reports this loss a second time
+        if not self.scalars.logged:  # otherwise the program reports this loss a second time
             self._end_loss_steps()
 
     # A loop without a torch optimizer.
 
     def _take_loss(self, value: Loss, seen: Seen, *, hooked: bool) -> None:
-        if "loss" in self.not_watched and not self._scalars.seen:
+        if "loss" in self.not_watched and not self.scalars.seen:
             self._report("loss", f"no loss was recorded before step {self.step + 1}")
-        if self._scalars.loss(total_of(value), hooked=hooked):
+        if self.scalars.loss(total_of(value), hooked=hooked):
             self._nonfinite()
             self._loss_events.add(examined_of(value), self.step + 1)
-        self._scalars.terms(value, self._names.allowed)
+        self.scalars.terms(value, self._names.allowed)
         if self._is_supervised() and "supervision" not in self._guard.off:
             with self._guard.probe("supervision"):
                 self._own_s += self._supervision.take(value, seen, self.optimizers)
-        if not self._loss_steps.optimizer_stepped and not (hooked and self._scalars.logged):
+        if not self._loss_steps.optimizer_stepped and not (hooked and self.scalars.logged):
             with self._guard.probe("weights between losses"):
                 self._loss_steps.saw_loss(optimizer_known=bool(self.optimizers))
 
     def _end_loss_steps(self, *, now: bool = False) -> None:
         """End one step for each pending training loss, if losses are steps, or if `now`."""
         steps = self._loss_steps
-        if steps.optimizer_stepped or not (steps.active or now) or not self._scalars.waiting:
+        if steps.optimizer_stepped or not (steps.active or now) or not self.scalars.waiting:
             return
         self._report("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
-        for value in self._scalars.take_losses():
+        for value in self.scalars.take_losses():
             started = time.thread_time()
             with self._guard.probe("weights"):
                 self._measurement.weights()
-            self._scalars.loss(value, hooked=not self._scalars.logged)
+            self.scalars.loss(value, hooked=not self.scalars.logged)
             self._finish_step(started)
 
     # One step.
@@ -344,7 +344,7 @@ class Capture:
     def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()
         step, plan = self._measurement.begin()
-        for name, value in self._scalars.take().items():
+        for name, value in self.scalars.take().items():
             step.put_scalar(name, value)
         step.scalars |= group_scalars(self.optimizers)
         if self._last_end is not None:
@@ -379,7 +379,7 @@ class Capture:
         by_losses = "gradients and updates" in self.not_watched  # already reported there
         unseen = reasons.unseen(
             steps=self.step + 1 - self._budget.start,
-            loss=self._scalars.seen,
+            loss=self.scalars.seen,
             optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,

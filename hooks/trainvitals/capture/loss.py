@@ -73,6 +73,8 @@ class StepScalars:
         """Whether a training loss was recorded in this run."""
         self.logged = False
         """Whether a training loss was recorded by `monitor.loss`, not by a hook."""
+        self.are_parts = False
+        """The losses of the micro-batches are parts of the step's loss: their sum counts."""
 
     @property
     def hooked(self) -> bool:
@@ -127,13 +129,17 @@ class StepScalars:
         numbers = [x for x in losses if type(x) is float]
         if losses and len(numbers) == len(losses):
             finite = [x for x in numbers if math.isfinite(x)]
-            taken[Scalar.LOSS] = sum(finite) / len(finite) if finite else math.nan
+            count = 1 if self.are_parts else len(finite)
+            taken[Scalar.LOSS] = sum(finite) / count if finite else math.nan
             taken[Scalar.NONFINITE_LOSS] = float(len(losses) - len(finite))
         elif losses:
             stacked = torch.stack([x for x in losses if isinstance(x, Tensor)]).float()
             finite_on_device = torch.isfinite(stacked)
             total = torch.where(finite_on_device, stacked, 0.0).sum()
-            taken[Scalar.LOSS] = total / finite_on_device.sum()
+            count_on_device = finite_on_device.sum()
+            if self.are_parts:
+                count_on_device = count_on_device.clamp(max=1)
+            taken[Scalar.LOSS] = total / count_on_device
             taken[Scalar.NONFINITE_LOSS] = (~finite_on_device).sum().float()
         self._logged, self._hooked, self._others, self._terms = [], [], {}, {}
         return taken

@@ -1,0 +1,82 @@
+"""The Trainer of Hugging Face.
+
+    trainer = Trainer(model, args, callbacks=[TrainvitalsCallback()], …)
+
+The callback watches the model and the optimizer while the Trainer trains. Steps, planned steps, the
+step after a resume, hyper-parameters, the training loss and the evaluation loss are the Trainer's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from transformers import TrainerCallback
+
+from trainvitals.monitor import Monitor, watch
+
+EVALUATION_LOSS = "eval_loss"
+
+
+class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no stubs here
+    """Watches each training of a Trainer; `monitor` is the newest Monitor.
+
+    Options are those of `trainvitals.watch`; `run`, `config`, `total_steps` and `start_step` are
+    the Trainer's unless they are given.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.monitor: Monitor | None = None
+        self._options = options
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,  # noqa: ARG002 - the base class's signature
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Attach to the model that the Trainer is about to train."""
+        found = {
+            "run": getattr(args, "run_name", None),
+            "config": args.to_dict(),
+            "total_steps": state.max_steps if state.max_steps > 0 else None,
+            "start_step": state.global_step,
+        }
+        self.monitor = watch(model, optimizer, **(found | self._options))
+        if args.gradient_accumulation_steps > 1 and sums_losses(model):
+            self.monitor._losses_are_parts()
+
+    def on_evaluate(
+        self,
+        args: Any,  # noqa: ARG002
+        state: Any,  # noqa: ARG002
+        control: Any,  # noqa: ARG002
+        metrics: Any = None,
+        **_: Any,
+    ) -> None:
+        """Record the loss of an evaluation as that of the split `validation`."""
+        value = (metrics or {}).get(EVALUATION_LOSS)
+        if self.monitor is not None and value is not None:
+            self.monitor.loss(value, split="validation")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Close the monitor: the diagnosis is printed."""
+        if self.monitor is not None:
+            self.monitor.close()
+
+
+def sums_losses(model: Any) -> bool:
+    """Whether the Trainer gives this model the number of targets of the whole step.
+
+    The losses of the micro-batches are then parts of the step's loss, and their sum is the loss.
+    Source: transformers, `Trainer.model_accepts_loss_kwargs`.
+    """
+    inner = getattr(model, "module", model)
+    accepts = getattr(inner, "accepts_loss_kwargs", None)
+    if accepts is not None:
+        return bool(accepts)
+    parameters = inspect.signature(inner.forward).parameters.values()
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
