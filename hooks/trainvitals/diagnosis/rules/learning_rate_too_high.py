@@ -193,13 +193,15 @@ class LearningRateTooHigh(Rule):
         )
 
     def _fix_of_rise(self, history: History, ratio: Window, course: Course, since: int) -> str:
-        """Return the fix: no rise of the rate, clipping of single gradients, or a lower rate."""
+        """Return the fix: the rate before its rise, clipped gradients, or a lower rate."""
         rises = self._abrupt_rises(course)
         if len(rises):
+            rate = course.learning_rate
+            usual_rate = float(rate.values[rate.steps < rises[0]].max())
             return at(
-                Moment.BEFORE_TRAINING,
-                "scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)"
-                f"  # the rate rose at step {rises[0]}",
+                Moment.STEP,
+                f"for group in optimizer.param_groups:  # the rate rose at step {rises[0]}\n"
+                f"    group['lr'] = min(group['lr'], {usual_rate:.3g})",
             )
         before = ratio.values[ratio.steps < since]
         norm = history.scalar(Scalar.GRADIENT_NORM)
