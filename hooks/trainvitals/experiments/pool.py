@@ -11,6 +11,8 @@ import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -56,22 +58,27 @@ def parallel(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Outcome]
     Raises BrokenProcessPool if the processes cannot start: the script has no
     `if __name__ == "__main__"`, or its functions cannot be imported.
     """
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start,
-        initargs=(pickle.dumps(job),),
-    )
-    try:
-        for done in as_completed([pool.submit(_run, task) for task in tasks]):
-            yield done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    # In a file: a process that ends before it has read more arguments than a pipe holds would let
+    # this one wait for ever.
+    with TemporaryDirectory(prefix="trainvitals-") as folder:
+        file = Path(folder) / "job.pickle"
+        file.write_bytes(pickle.dumps(job))
+        pool = ProcessPoolExecutor(
+            min(workers, len(tasks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(str(file),),
+        )
+        try:
+            for done in as_completed([pool.submit(_run, task) for task in tasks]):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(job: bytes) -> None:
+def _start(file: str) -> None:
     torch.set_num_threads(1)
-    _job.append(pickle.loads(job))  # noqa: S301 - from the parent process
+    _job.append(pickle.loads(Path(file).read_bytes()))  # noqa: S301 - from the parent process
 
 
 def _run(task: Task) -> Outcome:

@@ -1,6 +1,9 @@
 """Trainings run in processes or one after the other with one result, and continue from a file."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -39,6 +42,33 @@ def test_a_factory_that_cannot_be_pickled_runs_in_one_process():
     assert "factory cannot be pickled" in note
     assert note in str(result)
     assert result.row("he").metric is not None
+
+
+UNGUARDED = """
+import torch, trainvitals
+from helpers.small_experiment import network
+
+x = torch.randn(4000, 8)  # more than a pipe holds
+result = trainvitals.experiment(
+    network, (x, (x[:, 0] > 0).long()), {"a": "he_normal", "b": "zeros"},
+    steps=5, seeds=2, workers=2, robustness=False,
+)
+print(result.notes[0])
+"""
+
+
+def test_a_script_without_a_guard_runs_in_one_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'put the call under if __name__ == "__main__"' in done.stdout
 
 
 class TestResume:
