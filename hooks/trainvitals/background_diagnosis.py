@@ -20,6 +20,7 @@ from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial_state import initial_state
+from trainvitals.diagnosis.rule import Rule
 from trainvitals.report.status import Status, status_of
 from trainvitals.wire import Frame, Record
 
@@ -89,6 +90,7 @@ class BackgroundDiagnosis:
             found = diagnose(
                 self.history,
                 findings,
+                rules=self._rules(),
                 run=run,
                 watched=watched,
                 not_watched=not_watched,
@@ -132,13 +134,16 @@ class BackgroundDiagnosis:
         """Take the records in and return the status; apply the rules only if they are due."""
         if is_due:
             self._examine()
-            self._verdict = diagnose(self.history, self._findings, rules=self._engine.rules)
+            self._verdict = diagnose(self.history, self._findings, rules=self._rules())
         else:
             self._take_in()
         now, before, step = time.monotonic(), self._status_before, self.history.last_step
         self._status_before = (now, step)
         rate = None if before is None else max(0, step - before[1]) / max(1e-3, now - before[0])
         return status_of(self.history, self._verdict, rate)
+
+    def _rules(self) -> tuple[Rule, ...]:
+        return self._engine.rules_for(self.history)
 
     def _take_in(self) -> None:
         while self._inbox:

@@ -8,11 +8,12 @@ standard library.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,10 @@ class Settings:
     """File with the token; default `token` in the home."""
     spool_dir: Path = Path()
     """Folder of batches that are not delivered yet; default `spool` in the home."""
+    rules: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Thresholds by the name or code of the rule: `[rules.dead_relu] dead_share_error = 0.95` in a
+    file, `{"dead_relu": {"dead_share_error": 0.95}}` as JSON in the environment. The tables of all
+    sources are merged."""
     disabled: bool = False
     """1: `watch` does nothing."""
     origins: dict[str, str] = field(default_factory=dict, compare=False)
@@ -69,26 +74,44 @@ def load(**arguments: object) -> Settings:
     origins: dict[str, str] = {}
     files = list(_files())
     for name, parse in _PARSERS.items():
-        for origin, raw in _candidates(name, arguments, files):
-            try:
-                values[name] = parse(raw)
-            except ValueError as error:
-                log.warning("%s from %s is not used: %s", name, origin, error)
-                continue
-            except Exception as error:  # noqa: BLE001 - `__str__` of an argument may raise anything
-                kind = type(error).__name__
-                log.warning("%s from %s is not used: reading it raises %s", name, origin, kind)
-                continue
-            origins[name] = origin
-            break
-        else:
-            origins[name] = "default"
+        found = _parsed(name, parse, _candidates(name, arguments, files))
+        if name == "rules":
+            sources = list(found)
+            values[name] = _merged([table for _, table in sources])
+            origins[name] = ", ".join(origin for origin, _ in sources) or "default"
+            continue
+        origins[name], value = next(found, ("default", None))
+        if value is not None:
+            values[name] = value
     if "home" not in values:
         values["home"] = _default_home()
     home = values["home"]
     values.setdefault("token_file", home / "token")
     values.setdefault("spool_dir", home / "spool")
     return Settings(**values, origins=origins)
+
+
+def _parsed(
+    name: str, parse: Callable[[object], object], candidates: Iterable[tuple[str, object]]
+) -> Iterator[tuple[str, Any]]:
+    """Yield (source, value) of the valid candidates; log a warning for an invalid one."""
+    for origin, raw in candidates:
+        try:
+            yield origin, parse(raw)
+        except ValueError as error:
+            log.warning("%s from %s is not used: %s", name, origin, error)
+        except Exception as error:  # noqa: BLE001 - `__str__` of an argument may raise anything
+            kind = type(error).__name__
+            log.warning("%s from %s is not used: reading it raises %s", name, origin, kind)
+
+
+def _merged(tables: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Return one table of thresholds; `tables` have the one of the highest precedence first."""
+    merged: dict[str, dict[str, float]] = {}
+    for table in reversed(tables):
+        for rule, thresholds in table.items():
+            merged[rule] = {**merged.get(rule, {}), **thresholds}
+    return merged
 
 
 def _default_home() -> Path:
@@ -161,6 +184,19 @@ def _report(value: object) -> str:
     return str(value)
 
 
+def _rules(value: object) -> dict[str, dict[str, object]]:
+    try:
+        table = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"it must be JSON; {error}") from error
+    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+        raise ValueError(
+            'it must contain a table for each rule, such as {"dead_relu": {"dead_share_error": '
+            f"0.95}}}}; got {str(value)[:60]}"
+        )
+    return table
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
@@ -185,5 +221,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "token": _text,
     "token_file": _path,
     "spool_dir": _path,
+    "rules": _rules,
     "disabled": _flag,
 }

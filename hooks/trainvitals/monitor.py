@@ -33,6 +33,9 @@ from trainvitals.arguments import (
 )
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
+from trainvitals.diagnosis.examine import Engine
+from trainvitals.diagnosis.thresholds import chosen
+from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.ending import StopTraining as StopTraining
 from trainvitals.ending import described, ending_of
 from trainvitals.identity import rank, run_start
@@ -185,8 +188,15 @@ class Monitor:
             capture.facts["start_step"] = float(start_step)
         if not loss_falls:
             capture.facts["loss_falls"] = 0.0
+        rules = chosen(installed_rules(), self._settings.rules)
+        if rules.problems:
+            log.warning("Settings of rules that are not used: %s.", "; ".join(rules.problems))
+        capture.facts.update(rules.facts)
         self._diagnosis = BackgroundDiagnosis(
-            self._finding_opened, show=self._screen.show, clear=self._screen.clear
+            self._finding_opened,
+            Engine(rules.rules),
+            show=self._screen.show,
+            clear=self._screen.clear,
         )
         if collector:
             self._shipper = Shipper(

@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from trainvitals.diagnosis.examine import Engine
 from trainvitals_server import problems, service
 from trainvitals_server.auth import Tokens
 from trainvitals_server.auth.router import refuse_unscoped
@@ -25,7 +24,7 @@ from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import routes as query_routes
-from trainvitals_server.rounds import Rounds
+from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import parsed
@@ -87,7 +86,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
     state.compactor.start()
     state.rounds = Rounds(
         state.store,
-        Engine(),
+        engine_of(settings.rules),
         interval_s=settings.round_interval_s,
         lost_after_s=settings.lost_after_s,
     )

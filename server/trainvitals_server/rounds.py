@@ -20,8 +20,11 @@ from time import time as wall_clock
 from typing import Final, Protocol
 
 from trainvitals.api.schema import Diagnosis, Finding
-from trainvitals.diagnosis.examine import diagnose
+from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.rule import Rule
+from trainvitals.diagnosis.thresholds import Table, chosen
+from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals_server.publish.counters import DURATION_BUCKETS_S, Histogram, RoundStats
 from trainvitals_server.publish.vitals import Measured, vitals_of
 
@@ -51,9 +54,21 @@ class RoundsStore(Protocol):
 class Examiner(Protocol):
     """`trainvitals.diagnosis.examine.Engine`, or its substitute in a test."""
 
+    def rules_for(self, history: History) -> Sequence[Rule]: ...
     def examine(
         self, history: History, previous: Sequence[Finding] = ()
     ) -> tuple[Finding, ...]: ...
+
+
+def engine_of(table: Table) -> Engine:
+    """Return an engine with our rules, those of installed packages, and these thresholds.
+
+    A run's own thresholds, which its records contain, take precedence.
+    """
+    rules = chosen(installed_rules(), table)
+    if rules.problems:
+        log.warning("Settings of rules that are not used: %s.", "; ".join(rules.problems))
+    return Engine(rules.rules)
 
 
 @dataclass
@@ -185,7 +200,8 @@ class Rounds:
             began = perf_counter()
             findings = self._engine.examine(history, previous)
             self._evaluation.observe(perf_counter() - began)
-            self._store.save_diagnosis(run_pk, diagnose(history, findings))
+            rules = self._engine.rules_for(history)
+            self._store.save_diagnosis(run_pk, diagnose(history, findings, rules=rules))
         self._note(run_pk, history, previous, findings)
         return True
 

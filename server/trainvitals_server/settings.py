@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     )
     connections_max: int = Field(default=200, gt=0, description="Maximum concurrent connections.")
 
+    rules: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Thresholds by rule, for runs that do not set their own: "
+        '{"dead_relu": {"dead_share_error": 0.95}}, or [rules.dead_relu] in a file.',
+    )
     round_interval_s: float = Field(default=1.0, gt=0, description="Seconds between rounds.")
     lost_after_s: float = Field(default=60.0, gt=0, description="Seconds of silence until lost.")
     seal_interval_s: float = Field(

@@ -94,3 +94,25 @@ def test_a_project_that_cannot_be_stored_is_one_warning(caplog):
     assert load(project="a\0b").project == "default"
     assert load(project="a\udcffb").project == "default"
     assert len(caplog.records) == 2
+
+
+def test_thresholds_come_from_a_table_or_from_json(tmp_path, monkeypatch):
+    (tmp_path / "trainvitals.toml").write_text("[rules.dead_relu]\ndead_share_error = 0.95\n")
+    assert load().rules == {"dead_relu": {"dead_share_error": 0.95}}
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"TV101": {"gradient_ratio_min": 1e-6}}')
+    settings = load()
+    assert settings.rules == {
+        "dead_relu": {"dead_share_error": 0.95},
+        "TV101": {"gradient_ratio_min": 1e-6},
+    }
+    assert settings.origins["rules"] == "TRAINVITALS_RULES, trainvitals.toml"
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_share_error": 0.8}}')
+    assert load().rules == {"dead_relu": {"dead_share_error": 0.8}}
+
+
+@pytest.mark.parametrize("value", ["{", "[1]", '{"dead_relu": 3}'])
+def test_thresholds_that_are_no_table_are_one_warning(value, monkeypatch, caplog):
+    monkeypatch.setenv("TRAINVITALS_RULES", value)
+    assert load().rules == {}
+    assert len(caplog.records) == 1
+    assert "rules from TRAINVITALS_RULES is not used" in caplog.text

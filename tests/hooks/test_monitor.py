@@ -333,3 +333,15 @@ def test_disabled_by_the_environment_it_does_nothing(monkeypatch):
     monitor = watched(steps=3)
     assert monitor.diagnosis().step == -1
     monitor.close()
+
+
+def test_thresholds_of_the_project_apply_to_the_run_and_are_recorded(tmp_path, caplog):
+    (tmp_path / "trainvitals.toml").write_text(
+        "[rules.learning_rate_too_high]\nno_such = 1\n[rules.dead_relu]\nunits_min = 64\n"
+    )
+    monitor = watched(steps=3)
+    facts = monitor._diagnosis.history.facts if monitor.diagnosis() else {}
+    monitor.close()
+    assert facts["threshold/dead_relu/units_min"] == 64
+    [said] = warnings_in(caplog)
+    assert "learning_rate_too_high has no threshold 'no_such'" in said

@@ -10,7 +10,10 @@ import pytest
 from trainvitals.api.schema import Finding, Severity, State
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.example import Example
-from trainvitals_server.rounds import Rounds
+from trainvitals.diagnosis.registry import all_rules
+from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.user_rules import UnusableRule
+from trainvitals_server.rounds import Rounds, engine_of
 
 
 class MemoryStore:
@@ -54,6 +57,9 @@ class Says:
 
     def __init__(self, *findings):
         self.findings, self.given = findings, []
+
+    def rules_for(self, history):
+        return all_rules()
 
     def examine(self, history, previous=()):
         self.given.append((history, tuple(previous)))
@@ -152,6 +158,9 @@ def test_a_diagnosis_takes_at_most_a_tenth_of_a_core(monkeypatch):
     monkeypatch.setattr("trainvitals_server.rounds.perf_counter", lambda: clock[0])
 
     class Slow(Says):
+        def rules_for(self, history):
+            return all_rules()
+
         def examine(self, history, previous=()):
             clock[0] += 2.0
             return super().examine(history, previous)
@@ -229,6 +238,9 @@ def test_stopping_waits_for_the_run_in_hand_and_starts_no_other():
     inside, go_on = threading.Event(), threading.Event()
 
     class Waits(Says):
+        def rules_for(self, history):
+            return all_rules()
+
         def examine(self, history, previous=()):
             inside.set()
             assert go_on.wait(10)
@@ -272,3 +284,28 @@ def test_a_round_with_nothing_stored_yet_is_no_error(due):
     rounds = Rounds(MemoryStore(*due), Engine())
     rounds.run_once()
     assert rounds.stats().errors == 0
+
+
+def test_the_thresholds_of_the_collector_apply_and_those_of_the_run_take_precedence(caplog):
+    store = MemoryStore(1, 2)
+    sick = DeadRelu.sick
+    store.histories = {1: sick(), 2: sick()}
+    store.histories[2].facts["threshold/dead_relu/dead_share_error"] = 0.9
+    never = {"dead_share_error": 2.0, "dead_share_warning": 2.0}
+    engine = engine_of({"dead_relu": never, "no_such_rule": {"x": 1}})
+    Rounds(store, engine).run_once()
+    found = {pk: {f.code for f in findings} for pk, (findings, _, _) in store.saved.items()}
+    assert "TV201" not in found[1]
+    assert "TV201" in found[2]
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "there is no rule 'no_such_rule'" in warning
+
+
+def test_a_broken_rule_of_another_package_is_a_note_on_the_run(monkeypatch):
+    broken = UnusableRule("theirs", "ImportError: no module named x")
+    monkeypatch.setattr("trainvitals_server.rounds.installed_rules", lambda: (broken,))
+    store = MemoryStore(1)
+    Rounds(store, engine_of({})).run_once()
+    [found] = store.saved[1][0]
+    assert (found.code, found.where) == ("TV954", "theirs")
+    assert "no module named x" in found.summary

@@ -125,3 +125,16 @@ def test_one_non_finite_loss_in_a_long_stored_run_is_found_by_a_collector_that_s
     assert len(history.steps(Stream.SCALAR)) < segments * rows / 2, "most of it is left out"
     [found] = [f for f in Engine().examine(history) if f.code == "TV901"]
     assert found.since_step == bad
+
+
+def test_a_run_takes_its_own_thresholds_to_the_collector(store):
+    patient = {"threshold/no_learning/steps_min": 1e6}
+    for run, facts in (("usual", {}), ("patient", patient)):
+        records = (start(facts=facts), LAYOUT, losses(0, [2.3] * 600))
+        ingest(store, batch(*records, run=run, source=run.encode().ljust(16)))
+    run_once(store)
+    usual, patient = (
+        {f.code for f in store.findings(store.run(r).pk)} for r in ("usual", "patient")
+    )
+    assert "TV501" in usual
+    assert "TV501" not in patient

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from trainvitals.api.schema import Diagnosis
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.registry import all_rules, rule_by_code
 from trainvitals.diagnosis.rule import Rule
+from trainvitals.diagnosis.user_rules import UnusableRule, installed_rules
 from trainvitals.report import as_json as to_json
 from trainvitals.report import card
 from trainvitals.report.curves import curves_of
@@ -57,7 +57,7 @@ def rules(
     if code is None:
         _list(as_json)
         return
-    rule = _rule(code)
+    rule = type(_rule(code))
     if as_json:
         typer.echo(json.dumps(_described(rule), indent=2))
         return
@@ -71,7 +71,7 @@ def _run(asked: str | None, as_json: bool) -> None:
     if asked is None:
         typer.echo("Name a rule: trainvitals rules run TV101.", err=True)
         raise typer.Exit(USAGE)
-    rule = _rule(asked)()
+    rule = _rule(asked)
     examples = {"sick": rule.sick(), "healthy": rule.healthy()}
     seen = {name: _diagnosed(rule, history, name) for name, history in examples.items()}
     if as_json:
@@ -98,7 +98,9 @@ def _shown(diagnosis: Diagnosis, history: History) -> str:
 
 
 def _list(as_json: bool) -> None:
-    pages = [rule.page() for rule in all_rules()]
+    for broken in _unusable():
+        typer.echo(f"The rule {broken.entry} is not used: {broken.reason}.", err=True)
+    pages = [rule.page() for rule in _usable()]
     if as_json:
         listed = [{"code": p.code, "rule": p.rule, "summary": p.summary} for p in pages]
         typer.echo(json.dumps(listed, indent=2))
@@ -107,16 +109,21 @@ def _list(as_json: bool) -> None:
         typer.echo(f"{page.code}  {page.rule:<24} {page.summary}")
 
 
-def _rule(asked: str) -> type[Rule]:
-    for rule in all_rules():
-        if asked.lower() == rule.name():
-            return type(rule)
-    try:
-        return rule_by_code(asked.upper())
-    except KeyError:
-        codes = ", ".join(rule.code for rule in all_rules())
-        typer.echo(f"There is no rule {asked!r}. Known rules: {codes}.", err=True)
-        raise typer.Exit(USAGE) from None
+def _rule(asked: str) -> Rule:
+    for rule in _usable():
+        if asked.lower() in (rule.name(), rule.code.lower()):
+            return rule
+    codes = ", ".join(rule.code for rule in _usable())
+    typer.echo(f"There is no rule {asked!r}. Known rules: {codes}.", err=True)
+    raise typer.Exit(USAGE)
+
+
+def _usable() -> list[Rule]:
+    return [rule for rule in installed_rules() if not isinstance(rule, UnusableRule)]
+
+
+def _unusable() -> list[UnusableRule]:
+    return [rule for rule in installed_rules() if isinstance(rule, UnusableRule)]
 
 
 def _described(rule: type[Rule]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.registry import RULES, all_rules
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
+from trainvitals.diagnosis.thresholds import with_facts
 from trainvitals.diagnosis.verdict import blind_rules, verdict_of
 
 RESOLVED_MAX = 50
@@ -36,6 +37,10 @@ class Engine:
         self._by_code |= {rule.code: type(rule) for rule in self.rules}
         self._explains = {code: rule.explains for code, rule in self._by_code.items()}
 
+    def rules_for(self, history: History) -> tuple[Rule, ...]:
+        """Return the rules with the thresholds that the run itself has set, among its facts."""
+        return with_facts(self.rules, history.facts)
+
     def examine(self, history: History, previous: Sequence[Finding] = ()) -> tuple[Finding, ...]:
         """Return the ranked findings of a run; `previous` is the last return value for this run.
 
@@ -43,7 +48,7 @@ class Engine:
         """
         found: list[Finding] = []
         with np.errstate(all="ignore"):  # infinities are valid input here
-            for rule in self.rules:
+            for rule in self.rules_for(history):
                 found += self._check(rule, history)
             course = Course(history)
             findings = continued(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
-from trainvitals.experiments.metrics import Metric, is_clearly_better
+from trainvitals.experiments.metrics import Metric
 from trainvitals.experiments.paired import interval, paired_p
 from trainvitals.experiments.result import Row
 from trainvitals.experiments.trial import Outcome
@@ -71,8 +71,9 @@ def has_learned(outcome: Outcome, metric: Metric) -> bool:
     """Return whether a training is clearly better than a constant prediction."""
     if outcome.metric is None or outcome.final_loss is None or outcome.first_loss is None:
         return False
-    if outcome.constant is not None:
-        return is_clearly_better(metric, outcome.metric, outcome.constant)
+    if outcome.bar is not None:
+        is_higher = outcome.metric > outcome.bar
+        return is_higher if metric.higher_is_better else outcome.metric < outcome.bar
     return outcome.final_loss < outcome.first_loss - FALL_MIN * abs(outcome.first_loss)
 
 

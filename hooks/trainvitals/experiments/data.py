@@ -185,7 +185,7 @@ def corrupted(form: Form, targets: Tensor, generator: torch.Generator) -> Tensor
     if form.kind == "regression":
         moved = targets + (sign.reshape(wide) * (OUTLIER_SIZE * form.sigma)).to(targets.dtype)
     elif form.kind in ("binary", "multi_label"):
-        moved = 1 - targets
+        moved = (targets == 0).to(targets.dtype)
     elif targets.is_floating_point() or targets.shape[-1:] == (form.classes,) != targets.shape:
         moved = targets.roll(1, -1)  # one-hot rows, or shares
     else:

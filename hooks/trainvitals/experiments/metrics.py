@@ -80,11 +80,16 @@ def constant_score(form: Form, training: Tensor, target: Tensor) -> float:
     return float(((target > 0.5) == (training.mean(0) > 0.5)).double().mean())
 
 
-def is_clearly_better(metric: Metric, value: float, constant: float) -> bool:
-    """Return whether `value` is a tenth of the way from a constant prediction to a perfect one."""
+def bar_of(metric: Metric, constant: float, samples: int) -> float:
+    """Return the score from which a model has learned: clearly better than a constant prediction.
+
+    It is a tenth of the way from the constant to a perfect prediction, and at least two standard
+    errors of a score on so many samples: for the median of n errors about 1/√n of its value.
+    """
     if metric.higher_is_better:
-        return value > constant + CLEAR * (1 - constant)
-    return value < constant * (1 - CLEAR)
+        error = math.sqrt(constant * (1 - constant) / max(1, samples))
+        return constant + max(CLEAR * (1 - constant), 2 * error)
+    return constant * (1 - max(CLEAR, min(1.0, 2 / math.sqrt(max(1, samples)))))
 
 
 def calibration_error(form: Form, prediction: Tensor, target: Tensor) -> float | None:

@@ -37,8 +37,9 @@ class Row:
     signal_ratio: float | None
     """S of the last hidden layer over S of the first, before the training (geometric mean)."""
     learned: bool
-    """More than half of the trainings are clearly better than a constant prediction; with a metric
-    of the user: their loss fell by a tenth."""
+    """More than half of the trainings are clearly better than a constant prediction: a tenth of the
+    way to a perfect one, and two standard errors; with a metric of the user: their loss fell by a
+    tenth."""
     diagnosis: str
     """The most frequent headline of the trainings; "" without one."""
 

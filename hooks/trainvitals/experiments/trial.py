@@ -36,7 +36,7 @@ from trainvitals.experiments.data import (
     material_of,
 )
 from trainvitals.experiments.form import Form
-from trainvitals.experiments.metrics import Metric, calibration_error, constant_score, score
+from trainvitals.experiments.metrics import Metric, bar_of, calibration_error, constant_score, score
 from trainvitals.remedies.running import call, evaluation
 
 EVALUATIONS: Final = 20
@@ -59,6 +59,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     metric: float | None
     constant: float | None
     """The metric of the best constant prediction; None for a user's metric."""
+    bar: float | None
+    """The metric from which the model has learned; None for a user's metric."""
     curve: tuple[tuple[int, float | None], ...]
     """(step, metric) during the training."""
     corrupted_metric: float | None
@@ -121,6 +123,7 @@ def _trial(job: Job, choice: Choice, seed: int) -> Outcome:
         spoilt = evaluated(job, other.model, material.held_out)[0] if other.is_finite else None
     if not clean.is_finite:
         scored = error = None
+    constant, bar = _constant(job, material)
     tail = max(1, round(TAIL * job.steps))
     return Outcome(
         choice=choice.name,
@@ -128,7 +131,8 @@ def _trial(job: Job, choice: Choice, seed: int) -> Outcome:
         first_loss=_mean(clean.losses[:tail]),
         final_loss=_mean(clean.losses[-tail:]) if clean.is_finite else None,
         metric=scored,
-        constant=_constant(job, material),
+        constant=constant,
+        bar=bar,
         curve=tuple(clean.curve),
         corrupted_metric=spoilt,
         calibration_error=error,
@@ -273,14 +277,16 @@ def _pairs(form: Form, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return form.pairs(prediction_of(output), target)
 
 
-def _constant(job: Job, material: Material) -> float | None:
+def _constant(job: Job, material: Material) -> tuple[float | None, float | None]:
+    """Return the metric of the best constant prediction, and that of a model that has learned."""
     if job.metric.function is not None:
-        return None
+        return None, None
     training, held_out = (
         torch.cat([job.form.targets(y) for _, y in part])
         for part in (material.training, material.held_out)
     )
-    return constant_score(job.form, training, held_out)
+    constant = constant_score(job.form, training, held_out)
+    return constant, bar_of(job.metric, constant, len(held_out))
 
 
 def _signal_ratio(job: Job, choice: Choice, model: nn.Module, batch: Batch) -> float | None:

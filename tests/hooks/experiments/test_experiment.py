@@ -149,6 +149,18 @@ class TestWhatItCompares:
         result = compared(regressor, (X, NUMBERS), {"mse": nn.MSELoss(), "mae": nn.L1Loss()})
         assert all(row.learned for row in result.rows)
 
+    @pytest.mark.parametrize(
+        "labels", [LABELS.bool(), LABELS.byte(), LABELS.float(), LABELS[:, None]]
+    )
+    def test_labels_of_any_type(self, labels):
+        assert compared(regressor, (X, labels), "loss", robustness=True).row("bce").learned
+
+    def test_random_targets_are_not_learned(self):
+        random_classes = torch.randint(0, 3, (240,), generator=torch.Generator().manual_seed(3))
+        result = compared(data=(X, random_classes), vary="loss", seeds=5)
+        assert not any(row.learned for row in result.rows)
+        assert result.best is None
+
     def test_the_held_out_part_can_be_given(self):
         wrong = (X, (CLASSES + 1) % 3)
         assert compared(held_out=wrong).row("a").metric < 0.4
@@ -245,6 +257,7 @@ class TestBadInput:
             ({"optimizer": lambda p: None}, ValueError, "optimizer.parameters, lr="),
         ],
     )
+    @pytest.mark.filterwarnings("ignore:Using a target size")
     def test_the_message_says_what_was_expected(self, arguments, error, message):
         with pytest.raises(error, match=message):
             compared(**arguments)

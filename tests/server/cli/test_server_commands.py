@@ -111,3 +111,16 @@ def test_a_dashboard_that_asks_nobody_for_a_token_stays_on_this_machine(run, mon
     refused = run("up", "--host", "0.0.0.0", "--port", "0")
     assert refused.exit_code == 2
     assert "asks each visitor for a token" in refused.stderr
+
+
+def test_thresholds_come_from_a_table_or_from_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trainvitals.toml").write_text("[rules.dead_relu]\ndead_share_error = 0.95\n")
+    assert Settings().rules == {"dead_relu": {"dead_share_error": 0.95}}
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"TV101": {"gradient_ratio_min": 1e-6}}')
+    assert Settings().rules == {
+        "dead_relu": {"dead_share_error": 0.95},
+        "TV101": {"gradient_ratio_min": 1e-6},
+    }
+    monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_share_error": 0.8}}')
+    assert Settings().rules == {"dead_relu": {"dead_share_error": 0.8}}

@@ -21,8 +21,8 @@ class MonitorDegraded(Rule):
     """A probe or a rule of trainvitals failed and was switched off; the training is not affected.
 
     ## What it detects
-    A probe that raised an exception and was switched off, or a rule that raised an exception on
-    this run's history.
+    A probe that raised an exception and was switched off, a rule that raised an exception on
+    this run's history, or a rule of another package that cannot be loaded.
     ## Why it matters
     This part of the run is no longer watched: without findings there, it is not known to be
     healthy.
@@ -65,6 +65,19 @@ class MonitorDegraded(Rule):
             evidence=(
                 Evidence(quantity="rule", seen=rule.code),
                 Evidence(quantity="error", seen=text),
+            ),
+        )
+
+    def unusable(self, entry: str, reason: str, step: int) -> Finding:
+        """Return the finding for a rule of another package that cannot be loaded."""
+        return self.finding(
+            severity=Severity.INFO,
+            where=entry,
+            since_step=max(0, step),
+            summary=f"The rule {entry} of another package is not used: {reason}.",
+            evidence=(
+                Evidence(quantity="rule", seen=entry),
+                Evidence(quantity="error", seen=reason),
             ),
         )
 
