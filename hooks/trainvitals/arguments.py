@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import multiprocessing
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Final
+from typing import Any, Final
 
 from trainvitals.api.schema import Finding
 from trainvitals.config import Settings
@@ -60,6 +61,33 @@ def usable_steps(name: str, value: object, least: int = 1) -> int | None:
 def usable_start(value: object) -> int:
     """Return the number of the first step; 0 for an invalid one."""
     return usable_steps("start_step", value, least=0) or 0
+
+
+def is_respawned() -> bool:
+    """Whether this is a spawned worker: it imports the user's script again, to train nothing."""
+    return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
+
+
+def usable_guard(value: object, model: object) -> str:
+    """Return the mode of the guard; "off" for an invalid one, "report" where it cannot prevent.
+
+    Of sharded parameters each rank sees its own part: the ranks would not decide the same.
+    """
+    from trainvitals.capture.veto import MODES
+    from trainvitals.structure.parameters import sharding_of
+
+    if value not in MODES:
+        log.warning("guard=%s is not used: it must be one of %s.", _shown(value), ", ".join(MODES))
+        return "off"
+    models: Any = dict(model) if isinstance(model, Mapping) else {"": model}
+    if value in ("veto", "stop") and sharding_of(models) is not None:
+        log.warning(
+            "guard=%s only reports: the parameters are sharded, and each rank sees its part of "
+            "the gradients.",
+            value,
+        )
+        return "report"
+    return str(value)
 
 
 def usable_activations(given: object) -> bool | str | list[str]:

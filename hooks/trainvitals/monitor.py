@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import atexit
 import logging
-import multiprocessing
 import os
 import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -27,10 +25,12 @@ from trainvitals.arguments import (
     usable_activations,
     usable_callback,
     usable_collector,
+    usable_guard,
     usable_start,
     usable_steps,
     usable_tags,
 )
+from trainvitals.arguments import is_respawned as _is_respawned
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import Settings, load
 from trainvitals.diagnosis.examine import Engine
@@ -44,7 +44,7 @@ from trainvitals.ship import Shipper
 from trainvitals.wire import Record, RunEnd
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
     from trainvitals.capture import Capture
@@ -102,20 +102,25 @@ class Monitor:
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
 
-    def _backward_begins(self, loss: Tensor) -> None:
-        """Record the loss of a backward that was observed, unless a hook has seen it."""
-        if self._capture is not None and not self._closed:
-            self._capture.loss(loss, unless_hooked=True)
-
-    def _losses_are_parts(self) -> None:
-        """Sum the losses of the micro-batches of a step, for a framework that divides them."""
-        if self._capture is not None:
-            self._capture.scalars.are_parts = True
-
     def log(self, **scalars: Any) -> None:
         """Record other scalars of the step; each appears as `log/<name>`."""
         if self._capture is not None and not self._closed:
             self._capture.log(scalars)
+
+    def safe_to_save(self) -> bool:
+        """Return whether no non-finite gradient has reached the weights, as far as was observed.
+
+        True as well if nothing is watched.
+        """
+        return self._capture is None or self._capture.updates.first_bad is None
+
+    @property
+    def last_healthy_step(self) -> int:
+        """The last step before non-finite gradients reached the weights; −1 if there is none."""
+        if self._capture is None:
+            return -1
+        bad = self._capture.updates.first_bad
+        return self._capture.step if bad is None else bad - 1
 
     def diagnosis(self) -> Diagnosis:
         """Return the diagnosis up to the last finished step; after `close`, the last diagnosis."""
@@ -143,13 +148,8 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close(*ending_of(error))
+    def __exit__(self, *ending: Any) -> None:
+        self._close(*ending_of(ending[1]))
 
     # Attaching and closing.
 
@@ -161,6 +161,7 @@ class Monitor:
         loss: object,
         activations: bool | str | Sequence[str],
         every: int | None,
+        guard: str,
         start_step: int,
         loss_falls: bool,
         collector: str | None,
@@ -182,6 +183,7 @@ class Monitor:
             overhead=self._settings.overhead,
             every=every,
             start_step=start_step,
+            guard=guard,
             background_cpu_s=self._background_cpu_s,
         )
         if start_step:
@@ -234,6 +236,8 @@ class Monitor:
     def _step_ended(self, _step: int) -> None:
         # An exception that a notebook displayed before this step did not end the training.
         self._error_before = id(getattr(sys, "last_value", None))
+        if self._capture is not None and self._capture.updates.stopping:
+            raise StopTraining(self._capture.updates.stopping)
         while self._opened and self._on_finding is not None:
             self._on_finding(self._opened.popleft())
 
@@ -309,6 +313,7 @@ def watch(
     start_step: int | None = None,
     overhead: float | None = None,
     every: int | None = None,
+    guard: str = "off",
     activations: bool | str | Sequence[str] = "auto",
     loss_falls: bool = True,
     on_finding: OnFinding | None = None,
@@ -336,6 +341,10 @@ def watch(
         overhead: budget as a share of the step time, at least 0 (default 0.02); 0: only the loss,
             the learning rate, the gradient norm and times, unless `every` is given.
         every: measure every n-th step in full instead of by budget; at least 1.
+        guard: what happens to an update with non-finite gradients. "off": nothing; "report": an
+            event; "veto": it is prevented, so that weights and optimizer stay finite; "stop": it
+            is prevented, and `optimizer.step()` raises StopTraining. All but "off" wait for an
+            accelerator at each step.
         activations: "auto", True, False, or names or globs of modules.
         loss_falls: False for a loss that is not expected to fall (policy gradients, adversarial
             losses, sums over episodes): switches off the rules on its level.
@@ -358,6 +367,7 @@ def watch(
             activations=usable_activations(activations),
             every=usable_steps("every", every),
             start_step=usable_start(start_step),
+            guard=usable_guard(guard, model),
             loss_falls=bool(loss_falls),
             collector=usable_collector(collector, settings),
             start={
@@ -377,11 +387,6 @@ def watch(
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
     return monitor
-
-
-def _is_respawned() -> bool:
-    # A spawned worker imports the user's script again; this is not a second training.
-    return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
 
 
 _open: weakref.WeakSet[Monitor] = weakref.WeakSet()

@@ -16,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture import reasons
 from trainvitals.capture.budget import Budget
 from trainvitals.capture.emission import Emission, Places
+from trainvitals.capture.facts import facts_of
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.hooks import call_s
 from trainvitals.capture.initial import InitialValues
@@ -27,8 +28,6 @@ from trainvitals.capture.loss import (
     Seen,
     StepScalars,
     examined_of,
-    kind_of_loss,
-    name_of,
     total_of,
 )
 from trainvitals.capture.loss_steps import LossSteps
@@ -39,7 +38,7 @@ from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
-from trainvitals.structure.parameters import local_of, reason_not_measured, sharding_of
+from trainvitals.capture.veto import UpdateGuard
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
 STEP_HOOKS = 3
@@ -54,7 +53,7 @@ class Capture:
     `step` is the last finished step of the first optimizer, `start_step` − 1 before the first; in
     a loop without a torch optimizer, each training loss is a step. `watched` lists the measured
     parameters and modules; `not_watched` maps the others to the reason; `scalars` are those of the
-    current step. A constructor that raises leaves no hook.
+    current step; `updates` can prevent updates. A constructor that raises leaves no hook.
     """
 
     def __init__(
@@ -69,6 +68,7 @@ class Capture:
         overhead: float = 0.02,
         every: int | None = None,
         start_step: int = 0,
+        guard: str = "off",
         background_cpu_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -80,6 +80,7 @@ class Capture:
         self._guard = Guard(self._report)
         self._budget = Budget(overhead, every, start_step)
         self._initial = InitialValues(emit, self._guard)
+        self.updates = UpdateGuard(guard, emit)
         self._background_cpu_s = background_cpu_s
         self._background_seen_s = 0.0
         self._emission = Emission(emit, self._was_nonfinite)
@@ -97,6 +98,7 @@ class Capture:
             is_full=self._is_full,
             nonfinite=self._nonfinite,
             initial=self._initial,
+            updates=self.updates,
         )
         self._loss_steps = LossSteps(self.models)
         self._full = self._budget.is_full(start_step)
@@ -196,20 +198,7 @@ class Capture:
         self._supervision = Supervision(
             self.models, self.scalars, self._emit, self._guard, lambda: self.step + 1
         )
-        owned = [p for model in self.models.values() for p in model.parameters()]
-        self.facts["parameters"] = float(
-            sum(p.numel() for p in owned if reason_not_measured(local_of(p)) is None)
-        )
-        if (sharding := sharding_of(self.models)) is not None:
-            self.facts["sharding"] = sharding.description
-        if not owned:
-            log.warning("The model has no parameters: only the loss and logged values are watched.")
-        else:
-            self.facts["device"] = owned[0].device.type
-        if loss is not None:
-            self.facts["loss"] = kind_of_loss(loss)
-            if not isinstance(loss, nn.Module):
-                log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
+        self.facts |= facts_of(self.models, loss)
         self._loss_hook = LossHooks(
             self.models,
             loss if isinstance(loss, nn.Module) else None,
@@ -233,9 +222,8 @@ class Capture:
             self._report("optimizer", reasons.STEPS_COPIES)
             return
         log.warning(
-            "The optimizer contains none of the model's %d parameters: it trains another model. "
-            "Build it from this model's parameters(). The training goes on.",
-            len(owned),
+            "The optimizer contains none of the model's parameters: it trains another model. "
+            "Build it from this model's parameters(). The training goes on."
         )
         self._report("optimizer", reasons.OTHER_MODEL)
 
@@ -283,13 +271,14 @@ class Capture:
         self._loss_steps.stop()
         try:
             if "gradients" not in self._guard.off:
-                self._measurement.before(optimizer, args, kwargs)
+                self._measurement.before(optimizer, args, kwargs, self.step + 1)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("gradients", error)
         self._own_s += time.thread_time() - started
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         started = time.thread_time()
+        self.updates.after()
         try:
             if "updates" not in self._guard.off:
                 self._measurement.after(optimizer, args, kwargs)
@@ -372,6 +361,7 @@ class Capture:
         self._budget.after_nonfinite(self.step + 1)
 
     def _was_nonfinite(self, number: int) -> None:
+        self.updates.saw_nonfinite(number)
         if number <= self.step:  # the values arrived late from a device
             self._budget.after_nonfinite(self.step + 1)
 

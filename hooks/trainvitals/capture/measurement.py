@@ -18,6 +18,7 @@ from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.optimizers import Optimizers, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.step import Step
+from trainvitals.capture.veto import UpdateGuard
 
 RESCAN_STEPS: Final = 64
 """Number of steps between two searches for new or removed parameters."""
@@ -46,6 +47,7 @@ class Measurement:
         is_full: Callable[[], bool],
         nonfinite: Callable[[], None],
         initial: InitialValues,
+        updates: UpdateGuard,
     ) -> None:
         self.full_steps = 0
         self._planner = Planner(models, report)
@@ -53,6 +55,7 @@ class Measurement:
         self._is_full = is_full
         self._nonfinite = nonfinite
         self._initial = initial
+        self._updates = updates
         self._sizes: tuple[int, ...] = ()
         self._steps = 0
         self._now: Step | None = None
@@ -83,14 +86,16 @@ class Measurement:
         self._now = plan.new_step()
         return self._now, plan
 
-    def before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Measure gradients and weights before an optimizer's step."""
+    def before(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
+        """Measure gradients and weights before the optimizer's update of step `number`."""
         step, plan = self.begin()
         groups = self._groups(plan, optimizer)
         has_closure = closure_of(args, kwargs) is not None
         updates = has_closure or self._take_gradients(step, optimizer, groups)
         if self._is_full():
             self._take_weights(step, plan, groups, keep=updates)
+        if updates and not has_closure:
+            self._updates.before(optimizer, step.totals.get(id(optimizer)), number)
 
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Measure updates after an optimizer's step."""

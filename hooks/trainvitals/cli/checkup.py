@@ -68,7 +68,7 @@ def command(
     """
     diagnosis = _diagnosis(_arguments(factory, call(factory)), overfit)
     if html:
-        write_page(html, diagnosis, name=factory)
+        write_page(html, diagnosis, name=factory, quiet=quiet)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:

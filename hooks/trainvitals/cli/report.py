@@ -75,7 +75,8 @@ def report(
         from trainvitals.remote import page_curves
 
         name = _guarded(lambda: source.run(run)).name
-        write_page(html, diagnosis, _guarded(lambda: page_curves(source, diagnosis)), name)
+        curves = _guarded(lambda: page_curves(source, diagnosis))
+        write_page(html, diagnosis, curves, name=name, quiet=quiet)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:
@@ -105,7 +106,7 @@ def check(
     """
     diagnosis = _diagnosis(collector_of(collector), run, wait)
     if junit:
-        _write_junit(junit, diagnosis, fail_on)
+        _write_junit(junit, diagnosis, fail_on, quiet=quiet)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:
@@ -170,33 +171,39 @@ def show_json(diagnosis: Diagnosis, quiet: bool) -> None:
     typer.echo(as_json(diagnosis))
 
 
-def _write_junit(path: str, diagnosis: Diagnosis, fail_on: FailOn) -> None:
+def _write_junit(path: str, diagnosis: Diagnosis, fail_on: FailOn, *, quiet: bool) -> None:
     from trainvitals.api.schema import Severity
     from trainvitals.diagnosis.registry import all_rules
     from trainvitals.report.junit import as_junit
 
     limit = None if fail_on is FailOn.NEVER else Severity(fail_on.value)
     rules = [(rule.code, rule.name()) for rule in all_rules()]
-    _write(as_junit(diagnosis, rules, limit), path, diagnosis.run, ".xml")
+    _write(as_junit(diagnosis, rules, limit), path, diagnosis.run, ".xml", quiet=quiet)
 
 
 def write_page(
-    path: str, diagnosis: Diagnosis, curves: dict[CurveKey, Series] | None = None, name: str = ""
+    path: str,
+    diagnosis: Diagnosis,
+    curves: dict[CurveKey, Series] | None = None,
+    *,
+    name: str,
+    quiet: bool,
 ) -> None:
     """Write the HTML page; exit with USAGE if the file cannot be written."""
     from trainvitals.report import as_html
 
-    _write(as_html(diagnosis, curves, name=name), path, diagnosis.run, ".html")
+    _write(as_html(diagnosis, curves, name=name), path, diagnosis.run, ".html", quiet=quiet)
 
 
-def _write(text: str, path: str, run: str, suffix: str) -> None:
+def _write(text: str, path: str, run: str, suffix: str, *, quiet: bool) -> None:
     from trainvitals.report.page_file import written
 
     try:
         file = written(text, path, run, suffix)
     except OSError as error:
         end(USAGE, f"The report is not written: {error}.")
-    typer.echo(f"Report: {file}", err=True)
+    if not quiet:
+        typer.echo(f"Report: {file}", err=True)
 
 
 def terminal_width() -> int:

@@ -81,14 +81,16 @@ def clipping(max_norm: float) -> str:
 
 
 def without_activation(kind: str) -> str:
-    """Return the fix that removes the last module of class nn.`kind` from the model.
+    """Return the fix that removes the output activation, a module of class nn.`kind`.
 
-    The code raises IndexError if the activation is a call inside `forward`.
+    The code raises AssertionError if the module that was registered last has another class: then
+    the activation is a call inside `forward`, and a module of this class belongs to a hidden layer.
     """
     return at(
         Moment.BEFORE_TRAINING,
-        f"names = [n for n, m in model.named_modules() if isinstance(m, nn.{kind})]\n"
-        "model.set_submodule(names[-1], nn.Identity())  # or remove the call in forward",
+        "*_, (name, last) = model.named_modules()\n"
+        f"assert isinstance(last, nn.{kind}), 'remove the activation in forward'\n"
+        "model.set_submodule(name, nn.Identity())",
     )
 
 

@@ -46,8 +46,9 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             "start_step": state.global_step,
         }
         self.monitor = watch(model, optimizer, **(found | self._options))
-        if args.gradient_accumulation_steps > 1 and sums_losses(model):
-            self.monitor._losses_are_parts()
+        capture = self.monitor._capture
+        if capture is not None and args.gradient_accumulation_steps > 1 and sums_losses(model):
+            capture.scalars.are_parts = True
 
     def on_evaluate(
         self,

@@ -76,8 +76,11 @@ class Unasked:
                 return
             self._attempts += 1
             self._attach()
-        if self.monitor is not None and (loss := self._loss_of(tensors)) is not None:
-            self.monitor._backward_begins(loss)
+        loss = self._loss_of(tensors)
+        if self.monitor is not None and not self.monitor._closed and loss is not None:
+            capture = self.monitor._capture
+            if capture is not None:
+                capture.loss(loss, unless_hooked=True)
 
     def _loss_of(self, tensors: Any) -> Tensor | None:
         """Return the loss of a backward: a single scalar, unscaled."""

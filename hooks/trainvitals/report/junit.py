@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
 from trainvitals.api.wording import row
-from trainvitals.report.line import verdict_text
+from trainvitals.report.line import line
 from trainvitals.report.text import at_place, clean
 
 UNSURE = (Verdict.BLIND, Verdict.TOO_EARLY)
@@ -44,7 +44,7 @@ def as_junit(
 
 def _verdict(suite: Element, diagnosis: Diagnosis, *, fails: bool) -> None:
     case = SubElement(suite, "testcase", classname="trainvitals", name="verdict")
-    message = clean(verdict_text(diagnosis))
+    message = line(diagnosis)
     if diagnosis.verdict is Verdict.FAILED and fails:
         SubElement(case, "error", message=message, type="failed")
     elif diagnosis.verdict in UNSURE and fails:

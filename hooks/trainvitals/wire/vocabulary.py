@@ -143,6 +143,9 @@ class EventKind(StrEnum):
     INITIALISERS = "initialisers"
     """The initialiser of each parameter before the first update, as far as it was identified.
     Attributes: parameter → an `Initialiser` in JSON."""
+    NONFINITE_UPDATE = "nonfinite_update"
+    """`watch(guard=…)` found gradients that are not finite before an update. The text says whether
+    the update was prevented or made."""
     CLASS_HISTOGRAM = "class_histogram"
     """Number of target entries of each class, up to 64 classes, summed over the measured batches:
     after the 1st, the 8th and the 64th. Attributes: class number → count."""

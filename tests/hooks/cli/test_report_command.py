@@ -199,6 +199,15 @@ def test_html_writes_a_page_with_the_curve_beside_the_card(tmp_path):
     assert "dead_share of activation at encoder.3" in page
 
 
+def test_quiet_writes_the_files_without_a_message(tmp_path):
+    with collector(FINDING) as url:
+        page = asked(url, "--html", "page.html", "--quiet", command="report")
+        results = asked(url, "--junit", "results.xml", "--quiet")
+    assert (page.output, results.output) == ("", "")
+    assert (tmp_path / "page.html").exists()
+    assert (tmp_path / "results.xml").exists()
+
+
 def test_a_page_that_cannot_be_written_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with collector(FINDING) as url:
@@ -218,6 +227,7 @@ def test_junit_has_a_case_for_each_rule_and_fails_where_the_exit_code_does(tmp_p
     assert "dead share: not measured" in failure.text
     assert cases["TV504 loss_spike"].find("skipped").get("message") == "no loss was recorded"
     assert list(cases["TV101 vanishing_gradient"]) == []
+    assert "TV201 dead_relu at encoder.3" in cases["verdict"].find("system-out").text
     ignored = ET.parse(tmp_path / "ignored.xml").getroot()[0]
     assert (ignored.get("failures"), ignored.get("skipped")) == ("0", "1")
     assert "It died." in ignored.find("testcase[@name='TV201 dead_relu']/system-out").text

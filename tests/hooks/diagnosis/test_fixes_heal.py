@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from helpers.fixing import Sick, diagnosis  # noqa: E402
+from helpers.fixing import Sick, applied, diagnosis  # noqa: E402
 from helpers.watching import own_home  # noqa: E402, F401
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.fixes import (  # noqa: E402
@@ -17,6 +17,7 @@ from trainvitals.diagnosis.fixes import (  # noqa: E402
     higher_rate,
     lower_rate,
     parts,
+    without_activation,
 )
 from trainvitals.diagnosis.rules.no_learning import NoLearning  # noqa: E402
 from trainvitals.wire import Place, Stat, Stream  # noqa: E402
@@ -204,6 +205,13 @@ def test_a_loss_that_stays_has_a_fix_only_if_the_updates_are_small(ratio, fix):
     history.stream(Stream.UPDATE, [place], {"0.weight": {Stat.RATIO: ratio}})
     [finding] = NoLearning().check(history.history)
     assert finding.fix == fix
+
+
+def test_a_hidden_activation_is_never_removed():
+    model = mlp()
+    with pytest.raises(AssertionError, match="remove the activation in forward"):
+        applied(without_activation("ReLU"), model=model)
+    assert isinstance(model[3], nn.ReLU)
 
 
 def test_a_fix_names_the_place_of_each_part():

@@ -1,0 +1,33 @@
+"""Facts about the models and the loss that rules read, from what the program passed to `watch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from trainvitals.capture import reasons
+from trainvitals.capture.guard import log
+from trainvitals.capture.loss import kind_of_loss, name_of
+from trainvitals.structure.parameters import local_of, reason_not_measured, sharding_of
+
+
+def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | float]:
+    """Return the number of measured entries, the device, the sharding and the kind of loss.
+
+    Logs a warning for a model without parameters, and for a loss that is no module.
+    """
+    owned = [p for model in models.values() for p in model.parameters()]
+    measured = [p for p in owned if reason_not_measured(local_of(p)) is None]
+    facts: dict[str, str | float] = {"parameters": float(sum(p.numel() for p in measured))}
+    if (sharding := sharding_of(models)) is not None:
+        facts["sharding"] = sharding.description
+    if not owned:
+        log.warning("The model has no parameters: only the loss and logged values are watched.")
+    else:
+        facts["device"] = owned[0].device.type
+    if loss is not None:
+        facts["loss"] = kind_of_loss(loss)
+        if not isinstance(loss, nn.Module):
+            log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
+    return facts
