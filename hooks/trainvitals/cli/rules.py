@@ -18,7 +18,7 @@ from trainvitals.api.schema import Diagnosis
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule
-from trainvitals.diagnosis.user_rules import UnusableRule, installed_rules
+from trainvitals.diagnosis.user_rules import UnusableRule, installed_rules, usable_rules
 from trainvitals.report import as_json as to_json
 from trainvitals.report import card
 from trainvitals.report.curves import curves_of
@@ -100,7 +100,7 @@ def _shown(diagnosis: Diagnosis, history: History) -> str:
 def _list(as_json: bool) -> None:
     for broken in _unusable():
         typer.echo(f"The rule {broken.entry} is not used: {broken.reason}.", err=True)
-    pages = [rule.page() for rule in _usable()]
+    pages = [rule.page() for rule in usable_rules()]
     if as_json:
         listed = [{"code": p.code, "rule": p.rule, "summary": p.summary} for p in pages]
         typer.echo(json.dumps(listed, indent=2))
@@ -110,16 +110,12 @@ def _list(as_json: bool) -> None:
 
 
 def _rule(asked: str) -> Rule:
-    for rule in _usable():
+    for rule in usable_rules():
         if asked.lower() in (rule.name(), rule.code.lower()):
             return rule
-    codes = ", ".join(rule.code for rule in _usable())
+    codes = ", ".join(rule.code for rule in usable_rules())
     typer.echo(f"There is no rule {asked!r}. Known rules: {codes}.", err=True)
     raise typer.Exit(USAGE)
-
-
-def _usable() -> list[Rule]:
-    return [rule for rule in installed_rules() if not isinstance(rule, UnusableRule)]
 
 
 def _unusable() -> list[UnusableRule]:

@@ -32,6 +32,11 @@ def installed_rules() -> tuple[Rule, ...]:
     return (*all_rules(), *loaded(entry_points(group=GROUP)))
 
 
+def usable_rules() -> list[Rule]:
+    """Return the installed rules that have a page: all except those that cannot be used."""
+    return [rule for rule in installed_rules() if not isinstance(rule, UnusableRule)]
+
+
 def loaded(entries: Iterable[EntryPoint]) -> tuple[Rule, ...]:
     """Return a rule for each entry point: the user's, or one that reports why it is not used."""
     taken = {name for rule in RULES for name in (rule.code, rule.name())}

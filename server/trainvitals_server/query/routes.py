@@ -222,9 +222,9 @@ rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
 @rules.get("/rules", **_described(schema.Rules))
 def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
     """List the rules."""
-    from trainvitals.diagnosis.registry import all_rules
+    from trainvitals.diagnosis.user_rules import usable_rules
 
-    pages = [rule.page() for rule in all_rules()]
+    pages = [rule.page() for rule in usable_rules()]
     return _json(schema.Rules([schema.RuleName(p.code, p.rule, p.summary) for p in pages]))
 
 
@@ -234,10 +234,9 @@ def rule_page(
     code: Annotated[str, Path(max_length=32)],
 ) -> Response:
     """Return a rule's page and its thresholds."""
-    from trainvitals.diagnosis.registry import rule_by_code
+    from trainvitals.diagnosis.user_rules import usable_rules
 
-    try:
-        rule = rule_by_code(code)
-    except KeyError as error:
-        raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.") from error
-    return _json(rule.page())
+    for rule in usable_rules():
+        if rule.code == code:
+            return _json(rule.page())
+    raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.")

@@ -9,6 +9,8 @@ import pytest
 from helpers.batches import batch, diagnosis, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.api.schema import Evidence, Finding, Severity
+from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.user_rules import UnusableRule
 from trainvitals.wire import (
     STATISTICS,
     Dropped,
@@ -266,3 +268,17 @@ def test_a_collector_that_cannot_write_is_not_ready(tmp_path):
         running.store.database.failure = OSError("the disk is gone")
         answer = running.get("/readyz")
         assert (answer.status_code, answer.json()["reason"]) == (503, "not_ready")
+
+
+def test_a_rule_of_another_package_has_a_page_and_a_broken_one_is_not_listed(
+    collector, monkeypatch
+):
+    class TheirRule(DeadRelu):
+        __doc__ = DeadRelu.__doc__
+        code = "MY001"
+
+    installed = (TheirRule(), UnusableRule("theirs", "ImportError"))
+    monkeypatch.setattr("trainvitals.diagnosis.user_rules.installed_rules", lambda: installed)
+    listed = collector.get("/api/v1/rules").json()["rules"]
+    assert [rule["code"] for rule in listed] == ["MY001"]
+    assert collector.get("/api/v1/rules/MY001").json()["rule"] == "their_rule"
