@@ -219,7 +219,7 @@ def test_own_cost_and_what_is_not_watched_are_shown_with_reasons(open_page, coll
     app = open_page("run", run="gpt-small")
     shown = {m.label: m.value for m in app.metric}
     [complete] = [m for m in app.metric if m.label == "Complete"]
-    assert "Stored: 900. A reason." in complete.help
+    assert "Stored: 900. A reason" in complete.help
     assert shown == {
         "Own cost": "1.2 %",
         "Health": "30 %",
