@@ -44,6 +44,7 @@ def diagnosis_of(client: Client, run: str) -> Diagnosis | None:
         watched=tuple(dict.fromkeys(watched)),
         not_watched=about.not_watched,
         overhead=about.overhead,
+        missing=about.completeness.reason if about.completeness.complete is False else "",
     )
 
 

@@ -17,7 +17,7 @@ GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 sys.path.insert(0, str(GUIDES))
 
 import figures  # noqa: E402 - found by the line above
-from studies import biases, common, losses, weights  # noqa: E402
+from studies import biases, losses, weights  # noqa: E402
 
 
 def test_he_and_orthogonal_keep_the_signal_in_a_relu_stack():

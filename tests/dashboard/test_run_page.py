@@ -47,10 +47,8 @@ def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collecto
     shown = words(app)
     assert "since step 12" in shown
     assert "95 % confidence" in shown
-    assert (
-        "| update ratio of the first layer | 2\\.5e−10 | reported below 1e−6 | 1e−5 to 0\\.1 |"
-        in shown
-    )
+    limit = "reported below 1e−6; healthy: 1e−5 to 0.1"
+    assert f"| update ratio of the first layer | 2.5e−10 | {limit} |" in shown.replace("\\", "")
     assert "**Why it matters.**" in shown
     assert "**What would prove this wrong:**" in shown
     assert app.code[0].value == VANISHING["fix"]
@@ -214,13 +212,19 @@ def test_a_healthy_run_says_so_and_claims_no_more(open_page, collector):
 
 
 def test_own_cost_and_what_is_not_watched_are_shown_with_reasons(open_page, collector):
-    collector.runs = [spiking_run(state="finished")]
+    run = spiking_run(state="finished")
+    counts = {"complete": False, "stored": 900, "dropped": 51, "missing": 7, "reason": "A reason."}
+    run.detail["completeness"] = counts
+    collector.runs = [run]
     app = open_page("run", run="gpt-small")
     shown = {m.label: m.value for m in app.metric}
+    [complete] = [m for m in app.metric if m.label == "Complete"]
+    assert "Stored: 900. A reason" in complete.help
     assert shown == {
         "Own cost": "1.2 %",
         "Health": "30 %",
         "Lost records": "51",
+        "Complete": "58 missing",
         "Not monitored": "1",
     }
     assert "shape () has no rows" in str(app.dataframe[0].value.to_dict())

@@ -33,8 +33,9 @@ def batch(
     project: str = "p",
     source: bytes = SOURCE,
     rank: int = 0,
+    counted: int | None = None,
 ) -> Batch:
-    return Batch(run, project, source, seq, STARTED_AT, rank, tuple(records))
+    return Batch(run, project, source, seq, STARTED_AT, rank, tuple(records), counted)
 
 
 def start(**fields: object) -> RunStart:

@@ -252,14 +252,13 @@ def _threshold_table(page: RulePage) -> str:
 
 
 def _evidence_table(finding: Finding) -> str:
-    """Return one row per quantity: the measured value, its limit and its healthy range."""
+    """Return one row per quantity: the measured value, its limit and its healthy range.
+
+    Limit and range share a column: four columns do not fit on a phone.
+    """
     rows = [row(item) for item in finding.evidence]
-    header, columns = ["evidence", "measured", "limit"], 3
-    if any(r.healthy for r in rows):
-        header, columns = [*header, "healthy"], 4
-    cells = [
-        (r.quantity, r.seen, r.limit, r.healthy.removeprefix("healthy: "))[:columns] for r in rows
-    ]
+    cells = [(r.quantity, r.seen, "; ".join(x for x in (r.limit, r.healthy) if x)) for r in rows]
+    header = ("evidence", "measured", "limit")
     return table(header, [[plain(cell) for cell in line] for line in cells])
 
 

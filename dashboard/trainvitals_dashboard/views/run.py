@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.schema import Curve, Finding, RunDetail, Verdict
+from trainvitals.api.schema import Completeness, Curve, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Answer, Problem
@@ -168,6 +168,7 @@ def _about(run: RunDetail) -> None:
         health = percent(run.health) if judged else "–"
         st.metric("Health", health, help="100 %: no findings. –: not enough data")
         st.metric("Lost records", f"{kept_out:,}", help="Records that could not be delivered")
+        st.metric("Complete", _complete(run.completeness), help=_complete_help(run.completeness))
         st.metric("Not monitored", f"{len(run.not_watched):,}", help="Tensors and modules")
     if run.dropped:
         with st.expander(f"Missing records ({len(run.dropped)})"):
@@ -193,6 +194,21 @@ def _about(run: RunDetail) -> None:
                 hide_index=True,
             )
     _where_from(run)
+
+
+def _complete(completeness: Completeness) -> str:
+    if completeness.complete is None:
+        return "–"
+    if completeness.complete:
+        return "yes"
+    known = completeness.missing
+    return "no" if known is None else f"{known + completeness.dropped:,} missing"
+
+
+def _complete_help(completeness: Completeness) -> str:
+    stored = "–" if completeness.stored is None else f"{completeness.stored:,}"
+    about = f"Whether the collector has all records of the run. Stored: {stored}."
+    return f"{about} {plain(completeness.reason)}".strip()
 
 
 def _where_from(run: RunDetail) -> None:

@@ -251,6 +251,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """Name → why it is not measured."""
     overhead: float | None = None
     """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
+    missing: str = ""
+    """Which records of the run the collector does not have; "" if it has all or the run goes on."""
     checkup: Checkup | None = None
     """The state before the training: of `trainvitals.checkup`, or as the first steps of a run show
     it; None if it was not read."""
@@ -366,6 +368,24 @@ class Dropped(msgspec.Struct, frozen=True):
     records: int
 
 
+class Completeness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all records of a run are stored: produced = stored + waiting + dropped.
+
+    `missing` counts records that wait on the trainer's side or are lost without a report.
+    """
+
+    complete: bool | None = None
+    """null while the run has not ended, or when the collector cannot know it."""
+    stored: int | None = None
+    """Records stored; null when a process of an older version did not send its counts."""
+    dropped: int = 0
+    """Records that the run's processes reported as dropped."""
+    missing: int | None = None
+    """produced − stored − dropped; null while a process has not reported its end."""
+    reason: str = ""
+    """Why `complete` is not true; "" when it is."""
+
+
 class RunDetail(Run, frozen=True, kw_only=True):
     """All that is known of a run except its curves."""
 
@@ -374,6 +394,7 @@ class RunDetail(Run, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     metadata: Metadata = Metadata()
     dropped: list[Dropped] = []
+    completeness: Completeness = Completeness()
     not_watched: dict[str, str] = {}
     events: list[Event] = []
 

@@ -1,8 +1,8 @@
-"""Find the target of a loss in the input of the model: a language model whose labels were not
-shifted, or a column of the features that is the target itself.
+"""Measure the first input of a model: its non-finite entries, and whether it contains the target of
+the loss (a language model whose labels were not shifted, a feature that is the target itself).
 
-Comes in: the arguments of a model, the target of its loss. Goes out: a 0-dim tensor on the target's
-device, without a synchronisation, or None where the two cannot be compared.
+Comes in: the arguments of a model, the target of its loss. Goes out: 0-dim tensors on their device,
+without a synchronisation; nothing where input and target cannot be compared.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from trainvitals.capture.supervised_values import sample
+from trainvitals.capture.supervised_values import nonfinite_count, sample
 from trainvitals.wire import Scalar
 
 COLUMN_ENTRIES_MAX: Final = 65_536
 """Maximum number of entries of a batch of features that is compared with the target."""
+NONFINITE_ENTRIES_MAX: Final = 1_048_576
+"""Maximum number of entries of an input that is searched for NaN and infinity. Not a sample of a
+larger one: a rule takes 0 as a proof that the input is finite."""
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
 CLASSES_MAX: Final = 1024
@@ -41,6 +44,15 @@ def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
         if isinstance(value, (list, tuple)):
             return first_input(tuple(value), {})
     return None
+
+
+def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
+    """Return the number of non-finite entries of a floating-point input; empty for others."""
+    if not x.is_floating_point() or x.dtype.itemsize == 1:  # 8 bits: no subtraction
+        return {}
+    if x.numel() > NONFINITE_ENTRIES_MAX:
+        return {}
+    return {Scalar.NONFINITE_INPUTS: nonfinite_count(x.detach())}
 
 
 def target_in_input(

@@ -25,6 +25,8 @@ WHOLE_CLASSES_MAX: Final = 64
 """Whole numbers below it count as classes in such a target."""
 CLASSES_MAX: Final = 262_144
 """Maximum number of classes whose targets are counted."""
+PREDICTIONS_MIN: Final = 16
+"""Minimum number of samples whose predicted classes are counted: few samples agree by chance."""
 
 
 def sample(x: Tensor, *, whole: int | None = None, entries: int = ENTRIES_MAX) -> Tensor:
@@ -73,7 +75,30 @@ def prediction_scalars(prediction: Tensor, dim: int | None) -> dict[str, Tensor]
         sums = x.sum(dim)
         found[Scalar.PREDICTION_ROW_SUM_MIN] = sums.amin()
         found[Scalar.PREDICTION_ROW_SUM_MAX] = sums.amax()
+        if sums.numel() >= PREDICTIONS_MIN:
+            found |= predicted_classes(x, dim)
     return found
+
+
+def predicted_classes(x: Tensor, dim: int) -> dict[str, Tensor]:
+    """Return the number of distinct predicted classes and the share of the most frequent one.
+
+    `x` has the classes in dimension `dim`; the prediction is the index of the largest entry, and of
+    a NaN if there is one.
+    """
+    index = x.argmax(dim).reshape(-1)
+    counts = torch.zeros(x.shape[dim], device=x.device)
+    counts.scatter_add_(0, index, torch.ones(index.shape, device=x.device))
+    return {
+        Scalar.PREDICTED_CLASSES: (counts > 0).sum().float(),
+        Scalar.PREDICTED_MAJORITY_SHARE: counts.amax() / index.numel(),
+    }
+
+
+def nonfinite_count(x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Return the number of NaN and infinite entries where `keep` (None: of all), 0-dim, float."""
+    bad = (x - x) != 0  # 0 for finite entries, NaN for the others
+    return (bad if keep is None else bad & keep).sum(dtype=torch.float32)
 
 
 def named(name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import TOTAL, Seen, StepScalars
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
-from trainvitals.capture.supervised_inputs import target_in_input
+from trainvitals.capture.supervised_inputs import nonfinite_inputs, target_in_input
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
@@ -33,6 +33,7 @@ from trainvitals.capture.supervised_values import (
     kept,
     moments,
     named,
+    nonfinite_count,
     prediction_scalars,
     sample,
     unmasked,
@@ -145,9 +146,12 @@ class Supervision:
             origin, shape, by_dim = self._output
             if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
                 self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
-        self._take_target(main, whole=whole)
+        x = _readable(self._input()) if whole and self._input is not None else None
+        if x is not None:
+            self._scalars.log(nonfinite_inputs(x))
+        self._take_target(main, x, whole=whole)
 
-    def _take_target(self, main: Criterion, *, whole: bool) -> None:
+    def _take_target(self, main: Criterion, x: Tensor | None, *, whole: bool) -> None:
         if main.target is None:
             if main.masks:
                 mask = sample(main.masks[0].detach())
@@ -164,7 +168,8 @@ class Supervision:
         if not whole or target.numel() == 0:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
-        x = _readable(self._input()) if self._input is not None else None
+        if target.is_floating_point():
+            self._scalars.log({Scalar.NONFINITE_TARGETS: nonfinite_count(target, keep)})
         if x is not None:
             self._scalars.log(target_in_input(x, main.target, main.ignore_index, main.classes))
         if (counts := class_counts(main, target, keep)) is None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "demo": Command(
         "Train networks with and without faults and show each diagnosis.", "demo.command"
     ),
+    "compare": Command("Show where two runs differ.", "cli.compare"),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
     "run": Command("Run a training script and watch it, without a change to it.", "cli.run"),

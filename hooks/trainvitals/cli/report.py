@@ -74,8 +74,8 @@ def report(
     if html:
         from trainvitals.remote import page_curves
 
-        name = _guarded(lambda: source.run(run)).name
-        curves = _guarded(lambda: page_curves(source, diagnosis))
+        name = guarded(lambda: source.run(run)).name
+        curves = guarded(lambda: page_curves(source, diagnosis))
         write_page(html, diagnosis, curves, name=name, quiet=quiet)
     if as_json:
         show_json(diagnosis, quiet)
@@ -85,7 +85,7 @@ def report(
 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = min(100, terminal_width())
-        curves = _guarded(lambda: curves_of(source, diagnosis))
+        curves = guarded(lambda: curves_of(source, diagnosis))
         typer.echo(card(diagnosis, colour=colour, width=width, curves=curves), nl=False)
     raise typer.Exit(exit_code(diagnosis, fail_on))
 
@@ -139,7 +139,7 @@ def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
 
     deadline = time.monotonic() + wait_s
     while True:
-        diagnosis = _guarded(lambda: diagnosis_of(source, run))
+        diagnosis = guarded(lambda: diagnosis_of(source, run))
         if diagnosis is not None:
             return diagnosis
         if time.monotonic() >= deadline:
@@ -147,7 +147,7 @@ def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:
         time.sleep(0.2)
 
 
-def _guarded(call: Callable[[], T]) -> T:
+def guarded(call: Callable[[], T]) -> T:
     """Return the result of `call`; exit when the collector refuses or cannot be reached."""
     try:
         return call()

@@ -216,6 +216,8 @@ def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "" if at else "Left out", f"{count}{shortened(name, 40)} ({clean(reason)})"
     if len(diagnosis.not_watched) > LISTED_MAX:
         yield "", f"and {len(diagnosis.not_watched) - LISTED_MAX:,} more"
+    if diagnosis.missing:
+        yield "Missing", clean(diagnosis.missing)
     if diagnosis.overhead is not None:
         yield "Overhead", f"{percent(diagnosis.overhead)} of training time"
     if diagnosis.step >= 0 or diagnosis.is_checkup:

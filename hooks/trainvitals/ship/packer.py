@@ -188,13 +188,14 @@ class Packer:
     def _batch(self, records: list[Record], counted: int) -> Spooled | None:
         who = self.identity
 
-        def body_of(these: list[Record]) -> bytes:
-            now = time.time()
-            batch = Batch(who.run, who.project, who.source, self._seq, now, who.rank, tuple(these))
-            return encode(batch)
+        def body_of(these: list[Record], counted: int = 0) -> bytes:
+            now, seq = time.time(), self._seq
+            return encode(
+                Batch(who.run, who.project, who.source, seq, now, who.rank, tuple(these), counted)
+            )
 
         try:
-            body = body_of(records)
+            body = body_of(records, counted)
         except Exception:
             log.exception("A batch cannot be encoded; only its encodable records are sent.")
             good = [record for record in records if _succeeds(body_of, record)]
@@ -203,7 +204,7 @@ class Packer:
             counted -= min(counted, len(bad))
             if not good:
                 return None
-            body = body_of(good)
+            body = body_of(good, counted)
         self._seq += 1
         return Spooled(self._seq - 1, counted, body)
 

@@ -8,7 +8,6 @@ which is free because the batch was rejected; all keys are different.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 
@@ -45,13 +44,11 @@ def halves(batch: Spooled) -> list[Spooled]:
     if len(records) < 2:
         return []
     middle = len(records) // 2
-    first = _part(read, records[:middle], batch.seq)
-    rest = _part(read, records[middle:], batch.seq + (middle << _SHIFT))
     # The counted records of the parts add up to those of the batch.
-    kept = min(first.records, batch.records)
+    kept = min(sum(map(is_counted, records[:middle])), batch.records)
     return [
-        replace(first, records=kept),
-        replace(rest, records=batch.records - kept),
+        _part(read, records[:middle], batch.seq, kept),
+        _part(read, records[middle:], batch.seq + (middle << _SHIFT), batch.records - kept),
     ]
 
 
@@ -76,9 +73,9 @@ def _read(batch: Spooled) -> Batch | None:
         return None
 
 
-def _part(read: Batch, records: list[Record], seq: int) -> Spooled:
-    body = encode(msgspec.structs.replace(read, seq=seq, records=tuple(records)))
-    return Spooled(seq, sum(map(is_counted, records)), body)
+def _part(read: Batch, records: list[Record], seq: int, counted: int) -> Spooled:
+    part = msgspec.structs.replace(read, seq=seq, records=tuple(records), counted=counted)
+    return Spooled(seq, counted, encode(part))
 
 
 def _steps_of(records: Sequence[Record]) -> list[Record]:

@@ -91,7 +91,7 @@ class _RawRecords(msgspec.Struct, frozen=True):
     records: tuple[msgspec.Raw, ...]
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _Header(msgspec.Struct, frozen=True, omit_defaults=True):
     run: str
     project: str
     source: bytes
@@ -99,6 +99,7 @@ class _Header(msgspec.Struct, frozen=True):
     sent_at: float
     rank: int
     records: tuple[_HeaderRecord, ...]
+    counted: int | None = None
 
 
 _header_encoder = msgspec.msgpack.Encoder()
@@ -136,6 +137,7 @@ def encode(batch: Batch) -> bytes:
             batch.sent_at,
             batch.rank,
             tuple(headers),
+            batch.counted,
         )
     )
     return b"".join([_PREFIX.pack(MAGIC, NEWEST_VERSION, len(header)), header, *blocks])
@@ -179,6 +181,7 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
         header.sent_at,
         header.rank,
         records,
+        header.counted,
     )
 
 
@@ -289,6 +292,8 @@ def _check_identity(header: _Header, limits: Limits) -> None:
         raise WireError(f"source is {SOURCE_BYTES} bytes; this batch has {len(header.source)}.")
     if not 0 <= header.seq < _STEP_MAX or not 0 <= header.rank < 2**31:
         raise WireError(f"seq and rank count from 0; got seq {header.seq}, rank {header.rank}.")
+    if header.counted is not None and not 0 <= header.counted < _STEP_MAX:
+        raise WireError(f"counted is a number of records from 0; got {header.counted}.")
     if not math.isfinite(header.sent_at):
         raise WireError("sent_at is not a finite time.")
     for word, name in (("run", header.run), ("project", header.project)):

@@ -154,3 +154,6 @@ class Batch(msgspec.Struct, frozen=True):
     sent_at: float
     rank: int
     records: tuple[Record, ...]
+    counted: int | None = None
+    """Number of these records that `RunEnd.produced` counts: without repeats, heartbeats and
+    reports of drops, and before frames are merged. None from a version that does not send it."""

@@ -191,6 +191,12 @@ class Scalar(StrEnum):
     """Smallest sum of a prediction over its classes; only for two or more classes. Both sums close
     to 1 and no negative entry: the predictions are probabilities."""
     PREDICTION_ROW_SUM_MAX = "prediction_row_sum_max"
+    PREDICTED_CLASSES = "predicted_classes"
+    """Number of distinct classes that are predicted: the index of the largest entry of each sample
+    (or position) that is read. Only for class losses of two or more classes, and for 16 or more
+    samples: 1,024 classes at most."""
+    PREDICTED_MAJORITY_SHARE = "predicted_majority_share"
+    """Share of the most frequent class among them, 0 to 1."""
     TARGET_MIN = "target_min"
     """Smallest target entry that is supervised: not ignored and not masked; read as above."""
     TARGET_MAX = "target_max"
@@ -207,6 +213,12 @@ class Scalar(StrEnum):
     TARGET_IN_FEATURES = "target_in_features"
     """1 if one column of the model's first input, a table (samples, features), determines the
     targets linearly, else 0; absent if the input is no such table."""
+    NONFINITE_TARGETS = "nonfinite_targets"
+    """Number of NaN and infinite target entries that are supervised; read as above, floating-point
+    targets only."""
+    NONFINITE_INPUTS = "nonfinite_inputs"
+    """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
+    the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
     and mask not zero; over up to eight micro-batches of a sampled step, read as above."""

@@ -162,13 +162,21 @@ class Writing:
                 "batches": 0,
                 "sealed_to": 0,
                 "ended": False,
+                "records": 0,
                 "produced": 0,
                 "dropped": 0,
             }
             self.connection.execute(insert_or_ignore(self.connection, Source).values(values))
             row = self.connection.execute(found).one()
         return _KnownSource(
-            row.pk, row.run_pk, row.attempt_pk, row.rank, row.sealed_to, row.last_seq, row.batches
+            row.pk,
+            row.run_pk,
+            row.attempt_pk,
+            row.rank,
+            row.sealed_to,
+            row.last_seq,
+            row.batches,
+            row.records,
         )
 
     def _attempt(self, run_pk: int, start: RunStart | None) -> int:
@@ -321,6 +329,7 @@ class Writing:
         values: dict[str, Any] = {
             "last_seq": max(source.last_seq, self.prepared.batch.seq),
             "batches": source.batches + 1,
+            "records": _sum(source.records, self.prepared.batch.counted),
         }
         if source.end is not None:
             values |= {
@@ -346,6 +355,7 @@ class _KnownSource:
     sealed_to: int
     last_seq: int
     batches: int
+    records: int | None
     end: RunEnd | None = None
 
     def is_primary(self, connection: sa.Connection) -> bool:
@@ -360,6 +370,10 @@ class _KnownSource:
 class _KnownTrack:
     pk: int
     layout: Layout
+
+
+def _sum(stored: int | None, new: int | None) -> int | None:
+    return None if stored is None or new is None else stored + new
 
 
 _layout_decoder = msgspec.msgpack.Decoder(Layout)

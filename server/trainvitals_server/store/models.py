@@ -139,7 +139,10 @@ class Source(Base):
     """All batches with a lower seq are stored, and their keys were deleted from `batch`. Without
     this limit, a late repeat of a batch whose key was deleted would be stored twice."""
     ended: Mapped[bool]
+    records: Mapped[int | None]
+    """Number of stored records, as `produced` counts them; NULL when a batch did not state it."""
     produced: Mapped[int]
+    """From its RunEnd record, as `dropped`; 0 before."""
     dropped: Mapped[int]
 
 

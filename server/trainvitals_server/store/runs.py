@@ -14,6 +14,7 @@ from trainvitals.api import schema
 from trainvitals.api.schema import Finding, Verdict
 from trainvitals.diagnosis.verdict import LOST
 from trainvitals.wire import Event, RunStart
+from trainvitals_server.store.completeness import completeness
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
 from trainvitals_server.store.run_summary import Sparkline
 from trainvitals_server.store.text import plain
@@ -150,6 +151,7 @@ def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
             msgspec.msgpack.decode(blob, type=schema.Dropped)
             for blob in connection.scalars(_newest(DroppedRow.dropped, DroppedRow, stored.pk))
         ][::-1],
+        completeness=completeness(connection, stored.pk, stored.run.state),
         not_watched=not_watched(connection, stored.pk),
         events=[
             schema.Event(e.step, e.time, e.kind, e.text, plain(e.attributes))

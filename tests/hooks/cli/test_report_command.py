@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from trainvitals.api.schema import (
+    Completeness,
     Curve,
     Evidence,
     Finding,
@@ -187,6 +188,15 @@ def test_the_card_shows_finding_and_curve_and_report_ends_as_check_does():
     assert "! WARNING  TV201 dead_relu" in done.stdout
     assert "▁█" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_the_card_says_which_records_are_missing():
+    lost = Completeness(complete=False, stored=5, dropped=0, missing=7, reason="7 records missing.")
+    open_ended = Completeness(reason="The run has not ended.")
+    with collector(completeness=lost) as url:
+        assert "Missing   7 records missing." in asked(url, command="report").stdout
+    with collector(completeness=open_ended) as url:
+        assert "Missing" not in asked(url, command="report").stdout
 
 
 def test_html_writes_a_page_with_the_curve_beside_the_card(tmp_path):

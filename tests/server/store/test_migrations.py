@@ -52,6 +52,7 @@ def make_revision_2(url: str) -> None:
             change = sa.text("UPDATE ingest_log SET header = :axis WHERE pk = :pk")
             connection.execute(change, {"axis": axis, "pk": pk})
         connection.execute(sa.text("ALTER TABLE ingest_log RENAME COLUMN header TO axis"))
+        connection.execute(sa.text("ALTER TABLE source DROP COLUMN records"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
 
 

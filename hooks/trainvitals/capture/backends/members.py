@@ -13,7 +13,7 @@ from torch import Tensor
 from trainvitals.structure.parameters import local_of, reason_not_measured
 
 ROWS_COMPARED_MAX = 256
-ENTRIES_COMPARED_MAX = 1024
+ENTRIES_COMPARED_MAX = 256
 """Maximum number of rows, and of entries of each row, that are compared for `distinct_rows`."""
 Row = TypeVar("Row", Tensor, npt.NDArray[np.floating])
 

@@ -328,7 +328,7 @@ def distinct_rows(tensor: Tensor) -> float:
     """Return the number of distinct rows over the number of rows, 1/rows to 1.
 
     Rows are compared with a tolerance of about 1e-5 of the tensor's largest entry, because equal
-    units have equal gradients only up to rounding. Of large tensors, up to 256 rows and 1,024
+    units have equal gradients only up to rounding. Of large tensors, up to 256 rows and 256
     entries of each are compared, evenly spaced. NaN if an entry is not finite.
     """
     x = tensor.contiguous()

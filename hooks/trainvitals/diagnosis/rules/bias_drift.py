@@ -17,8 +17,10 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, trailing_run, trend
+from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.wire import Place, Stat, Stream
 
+LOGIT_LOSSES = {"CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"}
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
 
 
@@ -32,7 +34,8 @@ class BiasDrift(Rule):
     Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per
     100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
     when d rises and the bias's update ratio is more than ten times the weight's.
-    Excluded: biases before a normalisation layer, of recurrent layers and of attention.
+    Excluded: biases before a normalisation layer, of recurrent layers and of attention, and a last
+    bias of a cross entropy that moved by less than 0.5: this hardly changes a probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -72,6 +75,10 @@ class BiasDrift(Rule):
     )
     ratio_factor: float = threshold(
         10.0, "The bias changes faster above this ratio of its update ratio to the weight's."
+    )
+    logit_min: float = threshold(
+        0.5,
+        "RMS(b_t − b_0) of the last bias before a softmax or sigmoid, below which it is silent.",
     )
     steps_min: int = threshold(100, "Minimum number of steps, unless the drift is extreme.")
     steps_min_extreme: int = threshold(
@@ -113,9 +120,14 @@ class BiasDrift(Rule):
                 sick[:] = False
             if not course.learned(share=0.3):
                 sick |= now > self.drift_extreme
+        places = [history.places(Stream.WEIGHT)[row] for row in rows]
+        # A recurrent network predicts a constant for long, so its outputs differ little: a small
+        # drift of the logits is then several of their deviations.
+        if _takes_logits(history):
+            is_logit = np.array(["output" in p.flags for p in places])
+            sick &= ~(is_logit & (median(drift.values[-5:]) < self.logit_min))
         if not sick.any():
             return
-        places = [history.places(Stream.WEIGHT)[row] for row in rows]
         deepest = max(p.depth for p in places)
         order = sorted(
             np.flatnonzero(sick), key=lambda i: (not _is_last(places[i], deepest), -now[i], i)
@@ -246,6 +258,11 @@ class BiasDrift(Rule):
     def healthy() -> History:
         """Return a last layer whose bias moved by twice the spread early and then stayed there."""
         return _head(drift=2 * (1 - np.exp(-np.arange(120) / 5)), loss_end=0.3)
+
+
+def _takes_logits(history: History) -> bool:
+    kind = only_loss(history)
+    return kind is not None and bool({*kind.kinds} & LOGIT_LOSSES)
 
 
 def _is_last(place: Place, deepest: int) -> bool:

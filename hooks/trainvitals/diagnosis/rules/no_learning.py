@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -33,7 +34,8 @@ class NoLearning(Rule):
     first 10 losses or within the noise, has no downward trend, and was never much lower or higher
     in between. Excluded: losses that can be negative, warm-up, runs that have converged (also
     before they were watched), losses with a noise above 7 % of their initial level, and those that
-    fall within their noise since the start.
+    fall within their noise since the start. A recurrent network is judged after 300 steps, or after
+    three quarters of the planned steps if that is earlier.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -60,6 +62,14 @@ class NoLearning(Rule):
     refuted_by: ClassVar[str] = "A metric on held-out data improves."
 
     steps_min: int = threshold(100, "Minimum number of finished steps.")
+    steps_min_recurrent: int = threshold(
+        300,
+        "Minimum number of finished steps of a recurrent network: its loss often stays level at "
+        "first, until the gradient through time finds the cue.",
+    )
+    plan_share: float = threshold(
+        0.75, "Share of the planned steps after which a recurrent network is judged, 0 to 1."
+    )
     p_max: float = threshold(
         0.05, "Maximum p-value of a downward trend since the start, where the noise is above 2 %."
     )
@@ -76,7 +86,7 @@ class NoLearning(Rule):
         """Yield one finding for the run."""
         course = Course(history)
         # A learning rate that rose within the newest 50 steps has not taken effect yet.
-        if len(course.loss) < self.steps_min or course.warming_up or course.converged:
+        if len(course.loss) < self._steps_min(history) or course.warming_up or course.converged:
             return
         if not course.flat or course.initial < self.loss_low or self._falls_in_noise(course):
             return
@@ -107,6 +117,13 @@ class NoLearning(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _steps_min(self, history: History) -> float:
+        places = history.places(Stream.WEIGHT)
+        if not any("recurrent" in p.flags for p in places):
+            return self.steps_min
+        planned = self.plan_share * (history.total_steps or math.inf)
+        return max(self.steps_min, min(self.steps_min_recurrent, planned))
 
     def _falls_in_noise(self, course: Course) -> bool:
         """Whether the whole course has a downward trend, where the noise hides the fall.

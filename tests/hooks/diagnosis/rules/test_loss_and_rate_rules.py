@@ -64,6 +64,16 @@ class TestNoLearning:
         assert findings(NoLearning(), loss=level)
         assert not findings(NoLearning(), loss=falling)
 
+    @pytest.mark.parametrize(
+        ("steps", "planned", "judged"),
+        [(140, 200, False), (160, 200, True), (290, None, False), (310, 5000, True)],
+    )
+    def test_a_recurrent_network_has_more_time_to_begin(self, steps, planned, judged):
+        example = Example(steps, total_steps=planned).scalars(loss=1.386 + noise(steps, 0.02))
+        weight = Place("rnn.weight_ih_l0", kind="weight", shape=(96, 4), flags=("recurrent",))
+        example.stream(Stream.WEIGHT, [weight], {})
+        assert bool(list(NoLearning().check(example.history))) is judged
+
 
 class TestLossSpike:
     def course(self, n: int = 300) -> np.ndarray:

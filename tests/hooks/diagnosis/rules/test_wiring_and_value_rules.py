@@ -10,7 +10,7 @@ from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.non_finite_value import NonFiniteValue
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
-from trainvitals.wire import STATISTICS, Event, Frame, Layout, Place, Stat, Stream
+from trainvitals.wire import STATISTICS, Event, EventKind, Frame, Layout, Place, Stat, Stream
 
 
 class TestSymmetricInit:
@@ -132,13 +132,14 @@ class TestParameterNotUpdated:
 
 
 class TestBiasDrift:
-    def check(self, drift, *, spread=1.0, loss=2.0, flags=()):
+    def check(self, drift, *, spread=1.0, loss=2.0, flags=(), kind="MSELoss"):
         n = len(drift)
         bias = Place("h.bias", kind="bias", shape=(4,), depth=1, module="h", flags=flags)
         column = {Stat.DRIFT_RMS: drift, Stat.DRIFT_MEAN: drift}
         example = Example(n).scalars(loss=np.broadcast_to(loss, n))
         example.stream(Stream.WEIGHT, [bias], {"h.bias": column})
         example.stream(Stream.ACTIVATION, [Place("h", depth=1)], {"h": {Stat.SAMPLE_STD: spread}})
+        example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, kind, {}))
         return list(BiasDrift().check(example.history))
 
     def test_one_that_runs_away_is_named_with_the_step_it_left_the_signal(self):
@@ -153,6 +154,13 @@ class TestBiasDrift:
     @pytest.mark.parametrize("flag", ["before_norm", "recurrent", "attention"])
     def test_biases_whose_scale_is_another_are_left_out(self, flag):
         assert not self.check(np.linspace(0, 10, 200), flags=(flag,))
+
+    @pytest.mark.parametrize(("flags", "kind"), [(("output",), "MSELoss"), ((), "NLLLoss")])
+    def test_a_last_bias_of_a_softmax_that_moves_by_a_seventh_is_left_out(self, flags, kind):
+        # An LSTM that predicts a constant for 100 steps: its logits differ by 0.04 only.
+        small = np.linspace(0, 0.14, 200)
+        assert not self.check(small, spread=0.04, flags=("output",), kind="CrossEntropyLoss")
+        assert self.check(small, spread=0.04, flags=flags, kind=kind)
 
     def test_one_that_settled_while_the_run_learns_is_none(self):
         settled = 3 * (1 - np.exp(-np.arange(200) / 5))

@@ -1,0 +1,73 @@
+"""`trainvitals compare A B`: where two runs of a collector differ.
+
+Exit code 0 if what both recorded is the same within rounding, 1 if it differs, 2 for wrong usage, 3
+if the collector cannot be reached.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trainvitals.cli.collector_of import collector_of
+from trainvitals.cli.report import FINDINGS, Json, Url, guarded
+
+if TYPE_CHECKING:
+    from trainvitals.comparison import Comparison
+
+RunA = Annotated[str, typer.Argument(metavar="A", help="The first run's name or id.")]
+RunB = Annotated[str, typer.Argument(metavar="B", help="The second run's name or id.")]
+SHOWN_MAX = 40
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compare")(command)
+
+
+def command(a: RunA, b: RunB, collector: Url = None, as_json: Json = False) -> None:
+    """Show where runs A and B differ: configuration, versions, first step and first layer.
+
+    Values that agree within the rounding of float32 are the same. Exit code 0: the same, 1: not.
+    """
+    from trainvitals.comparison import compare
+
+    source = collector_of(collector)
+    found = guarded(lambda: compare(source, a, b))
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        _show(found)
+    raise typer.Exit(0 if found.is_same else FINDINGS)
+
+
+def _show(found: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table("", found.a, found.b, box=None, padding=(0, 2), header_style="bold")
+    table.add_row("verdict", *found.verdicts)
+    table.add_row("steps", *(f"{n:,}" for n in found.steps))
+    for name, values in list(found.config.items())[:SHOWN_MAX]:
+        table.add_row(f"config {name}", *map(_text, values))
+    for name, versions in found.versions.items():
+        table.add_row(name, *versions)
+    for difference in found.scalars:
+        where = f"{difference.place}, first at step {difference.step:,}"
+        table.add_row(where, _text(difference.a), _text(difference.b))
+    if (layer := found.layer) is not None:
+        what = f"{layer.stream} {layer.statistic} of {layer.place}"
+        table.add_row(f"{what}, first at step {layer.step:,}", _text(layer.a), _text(layer.b))
+    console.print(table)
+    if found.is_same:
+        console.print("No difference in what both runs recorded.")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,109 @@
+"""`trainvitals compare A B` names the first step and the first layer at which two runs differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import trainvitals
+from helpers.collector import running_collector
+from trainvitals.cli.app import app
+from trainvitals.comparison import TOLERANCE, flat, is_close
+
+
+def train(name, collector, *, steps=60, nudge_at=None, config=None, rate=0.1):
+    """Train a small network; before the step `nudge_at`, one weight of its second layer moves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    watch = {"run": name, "collector": collector, "every": 1, "config": config}
+    with trainvitals.watch(model, optimizer, **watch) as monitor:
+        for step in range(steps):
+            if step == nudge_at:
+                with torch.no_grad():
+                    model[2].weight[0, 0] += 0.5
+            x = torch.randn(16, 6)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+            monitor.loss(loss).backward()
+            optimizer.step()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Return a function that compares two runs of a collector by the command."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("TRAINVITALS_HOME", str(home / "own"))
+        patch.setenv("TRAINVITALS_REPORT", "off")
+        with running_collector(home) as collector:
+            patch.setenv("TRAINVITALS_TOKEN", collector.token)
+            patch.setenv("TRAINVITALS_COLLECTOR", collector.url)
+            train("base", collector.url, config={"lr": 0.1, "data": {"seed": 1}})
+            train("again", collector.url, config={"lr": 0.1, "data": {"seed": 1}})
+            train("nudged", collector.url, nudge_at=37, config={"lr": 0.1, "data": {"seed": 2}})
+            train("short", collector.url, steps=20)
+            train("faster", collector.url, rate=0.2, config={"lr": 0.2, "data": {"seed": 1}})
+
+            def run(*args):
+                return CliRunner().invoke(app, ["compare", *args])
+
+            yield run
+
+
+def test_the_same_training_twice_has_no_difference(compared):
+    result = compared("base", "again")
+    assert result.exit_code == 0, result.output
+    assert "No difference in what both runs recorded." in result.output
+
+
+def test_a_changed_weight_is_named_with_its_layer_and_step(compared):
+    result = compared("base", "nudged", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.output)
+    assert found["layer"]["step"] == 37
+    assert (found["layer"]["stream"], found["layer"]["place"]) == ("weight", "2.weight")
+    assert {d["place"]: d["step"] for d in found["scalars"]} == {"loss": 37, "gradient_norm": 37}
+    assert found["config"] == {"data.seed": [1, 2]}
+
+
+def test_the_table_shows_both_values(compared):
+    shown = compared("base", "faster").output
+    assert "config lr" in shown
+    assert "learning_rate/0, first at step 0" in shown
+    assert "0.1" in shown
+    assert "0.2" in shown
+
+
+def test_another_learning_rate_shows_in_the_first_update(compared):
+    found = json.loads(compared("base", "faster", "--json").output)
+    assert (found["layer"]["stream"], found["layer"]["step"]) == ("update", 0)
+
+
+def test_a_shorter_run_differs_by_its_steps_alone(compared):
+    found = json.loads(compared("base", "short", "--json").output)
+    assert (found["steps"], found.get("layer")) == ([60, 20], None)
+    assert found["scalars"] == []
+
+
+def test_an_unknown_run_gives_2(compared):
+    result = compared("base", "nobody")
+    assert result.exit_code == 2
+    assert "No run with this id" in result.output
+
+
+def test_values_are_the_same_within_the_rounding_of_float32():
+    assert is_close(1.0, 1.0 + TOLERANCE / 2)
+    assert not is_close(1.0, 1.0 + 2 * TOLERANCE)
+    assert is_close(None, 3.0)
+    assert is_close(float("nan"), float("nan"))
+    assert not is_close(float("nan"), 1.0)
+    assert is_close(float("inf"), float("inf"))
+
+
+def test_a_nested_configuration_is_compared_by_its_leaves():
+    assert flat({"a": {"b": {"c": 1}, "d": {}}, "e": 2}) == {"a.b.c": 1, "a.d": {}, "e": 2}
