@@ -18,8 +18,9 @@ from trainvitals.wire import Scalar
 
 COLUMN_ENTRIES_MAX: Final = 65_536
 """Maximum number of entries of a batch of features that is compared with the target."""
-NONFINITE_ENTRIES_MAX: Final = 262_144
-"""Maximum number of entries of an input that are searched for NaN and infinity."""
+NONFINITE_ENTRIES_MAX: Final = 1_048_576
+"""Maximum number of entries of an input that is searched for NaN and infinity. Not a sample of a
+larger one: a rule takes 0 as a proof that the input is finite."""
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
 CLASSES_MAX: Final = 1024
@@ -49,9 +50,9 @@ def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
     """Return the number of non-finite entries of a floating-point input; empty for others."""
     if not x.is_floating_point() or x.dtype.itemsize == 1:  # 8 bits: no subtraction
         return {}
-    return {
-        Scalar.NONFINITE_INPUTS: nonfinite_count(sample(x.detach(), entries=NONFINITE_ENTRIES_MAX))
-    }
+    if x.numel() > NONFINITE_ENTRIES_MAX:
+        return {}
+    return {Scalar.NONFINITE_INPUTS: nonfinite_count(x.detach())}
 
 
 def target_in_input(

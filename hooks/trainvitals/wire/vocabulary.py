@@ -218,7 +218,7 @@ class Scalar(StrEnum):
     targets only."""
     NONFINITE_INPUTS = "nonfinite_inputs"
     """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
-    the first micro-batch of a sampled step; of over 262,144 entries, evenly spaced ones count."""
+    the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
     and mask not zero; over up to eight micro-batches of a sampled step, read as above."""

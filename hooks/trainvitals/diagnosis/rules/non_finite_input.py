@@ -24,24 +24,25 @@ class NonFiniteInput(Rule):
     """A batch contains NaN or infinity, in its inputs or in its targets.
 
     ## What it detects
-    Targets: the smallest or the largest target of a measured batch is infinite. Inputs: the output
-    of the first layer contains non-finite values while all weights of that layer are finite, not
-    above 1e6, and its outputs in the captured step before were not above 1e6: finite inputs cannot
-    cause that. Only the first such step is reported.
+    Inputs: the model's first input of a measured batch contains NaN or infinity. Where it was not
+    measured: the output of the first layer contains non-finite values while all weights of that
+    layer are finite, not above 1e6, and its outputs in the captured step before were not above 1e6:
+    finite inputs cannot cause that. Targets: a supervised target of a measured batch is NaN or
+    infinite. Only the first such step is reported. It is a note as long as the loss of that step is
+    finite: the program handles missing values.
     ## Why it matters
     One such value makes the loss non-finite, and the optimizer then writes NaN into every weight.
     A batch that is skipped costs nothing; a model of NaN costs the run.
     ## Evidence
-    The step, the number of non-finite outputs of the first layer and its largest weight, or the
-    target.
+    The step, and the number of non-finite entries of the input or of the targets; or the number of
+    non-finite outputs of the first layer and its largest weight.
     ## What to do
     - Find the rows: `torch.isfinite(x).all()` for each batch in the data loader.
     - A feature that is constant has a standard deviation of 0: add 1e-6 when you standardise.
     - Decide what missing values are before training, in the data.
     ## When it is wrong
-    A first layer that is a function of its own, such as a logarithm, can produce the value. NaN in
-    the targets alone cannot be told from targets that were not measured: `non_finite_value` then
-    names the loss.
+    A first layer that is a function of its own, such as a logarithm, can produce the value if the
+    input itself was not measured.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019 ("become one with the data").
     """
@@ -63,47 +64,54 @@ class NonFiniteInput(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield at most two findings: one for the inputs and one for the targets."""
-        if (target := _infinite_target(history)) is not None:
-            yield self._in_targets(*target)
-        if (found := self._input(history)) is not None:
+        if (target := _first_bad(history, Scalar.NONFINITE_TARGETS)) is not None:
+            yield self._entries(history, *target, of="target")
+        if (given := _first_bad(history, Scalar.NONFINITE_INPUTS)) is not None:
+            yield self._entries(history, *given, of="input")
+        elif (found := self._input(history)) is not None:
             yield found
 
-    def _in_targets(self, step: int, value: float) -> Finding:
+    def _entries(self, history: History, step: int, count: float, *, of: str) -> Finding:
+        handled, row = _loss_is_finite(history, step), _first_layer(history)
+        where, (one, several) = "targets", ("target is", "targets are")
+        if of == "input":
+            where = "" if row is None else history.places(Stream.ACTIVATION)[row].name
+            one, several = ("entry of the input is", "entries of the input are")
+        keep = "keep = torch.isfinite(y).reshape(len(y), -1).all(1)\nx, y = x[keep], y[keep]"
         return self.finding(
-            severity=Severity.ERROR,
-            where="targets",
+            severity=Severity.INFO if handled else Severity.ERROR,
+            where=where,
             since_step=step,
-            summary=f"Non-finite input: a target of the batch of step {step} is {number(value)}.",
+            summary=f"Non-finite input: at step {step}, {number(count)} "
+            f"{several if count > 1 else one} NaN or infinite"
+            + (", and the loss is finite." if handled else "."),
             evidence=(
                 Evidence(
-                    quantity="infinite targets in the batch, at least",
-                    seen=1.0,
+                    quantity=f"non-finite entries of the {of}",
+                    seen=count,
                     limit=0.0,
                     direction="above",
                     healthy=(0.0, 0.0),
                     text="each is one too many",
                 ),
             ),
-            fix=at(
-                Moment.TRAINING_BATCH,
-                "keep = torch.isfinite(y).reshape(len(y), -1).all(1)\nx, y = x[keep], y[keep]",
-            ),
+            fix=at(Moment.TRAINING_BATCH, keep) if of == "target" else None,
             stream=Stream.SCALAR,
-            statistic=Scalar.TARGET_MAX,
+            statistic=Scalar.NONFINITE_TARGETS if of == "target" else Scalar.NONFINITE_INPUTS,
         )
 
     def _input(self, history: History) -> Finding | None:
-        places = history.places(Stream.ACTIVATION)
-        called = [(p.depth, row) for row, p in enumerate(places) if p.depth >= 0]
-        if not called:
+        row = _first_layer(history)
+        if row is None:
             return None
-        row = min(called)[1]
-        place = places[row]
+        place = history.places(Stream.ACTIVATION)[row]
         bad = history.values(Stream.ACTIVATION, Stat.NONFINITE)[:, row] > 0
         if not bad.any():
             return None
         at = int(np.argmax(bad))
         step = int(history.steps(Stream.ACTIVATION)[at])
+        if step in history.scalar(Scalar.NONFINITE_INPUTS).steps:
+            return None  # the input of that step was measured, and it was finite
         largest, before = _largest_weight(history, place, step), 0.0
         if at > 0:
             before, _ = range_before(history, Stream.ACTIVATION, row, step)
@@ -146,15 +154,27 @@ class NonFiniteInput(Rule):
         return _run(weight=math.inf)
 
 
-def _infinite_target(history: History) -> tuple[int, float] | None:
-    """Return (step, value) of the first infinite target; None without one."""
-    found = []
-    for name in (Scalar.TARGET_MIN, Scalar.TARGET_MAX):
-        series = history.scalar(name)
-        at = np.flatnonzero(np.isinf(series.values))
-        if len(at):
-            found.append((int(series.steps[at[0]]), float(series.values[at[0]])))
-    return min(found, default=None)
+def _first_layer(history: History) -> int | None:
+    """Return the row of the module that is called first; None if none is known."""
+    places = history.places(Stream.ACTIVATION)
+    called = [(p.depth, row) for row, p in enumerate(places) if p.depth >= 0]
+    return min(called)[1] if called else None
+
+
+def _first_bad(history: History, name: Scalar) -> tuple[int, float] | None:
+    """Return (step, count) of the first step with non-finite entries; None without one."""
+    series = history.scalar(name)
+    at = np.flatnonzero(series.values > 0)
+    return (int(series.steps[at[0]]), float(series.values[at[0]])) if len(at) else None
+
+
+def _loss_is_finite(history: History, step: int) -> bool:
+    """Whether the loss of `step` was measured and is finite in all micro-batches."""
+    bad = history.scalar(Scalar.NONFINITE_LOSS)
+    if (bad.values[bad.steps == step] > 0).any():
+        return False
+    loss = history.scalar(Scalar.LOSS)
+    return bool(np.isfinite(loss.values[loss.steps == step]).any())
 
 
 def _largest_weight(history: History, place: Place, step: int) -> float:

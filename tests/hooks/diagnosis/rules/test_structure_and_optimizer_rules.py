@@ -277,10 +277,28 @@ class TestNonFiniteInput:
         assert (finding.where, finding.since_step) == ("0", 20)
         assert headline_of(Engine().examine(history)).rule == "non_finite_input"
 
-    def test_an_infinite_target_is_told_from_an_input(self):
-        history = train(Run(steps=14, batch=self.batch(5, math.inf, of_targets=True)))
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_value_in_the_targets_is_told_from_an_input(self, value):
+        history = train(Run(steps=14, batch=self.batch(5, value, of_targets=True)))
         finding = found(NonFiniteInput, history)
         assert (finding.where, finding.since_step) == ("targets", 5)
+        assert headline_of(Engine().examine(history)).rule == "non_finite_input"
+
+    @pytest.mark.parametrize(
+        ("loss", "severity"), [(0.5, Severity.INFO), (math.nan, Severity.ERROR)]
+    )
+    def test_missing_values_that_the_program_handles_are_a_note(self, loss, severity):
+        bad = np.where(np.arange(8) == 5, 3.0, 0.0)
+        history = Example(8).scalars(loss=loss, nonfinite_inputs=bad).history
+        finding = found(NonFiniteInput, history)
+        assert (finding.severity, finding.since_step) == (severity, 5)
+        assert "3 entries of the input" in finding.summary
+
+    def test_a_first_layer_that_makes_the_value_from_a_measured_finite_input_is_not_the_data(self):
+        example = Example(8)
+        example.history = NonFiniteInput.sick()
+        assert found(NonFiniteInput, example.history)
+        assert found(NonFiniteInput, example.scalars(nonfinite_inputs=0.0).history) is None
 
     def test_weights_that_diverged_before_are_another_fault(self):
         def sgd(model: nn.Module) -> torch.optim.Optimizer:
