@@ -61,5 +61,9 @@ bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where th
 docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics)
 	$(BIN)/python docs/generate.py
 
+.PHONY: guides
+guides: $(VENV)/.installed ## Draw the figures of the guides anew (ARGS='weights_signal loss_speed' for some)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/guides/figures.py $(ARGS)
+
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

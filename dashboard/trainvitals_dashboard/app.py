@@ -6,7 +6,15 @@ from pathlib import Path
 
 import streamlit as st
 
-from trainvitals_dashboard.parts.session import BIAS, FLEET, INITIAL, LAYERS, RUN, signed_in
+from trainvitals_dashboard.parts.session import (
+    BIAS,
+    COMPARE,
+    FLEET,
+    INITIAL,
+    LAYERS,
+    RUN,
+    signed_in,
+)
 
 ICON = Path(__file__).with_name("icon.svg")
 
@@ -22,6 +30,7 @@ def main() -> None:
             st.Page(LAYERS, title="Layers – trainvitals", url_path="layers"),
             st.Page(INITIAL, title="Initialisation – trainvitals", url_path="initialisation"),
             st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),
+            st.Page(COMPARE, title="Compare – trainvitals", url_path="compare"),
         ],
         position="hidden",
     )

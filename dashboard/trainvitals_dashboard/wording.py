@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from trainvitals.api.wording import ago as ago
 from trainvitals.api.wording import number
 
 TEXT_MAX = 2000
@@ -122,17 +123,6 @@ def duration(seconds: float) -> str:
             parts.append(f"{left // size} {unit}")
             left %= size
     return " ".join(parts[:2])
-
-
-def ago(then: float, now: float) -> str:
-    """Return the time from `then` to `now` in its largest unit."""
-    seconds = max(0.0, now - then)
-    if seconds < 2:
-        return "just now"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return f"{int(seconds)} s ago"
 
 
 def steps(count: int) -> str:

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("checkup.md", "experiments.md", "remedies.md")
+PAGES = (
+    "checkup.md",
+    "experiments.md",
+    "remedies.md",
+    "guides/biases.md",
+    "guides/loss.md",
+    "guides/weights.md",
+)
 BLOCKS = [
     pytest.param(page, block, id=f"{page}:{block.strip().splitlines()[-1][:40]}")
     for page in PAGES

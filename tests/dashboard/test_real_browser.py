@@ -20,6 +20,7 @@ VIEWS = {
     "/initialisation?run=sigmoid-deep": "Through the depth",
     f"/initialisation?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     "/bias?run=resnet-baseline": "Drift of the biases",
+    f"/compare?run=sigmoid-deep&run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     f"/bias?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
 }
 STRANGERS = """() => [...document.querySelectorAll("a[href], img[src], iframe, object, embed")]

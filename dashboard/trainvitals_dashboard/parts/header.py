@@ -6,7 +6,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
-from trainvitals_dashboard.parts.session import BIAS, FLEET, INITIAL, LAYERS, RUN, now
+from trainvitals_dashboard.parts.session import BIAS, COMPARE, FLEET, INITIAL, LAYERS, RUN, now
 from trainvitals_dashboard.parts.verdict import tab_title
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,
@@ -34,6 +34,7 @@ def run_header(run: Run, *, page: str) -> None:
             (LAYERS, "Layers", ":material/layers:"),
             (INITIAL, "Initialisation", ":material/flag:"),
             (BIAS, "Bias", ":material/balance:"),
+            (COMPARE, "Compare", ":material/stacked_line_chart:"),
         ):
             st.page_link(
                 target,

@@ -12,7 +12,7 @@ from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
 
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
-INITIAL, BIAS = "views/initialisation.py", "views/bias.py"
+INITIAL, BIAS, COMPARE = "views/initialisation.py", "views/bias.py", "views/compare.py"
 """Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
 

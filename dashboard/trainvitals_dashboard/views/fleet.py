@@ -12,6 +12,7 @@ from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.spark import sparkline
 from trainvitals_dashboard.parts.header import brand, progress, state_badge
 from trainvitals_dashboard.parts.session import (
+    COMPARE,
     RUN,
     age_banner,
     client,
@@ -55,6 +56,8 @@ def show() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         brand()
         st.caption(_counted(known), width="content")
+        if len(known.runs) > 1:
+            st.page_link(COMPARE, label="Compare", icon=":material/stacked_line_chart:")
     if not known.runs:
         _wait_for_the_first()
         return

@@ -28,6 +28,8 @@ from trainvitals.api.schema import (
     Series,
     Version,
 )
+from trainvitals.wire import Batch, WireError, decode
+from trainvitals.wire.codec import Limits
 
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ ANSWER_BYTES_MAX: Final = 64 * 2**20
 TIMEOUT_S: Final = 10.0
 NOT_MODIFIED: Final = 304
 BASE: Final = "/api/v1"
+_FRAMES_LIMITS: Final = Limits(values_max=16 * 2**20, places_max=10**6, name_bytes_max=4096)
 
 Exchange = Callable[[str, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
 """(path with query, request headers) → (status, response headers in lower case, body)."""
@@ -133,6 +136,20 @@ class Client:
         wanted = {"stream": stream, "statistic": statistic}
         return self.fetch(f"{run_path(run)}/heatmap", Heatmap, **wanted, **query)
 
+    def frames(self, run: str, stream: str, from_step: int = 0) -> Batch:
+        """Return the first rows of a stream from `from_step` on: a layout and a frame, bit for bit.
+
+        Without rows, the batch has no records. The last step of a frame + 1 asks for the next rows.
+        """
+        query = {"stream": stream, "from_step": from_step}
+        status, _, body = self._ask(_target(BASE, f"{run_path(run)}/frames", query), {})
+        if status != 200:
+            raise self._problem(status, body)
+        try:
+            return decode(body, _FRAMES_LIMITS)
+        except WireError as error:
+            raise Broken(f"{self.url} answers with frames that cannot be read: {error}") from error
+
     def version(self) -> Version:
         """Return which collector this is."""
         return self.fetch("/version", Version, base="")
@@ -161,8 +178,7 @@ class Client:
             Broken: the answer is not one of this version.
             Refused: the collector answers with a problem.
         """
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        target = f"{base}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
+        target = _target(base, path, query)
         status, headers, body = self._ask(target, {"If-None-Match": etag} if etag else {})
         if status == NOT_MODIFIED and etag:
             return Reply(None, etag, 0)
@@ -219,6 +235,11 @@ class Client:
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(host, context=context, **options)
         return http.client.HTTPConnection(host, **options)
+
+
+def _target(base: str, path: str, query: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in query.items() if value not in (None, "")}
+    return f"{base}{path}" + (f"?{urlencode(given, doseq=True)}" if given else "")
 
 
 def run_path(run: str) -> str:

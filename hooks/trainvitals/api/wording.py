@@ -53,6 +53,17 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f} %" if 0 < abs(share) < 0.1 else f"{100 * share:.0f} %"
 
 
+def ago(then: float, now: float) -> str:
+    """Return the time from `then` to `now` in its largest unit."""
+    seconds = max(0.0, now - then)
+    if seconds < 2:
+        return "just now"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds)} s ago"
+
+
 def times(factor: float) -> str:
     """Return a factor of at least 1 in words: `3.2 times`, `40,000 times`, `12 million times`.
 

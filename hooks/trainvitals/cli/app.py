@@ -32,6 +32,8 @@ COMMANDS = {
     "demo": Command(
         "Train networks with and without faults and show each diagnosis.", "demo.command"
     ),
+    "runs": Command("List the runs of a collector.", "cli.runs"),
+    "export": Command("Write all values of a run as CSV, JSON lines or Parquet.", "cli.export"),
     "compare": Command("Show where two runs differ.", "cli.compare"),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastapi import Path, Query, Request, Response
 
 from trainvitals.api import schema
-from trainvitals.wire import Stat, Stream
+from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.query.shapes import schema_of
@@ -38,6 +38,16 @@ def _described(kind: type[Any], *reasons: str) -> dict[str, Any]:
     """Return the keywords of a route that answers `kind` or one of these problems."""
     problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
     return {"response_class": Response, "responses": {200: schema_of(kind), **problems}}
+
+
+def _binary(*reasons: str) -> dict[str, Any]:
+    """Return the keywords of a route that answers a wire batch or one of these problems."""
+    body = {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
+    return {
+        "response_class": Response,
+        "responses": {200: {"description": "OK", "content": body}, **problems},
+    }
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
@@ -170,6 +180,22 @@ def heatmap(
             found.spans.mean.T.tolist(),
         )
     )
+
+
+@routes.get("/runs/{run}/frames", **_binary("unknown_run"))
+def frames(
+    request: Request, principal: Reader, run: RunName, stream: Stream, from_step: FromStep = 0
+) -> Response:
+    """Return the first rows of a stream from a step on, as stored, in the form of a wire batch.
+
+    The batch has a layout and a frame of at most 2^20 values (but at least one step), or no records
+    when there are no more rows. Its source is 16 zero bytes.
+    """
+    summary = _run(request, principal, run)
+    found = _store(request).frames(summary.pk, stream, from_step)
+    about = summary.run
+    batch = Batch(about.id, about.project, bytes(16), 0, about.last_report_at, 0, found or ())
+    return Response(encode(batch), media_type=CONTENT_TYPE)
 
 
 def _curves(

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from trainvitals.api.schema import Checkup, Diagnosis, Finding, RunDetail
 from trainvitals.diagnosis.history import History
-from trainvitals.wire import Batch, Layout, Stat, Stream
+from trainvitals.wire import Batch, Frame, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
+from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
@@ -178,6 +179,13 @@ class Store:
         with self.database.read() as connection:
             newest = {d.layout.stream: d.layout for d in timeline(connection, run_pk)}
         return list(newest.values())
+
+    def frames(
+        self, run_pk: int, stream: Stream, from_step: int = 0
+    ) -> tuple[Layout, Frame] | None:
+        """Return the first rows of a stream from `from_step` on, as stored; None without rows."""
+        with self.database.read() as connection:
+            return frames(connection, run_pk, stream, from_step)
 
     def curves(
         self,

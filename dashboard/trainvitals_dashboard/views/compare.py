@@ -1,0 +1,150 @@
+"""Two to six runs beside each other: verdicts, curves over the same steps, and their settings."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+
+import streamlit as st
+
+from trainvitals.api.schema import RunDetail
+from trainvitals.api.wording import number
+from trainvitals.comparison import flat
+from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.figures.curves import Line, curves
+from trainvitals_dashboard.parts.header import brand
+from trainvitals_dashboard.parts.ranges import range_control, window
+from trainvitals_dashboard.parts.session import client, guarded, is_dark
+from trainvitals_dashboard.wording import clean, plain, shortened, words
+
+RUNS_MAX = 6
+KNOWN_MAX = 500
+SETTINGS_MAX = 100
+CHARTS = (
+    ("Loss", str(Scalar.LOSS)),
+    ("Gradient norm", str(Scalar.GRADIENT_NORM)),
+    ("Learning rate", f"{Scalar.LEARNING_RATE}/0"),
+    ("Validation loss", f"{Scalar.LOSS}/validation"),
+)
+
+
+def show() -> None:
+    """Show the runs that the URL names (`run=` several times)."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        brand()
+        st.caption("Compare runs", width="content")
+    chosen = _choice()
+    if len(chosen) < 2:
+        st.info("Select two to six runs.", icon=":material/stacked_line_chart:")
+        return
+    runs = [client().run(run_id).value for run_id in chosen]
+    _verdicts(runs)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown("#### Curves", width="content", anchors=False)
+        range_control(max(run.step for run in runs))
+    for title, scalar in CHARTS:
+        _chart(runs, title, scalar)
+    _settings(runs)
+    first, second = (shlex.quote(clean(run.id)) for run in runs[:2])
+    st.caption("The first step and the first layer at which two runs differ:")
+    st.code(f"trainvitals compare {first} {second}", language="bash")
+
+
+def _choice() -> list[str]:
+    known = {run.id: run.name or run.id for run in client().runs(limit=KNOWN_MAX).value.runs}
+    wanted = st.query_params.get_all("run")
+    # A run of the URL that is not among the newest is shown all the same.
+    known |= {run_id: run_id for run_id in wanted if run_id not in known}
+    chosen = st.multiselect(
+        "Runs",
+        list(known),
+        default=wanted[:RUNS_MAX],
+        format_func=lambda run_id: clean(shortened(known[run_id], 60)),
+        max_selections=RUNS_MAX,
+        key="compared",
+    )
+    if chosen != wanted:
+        st.query_params["run"] = chosen
+    return chosen
+
+
+def _verdicts(runs: Sequence[RunDetail]) -> None:
+    st.dataframe(
+        [
+            {
+                "run": clean(run.name or run.id),
+                "verdict": words(str(run.verdict)),
+                "state": run.state,
+                "steps": run.step + 1,
+                "loss": "–" if run.loss is None else number(run.loss),
+                "git commit": run.metadata.git_commit[:12],
+            }
+            for run in runs
+        ],
+        hide_index=True,
+    )
+
+
+def _chart(runs: Sequence[RunDetail], title: str, scalar: str) -> None:
+    shown, lines = window(), []
+    for run in runs:
+        try:
+            series = client().series(
+                run,
+                Stream.SCALAR,
+                Stat.VALUE,
+                [scalar],
+                from_step=shown.first,
+                to_step=shown.last,
+            )
+        except Problem:
+            continue  # this run has no such scalar
+        lines += [Line(clean(run.name or run.id), c) for c in series.value.series if c.step]
+    if not lines:
+        return
+    st.caption(f"**{title}**" + ("" if len(lines) == len(runs) else " (not in every run)"))
+    st.echarts_chart(
+        curves(
+            lines,
+            dark=is_dark(),
+            window=shown,
+            log_allowed=not scalar.startswith(str(Scalar.LEARNING_RATE)),
+        ),
+        height=280,
+        key=f"compare-{scalar}-{'-'.join(run.id for run in runs)}-{shown}",
+        alt=f"{title} of {len(lines)} runs over steps",
+    )
+
+
+def _settings(runs: Sequence[RunDetail]) -> None:
+    configs = [flat(run.config) | dict(run.metadata.versions) for run in runs]
+    names = dict.fromkeys(name for config in configs for name in config)
+    # As text: 1 and True, or 1 and 1.0, are not the same setting.
+    different = [
+        name
+        for name in names
+        if len({json.dumps(config.get(name), default=str) for config in configs}) > 1
+    ]
+    st.markdown("#### Settings that differ", anchors=False)
+    if not different:
+        st.caption("The configurations and the versions are the same.")
+        return
+    st.dataframe(
+        [
+            {"setting": clean(name)}
+            | {
+                f"{i + 1}: {plain(clean(run.name or run.id))}": clean(str(config.get(name, "–")))
+                for i, (run, config) in enumerate(zip(runs, configs, strict=True))
+            }
+            for name in different[:SETTINGS_MAX]
+        ],
+        hide_index=True,
+    )
+    if len(different) > SETTINGS_MAX:
+        st.caption(f"{len(different) - SETTINGS_MAX} more settings differ.")
+
+
+if __name__ == "__main__":
+    guarded(show)

@@ -1,0 +1,58 @@
+"""Two to six runs beside each other."""
+
+import json
+
+from helpers.fake_runs import FakeRun, healthy_run, hostile_run, vanishing_run
+
+
+def words(app):
+    return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info, *app.code))
+
+
+def charts(app):
+    return {e.proto.id: json.loads(e.proto.spec) for e in app.get("echarts_chart")}
+
+
+def test_the_runs_of_the_address_are_drawn_over_the_same_steps(open_page, collector):
+    collector.runs = [healthy_run(), vanishing_run()]
+    app = open_page("compare", run=["resnet-baseline", "sigmoid-deep"])
+    [loss] = [option for key, option in charts(app).items() if "compare-loss-" in key]
+    assert loss["legend"]["data"] == ["resnet-baseline", "sigmoid-deep"]
+    assert len(charts(app)) == 4
+    assert "trainvitals compare resnet-baseline sigmoid-deep" in words(app)
+
+
+def test_the_verdicts_are_a_table(open_page, collector):
+    collector.runs = [healthy_run(), vanishing_run()]
+    app = open_page("compare", run=["resnet-baseline", "sigmoid-deep"])
+    table = app.dataframe[0].value
+    assert list(table["run"]) == ["resnet-baseline", "sigmoid-deep"]
+    assert list(table["verdict"]) == ["healthy", "error"]
+
+
+def test_only_settings_that_differ_are_listed(open_page, collector):
+    shared = {"data": {"seed": 1}}
+    collector.runs = [
+        FakeRun("a", detail={"config": {"lr": 0.1, **shared}}),
+        FakeRun("b", detail={"config": {"lr": 0.2, **shared}}),
+    ]
+    app = open_page("compare", run=["a", "b"])
+    table = app.dataframe[1].value
+    assert list(table["setting"]) == ["lr"]
+    assert table.iloc[0].tolist()[1:] == ["0.1", "0.2"]
+
+
+def test_equal_settings_are_said_to_be_equal(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b")]
+    assert "are the same" in words(open_page("compare", run=["a", "b"]))
+
+
+def test_one_run_is_not_enough(open_page, collector):
+    collector.runs = [healthy_run()]
+    assert "Select two to six runs." in words(open_page("compare", run=["resnet-baseline"]))
+
+
+def test_a_hostile_name_is_shown_as_text(open_page, collector):
+    collector.runs = [hostile_run(), healthy_run()]
+    app = open_page("compare", run=[collector.runs[0].id, "resnet-baseline"])
+    assert not app.exception
