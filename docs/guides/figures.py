@@ -226,6 +226,26 @@ def biases_drift() -> str:
     )
 
 
+def biases_penalty() -> str:
+    """The bias of each unit after a training with an L1 or an L2 penalty."""
+    found = {name: biases.penalised(name) for name in biases.PENALTIES}
+    units = np.arange(1.0, len(biases.OFFSETS) + 1)
+    first, second = (
+        Panel(
+            title,
+            "unit",
+            [Line(name, units[kept], values[kept]) for name, values in found.items()],
+            [f"{values[kept][0]:.2f} at unit {units[kept][0]:.0f}" for values in found.values()],
+            may_be_log=False,
+        )
+        for title, kept in (
+            ("Bias of all units", slice(None)),
+            ("Bias without unit 1", slice(1, None)),
+        )
+    )
+    return figure([first, second])
+
+
 def loss_outliers() -> str:
     """Error on clean targets when a tenth of the training targets is wrong."""
     result = common.examples.outliers()
@@ -323,6 +343,7 @@ FIGURES: tuple[Callable[[], str], ...] = (
     weights_loss,
     biases_prior,
     biases_drift,
+    biases_penalty,
     loss_outliers,
     loss_speed,
     loss_calibration,

@@ -94,6 +94,14 @@ def test_the_penalty_holds_the_bias_where_the_two_forces_are_equal():
     assert biases.drift("L2 penalty").bias[-1] == pytest.approx(50 / 2, rel=0.05)
 
 
+def test_an_l2_penalty_takes_a_share_and_an_l1_penalty_an_amount():
+    none, l2, l1 = (biases.penalised(name) for name in biases.PENALTIES)
+    assert none == pytest.approx(biases.OFFSETS, abs=0.01)
+    assert l2 == pytest.approx(none / (1 + 8 * 0.05), abs=0.01)
+    assert l1[0] == pytest.approx(none[0] - 4 * 0.1, abs=0.01)
+    assert abs(l1[1:]).max() < 0.02
+
+
 def test_cross_entropy_is_better_calibrated_than_mse_at_about_the_same_accuracy():
     found = [losses.calibration(name, seeds=2) for name in losses.CLASS_LOSSES]
     cross_entropy, mse = found

@@ -90,6 +90,36 @@ def unequal_classes(samples: int = 2048) -> tuple[Tensor, Tensor]:
     return torch.randn(samples, 8, generator=generator) + nn.functional.one_hot(y, 8), y
 
 
+OFFSETS = (5.0, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
+"""Means of the eight targets of `penalised`."""
+PENALTIES: dict[str, dict[str, float]] = {
+    "no penalty": {},
+    "L2, 0.05 · Σb²": {"l2": 0.05},
+    "L1, 0.1 · Σ|b|": {"l1": 0.1},
+}
+
+
+def penalised(name: str, *, steps: int = 400) -> Floats:
+    """Fit eight targets with the means `OFFSETS` by a linear model; return its biases, shape (8,).
+
+    At the minimum of the mean squared error over eight units, a bias is o / (1 + 8 · l2) with the
+    L2 penalty, and o less 4 · l1 (or 0) with the L1 penalty, for a target with mean o.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 8, generator=generator)
+    x = x - x.mean(0)
+    y = x @ torch.randn(8, 8, generator=generator) + torch.tensor(OFFSETS)
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        (loss + biases.bias_penalty(model, **PENALTIES[name])).backward()
+        optimizer.step()
+    return model.bias.detach().double().numpy()
+
+
 def _watched(
     model: nn.Sequential,
     optimizer: torch.optim.Optimizer,
