@@ -33,6 +33,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "method_not_allowed": (405, "The method is not allowed"),
     "timeout": (408, "The request did not arrive in time"),
     "conflict": (409, "The batch conflicts with a stored one"),
+    "run_deleted": (409, "The run was deleted"),
     "run_in_other_project": (409, "The run is in another project"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),

@@ -150,6 +150,12 @@ class Client:
         except WireError as error:
             raise Broken(f"{self.url} answers with frames that cannot be read: {error}") from error
 
+    def delete(self, run: str) -> None:
+        """Delete a run and all its data; the token needs the scope admin."""
+        status, _, body = self._over_http(*self._request(f"{BASE}{run_path(run)}", {}), "DELETE")
+        if status != 200:
+            raise self._problem(status, body)
+
     def version(self) -> Version:
         """Return which collector this is."""
         return self.fetch("/version", Version, base="")
@@ -207,18 +213,22 @@ class Client:
         return Refused(status, reason or "broken", message)
 
     def _ask(self, target: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        return self._exchange(*self._request(target, headers))
+
+    def _request(self, target: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+        """Return the path and the headers of a request, with the token."""
         token = self._token()
         wanted = {"Accept": "application/json", **headers}
         if token:
             wanted["Authorization"] = f"Bearer {token}"
-        return self._exchange(self._parts.path.rstrip("/") + target, wanted)
+        return self._parts.path.rstrip("/") + target, wanted
 
     def _over_http(
-        self, target: str, headers: Mapping[str, str]
+        self, target: str, headers: Mapping[str, str], method: str = "GET"
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection = self._connection()
         try:
-            connection.request("GET", target, headers=dict(headers))
+            connection.request(method, target, headers=dict(headers))
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
             return response.status, named, response.read(ANSWER_BYTES_MAX)

@@ -399,6 +399,12 @@ class RunDetail(Run, frozen=True, kw_only=True):
     events: list[Event] = []
 
 
+class Deleted(msgspec.Struct, frozen=True):
+    """A run that was deleted."""
+
+    id: str
+
+
 class Findings(msgspec.Struct, frozen=True):
     """All findings of a run, ranked, open ones first."""
 

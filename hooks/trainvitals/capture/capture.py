@@ -319,6 +319,7 @@ class Capture:
         self._force_full = False
         self._full = self._budget.is_full(number + 1)
         self._measurement.end(full=full, next_is_full=self._full)
+        self._supervision.release()
         self._outputs.begin(number + 1, armed=self._full)
         self._own_s = time.thread_time() - ended + STEP_HOOKS * call_s()
         if self._on_step is not None:

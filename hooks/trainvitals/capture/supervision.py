@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -79,7 +78,7 @@ class Supervision:
         self._norms: tuple[nn.Module, ...] = ()
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
-        self._input: weakref.ref[Tensor] | None = None
+        self._input: Tensor | None = None
         self._taken = 0
         self._own_s = 0.0
 
@@ -103,6 +102,7 @@ class Supervision:
         if self._micro_batches <= MICRO_BATCHES_MAX:
             with torch.no_grad():
                 self._take_criteria(losses, value, seen, whole=first or seen.explicit)
+            self._input = None
         spent, self._own_s = self._own_s, 0.0
         return spent
 
@@ -112,8 +112,8 @@ class Supervision:
         The output can be the input of the loss: a cross entropy keeps its log-probabilities, not
         the logits that it was given.
         """
-        # Weakly: the program decides how long its batch is kept.
-        self._input = None if given is None else weakref.ref(given)
+        # Until the loss: the model's graph keeps it as long, in general.
+        self._input = given
         if not self._wants_output:
             return
         started = time.thread_time()
@@ -128,6 +128,10 @@ class Supervision:
                 by_dim = {dim: prediction_scalars(logits, dim) for dim in dims}
                 self._output = (origin_of(logits.grad_fn), shape, by_dim)
         self._own_s += time.thread_time() - started
+
+    def release(self) -> None:
+        """Release the input of a model whose loss was not reported."""
+        self._input = None
 
     # Predictions and targets.
 
@@ -146,9 +150,12 @@ class Supervision:
             origin, shape, by_dim = self._output
             if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
                 self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
-        x = _readable(self._input()) if whole and self._input is not None else None
+        x = _readable(self._input) if whole else None
         if x is not None:
             self._scalars.log(nonfinite_inputs(x))
+            if x.is_floating_point():
+                entries = sample(x.detach()).float()
+                self._scalars.log(named("input", moments(entries, None)))
         self._take_target(main, x, whole=whole)
 
     def _take_target(self, main: Criterion, x: Tensor | None, *, whole: bool) -> None:

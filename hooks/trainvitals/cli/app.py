@@ -34,6 +34,7 @@ COMMANDS = {
     ),
     "runs": Command("List the runs of a collector.", "cli.runs"),
     "export": Command("Write all values of a run as CSV, JSON lines or Parquet.", "cli.export"),
+    "delete": Command("Delete a run from a collector.", "cli.delete"),
     "compare": Command("Show where two runs differ.", "cli.compare"),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),

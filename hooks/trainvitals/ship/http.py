@@ -38,7 +38,7 @@ REJECTED_PARTS: Final = frozenset(
     }
 )
 """Reasons that apply to a part of a batch: the collector may store the other parts."""
-REJECTED_WHOLE: Final = frozenset({"conflict", "run_in_other_project"})
+REJECTED_WHOLE: Final = frozenset({"conflict", "run_deleted", "run_in_other_project"})
 """Reasons that concern the batch's key or run: they apply to each part of it too."""
 _REJECTED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
 _SEND_BYTES: Final = 64 * 1024

@@ -216,6 +216,13 @@ class Scalar(StrEnum):
     NONFINITE_TARGETS = "nonfinite_targets"
     """Number of NaN and infinite target entries that are supervised; read as above, floating-point
     targets only."""
+    INPUT_MIN = "input_min"
+    """Smallest entry of the model's first input in the first micro-batch of a sampled step; of a
+    tensor of floating-point numbers, read as a prediction. NaN if an entry is."""
+    INPUT_MAX = "input_max"
+    INPUT_MEAN = "input_mean"
+    INPUT_STD = "input_std"
+    """Population standard deviation over these entries."""
     NONFINITE_INPUTS = "nonfinite_inputs"
     """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
     the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""

@@ -43,6 +43,7 @@ class AckBody(BaseModel):
         "forbidden",
         "timeout",
         "conflict",
+        "run_deleted",
         "run_in_other_project",
         "too_large",
         "unsupported_media_type",

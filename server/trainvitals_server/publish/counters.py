@@ -29,6 +29,7 @@ OUTCOMES: Final = frozenset(
         "unknown_layout",
         "shape_mismatch",
         "conflict",
+        "run_deleted",
         "run_in_other_project",
         "unauthorised",
         "forbidden",

@@ -26,6 +26,7 @@ PLACES_MAX = 50
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
 Reader = Annotated[Principal, allow(Scope.READ)]
+Admin = Annotated[Principal, allow(Scope.ADMIN)]
 RunName = Annotated[str, Path(max_length=256, description="The run's id.")]
 FromStep = Annotated[int, Query(ge=0, lt=2**53, description="The first step wanted.")]
 ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step wanted.")]
@@ -107,6 +108,18 @@ def run(request: Request, principal: Reader, run: RunName) -> Response:
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"ETag": etag})
     return _json(_store(request).detail(summary), {"ETag": etag})
+
+
+@routes.delete("/runs/{run}", **_described(schema.Deleted, "unknown_run"))
+def delete(request: Request, principal: Admin, run: RunName) -> Response:
+    """Delete a run and all its data. It is unknown at once; its space is freed afterwards.
+
+    Later batches of its processes are refused (run_deleted); a new start under this id begins a
+    new run.
+    """
+    summary = _run(request, principal, run)
+    _store(request).delete(summary.pk)
+    return _json(schema.Deleted(summary.run.id))
 
 
 @routes.get("/runs/{run}/findings", **_described(schema.Findings, "unknown_run"))

@@ -39,6 +39,7 @@ from trainvitals_server.store.models import (
     Track,
 )
 from trainvitals_server.store.prepare import Prepared
+from trainvitals_server.store.removal import GONE
 from trainvitals_server.store.run_summary import RunUpdate
 from trainvitals_server.store.text import storable
 from trainvitals_server.store.types import Ack, Conflict, RequestRefused
@@ -70,6 +71,13 @@ class Writing:
         run = self._run()
         source = self._source(run.pk)
         if source.run_pk != run.pk:
+            owner = sa.select(Run.state).where(Run.pk == source.run_pk)
+            if self.connection.scalar(owner) in GONE:
+                raise Conflict(
+                    f"The run {batch.run!r} of this process was deleted. A new start of the "
+                    "training begins a new run.",
+                    reason="run_deleted",
+                )
             raise Conflict(
                 f"Source {batch.source.hex()} belongs to a different run than {batch.run!r}.",
                 reason="conflict",

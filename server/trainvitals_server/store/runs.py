@@ -16,6 +16,7 @@ from trainvitals.diagnosis.verdict import LOST
 from trainvitals.wire import Event, RunStart
 from trainvitals_server.store.completeness import completeness
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
+from trainvitals_server.store.removal import GONE
 from trainvitals_server.store.run_summary import Sparkline
 from trainvitals_server.store.text import plain
 from trainvitals_server.store.types import RequestRefused, StoredRun
@@ -45,7 +46,8 @@ def summaries(
         RequestRefused: the cursor was not created by this function.
     """
     limit = max(1, min(limit, PAGE_MAX))
-    wanted = sa.select(*_SUMMARY).order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
+    known = sa.select(*_SUMMARY).where(Run.state.not_in(GONE))
+    wanted = known.order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
     if project is not None:
         wanted = wanted.where(Run.project == project)
     if state is not None:
@@ -63,14 +65,18 @@ def summaries(
 
 def summary(connection: sa.Connection, run_id: str) -> StoredRun | None:
     """Return one run, or None."""
-    rows = connection.execute(sa.select(*_SUMMARY).where(Run.id == run_id)).all()
+    rows = connection.execute(_known(Run.id == run_id)).all()
     return _summaries(connection, rows)[0] if rows else None
 
 
 def by_key(connection: sa.Connection, run_pk: int) -> StoredRun | None:
     """Return one run by its key, or None."""
-    rows = connection.execute(sa.select(*_SUMMARY).where(Run.pk == run_pk)).all()
+    rows = connection.execute(_known(Run.pk == run_pk)).all()
     return _summaries(connection, rows)[0] if rows else None
+
+
+def _known(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(*_SUMMARY).where(which, Run.state.not_in(GONE))
 
 
 def _summaries(connection: sa.Connection, rows: Sequence[Any]) -> list[StoredRun]:

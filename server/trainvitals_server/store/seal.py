@@ -1,5 +1,7 @@
 """The compactor: moves rows from the log into compressed chunks, at all tiers.
 
+Its thread also removes the rows of deleted runs (`removal`).
+
 Comes in: tracks whose log holds enough rows for a segment, or whose process has ended.
 Goes out: chunks; the log rows that they contain are deleted in the same transaction.
 Promise:  compression runs outside of transactions; a segment is written atomically, once, by one
@@ -25,6 +27,7 @@ from trainvitals.wire.codec import read_frame
 from trainvitals_server.store.blocks import CODEC, pack
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
+from trainvitals_server.store.removal import GONE, Removal
 from trainvitals_server.store.tiers import TIER_FACTOR, TIERS, Spans
 from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, TrackShape, step_order
 
@@ -63,6 +66,7 @@ class Compactor:
         self._database = database
         self._interval_s = interval_s
         self._stopping = threading.Event()
+        self._removal = Removal(database, self._stopping.is_set)
         self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
 
     def start(self) -> None:
@@ -80,6 +84,7 @@ class Compactor:
             try:
                 while self.run_once() and not self._stopping.is_set():
                     pass
+                self._removal.run_once()
             except Exception:
                 # Unsealed rows stay readable in the log, so the next interval tries again.
                 log.exception(
@@ -111,7 +116,7 @@ class Compactor:
             sa.select(Track.pk, Track.places, Track.statistics)
             .join(Source, Source.pk == Track.source_pk)
             .join(Run, Run.pk == Source.run_pk)
-            .where(Track.log_rows > 0)
+            .where(Track.log_rows > 0, Run.state.not_in(GONE))
         )
         if not everything:
             wanted = wanted.where(sa.or_(Track.log_rows >= enough, over))

@@ -24,6 +24,7 @@ from trainvitals_server.store.initial import initial
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
+from trainvitals_server.store.removal import GONE, hide
 from trainvitals_server.store.series import Curves, curves
 from trainvitals_server.store.timeline import EVERY_STEP, timeline
 from trainvitals_server.store.types import Ack, StoredRun, Totals
@@ -77,6 +78,10 @@ class Store:
             lambda connection: Writing(connection, prepared, self._clock()).run(),
             size=prepared.size,
         )
+
+    def delete(self, run_pk: int) -> None:
+        """Delete a run. It is unknown at once; the compactor removes its rows afterwards."""
+        self.database.write(lambda connection: hide(connection, run_pk))
 
     # --- rounds of diagnosis -----------------------------------------------------------------
 
@@ -221,7 +226,9 @@ class Store:
                 return int(connection.scalar(wanted) or 0)
 
             rest = {
-                "runs": count(sa.select(sa.func.count()).select_from(Run)),
+                "runs": count(
+                    sa.select(sa.func.count()).select_from(Run).where(Run.state.not_in(GONE))
+                ),
                 "batches": count(sa.select(sa.func.count()).select_from(BatchKey)),
                 "log_rows": count(sa.select(sa.func.sum(Track.log_rows))),
                 "chunks": count(sa.select(sa.func.count()).select_from(Chunk)),

@@ -184,6 +184,6 @@ def _run(predicted: Column, loss: Column) -> History:
         .stream(Stream.WEIGHT, [weight], {})
         .history
     )
-    kind = {"target_shape": "(32,)", "classes": 10.0}
-    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {**kind}))
+    kind: dict[str, str | float] = {"target_shape": "(32,)", "classes": 10.0}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", kind))
     return history

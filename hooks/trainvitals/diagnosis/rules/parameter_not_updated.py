@@ -114,6 +114,8 @@ class ParameterNotUpdated(Rule):
         missing = [places[row] for _, row in found]
         first = missing[0]
         left_out = not first.optimized
+        if not left_out and history.facts.get("optimizer") == "LBFGS":
+            return  # a converged LBFGS makes no update
         severity = self._severity(history, places, missing)
         reason = "is in no parameter group" if left_out else "its update is exactly zero"
         size = float(median(gradient.values)[rows.index(found[0][1])])

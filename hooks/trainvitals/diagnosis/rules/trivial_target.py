@@ -43,7 +43,8 @@ class TrivialTarget(Rule):
     20 losses in a row is at most 1 % of both the initial loss and the loss of the best constant
     prediction (the entropy of the class frequencies, or the variance of the targets), and the
     targets differ from batch to batch. Left out there: losses other than a cross entropy or a
-    squared error, LBFGS, runs that start from a low loss, and predictions of one class only.
+    squared error, LBFGS, runs that start from a low loss, and predictions of one class only. This
+    case is a note: a small exercise is solved as fast.
     ## Why it matters
     A real task is not solved in some dozen steps. The input probably contains the target: a
     feature that was computed from it, or tokens that were not shifted by one. The training looks
@@ -159,7 +160,7 @@ class TrivialTarget(Rule):
         if self._one_class(history):
             return None
         return self.finding(
-            severity=Severity.WARNING,
+            severity=Severity.INFO,
             since_step=since,
             summary=f"Trivial target: from step {since} on the loss is {number(level)}, "
             f"{percent(level / base)} of the loss of a constant prediction ({number(base)}). "

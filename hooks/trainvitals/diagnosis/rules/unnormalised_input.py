@@ -19,7 +19,7 @@ from trainvitals.diagnosis.places import rms_window, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _LINEAR: Final = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 _SHAPES_ONLY: Final = ("Flatten", "Unflatten", "Identity", "Dropout", "Dropout1d", "Dropout2d")
@@ -47,13 +47,15 @@ class UnnormalisedInput(Rule):
     """The inputs of the first layer are much larger or smaller than 1.
 
     ## What it detects
-    The scale of the inputs, from two measurements of the first layer in the first three measured
-    steps: (a) the RMS of its outputs without the bias, divided by RMS(W)·√fan_in, which is the RMS
-    of the inputs while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too.
-    Reported when all known measurements are above 10, or above 5 while the loss has not fallen by
-    10 % after 60 steps; or when both say that a whole input vector, without its mean over samples,
-    has a norm below 0.01. Layers before a normalisation layer are left out. For recurrent layers
-    (b) is used alone; the ranges of single features cannot be told from these statistics.
+    The scale of the inputs. Where the model's first input is measured itself, its RMS counts.
+    Otherwise from two measurements of the first layer in the first three measured steps: (a) the
+    RMS of its outputs without the bias, divided by RMS(W)·√fan_in, which is the RMS of the inputs
+    while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too. Reported when
+    all known measurements are above 10, or above 5 while the loss has not fallen by 10 % after 60
+    steps; or when (a) and (b) say that a whole input vector, without its mean over samples, has a
+    norm below 0.01. Layers before a normalisation layer are left out. Recurrent layers are judged
+    only where the input is measured: the gradient of their bias is a sum over time that can
+    cancel. The ranges of single features cannot be told from these statistics.
     ## Why it matters
     The curvature of the loss along the first layer's weights grows with the square of the inputs:
     at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
@@ -96,7 +98,12 @@ class UnnormalisedInput(Rule):
         seen = self._input(history)
         if seen is None:
             return
+        exact = _measured_rms(history)
         known = [x for x in (seen.rms, seen.gradient_rms) if not math.isnan(x)]
+        if not math.isnan(exact):
+            known = [exact]
+        elif "recurrent" in seen.place.flags:
+            return  # the gradient of its bias is a sum over time that can cancel
         if not known:
             return
         least = min(known)
@@ -162,7 +169,7 @@ class UnnormalisedInput(Rule):
             f"Unnormalised input: the inputs of {seen.place.module} have an RMS of about "
             f"{number(least)}" + (", and the loss does not fall." if stuck else "; 1 is usual."),
             Evidence(
-                quantity="RMS of the inputs, smaller of the measurements",
+                quantity="RMS of the inputs",
                 seen=least,
                 limit=limit,
                 direction="above",
@@ -213,6 +220,17 @@ class UnnormalisedInput(Rule):
     def healthy() -> History:
         """Return inputs of about 4, as unscaled measurements in centimetres are."""
         return _run(4.0)
+
+
+def _measured_rms(history: History) -> float:
+    """Return the RMS of the model's first input in the first batches; NaN if it is not measured."""
+    mean, std = (
+        history.scalar(name).finite().values[:_FIRST]
+        for name in (Scalar.INPUT_MEAN, Scalar.INPUT_STD)
+    )
+    if len(mean) == 0 or len(mean) != len(std):
+        return math.nan
+    return middle(np.hypot(mean.astype(float), std.astype(float)))
 
 
 def _first_weight(history: History) -> Place | None:

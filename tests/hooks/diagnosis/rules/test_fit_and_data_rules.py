@@ -217,7 +217,7 @@ class TestUnnormalisedInput:
         model = layers(8, 32, 32, 1, norm=nn.BatchNorm1d)
         assert not self.check(model=model, x=lambda x: 255 * x)
 
-    def test_the_inputs_of_a_recurrent_layer_are_told_from_its_gradients(self):
+    def test_the_inputs_of_a_recurrent_layer_are_measured_themselves(self):
         class Recurrent(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
