@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD
 
 from detection.case import Class
 from detection.faults.register import fault
@@ -117,6 +118,18 @@ def two_percent_of_targets_times_100(p: Program) -> None:
 def hundred_of_one_class_to_one(p: Program) -> None:
     keep = (p.data.y == 0) | (torch.arange(len(p.data.y)) % 100 == 0)
     p.data = replace(p.data, x=p.data.x[keep], y=p.data.y[keep])
+
+
+def plain_sgd(p: Program) -> None:
+    """Plain SGD, as the twin."""
+    p.optimizer, p.lr = SGD, 0.1
+
+
+@fault(DATA, "class_collapse", "mlp-digits resmlp-clusters", given=plain_sgd)
+def one_class_weighted_times_10000(p: Program) -> None:
+    weight = torch.ones(int(p.data.y.max()) + 1)
+    weight[0] = 10_000.0
+    p.loss = nn.CrossEntropyLoss(weight)
 
 
 @fault(

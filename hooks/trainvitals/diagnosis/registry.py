@@ -9,6 +9,7 @@ from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
 from trainvitals.diagnosis.rules.bias_regularised import BiasRegularised
+from trainvitals.diagnosis.rules.class_collapse import ClassCollapse
 from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
 from trainvitals.diagnosis.rules.clipping_always_active import ClippingAlwaysActive
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
@@ -97,6 +98,7 @@ RULES: tuple[type[Rule], ...] = (
     ConstantOrDuplicateInput,
     TargetNotScaled,
     ClassImbalance,
+    ClassCollapse,
     LabelNoise,
     TrivialTarget,
     NonFiniteValue,

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 REPAIRED_AFTER = 8
@@ -27,6 +28,9 @@ DOWNSTREAM = frozenset(
     }
 )
 """Rules whose findings a faulty connection of model, loss and targets can cause."""
+
+
+_CLASS_LOSSES = (("CrossEntropyLoss",), ("NLLLoss",))
 
 
 class LossKind(NamedTuple):
@@ -78,6 +82,40 @@ def only_loss(history: History) -> LossKind | None:
     if len({(k.kinds, k.last_activation) for k in known}) != 1:
         return None
     return known[-1]
+
+
+def class_loss(history: History) -> LossKind | None:
+    """Return the run's loss if it is one cross entropy of classes; otherwise None."""
+    kind = only_loss(history)
+    return kind if kind is not None and kind.kinds in _CLASS_LOSSES else None
+
+
+def has_class_head(history: History, classes: int) -> bool:
+    """Whether the model's output layer has one output for each class.
+
+    In a contrastive loss the classes are samples.
+    """
+    return any(
+        "output" in p.flags and p.shape[:1] == (classes,) for p in history.places(Stream.WEIGHT)
+    )
+
+
+class Shares(NamedTuple):
+    """Shares of the most frequent class of each measured batch, 0 to 1; shapes (batches,)."""
+
+    steps: npt.NDArray[np.int64]
+    predicted: Array
+    targets: Array
+
+
+def shares_of_largest(history: History) -> Shares:
+    """Return the shares at the steps at which both predictions and targets were measured."""
+    predicted, targets = (
+        history.scalar(name)
+        for name in (Scalar.PREDICTED_MAJORITY_SHARE, Scalar.TARGET_MAJORITY_SHARE)
+    )
+    steps, ours, theirs = np.intersect1d(predicted.steps, targets.steps, return_indices=True)
+    return Shares(steps, predicted.values[ours], targets.values[theirs])
 
 
 def output_module(history: History) -> str:

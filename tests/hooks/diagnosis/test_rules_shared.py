@@ -76,6 +76,7 @@ CATALOGUE = {
     "TV802": "constant_or_duplicate_input",
     "TV803": "target_not_scaled",
     "TV805": "class_imbalance",
+    "TV806": "class_collapse",
     "TV807": "label_noise",
     "TV808": "trivial_target",
     "TV901": "non_finite_value",

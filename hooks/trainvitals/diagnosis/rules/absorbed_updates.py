@@ -50,7 +50,9 @@ class AbsorbedUpdates(Rule):
     code: ClassVar[str] = "TV607"
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507", "TV602", "TV603"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV501", "TV806", "TV502", "TV507", "TV602", "TV603"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (Stream.UPDATE, Stream.GRADIENT)
     fix: ClassVar[str] = at(
         Moment.BEFORE_TRAINING, "model.float()  # float32 weights; compute in bfloat16 by autocast"

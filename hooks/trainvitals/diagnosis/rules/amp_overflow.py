@@ -48,7 +48,7 @@ class AmpOverflow(Rule):
     stage: ClassVar[Stage] = Stage.PROPAGATION
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV103", "TV107", "TV501", "TV502", "TV507", "TV602", "TV603"}
+        {"TV103", "TV107", "TV501", "TV806", "TV502", "TV507", "TV602", "TV603"}
     )
     fix: ClassVar[str] = at(
         Moment.BEFORE_TRAINING,

@@ -56,7 +56,7 @@ class BiasDrift(Rule):
 
     code: ClassVar[str] = "TV701"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502"})
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.WEIGHT,
         Stream.ACTIVATION,

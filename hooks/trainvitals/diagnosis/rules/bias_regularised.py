@@ -48,7 +48,7 @@ class BiasRegularised(Rule):
     code: ClassVar[str] = "TV702"
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV507"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT,)
     fix: ClassVar[str] = biases_apart("['weight_decay'] = 0.0")
     refuted_by: ClassVar[str] = "Without decay of the biases the loss is the same."

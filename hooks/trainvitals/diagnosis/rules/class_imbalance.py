@@ -16,10 +16,9 @@ from trainvitals.diagnosis.fixes import BALANCED
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.supervision import class_loss, has_class_head
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
-_LOSSES: Final = ("CrossEntropyLoss", "NLLLoss")
 _EARLY: Final = 10
 _FIRST: Final = 3
 """The first measured batches of several classes, before step `_EARLY`: the predictions are still
@@ -94,11 +93,15 @@ class ClassImbalance(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        kind = only_loss(history)
-        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in _LOSSES:
+        kind = class_loss(history)
+        if kind is None:
             return
         seen = self._classes(history)
-        if seen is None or seen.factor <= self.factor_max or not _has_head(history, seen.classes):
+        if (
+            seen is None
+            or seen.factor <= self.factor_max
+            or not has_class_head(history, seen.classes)
+        ):
             return
         pull = self._pull(history, seen)
         # Pixels and tokens have rare classes by nature.
@@ -215,16 +218,6 @@ class ClassImbalance(Rule):
         return _run(-0.3, counts=(160.0, 80.0, 80.0))
 
 
-def _has_head(history: History, classes: int) -> bool:
-    """Whether the model's output layer has one output for each class.
-
-    In a contrastive loss the classes are samples.
-    """
-    return any(
-        "output" in p.flags and p.shape[:1] == (classes,) for p in history.places(Stream.WEIGHT)
-    )
-
-
 def _run(pull: float, counts: tuple[float, ...] = (307.0, *[1.0] * 9)) -> History:
     bias = Place("2.bias", kind="bias", shape=(len(counts),), module="2", flags=("output",))
     total = sum(counts)
@@ -239,7 +232,7 @@ def _run(pull: float, counts: tuple[float, ...] = (307.0, *[1.0] * 9)) -> Histor
         .stream(Stream.GRADIENT, [bias], {"2.bias": {Stat.MIN: pull}})
         .history
     )
-    history.add(Event(0, 0.0, EventKind.LOSS_KIND, _LOSSES[0], {"target_shape": "(32,)"}))
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"target_shape": "(32,)"}))
     for batches in (1, 8):
         given: dict[str, str | float] = {str(i): n for i, n in enumerate(counts)}
         text = f"{len(counts)} classes in {batches} batches"

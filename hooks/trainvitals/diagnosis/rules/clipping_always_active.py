@@ -53,7 +53,7 @@ class ClippingAlwaysActive(Rule):
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV501", "TV502", "TV507", "TV602", "TV603", "TV607"}
+        {"TV501", "TV806", "TV502", "TV507", "TV602", "TV603", "TV607"}
     )
     needs: ClassVar[tuple[Need, ...]] = ()
     fix: ClassVar[str] = clipping(1.0)

@@ -59,7 +59,7 @@ class ExplodingGradient(Rule):
     stage: ClassVar[Stage] = Stage.PROPAGATION
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV601", "TV901"}
+        {"TV201", "TV202", "TV501", "TV806", "TV502", "TV503", "TV504", "TV601", "TV901"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.GRADIENT,)
     fix: ClassVar[str] = clipping(1.0)

@@ -68,6 +68,7 @@ class InitScaleTooLarge(Rule):
                 "TV203",
                 "TV305",
                 "TV501",
+                "TV806",
                 "TV502",
                 "TV503",
             ),

@@ -60,7 +60,18 @@ class InitialLossAnomaly(Rule):
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {
-            *("TV102", "TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV505", "TV601"),
+            *(
+                "TV102",
+                "TV201",
+                "TV202",
+                "TV501",
+                "TV806",
+                "TV502",
+                "TV503",
+                "TV504",
+                "TV505",
+                "TV601",
+            ),
             *("TV701", "TV901"),
         }
     )

@@ -70,6 +70,7 @@ class LearningRateTooHigh(Rule):
             "TV202",
             "TV203",
             "TV501",
+            "TV806",
             "TV502",
             "TV503",
             "TV504",

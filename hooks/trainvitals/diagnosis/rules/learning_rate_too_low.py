@@ -46,7 +46,7 @@ class LearningRateTooLow(Rule):
 
     code: ClassVar[str] = "TV602"
     stage: ClassVar[Stage] = Stage.OPTIMIZER
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV507"})
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.UPDATE,
         Stream.GRADIENT,

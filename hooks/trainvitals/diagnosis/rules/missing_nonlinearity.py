@@ -54,7 +54,7 @@ class MissingNonlinearity(Rule):
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV507"})
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.ACTIVATION)
     fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "The forward pass applies a nonlinear function between two layers."

@@ -51,7 +51,7 @@ class NonFiniteInput(Rule):
     stage: ClassVar[Stage] = Stage.DATA
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV102", "TV501", "TV503", "TV504", "TV601", "TV606", "TV701", "TV801", "TV901"}
+        {"TV102", "TV501", "TV806", "TV503", "TV504", "TV601", "TV606", "TV701", "TV801", "TV901"}
     )
     needs: ClassVar[tuple[Need, ...]] = ()
     fix: ClassVar[str] = at(

@@ -87,7 +87,7 @@ class NonFiniteValue(Rule):
     stage: ClassVar[Stage] = Stage.PROPAGATION
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV102", "TV201", "TV202", "TV501", "TV502", "TV503", "TV504", "TV701"}
+        {"TV101", "TV102", "TV201", "TV202", "TV501", "TV806", "TV502", "TV503", "TV504", "TV701"}
     )
     permanent: ClassVar[bool] = True
     fix: ClassVar[str] = ""

@@ -57,7 +57,7 @@ class ParameterNotUpdated(Rule):
     code: ClassVar[str] = "TV603"
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV507", "TV701"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV507", "TV701"})
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.GRADIENT,
         Stream.WEIGHT,

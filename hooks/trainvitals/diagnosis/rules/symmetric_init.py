@@ -55,6 +55,7 @@ class SymmetricInit(Rule):
             "TV303",
             "TV305",
             "TV501",
+            "TV806",
             "TV502",
             "TV602",
             "TV603",

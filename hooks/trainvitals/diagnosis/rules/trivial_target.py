@@ -15,8 +15,8 @@ from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, median
-from trainvitals.diagnosis.supervision import loss_of_constant
+from trainvitals.diagnosis.signals import Floats, median, middle
+from trainvitals.diagnosis.supervision import loss_of_constant, shares_of_largest
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 _SEVERAL_ITERATIONS: Final = ("LBFGS",)
@@ -43,8 +43,8 @@ class TrivialTarget(Rule):
     20 losses in a row is at most 1 % of both the initial loss and the loss of the best constant
     prediction (the entropy of the class frequencies, or the variance of the targets), and the
     targets differ from batch to batch. Left out there: losses other than a cross entropy or a
-    squared error, LBFGS, and runs that start from a low loss. This case is a note: a small
-    exercise is solved as fast.
+    squared error, LBFGS, runs that start from a low loss, and predictions of one class only. This
+    case is a note: a small exercise is solved as fast.
     ## Why it matters
     A real task is not solved in some dozen steps. The input probably contains the target: a
     feature that was computed from it, or tokens that were not shifted by one. The training looks
@@ -90,6 +90,11 @@ class TrivialTarget(Rule):
         0.5, "Initial loss as a share of the loss of a constant prediction; lower: not a new model."
     )
     batches_min: int = threshold(4, "Minimum number of batches whose targets were measured.")
+    one_class_min: float = threshold(
+        0.2,
+        "Share of the most frequent predicted class minus that of the targets, above which the "
+        "predictions are wrong, however low the loss is.",
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
@@ -152,6 +157,8 @@ class TrivialTarget(Rule):
             return None
         since = int(course.loss.steps[low[0]])
         level = float(levels[low].min())
+        if self._one_class(history):
+            return None
         return self.finding(
             severity=Severity.INFO,
             since_step=since,
@@ -181,6 +188,17 @@ class TrivialTarget(Rule):
         """Whether the measured batches have different targets: not one batch repeated."""
         means = history.scalar(Scalar.TARGET_MEAN).finite().values[:64]
         return len(means) >= self.batches_min and len(np.unique(means)) > len(means) // 2
+
+    def _one_class(self, history: History) -> bool:
+        """Whether the predictions are one class and the targets several: nothing was solved.
+
+        The loss is then low because it weighs that class more than the others (TV806).
+        """
+        seen = shares_of_largest(history)
+        predicted, targets = (
+            middle(x[-self.batches_min :]) for x in (seen.predicted, seen.targets)
+        )
+        return predicted - targets > self.one_class_min
 
     @staticmethod
     def sick() -> History:

@@ -52,7 +52,7 @@ class Undertrained(Rule):
     code: ClassVar[str] = "TV507"
     stage: ClassVar[Stage] = Stage.LOSS
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV701"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV701"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = at(Moment.BEFORE_TRAINING, "steps *= 10  # and a schedule of this length")
     refuted_by: ClassVar[str] = "A metric on held-out data is as good as a longer run's."

@@ -62,7 +62,9 @@ class VanishingGradient(Rule):
     code: ClassVar[str] = "TV101"
     stage: ClassVar[Stage] = Stage.PROPAGATION
     before_training: ClassVar[bool] = True
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV602", "TV603", "TV701"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV501", "TV806", "TV502", "TV602", "TV603", "TV701"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.GRADIENT,
         Stream.UPDATE,
