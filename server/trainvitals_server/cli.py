@@ -25,6 +25,7 @@ from trainvitals_server.app import create_app
 from trainvitals_server.auth import Scope, Tokens
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
+from trainvitals_server.store.backup import backup
 from trainvitals_server.store.migrate import StoreUnusable, migrate
 
 USAGE = 2
@@ -245,6 +246,22 @@ def revoke_token(
     with _tokens(database) as tokens:
         if not tokens.revoke(token_id):
             _refuse("No valid token has this id; `trainvitals token list` shows all tokens.")
+
+
+@db.command("backup")
+def backup_database(
+    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    database: DatabaseUrl = None,
+) -> None:
+    """Copy a SQLite database to PATH while collectors go on. For Postgres, use pg_dump."""
+    settings = _settings(database_url=database)
+    try:
+        size = backup(settings.database, path)
+    except StoreUnusable as unusable:
+        _refuse(str(unusable))
+    except OSError as error:
+        _refuse(f"The copy is not written: {error}")
+    typer.echo(f"{path}: {size:,} bytes", err=True)
 
 
 @db.command("upgrade")

@@ -48,7 +48,8 @@ COMMANDS = {
     "serve": Command("Run the collector.", extra="server"),
     "dashboard": Command("Run only the dashboard.", extra="dashboard"),
     "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
-    "db": Command("Upgrade the collector's database to this version.", extra="server"),
+    "db": Command("Upgrade or copy the collector's database.", extra="server"),
+    "sync": Command("Deliver what ended processes left in the spool, now.", "cli.sync"),
     "config": Command("Show the value and the origin of each setting.", "cli.config"),
     "doctor": Command(
         "Check the installation, the settings and the connection to the collector.", "cli.doctor"

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainvitals.ship.backoff import Backoff
@@ -24,6 +25,23 @@ log = logging.getLogger("trainvitals")
 
 EXCHANGE_S = 10.0
 LOOK_S_MAX = 60.0
+
+
+@dataclass
+class Tally:
+    """What was delivered so far."""
+
+    batches: int = 0
+    records: int = 0
+    """Records that came from the training process."""
+    rejected: int = 0
+    """Records in batches that the collector rejected permanently."""
+    running: int = 0
+    """Folders in the last turn whose process is running."""
+    failed: int = 0
+    """Folders in the last turn that cannot be opened or read; the log has the reasons."""
+    reason: str = ""
+    """Why the collector did not accept the last batch; "" when it did."""
 
 
 class Adoption:
@@ -40,6 +58,7 @@ class Adoption:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stop = threading.Event()
+        self.tally = Tally()
         self._address = address
         self._token = token
         self._spool_dir = spool_dir
@@ -58,14 +77,17 @@ class Adoption:
     def turn(self) -> float | None:
         """Try every folder once; return the seconds until the next retry, None if there is none."""
         due: list[float] = []
+        self.tally.running = self.tally.failed = 0
         for folder in folders(self._spool_dir):
             backoff = self._backoffs.setdefault(folder, Backoff(self._clock))
             try:
                 if not backoff.waits and not self.stop.is_set():
                     self._adopt(folder, backoff)
             except BlockingIOError:
+                self.tally.running += 1
                 continue  # its owner is still running
             except Exception as error:  # noqa: BLE001 - a broken folder must not delay others
+                self.tally.failed += 1
                 log.warning("The batches in %s cannot be sent: %s", folder, error)
                 continue
             if backoff.waits:
@@ -109,6 +131,9 @@ class Adoption:
         match outcome:
             case Acknowledged():
                 backoff.succeeded()
+                self.tally.batches += 1
+                self.tally.records += batch.records
+                self.tally.reason = ""
                 spool.done()
             case Rejected(reason=reason):
                 backoff.succeeded()
@@ -117,7 +142,9 @@ class Adoption:
                     spool.replace(parts)
                     return
                 log.warning("The collector rejects a batch of %s: %s", spool.folder.name, reason)
+                self.tally.rejected += batch.records
                 spool.reject(batch)
                 spool.done()
             case _:
+                self.tally.reason = outcome.reason
                 backoff.failed(outcome)

@@ -271,6 +271,25 @@ def folders(spool_dir: Path) -> list[Path]:
         return []
 
 
+def left_over(spool_dir: Path) -> list[tuple[str, int]]:
+    """Return (URL of the collector, waiting batches) of each folder with batches; "": no URL.
+
+    Folders of running processes, and what cannot be read, are left out.
+    """
+    found = []
+    for folder in folders(spool_dir):
+        try:
+            os.close(_locked(folder))
+            segments = [path for path in _files(folder) if _SEGMENT.fullmatch(path.name)]
+            batches = sum(len(frames_of(path.read_bytes())) for path in segments)
+        except OSError:
+            continue  # the adoption of this folder has counted it
+        if batches:
+            owner = _owner_of(folder)
+            found.append((owner.url if owner else "", batches))
+    return found
+
+
 def _locked(folder: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     lock = os.open(folder / "lock", flags, 0o600)
