@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from trainvitals.capture import reasons
 from trainvitals.capture.guard import log
@@ -14,6 +15,9 @@ from trainvitals.structure.parameters import local_of, reason_not_measured, shar
 
 def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | float]:
     """Return the number of measured entries, the device, the sharding and the kind of loss.
+
+    `dropout_max` is the largest probability of a Dropout module, 0 to 1, and `dropout_max_module`
+    the name of the first module that has it; both are absent without such modules.
 
     Logs a warning for a model without parameters, and for a loss that is no module.
     """
@@ -26,6 +30,14 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
         log.warning("The model has no parameters: only the loss and logged values are watched.")
     else:
         facts["device"] = owned[0].device.type
+    dropouts = [
+        (float(module.p), name)
+        for model in models.values()
+        for name, module in model.named_modules()
+        if isinstance(module, _DropoutNd)
+    ]
+    if dropouts:
+        facts["dropout_max"], facts["dropout_max_module"] = max(dropouts, key=lambda d: d[0])
     if loss is not None:
         facts["loss"] = kind_of_loss(loss)
         if not isinstance(loss, nn.Module):

@@ -1,10 +1,10 @@
-"""TV604: the weight decay shrinks the weights faster than the loss can use them."""
+"""TV604: the weight decay shrinks the weights too fast, or a dropout leaves almost no signal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -12,41 +12,54 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
-from trainvitals.diagnosis.fixes import for_each_group
+from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
+from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.wire import Place, Scalar, Stat, Stream
+
+_LESS_DROPOUT: Final = at(
+    Moment.BEFORE_TRAINING,
+    "for module in model.modules():\n"
+    "    if isinstance(module, nn.Dropout):\n"
+    "        module.p = min(module.p, 0.1)",
+)
 
 
 @dataclass(frozen=True)
 class OverRegularised(Rule):
-    """The weight decay shrinks the weights, and the loss does not fall.
+    """A weight decay or a dropout is so strong that the model cannot learn.
 
     ## What it detects
     The optimizer has a weight decay, the norm of the weight matrices (median over the matrices) has
     been below half of its first value for five captured steps in a row, and the loss is still above
-    90 % of its initial value. Losses that can be negative are left out.
+    90 % of its initial value. Or: a dropout module had a probability of 0.9 or more at the start of
+    the run, and after 100 steps the loss is above 30 % of that of the best constant prediction; it
+    is a note where that loss is not known. Losses that can be negative are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
-    predicts a constant.
+    predicts a constant. A dropout of 0.95 keeps one unit in 20 and multiplies it by 20: the output
+    is mostly noise.
     ## Evidence
     The norm of the weights as a share of its first value, the fall of the loss, the weight decay
-    and the learning rate.
+    and the learning rate; or the dropout and the loss.
     ## What to do
     - Divide the weight decay by 10 until the norm stays level: 1e-4 to 1e-1 is usual for AdamW,
       1e-5 to 1e-3 for SGD.
     - AdamW multiplies each weight by 1 − lr · weight_decay in every step; Adam and SGD add
       weight_decay · weight to the gradient.
     - Exclude biases and norm layers from the decay.
+    - Dropout: 0.1 to 0.5 is usual. The argument of `nn.Dropout` is the share that is set to zero.
     ## When it is wrong
     A penalty in the loss itself is not seen here. Large initial weights shrink in a healthy run
     too, but then the loss falls.
     ## References
     Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv:1711.05101; Zhang et
-    al., "Three Mechanisms of Weight Decay Regularization", 2019, arXiv:1810.12281.
+    al., "Three Mechanisms of Weight Decay Regularization", 2019, arXiv:1810.12281; Srivastava et
+    al., "Dropout", 2014.
     """
 
     code: ClassVar[str] = "TV604"
@@ -70,8 +83,60 @@ class OverRegularised(Rule):
     )
     steps_min: int = threshold(20, "Minimum number of finished steps.")
 
+    dropout_max: float = threshold(0.9, "Probability of a dropout module at the start, 0 to 1.")
+    steps_min_dropout: int = threshold(100, "Minimum number of finished steps for a dropout.")
+    constant_share: float = threshold(
+        0.3, "Loss as a share of that of a constant prediction; a dropout is reported above it."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding for the run."""
+        """Yield at most two findings: the weight decay and the largest dropout."""
+        yield from self._decay(history)
+        if (found := self._dropout(history)) is not None:
+            yield found
+
+    def _dropout(self, history: History) -> Finding | None:
+        largest = float(history.facts.get("dropout_max", 0.0))
+        course = Course(history)
+        if largest < self.dropout_max or not course.known or course.converged:
+            return None
+        if len(course.loss) < self.steps_min_dropout:
+            return None
+        constant, now = loss_of_constant(history) or float("nan"), course.now(20)
+        if now <= self.constant_share * constant:
+            return None
+        known = not np.isnan(constant)
+        return self.finding(
+            severity=Severity.WARNING if known else Severity.INFO,
+            where=str(history.facts.get("dropout_max_module", "")),
+            since_step=int(course.loss.steps[0]),
+            summary=f"Over-regularised: a dropout has the probability {number(largest)} and keeps "
+            f"{percent(1 - largest)} of the units, and the loss is {number(now)}"
+            + (f"; that of a constant prediction is {number(constant)}." if known else "."),
+            evidence=(
+                Evidence(
+                    quantity="largest probability of a dropout module",
+                    seen=largest,
+                    limit=self.dropout_max,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                ),
+                Evidence(
+                    quantity="loss as a share of that of a constant prediction",
+                    seen=now / constant,
+                    limit=self.constant_share,
+                    direction="above",
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            fix=_LESS_DROPOUT,
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _decay(self, history: History) -> Iterator[Finding]:
         decay = _largest(history, Scalar.WEIGHT_DECAY)
         course = Course(history)
         if not decay > 0 or not course.known or course.converged:

@@ -50,7 +50,7 @@ class ScheduleEndedEarly(Rule):
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV501", "TV806", "TV502", "TV507", "TV601", "TV602", "TV607"}
+        {"TV501", "TV806", "TV502", "TV507", "TV603", "TV601", "TV602", "TV607"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = at(
