@@ -1,16 +1,22 @@
 """A run is complete when every record that its processes produced is stored."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import trainvitals
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from helpers.collector import running_collector
-from trainvitals.ship.segments import Spooled
+from trainvitals.cli.app import app
+from trainvitals.ship.segments import Spooled, frame_of, frames_of
 from trainvitals.ship.split import halves
+from trainvitals.ship.spool import folders
 from trainvitals.wire import Dropped, RunEnd, decode, encode
 
+NOWHERE = "http://127.0.0.1:9"
 END = {"time": 2.0, "step": 1, "state": "finished"}
 
 
@@ -96,26 +102,61 @@ def test_the_parts_of_a_divided_batch_count_what_the_batch_counted(store):
     assert completeness(store).stored == 3
 
 
+def train(url):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with trainvitals.watch(model, optimizer, run="r", collector=url) as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = monitor.loss(model(torch.randn(16, 4)).square().mean())
+            loss.backward()
+            optimizer.step()
+
+
 @pytest.fixture
-def watched_run(tmp_path, database_url, monkeypatch):
+def home(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINVITALS_HOME", str(tmp_path / "home"))
-    with running_collector(tmp_path, database_url, round_interval_s=3600) as collector:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        monkeypatch.setenv("TRAINVITALS_TOKEN", collector.token)
-        with trainvitals.watch(model, optimizer, run="r", collector=collector.url) as monitor:
-            for _ in range(60):
-                optimizer.zero_grad()
-                loss = monitor.loss(model(torch.randn(16, 4)).square().mean())
-                loss.backward()
-                optimizer.step()
-        yield collector
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
 
 
-def test_a_real_run_is_complete_record_for_record(watched_run):
-    found = completeness(watched_run.store)
+@pytest.fixture
+def collector(tmp_path, database_url, monkeypatch):
+    with running_collector(tmp_path, database_url, round_interval_s=3600) as running:
+        monkeypatch.setenv("TRAINVITALS_TOKEN", running.token)
+        yield running
+
+
+def without_batch(spool, seq, url):
+    """Remove one batch from a folder of the spool and set its collector; return its records."""
+    lost = 0
+    for segment in spool.glob("*.segment"):
+        batches = frames_of(segment.read_bytes())
+        lost += sum(batch.records for batch in batches if batch.seq == seq)
+        kept = [batch for batch in batches if batch.seq != seq]
+        segment.write_bytes(b"".join(frame_of(batch, b"salt" * 2) for batch in kept))
+    owner = json.loads((spool / "owner.json").read_text())
+    (spool / "owner.json").write_text(json.dumps({**owner, "url": url}))
+    return lost
+
+
+def test_a_real_run_is_complete_record_for_record(home, collector):
+    train(collector.url)
+    found = completeness(collector.store)
     assert (found.complete, found.dropped, found.missing) == (True, 0, 0), found.reason
     assert found.stored > 60
-    shown = watched_run.get("/api/v1/runs/r").json()["completeness"]
+    shown = collector.get("/api/v1/runs/r").json()["completeness"]
     assert (shown["complete"], shown["stored"]) == (True, found.stored)
+
+
+def test_a_batch_of_a_real_run_that_the_disk_lost_is_missing_record_for_record(home, collector):
+    train(NOWHERE)
+    [spool] = folders(home / "spool")
+    lost = without_batch(spool, 1, collector.url)
+    sent = CliRunner().invoke(app, ["sync", "--collector", collector.url])
+    assert sent.exit_code == 0, sent.output
+    found = completeness(collector.store)
+    assert lost > 0
+    assert (found.complete, found.dropped, found.missing) == (False, 0, lost)
+    assert f"{lost:,} records were not delivered." in found.reason
