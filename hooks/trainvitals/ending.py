@@ -1,8 +1,17 @@
-"""How a run ends: the state, and the exception that ended it."""
+"""How a run ends: its state, the exception that ended it, the end or the fork of the process."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+import weakref
+from typing import Any
+
 from trainvitals.wire.sanitise import text
+
+open_monitors: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The monitors of this process that are not closed."""
 
 
 class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
@@ -21,3 +30,21 @@ def ending_of(error: BaseException | None) -> tuple[str, str]:
 def described(error: BaseException) -> str:
     """Return an exception's class and message, also if its `__str__` raises."""
     return f"{type(error).__name__}: {text(error)}"
+
+
+def close_all() -> None:
+    """Close every open monitor, at the end of the process."""
+    error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
+    for monitor in list(open_monitors):
+        # A notebook also sets it for exceptions that did not end the training.
+        monitor._close(*ending_of(None if id(error) == monitor._error_before else error))
+
+
+def _after_fork() -> None:
+    for monitor in list(open_monitors):
+        monitor._forget()
+
+
+atexit.register(close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -6,12 +6,9 @@ argument, an unreachable collector or an exception in trainvitals causes one war
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import sys
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -37,7 +34,9 @@ from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.ending import StopTraining as StopTraining
+from trainvitals.ending import close_all as _close_all  # noqa: F401 - the tests end a process
 from trainvitals.ending import described, ending_of
+from trainvitals.ending import open_monitors as _open
 from trainvitals.identity import rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
@@ -387,23 +386,3 @@ def watch(
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
     return monitor
-
-
-_open: weakref.WeakSet[Monitor] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    error = getattr(sys, "last_value", None)  # set when an exception ends the interpreter
-    for monitor in list(_open):
-        # A notebook also sets it for exceptions that did not end the training.
-        monitor._close(*ending_of(None if id(error) == monitor._error_before else error))
-
-
-def _after_fork() -> None:
-    for monitor in list(_open):
-        monitor._forget()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -12,9 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from trainvitals.api.curves import Curve as Curve
+from trainvitals.api.curves import Heatmap as Heatmap
+from trainvitals.api.curves import Series as Series
+from trainvitals.api.initial import Checkup as Checkup
+from trainvitals.api.initial import Initialiser as Initialiser
+from trainvitals.api.initial import InitialLoss as InitialLoss
+from trainvitals.api.initial import PropagatedLayer as PropagatedLayer
 from trainvitals.wire.records import Place as Place
-
-Numbers = list[float | None]
 
 
 class Severity(StrEnum):
@@ -152,80 +157,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def is_alarm(self) -> bool:
         """Whether it still holds and is a warning or an error."""
         return self.is_open and self.severity is not Severity.INFO
-
-
-class Initialiser(msgspec.Struct, frozen=True, kw_only=True):
-    """The distribution from which a tensor was most likely drawn."""
-
-    name: Literal[
-        "normal",
-        "truncated_normal",
-        "uniform",
-        "zeros",
-        "ones",
-        "constant",
-        "xavier_normal",
-        "xavier_uniform",
-        "he_normal",
-        "he_uniform",
-        "lecun_normal",
-        "lecun_uniform",
-        "orthogonal",
-        "torch_default",
-        "unknown",
-    ]
-    """"unknown" if the entries fit none of the others."""
-    parameters: dict[str, float] = {}
-    """What the name leaves open: gain, mean and std, low and high, or value."""
-    confidence: float = 0.0
-    """0 to 1: the weight of this name among all names, given the entries."""
-    distance: float = 0.0
-    """Relative difference between the scale seen and the scale that the name implies."""
-
-
-class PropagatedLayer(msgspec.Struct, frozen=True, kw_only=True):
-    """How one layer passes on the signal and the gradient before the training."""
-
-    depth: int
-    """Position of the module in the order of the forward pass, from 0."""
-    layer: str
-    """Name of the module."""
-    S: float
-    """Standard deviation of the output across samples, RMS over units."""
-    M: float | None = None
-    """Standard deviation over units of the units' means; None for a single unit."""
-    gradient_rms: float | None = None
-    """RMS of the gradient of the layer's weight; None for a layer without one."""
-
-
-class InitialLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """The loss before the training, beside that of a prediction that knows nothing."""
-
-    seen: float
-    expected: float | None = None
-    formula: str = ""
-    """How `expected` follows from the loss: ln 10."""
-
-
-class Checkup(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a model before its training, besides the findings."""
-
-    batches: int
-    """Number of forward and backward passes, or of the first steps of a run that were measured."""
-    initialisers: dict[str, Initialiser] = {}
-    """Parameter → the initialiser that it most likely has."""
-    propagation: tuple[PropagatedLayer, ...] = ()
-    """The hidden layers in the order of the forward pass."""
-    chi: float | None = None
-    """Factor of S² per layer with a weight, geometric mean: 1 keeps the signal, less shrinks it."""
-    gradient_chi: float | None = None
-    """Factor of the squared gradient per layer, from the last to the first."""
-    depth_of_failure: int | None = None
-    """Number of layers after which S is a thousand times smaller (or larger) at this factor; None
-    if it is more than 1,000."""
-    initial_loss: InitialLoss | None = None
-    overfit: tuple[float, float] | None = None
-    """Loss before and after some steps on one batch, if that was tried."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -427,41 +358,6 @@ class Layouts(msgspec.Struct, frozen=True):
     def of(self, stream: str) -> Layout | None:
         """Return the layout of `stream`, None when it is not measured."""
         return next((layout for layout in self.streams if layout.stream == stream), None)
-
-
-class Curve(msgspec.Struct, frozen=True):
-    """The values of one place in buckets of steps; buckets without a measurement are left out."""
-
-    place: str
-    step: list[int] = []
-    """First step of each bucket."""
-    last_step: list[int] = []
-    min: Numbers = []
-    mean: Numbers = []
-    max: Numbers = []
-    last: Numbers = []
-    nonfinite: list[int] = []
-    """Infinite values in each bucket."""
-    count: list[int] = []
-    """Finite values in each bucket."""
-
-
-class Series(msgspec.Struct, frozen=True):
-    """Curves of one statistic."""
-
-    stream: str
-    statistic: str
-    series: list[Curve]
-
-
-class Heatmap(msgspec.Struct, frozen=True):
-    """Means over finite values: one row per place, by depth; one column per bucket of steps."""
-
-    stream: str
-    statistic: str
-    places: list[str]
-    steps: list[int]
-    values: list[Numbers]
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -95,8 +95,9 @@ class Unasked:
 
     def _attach(self) -> None:
         from trainvitals import monitor
+        from trainvitals.ending import open_monitors
 
-        if any(not m._closed for m in monitor._open):
+        if any(not m._closed for m in open_monitors):
             self._attempts = ATTEMPTS_MAX  # the program is watched already
             return
         optimizers = [o for one in self._optimizers if (o := one()) is not None]
