@@ -23,6 +23,8 @@ def watched(model, steps=3, **more):
         capture.loss(loss)
         loss.backward()
         optimizer.step()
+    if capture._initial._thread is not None:
+        capture._initial._thread.join()  # on a busy machine it takes longer than `detach` waits
     capture.detach()
     return capture, history
 
