@@ -35,7 +35,7 @@ class BiasDrift(Rule):
     100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
     when d rises and the bias's update ratio is more than ten times the weight's.
     Excluded: biases before a normalisation layer, of recurrent layers and of attention, and a last
-    bias of a cross entropy that moved by less than 0.5: this hardly changes a probability.
+    bias of a cross entropy that moved by less than 0.2: this hardly changes a probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -77,7 +77,7 @@ class BiasDrift(Rule):
         10.0, "The bias changes faster above this ratio of its update ratio to the weight's."
     )
     logit_min: float = threshold(
-        0.5,
+        0.2,
         "RMS(b_t − b_0) of the last bias before a softmax or sigmoid, below which it is silent.",
     )
     steps_min: int = threshold(100, "Minimum number of steps, unless the drift is extreme.")
