@@ -81,7 +81,7 @@ class DeadRelu(Rule):
     code: ClassVar[str] = "TV201"
     stage: ClassVar[Stage] = Stage.PROPAGATION
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV103", "TV501", "TV806", "TV502", "TV602", "TV603", "TV701"}
+        {"TV101", "TV103", "TV501", "TV507", "TV806", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = for_each_group("['lr'] /= 10  # or LeakyReLU in place of ReLU")

@@ -49,7 +49,9 @@ class SaturatedActivation(Rule):
 
     code: ClassVar[str] = "TV202"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    explains: ClassVar[frozenset[str]] = frozenset({"TV101", "TV501", "TV806", "TV502", "TV602"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV101", "TV501", "TV507", "TV806", "TV502", "TV602"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = STANDARD_INPUT
     refuted_by: ClassVar[str] = (

@@ -63,7 +63,7 @@ class VanishingGradient(Rule):
     stage: ClassVar[Stage] = Stage.PROPAGATION
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV501", "TV806", "TV502", "TV602", "TV603", "TV701"}
+        {"TV501", "TV507", "TV806", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.GRADIENT,
