@@ -10,18 +10,17 @@ import streamlit as st
 from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
 from trainvitals.api.wording import number
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.ranges import follows, range_control, window
+from trainvitals_dashboard.parts.live import live_run
+from trainvitals_dashboard.parts.ranges import range_control, window
 from trainvitals_dashboard.parts.session import (
     BIAS,
     age_banner,
     client,
-    explain,
     guarded,
     is_dark,
-    run_or_hint,
 )
 from trainvitals_dashboard.wording import (
     SEVERITY_ICON,
@@ -53,21 +52,7 @@ class Drift(NamedTuple):
 
 def show() -> None:
     """Show the biases of the run that the URL names; refresh them while it runs."""
-    if not (run_id := run_or_hint()):
-        return
-    live = client().run(run_id).value.state == "running" and follows()
-
-    @st.fragment(run_every=LIVE_S if live else None)
-    def page() -> None:
-        try:
-            answer = client().run(run_id)
-            if live and answer.value.state != "running":
-                st.rerun()  # rerun the whole page without the timer
-            _page(answer)
-        except Problem as problem:
-            explain(problem)
-
-    page()
+    live_run(_page, LIVE_S)
 
 
 def _page(answer: Answer[RunDetail]) -> None:

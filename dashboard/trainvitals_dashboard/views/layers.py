@@ -12,15 +12,14 @@ from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.figures.heat import heat
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.ranges import follows, range_control, window
+from trainvitals_dashboard.parts.live import live_run
+from trainvitals_dashboard.parts.ranges import range_control, window
 from trainvitals_dashboard.parts.session import (
     LAYERS,
     age_banner,
     client,
-    explain,
     guarded,
     is_dark,
-    run_or_hint,
 )
 from trainvitals_dashboard.wording import (
     SEVERITIES,
@@ -58,21 +57,7 @@ LIVE_S = 5
 
 def show() -> None:
     """Show the run, the statistic and the tensor that the URL names."""
-    if not (run_id := run_or_hint()):
-        return
-    live = client().run(run_id).value.state == "running" and follows()
-
-    @st.fragment(run_every=LIVE_S if live else None)
-    def page() -> None:
-        try:
-            answer = client().run(run_id)
-            if live and answer.value.state != "running":
-                st.rerun()  # rerun the whole page without the timer
-            _page(answer)
-        except Problem as problem:
-            explain(problem)
-
-    page()
+    live_run(_page, LIVE_S)
 
 
 def _page(answer: Answer[RunDetail]) -> None:

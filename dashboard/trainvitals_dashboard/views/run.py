@@ -10,9 +10,10 @@ import streamlit as st
 from trainvitals.api.schema import Completeness, Curve, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
-from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.curves import Line, Marks, curves
 from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.live import live_run
 from trainvitals_dashboard.parts.ranges import (
     brushed,
     follows,
@@ -24,10 +25,8 @@ from trainvitals_dashboard.parts.session import (
     RUN,
     age_banner,
     client,
-    explain,
     guarded,
     is_dark,
-    run_or_hint,
 )
 from trainvitals_dashboard.parts.verdict import ranked, verdict_card
 from trainvitals_dashboard.wording import clean, plain, steps, table, words
@@ -45,27 +44,12 @@ LINES_MAX = 6
 
 def show() -> None:
     """Show the run in the URL; refresh it while it runs and the range has no fixed end."""
-    if not (run_id := run_or_hint()):
-        return
-    first = client().run(run_id)
-    live = first.value.state == "running" and follows()
-
-    @st.fragment(run_every=LIVE_S if live else None)
-    def page() -> None:
-        try:
-            answer = client().run(run_id)
-            findings = client().findings(answer.value)
-        except Problem as problem:
-            explain(problem)
-            return
-        if live and answer.value.state != "running":
-            st.rerun()  # rerun the whole page without the timer
-        _page(answer, findings.value.findings, findings)
-
-    page()
+    live_run(_page, LIVE_S)
 
 
-def _page(run: Answer[RunDetail], findings: Sequence[Finding], asked: Answer[object]) -> None:
+def _page(run: Answer[RunDetail]) -> None:
+    asked = client().findings(run.value)
+    findings = asked.value.findings
     run_header(run.value, page=RUN)
     age_banner(run, asked)
     verdict_card(run.value, findings)

@@ -1,8 +1,10 @@
-"""The structs of curves and heat-maps. Users import them from `schema`."""
+"""The structs of layouts, curves and heat-maps. Users import them from `schema`."""
 
 from __future__ import annotations
 
 import msgspec
+
+from trainvitals.wire import Place
 
 Numbers = list[float | None]
 
@@ -40,3 +42,21 @@ class Heatmap(msgspec.Struct, frozen=True):
     places: list[str]
     steps: list[int]
     values: list[Numbers]
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The rows and columns of one stream."""
+
+    stream: str
+    statistics: tuple[str, ...]
+    places: tuple[Place, ...]
+
+
+class Layouts(msgspec.Struct, frozen=True):
+    """The newest layout of each stream."""
+
+    streams: list[Layout]
+
+    def of(self, stream: str) -> Layout | None:
+        """Return the layout of `stream`, None when it is not measured."""
+        return next((layout for layout in self.streams if layout.stream == stream), None)

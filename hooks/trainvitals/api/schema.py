@@ -14,6 +14,8 @@ import msgspec
 
 from trainvitals.api.curves import Curve as Curve
 from trainvitals.api.curves import Heatmap as Heatmap
+from trainvitals.api.curves import Layout as Layout
+from trainvitals.api.curves import Layouts as Layouts
 from trainvitals.api.curves import Series as Series
 from trainvitals.api.initial import Checkup as Checkup
 from trainvitals.api.initial import Initialiser as Initialiser
@@ -340,24 +342,6 @@ class Findings(msgspec.Struct, frozen=True):
     """All findings of a run, ranked, open ones first."""
 
     findings: tuple[Finding, ...]
-
-
-class Layout(msgspec.Struct, frozen=True):
-    """The rows and columns of one stream."""
-
-    stream: str
-    statistics: tuple[str, ...]
-    places: tuple[Place, ...]
-
-
-class Layouts(msgspec.Struct, frozen=True):
-    """The newest layout of each stream."""
-
-    streams: list[Layout]
-
-    def of(self, stream: str) -> Layout | None:
-        """Return the layout of `stream`, None when it is not measured."""
-        return next((layout for layout in self.streams if layout.stream == stream), None)
 
 
 class Version(msgspec.Struct, frozen=True):
