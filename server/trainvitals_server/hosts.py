@@ -6,16 +6,20 @@ cannot set another Host header. A collector on the loopback accepts only the loo
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trainvitals_server.problems import problem_response
 from trainvitals_server.settings import Settings
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\[\]:]*)(:[0-9]*)?")
 
 
 class HostAllowList:
-    """ASGI middleware; an empty list allows every name."""
+    """ASGI middleware; an empty list allows every name, but never two Host headers."""
 
     def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
         self._app = app
@@ -23,15 +27,20 @@ class HostAllowList:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] == "lifespan" or not self._allowed or _host(scope) in self._allowed:
+        if scope["type"] == "lifespan" or (reason := self._refusal(scope)) is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            refusal = problem_response(
-                "host", "Add this name to TRAINVITALS_ALLOWED_HOSTS to serve it."
-            )
-            await refusal(scope, receive, send)
+            await problem_response("host", reason)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        hosts = [value for key, value in scope["headers"] if key == b"host"]
+        if len(hosts) > 1:
+            return "A request must have one Host header (RFC 9112, section 3.2)."
+        if self._allowed and host_name(hosts[0] if hosts else b"") not in self._allowed:
+            return "Add this name to TRAINVITALS_ALLOWED_HOSTS to serve it."
+        return None
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
@@ -42,9 +51,10 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
     return mine | LOOPBACK_NAMES if mine else mine
 
 
-def _host(scope: Scope) -> str:
-    headers = dict(scope["headers"])
-    host: str = headers.get(b"host", b"").decode("latin-1").lower()
-    if host.startswith("["):
-        return host[: host.find("]") + 1]
-    return host.partition(":")[0]
+def host_name(header: bytes) -> str:
+    """Return the name in a Host header in lower case, without its port; "" if it has no name.
+
+    An IPv6 address keeps its brackets. The port may be empty, as RFC 3986 allows.
+    """
+    parts = HOST.fullmatch(header.decode("latin-1").lower())
+    return parts["name"] if parts else ""

@@ -25,7 +25,12 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.thresholds import Table, chosen
 from trainvitals.diagnosis.user_rules import installed_rules
-from trainvitals_server.publish.counters import DURATION_BUCKETS_S, Histogram, RoundStats
+from trainvitals_server.publish.counters import (
+    DURATION_BUCKETS_S,
+    RoundStats,
+    distribution,
+    histogram,
+)
 from trainvitals_server.publish.vitals import Measured, vitals_of
 
 log = logging.getLogger(__name__)
@@ -103,7 +108,7 @@ class Rounds:
         self._measured: dict[int, Measured] = {}
         self._rounds = self._runs = self._errors = 0
         self._seconds = 0.0
-        self._evaluation = Histogram(DURATION_BUCKETS_S)
+        self._evaluation = histogram(DURATION_BUCKETS_S)
         self._opened: Counter[tuple[str, str]] = Counter()
 
     def start(self) -> None:
@@ -133,7 +138,7 @@ class Rounds:
                 self._runs,
                 self._errors,
                 self._seconds,
-                self._evaluation.read(),
+                distribution(self._evaluation),
                 dict(self._opened),
             )
 

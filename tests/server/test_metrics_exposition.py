@@ -13,9 +13,10 @@ from trainvitals.wire import Batch, Heartbeat
 from trainvitals_server.publish import metrics
 from trainvitals_server.publish.counters import (
     DURATION_BUCKETS_S,
-    Histogram,
     IngestCounters,
     RoundStats,
+    distribution,
+    histogram,
 )
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.publish.families import COLLECTOR_FAMILIES, RUN_FAMILIES
@@ -143,9 +144,9 @@ def full():
     counters.refused("too_large")
     with counters.writing():
         pass
-    evaluation = Histogram(DURATION_BUCKETS_S)
+    evaluation = histogram(DURATION_BUCKETS_S)
     evaluation.observe(0.02)
-    stats = RoundStats(7, 6, 1, 2.5, evaluation.read(), {("dead_relu", "warning"): 2})
+    stats = RoundStats(7, 6, 1, 2.5, distribution(evaluation), {("dead_relu", "warning"): 2})
     return publisher(
         summary(findings=Counts(warning=1)),
         counters=counters,

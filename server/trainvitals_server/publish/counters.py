@@ -7,14 +7,12 @@ Promise:  thread-safe; the set of label values is fixed and does not depend on c
 
 from __future__ import annotations
 
-import bisect
-import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Final
+
+from prometheus_client import Counter, Histogram
 
 from trainvitals.wire import Batch, Frame
 
@@ -47,46 +45,40 @@ LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 
 @dataclass(frozen=True)
 class Distribution:
-    """An immutable copy of a histogram.
+    """An immutable copy of a histogram, in Prometheus' format."""
 
-    `counts` has one non-cumulative count for each bucket, one entry more than `bounds`.
-    """
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
+    buckets: tuple[tuple[str, float], ...]
+    """(upper bound, number of observations up to and including it); the last bound is "+Inf"."""
     total: float
     """Sum of all observations."""
 
-    def cumulated(self) -> list[tuple[str, float]]:
-        """Return (upper bound, number of observations up to it), in Prometheus' format."""
-        bounds = [*(f"{float(b)}" for b in self.bounds), "+Inf"]
-        so_far, rows = 0, []
-        for bound, count in zip(bounds, self.counts, strict=True):
-            so_far += count
-            rows.append((bound, float(so_far)))
-        return rows
+    @property
+    def count(self) -> float:
+        """Return the number of observations."""
+        return self.buckets[-1][1]
 
 
-class Histogram:
-    """Counts observations in fixed buckets. Thread-safe."""
+def histogram(bounds_s: Sequence[float]) -> Histogram:
+    """Return an empty histogram in no registry, because each app has its own."""
+    return Histogram("seconds", "Times in seconds.", registry=None, buckets=bounds_s)
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = tuple(bounds)
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
-        self._lock = threading.Lock()
 
-    def observe(self, value: float) -> None:
-        """Add an observation; a bucket includes its upper bound."""
-        at = bisect.bisect_left(self._bounds, value)
-        with self._lock:
-            self._counts[at] += 1
-            self._total += value
+def distribution(of: Histogram) -> Distribution:
+    """Return a copy of what a histogram without labels has counted so far."""
+    samples = [sample for metric in of.collect() for sample in metric.samples]
+    buckets = tuple((s.labels["le"], s.value) for s in samples if s.name.endswith("_bucket"))
+    [total] = [s.value for s in samples if s.name.endswith("_sum")]
+    return Distribution(buckets, total)
 
-    def read(self) -> Distribution:
-        """Return an immutable copy."""
-        with self._lock:
-            return Distribution(self._bounds, tuple(self._counts), self._total)
+
+def _counter(what: str, *labels: str) -> Counter:
+    return Counter(what, f"Number of {what}.", labels, registry=None)
+
+
+def _counts(of: Counter) -> list[tuple[dict[str, str], int]]:
+    """Return (labels, count) for each series of a counter."""
+    samples = [sample for metric in of.collect() for sample in metric.samples]
+    return [(s.labels, int(s.value)) for s in samples if s.name.endswith("_total")]
 
 
 @dataclass(frozen=True)
@@ -122,46 +114,42 @@ class IngestCounters:
     """Counters of the ingest route since this collector started. Thread-safe."""
 
     def __init__(self) -> None:
-        self._requests: Counter[str] = Counter()
-        self._records = 0
-        self._bytes = 0
-        self._lag = Histogram(LAG_BUCKETS_S)
-        self._write = Histogram(DURATION_BUCKETS_S)
-        self._lock = threading.Lock()
+        self._requests = _counter("requests", "outcome")
+        self._records = _counter("records")
+        self._bytes = _counter("bytes")
+        self._lag = histogram(LAG_BUCKETS_S)
+        self._write = histogram(DURATION_BUCKETS_S)
 
     def accepted(self, batch: Batch, body_bytes: int, *, stored: bool, now: float) -> None:
         """Count an acknowledged batch; `stored` is false for a duplicate, which adds no records."""
-        with self._lock:
-            self._requests["stored" if stored else "duplicate"] += 1
-            if not stored:
-                return
-            self._records += len(batch.records)
-            self._bytes += body_bytes
+        self._requests.labels("stored" if stored else "duplicate").inc()
+        if not stored:
+            return
+        self._records.inc(len(batch.records))
+        self._bytes.inc(body_bytes)
         # The lag is negative when the training machine's clock is ahead; it counts as 0.
         self._lag.observe(max(0.0, now - captured_at(batch)))
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused for `reason`."""
-        with self._lock:
-            self._requests[reason if reason in OUTCOMES else "error"] += 1
+        self._requests.labels(reason if reason in OUTCOMES else "error").inc()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[object]:
         """Measure the duration of a transaction.
 
         Failed transactions are included, because a full disk is slow before it fails.
         """
-        began = perf_counter()
-        try:
-            yield
-        finally:
-            self._write.observe(perf_counter() - began)
+        return self._write.time()
 
     def read(self) -> IngestCounts:
         """Return an immutable copy."""
-        with self._lock:
-            requests, records, bytes_ = dict(self._requests), self._records, self._bytes
-        return IngestCounts(requests, records, bytes_, self._lag.read(), self._write.read())
+        return IngestCounts(
+            {labels["outcome"]: count for labels, count in _counts(self._requests)},
+            sum(count for _, count in _counts(self._records)),
+            sum(count for _, count in _counts(self._bytes)),
+            distribution(self._lag),
+            distribution(self._write),
+        )
 
 
 def captured_at(batch: Batch) -> float:

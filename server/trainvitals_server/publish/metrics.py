@@ -90,10 +90,9 @@ def _add(metric: Metric, family: Family, labels: tuple[str, ...], value: float) 
 def _add_distribution(metric: Metric, distribution: Distribution | None) -> None:
     if distribution is None:
         return
-    buckets = distribution.cumulated()
-    for bound, count in buckets:
+    for bound, count in distribution.buckets:
         metric.add_sample(f"{metric.name}_bucket", {"le": bound}, count)
-    metric.add_sample(f"{metric.name}_count", {}, buckets[-1][1])
+    metric.add_sample(f"{metric.name}_count", {}, distribution.count)
     metric.add_sample(f"{metric.name}_sum", {}, distribution.total)
 
 
