@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from trainvitals_dashboard.source import DEFAULT_URL, Source, from_environment
+from trainvitals_dashboard.access import DEFAULT_URL, CollectorAccess, from_environment
 
 USAGE = 2
 LOOPBACK_NAMES = ["localhost", "127.0.0.1", "::1"]
@@ -35,18 +35,18 @@ def dashboard(
 
     If other machines can reach the address, each visitor must enter a token.
     """
-    source = from_environment(collector, token_file, asks=not is_loopback(host))
+    access = from_environment(collector, token_file, asks=not is_loopback(host))
     with _listening(host, port) as listener:
         at = f"[{host}]" if ":" in host else host
         typer.echo(f"dashboard: http://{at}:{listener.getsockname()[1]}/", err=True)
-        typer.echo(f"collector: {source.url}", err=True)
-        if source.asks:
+        typer.echo(f"collector: {access.url}", err=True)
+        if access.asks:
             typer.echo(
                 f"{host} can be reached from other machines: visitors are asked for a token. "
                 "Use a reverse proxy with TLS.",
                 err=True,
             )
-        _serve(source, host, listener)
+        _serve(access, host, listener)
 
 
 def is_loopback(host: str) -> bool:
@@ -59,14 +59,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _serve(source: Source, host: str, listener: socket.socket) -> None:
+def _serve(access: CollectorAccess, host: str, listener: socket.socket) -> None:
     # Importing Streamlit takes a second, and only this command needs it.
     import uvicorn
 
     from trainvitals_dashboard import mount
 
     app = mount.dashboard(
-        source,
+        access,
         **{
             "server.address": host,
             "server.port": listener.getsockname()[1],

@@ -1,6 +1,6 @@
 """A client of the query API that keeps the last valid answers.
 
-Comes in: a URL and a token, from source.py.
+Comes in: a URL and a token, from access.py.
 Goes out: `Answer`s: a value, its time of receipt, and the error of the newest request.
 Promise:  if the collector is unreachable and an earlier answer is kept, that answer is returned
           with its time and the problem; nothing is raised.

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 from streamlit import config
 
-from trainvitals_dashboard.source import Source, choose, from_environment
+from trainvitals_dashboard.access import CollectorAccess, choose, from_environment
 
 SCRIPT = Path(__file__).with_name("app.py")
 OPTIONS: dict[str, Any] = {
@@ -51,9 +51,9 @@ def app(*, collector_url: str, token_file: Path) -> st.App:
     return dashboard(from_environment(collector_url, token_file))
 
 
-def dashboard(source: Source, **options: Any) -> st.App:
-    """Return the dashboard of `source`. Only one per process: Streamlit's options are global."""
-    choose(source)
+def dashboard(access: CollectorAccess, **options: Any) -> st.App:
+    """Return the dashboard of `access`. Only one per process: Streamlit's options are global."""
+    choose(access)
     # The first access to the options prints messages about the user's configuration files.
     with contextlib.redirect_stdout(io.StringIO()):
         for name, value in {**OPTIONS, **options}.items():

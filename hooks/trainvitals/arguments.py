@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from trainvitals.api.schema import Finding
-from trainvitals.config import Settings
+from trainvitals.config import ClientSettings
 from trainvitals.identity import new_run_id, readable_name
 from trainvitals.ship import parse_url
 from trainvitals.wire.sanitise import name as storable_name
@@ -124,7 +124,7 @@ def usable_callback(given: OnFinding | None) -> OnFinding | None:
     return None
 
 
-def usable_collector(given: object, settings: Settings) -> str | None:
+def usable_collector(given: object, settings: ClientSettings) -> str | None:
     """Return the collector's URL; None for local only."""
     wanted = settings.collector if given is None or given == "" else text(given)
     if not wanted or wanted == "off":

@@ -26,7 +26,7 @@ REPORTS: Final = ("auto", "card", "line", "live", "off")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ClientSettings:
     """The current settings. `origins` maps each one to its source."""
 
     collector: str = ""
@@ -68,7 +68,7 @@ class Settings:
             return ""
 
 
-def load(**arguments: object) -> Settings:
+def load(**arguments: object) -> ClientSettings:
     """Return the settings; `arguments` that are None are ignored."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -88,7 +88,7 @@ def load(**arguments: object) -> Settings:
     home = values["home"]
     values.setdefault("token_file", home / "token")
     values.setdefault("spool_dir", home / "spool")
-    return Settings(**values, origins=origins)
+    return ClientSettings(**values, origins=origins)
 
 
 def _parsed(
@@ -116,11 +116,11 @@ def _merged(tables: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str
 
 def _default_home() -> Path:
     try:
-        return Settings.home.expanduser()
+        return ClientSettings.home.expanduser()
     except RuntimeError:
         # No HOME and no entry in the password file, as in containers with an arbitrary user.
         # Not the temporary folder: other users could place a token or a spool there.
-        home = Path(Settings.home.name)
+        home = Path(ClientSettings.home.name)
     try:
         return home.absolute()
     except OSError:  # the working directory was removed

@@ -29,7 +29,7 @@ from trainvitals.arguments import (
 )
 from trainvitals.arguments import is_respawned as _is_respawned
 from trainvitals.background_diagnosis import BackgroundDiagnosis
-from trainvitals.config import Settings, load
+from trainvitals.config import ClientSettings, load
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
@@ -59,7 +59,7 @@ class Monitor:
     collector). After closing, or if attaching failed, every call does nothing.
     """
 
-    def __init__(self, settings: Settings, run: str, project: str) -> None:
+    def __init__(self, settings: ClientSettings, run: str, project: str) -> None:
         self.run = run
         self.project = project
         self.url: str | None = None
@@ -350,7 +350,7 @@ def watch(
         on_finding: called in the training thread, at the end of a step, for each finding that
             opened; may raise StopTraining.
     """
-    monitor = Monitor(Settings(disabled=True), "", "")
+    monitor = Monitor(ClientSettings(disabled=True), "", "")
     try:
         settings = load(project=project, overhead=overhead)
         respawned = _is_respawned()

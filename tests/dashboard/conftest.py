@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 import trainvitals_dashboard
 from helpers.bundle import current_bundle
 from helpers.fake_collector import TOKEN, FakeCollector, fake_collector
-from trainvitals_dashboard import source
+from trainvitals_dashboard import access
 
 APP = Path(trainvitals_dashboard.__file__).with_name("app.py")
 
@@ -36,7 +36,7 @@ def open_page(collector: FakeCollector, tmp_path: Path) -> Iterator[Open]:
     token_file.write_text(TOKEN)
 
     def opened(page: str = "fleet", *, asks: bool = False, **query: str) -> AppTest:
-        source.choose(source.Source(collector.url, token_file, asks=asks))
+        access.choose(access.CollectorAccess(collector.url, token_file, asks=asks))
         app = AppTest.from_file(str(APP), default_timeout=20)
         if page != "fleet":
             # Pages are known after the first run only.
@@ -50,4 +50,4 @@ def open_page(collector: FakeCollector, tmp_path: Path) -> Iterator[Open]:
         return app
 
     yield opened
-    source._chosen.clear()
+    access._chosen.clear()

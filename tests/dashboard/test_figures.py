@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainvitals.api.schema import Curve, Dropped, Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
-from trainvitals_dashboard.figures.curves import Line, Marks, Window, curves, gaps, rounded
+from trainvitals_dashboard.figures.curves import Line, Marks, StepRange, curves, gaps, rounded
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
 from trainvitals_dashboard.figures.heat import ROWS_MAX, heat
 from trainvitals_dashboard.figures.spark import sparkline
@@ -104,7 +104,7 @@ def test_a_finding_outside_the_window_is_not_drawn():
         [Line("loss", curve(*range(10, 20)))],
         dark=False,
         marks=Marks([finding()]),
-        window=Window(10, 20),
+        window=StepRange(10, 20),
     )
     assert "markLine" not in option["series"][0]
 

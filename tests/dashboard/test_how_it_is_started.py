@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from trainvitals_dashboard import cli, mount, source
+from trainvitals_dashboard import access, cli, mount
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def app():
 @pytest.fixture
 def served(monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "_serve", lambda source, host, listener: seen.append((source, host)))
+    monkeypatch.setattr(cli, "_serve", lambda shown, host, listener: seen.append((shown, host)))
     return seen
 
 
@@ -52,10 +52,10 @@ def test_a_taken_port_is_said_with_a_way_out(app, served):
 def test_the_argument_counts_more_than_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("TRAINVITALS_COLLECTOR", "http://env:1/")
     monkeypatch.setenv("TRAINVITALS_TOKEN", "env")
-    assert source.from_environment().url == "http://env:1"
-    assert source.from_environment().token() == "env"
+    assert access.from_environment().url == "http://env:1"
+    assert access.from_environment().token() == "env"
     (tmp_path / "token").write_text("file\n")
-    given = source.from_environment("http://given:2", tmp_path / "token")
+    given = access.from_environment("http://given:2", tmp_path / "token")
     assert (given.url, given.token()) == ("http://given:2", "file")
 
 
@@ -63,7 +63,7 @@ def test_the_token_lies_in_the_home_and_is_read_anew(monkeypatch, tmp_path):
     for name in ("TRAINVITALS_TOKEN", "TRAINVITALS_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRAINVITALS_HOME", str(tmp_path))
-    found = source.from_environment()
+    found = access.from_environment()
     assert found.token() == ""
     (tmp_path / "token").write_text("one")
     assert found.token() == "one"
@@ -84,5 +84,5 @@ def test_every_option_is_one_that_streamlit_knows():
 
 
 def test_a_token_is_never_in_what_a_source_says_of_itself(tmp_path):
-    shown = source.Source("http://c", Path("/t"), token_given="tv_read_1_secret")
+    shown = access.CollectorAccess("http://c", Path("/t"), token_given="tv_read_1_secret")
     assert "secret" not in repr(shown)

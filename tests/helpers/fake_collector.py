@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from helpers.fake_runs import FakeRun, finding_of, run_of
+from helpers.fake_findings import finding_of
+from helpers.fake_runs import FakeRun, run_of
 from trainvitals.diagnosis.registry import rule_by_code
 
 TOKEN = "tv_read_1_secret"

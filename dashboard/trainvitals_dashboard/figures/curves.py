@@ -44,14 +44,14 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Window:
+class StepRange:
     """The range of steps; None means no limit."""
 
     first: int | None = None
     last: int | None = None
 
     def shows(self, step: int) -> bool:
-        """Return whether `step` is in the window."""
+        """Return whether `step` is in the range."""
         return (self.first or 0) <= step and (self.last is None or step <= self.last)
 
 
@@ -75,12 +75,12 @@ def curves(
     *,
     dark: bool,
     marks: Marks | None = None,
-    window: Window | None = None,
+    window: StepRange | None = None,
     brush: bool = False,
     log_allowed: bool = True,
 ) -> Option:
     """Return the option of a chart of `lines`; `brush`: a range of steps can be selected."""
-    marks, window = marks or Marks(), window or Window()
+    marks, window = marks or Marks(), window or StepRange()
     colours = palette(dark)
     drawn = [_draw(line.curve, marks.dropped) for line in lines]
     values = [v for d in drawn for points in (d.mean, d.band) for _, v in points if v is not None]
@@ -285,7 +285,7 @@ def _series(line: Line, drawn: _Drawn, colour: str, top: float) -> list[Option]:
     return made
 
 
-def _marked(marks: Marks, window: Window, colours: Palette, extent: float) -> Option:
+def _marked(marks: Marks, window: StepRange, colours: Palette, extent: float) -> Option:
     at: dict[int, list[Finding]] = {}
     for finding in sorted(marks.findings, key=lambda f: f.since_step):
         if window.shows(finding.since_step):
@@ -361,14 +361,14 @@ def _y_axis(log: bool, threshold: float | None, values: Sequence[float]) -> Opti
     return axis
 
 
-def _least(drawn: Sequence[_Drawn], window: Window) -> float | None:
+def _least(drawn: Sequence[_Drawn], window: StepRange) -> float | None:
     least = min(_steps(drawn), default=None)
     if window.first is None or window.last is None or least is None:
         return least
     return min(least, float(window.first))
 
 
-def _largest(drawn: Sequence[_Drawn], window: Window) -> float | None:
+def _largest(drawn: Sequence[_Drawn], window: StepRange) -> float | None:
     return max(_steps(drawn), default=window.last)
 
 

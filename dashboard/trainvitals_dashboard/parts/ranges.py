@@ -7,17 +7,17 @@ from typing import Any
 
 import streamlit as st
 
-from trainvitals_dashboard.figures.curves import Window
+from trainvitals_dashboard.figures.curves import StepRange
 
 LAST_STEPS = (100, 1_000, 10_000)
 
 
-def window() -> Window:
+def window() -> StepRange:
     """Return the range of steps in the URL."""
     first, last = _step("from_step"), _step("to_step")
     if first is not None and last is not None and first > last:
         first, last = last, first
-    return Window(first, last)
+    return StepRange(first, last)
 
 
 def follows() -> bool:
@@ -75,7 +75,7 @@ def brushed(event: Any) -> tuple[int, int] | None:
     return (first, last) if last > first else None
 
 
-def _label(shown: Window) -> str:
+def _label(shown: StepRange) -> str:
     if shown.first is None and shown.last is None:
         return "All steps"
     last = "latest" if shown.last is None else f"{shown.last:,}"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from trainvitals_dashboard.access import CollectorAccess, chosen
 from trainvitals_dashboard.client import Answer, Client, Problem
-from trainvitals_dashboard.source import Source, chosen
 from trainvitals_dashboard.wording import ago, literal, plain
 
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
@@ -18,14 +18,14 @@ _TYPED = "typed_token"
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _client_of(source: Source, typed: str) -> Client:
-    return Client(source.url, (lambda: typed) if source.asks else source.token)
+def _client_of(access: CollectorAccess, typed: str) -> Client:
+    return Client(access.url, (lambda: typed) if access.asks else access.token)
 
 
 def client() -> Client:
     """Return the client of this visitor. It is shared, unless each visitor enters a token."""
-    source = chosen()
-    return _client_of(source, st.session_state.get(_TYPED, "") if source.asks else "")
+    access = chosen()
+    return _client_of(access, st.session_state.get(_TYPED, "") if access.asks else "")
 
 
 def is_dark() -> bool:
@@ -79,8 +79,8 @@ def guarded(show: Callable[[], None]) -> None:
 
 def explain(problem: Problem) -> None:
     """Show why there is no data, and what to do."""
-    source = chosen()
-    url = literal(source.url)
+    access = chosen()
+    url = literal(access.url)
     if problem.reason == "unreachable":
         st.error(
             f"**The collector does not answer** at {url}. The training continues and "
@@ -98,12 +98,12 @@ def explain(problem: Problem) -> None:
             else f"**The token has no read permission** at {url}.",
             icon=":material/key_off:",
         )
-        if source.asks:
+        if access.asks:
             st.session_state.pop(_TYPED, None)
             st.button("Use another token")
         else:
             st.caption(
-                f"The token is read from {literal(str(source.token_file))} at each request. Create "
+                f"The token is read from {literal(str(access.token_file))} at each request. Create "
                 "a read token on the collector's machine and write it to this file:"
             )
             st.code("trainvitals token create read", language="bash")

@@ -8,6 +8,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Run, RunPage
 from trainvitals.api.wording import number
+from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.figures.spark import sparkline
 from trainvitals_dashboard.parts.header import brand, progress, state_badge
@@ -22,7 +23,6 @@ from trainvitals_dashboard.parts.session import (
     now,
 )
 from trainvitals_dashboard.parts.verdict import verdict_badge, verdict_line, verdict_of
-from trainvitals_dashboard.source import chosen
 from trainvitals_dashboard.wording import (
     SEVERITY_ICON,
     STATES,

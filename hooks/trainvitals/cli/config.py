@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trainvitals.config import Settings, load
+from trainvitals.config import ClientSettings, load
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the value and the origin of each setting. Argument > environment > file > default."""
     settings = load()
-    names = [f.name for f in fields(Settings) if f.name != "origins"]
+    names = [f.name for f in fields(ClientSettings) if f.name != "origins"]
     rows = [(name, shown(settings, name), settings.origins[name]) for name in names]
     if as_json:
         described = {name: {"value": value, "origin": origin} for name, value, origin in rows}
@@ -32,7 +32,7 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         typer.echo(f"{name:<11} {value:<{width}}  {origin}")
 
 
-def shown(settings: Settings, name: str) -> str:
+def shown(settings: ClientSettings, name: str) -> str:
     """Return a setting's value as text; for the token, only whether it is set."""
     value = getattr(settings, name)
     if name == "token":

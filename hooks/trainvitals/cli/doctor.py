@@ -17,7 +17,7 @@ import typer
 
 from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.cli.collector_of import collector_of
-from trainvitals.config import Settings, load
+from trainvitals.config import ClientSettings, load
 
 PACKAGES = {"torch": "torch", "fastapi": "server", "streamlit": "dashboard", "psycopg": "postgres"}
 """Package → the extra that installs it."""
@@ -75,7 +75,7 @@ def _kernel() -> Iterator[Check]:
         )
 
 
-def _token(settings: Settings) -> Iterator[Check]:
+def _token(settings: ClientSettings) -> Iterator[Check]:
     if settings.token:
         yield Check(GOOD, f"token from {settings.origins['token']}")
         return
@@ -94,7 +94,7 @@ def _token(settings: Settings) -> Iterator[Check]:
             yield Check(GOOD, f"token file {path}, readable only by you")
 
 
-def _spool(settings: Settings) -> Iterator[Check]:
+def _spool(settings: ClientSettings) -> Iterator[Check]:
     waiting, size = _waiting(settings.spool_dir)
     if waiting:
         yield Check(
@@ -117,7 +117,7 @@ def _waiting(folder: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _collector(settings: Settings, collector: Client) -> Iterator[Check]:
+def _collector(settings: ClientSettings, collector: Client) -> Iterator[Check]:
     if settings.disabled:
         yield Check(
             WRONG,

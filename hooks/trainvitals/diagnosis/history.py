@@ -68,7 +68,7 @@ class Series:
 
 
 @dataclass
-class Track:
+class StreamFrames:
     """The frames of one stream under its newest layout.
 
     Frames of an older layout are carried over by the names of places and statistics, so that a
@@ -82,7 +82,7 @@ class Track:
     _index: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: Layout) -> Track:
+    def of(cls, layout: Layout) -> StreamFrames:
         shape = (256, len(layout.places), len(layout.statistics))
         return cls(
             layout,
@@ -160,11 +160,11 @@ class Track:
         event &= np.cumsum(event) <= EVENTS_MAX
         return event
 
-    def relaid(self, layout: Layout) -> Track:
-        """Return this track under a new layout: rows and columns by name, NaN where new."""
-        track = Track.of(layout)
+    def relaid(self, layout: Layout) -> StreamFrames:
+        """Return these frames under a new layout: rows and columns by name, NaN where new."""
+        frames = StreamFrames.of(layout)
         if not self._used:
-            return track
+            return frames
         old_columns = {s: i for i, s in enumerate(self.layout.statistics)}
         rows = [
             (i, self._index[p.name]) for i, p in enumerate(layout.places) if p.name in self._index
@@ -177,8 +177,8 @@ class Track:
             new_r, old_r = (np.array(x) for x in zip(*rows, strict=True))
             new_c, old_c = (np.array(x) for x in zip(*columns, strict=True))
             values[:, new_r[:, None], new_c] = self.values[: self._used, old_r[:, None], old_c]
-        track.append(self.steps[: self._used], values)
-        return track
+        frames.append(self.steps[: self._used], values)
+        return frames
 
     def kept(self) -> tuple[Steps, Values]:
         """Return (steps, values) kept, shapes (n,) and (n, places, statistics)."""
@@ -198,7 +198,7 @@ class History:
         self.events: list[Event] = []
         self.not_watched: dict[str, str] = {}
         self.last_step = -1
-        self._tracks: dict[Stream, Track] = {}
+        self._streams: dict[Stream, StreamFrames] = {}
 
     def add(self, record: Record) -> None:
         """Take one record in. Frames of a layout that was never announced are left out."""
@@ -206,8 +206,10 @@ class History:
             case Frame():
                 self._add_frame(record)
             case Layout():
-                track = self._tracks.get(record.stream)
-                self._tracks[record.stream] = track.relaid(record) if track else Track.of(record)
+                frames = self._streams.get(record.stream)
+                self._streams[record.stream] = (
+                    frames.relaid(record) if frames else StreamFrames.of(record)
+                )
             case RunStart():
                 self.facts.update(record.facts)
                 self.total_steps = record.total_steps
@@ -220,10 +222,10 @@ class History:
                 pass  # heartbeats, drops and ends tell the collector, not the rules
 
     def _add_frame(self, frame: Frame) -> None:
-        track = self._tracks.get(frame.stream)
-        if track is None or track.layout.version != frame.layout:
+        frames = self._streams.get(frame.stream)
+        if frames is None or frames.layout.version != frame.layout:
             return
-        track.append(frame.steps, frame.values)
+        frames.append(frame.steps, frame.values)
         self.last_step = max(self.last_step, int(frame.steps[-1]))
 
     @property
@@ -234,17 +236,17 @@ class History:
 
     def has(self, stream: Stream) -> bool:
         """Whether at least one frame of `stream` is here."""
-        return stream in self._tracks and len(self._tracks[stream].kept()[0]) > 0
+        return stream in self._streams and len(self._streams[stream].kept()[0]) > 0
 
     def places(self, stream: Stream) -> tuple[Place, ...]:
         """Return the rows of `stream`, in the order of `values`' second axis."""
-        return self._tracks[stream].layout.places if stream in self._tracks else ()
+        return self._streams[stream].layout.places if stream in self._streams else ()
 
     def steps(self, stream: Stream) -> Steps:
         """Return the captured steps of `stream`, ascending; empty before the first."""
-        if stream not in self._tracks:
+        if stream not in self._streams:
             return np.empty(0, np.int64)
-        return self._tracks[stream].kept()[0]
+        return self._streams[stream].kept()[0]
 
     def values(self, stream: Stream, statistic: Stat) -> Values:
         """Return one statistic of all places: float32, shape (captured steps, places).
@@ -252,19 +254,19 @@ class History:
         NaN where it was not measured. A view: do not write into it. All NaN when the layout
         does not carry the statistic; shape (0, 0) when nothing of the stream was seen.
         """
-        if stream not in self._tracks:
+        if stream not in self._streams:
             return np.empty((0, 0), np.float32)
-        track = self._tracks[stream]
-        values = track.kept()[1]
-        if statistic not in track.layout.statistics:
+        frames = self._streams[stream]
+        values = frames.kept()[1]
+        if statistic not in frames.layout.statistics:
             return np.full(values.shape[:2], np.nan, np.float32)
-        column: Values = values[:, :, track.layout.statistics.index(statistic)]
+        column: Values = values[:, :, frames.layout.statistics.index(statistic)]
         return column
 
     def series(self, stream: Stream, statistic: Stat, place: str) -> Series:
         """Return the curve of one place; empty when the place is unknown."""
-        track = self._tracks.get(stream)
-        row = track.index(place) if track else None
+        frames = self._streams.get(stream)
+        row = frames.index(place) if frames else None
         if row is None:
             return Series(np.empty(0, np.int64), np.empty(0, np.float32))
         return Series(self.steps(stream), self.values(stream, statistic)[:, row])

@@ -235,9 +235,9 @@ class TestUnnormalisedInput:
             history = UnnormalisedInput.sick()
             scaled = Example(80).scalars(loss=loss).history
             for stream in (Stream.WEIGHT, Stream.GRADIENT, Stream.ACTIVATION):
-                history._tracks[stream].values *= 0.07 if stream is not Stream.WEIGHT else 1
-                scaled._tracks[stream] = history._tracks[stream]
-            bias = scaled._tracks[Stream.GRADIENT].values[:, 1]
+                history._streams[stream].values *= 0.07 if stream is not Stream.WEIGHT else 1
+                scaled._streams[stream] = history._streams[stream]
+            bias = scaled._streams[Stream.GRADIENT].values[:, 1]
             bias /= 0.07  # only the inputs are scaled
             return findings(UnnormalisedInput(), scaled)
 

@@ -1,4 +1,4 @@
-"""The collector's address and token."""
+"""The address of the collector that is shown, and the token to read from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_URL = "http://127.0.0.1:8321"
 
 
 @dataclass(frozen=True)
-class Source:
+class CollectorAccess:
     """The collector that this dashboard shows."""
 
     url: str
@@ -33,11 +33,11 @@ class Source:
 
 def from_environment(
     url: str | None = None, token_file: Path | None = None, *, asks: bool = False
-) -> Source:
-    """Return the source; arguments take precedence over TRAINVITALS_*, these over defaults."""
+) -> CollectorAccess:
+    """Return what the arguments say, else the variables TRAINVITALS_*, else the defaults."""
     home = Path(os.environ.get("TRAINVITALS_HOME", "~/.trainvitals")).expanduser()
     named = os.environ.get("TRAINVITALS_TOKEN_FILE")
-    return Source(
+    return CollectorAccess(
         (url or os.environ.get("TRAINVITALS_COLLECTOR") or DEFAULT_URL).rstrip("/"),
         token_file or (Path(named).expanduser() if named else home / "token"),
         # An explicit token file belongs to the explicit collector.
@@ -46,14 +46,14 @@ def from_environment(
     )
 
 
-_chosen: list[Source] = []
+_chosen: list[CollectorAccess] = []
 
 
-def choose(source: Source) -> None:
+def choose(access: CollectorAccess) -> None:
     """Set the collector that this process shows."""
-    _chosen[:] = [source]
+    _chosen[:] = [access]
 
 
-def chosen() -> Source:
+def chosen() -> CollectorAccess:
     """Return the collector that is shown."""
     return _chosen[0] if _chosen else from_environment()
