@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from trainvitals.api.schema import Curve, Dropped, Finding
 from trainvitals_dashboard.figures.charts import Chart, meta, over_layers, over_steps, points
-from trainvitals_dashboard.figures.curves import Line, Marks, Window
+from trainvitals_dashboard.figures.curves import Line, Marks, StepRange
 from trainvitals_dashboard.figures.updates import Plan, message_of
 
-ALL = Window()
+ALL = StepRange()
 
 
 def curve(place, first, last, buckets=10_000, values=math.sin):
@@ -111,7 +111,7 @@ def test_a_curve_that_the_browser_does_not_know_makes_a_whole_message():
 def test_another_range_makes_a_whole_message_of_that_range():
     run = Run(5000)
     sent = run.message()
-    news = run.message(sent, Window(100, 200)).message
+    news = run.message(sent, StepRange(100, 200)).message
     assert news["base"] is None
     assert news["range"] == [100, 200]
     assert run.requests[-1][:2] == (100, 200)

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Chart, Part
-from trainvitals_dashboard.figures.curves import Line, Window
+from trainvitals_dashboard.figures.curves import Line, StepRange
 
 POINTS = 600
 LIVE_POINTS = 48
@@ -45,7 +45,7 @@ class Sent:
     meta: dict[str, Part] = field(default_factory=dict)
 
 
-def message_of(plans: Sequence[Plan], newest: int, shown: Window, sent: Sent | None) -> Sent:
+def message_of(plans: Sequence[Plan], newest: int, shown: StepRange, sent: Sent | None) -> Sent:
     """Return the next message and what the browser has after it.
 
     `newest` is the newest step of the run, -1 before the first. `sent` is the last result for the
@@ -58,7 +58,7 @@ def message_of(plans: Sequence[Plan], newest: int, shown: Window, sent: Sent | N
     return _whole(plans, newest, shown, shape)
 
 
-def _whole(plans: Sequence[Plan], newest: int, shown: Window, shape: Any) -> Sent:
+def _whole(plans: Sequence[Plan], newest: int, shown: StepRange, shape: Any) -> Sent:
     sent = Sent(shape, {})
     parts = []
     for plan in plans:
@@ -80,7 +80,7 @@ def _whole(plans: Sequence[Plan], newest: int, shown: Window, shape: Any) -> Sen
     return sent
 
 
-def _grow(sent: Sent, plans: Sequence[Plan], newest: int, shown: Window) -> bool:
+def _grow(sent: Sent, plans: Sequence[Plan], newest: int, shown: StepRange) -> bool:
     """Put the news into `sent`; return False if the browser needs all points again."""
     last, parts = dict(sent.last), []
     wanted = max(1, min(LIVE_POINTS_OF_CURVE, LIVE_POINTS // max(1, len(last))))
