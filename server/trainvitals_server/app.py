@@ -12,7 +12,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server import problems, service
@@ -64,12 +64,18 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.ingest_counters = IngestCounters()
-    problems.install(app)
+    counters = app.state.ingest_counters = IngestCounters()
+
+    def count(request: Request, reason: str) -> None:
+        # Here and not in the route: a request without a valid token does not reach the route.
+        if request.scope["path"] == collect_routes.INGEST_PATH:
+            counters.refused(reason)
+
+    problems.install(app, count)
     for router in (service.routes, collect_routes.routes, query_routes.routes, query_routes.rules):
         app.include_router(router)
     refuse_unscoped(app)
-    app.add_middleware(HostAllowList, allowed=allowed_hosts(settings))
+    app.add_middleware(HostAllowList, allowed=allowed_hosts(settings), count=counters.refused)
     return app
 
 

@@ -88,9 +88,16 @@ class Settings(BaseSettings):
         default=64 * 2**20, gt=0, description="Maximum size of the write queue, in bytes."
     )
     request_deadline_s: float = Field(
-        default=10.0, gt=0, description="Seconds within which a request body must arrive."
+        default=10.0, gt=0, description="Seconds within which a request must arrive completely."
     )
-    connections_max: int = Field(default=200, gt=0, description="Maximum concurrent connections.")
+    header_bytes_max: int = Field(
+        default=8192, ge=256, description="Bytes of a request's first line and headers."
+    )
+    connections_max: int = Field(
+        default=200,
+        gt=0,
+        description="Requests answered at once; open connections are limited to 5 times as many.",
+    )
 
     rules: dict[str, dict[str, Any]] = Field(
         default={},

@@ -6,6 +6,7 @@ import asyncio
 import zlib
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from trainvitals_server.problems import Problem
 
@@ -14,6 +15,8 @@ ENCODINGS = ("identity", "gzip", "deflate")
 
 async def read_body(request: Request, *, bytes_max: int, deadline_s: float) -> bytes:
     """Return the body as sent.
+
+    The deadline is the one of the whole request, headers included, where the server gives it.
 
     Raises:
         Problem: too_large as soon as that is known, timeout when it arrives too slowly.
@@ -24,7 +27,7 @@ async def read_body(request: Request, *, bytes_max: int, deadline_s: float) -> b
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout_at(_deadline(request, deadline_s)):
             async for part in request.stream():
                 size += len(part)
                 if size > bytes_max:
@@ -32,8 +35,10 @@ async def read_body(request: Request, *, bytes_max: int, deadline_s: float) -> b
                 parts.append(part)
     except TimeoutError as error:
         raise Problem(
-            "timeout", f"The body did not arrive within {deadline_s:g} s. Send it again."
+            "timeout", f"The request did not arrive within {deadline_s:g} s. Send it again."
         ) from error
+    except ClientDisconnect as error:
+        raise Problem("timeout", "The connection ended before the body was complete.") from error
     return b"".join(parts)
 
 
@@ -61,6 +66,12 @@ def inflate(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise Problem("malformed", f"The {encoding} body is truncated, or data follows its end.")
     return inflated
+
+
+def _deadline(request: Request, deadline_s: float) -> float:
+    """Return the deadline as a time of the event loop."""
+    given: float | None = getattr(request.state, "deadline", None)
+    return asyncio.get_running_loop().time() + deadline_s if given is None else given
 
 
 def _too_large(limit: int) -> Problem:

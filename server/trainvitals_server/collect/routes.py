@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
@@ -20,6 +20,7 @@ from trainvitals_server.settings import Settings
 from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
 
 routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
+INGEST_PATH: Final = "/api/v1/ingest"
 
 
 class AckBody(BaseModel):
@@ -63,17 +64,12 @@ async def ingest(
 ) -> Response:
     """Store one batch. A repeat of a stored batch succeeds and changes nothing."""
     settings: Settings = request.app.state.settings
-    counters: IngestCounters = request.app.state.ingest_counters
-    try:
-        _check_media_type(request)
-        body = await read_body(
-            request, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
-        )
-        encoding = request.headers.get("content-encoding", "").lower()
-        ack = await run_in_threadpool(_store, request, principal, body, encoding)
-    except Problem as problem:
-        counters.refused(problem.reason)
-        raise
+    _check_media_type(request)
+    body = await read_body(
+        request, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
+    )
+    encoding = request.headers.get("content-encoding", "").lower()
+    ack = await run_in_threadpool(_store, request, principal, body, encoding)
     answer = AckBody(
         source=ack.source.hex(), seq=ack.seq, stored=ack.stored, durability=ack.durability
     )

@@ -21,6 +21,7 @@ from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
+from trainvitals_server.store.layouts import Layouts
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
@@ -37,6 +38,7 @@ class Store:
         self.database = database
         self._clock = clock
         self._histories = Histories()
+        self._layouts = Layouts()
 
     @classmethod
     def open(
@@ -75,7 +77,7 @@ class Store:
         """
         prepared = prepare(batch, body)
         return self.database.write(
-            lambda connection: Writing(connection, prepared, self._clock()).run(),
+            lambda connection: Writing(connection, prepared, self._layouts, self._clock()).run(),
             size=prepared.size,
         )
 
