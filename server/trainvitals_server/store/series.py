@@ -65,6 +65,20 @@ def curves(
     return Curves(names, Spans.joined(parts, len(names)).buckets(points))
 
 
+def place_names(
+    connection: sa.Connection, run_pk: int, stream: Stream, statistic: Stat
+) -> tuple[str, ...]:
+    """Return the places of the newest layout of a stream, by depth.
+
+    Raises:
+        UnknownSeries: no layout of the run has the stream or the statistic.
+    """
+    tracks = timeline(connection, run_pk, stream)
+    names = _all_places(tracks)
+    _check(tracks, stream, statistic, names)
+    return names
+
+
 def _all_places(tracks: Sequence[TimelineTrack]) -> tuple[str, ...]:
     if not tracks:
         return ()
