@@ -13,7 +13,7 @@ from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
-from trainvitals_dashboard.figures.updates import Plan
+from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import live_run
@@ -100,7 +100,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
                 board(f"logged-{run.id}", plans, run.step)
 
 
-def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> Plan:
+def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
         if not places:
             return []
@@ -115,7 +115,7 @@ def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> Plan:
         )
         return [Line(_line_name(curve), curve) for curve in series.value.series if curve.step]
 
-    return Plan(chart, request)
+    return ChartPlan(chart, request)
 
 
 def _line_name(curve: Curve) -> str:
