@@ -20,6 +20,7 @@ from trainvitals_server.auth import Tokens
 from trainvitals_server.auth.router import refuse_unscoped
 from trainvitals_server.auth.token_file import ensure_token_file, own_token_file
 from trainvitals_server.collect import routes as collect_routes
+from trainvitals_server.collect.body import ByteBudget
 from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
@@ -29,6 +30,7 @@ from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import parsed
 from trainvitals_server.store.seal import Compactor
+from trainvitals_server.store.series_limits import SeriesLimits
 
 MOUNTS = "trainvitals.mounts"
 """Entry points: name → factory(collector_url=, token_file=) of an ASGI app served at /."""
@@ -64,6 +66,7 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         redoc_url=None,
     )
     app.state.settings = settings
+    app.state.receiving = ByteBudget(settings.queue_bytes_max)
     counters = app.state.ingest_counters = IngestCounters()
 
     def count(request: Request, reason: str) -> None:
@@ -81,7 +84,11 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
 
 def _start(app: FastAPI, settings: Settings) -> None:
     state = app.state
-    state.store = Store.open(settings.database, queue_bytes_max=settings.queue_bytes_max)
+    state.store = Store.open(
+        settings.database,
+        queue_bytes_max=settings.queue_bytes_max,
+        limits=SeriesLimits(settings.run_series_max, settings.series_max),
+    )
     state.tokens = Tokens(state.store.database)
     state.token_file = ensure_token_file(
         state.tokens,

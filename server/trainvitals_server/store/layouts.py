@@ -54,3 +54,9 @@ class Layouts:
                 _, oldest = self._kept.popitem(last=False)
                 self._places -= len(oldest.places)
         return layout
+
+    def forget(self, source: bytes) -> None:
+        """Forget the layouts of a source: its batch was refused, so their tracks may not exist."""
+        with self._lock:
+            for key in [key for key in self._kept if key[1] == source]:
+                self._places -= len(self._kept.pop(key).places)
