@@ -11,7 +11,7 @@ ARGS   ?=
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard hooks/trainvitals/capture/backends/*.[ch])
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard hooks/trainvitals/capture/backends/*.[ch]) $(wildcard dashboard/board/*.* dashboard/board/src/*)
 	@echo "Setting up $(VENV): trainvitals, PyTorch (CPU) and what the collector and dashboard need. Once, a minute or two."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade pip

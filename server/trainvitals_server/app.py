@@ -12,7 +12,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server import problems, service
@@ -20,6 +20,7 @@ from trainvitals_server.auth import Tokens
 from trainvitals_server.auth.router import refuse_unscoped
 from trainvitals_server.auth.token_file import ensure_token_file, own_token_file
 from trainvitals_server.collect import routes as collect_routes
+from trainvitals_server.collect.body import ByteBudget
 from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
@@ -29,6 +30,7 @@ from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import parsed
 from trainvitals_server.store.seal import Compactor
+from trainvitals_server.store.series_limits import SeriesLimits
 
 MOUNTS = "trainvitals.mounts"
 """Entry points: name → factory(collector_url=, token_file=) of an ASGI app served at /."""
@@ -64,18 +66,29 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.ingest_counters = IngestCounters()
-    problems.install(app)
+    app.state.receiving = ByteBudget(settings.queue_bytes_max)
+    counters = app.state.ingest_counters = IngestCounters()
+
+    def count(request: Request, reason: str) -> None:
+        # Here and not in the route: a request without a valid token does not reach the route.
+        if request.scope["path"] == collect_routes.INGEST_PATH:
+            counters.refused(reason)
+
+    problems.install(app, count)
     for router in (service.routes, collect_routes.routes, query_routes.routes, query_routes.rules):
         app.include_router(router)
     refuse_unscoped(app)
-    app.add_middleware(HostAllowList, allowed=allowed_hosts(settings))
+    app.add_middleware(HostAllowList, allowed=allowed_hosts(settings), count=counters.refused)
     return app
 
 
 def _start(app: FastAPI, settings: Settings) -> None:
     state = app.state
-    state.store = Store.open(settings.database, queue_bytes_max=settings.queue_bytes_max)
+    state.store = Store.open(
+        settings.database,
+        queue_bytes_max=settings.queue_bytes_max,
+        limits=SeriesLimits(settings.run_series_max, settings.series_max),
+    )
     state.tokens = Tokens(state.store.database)
     state.token_file = ensure_token_file(
         state.tokens,

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from trainvitals_server.app import create_app
 from trainvitals_server.auth import Scope, Tokens
+from trainvitals_server.connections import Door, protocol_class
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.backup import backup
@@ -160,12 +161,21 @@ class _Server(uvicorn.Server):
 
 def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Config:
     """Return the uvicorn configuration of the collector, for the commands and the tests."""
+    app = create_app(settings, mounts=mounts)
+    door = Door(
+        deadline_s=settings.request_deadline_s,
+        header_bytes_max=settings.header_bytes_max,
+        message_bytes_max=2 * settings.body_bytes_max + 65536,  # with the headers of chunks
+        busy_max=settings.connections_max,
+        count=app.state.ingest_counters.refused,
+    )
     return uvicorn.Config(
-        create_app(settings, mounts=mounts),
+        app,
+        http=protocol_class(door),
+        ws="auto" if mounts else "none",  # only the dashboard uses WebSockets
+        headers=[("X-Content-Type-Options", "nosniff")],
         log_level="warning",
         access_log=False,
-        limit_concurrency=settings.connections_max,
-        h11_max_incomplete_event_size=16384,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
         server_header=False,

@@ -7,6 +7,7 @@ cannot set another Host header. A collector on the loopback accepts only the loo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,17 +20,28 @@ HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\[\]:]*)(:[0-9]*)?")
 
 
 class HostAllowList:
-    """ASGI middleware; an empty list allows every name, but never two Host headers."""
+    """ASGI middleware; an empty list allows every name, but never two Host headers.
 
-    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+    `count` is called for each refusal.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed: frozenset[str],
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._app = app
         self._allowed = allowed
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan" or (reason := self._refusal(scope)) is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
+            return
+        self._count("host")
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await problem_response("host", reason)(scope, receive, send)

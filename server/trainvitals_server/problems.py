@@ -6,7 +6,7 @@ never contains values of the request: a NaN could not be encoded, a secret would
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "unknown_layout": (400, "A frame refers to an unknown layout"),
     "shape_mismatch": (400, "A frame does not match its layout"),
     "cursor": (400, "The cursor is not valid"),
+    "bad_request": (400, "The request is not valid HTTP"),
     "host": (400, "The Host header is not allowed"),
     "unauthorised": (401, "A valid token is required"),
     "forbidden": (403, "The token does not allow this"),
@@ -37,8 +38,13 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "run_in_other_project": (409, "The run is in another project"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),
+    "too_many_series": (413, "The run has too many series"),
     "invalid": (422, "A parameter is not valid"),
+    "headers_too_large": (431, "The headers of the request are too large"),
     "internal": (500, "The collector failed"),
+    "busy": (503, "The collector is busy"),
+    "database_away": (503, "The database does not respond"),
+    "collector_full": (503, "The collector has too many series"),
     "queue_full": (503, "The write queue is full"),
     "not_ready": (503, "The collector is not ready"),
     "disk_full": (507, "The disk is full"),
@@ -108,30 +114,34 @@ def answers(*reasons: str) -> dict[int | str, dict[str, Any]]:
 _BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem."""
+def install(app: FastAPI, count: Callable[[Request, str], None]) -> None:
+    """Make every error of `app` a problem; call `count` with the reason of each."""
 
     @app.exception_handler(Problem)
-    async def problem(_: Request, error: Problem) -> Response:
+    async def problem(request: Request, error: Problem) -> Response:
+        count(request, error.reason)
         return error.response()
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         reason = _BY_STATUS.get(
             error.status_code, "malformed" if error.status_code < 500 else "internal"
         )
+        count(request, reason)
         return problem_response(reason, str(error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         # Without `input` and `ctx`: they contain values of the request, possibly NaN.
         found = "; ".join(
             f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}"
             for e in error.errors()[:8]
         )
+        count(request, "invalid")
         return problem_response("invalid", found)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, __: Exception) -> Response:
+    async def failed(request: Request, _: Exception) -> Response:
+        count(request, "internal")
         # Starlette raises it again after this answer, and the server logs it.
         return problem_response("internal", "The collector's log contains the cause.")

@@ -82,15 +82,31 @@ class Settings(BaseSettings):
     inflated_bytes_max: int = Field(
         default=8 * 2**20, gt=0, description="Bytes after decompression."
     )
-    batch_values_max: int = Field(default=4_000_000, gt=0, description="Values in one batch.")
+    inflate_ratio_max: int = Field(
+        default=50, gt=0, description="Bytes after decompression for each byte sent."
+    )
+    batch_values_max: int = Field(default=50_000, gt=0, description="Values in one batch.")
+    run_series_max: int = Field(
+        default=20_000, gt=0, description="Series of one run: places × statistics, all streams."
+    )
+    series_max: int = Field(default=150_000, gt=0, description="Series of all running runs.")
     places_max: int = Field(default=20_000, gt=0, description="Maximum places in one layout.")
     queue_bytes_max: int = Field(
-        default=64 * 2**20, gt=0, description="Maximum size of the write queue, in bytes."
+        default=64 * 2**20,
+        gt=0,
+        description="Bytes of batches that wait to be written; the same for those being received.",
     )
     request_deadline_s: float = Field(
-        default=10.0, gt=0, description="Seconds within which a request body must arrive."
+        default=10.0, gt=0, description="Seconds within which a request must arrive completely."
     )
-    connections_max: int = Field(default=200, gt=0, description="Maximum concurrent connections.")
+    header_bytes_max: int = Field(
+        default=8192, ge=256, description="Bytes of a request's first line and headers."
+    )
+    connections_max: int = Field(
+        default=200,
+        gt=0,
+        description="Requests answered at once; open connections are limited to 5 times as many.",
+    )
 
     rules: dict[str, dict[str, Any]] = Field(
         default={},

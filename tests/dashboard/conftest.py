@@ -9,12 +9,18 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import trainvitals_dashboard
+from helpers.bundle import current_bundle
 from helpers.fake_collector import TOKEN, FakeCollector, fake_collector
 from trainvitals_dashboard import access
 
 APP = Path(trainvitals_dashboard.__file__).with_name("app.py")
 
 Open = Callable[..., AppTest]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bundle() -> None:
+    current_bundle()
 
 
 @pytest.fixture

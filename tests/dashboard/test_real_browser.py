@@ -132,28 +132,6 @@ def test_a_click_on_a_cell_opens_its_tensor_and_stands_in_the_address(browser, a
         assert chosen.startswith("encoder.")
 
 
-def test_a_brushed_range_is_asked_for_anew_and_stands_in_the_address(browser, address, collector):
-    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
-        chart = seen.page.locator("[class*=st-key-curve-loss] canvas").first
-        chart.scroll_into_view_if_needed()
-        box = chart.bounding_box()
-        # The first of the two signs in the chart's corner: choose steps.
-        seen.page.mouse.click(box["x"] + box["width"] - 60, box["y"] + 29)
-        y = box["y"] + box["height"] / 2
-        seen.page.mouse.move(box["x"] + box["width"] * 0.4, y)
-        seen.page.mouse.down()
-        seen.page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=5)
-        seen.page.mouse.up()
-        seen.page.wait_for_url("**from_step=*", timeout=15_000)
-        seen.page.get_by_role("button", name="All steps").wait_for(timeout=15_000)
-        # The browser tells of the selection while it grows, too: what counts is the last.
-        seen.page.wait_for_timeout(1_000)
-        query = parse_qs(urlsplit(seen.page.url).query)
-        first, last = int(query["from_step"][0]), int(query["to_step"][0])
-        assert 100 < first < 220 < last < 300
-        assert f"from_step={first}&to_step={last}" in collector.asked[-1]
-
-
 def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(browser):
     run = spiking_run()
     with (

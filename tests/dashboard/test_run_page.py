@@ -23,15 +23,13 @@ def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption))
 
 
-def charts(app):
-    """Return key → the ECharts option of each chart."""
-    return {
-        e.proto.id.split("-None")[0]: json.loads(e.proto.spec) for e in app.get("echarts_chart")
-    }
+def messages(app):
+    """Return what is sent to each chart board of the page."""
+    return [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
 
 
 def chart(app, key):
-    [found] = [option for name, option in charts(app).items() if key in name]
+    [found] = [c for m in messages(app) for c in m["charts"] if c["key"].startswith(key)]
     return found
 
 
@@ -147,37 +145,36 @@ def test_a_rule_that_the_collector_does_not_know_leaves_the_finding_readable(ope
 
 def test_the_proof_of_fading_gradients_is_the_depth_of_the_network(open_page, collector):
     collector.runs = [vanishing_run()]
-    option = chart(open_page("run", run="sigmoid-deep"), "proof-TV101")
-    assert len(option["series"][0]["data"]) == 12
-    assert option["series"][1]["data"][0][2] == "encoder.4.weight"
+    shown = chart(open_page("run", run="sigmoid-deep"), "proof-TV101")
+    assert len(shown["series"][0]["points"]["mean"]) == 12
+    assert shown["layers"][shown["here"]] == "encoder.4.weight"
 
 
 def test_the_proof_of_a_dead_layer_is_its_curve_with_the_limit(open_page, collector):
     collector.runs = [FakeRun("dead", findings=[DEAD])]
-    marks = chart(open_page("run", run="dead"), "proof-TV201")["series"][0]["markLine"]["data"]
-    assert {"xAxis": 100, "name": "▲ TV201"}.items() <= marks[0].items()
-    assert {"yAxis": 0.5, "name": "reported above 50 %"}.items() <= marks[1].items()
+    shown = chart(open_page("run", run="dead"), "proof-TV201")
+    assert shown["marks"] == [{"step": 100, "text": "▲ TV201", "severity": "warning"}]
+    assert shown["limit"] == {"value": 0.5, "text": "reported above 50 %"}
 
 
 def test_loss_gradient_norm_and_learning_rate_carry_the_findings(open_page, collector):
     collector.runs = [vanishing_run()]
     app = open_page("run", run="sigmoid-deep")
     for key in ("curve-loss", "curve-gradient_norm", "curve-learning_rate"):
-        marks = chart(app, key)["series"][0]["markLine"]["data"]
-        assert [m["name"] for m in marks] == ["✖ TV101", "▲ TV501"]
+        assert [m["text"] for m in chart(app, key)["marks"]] == ["✖ TV101", "▲ TV501"]
 
 
 def test_training_and_validation_are_one_picture(open_page, collector):
     collector.runs = [healthy_run()]
-    option = chart(open_page("run", run="resnet-baseline"), "curve-loss")
-    assert option["legend"]["data"] == ["training", "validation"]
+    shown = chart(open_page("run", run="resnet-baseline"), "curve-loss")
+    assert [s["name"] for s in shown["series"]] == ["training", "validation"]
 
 
 def test_a_gap_is_drawn_with_its_reason_and_listed(open_page, collector):
     collector.runs = [spiking_run(state="finished")]
     app = open_page("run", run="gpt-small")
-    [[start, _]] = chart(app, "curve-loss")["series"][0]["markArea"]["data"]
-    assert start["name"] == "lost: queue full"
+    lost = {"first": 140, "last": 190, "text": "lost: queue full"}
+    assert chart(app, "curve-loss")["dropped"] == [lost]
     assert "| 140 to 190 | scalar | queue full | 51 |" in words(app)
 
 

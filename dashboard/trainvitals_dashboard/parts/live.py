@@ -8,6 +8,7 @@ import streamlit as st
 
 from trainvitals.api.schema import RunDetail
 from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.parts.board import forget_boards
 from trainvitals_dashboard.parts.ranges import follows
 from trainvitals_dashboard.parts.session import client, explain, run_or_hint
 
@@ -20,6 +21,8 @@ def live_run(show: Callable[[Answer[RunDetail]], None], every_s: float) -> None:
     """
     if not (run_id := run_or_hint()):
         return
+    # This code runs when the page is opened or changed, and not at a refresh.
+    forget_boards()
     live = client().run(run_id).value.state == "running" and follows()
 
     @st.fragment(run_every=every_s if live else None)

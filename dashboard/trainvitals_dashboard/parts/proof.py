@@ -8,10 +8,13 @@ from trainvitals.api.schema import Finding, RunDetail
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures import evidence
-from trainvitals_dashboard.figures.curves import Line, Marks, curves
-from trainvitals_dashboard.figures.depth import newest_by_place, per_entry, through_depth
-from trainvitals_dashboard.parts.session import client, is_dark
-from trainvitals_dashboard.wording import literal, plain, statistic_words, words
+from trainvitals_dashboard.figures.charts import Chart, over_layers
+from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
+from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.board import board, still_board
+from trainvitals_dashboard.parts.session import client
+from trainvitals_dashboard.wording import plain, statistic_words, words
 
 HEIGHT = 240
 _BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
@@ -33,30 +36,32 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
     wanted = evidence.wanted(finding)
     if wanted is None:
         return False
-    series = client().series(run, wanted.stream, wanted.statistic, [wanted.place]).value
-    found = [curve for curve in series.series if curve.step]
-    if not found:
-        return False
-    limit = evidence.threshold(finding)
     is_scalar = wanted.stream == Stream.SCALAR
     title = (
-        words(wanted.place) if is_scalar else f"{wanted.stream} {statistic_words(wanted.statistic)}"
+        words(wanted.place)
+        if is_scalar
+        else f"{wanted.stream} {statistic_words(wanted.statistic)} of {wanted.place}"
     )
-    st.caption(plain(title) if is_scalar else f"{plain(title)} of {literal(wanted.place)}")
-    st.echarts_chart(
-        curves(
-            [Line(title, found[0])],
-            dark=is_dark(),
-            marks=Marks(
-                [finding],
-                [d for d in run.dropped if d.stream == wanted.stream],
-                *(limit or (None, "")),
-            ),
-        ),
-        height=HEIGHT,
-        key=f"proof-{finding.code}-{finding.where}-{finding.since_step}",
-        alt=f"{title}; the finding begins at step {finding.since_step}.",
+    marks = Marks(
+        [finding],
+        [d for d in run.dropped if d.stream == wanted.stream],
+        *(evidence.threshold(finding) or (None, "")),
     )
+
+    def request(first: int | None, last: int | None, points: int) -> list[Line]:
+        series = client().series(
+            run,
+            wanted.stream,
+            wanted.statistic,
+            [wanted.place],
+            from_step=first,
+            to_step=last,
+            points=points,
+        )
+        return [Line(wanted.place, curve) for curve in series.value.series if curve.step]
+
+    chart = Chart(_key(finding), title, marks, HEIGHT, wide=True)
+    board(f"{_key(finding)}-{run.id}", [ChartPlan(chart, request)], run.step, tools=False)
     return True
 
 
@@ -71,11 +76,12 @@ def _by_depth(run: RunDetail, finding: Finding) -> bool:
     if len(values) < 3:
         return False
     what = "gradient RMS" if finding.statistic == Stat.L2 else "signal (spread across samples)"
-    st.caption(f"{what} by layer, first to last, newest steps; ◆ marks the layer of the finding")
-    st.echarts_chart(
-        through_depth({what: values}, dark=is_dark(), here=finding.where),
-        height=HEIGHT + 60,
-        key=f"proof-{finding.code}-{finding.where}-{finding.since_step}",
-        alt=f"{what} of each layer, from the first to the last.",
-    )
+    chart = Chart(_key(finding), f"{what} by layer, newest steps", height=HEIGHT + 60, wide=True)
+    part = over_layers(chart, {what: values}, here=finding.where)
+    still_board(f"{_key(finding)}-{run.id}", [part])
+    st.caption("◆ marks the layer of the finding.")
     return True
+
+
+def _key(finding: Finding) -> str:
+    return f"proof-{finding.code}-{finding.where}-{finding.since_step}"

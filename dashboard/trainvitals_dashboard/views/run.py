@@ -11,35 +11,31 @@ from trainvitals.api.schema import Completeness, Curve, Finding, RunDetail, Verd
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Answer
-from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.figures.charts import Chart
+from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import live_run
-from trainvitals_dashboard.parts.ranges import (
-    brushed,
-    follows,
-    range_control,
-    set_window,
-    window,
-)
+from trainvitals_dashboard.parts.ranges import follows, range_control
 from trainvitals_dashboard.parts.session import (
     RUN,
     age_banner,
     client,
     guarded,
-    is_dark,
 )
 from trainvitals_dashboard.parts.verdict import ranked, verdict_card
 from trainvitals_dashboard.wording import clean, plain, steps, table, words
 
 LIVE_S = 2
-POINTS = 600
-# Title and scalar. A scalar may have groups or splits (learning_rate/0, loss/validation).
+# Title, scalar and height. A scalar may have groups or splits (learning_rate/0, loss/validation).
 CHARTS = (
-    ("Loss", str(Scalar.LOSS)),
-    ("Gradient norm", str(Scalar.GRADIENT_NORM)),
-    ("Learning rate", str(Scalar.LEARNING_RATE)),
+    ("Loss", str(Scalar.LOSS), 300),
+    ("Gradient norm", str(Scalar.GRADIENT_NORM), 220),
+    ("Learning rate", str(Scalar.LEARNING_RATE), 220),
 )
 LINES_MAX = 6
+LOGGED_MAX = 24
 
 
 def show() -> None:
@@ -67,71 +63,59 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
     layout = client().layout(run).value.of(Stream.SCALAR)
     names = [place.name for place in layout.places] if layout else []
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
-    loss, *others = CHARTS
-    _chart(run, *loss, names, open_findings, height=300)
-    for column, chart in zip(st.columns(len(others), gap="medium"), others, strict=True):
-        with column:
-            _chart(run, *chart, names, open_findings, height=240)
-    logged = [name for name in names if name.startswith("log/")]
+    lost = [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]
+    marks = Marks(open_findings, lost)
+    board(
+        f"curves-{run.id}",
+        [
+            _plan(
+                run,
+                Chart(
+                    f"curve-{scalar}",
+                    title,
+                    marks,
+                    height=height,
+                    wide=scalar == Scalar.LOSS,
+                    # The shape of a schedule is only recognisable on a linear axis.
+                    log_allowed=scalar != Scalar.LEARNING_RATE,
+                ),
+                [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX],
+            )
+            for title, scalar, height in CHARTS
+        ],
+        run.step,
+    )
+    logged = [name for name in names if name.startswith("log/")][:LOGGED_MAX]
     if logged:
         with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
             if opened.open:
-                for name in logged[:24]:
-                    _chart(run, name.removeprefix("log/"), name, names, [], height=200)
+                plans = [
+                    _plan(
+                        run,
+                        Chart(name, name.removeprefix("log/"), Marks(dropped=lost), height=200),
+                        [name],
+                    )
+                    for name in logged
+                ]
+                board(f"logged-{run.id}", plans, run.step)
 
 
-def _chart(
-    run: RunDetail,
-    title: str,
-    scalar: str,
-    names: Sequence[str],
-    findings: Sequence[Finding],
-    *,
-    height: int,
-) -> None:
-    found = _lines(run, scalar, names)
-    st.caption(f"**{plain(title)}**")
-    if not found:
-        st.caption("Not measured in these steps.")
-        return
-    option = curves(
-        found,
-        dark=is_dark(),
-        marks=Marks(findings, [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]),
-        window=window(),
-        brush=True,
-        # The shape of a learning rate schedule is only recognisable on a linear axis.
-        log_allowed=scalar != Scalar.LEARNING_RATE,
-    )
-    shown = window()
-    event = st.echarts_chart(
-        option,
-        height=height,
-        # A new key for each range: otherwise the old selection would still be drawn.
-        key=f"curve-{scalar}-{shown.first}-{shown.last}",
-        on_select="rerun",
-        alt=f"{clean(title)} over steps",
-    )
-    if chosen := brushed(event):
-        set_window(*chosen)
-        st.rerun()
+def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
+    def request(first: int | None, last: int | None, points: int) -> list[Line]:
+        if not places:
+            return []
+        series = client().series(
+            run,
+            Stream.SCALAR,
+            Stat.VALUE,
+            places,
+            from_step=first,
+            to_step=last,
+            points=points,
+        )
+        return [Line(_line_name(curve), curve) for curve in series.value.series if curve.step]
 
-
-def _lines(run: RunDetail, scalar: str, names: Sequence[str]) -> list[Line]:
-    wanted = [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
-    if not wanted:
-        return []
-    shown = window()
-    series = client().series(
-        run,
-        Stream.SCALAR,
-        Stat.VALUE,
-        wanted,
-        from_step=shown.first,
-        to_step=shown.last,
-        points=POINTS,
-    )
-    return [Line(_line_name(curve), curve) for curve in series.value.series if curve.step]
+    return ChartPlan(chart, request)
 
 
 def _line_name(curve: Curve) -> str:

@@ -33,6 +33,7 @@ REJECTED_PARTS: Final = frozenset(
         "unknown_layout",
         "shape_mismatch",
         "too_large",
+        "too_many_series",
         "unsupported_media_type",
         "invalid",
     }

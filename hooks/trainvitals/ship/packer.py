@@ -40,6 +40,8 @@ BATCH_STEPS: Final = 16
 BATCH_BYTES: Final = 2**20
 """Maximum size of a batch with more than one record."""
 BATCH_RECORDS: Final = 4000
+BATCH_VALUES: Final = 50_000
+"""Maximum number of values in a batch with more than one record: the default of collectors."""
 _Key = tuple[Stream, int]
 
 
@@ -89,19 +91,22 @@ class Packer:
             self._introduced.update(map(id, again))
             self._next.extendleft((record, _bytes_of(record)) for record in reversed(again))
         records: list[Record] = []
-        size = steps = counted = 0
+        size = steps = counted = values = 0
         while steps < BATCH_STEPS and len(records) < BATCH_RECORDS:
             taken = self._take()
             if taken is None:
                 break
             record, record_bytes = taken
-            if records and size + record_bytes > BATCH_BYTES:
+            record_values = record.values.size if isinstance(record, Frame) else 0
+            too_large = size + record_bytes > BATCH_BYTES or values + record_values > BATCH_VALUES
+            if records and too_large:
                 self._next.appendleft(taken)
                 break
             again_sent = id(record) in self._introduced
             self._introduced.discard(id(record))
             counted += not again_sent
             size += record_bytes
+            values += record_values
             steps += isinstance(record, Frame) and record.stream is Stream.SCALAR
             records.append(record)
         if records or not quiet:

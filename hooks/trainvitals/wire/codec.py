@@ -308,8 +308,8 @@ def _check_frame(frame: _FrameHeader, limits: Limits) -> int:
             f"A frame has one time for each step, at least one; this one has {len(frame.steps)} "
             f"steps and {len(frame.times)} times."
         )
-    if frame.places < 0 or frame.statistics < 1 or frame.layout < 0:
-        raise WireError("A frame's places, statistics and layout must not be negative.")
+    if frame.places < 0 or frame.statistics < 1 or not 0 <= frame.layout < _STEP_MAX:
+        raise WireError("A frame's places, statistics and layout lie between 0 and 2^53.")
     if frame.places > limits.places_max:
         raise _too_large("places", frame.places, limits.places_max)
     if frame.statistics > 256:
@@ -326,8 +326,8 @@ def _check_frame(frame: _FrameHeader, limits: Limits) -> int:
 def _check_layout(layout: Layout, limits: Limits) -> None:
     if len(layout.places) > limits.places_max:
         raise _too_large("places", len(layout.places), limits.places_max)
-    if layout.version < 0 or not layout.statistics:
-        raise WireError("A layout has a version from 0 and at least one statistic.")
+    if not 0 <= layout.version < _STEP_MAX or not layout.statistics:
+        raise WireError("A layout has a version from 0 to 2^53 and at least one statistic.")
     if len(set(layout.statistics)) != len(layout.statistics):
         raise WireError("A layout names a statistic twice.")
     names = [place.name for place in layout.places]

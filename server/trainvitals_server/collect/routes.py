@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
@@ -13,13 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from trainvitals.wire import CONTENT_TYPE, Batch, WireError, decode
 from trainvitals.wire.codec import Limits
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
-from trainvitals_server.collect.body import inflate, read_body
+from trainvitals_server.collect.body import ByteBudget, Held, inflate, read_body
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
 
 routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
+INGEST_PATH: Final = "/api/v1/ingest"
 
 
 class AckBody(BaseModel):
@@ -47,7 +48,9 @@ class AckBody(BaseModel):
         "run_in_other_project",
         "too_large",
         "unsupported_media_type",
+        "too_many_series",
         "queue_full",
+        "collector_full",
         "disk_full",
         "internal",
     ),
@@ -63,17 +66,13 @@ async def ingest(
 ) -> Response:
     """Store one batch. A repeat of a stored batch succeeds and changes nothing."""
     settings: Settings = request.app.state.settings
-    counters: IngestCounters = request.app.state.ingest_counters
-    try:
-        _check_media_type(request)
+    _check_media_type(request)
+    receiving: ByteBudget = request.app.state.receiving
+    with receiving.hold() as held:
         body = await read_body(
-            request, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
+            request, held, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
         )
-        encoding = request.headers.get("content-encoding", "").lower()
-        ack = await run_in_threadpool(_store, request, principal, body, encoding)
-    except Problem as problem:
-        counters.refused(problem.reason)
-        raise
+        ack = await run_in_threadpool(_store, request, principal, body, held)
     answer = AckBody(
         source=ack.source.hex(), seq=ack.seq, stored=ack.stored, durability=ack.durability
     )
@@ -86,12 +85,18 @@ def _check_media_type(request: Request) -> None:
         raise Problem("unsupported_media_type", f"Batches are sent as {CONTENT_TYPE}.")
 
 
-def _store(request: Request, principal: Principal, sent: bytes, encoding: str) -> Ack:
+def _store(request: Request, principal: Principal, sent: bytes, held: Held) -> Ack:
     """Decode and store. Runs in the thread pool, because both would block the event loop."""
     settings: Settings = request.app.state.settings
     counters: IngestCounters = request.app.state.ingest_counters
     store: Store = request.app.state.store
-    body = inflate(sent, encoding, bytes_max=settings.inflated_bytes_max)
+    body = inflate(
+        sent,
+        request.headers.get("content-encoding", "").lower(),
+        held,
+        bytes_max=settings.inflated_bytes_max,
+        ratio_max=settings.inflate_ratio_max,
+    )
     limits = Limits(values_max=settings.batch_values_max, places_max=settings.places_max)
     try:
         batch = decode(body, limits)
@@ -111,7 +116,8 @@ def _commit(store: Store, counters: IngestCounters, batch: Batch, body: bytes) -
     except QueueFull as full:
         raise Problem(full.reason, str(full), headers={"Retry-After": "1"}) from full
     except RequestRefused as refused:
-        raise Problem(refused.reason, str(refused)) from refused
+        later = {"Retry-After": "30"} if refused.reason == "collector_full" else None
+        raise Problem(refused.reason, str(refused), headers=later) from refused
     except OperationalError as error:
         if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
             raise Problem(

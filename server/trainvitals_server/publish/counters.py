@@ -31,12 +31,25 @@ OUTCOMES: Final = frozenset(
         "run_in_other_project",
         "unauthorised",
         "forbidden",
+        "timeout",
+        "host",
+        "bad_request",
+        "headers_too_large",
+        "too_many_series",
+        "invalid",
+        "busy",
         "queue_full",
+        "collector_full",
+        "database_away",
         "disk_full",
+        "internal",
         "error",
     }
 )
-"""Values of the label `outcome` of `ingest_requests_total`; other reasons count as "error"."""
+"""Values of the label `outcome` of `ingest_requests_total`; other reasons count as "error".
+
+Requests that are refused before their address is known (timeout, host, bad_request,
+headers_too_large, busy) are counted here too, whatever address they were for."""
 
 DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from trainvitals.api.schema import Verdict
 from trainvitals.wire import (
@@ -28,27 +27,14 @@ from trainvitals.wire import (
     RunStart,
     Stream,
 )
-from trainvitals_server.store.models import (
-    Attempt,
-    BatchKey,
-    DroppedRow,
-    EventRow,
-    LogFrame,
-    Run,
-    Source,
-    Track,
-)
+from trainvitals_server.store import statements
+from trainvitals_server.store.layouts import Layouts
+from trainvitals_server.store.models import Attempt, Run, Source, Track
 from trainvitals_server.store.prepare import Prepared
 from trainvitals_server.store.removal import GONE
 from trainvitals_server.store.run_summary import RunUpdate
 from trainvitals_server.store.text import storable
 from trainvitals_server.store.types import Ack, Conflict, RequestRefused
-
-
-def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:
-    """Return `INSERT … ON CONFLICT DO NOTHING` in the connection's dialect."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    return insert(table).on_conflict_do_nothing()
 
 
 @dataclass
@@ -57,6 +43,7 @@ class Writing:
 
     connection: sa.Connection
     prepared: Prepared
+    layouts: Layouts
     now: float
 
     def run(self) -> Ack:
@@ -101,20 +88,20 @@ class Writing:
                 update.record(record)
         self._write_log(log, rows)
         self._touch(source)
-        self.connection.execute(sa.update(Run).where(Run.pk == run.pk).values(update.columns()))
+        changed = {**update.columns(), "own_pk": run.pk}
+        self.connection.execute(statements.UPDATE_RUN, changed)
         return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
 
     # --- identity ----------------------------------------------------------------------------
 
     def _run(self) -> Any:
         batch = self.prepared.batch
-        # The row is locked until the commit. Without the lock, two collectors would overwrite each
-        # other's counts.
-        found = sa.select(Run).where(Run.id == batch.run).with_for_update()
-        run = self.connection.execute(found).one_or_none()
+        wanted = {"id": batch.run}
+        run = self.connection.execute(statements.RUN, wanted).one_or_none()
         if run is None:
-            self.connection.execute(insert_or_ignore(self.connection, Run).values(self._new_run()))
-            run = self.connection.execute(found).one()
+            new = statements.insert_or_ignore(self.connection, Run)
+            self.connection.execute(new.values(self._new_run()))
+            run = self.connection.execute(statements.RUN, wanted).one()
         if run.project != batch.project:
             raise Conflict(
                 f"Run {batch.run!r} is in project {run.project!r}; this batch has project "
@@ -154,8 +141,8 @@ class Writing:
 
     def _source(self, run_pk: int) -> _KnownSource:
         batch = self.prepared.batch
-        found = sa.select(Source).where(Source.key == batch.source).with_for_update()
-        row = self.connection.execute(found).one_or_none()
+        wanted = {"key": batch.source}
+        row = self.connection.execute(statements.SOURCE, wanted).one_or_none()
         if row is None:
             start = next((r for r in batch.records if isinstance(r, RunStart)), None)
             values = {
@@ -174,8 +161,9 @@ class Writing:
                 "produced": 0,
                 "dropped": 0,
             }
-            self.connection.execute(insert_or_ignore(self.connection, Source).values(values))
-            row = self.connection.execute(found).one()
+            new = statements.insert_or_ignore(self.connection, Source)
+            self.connection.execute(new.values(values))
+            row = self.connection.execute(statements.SOURCE, wanted).one()
         return _KnownSource(
             row.pk,
             row.run_pk,
@@ -193,7 +181,7 @@ class Writing:
         It is the newest attempt, or a new one when the newest already has a source of this rank.
         """
         batch = self.prepared.batch
-        newest = self.connection.scalar(newest_attempt(run_pk))
+        newest: int | None = self.connection.scalar(statements.NEWEST_ATTEMPT, {"run_pk": run_pk})
         if newest is not None:
             has_rank = sa.select(Source.pk).where(
                 Source.attempt_pk == newest, Source.rank == batch.rank
@@ -208,15 +196,11 @@ class Writing:
         batch, crc = self.prepared.batch, self.prepared.crc
         if batch.seq < source.sealed_to:
             return False
-        inserted = self.connection.scalar(
-            insert_or_ignore(self.connection, BatchKey)
-            .values(source_pk=source.pk, seq=batch.seq, crc=crc)
-            .returning(BatchKey.seq)
-        )
-        if inserted is not None:
+        key = {"source_pk": source.pk, "seq": batch.seq}
+        new = statements.new_batch_key(self.connection.dialect.name)
+        if self.connection.execute(new, {**key, "crc": crc}).scalar() is not None:
             return True
-        key = (BatchKey.source_pk == source.pk, BatchKey.seq == batch.seq)
-        stored = self.connection.scalar(sa.select(BatchKey.crc).where(*key))
+        stored = self.connection.scalar(statements.BATCH_CRC, key)
         if stored != crc:
             raise Conflict(
                 f"Batch {batch.seq} of source {batch.source.hex()} is stored with checksum "
@@ -236,14 +220,14 @@ class Writing:
         }
         if not wanted:
             return {}
-        columns = (Track.pk, Track.stream, Track.version, Track.layout)
-        found = sa.select(*columns).where(
-            Track.source_pk == source_pk, Track.stream.in_({stream for stream, _ in wanted})
-        )
+        found = self.connection.execute(statements.TRACKS, {"source_pk": source_pk}).all()
+        source = self.prepared.batch.source
         return {
-            (Stream(row.stream), row.version): _KnownTrack(row.pk, decode_layout(row.layout))
-            for row in self.connection.execute(found)
-            if (row.stream, row.version) in wanted
+            (Stream(stream), version): _KnownTrack(
+                pk, self.layouts.get(self.connection, pk, source)
+            )
+            for pk, stream, version in found
+            if (stream, version) in wanted
         }
 
     def _announce(
@@ -305,10 +289,9 @@ class Writing:
 
     def _write_log(self, log: list[dict[str, Any]], rows: dict[int, int]) -> None:
         if log:
-            self.connection.execute(sa.insert(LogFrame), log)
-        for track_pk, n in rows.items():
-            grow = sa.update(Track).where(Track.pk == track_pk)
-            self.connection.execute(grow.values(rows=Track.rows + n, log_rows=Track.log_rows + n))
+            self.connection.execute(statements.NEW_FRAMES, log)
+            added = [{"track_pk": pk, "added": n} for pk, n in rows.items()]
+            self.connection.execute(statements.MORE_ROWS, added)
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -317,7 +300,7 @@ class Writing:
         match record:
             case Event():
                 values = {**owner, "event": msgspec.msgpack.encode(record)}
-                self.connection.execute(sa.insert(EventRow).values(values))
+                self.connection.execute(statements.NEW_EVENTS, values)
             case Dropped():
                 values = {
                     **owner,
@@ -325,7 +308,7 @@ class Writing:
                     "records": record.records,
                     "dropped": msgspec.msgpack.encode(record),
                 }
-                self.connection.execute(sa.insert(DroppedRow).values(values))
+                self.connection.execute(statements.NEW_DROPPED, values)
             case RunEnd():
                 source.end = record
             case RunStart() | Heartbeat() | NotWatched():
@@ -345,13 +328,7 @@ class Writing:
                 "produced": source.end.produced,
                 "dropped": source.end.dropped,
             }
-        self.connection.execute(sa.update(Source).where(Source.pk == source.pk).values(values))
-
-
-def newest_attempt(run_pk: int) -> sa.Select[int]:
-    """Return the query for the run's newest attempt."""
-    order = (Attempt.started_at.desc(), Attempt.pk.desc())
-    return sa.select(Attempt.pk).where(Attempt.run_pk == run_pk).order_by(*order).limit(1)
+        self.connection.execute(statements.UPDATE_SOURCE, {**values, "own_pk": source.pk})
 
 
 @dataclass
@@ -368,10 +345,8 @@ class _KnownSource:
 
     def is_primary(self, connection: sa.Connection) -> bool:
         """Return whether this source has the lowest rank of the run's newest attempt."""
-        if connection.scalar(newest_attempt(self.run_pk)) != self.attempt_pk:
-            return False
-        ranks = sa.select(sa.func.min(Source.rank)).where(Source.attempt_pk == self.attempt_pk)
-        return connection.scalar(ranks) == self.rank
+        newest = connection.execute(statements.PRIMARY, {"run_pk": self.run_pk}).one()
+        return tuple(newest) == (self.attempt_pk, self.rank)
 
 
 @dataclass(frozen=True)
@@ -382,11 +357,3 @@ class _KnownTrack:
 
 def _sum(stored: int | None, new: int | None) -> int | None:
     return None if stored is None or new is None else stored + new
-
-
-_layout_decoder = msgspec.msgpack.Decoder(Layout)
-
-
-def decode_layout(blob: bytes) -> Layout:
-    """Return the layout in a track's row."""
-    return _layout_decoder.decode(blob)

@@ -21,11 +21,13 @@ from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
+from trainvitals_server.store.layouts import Layouts
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
 from trainvitals_server.store.prepare import prepare
 from trainvitals_server.store.removal import GONE, hide
 from trainvitals_server.store.series import Curves, curves
+from trainvitals_server.store.series_limits import SeriesLimits
 from trainvitals_server.store.timeline import EVERY_STEP, timeline
 from trainvitals_server.store.types import Ack, StoredRun, Totals
 
@@ -33,10 +35,18 @@ from trainvitals_server.store.types import Ack, StoredRun, Totals
 class Store:
     """Batches in; runs, series, histories and findings out."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: SeriesLimits | None = None,
+    ) -> None:
         self.database = database
         self._clock = clock
+        self._limits = limits or SeriesLimits()
         self._histories = Histories()
+        self._layouts = Layouts()
 
     @classmethod
     def open(
@@ -45,6 +55,7 @@ class Store:
         *,
         queue_bytes_max: int = 64 * 2**20,
         clock: Callable[[], float] = time.time,
+        limits: SeriesLimits | None = None,
     ) -> Store:
         """Open the database, create or upgrade its tables, and return the store.
 
@@ -54,7 +65,9 @@ class Store:
         """
         migrate(database_url)
         return cls(
-            open_database(parsed(database_url), queue_bytes_max=queue_bytes_max), clock=clock
+            open_database(parsed(database_url), queue_bytes_max=queue_bytes_max),
+            clock=clock,
+            limits=limits,
         )
 
     def close(self) -> None:
@@ -70,14 +83,25 @@ class Store:
 
         Raises:
             Conflict: its key was used for another body, or its run is in another project.
-            RequestRefused: a frame has no layout, another shape than its layout, or invalid values.
+            RequestRefused: a frame has no layout, another shape than its layout, or invalid values;
+                or the run or the collector has too many series.
             QueueFull: the write queue is full.
         """
         prepared = prepare(batch, body)
-        return self.database.write(
-            lambda connection: Writing(connection, prepared, self._clock()).run(),
-            size=prepared.size,
-        )
+        has_layouts = any(isinstance(record, Layout) for record in batch.records)
+
+        def write(connection: sa.Connection) -> Ack:
+            ack = Writing(connection, prepared, self._layouts, self._clock()).run()
+            if has_layouts and ack.stored:
+                self._limits.check(connection, batch.source)
+            return ack
+
+        try:
+            return self.database.write(write, size=prepared.size)
+        except Exception:
+            # SQLite gives the key of a track that was rolled back to the source's next track.
+            self._layouts.forget(batch.source)
+            raise
 
     def delete(self, run_pk: int) -> None:
         """Delete a run. It is unknown at once; the compactor removes its rows afterwards."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from trainvitals.wire import Layout, Stream
-from trainvitals_server.store.ingest import decode_layout
+from trainvitals_server.store.layouts import decode_layout
 from trainvitals_server.store.models import Attempt, Chunk, LogFrame, Source, Track
 from trainvitals_server.store.track_rows import TrackShape
 

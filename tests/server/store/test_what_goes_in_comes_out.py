@@ -192,7 +192,7 @@ def test_what_was_never_measured_is_said_to_be_unknown(store, stream, statistic,
         store.curves(store.run("r").pk, stream, statistic, places, points=10)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     hnp.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(2)), elements=st.floats(width=32)),
     st.integers(1, 20),

@@ -1,0 +1,132 @@
+"""The chart board: a component without an iframe that holds the charts of a place of a page.
+
+Comes in: charts, and functions that request their curves for a range of steps.
+Goes out: messages to the browser (figures/updates.py); from it the range of steps that a visitor
+          chose, written into the URL, and clicks.
+Promise:  the zoom and the cursor are kept over live updates.
+Start at `board`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from streamlit.components.v2 import component
+from streamlit.components.v2.component_manager import BidiComponentManager
+from streamlit.components.v2.get_bidi_component_manager import get_bidi_component_manager
+from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentManifest
+
+from trainvitals_dashboard.figures import charts
+from trainvitals_dashboard.figures.charts import Part
+from trainvitals_dashboard.figures.updates import ChartPlan, message_of
+from trainvitals_dashboard.parts.ranges import set_window, window
+
+NAME = "trainvitals.board"
+PACKAGE = Path(__file__).parents[1]
+BUNDLE = PACKAGE / "assets" / "board.js"
+_SENT = "sent_to_board:"
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point that a visitor selected."""
+
+    chart: str
+    place: str
+    step: int
+
+
+def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = True) -> Click | None:
+    """Show charts over the steps 0 to `newest`, and return a click on a point.
+
+    `tools`: show the hint about keys and the choice of smoothing, once on a page.
+
+    A new range of steps is written into the URL and the page runs again.
+    """
+    shown = window()
+    state = _SENT + key
+    sent = message_of(plans, newest, shown, st.session_state.get(state))
+    st.session_state[state] = sent
+    event = _mount(key, {**sent.message, "tools": tools})
+    if event.range is not None:
+        chosen = _steps(event.range)
+        if chosen != (shown.first, shown.last):
+            set_window(*chosen)
+            st.rerun()
+    click = event.click
+    return Click(click["chart"], click["series"], int(click["step"])) if click else None
+
+
+def still_board(key: str, parts: Sequence[Part]) -> None:
+    """Show charts that do not grow, such as those over layers."""
+    _mount(
+        key,
+        {
+            "seq": f"still {hash(repr(parts))}",
+            "base": None,
+            "range": None,
+            "full": None,
+            "tools": False,
+            "colours": charts.colours(),
+            "charts": list(parts),
+        },
+    )
+
+
+def forget_boards() -> None:
+    """Send all points again at the next run: the page was opened or changed."""
+    for key in [k for k in st.session_state if str(k).startswith(_SENT)]:
+        del st.session_state[key]
+
+
+def _mount(key: str, message: Part) -> Any:
+    if not BUNDLE.exists():
+        st.warning(
+            "**The charts are not available:** this installation was made without the chart board "
+            "(npm was not reachable). Install trainvitals again, or run "
+            "`python dashboard/board/build.py` in a checkout.",
+            icon=":material/bar_chart_off:",
+        )
+        return _Nothing()
+    return _renderer(get_bidi_component_manager())(
+        key=key,
+        data=message,
+        on_range_change=_ignore,
+        on_click_change=_ignore,
+        on_resync_change=lambda: st.session_state.pop(_SENT + key, None),
+    )
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    range: None = None
+    click: None = None
+
+
+def _ignore() -> None:
+    """Streamlit reports only events that have a callback."""
+
+
+@lru_cache(maxsize=8)
+def _renderer(manager: BidiComponentManager) -> Callable[..., Any]:
+    """Register the folder of the bundle and return the function that shows the component.
+
+    Streamlit finds such folders by the name of the distribution, `trainvitals`, whose package of
+    that name is not the dashboard. Registered here, the folder is right in a checkout, too.
+    """
+    manifest = ComponentManifest("trainvitals", "", [ComponentConfig("board", "assets")])
+    manager.register_from_manifest(manifest, PACKAGE)
+    return component(NAME, js=BUNDLE.name)
+
+
+def _steps(value: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    def step(name: str) -> int | None:
+        given = value.get(name)
+        return None if given is None else max(0, int(given))
+
+    return step("first"), step("last")

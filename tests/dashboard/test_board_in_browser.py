@@ -1,0 +1,180 @@
+"""The chart board in a real Chromium: one cursor, one zoom, kept while the run goes on."""
+
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+from helpers.board import area, axis_ends, board_messages, drag, header, hover, plot, said
+from helpers.chromium import chromium, dashboard, visit
+from helpers.fake_collector import TOKEN, fake_collector
+from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
+
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
+LOSS, NORM, RATE = "curve-loss", "curve-gradient_norm", "curve-learning_rate"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def collector():
+    ended = spiking_run(state="finished")
+    with fake_collector(vanishing_run(), ended, healthy_run(), hostile_run()) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def address(collector):
+    with dashboard(collector.url, TOKEN) as url:
+        yield url
+
+
+@pytest.fixture
+def live(browser):
+    """A run that goes on, its page, and the frames that the page received."""
+    run = spiking_run()
+    with fake_collector(run) as fake, dashboard(fake.url, TOKEN) as url:
+        yield run, lambda: visit(browser, f"{url}/run?run=gpt-small"), fake
+
+
+def query_of(page):
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1600, 390])
+def test_every_chart_is_drawn_without_an_error_within_the_page(browser, address, width, dark):
+    with visit(browser, f"{address}/run?run=gpt-small", width=width, dark=dark) as seen:
+        for chart in ("proof-TV503", LOSS, NORM, RATE):
+            box = area(seen.page, chart)
+            assert box["x"] >= 0
+            assert 0.5 * min(width, 700) < box["width"] <= width - box["x"]
+            assert said(seen.page, chart).count("step 400") == 1
+        assert [e for e in seen.errors if "404" not in e] == []
+        assert seen.page.locator("iframe").count() == 0
+
+
+def test_all_charts_have_one_cursor_and_say_the_step_and_the_values_there(browser, address):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        hover(seen.page, LOSS, 0.25)
+        step = header(seen.page, LOSS).split("step ")[1].split("\n")[0]
+        assert step == "100"
+        for chart in (NORM, RATE, "proof-TV503"):
+            assert f"step {step}" in header(seen.page, chart)
+        assert "training" in said(seen.page, LOSS)
+        assert "validation" in said(seen.page, LOSS)
+
+
+def test_numbers_are_short(browser, address):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        for chart in (LOSS, NORM, RATE):
+            longest = max(said(seen.page, chart).split(), key=len)
+            assert len(longest.strip(".,()")) <= 10, longest
+
+
+def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_all_charts(
+    browser, address, collector
+):
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        drag(seen.page, LOSS, 0.4, 0.6)
+        seen.page.wait_for_url("**from_step=*", timeout=15_000)
+        seen.page.get_by_role("button", name="All steps").wait_for(timeout=15_000)
+        seen.settle()
+        query = query_of(seen.page)
+        first, last = int(query["from_step"]), int(query["to_step"])
+        assert 155 <= first <= 165
+        assert 235 <= last <= 245
+        assert f"from_step={first}&to_step={last}" in collector.asked[-1]
+        for chart in (LOSS, NORM, RATE):
+            assert axis_ends(seen.page, chart) == pytest.approx((first, last), abs=1)
+        plot(seen.page, NORM).dblclick()
+        seen.page.wait_for_url(lambda url: "from_step" not in url, timeout=15_000)
+        seen.settle()
+        assert axis_ends(seen.page, LOSS) == pytest.approx((0, 400), abs=1)
+
+
+def test_a_shared_address_opens_with_its_range(browser, address):
+    path = "/run?run=resnet-baseline&from_step=100&to_step=200"
+    with visit(browser, address + path, width=390, dark=True) as seen:
+        assert axis_ends(seen.page, RATE) == (100, 200)
+
+
+def test_the_keyboard_moves_the_cursor_zooms_and_changes_the_scale(browser, address):
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        chart = plot(seen.page, LOSS)
+        chart.focus()
+        chart.press("Home")
+        for _ in range(3):
+            chart.press("ArrowRight")
+        assert "step 3:" in said(seen.page, LOSS)
+        assert "step 3" in header(seen.page, RATE)
+        scale = seen.page.locator(f"section[data-key='{LOSS}'] button.scale")
+        before = scale.inner_text()
+        chart.press("l")
+        assert {before, scale.inner_text()} == {"log", "linear"}
+        chart.press("+")
+        seen.page.wait_for_url("**to_step=*", timeout=15_000)
+        assert query_of(seen.page)["from_step"] in ("1", "2")
+
+
+def test_live_points_are_appended_in_small_messages(live):
+    run, opened, _ = live
+    with opened() as seen:
+        frames = []
+        seen.page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
+        seen.page.reload()
+        seen.settle()
+        plot(seen.page, LOSS)
+        sizes = []
+        for step in (700, 1_000, 1_300):
+            frames.clear()
+            run.step = step
+            seen.page.get_by_text(f"step {step:,} of 2,000", exact=False).first.wait_for()
+            seen.page.wait_for_function(
+                "([key, text]) => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
+                "?.querySelector(`section[data-key='${key}'] header`)?.textContent.includes(text))",
+                arg=[LOSS, f"{step:,}"],
+                timeout=15_000,
+            )
+            news = board_messages([f for f in frames if isinstance(f, bytes)])
+            assert news
+            assert all(message["base"] is not None for message in news)
+            sizes += [len(str(message)) for message in news]
+        assert max(sizes) <= 4096
+        assert axis_ends(seen.page, LOSS) == pytest.approx((0, 1_300), abs=10)
+
+
+def test_a_range_that_ends_at_the_latest_step_goes_on_and_another_one_stays(live):
+    run, opened, fake = live
+    with opened() as seen:
+        drag(seen.page, LOSS, 0.5, 0.9999)
+        seen.page.wait_for_url("**from_step=*", timeout=15_000)
+        seen.settle()
+        assert "to_step" not in query_of(seen.page)
+        first = int(query_of(seen.page)["from_step"])
+        run.step = 800
+        seen.page.get_by_text("step 800 of 2,000", exact=False).first.wait_for(timeout=15_000)
+        seen.page.wait_for_timeout(500)
+        assert axis_ends(seen.page, LOSS) == pytest.approx((first, 800), abs=5)
+        drag(seen.page, LOSS, 0.2, 0.4)
+        seen.page.wait_for_url("**to_step=*", timeout=15_000)
+        seen.settle()
+        seen.page.wait_for_timeout(1_000)
+        asked = len(fake.asked)
+        run.step = 900
+        seen.page.wait_for_timeout(4_500)
+        assert len(fake.asked) == asked
+
+
+def test_hostile_names_are_text(browser, address):
+    with visit(browser, f"{address}/run?run={quote(HOSTILE)}") as seen:
+        plot(seen.page, LOSS)
+        made = seen.page.evaluate(
+            "[...document.querySelectorAll('*')].filter(e => e.shadowRoot)"
+            ".flatMap(e => [...e.shadowRoot.querySelectorAll('img, a, script, iframe')]).length"
+        )
+        assert made == 0
+        assert seen.foreign == []

@@ -1,0 +1,71 @@
+"""The chart board of a page in a real browser: where its charts are, what they say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+
+def plot(page: Page, chart: str) -> Locator:
+    """Return the plot of a chart, scrolled into view. Playwright looks into shadow roots."""
+    found = page.locator(f"section[data-key^='{chart}'] .plot").first
+    found.locator("canvas").wait_for(timeout=15_000)
+    found.scroll_into_view_if_needed()
+    return found
+
+
+def area(page: Page, chart: str) -> dict[str, float]:
+    """Return the box between the axes of a chart."""
+    box = plot(page, chart).locator(".u-over").bounding_box()
+    assert box is not None
+    return box
+
+
+def drag(page: Page, chart: str, first: float, last: float) -> None:
+    """Drag over a chart, from and to a share of its width."""
+    box = area(page, chart)
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * first, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * last, y, steps=5)
+    page.mouse.up()
+
+
+def hover(page: Page, chart: str, at: float) -> None:
+    """Move the cursor to a share of the width of a chart."""
+    box = area(page, chart)
+    page.mouse.move(box["x"] + box["width"] * at, box["y"] + box["height"] / 2)
+
+
+def said(page: Page, chart: str) -> str:
+    """Return what a screen reader says of a chart: its name, the step and the values there."""
+    return plot(page, chart).get_attribute("aria-label") or ""
+
+
+def header(page: Page, chart: str) -> str:
+    """Return the text above a chart."""
+    return page.locator(f"section[data-key^='{chart}'] header").first.inner_text()
+
+
+def axis_ends(page: Page, chart: str) -> tuple[float, float]:
+    """Return the first and last step that are drawn, read by the keys Home and End."""
+    ends = []
+    for key in ("Home", "End"):
+        plot(page, chart).press(key)
+        words = said(page, chart).split(". ")[1].split(":")[0].split()
+        ends.append(float((words[1] if key == "Home" else words[-1]).replace(",", "")))
+    plot(page, chart).press("Escape")
+    return ends[0], ends[1]
+
+
+def board_messages(frames: list[bytes]) -> list[dict[str, Any]]:
+    """Return the messages to boards among the frames of a WebSocket, in order."""
+    found = []
+    for frame in frames:
+        start = frame.find(b'{"seq"')
+        if start >= 0:
+            text = frame[start:].decode(errors="replace")
+            found.append(json.JSONDecoder().raw_decode(text)[0])
+    return found
