@@ -73,7 +73,7 @@ def _numbers(initial: Checkup) -> None:
         st.metric(
             "Expected",
             number(loss.expected) if loss is not None and loss.expected is not None else "–",
-            help="The loss of a prediction that knows nothing"
+            help="The loss of a prediction that ignores the input"
             + (f": {plain(loss.formula)}" if expected and loss is not None else ""),
         )
         st.metric(
