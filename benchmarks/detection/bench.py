@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from detection.case import ANYWHERE, Case
-from detection.score import NO_FIX, PROVEN, TOP, Pair, in_top, is_better, place_right
+from detection.score import NO_FIX, PROVEN, TOP, Pair, in_top, is_better, place_of, place_right
 from detection.train import Outcome, run, with_second
 
 Job = tuple[Case, int, bool]
@@ -105,7 +105,7 @@ def pair(case: Case, outcome: Outcome) -> Pair:
             None if first is None or first < case.fault.onset else first - case.fault.onset
         ),
         findings=len(outcome.roots),
-        headline=f"{headline.rule} at {headline.where or 'the run'}" if headline else "",
+        headline=headline.rule + place_of(headline) if headline else "",
         verdict=outcome.verdict,
         fix=fix_result(case, outcome),
         others=outcome.others,
@@ -128,7 +128,7 @@ def fix_result(case: Case, outcome: Outcome) -> str | None:
     if not is_better([outcome.metric], [second.metric]):
         return f"no better: {outcome.metric:.3g}, then {second.metric:.3g}"
     if second.headline is not None:
-        return f"still open: {second.headline.rule} at {second.headline.where or 'the run'}"
+        return f"still open: {second.headline.rule}{place_of(second.headline)}"
     return PROVEN
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from detection.bench import Result
 from detection.case import Class, Split
 from detection.others import TOOLS
-from detection.score import NO_FIX, PROVEN, Pair, Rate, Scores, scores
+from detection.score import NO_FIX, PROVEN, Pair, Rate, Scores, place_of, scores
 from detection.train import Outcome
 
 COLUMNS: tuple[tuple[str, Callable[[Scores], str]], ...] = (
@@ -137,7 +137,7 @@ def alarms(result: Result) -> list[str]:
     twins = {pair.case for pair in result.pairs}
     return [
         f"{'twin of ' * (o.case in twins)}{o.case}: "
-        + ", ".join(f"{a.rule} at {a.where or 'the run'}" for a in o.alarms[:4])
+        + ", ".join(a.rule + place_of(a) for a in o.alarms[:4])
         for o in result.healthy
         if o.alarms
     ]

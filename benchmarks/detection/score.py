@@ -29,6 +29,11 @@ class Named(Protocol):
     def where(self) -> str: ...
 
 
+def place_of(finding: Named) -> str:
+    """Return " at " and the finding's place; "" for a finding about the whole run."""
+    return f" at {finding.where}" if finding.where else ""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A faulty run, judged. The figures of its twin are in `Scores.healthy`."""

@@ -138,7 +138,7 @@ def trained_again(**second: object):
 def test_a_fix_is_proven_by_a_better_training_without_an_alarm():
     assert trained_again(metric=0.9).fix == "proven"
     assert trained_again(metric=0.91).fix == "no better: 1, then 0.91"
-    assert trained_again(headline=RATE).fix == "still open: learning_rate_too_high at the run"
+    assert trained_again(headline=RATE).fix == "still open: learning_rate_too_high"
     assert trained_again(error="IndexError: list index out of range").fix.startswith("raised Index")
     assert trained_again().fix == NO_FIX
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trainvitals.api.schema import Curve, Dropped, Finding
 from trainvitals_dashboard.figures.charts import Chart, meta, over_layers, over_steps, points
 from trainvitals_dashboard.figures.curves import Line, Marks, StepRange
-from trainvitals_dashboard.figures.updates import Plan, message_of
+from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 
 ALL = StepRange()
 
@@ -46,7 +46,7 @@ class Run:
             end = self.step if last is None else min(last, self.step)
             return [Line(p, curve(p, first or 0, end, wanted)) for p in self.places]
 
-        return [Plan(Chart("a", "Loss", marks or Marks()), request)]
+        return [ChartPlan(Chart("a", "Loss", marks or Marks()), request)]
 
     def message(self, sent=None, shown=ALL, marks=None):
         return message_of(self.plans(marks), self.step, shown, sent)
@@ -89,7 +89,7 @@ def test_a_spike_is_in_an_update_of_many_steps():
     sent = run.message()
     spiky = curve("loss", 100, 10_000, 24, lambda s: 1e6 if s == 777 else 1.0)
     quiet = curve("loss/validation", 100, 10_000, 24)
-    plan = Plan(run.plans()[0].chart, lambda *_: [Line("loss", spiky), Line("v", quiet)])
+    plan = ChartPlan(run.plans()[0].chart, lambda *_: [Line("loss", spiky), Line("v", quiet)])
     news = message_of([plan], 10_000, ALL, sent).message
     assert max(news["charts"][0]["points"]["loss"]["max"]) == 1e6
 

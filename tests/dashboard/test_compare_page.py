@@ -10,14 +10,16 @@ def words(app):
 
 
 def charts(app):
-    return {e.proto.id: json.loads(e.proto.spec) for e in app.get("echarts_chart")}
+    """Return key → what the board draws, for each chart of the page."""
+    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
+    return {chart["key"]: chart for message in messages for chart in message["charts"]}
 
 
 def test_the_runs_of_the_address_are_drawn_over_the_same_steps(open_page, collector):
     collector.runs = [healthy_run(), vanishing_run()]
     app = open_page("compare", run=["resnet-baseline", "sigmoid-deep"])
-    [loss] = [option for key, option in charts(app).items() if "compare-loss-" in key]
-    assert loss["legend"]["data"] == ["resnet-baseline", "sigmoid-deep"]
+    loss = charts(app)["compare-loss"]
+    assert [line["name"] for line in loss["series"]] == ["resnet-baseline", "sigmoid-deep"]
     assert len(charts(app)) == 4
     assert "trainvitals compare resnet-baseline sigmoid-deep" in words(app)
 

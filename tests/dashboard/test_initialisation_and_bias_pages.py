@@ -10,12 +10,9 @@ def words(app):
 
 
 def charts(app):
-    return {e.proto.id: json.loads(e.proto.spec) for e in app.get("echarts_chart")}
-
-
-def chart(app, part):
-    [found] = [option for key, option in charts(app).items() if part in key]
-    return found
+    """Return key → what the board draws, for each chart of the page."""
+    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
+    return {chart["key"]: chart for message in messages for chart in message["charts"]}
 
 
 def metrics(app):
@@ -35,10 +32,10 @@ class TestInitialisation:
     def test_the_signal_and_the_gradient_are_drawn_through_the_depth(self, open_page, collector):
         collector.runs = [vanishing_run()]
         app = open_page("initialisation", run="sigmoid-deep")
-        signal = chart(app, "signal-sigmoid-deep")
+        signal = charts(app)["signal"]
         assert [s["name"] for s in signal["series"]] == ["S, across samples", "M, across units"]
-        assert signal["xAxis"]["data"][0] == "encoder.0"
-        assert len(chart(app, "gradient-sigmoid-deep")["series"][0]["data"]) == 12
+        assert signal["layers"][0] == "encoder.0"
+        assert len(charts(app)["gradient"]["series"][0]["points"]["mean"]) == 12
 
     def test_tensors_with_the_same_initialiser_are_one_row(self, open_page, collector):
         collector.runs = [healthy_run()]
@@ -65,7 +62,7 @@ class TestBias:
         row = table.value.iloc[0]
         assert row["bias"].endswith(".bias")
         assert float(row["drift / S"]) > 0
-        assert list(chart(app, "bias-resnet-baseline")["legend"]["data"])
+        assert all(line["name"].endswith(".bias") for line in charts(app)["bias"]["series"])
 
     def test_weights_are_not_listed(self, open_page, collector):
         collector.runs = [healthy_run()]

@@ -49,6 +49,26 @@ def header(page: Page, chart: str) -> str:
     return page.locator(f"section[data-key^='{chart}'] header").first.inner_text()
 
 
+def pixel(page: Page, chart: str, at: float) -> tuple[int, int, int, int]:
+    """Return the colour (RGBA) of a chart near the top of its plot, at a share of its width."""
+    found = (
+        plot(page, chart)
+        .locator("canvas")
+        .evaluate(
+            """(canvas, at) => {
+            const over = canvas.parentElement.querySelector(".u-over");
+            const left = canvas.width / canvas.clientWidth;
+            const x = (over.offsetLeft + over.clientWidth * at) * left;
+            const y = (over.offsetTop + 6) * left;
+            return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
+        }""",
+            at,
+        )
+    )
+    red, green, blue, alpha = found
+    return red, green, blue, alpha
+
+
 def axis_ends(page: Page, chart: str) -> tuple[float, float]:
     """Return the first and last step that are drawn, read by the keys Home and End."""
     ends = []

@@ -3,20 +3,20 @@
 A logarithmic chart draws log10 of its values on a linear axis; "height" is the drawn value. */
 
 const MINUS = "\u2212";
-const GROUPED = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const GROUPED = new Intl.NumberFormat("en-US", { maximumFractionDigits: 12 });
 
 /** Return a number as text with at most `digits` significant digits: 0.01, 12,000, 2.5e−10. */
 export function numberText(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : `${MINUS}∞`;
-  const size = Math.abs(value);
+  // Integers keep all their digits.
+  const short = Number(value.toPrecision(Math.max(digits, Math.min(Math.ceil(Math.log10(Math.abs(value) + 1)), 17))));
+  const size = Math.abs(short);
   if (size !== 0 && (size < 1e-4 || size >= 1e7)) {
     const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
     return signed(`${Number(mantissa)}e${Number(exponent)}`);
   }
-  const short = Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(size + 1)))));
-  if (size < 1000) return signed(String(short));
-  return signed(GROUPED.format(short));
+  return signed(size < 1000 ? String(short) : GROUPED.format(short));
 }
 
 /** Return a step with separators; steps are integers from 0. */

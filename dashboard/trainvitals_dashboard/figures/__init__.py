@@ -1,5 +1,6 @@
-"""Pure functions from data to ECharts options: no Streamlit, no clock, no network.
+"""Pure functions from data to descriptions of charts: no Streamlit, no clock, no network.
 
-Names in an option are plain text to ECharts (axis labels, legends, default tooltips); a name never
-goes into a `formatter`, which is a template.
+charts.py and updates.py are for the chart board, which shows names as text only. heat.py, spark.py
+make ECharts options, in which names are plain text too; a name never goes into a `formatter`, which
+is a template.
 """

@@ -9,8 +9,7 @@ from typing import Any
 
 from trainvitals.api.schema import Heatmap
 from trainvitals.api.wording import number
-from trainvitals_dashboard.figures.curves import Option
-from trainvitals_dashboard.figures.palette import palette
+from trainvitals_dashboard.figures.palette import Option, palette
 from trainvitals_dashboard.wording import shortened
 
 ROWS_MAX = 120

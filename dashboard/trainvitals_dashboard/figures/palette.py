@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+Option = dict[str, Any]
+"""An option of ECharts."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from trainvitals_dashboard.figures.curves import Option, is_log
-from trainvitals_dashboard.figures.palette import palette
+from trainvitals_dashboard.figures.curves import is_log
+from trainvitals_dashboard.figures.palette import Option, palette
 
 
 def sparkline(values: Sequence[float | None], *, dark: bool, severity: str = "healthy") -> Option:

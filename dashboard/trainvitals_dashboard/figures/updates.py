@@ -26,7 +26,7 @@ _NUMBERS = count(1)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChartPlan:
     """A chart over steps, and the way to its curves."""
 
     chart: Chart
@@ -45,7 +45,9 @@ class Sent:
     meta: dict[str, Part] = field(default_factory=dict)
 
 
-def message_of(plans: Sequence[Plan], newest: int, shown: StepRange, sent: Sent | None) -> Sent:
+def message_of(
+    plans: Sequence[ChartPlan], newest: int, shown: StepRange, sent: Sent | None
+) -> Sent:
     """Return the next message and what the browser has after it.
 
     `newest` is the newest step of the run, -1 before the first. `sent` is the last result for the
@@ -58,7 +60,7 @@ def message_of(plans: Sequence[Plan], newest: int, shown: StepRange, sent: Sent 
     return _whole(plans, newest, shown, shape)
 
 
-def _whole(plans: Sequence[Plan], newest: int, shown: StepRange, shape: Any) -> Sent:
+def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any) -> Sent:
     sent = Sent(shape, {})
     parts = []
     for plan in plans:
@@ -80,7 +82,7 @@ def _whole(plans: Sequence[Plan], newest: int, shown: StepRange, shape: Any) -> 
     return sent
 
 
-def _grow(sent: Sent, plans: Sequence[Plan], newest: int, shown: StepRange) -> bool:
+def _grow(sent: Sent, plans: Sequence[ChartPlan], newest: int, shown: StepRange) -> bool:
     """Put the news into `sent`; return False if the browser needs all points again."""
     last, parts = dict(sent.last), []
     wanted = max(1, min(LIVE_POINTS_OF_CURVE, LIVE_POINTS // max(1, len(last))))

@@ -23,7 +23,7 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
-from trainvitals_dashboard.figures.updates import Plan, message_of
+from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
 
 NAME = "trainvitals.board"
@@ -41,7 +41,7 @@ class Click:
     step: int
 
 
-def board(key: str, plans: Sequence[Plan], newest: int, *, tools: bool = True) -> Click | None:
+def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = True) -> Click | None:
     """Show charts over the steps 0 to `newest`, and return a click on a point.
 
     `tools`: show the hint about keys and the choice of smoothing, once on a page.

@@ -11,7 +11,7 @@ from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.charts import Chart, over_layers
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
-from trainvitals_dashboard.figures.updates import Plan
+from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board, still_board
 from trainvitals_dashboard.parts.session import client
 from trainvitals_dashboard.wording import plain, statistic_words, words
@@ -61,7 +61,7 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
         return [Line(wanted.place, curve) for curve in series.value.series if curve.step]
 
     chart = Chart(_key(finding), title, marks, HEIGHT, wide=True)
-    board(f"{_key(finding)}-{run.id}", [Plan(chart, request)], run.step, tools=False)
+    board(f"{_key(finding)}-{run.id}", [ChartPlan(chart, request)], run.step, tools=False)
     return True
 
 

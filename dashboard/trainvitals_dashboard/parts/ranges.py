@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import streamlit as st
 
 from trainvitals_dashboard.figures.curves import StepRange
@@ -63,16 +60,6 @@ def range_control(newest: int) -> None:
     ):
         set_window(None, None)
         st.rerun()
-
-
-def brushed(event: Any) -> tuple[int, int] | None:
-    """Return the steps selected in a chart, None when there are none."""
-    areas = event["selection"]["areas"] if isinstance(event, Mapping) else []
-    if not areas:
-        return None
-    low, high = (float(edge) for edge in areas[-1]["coord_range"][:2])
-    first, last = sorted((max(0, round(low)), max(0, round(high))))
-    return (first, last) if last > first else None
 
 
 def _label(shown: StepRange) -> str:

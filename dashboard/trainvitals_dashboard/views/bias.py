@@ -11,7 +11,10 @@ from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
 from trainvitals.api.wording import number
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import Answer
-from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.figures.charts import Chart
+from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import live_run
 from trainvitals_dashboard.parts.ranges import range_control, window
@@ -20,7 +23,6 @@ from trainvitals_dashboard.parts.session import (
     age_banner,
     client,
     guarded,
-    is_dark,
 )
 from trainvitals_dashboard.wording import (
     SEVERITY_ICON,
@@ -145,20 +147,16 @@ def _chart(run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding])
         Line(clean(d.name), _curve(d.name, d.steps, d.ratio if relative else d.drift))
         for d in shown
     ]
-    st.echarts_chart(
-        curves(
-            lines,
-            dark=is_dark(),
-            marks=Marks(
-                [f for f in findings if f.code in BIAS_RULES and f.is_open],
-                [d for d in run.dropped if d.stream == Stream.WEIGHT],
-            ),
-            window=window(),
-        ),
-        height=320,
-        key=f"bias-{run.id}-{window()}",
-        alt="Drift of the biases over steps",
+    marks = Marks(
+        [f for f in findings if f.code in BIAS_RULES and f.is_open],
+        [d for d in run.dropped if d.stream == Stream.WEIGHT],
     )
+    # The heat-maps of the table above have the points already.
+    plan = ChartPlan(
+        Chart("bias", "Drift / S" if relative else "Drift", marks, height=300, wide=True),
+        lambda _first, _last, _points: lines,
+    )
+    board(f"bias-{run.id}", [plan], run.step)
 
 
 def _curve(name: str, steps: Sequence[int], values: Sequence[float | None]) -> Curve:

@@ -7,16 +7,20 @@ import shlex
 from collections.abc import Sequence
 
 import streamlit as st
+from msgspec import structs
 
 from trainvitals.api.schema import RunDetail
 from trainvitals.api.wording import number
 from trainvitals.comparison import flat
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Problem
-from trainvitals_dashboard.figures.curves import Line, curves
+from trainvitals_dashboard.figures.charts import Chart
+from trainvitals_dashboard.figures.curves import Line
+from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import brand
-from trainvitals_dashboard.parts.ranges import range_control, window
-from trainvitals_dashboard.parts.session import client, guarded, is_dark
+from trainvitals_dashboard.parts.ranges import range_control
+from trainvitals_dashboard.parts.session import client, guarded
 from trainvitals_dashboard.wording import clean, plain, shortened, words
 
 RUNS_MAX = 6
@@ -44,8 +48,11 @@ def show() -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(max(run.step for run in runs))
-    for title, scalar in CHARTS:
-        _chart(runs, title, scalar)
+    board(
+        f"compare-{'-'.join(run.id for run in runs)}",
+        [_plan(runs, title, scalar) for title, scalar in CHARTS],
+        max(run.step for run in runs),
+    )
     _settings(runs)
     first, second = (shlex.quote(clean(run.id)) for run in runs[:2])
     st.caption("The first step and the first layer at which two runs differ:")
@@ -87,35 +94,38 @@ def _verdicts(runs: Sequence[RunDetail]) -> None:
     )
 
 
-def _chart(runs: Sequence[RunDetail], title: str, scalar: str) -> None:
-    shown, lines = window(), []
-    for run in runs:
-        try:
-            series = client().series(
-                run,
-                Stream.SCALAR,
-                Stat.VALUE,
-                [scalar],
-                from_step=shown.first,
-                to_step=shown.last,
-            )
-        except Problem:
-            continue  # this run has no such scalar
-        lines += [Line(clean(run.name or run.id), c) for c in series.value.series if c.step]
-    if not lines:
-        return
-    st.caption(f"**{title}**" + ("" if len(lines) == len(runs) else " (not in every run)"))
-    st.echarts_chart(
-        curves(
-            lines,
-            dark=is_dark(),
-            window=shown,
-            log_allowed=not scalar.startswith(str(Scalar.LEARNING_RATE)),
-        ),
-        height=280,
-        key=f"compare-{scalar}-{'-'.join(run.id for run in runs)}-{shown}",
-        alt=f"{title} of {len(lines)} runs over steps",
+def _plan(runs: Sequence[RunDetail], title: str, scalar: str) -> ChartPlan:
+    def request(first: int | None, last: int | None, points: int) -> list[Line]:
+        lines = []
+        for run in runs:
+            try:
+                series = client().series(
+                    run,
+                    Stream.SCALAR,
+                    Stat.VALUE,
+                    [scalar],
+                    from_step=first,
+                    to_step=last,
+                    points=points,
+                )
+            except Problem:
+                continue  # this run has no such scalar
+            # The place tells the lines of a chart apart; here, each is of another run.
+            lines += [
+                Line(run.name or run.id, structs.replace(curve, place=run.id))
+                for curve in series.value.series
+                if curve.step
+            ]
+        return lines
+
+    chart = Chart(
+        f"compare-{scalar}",
+        title,
+        height=260,
+        wide=scalar == Scalar.LOSS,
+        log_allowed=not scalar.startswith(str(Scalar.LEARNING_RATE)),
     )
+    return ChartPlan(chart, request)
 
 
 def _settings(runs: Sequence[RunDetail]) -> None:

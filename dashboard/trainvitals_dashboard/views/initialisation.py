@@ -9,14 +9,14 @@ import streamlit as st
 from trainvitals.api.schema import Checkup, Finding, Initialiser, Layouts, Place, RunDetail, Stage
 from trainvitals.api.wording import initialiser_text, number, percent
 from trainvitals.wire import Stream
-from trainvitals_dashboard.figures.depth import through_depth
+from trainvitals_dashboard.figures.charts import Chart, over_layers
+from trainvitals_dashboard.parts.board import still_board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.session import (
     INITIAL,
     age_banner,
     client,
     guarded,
-    is_dark,
     run_or_hint,
 )
 from trainvitals_dashboard.wording import (
@@ -73,7 +73,7 @@ def _numbers(initial: Checkup) -> None:
         st.metric(
             "Expected",
             number(loss.expected) if loss is not None and loss.expected is not None else "–",
-            help="The loss of a prediction that knows nothing"
+            help="The loss of a prediction that ignores the input"
             + (f": {plain(loss.formula)}" if expected and loss is not None else ""),
         )
         st.metric(
@@ -104,20 +104,14 @@ def _propagation(run: RunDetail, initial: Checkup) -> None:
         "M, across units": {p.layer: p.M for p in layers if p.M is not None},
     }
     gradient = {p.layer: p.gradient_rms for p in layers if p.gradient_rms is not None}
-    left, right = st.columns(2, gap="medium")
-    with left:
-        st.caption("**Signal**: standard deviations of the outputs, first layer at the left")
-        _chart(signal, f"signal-{run.id}", "Signal of each layer before the training")
-    with right:
-        st.caption("**Gradient**: RMS of the gradient of each layer's weight")
-        if len(gradient) >= LAYERS_MIN:
-            _chart({"gradient RMS": gradient}, f"gradient-{run.id}", "Gradient of each layer")
-        else:
-            st.caption("Not measured in the first steps.")
-
-
-def _chart(lines: Mapping[str, Mapping[str, float]], key: str, alt: str) -> None:
-    st.echarts_chart(through_depth(lines, dark=is_dark()), height=320, key=key, alt=alt)
+    shown = [over_layers(Chart("signal", "Signal: standard deviation", height=300), signal)]
+    if len(gradient) >= LAYERS_MIN:
+        chart = Chart("gradient", "Gradient of each layer's weight: RMS", height=300)
+        shown.append(over_layers(chart, {"gradient RMS": gradient}))
+    still_board(f"depth-{run.id}", shown)
+    if len(gradient) < LAYERS_MIN:
+        st.caption("The gradient was not measured in the first steps.")
+    st.caption("First layer at the left.")
 
 
 def _initialisers(found: Mapping[str, Initialiser], layouts: Layouts) -> None:

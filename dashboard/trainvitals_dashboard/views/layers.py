@@ -9,8 +9,11 @@ import streamlit as st
 from trainvitals.api.schema import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import Answer, Problem
-from trainvitals_dashboard.figures.curves import Line, Marks, curves
+from trainvitals_dashboard.figures.charts import Chart
+from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.heat import heat
+from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import live_run
 from trainvitals_dashboard.parts.ranges import range_control, window
@@ -40,7 +43,7 @@ FIRST_STATISTIC = {
     Stream.UPDATE: Stat.RATIO,
     Stream.ACTIVATION: Stat.SAMPLE_STD,
 }
-# The curves of a selected tensor or module; unmeasured ones are omitted.
+# The curves of a selected tensor or module, as far as its stream has them.
 DETAIL = (
     (Stream.WEIGHT, Stat.L2, "Weight (L2)"),
     (Stream.GRADIENT, Stat.L2, "Gradient (L2)"),
@@ -222,49 +225,42 @@ def _detail(
         return
     st.caption(_described(layout, place))
     here = [f for f in findings if f.is_open and f.where and _concerns(f, place)]
-    drawn = 0
-    for wanted, statistic, title in DETAIL:
-        if drawn % 2 == 0:
-            # One row per pair of charts keeps their order on narrow screens.
-            columns = st.columns(2, gap="medium")
-        with columns[drawn % 2]:
-            drawn += _detail_chart(run, layouts.of(wanted), statistic, title, place, here)
-    if not drawn:
-        st.caption("This tensor was not measured in these steps.")
+    plans = [
+        _plan(run, wanted, statistic, title, place, here)
+        for wanted, statistic, title in DETAIL
+        if _is_measured(layouts.of(wanted), statistic, place)
+    ]
+    if plans:
+        board(f"detail-{run.id}-{place}", plans, run.step)
+    else:
+        st.caption("This tensor was not measured.")
 
 
-def _detail_chart(
+def _is_measured(layout: Layout | None, statistic: str, place: str) -> bool:
+    return (
+        layout is not None
+        and statistic in layout.statistics
+        and any(p.name == place for p in layout.places)
+    )
+
+
+def _plan(
     run: RunDetail,
-    layout: Layout | None,
+    stream: str,
     statistic: str,
     title: str,
     place: str,
     findings: Sequence[Finding],
-) -> bool:
-    if layout is None or statistic not in layout.statistics:
-        return False
-    if all(p.name != place for p in layout.places):
-        return False
-    shown = window()
-    series = client().series(
-        run, layout.stream, statistic, [place], from_step=shown.first, to_step=shown.last
-    )
-    found = [curve for curve in series.value.series if any(v is not None for v in curve.mean)]
-    if not found:
-        return False
-    st.caption(f"**{title}**")
-    st.echarts_chart(
-        curves(
-            [Line(title, found[0])],
-            dark=is_dark(),
-            marks=Marks(findings, [d for d in run.dropped if d.stream == layout.stream]),
-            window=shown,
-        ),
-        height=220,
-        key=f"detail-{layout.stream}-{statistic}",
-        alt=f"{title} over steps",
-    )
-    return True
+) -> ChartPlan:
+    marks = Marks(findings, [d for d in run.dropped if d.stream == stream])
+
+    def request(first: int | None, last: int | None, points: int) -> list[Line]:
+        series = client().series(
+            run, stream, statistic, [place], from_step=first, to_step=last, points=points
+        )
+        return [Line(title, curve) for curve in series.value.series if curve.step]
+
+    return ChartPlan(Chart(f"detail-{stream}-{statistic}", title, marks, height=200), request)
 
 
 def _concerns(finding: Finding, place: str) -> bool:

@@ -1,4 +1,4 @@
-"""The HTTP API once: what every answer looks like, how to read it, and how to word it.
+"""The HTTP API: the structs of all answers, a client, and the text of numbers and evidence.
 
 Comes in: nothing. Goes out: `schema` (msgspec structs), `wording` (numbers and evidence as text),
           `client` (the HTTP client of the command line and the dashboard).

@@ -44,11 +44,11 @@ Exchange = Callable[[str, Mapping[str, str]], tuple[int, Mapping[str, str], byte
 
 
 class Unreachable(Exception):  # noqa: N818 - a state of the world, named as such
-    """Nobody answered, or what answered is not a collector in working order."""
+    """The collector did not answer, or answered with status 500 or above."""
 
 
 class Broken(Unreachable):
-    """Something answered, but not as a collector of this version does."""
+    """The answer is not one of a collector of this version."""
 
 
 class Refused(Exception):  # noqa: N818 - the collector's answer, not an error of this client
@@ -157,11 +157,11 @@ class Client:
             raise self._problem(status, body)
 
     def version(self) -> Version:
-        """Return which collector this is."""
+        """Return the name and the version of the collector."""
         return self.fetch("/version", Version, base="")
 
     def ready(self) -> bool:
-        """Whether the collector can store batches now; False too when nobody answers."""
+        """Whether the collector can store batches now; False if it does not answer."""
         try:
             return self._ask("/readyz", {})[0] == 200
         except Unreachable:
@@ -180,8 +180,8 @@ class Client:
         """Return the answer at `path` below `base`, or that it is still the one of `etag`.
 
         Raises:
-            Unreachable: nobody answers, or with status 500 and above.
-            Broken: the answer is not one of this version.
+            Unreachable: no answer, or one with status 500 or above.
+            Broken: the answer is not one of a collector of this version.
             Refused: the collector answers with a problem.
         """
         target = _target(base, path, query)

@@ -345,7 +345,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 class Version(msgspec.Struct, frozen=True):
-    """Which collector answers."""
+    """The name and the version of the collector."""
 
     version: str
     database: str

@@ -32,7 +32,7 @@ Values = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
 FIRST_STEPS = 64
-"""Frames kept from the start of a run: the initial state is evidence for ever."""
+"""Frames kept from the start of a run: the initial state is evidence throughout the run."""
 STREAM_BYTES_MAX = 16 * 2**20
 """What one stream's values may take, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
@@ -274,7 +274,7 @@ class History:
     def scalar(self, name: str) -> Series:
         """Return a scalar's curve without the steps at which it is NaN.
 
-        NaN here is "not measured"; a loss that became NaN is told by `Scalar.NONFINITE_LOSS`.
+        NaN here is "not measured"; a loss that became NaN is counted by `Scalar.NONFINITE_LOSS`.
         ±Inf stays in.
         """
         series = self.series(Stream.SCALAR, Stat.VALUE, name)

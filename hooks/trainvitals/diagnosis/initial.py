@@ -78,7 +78,7 @@ def _has_gain(place: Place) -> bool:
 
 
 class InitialLoss(NamedTuple):
-    """The loss at the start of a run, and that of a prediction that knows nothing."""
+    """The loss at the start of a run, and that of a prediction that ignores the input."""
 
     step: int
     seen: float

@@ -57,16 +57,16 @@ class Rule(ABC):
     @staticmethod
     @abstractmethod
     def sick() -> History:
-        """Return an example on which this rule speaks."""
+        """Return an example in which this rule finds its fault."""
 
     @staticmethod
     @abstractmethod
     def healthy() -> History:
-        """Return the nearest example on which it must not: the trap, without the disease."""
+        """Return the most similar example without the fault, in which it finds nothing."""
 
     @property
     def steps_needed(self) -> int:
-        """Optimizer steps after which this rule's silence means something."""
+        """Optimizer steps after which the absence of a finding is evidence."""
         return 0
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Measures of a prediction on held-out data, and those of a prediction that knows nothing.
+"""Measures of a prediction on held-out data, and those of a prediction that ignores the input.
 
 Sources: Guo et al. 2017, arXiv:1706.04599 (expected calibration error, 15 bins); the median
 absolute error does not depend on a few outliers in the held-out targets.

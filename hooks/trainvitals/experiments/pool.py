@@ -59,7 +59,7 @@ def parallel(job: Job, tasks: Sequence[Task], workers: int) -> Iterator[Outcome]
     `if __name__ == "__main__"`, or its functions cannot be imported.
     """
     # In a file: a process that ends before it has read more arguments than a pipe holds would let
-    # this one wait for ever.
+    # this one wait without end.
     with TemporaryDirectory(prefix="trainvitals-") as folder:
         file = Path(folder) / "job.pickle"
         file.write_bytes(pickle.dumps(job))

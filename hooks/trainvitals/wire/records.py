@@ -143,7 +143,7 @@ Record = RunStart | Layout | Frame | Event | NotWatched | Heartbeat | Dropped | 
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records of one process, in order. (source, seq) identifies it for ever."""
+    """Records of one process, in order. (source, seq) identifies it permanently."""
 
     run: str
     project: str

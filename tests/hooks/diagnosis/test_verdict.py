@@ -141,3 +141,26 @@ class TestHealthyAgain:
 
     def test_a_non_finite_value_is_never_over(self):
         assert self.look(np.linspace(2, 0.1, 300), since=3, code="TV901").state is State.OPEN
+
+
+@pytest.mark.parametrize("height", [5.0, 50.0])
+def test_one_spike_that_recovered_is_a_note_that_stays_listed_and_no_fault(height):
+    loss = 2 * np.exp(-np.arange(3000) / 50) + 0.1
+    loss[200] = height
+    engine = Engine()
+    fresh = engine.examine(run(300, loss=loss[:300]))
+    later = engine.examine(run(3000, loss=loss), fresh)
+    for findings in (fresh, later):
+        [spike] = [f for f in findings if f.rule == "loss_spike"]
+        assert (spike.severity, spike.since_step) == (Severity.INFO, 200)
+        assert "recovered" in spike.summary
+    assert [f.state for f in later if f.rule == "loss_spike"] == [State.RESOLVED]
+    found = diagnose(run(3000, loss=loss), later)
+    assert (found.verdict, found.health) == (Verdict.HEALTHY, 1.0)
+
+
+def test_a_spike_that_did_not_recover_is_a_warning():
+    loss = 2 * np.exp(-np.arange(300) / 50) + 0.1
+    loss[200:] += 5
+    found = Engine().examine(run(300, loss=loss))
+    assert "loss_spike" in {f.rule for f in found if f.severity is Severity.WARNING}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
@@ -42,7 +43,8 @@ class BiasDrift(Rule):
     learn little. In hidden layers, units become always active or always inactive.
     ## Evidence
     d and its limit; its trend per 100 steps; the common share |mean Δb|/RMS Δb, which is near 1
-    when all units drift in the same direction, as with an offset in the targets or the inputs.
+    when all units drift in the same direction, as with an offset in the targets or the inputs. The
+    finding begins at the step at which d left the healthy range (0.4) for good.
     ## What to do
     - Regression: set the last bias to the mean of the targets, or standardise the targets.
     - Classification: set the last bias to the logarithm of the class frequencies.
@@ -136,7 +138,6 @@ class BiasDrift(Rule):
         yield self._found(
             history,
             places[at],
-            float(spread[at]),
             float(now[at]),
             float(slope[at]) if rising[at] else 0.0,
             sick,
@@ -146,7 +147,6 @@ class BiasDrift(Rule):
         self,
         history: History,
         place: Place,
-        spread: float,
         now: float,
         slope: float,
         sick: Flags,
@@ -155,15 +155,12 @@ class BiasDrift(Rule):
         limit = self.drift_max if now > self.drift_max else self.drift_early
         if not slope and now > self.drift_extreme:
             limit = self.drift_extreme
-        # Search all stored frames, not only those used for the trend.
-        whole = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
-        run = max(1, int(trailing_run(whole.values > limit * spread)))
         common = self._common_share(history, place)
         single = place.shape == (1,) or common > 0.8
         return self.finding(
             severity=Severity.WARNING,
             where=place.name,
-            since_step=int(whole.steps[-run]),
+            since_step=self._since(history, place),
             summary=(
                 f"Bias drift: {place.name} has moved by {number(now)} times the standard "
                 f"deviation of its layer's output across samples (limit {limit:g})"
@@ -192,6 +189,21 @@ class BiasDrift(Rule):
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,
         )
+
+    def _since(self, history: History, place: Place) -> int:
+        """Return the step from which on the drift exceeds `drift_early`, the healthy range.
+
+        It depends on the stored frames alone and not on the step at which they are examined: each
+        step is compared with the spread up to that step, by medians of five frames.
+        """
+        drift = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
+        output = history.series(Stream.ACTIVATION, Stat.SAMPLE_STD, place.module)
+        initial = median(output.values[:3].astype(np.float64))
+        recent = np.r_[initial, median(_newest_five(output.values))]
+        spread = np.fmax(initial, recent[np.searchsorted(output.steps, drift.steps, side="right")])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            outside = median(_newest_five(drift.values / spread)) > self.drift_early
+        return int(drift.steps[-max(1, int(trailing_run(outside)))])
 
     def _offset(self, place: Place) -> str:
         return at(
@@ -258,6 +270,12 @@ class BiasDrift(Rule):
     def healthy() -> History:
         """Return a last layer whose bias moved by twice the spread early and then stayed there."""
         return _head(drift=2 * (1 - np.exp(-np.arange(120) / 5)), loss_end=0.3)
+
+
+def _newest_five(values: npt.NDArray[np.floating]) -> Floats:
+    """Return each value of a curve with the four before it, shape (5, n); NaN before the first."""
+    padded = np.r_[np.full(4, np.nan), values]
+    return np.lib.stride_tricks.sliding_window_view(padded, 5).T
 
 
 def _takes_logits(history: History) -> bool:

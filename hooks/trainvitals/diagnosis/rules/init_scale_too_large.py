@@ -29,7 +29,7 @@ class InitScaleTooLarge(Rule):
     ## What it detects
     At the start, a weight matrix has a gain RMS(W)·√fan_in above 3, which is the factor on an
     input of unit scale, and the network shows a consequence: the first loss is more than twice that
-    of a prediction that knows nothing, or is not finite; the standard deviation across samples
+    of a prediction that ignores the input, or is not finite; the standard deviation across samples
     grows by more than 30 times from the first layer to the last; more than half of the outputs of a
     sigmoid or tanh layer are saturated; or the states of a recurrent layer have an RMS above 0.7.
     The finding ends when the loss has fallen clearly below that of no knowledge and the gain has

@@ -1,4 +1,4 @@
-"""TV305: the first loss is far above that of a prediction that knows nothing."""
+"""TV305: the first loss is far above that of a prediction that ignores the input."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ class _Bias(NamedTuple):
 
 @dataclass(frozen=True)
 class InitialLossAnomaly(Rule):
-    """The model starts worse than a prediction that knows nothing: confident and wrong.
+    """The model starts worse than a prediction that ignores the input: confident and wrong.
 
     ## What it detects
-    The first loss is more than twice the loss of a prediction that knows nothing: ln C for a cross
-    entropy over C classes, ln 2 for a binary cross entropy, the mean square of the targets for a
-    squared error. The predictions of the first step must account for it: another term of the loss,
-    such as a penalty, does not count. The finding ends when the loss is 30 % below this value. The
-    rule needs the kind of the loss, its reduction "mean" and a single loss in the program.
+    The first loss is more than twice the loss of a prediction that ignores the input: ln C for a
+    cross entropy over C classes, ln 2 for a binary cross entropy, the mean square of the targets
+    for a squared error. The predictions of the first step must account for it: another term of the
+    loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
+    value. The rule needs the kind of the loss, its reduction "mean" and a single loss in the
+    program.
     ## Why it matters
-    A new model knows nothing and should say so. A loss far above this value shows logits or outputs
-    that are large at random: the first steps shrink them, with large gradients that kill units, and
-    a cross entropy that starts saturated hardly has a gradient for the other classes.
+    A new model has no reason to prefer one output. A loss far above this value shows logits or
+    outputs that are large at random: the first steps shrink them, with large gradients that kill
+    units, and a cross entropy that starts saturated hardly has a gradient for the other classes.
     ## Evidence
     The first loss, the expected one and its formula, and the bias of the output layer.
     ## What to do
@@ -80,7 +81,7 @@ class InitialLossAnomaly(Rule):
     refuted_by: ClassVar[str] = "The first loss contains a term that is not a prediction error."
 
     loss_ratio_max: float = threshold(
-        2.0, "First loss relative to that of a prediction that knows nothing."
+        2.0, "First loss relative to that of a prediction that ignores the input."
     )
     excess_min: float = threshold(
         0.5, "Least excess of a cross entropy over that value, in nats: a batch of few samples."
@@ -109,7 +110,7 @@ class InitialLossAnomaly(Rule):
             since_step=start.step,
             summary=(
                 f"Initial loss: the first loss is {number(start.seen)}, "
-                f"{times(start.seen / start.expected)} that of a prediction that knows nothing "
+                f"{times(start.seen / start.expected)} that of a prediction that ignores the input "
                 f"({start.formula} = {number(start.expected)})"
                 + (f"; {bias.name} is as large as {number(bias.largest)}" * named if bias else "")
                 + "."

@@ -27,10 +27,11 @@ class LossSpike(Rule):
     ## What it detects
     The loss is more than 8 robust standard deviations above the 64 steps before (median and MAD,
     of the logarithm), more than 20 % of the initial loss above their median, and more than
-    1.5 times their maximum. A spike that recovers is a note. It is a warning if the loss has not
-    recovered after 50 steps (10 for a jump of more than half the initial loss), or if three spikes
-    occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps by
-    more than the initial loss count.
+    1.5 times their maximum. A spike that recovers is a note, because one outlier is a fact and not
+    a fault; it stays listed after it is over. It is a warning if the loss has not recovered after
+    50 steps (10 for a jump of more than half the initial loss), or if three spikes occur within
+    1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps by more than the
+    initial loss count.
     ## Why it matters
     A spike follows one bad update: a corrupted batch, a learning rate at the edge of stability, or
     outdated second moments of the optimizer. A run that does not recover has lost progress.
