@@ -6,10 +6,11 @@ import threading
 import time
 import tracemalloc
 
+import httpx2
 import numpy as np
 import pytest
 
-from helpers.batches import batch, frame
+from helpers.batches import batch, frame, scalars
 from helpers.collector import running_collector
 from trainvitals.wire import Layout, Place, Stat, Stream
 from trainvitals_server.problems import Problem
@@ -34,7 +35,13 @@ def running(tmp_path_factory):
 
 
 def heatmap(collector):
-    return collector.get("/api/v1/runs/r/heatmap", stream="weight", statistic="mean", columns=400)
+    return httpx2.get(
+        f"{collector.url}/api/v1/runs/r/heatmap",
+        params={"stream": "weight", "statistic": "mean", "columns": 400},
+        headers=collector.headers,
+        trust_env=False,
+        timeout=60,
+    )
 
 
 def test_a_heat_map_of_20_000_places_is_exact(running):
@@ -95,22 +102,18 @@ def test_a_read_that_waits_too_long_is_refused_and_gives_its_place_back():
     asyncio.run(scenario())
 
 
-def test_ten_heat_maps_at_once_do_not_hold_up_ingest(running):
+def test_six_heat_maps_at_once_do_not_hold_up_ingest(running):
     answers = []
     threads = [
         threading.Thread(target=lambda: answers.append(heatmap(running).status_code))
-        for _ in range(10)
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
     worst = 0.0
     for i in range(10):
         began = time.monotonic()
-        small = batch(
-            Layout(Stream.SCALAR, 0, (Stat.VALUE,), (Place("x"),)),
-            run=f"s{i}",
-            source=bytes([i]) * 16,
-        )
+        small = batch(scalars("x"), run=f"s{i}", source=bytes([i]) * 16)
         assert running.send(small).status_code == 200
         worst = max(worst, time.monotonic() - began)
     for thread in threads:
