@@ -12,7 +12,8 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server import problems, service
@@ -78,6 +79,20 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
             counters.refused(reason)
 
     problems.install(app, count)
+
+    @app.exception_handler(DBAPIError)
+    async def database_failed(request: Request, error: DBAPIError) -> Response:
+        if not settings.database.startswith("postgres"):
+            raise error  # SQLite: a failure of the disk; the collector stops
+        if not isinstance(error, OperationalError | InterfaceError):
+            raise error
+        count(request, "database_away")
+        return problems.problem_response(
+            "database_away",
+            "Postgres does not respond; nothing of this request is stored. Send it again.",
+            {"Retry-After": "5"},
+        )
+
     for router in (service.routes, collect_routes.routes, query_routes.routes, query_routes.rules):
         app.include_router(router)
     refuse_unscoped(app)

@@ -27,7 +27,8 @@ from trainvitals_server.connections import Door, protocol_class
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.backup import backup
-from trainvitals_server.store.migrate import StoreUnusable, migrate
+from trainvitals_server.store.lock import one_collector
+from trainvitals_server.store.migrate import StoreUnusable, migrate, parsed
 
 USAGE = 2
 
@@ -119,16 +120,24 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
     refuse_bare_public_bind(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with listening(settings) as listener:
+    with listening(settings) as listener, _alone(settings):
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-        try:
-            migrate(settings.database)
-        except StoreUnusable as unusable:
-            _refuse(str(unusable))
         server = _Server(uvicorn_config(settings, mounts=mounts), settings, mounts=mounts)
         server.run(sockets=[listener])
-    if not server.started:
+    if not server.started or server.failed:
         raise typer.Exit(1)  # the cause is in the log
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the database and upgrade it; exit when that is not possible."""
+    try:
+        with one_collector(parsed(settings.database)) as created:
+            migrate(settings.database)
+            created()
+            yield
+    except StoreUnusable as unusable:
+        _refuse(str(unusable))
 
 
 class _Server(uvicorn.Server):
@@ -138,6 +147,17 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._mounts = mounts
+        self.failed = False
+        """Whether the server stops because the database failed."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop when the database has failed: a supervisor starts the collector again."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)  # noqa: S101 - from uvicorn_config
+        if app.state.store.database.failed() is not None:
+            self.failed = True
+            return True
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

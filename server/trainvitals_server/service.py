@@ -41,9 +41,13 @@ class Version(BaseModel):
     """Oldest and newest supported wire version."""
 
 
-@routes.get("/healthz", dependencies=[OPEN])
-async def healthz() -> Alive:
-    """Report that the process is alive. Requires no token."""
+@routes.get("/healthz", dependencies=[OPEN], responses=answers("not_ready"))
+async def healthz(request: Request) -> Alive:
+    """Report that the process is alive and its writer works. Requires no token."""
+    store: Store = request.app.state.store
+    if store.database.failed() is not None:
+        # Without the cause: this route is open. The log and /readyz have it.
+        raise Problem("not_ready", "The database has failed; the collector stops.")
     return Alive()
 
 

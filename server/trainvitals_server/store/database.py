@@ -24,7 +24,13 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    ProgrammingError,
+)
 from sqlalchemy.pool import NullPool
 
 from trainvitals_server.store.types import QueueFull
@@ -34,6 +40,8 @@ T = TypeVar("T")
 Task = Callable[[sa.Connection], T]
 
 READERS_MAX = 8
+_ERRORS_OF_TASKS = (IntegrityError, DataError, ProgrammingError)
+"""Errors of a statement, not of the disk."""
 GROUP_MAX = 256
 
 
@@ -172,14 +180,17 @@ class SqliteDatabase:
         return answer.result()
 
     def _run(self) -> None:
-        with self._writer_engine.connect() as connection:
-            while group := self._take():
-                try:
-                    self._commit(connection, group)
-                except BaseException as error:  # noqa: BLE001 - passed on to every caller
-                    self._fail(error, group)
-                    if not _is_transient(error):
-                        return
+        try:
+            with self._writer_engine.connect() as connection:
+                while group := self._take():
+                    try:
+                        self._commit(connection, group)
+                    except BaseException as error:  # noqa: BLE001 - passed on to every caller
+                        self._fail(error, group)
+                        if not _is_transient(error):
+                            return
+        except BaseException as error:  # noqa: BLE001 - the thread ends: nothing may wait for it
+            self._stop(error, [])
 
     def _take(self) -> list[_Waiting]:
         with self._condition:
@@ -197,8 +208,11 @@ class SqliteDatabase:
                     # One savepoint per task: a refused batch must not roll back the others.
                     with connection.begin_nested():
                         results.append((waiting, waiting.task(connection), None))
-                except OperationalError:
-                    raise  # a disk error, not a task's error: the whole transaction may be invalid
+                except DatabaseError as error:
+                    if not isinstance(error, _ERRORS_OF_TASKS):
+                        # The disk failed or the file is damaged: the transaction may be invalid.
+                        raise
+                    results.append((waiting, None, error))
                 except Exception as error:  # noqa: BLE001 - passed on to the caller
                     results.append((waiting, None, error))
         # Answer only after the commit: before it, the data is not on disk.
@@ -209,18 +223,19 @@ class SqliteDatabase:
                 waiting.answer.set_exception(failed)
 
     def _fail(self, error: BaseException, group: list[_Waiting]) -> None:
+        if not _is_transient(error):
+            self._stop(error, group)
+            return
+        _refuse(group, error)
+
+    def _stop(self, error: BaseException, group: list[_Waiting]) -> None:
         with self._condition:
-            if not _is_transient(error):
-                self.failure = error
-                group = [*group, *self._waiting]
-                self._waiting.clear()
-                self._waiting_bytes = 0
-                log.critical(
-                    "The collector no longer stores batches: the database raised %s", error
-                )
-        for waiting in group:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(error)
+            self.failure = self.failure or error
+            group = [*group, *self._waiting]
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        log.critical("The collector no longer stores batches: the database raised %s", error)
+        _refuse(group, error)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -239,7 +254,11 @@ class SqliteDatabase:
         return self._waiting_bytes
 
     def failed(self) -> str | None:
-        return None if self.failure is None else f"The disk failed: {self.failure}"
+        if self.failure is not None:
+            return f"The disk failed: {self.failure}"
+        if not self._closing and not self._thread.is_alive():
+            return "The writer thread has ended."
+        return None
 
     def close(self) -> None:
         with self._condition:
@@ -248,6 +267,12 @@ class SqliteDatabase:
         self._thread.join(30)
         self._reader_engine.dispose()
         self._writer_engine.dispose()
+
+
+def _refuse(group: list[_Waiting], error: BaseException) -> None:
+    for waiting in group:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)
 
 
 def _begin_with(statement: str) -> Callable[[sa.Connection], None]:

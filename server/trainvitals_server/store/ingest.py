@@ -71,7 +71,9 @@ class Writing:
             )
         if not self._is_new(source):
             return Ack(batch.source, batch.seq, stored=False)
-        update = RunUpdate.of(run, source.is_primary(self.connection), self.now)
+        newest, rank = source.primary(self.connection)
+        is_newest = newest == source.attempt_pk
+        update = RunUpdate.of(run, is_newest and rank == source.rank, self.now, is_newest)
         tracks = self._tracks(source.pk)
         rows: dict[int, int] = {}
         log: list[dict[str, Any]] = []
@@ -104,8 +106,9 @@ class Writing:
             run = self.connection.execute(statements.RUN, wanted).one()
         if run.project != batch.project:
             raise Conflict(
-                f"Run {batch.run!r} is in project {run.project!r}; this batch has project "
-                f"{batch.project!r}. Give the run another name.",
+                # Without the other project's name: the token may not give access to it.
+                f"Run {batch.run!r} is not in project {batch.project!r}. Give the run another "
+                "name.",
                 reason="run_in_other_project",
             )
         return run
@@ -343,10 +346,10 @@ class _KnownSource:
     records: int | None
     end: RunEnd | None = None
 
-    def is_primary(self, connection: sa.Connection) -> bool:
-        """Return whether this source has the lowest rank of the run's newest attempt."""
-        newest = connection.execute(statements.PRIMARY, {"run_pk": self.run_pk}).one()
-        return tuple(newest) == (self.attempt_pk, self.rank)
+    def primary(self, connection: sa.Connection) -> tuple[int, int]:
+        """Return the run's newest attempt and the lowest rank of its sources."""
+        attempt_pk, rank = connection.execute(statements.PRIMARY, {"run_pk": self.run_pk}).one()
+        return attempt_pk, rank
 
 
 @dataclass(frozen=True)

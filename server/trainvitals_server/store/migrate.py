@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+CREATED = "created"
+"""A line of the lock file: a collector has created the tables of this database."""
 _LOCK = 0x74567631  # while one collector migrates, the others wait
 
 
@@ -96,11 +98,57 @@ def _check_file(url: URL) -> None:
     if not url.database or url.database == ":memory:":
         raise StoreUnusable("The collector needs a database file: sqlite:///PATH.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.stat().st_size and _was_created(path):
+        raise StoreUnusable(
+            f"{path} is empty, but a collector has used it before: its content is lost. Restore it "
+            f"from a backup. To begin with an empty database instead, delete {path} and "
+            f"{lock_path(path)}."
+        )
     if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\x00":
         raise StoreUnusable(
             f"{path} is not a SQLite database. The file is unchanged; give another path, or "
             "restore the database from a backup."
         )
+    _check_size(path)
     # Readable by its owner only: the file contains the token hashes and all runs.
     if not path.exists():
         path.touch(mode=0o600)
+
+
+def lock_path(path: Path) -> Path:
+    """Return the lock file of the collector that uses the SQLite database at `path`."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def _was_created(path: Path) -> bool:
+    lock = lock_path(path)
+    return lock.exists() and CREATED in lock.read_text(errors="replace")
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that is shorter than its header says.
+
+    Source: https://www.sqlite.org/fileformat.html, sections 1.3.2 and 1.3.8.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    # With a log, the pages at the end may still be in the log.
+    if not path.exists() or (wal.exists() and wal.stat().st_size):
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100:
+        if header:
+            raise _truncated(path, 100, len(header))
+        return
+    page = int.from_bytes(header[16:18], "big")
+    expected = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+    is_valid = header[24:28] == header[92:96]  # false after a write by a very old SQLite
+    if is_valid and path.stat().st_size < expected:
+        raise _truncated(path, expected, path.stat().st_size)
+
+
+def _truncated(path: Path, expected: int, got: int) -> StoreUnusable:
+    return StoreUnusable(
+        f"{path} is truncated: it has {got} bytes and its header says {expected}. The file is "
+        "unchanged; restore it from a backup, or copy what is readable: `sqlite3 FILE .recover`."
+    )

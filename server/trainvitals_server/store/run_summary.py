@@ -72,11 +72,13 @@ class RunUpdate:
     is_primary: bool
     """Whether the batch comes from the primary source: the newest attempt's lowest rank."""
     now: float
+    is_newest: bool
+    """Whether the batch comes from the newest attempt: the end of an older one changes nothing."""
     changed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Any, is_primary: bool, now: float) -> RunUpdate:
-        return cls(run, is_primary, now)
+    def of(cls, run: Any, is_primary: bool, now: float, is_newest: bool) -> RunUpdate:
+        return cls(run, is_primary, now, is_newest)
 
     def _get(self, column: str) -> Any:
         return self.changed.get(column, getattr(self.before, column))
@@ -136,7 +138,7 @@ class RunUpdate:
         match record:
             case RunStart() if self.is_primary:
                 self._start(record)
-            case RunEnd() if self.is_primary or record.state == "failed":
+            case RunEnd() if self.is_primary or (record.state == "failed" and self.is_newest):
                 self.changed["state"] = record.state
                 self.changed["error"] = record.error.encode(errors="replace")
                 self.changed["ended_at"] = record.time
