@@ -4,10 +4,22 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from helpers.board import area, axis_ends, board_messages, drag, header, hover, pixel, plot, said
+from helpers.board import (
+    area,
+    axis_ends,
+    board_messages,
+    drag,
+    drawn_in,
+    header,
+    hover,
+    pixel,
+    plot,
+    said,
+)
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
+from trainvitals_dashboard.figures.palette import palette
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
 LOSS, NORM, RATE = "curve-loss", "curve-gradient_norm", "curve-learning_rate"
@@ -66,6 +78,22 @@ def test_all_charts_have_one_cursor_and_say_the_step_and_the_values_there(browse
             assert f"step {step}" in header(seen.page, chart)
         assert "training" in said(seen.page, LOSS)
         assert "validation" in said(seen.page, LOSS)
+
+
+def test_the_cursor_sends_nothing_to_the_server(browser, address):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        sent = []
+        seen.page.on("websocket", lambda ws: ws.on("framesent", lambda frame: sent.append(frame)))
+        seen.page.reload()
+        seen.settle()
+        plot(seen.page, LOSS)
+        seen.page.wait_for_timeout(1_000)
+        assert sent, "the frames of the page are not seen"
+        sent.clear()
+        for i in range(30):
+            hover(seen.page, LOSS, 0.1 + 0.02 * i)
+        assert "step" in header(seen.page, NORM)
+        assert sent == []
 
 
 def test_numbers_are_short(browser, address):
@@ -148,6 +176,16 @@ def test_a_range_is_kept_over_many_redrawings_and_smoothing_changes_the_line_onl
         hover(seen.page, NORM, 0.5)
         assert header(seen.page, NORM) == values
         assert axis_ends(seen.page, LOSS) == (100, 200)
+
+
+def test_the_charts_follow_the_theme_of_the_page_while_it_is_open(browser, address):
+    light, dark = (palette(is_dark).line[0] for is_dark in (False, True))
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        assert drawn_in(seen.page, NORM, light) > 20
+        seen.page.emulate_media(color_scheme="dark")
+        seen.page.wait_for_timeout(1_500)
+        assert drawn_in(seen.page, NORM, dark) > 20
+        assert drawn_in(seen.page, NORM, light) == 0
 
 
 def test_a_clicked_step_has_a_link_to_the_layers_around_it(browser, address):

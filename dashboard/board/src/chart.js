@@ -39,6 +39,7 @@ export class Chart {
 
   /** Take marks and limits, which change while the points only grow. */
   describe(meta) {
+    this.sent = { ...this.sent, ...meta };
     this.marks = meta.marks ?? [];
     this.dropped = meta.dropped ?? [];
     this.limit = meta.limit ?? null;
