@@ -25,6 +25,7 @@ from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import routes as query_routes
+from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
@@ -49,6 +50,8 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         async with contextlib.AsyncExitStack() as stack:
             await run_in_threadpool(_start, app, settings)
             stack.push_async_callback(run_in_threadpool, _stop, app)
+            app.state.heavy_reads = HeavyReads()
+            stack.callback(app.state.heavy_reads.close)
             for inner in _mounted(settings, app.state.token_file) if mounts else []:
                 app.mount("/", inner)
                 # Starlette does not run the lifespan of a mounted app.

@@ -4,10 +4,22 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from helpers.board import area, axis_ends, board_messages, drag, header, hover, plot, said
+from helpers.board import (
+    area,
+    axis_ends,
+    board_messages,
+    drag,
+    drawn_in,
+    header,
+    hover,
+    pixel,
+    plot,
+    said,
+)
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
+from trainvitals_dashboard.figures.palette import palette
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
 LOSS, NORM, RATE = "curve-loss", "curve-gradient_norm", "curve-learning_rate"
@@ -68,6 +80,22 @@ def test_all_charts_have_one_cursor_and_say_the_step_and_the_values_there(browse
         assert "validation" in said(seen.page, LOSS)
 
 
+def test_the_cursor_sends_nothing_to_the_server(browser, address):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        sent = []
+        seen.page.on("websocket", lambda ws: ws.on("framesent", lambda frame: sent.append(frame)))
+        seen.page.reload()
+        seen.settle()
+        plot(seen.page, LOSS)
+        seen.page.wait_for_timeout(1_000)
+        assert sent, "the frames of the page are not seen"
+        sent.clear()
+        for i in range(30):
+            hover(seen.page, LOSS, 0.1 + 0.02 * i)
+        assert "step" in header(seen.page, NORM)
+        assert sent == []
+
+
 def test_numbers_are_short(browser, address):
     with visit(browser, f"{address}/run?run=gpt-small") as seen:
         for chart in (LOSS, NORM, RATE):
@@ -90,6 +118,8 @@ def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_a
         assert f"from_step={first}&to_step={last}" in collector.asked[-1]
         for chart in (LOSS, NORM, RATE):
             assert axis_ends(seen.page, chart) == pytest.approx((first, last), abs=1)
+        # The end of a drag is not a click on a point.
+        assert seen.page.get_by_role("link", name="Layers around").count() == 0
         plot(seen.page, NORM).dblclick()
         seen.page.wait_for_url(lambda url: "from_step" not in url, timeout=15_000)
         seen.settle()
@@ -118,6 +148,72 @@ def test_the_keyboard_moves_the_cursor_zooms_and_changes_the_scale(browser, addr
         chart.press("+")
         seen.page.wait_for_url("**to_step=*", timeout=15_000)
         assert query_of(seen.page)["from_step"] in ("1", "2")
+
+
+def test_lost_steps_and_values_that_are_not_finite_are_drawn_apart(browser, address):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        measured = pixel(seen.page, LOSS, 50 / 400)
+        lost = pixel(seen.page, LOSS, 165 / 400)
+        infinite = pixel(seen.page, LOSS, 300 / 400)
+        assert measured[3] == 0
+        assert lost[3] > 0
+        assert max(lost[:3]) - min(lost[:3]) < 60
+        assert infinite[0] > 2 * infinite[1]
+        hover(seen.page, LOSS, 300 / 400)
+        assert "training not finite" in said(seen.page, LOSS)
+
+
+def test_a_range_is_kept_over_many_redrawings_and_smoothing_changes_the_line_only(browser, address):
+    path = "/run?run=resnet-baseline&from_step=100&to_step=200"
+    with visit(browser, address + path) as seen:
+        hover(seen.page, NORM, 0.5)
+        values = header(seen.page, NORM)
+        select = seen.page.get_by_label("Smoothing")
+        for _ in range(5):
+            for choice in ("light smoothing", "strong smoothing", "no smoothing"):
+                select.select_option(label=choice)
+        select.select_option(label="strong smoothing")
+        hover(seen.page, NORM, 0.5)
+        assert header(seen.page, NORM) == values
+        assert axis_ends(seen.page, LOSS) == (100, 200)
+
+
+def test_the_charts_follow_the_theme_of_the_page_while_it_is_open(browser, address):
+    light, dark = (palette(is_dark).line[0] for is_dark in (False, True))
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        assert drawn_in(seen.page, NORM, light) > 20
+        seen.page.emulate_media(color_scheme="dark")
+        seen.page.wait_for_timeout(1_500)
+        assert drawn_in(seen.page, NORM, dark) > 20
+        assert drawn_in(seen.page, NORM, light) == 0
+
+
+def test_a_clicked_step_has_a_link_to_the_layers_around_it(browser, address):
+    with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
+        hover(seen.page, NORM, 0.5)
+        seen.page.mouse.down()
+        seen.page.mouse.up()
+        link = seen.page.get_by_role("link", name="Layers around step 200")
+        link.wait_for(timeout=15_000)
+        link.click(timeout=15_000)
+        seen.page.wait_for_url("**/layers?*", timeout=15_000)
+        query = query_of(seen.page)
+        assert (query["from_step"], query["to_step"]) == ("150", "250")
+
+
+def test_runs_are_compared_on_one_board_with_one_cursor(browser, address):
+    path = "/compare?run=sigmoid-deep&run=resnet-baseline"
+    with visit(browser, address + path, width=390, dark=True) as seen:
+        hover(seen.page, "compare-loss", 0.5)
+        for chart in ("compare-loss", "compare-gradient_norm"):
+            assert "step 200: sigmoid-deep " in said(seen.page, chart)
+            assert ", resnet-baseline " in said(seen.page, chart)
+
+
+def test_the_values_of_a_layer_are_said_by_its_name(browser, address):
+    with visit(browser, f"{address}/initialisation?run=sigmoid-deep", width=390) as seen:
+        plot(seen.page, "signal").press("Home")
+        assert ". encoder.0: S, across samples 1, M, across units 0.1." in said(seen.page, "signal")
 
 
 def test_live_points_are_appended_in_small_messages(live):

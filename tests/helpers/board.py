@@ -49,6 +49,48 @@ def header(page: Page, chart: str) -> str:
     return page.locator(f"section[data-key^='{chart}'] header").first.inner_text()
 
 
+def pixel(page: Page, chart: str, at: float) -> tuple[int, int, int, int]:
+    """Return the colour (RGBA) of a chart near the top of its plot, at a share of its width."""
+    found = (
+        plot(page, chart)
+        .locator("canvas")
+        .evaluate(
+            """(canvas, at) => {
+            const over = canvas.parentElement.querySelector(".u-over");
+            const left = canvas.width / canvas.clientWidth;
+            const x = (over.offsetLeft + over.clientWidth * at) * left;
+            const y = (over.offsetTop + 6) * left;
+            return [...canvas.getContext("2d").getImageData(x, y, 1, 1).data];
+        }""",
+            at,
+        )
+    )
+    red, green, blue, alpha = found
+    return red, green, blue, alpha
+
+
+def drawn_in(page: Page, chart: str, colour: str) -> int:
+    """Return the number of pixels of a chart that have a colour such as #0f766e."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    found = (
+        plot(page, chart)
+        .locator("canvas")
+        .evaluate(
+            """(canvas, [r, g, b]) => {
+            const pen = canvas.getContext("2d");
+            const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+            let found = 0;
+            for (let i = 0; i < data.length; i += 4) {
+                if (data[i] === r && data[i + 1] === g && data[i + 2] === b) found += 1;
+            }
+            return found;
+        }""",
+            rgb,
+        )
+    )
+    return int(found)
+
+
 def axis_ends(page: Page, chart: str) -> tuple[float, float]:
     """Return the first and last step that are drawn, read by the keys Home and End."""
     ends = []

@@ -39,6 +39,7 @@ export class Chart {
 
   /** Take marks and limits, which change while the points only grow. */
   describe(meta) {
+    this.sent = { ...this.sent, ...meta };
     this.marks = meta.marks ?? [];
     this.dropped = meta.dropped ?? [];
     this.limit = meta.limit ?? null;
@@ -196,8 +197,9 @@ export class Chart {
   listen(u) {
     u.over.addEventListener("dblclick", () => this.overSteps && this.board.group.choose(null, this.board));
     u.over.addEventListener("mouseleave", () => this.pointAt(null));
+    u.over.addEventListener("mousedown", () => { this.dragged = false; });
     u.over.addEventListener("click", () => {
-      if (u.select.width < CLICK_PX && this.at !== null) this.clicked();
+      if (!this.dragged && this.at !== null) this.clicked();
     });
   }
 
@@ -225,6 +227,7 @@ export class Chart {
 
   selected(u) {
     if (u.select.width < CLICK_PX) return;
+    this.dragged = true; // the click that follows is the end of the drag
     const first = u.posToVal(u.select.left, "x");
     const last = u.posToVal(u.select.left + u.select.width, "x");
     u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);

@@ -14,11 +14,12 @@ from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
-from trainvitals_dashboard.parts.board import board
+from trainvitals_dashboard.parts.board import Click, board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import live_run
 from trainvitals_dashboard.parts.ranges import follows, range_control
 from trainvitals_dashboard.parts.session import (
+    LAYERS,
     RUN,
     age_banner,
     client,
@@ -36,6 +37,8 @@ CHARTS = (
 )
 LINES_MAX = 6
 LOGGED_MAX = 24
+AROUND = 50
+"""Steps before and after a clicked step that the page of the layers shows."""
 
 
 def show() -> None:
@@ -65,7 +68,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
     lost = [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]
     marks = Marks(open_findings, lost)
-    board(
+    click = board(
         f"curves-{run.id}",
         [
             _plan(
@@ -78,6 +81,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
                     wide=scalar == Scalar.LOSS,
                     # The shape of a schedule is only recognisable on a linear axis.
                     log_allowed=scalar != Scalar.LEARNING_RATE,
+                    clicks=True,
                 ),
                 [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX],
             )
@@ -85,6 +89,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
         ],
         run.step,
     )
+    _to_layers(run, click)
     logged = [name for name in names if name.startswith("log/")][:LOGGED_MAX]
     if logged:
         with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
@@ -98,6 +103,26 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
                     for name in logged
                 ]
                 board(f"logged-{run.id}", plans, run.step)
+
+
+def _to_layers(run: RunDetail, click: Click | None) -> None:
+    """Show a link to the layers around the step that was clicked last."""
+    # The event is there in one run of the script only, and a live page runs again every 2 s.
+    kept = f"clicked-step-{run.id}"
+    if click is not None:
+        st.session_state[kept] = click.step
+    if (step := st.session_state.get(kept)) is None:
+        return
+    st.page_link(
+        LAYERS,
+        label=f"Layers around step {step:,}",
+        icon=":material/layers:",
+        query_params={
+            "run": run.id,
+            "from_step": str(max(0, step - AROUND)),
+            "to_step": str(step + AROUND),
+        },
+    )
 
 
 def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from fastapi import Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from trainvitals.api import schema
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
+from trainvitals_server.query.heatmaps import PLACES_AT_ONCE, sent, write_heatmap
+from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.query.shapes import schema_of
 from trainvitals_server.store import RequestRefused, Store, StoredRun
 from trainvitals_server.store.series import Curves, UnknownSeries
@@ -170,8 +173,11 @@ def series(
     return _json(schema.Series(str(stream), str(statistic), curves))
 
 
-@routes.get("/runs/{run}/heatmap", **_described(schema.Heatmap, "unknown_run", "unknown_series"))
-def heatmap(
+@routes.get(
+    "/runs/{run}/heatmap",
+    **_described(schema.Heatmap, "unknown_run", "unknown_series", "busy"),
+)
+async def heatmap(
     request: Request,
     principal: Reader,
     run: RunName,
@@ -182,17 +188,26 @@ def heatmap(
     columns: Annotated[int, Query(ge=1, le=COLUMNS_MAX)] = 200,
 ) -> Response:
     """Return the means of a statistic: one row per place, by depth; one column per bucket."""
-    summary = _run(request, principal, run)
-    found = _curves(request, summary, stream, statistic, None, from_step, to_step, columns)
-    return _json(
-        schema.Heatmap(
-            str(stream),
-            str(statistic),
-            list(found.places),
-            found.spans.first.tolist(),
-            found.spans.mean.T.tolist(),
+    heavy: HeavyReads = request.app.state.heavy_reads
+
+    def read() -> IO[bytes]:
+        summary = _run(request, principal, run)
+        wanted = _store(request).curves_of_all_places(
+            summary.pk,
+            stream,
+            statistic,
+            lo=from_step,
+            hi=EVERY_STEP if to_step is None else to_step + 1,
+            points=columns,
+            at_once=PLACES_AT_ONCE,
         )
-    )
+        try:
+            with wanted as (places, slices):
+                return write_heatmap(str(stream), str(statistic), places, slices)
+        except UnknownSeries as unknown:
+            raise Problem("unknown_series", str(unknown)) from unknown
+
+    return StreamingResponse(sent(await heavy.run(read)), media_type="application/json")
 
 
 @routes.get("/runs/{run}/frames", **_binary("unknown_run"))
@@ -216,7 +231,7 @@ def _curves(
     summary: StoredRun,
     stream: Stream,
     statistic: Stat,
-    places: list[str] | None,
+    places: list[str],
     from_step: int,
     to_step: int | None,
     points: int,

@@ -19,8 +19,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-CODEC: Final = 1
-"""Byte shuffle, then zstd."""
 _LEVEL: Final = 1
 
 

@@ -17,10 +17,11 @@ from trainvitals.diagnosis.history import NONFINITE_SCALARS, History
 from trainvitals.wire import Frame, NotWatched, Stat, Stream
 from trainvitals.wire.codec import read_frame
 from trainvitals_server.store import runs
+from trainvitals_server.store.chunks import AXIS_GROUP
 from trainvitals_server.store.models import Chunk, LogFrame, Run
 from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
-from trainvitals_server.store.track_rows import AXIS_GROUP, read_rows
+from trainvitals_server.store.track_rows import read_rows
 
 HISTORIES_MAX = 64
 SEGMENTS_MAX = 24

@@ -206,7 +206,7 @@ class LogFrame(Base):
 
 
 class Chunk(Base):
-    """A compressed block: up to 32 consecutive series over the rows of one segment."""
+    """A compressed block of up to 32 consecutive series (`chunks`)."""
 
     __tablename__ = "chunk"
 
@@ -214,10 +214,14 @@ class Chunk(Base):
         ForeignKey("track.pk", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     tier: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """0: every row; 1: one span per 16 rows; 2: one span per 256 rows."""
+    """0: every row; t: one span per 16^t rows."""
     group: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     """Index of the group of 32 series, numbered statistic-major; −1 is the axis."""
     segment: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Number of its first segment in the track."""
+    segments: Mapped[int]
+    """Number of its consecutive segments: 1 at tier 0; at tier t, 16^(t − 1), or 16^t after they
+    were merged."""
     lo: Mapped[int]
     hi: Mapped[int]
     n: Mapped[int]

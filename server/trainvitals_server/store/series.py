@@ -2,8 +2,7 @@
 
 Comes in: a stream, a statistic, places, a range of steps, the number of points.
 Goes out: `Curves`: spans of steps with one column for each place.
-Promise:  a spike of one step is in the extremes of its span at every zoom level. A coarse tier is
-          read only for segments that are entirely in the range; other segments are read as rows.
+Promise:  a spike of one step is in the extremes of its span at every zoom level.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
 from trainvitals.wire import Stat, Stream
-from trainvitals_server.store.blocks import unpack
+from trainvitals_server.store.chunks import AXIS_GROUP
 from trainvitals_server.store.models import Chunk
 from trainvitals_server.store.tiers import FIELDS, TIER_FACTOR, TIERS, Spans
 from trainvitals_server.store.timeline import TimelineTrack, timeline
-from trainvitals_server.store.track_rows import AXIS_GROUP, GROUP_SERIES, TrackShape, read_rows
+from trainvitals_server.store.track_rows import read_rows
+from trainvitals_server.store.zoom import read_spans
 
 
 class UnknownSeries(LookupError):  # noqa: N818 - a normal answer to a client, not a fault
@@ -63,6 +62,20 @@ def curves(
         if count:
             parts.append(_spans(connection, track, statistic, names, lo, hi, tier))
     return Curves(names, Spans.joined(parts, len(names)).buckets(points))
+
+
+def place_names(
+    connection: sa.Connection, run_pk: int, stream: Stream, statistic: Stat
+) -> tuple[str, ...]:
+    """Return the places of the newest layout of a stream, by depth.
+
+    Raises:
+        UnknownSeries: no layout of the run has the stream or the statistic.
+    """
+    tracks = timeline(connection, run_pk, stream)
+    names = _all_places(tracks)
+    _check(tracks, stream, statistic, names)
+    return names
 
 
 def _all_places(tracks: Sequence[TimelineTrack]) -> tuple[str, ...]:
@@ -122,50 +135,14 @@ def _spans(
     first = track.layout.statistics.index(statistic) * track.shape.places
     series = np.array([first + row[names[i]] for i in columns], np.int64)
     hi = min(hi, track.until)
-    coarse, whole = _sealed_spans(connection, track.shape, series, lo, hi, tier)
-    rows = read_rows(connection, track.shape, series, lo=lo, hi=hi, without=whole)
-    found = Spans.joined([*coarse, Spans.of_rows(rows.steps, rows.values)], len(series))
+    if tier == 0:
+        rows = read_rows(connection, track.shape, series, lo=lo, hi=hi)
+        found = Spans.of_rows(rows.steps, rows.values)
+    else:
+        found = read_spans(connection, track.shape, series, lo, hi, tier)
     if len(columns) == len(names):
         return found
     fields = np.full((FIELDS, len(found), len(names)), np.nan)
     fields[4:] = 0
     fields[:, :, columns] = found.fields
-    return Spans(found.first, found.last, fields)
-
-
-def _sealed_spans(
-    connection: sa.Connection,
-    shape: TrackShape,
-    series: npt.NDArray[np.int64],
-    lo: int,
-    hi: int,
-    tier: int,
-) -> tuple[list[Spans], list[int]]:
-    """Return the spans and the numbers of all segments that are entirely in the range."""
-    if tier == 0:
-        return [], []
-    groups = [AXIS_GROUP, *np.unique(series // GROUP_SERIES).tolist()]
-    wanted = (
-        sa.select(Chunk.group, Chunk.segment, Chunk.n, Chunk.crc, Chunk.blob)
-        .where(
-            Chunk.track_pk == shape.pk,
-            Chunk.tier == tier,
-            Chunk.group.in_(groups),
-            Chunk.lo >= lo,
-            Chunk.hi < hi,
-        )
-        .order_by(Chunk.segment, Chunk.group)
-    )
-    spans: list[Spans] = []
-    segments: list[int] = []
-    for group, segment, n, crc, blob in connection.execute(wanted):
-        if group == AXIS_GROUP:
-            first, last = unpack(blob, crc, dtype="<i8", shape=(2, n))
-            spans.append(Spans(first, last, np.empty((FIELDS, n, len(series)))))
-            segments.append(segment)
-            continue
-        width = min(GROUP_SERIES, shape.series - group * GROUP_SERIES)
-        block = unpack(blob, crc, dtype="<f8", shape=(FIELDS, width, n))
-        mine = np.flatnonzero(series // GROUP_SERIES == group)
-        spans[-1].fields[:, :, mine] = block[:, series[mine] % GROUP_SERIES].transpose(0, 2, 1)
-    return spans, segments
+    return Spans(found.first, found.last, found.rows, fields)

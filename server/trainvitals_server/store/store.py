@@ -26,7 +26,7 @@ from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import DroppedRow, Run
 from trainvitals_server.store.prepare import prepare
 from trainvitals_server.store.removal import hide
-from trainvitals_server.store.series import Curves, curves
+from trainvitals_server.store.series import Curves, curves, place_names
 from trainvitals_server.store.series_limits import SeriesLimits
 from trainvitals_server.store.timeline import EVERY_STEP, timeline
 from trainvitals_server.store.types import Ack, StoredRun, Totals
@@ -237,6 +237,36 @@ class Store:
         with self.database.read() as connection:
             return curves(
                 connection, run_pk, stream, statistic, places, lo=lo, hi=hi, points=points
+            )
+
+    @contextlib.contextmanager
+    def curves_of_all_places(
+        self,
+        run_pk: int,
+        stream: Stream,
+        statistic: Stat,
+        *,
+        lo: int = 0,
+        hi: int = EVERY_STEP,
+        points: int,
+        at_once: int,
+    ) -> Iterator[tuple[tuple[str, ...], Iterator[Curves]]]:
+        """Yield all places by depth, and their curves, `at_once` places at a time.
+
+        All curves are read from one snapshot, which ends with the block.
+
+        Raises:
+            UnknownSeries: the run has no such stream or statistic.
+        """
+        with self.database.read() as connection:
+            names = place_names(connection, run_pk, stream, statistic)
+            parts = (names[i : i + at_once] for i in range(0, len(names), at_once))
+            yield (
+                names,
+                (
+                    curves(connection, run_pk, stream, statistic, part, lo=lo, hi=hi, points=points)
+                    for part in parts
+                ),
             )
 
     def totals(self) -> Totals:

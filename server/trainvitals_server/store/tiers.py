@@ -20,8 +20,8 @@ Steps = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 TIER_FACTOR = 16
-TIERS = (1, 2)
-"""Tier 1 has one span per 16 rows, tier 2 one span per 256 rows. Tier 0 is the rows themselves."""
+TIERS = (1, 2, 3)
+"""Tier t has one span per 16^t rows. Tier 0 is the rows themselves."""
 
 _MIN, _MEAN, _MAX, _LAST, _COUNT, _INFINITE = range(6)
 FIELDS = 6
@@ -33,6 +33,8 @@ class Spans:
 
     first: Steps
     last: Steps
+    rows: Steps
+    """Number of rows of each span."""
     fields: Floats
 
     @classmethod
@@ -43,21 +45,48 @@ class Spans:
         fields[:4] = np.where(finite, values, np.nan)
         fields[_COUNT] = finite
         fields[_INFINITE] = np.isinf(values)
-        return cls(steps, steps, fields)
+        return cls(steps, steps, np.ones(len(steps), np.int64), fields)
+
+    @classmethod
+    def folded_rows(cls, steps: Steps, values: npt.NDArray[np.float32], n: int) -> Spans:
+        """Return `of_rows(steps, values).every(n)`, several times faster for finite values."""
+        spans = len(steps) // n
+        whole = values[: spans * n].reshape(spans, n, values.shape[1])
+        fields = np.empty((FIELDS, spans, whole.shape[2]))
+        fields[_MIN], fields[_MAX] = whole.min(axis=1), whole.max(axis=1)
+        fields[_MEAN] = whole.mean(axis=1, dtype=np.float64)
+        fields[_LAST] = whole[:, -1]
+        fields[_COUNT], fields[_INFINITE] = n, 0
+        # NaN and infinities reach the minimum or the maximum. Their series are folded again.
+        finite = np.isfinite(fields[_MIN]) & np.isfinite(fields[_MAX])
+        if (odd := np.flatnonzero(~finite.all(axis=0))).size:
+            again = cls.of_rows(steps[: spans * n], values[: spans * n, odd]).every(n)
+            fields[:, :, odd] = again.fields
+        folded = cls(steps[: spans * n : n], steps[n - 1 :: n][:spans], np.full(spans, n), fields)
+        if len(steps) == spans * n:
+            return folded
+        rest = cls.of_rows(steps[spans * n :], values[spans * n :]).every(n)
+        return cls.joined([folded, rest], whole.shape[2])
 
     @classmethod
     def joined(cls, parts: Sequence[Spans], series: int) -> Spans:
         """Return all parts as one, in order of their first step."""
         if not parts:
             none = np.empty(0, np.int64)
-            return cls(none, none, np.empty((FIELDS, 0, series)))
+            return cls(none, none, none, np.empty((FIELDS, 0, series)))
         first = np.concatenate([part.first for part in parts])
         last = np.concatenate([part.last for part in parts])
+        rows = np.concatenate([part.rows for part in parts])
         fields = np.concatenate([part.fields for part in parts], axis=1)
         if np.all(first[1:] >= first[:-1]):
-            return cls(first, last, fields)
+            return cls(first, last, rows, fields)
         order = np.argsort(first, kind="stable")
-        return cls(first[order], last[order], fields[:, order])
+        return cls(first[order], last[order], rows[order], fields[:, order])
+
+    def part(self, start: int, stop: int) -> Spans:
+        """Return the spans from `start` to before `stop`."""
+        cut = slice(start, stop)
+        return Spans(self.first[cut], self.last[cut], self.rows[cut], self.fields[:, cut])
 
     def __len__(self) -> int:
         return len(self.first)
@@ -122,7 +151,8 @@ class Spans:
         folded[_LAST] = np.where(
             newest >= 0, np.take_along_axis(f[_LAST], np.maximum(newest, 0), axis=0), np.nan
         )
-        return Spans(self.first[starts], np.maximum.reduceat(self.last, starts), folded)
+        last = np.maximum.reduceat(self.last, starts)
+        return Spans(self.first[starts], last, np.add.reduceat(self.rows, starts), folded)
 
     def every(self, n: int) -> Spans:
         """Return spans that each merge `n` of these; the last may merge fewer."""

@@ -18,11 +18,8 @@ import sqlalchemy as sa
 
 from trainvitals.wire import Frame
 from trainvitals.wire.codec import read_frame
-from trainvitals_server.store.blocks import unpack
+from trainvitals_server.store.chunks import AXIS_GROUP, GROUP_SERIES, rows_axis, rows_values, width
 from trainvitals_server.store.models import Chunk, LogFrame
-
-GROUP_SERIES = 32
-AXIS_GROUP = -1
 
 
 @dataclass(frozen=True)
@@ -99,26 +96,31 @@ def read_rows(
     skipped; the log is always read.
     """
     numbers = np.arange(shape.series) if series is None else series
-    sealed: Sequence[Rows] = _sealed(connection, shape, numbers, lo, hi, frozenset(without))
-    logged: Iterable[Rows | Frame] = _logged(connection, shape.pk, lo, hi)
-    width: tuple[int, ...] = (len(numbers),)
+    sealed = sealed_rows(connection, shape, numbers, lo, hi, without=without)
+    logged: Iterable[Rows | Frame] = logged_frames(connection, shape.pk, lo, hi)
+    wide: tuple[int, ...] = (len(numbers),)
     if series is None:
         sealed = [Rows(part.steps, part.times, shape.block(part.values)) for part in sealed]
-        width = (shape.places, shape.statistics)
+        wide = (shape.places, shape.statistics)
     else:
-        place, statistic = numbers % shape.places, numbers // shape.places
-        logged = (Rows(f.steps, f.times, f.values[:, place, statistic]) for f in logged)
-    return Rows.joined([*sealed, *logged], width).between(lo, hi)
+        logged = logged_rows(connection, shape, numbers, lo, hi)
+    return Rows.joined([*sealed, *logged], wide).between(lo, hi)
 
 
-def _sealed(
+def sealed_rows(
     connection: sa.Connection,
     shape: TrackShape,
     series: npt.NDArray[np.int64],
     lo: int,
     hi: int,
-    without: frozenset[int],
+    *,
+    segments: tuple[int, int] = (0, 2**62),
+    without: Sequence[int] = (),
 ) -> list[Rows]:
+    """Return the rows of each sealed segment that has steps with lo ≤ step < hi.
+
+    Only segments with segments[0] ≤ number < segments[1] are read, and none of `without`.
+    """
     groups = [AXIS_GROUP, *np.unique(series // GROUP_SERIES).tolist()]
     wanted = (
         sa.select(Chunk.group, Chunk.segment, Chunk.n, Chunk.crc, Chunk.blob)
@@ -128,6 +130,8 @@ def _sealed(
             Chunk.group.in_(groups),
             Chunk.lo < hi,
             Chunk.hi >= lo,
+            Chunk.segment >= segments[0],
+            Chunk.segment < segments[1],
         )
         .order_by(Chunk.segment, Chunk.group)
     )
@@ -143,12 +147,10 @@ def _sealed(
     parts: list[Rows] = []
     for group, _, n, crc, blob in connection.execute(wanted):
         if group == AXIS_GROUP:
-            axis = unpack(blob, crc, dtype="<i8", shape=(2, n))
             values = np.empty((n, len(series)), np.float32)
-            parts.append(Rows(axis[0], axis[1].view(np.float64), values))
+            parts.append(Rows(*rows_axis(blob, crc, n), values))
             continue
-        width = min(GROUP_SERIES, shape.series - group * GROUP_SERIES)
-        block = unpack(blob, crc, dtype="<f4", shape=(width, n))
+        block = rows_values(blob, crc, n, width(shape.series, group))
         mine = np.flatnonzero(series // GROUP_SERIES == group)
         parts[-1].values[:, mine] = block[series[mine] % GROUP_SERIES].T
     return parts
@@ -165,7 +167,16 @@ def _segments(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> lis
     return list(connection.scalars(wanted))
 
 
-def _logged(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> Iterator[Frame]:
+def logged_rows(
+    connection: sa.Connection, shape: TrackShape, series: npt.NDArray[np.int64], lo: int, hi: int
+) -> Iterator[Rows]:
+    """Yield the rows of some series from each frame of the log that has steps in the range."""
+    place, statistic = series % shape.places, series // shape.places
+    for f in logged_frames(connection, shape.pk, lo, hi):
+        yield Rows(f.steps, f.times, f.values[:, place, statistic])
+
+
+def logged_frames(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> Iterator[Frame]:
     """Yield the frames one by one: a reader of few series must not hold all of their values."""
     wanted = (
         sa.select(LogFrame.header, LogFrame.values)

@@ -53,6 +53,7 @@ def make_revision_2(url: str) -> None:
             connection.execute(change, {"axis": axis, "pk": pk})
         connection.execute(sa.text("ALTER TABLE ingest_log RENAME COLUMN header TO axis"))
         connection.execute(sa.text("ALTER TABLE source DROP COLUMN records"))
+        connection.execute(sa.text("ALTER TABLE chunk DROP COLUMN segments"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
 
 

@@ -5,13 +5,13 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.batches import batch, frame, ingest, scalar_frame, scalars, start
+from helpers.batches import amounts, batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Heartbeat, Layout, Place, Stat, Stream, decode, encode
 from trainvitals.wire.codec import frame_slices, read_frame
 from trainvitals_server.store import Store
 from trainvitals_server.store.models import LogFrame
-from trainvitals_server.store.seal import Compactor, series_of
-from trainvitals_server.store.track_rows import Rows, TrackShape
+from trainvitals_server.store.seal import Compactor, rows_of
+from trainvitals_server.store.track_rows import Rows
 
 STATISTICS = (Stat.MEAN, Stat.STD, Stat.MIN)
 
@@ -33,7 +33,7 @@ def bits(read) -> tuple:
 
 def seal(store: Store) -> None:
     assert Compactor(store.database).run_once(everything=True) == 1
-    assert store.totals().log_rows == 0
+    assert amounts(store).log_rows == 0
 
 
 def reopened(store: Store, database_url: str) -> Store:
@@ -91,17 +91,16 @@ def test_a_stream_without_places_is_stored_sealed_and_diagnosed(store, database_
 @given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=6))
 def test_a_segment_has_ascending_steps_and_the_last_frame_of_each(step_sets):
     frames = [weight_frame(sorted(steps), 5, seed) for seed, steps in enumerate(step_sets)]
-    steps, times, values = series_of(TrackShape(1, 5, len(STATISTICS)), frames)
+    steps, times, values = rows_of(frames)
     last = {
         step: (f.times[i], f.values[i]) for f in frames for i, step in enumerate(f.steps.tolist())
     }
     assert steps.tolist() == sorted(last)
     assert times.tolist() == [last[step][0] for step in steps.tolist()]
     for i, step in enumerate(steps.tolist()):
-        # Series are numbered statistic-major.
-        assert values[:, i].tolist() == last[step][1].T.reshape(-1).tolist()
+        assert values[i].tolist() == last[step][1].reshape(-1).tolist()
     joined = Rows.joined(frames, (5, len(STATISTICS)))
-    assert joined.values.T.reshape(values.shape).tolist() == values.tolist()
+    assert joined.values.reshape(values.shape).tolist() == values.tolist()
 
 
 def test_a_history_is_the_same_from_the_log_and_from_segments(store, database_url):
