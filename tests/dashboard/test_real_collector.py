@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import httpx2
 import numpy as np
@@ -11,6 +12,9 @@ from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
 from trainvitals_dashboard.client import Client, Problem
+from trainvitals_dashboard.figures.charts import Chart
+from trainvitals_dashboard.figures.curves import Line, StepRange
+from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 
 LOSS = [float(x) for x in 2.3 * np.exp(-np.arange(60) / 20)]
 
@@ -37,6 +41,48 @@ def test_the_client_understands_what_the_real_collector_answers(client):
     [curve] = client.series(detail, "scalar", "value", ["loss"]).value.series
     assert curve.mean == pytest.approx(LOSS, rel=1e-6)
     assert client.heatmap(detail, "scalar", "value").value.places == ["loss"]
+
+
+@pytest.mark.parametrize("steps", [60, 5_000, 20_000])
+def test_whole_message_and_live_updates_have_each_step_once(collector, client, steps):
+    def send(first, last, sequence):
+        values = [float(step) for step in range(first, last)]
+        sent = batch(
+            start(name="long"),
+            scalars("loss"),
+            scalar_frame(range(first, last), values),
+            run="long",
+            seq=sequence,
+            source=b"another process!",
+        )
+        assert collector.send(sent).status_code == 200
+
+    def next_message(sent):
+        run = client.run("long").value
+
+        def request(first, last, points):
+            series = client.series(
+                run, "scalar", "value", ["loss"], from_step=first, to_step=last, points=points
+            )
+            return [Line("loss", curve) for curve in series.value.series if curve.step]
+
+        plan = ChartPlan(Chart("a", "Loss"), request)
+        return message_of([plan], run.step, StepRange(), sent)
+
+    def covered(points):
+        return list(zip(points["step"], points.get("last", points["step"]), strict=True))
+
+    send(0, steps, 0)
+    sent = next_message(None)
+    buckets = covered(sent.message["charts"][0]["series"][0]["points"])
+    assert next_message(sent).message is sent.message
+    for i in range(1, 4):
+        send(steps + 30 * (i - 1), steps + 30 * i, i)
+        sent = next_message(sent)
+        buckets += covered(sent.message["charts"][0]["points"]["loss"])
+    assert buckets[0][0] == 0
+    assert buckets[-1][1] == steps + 89
+    assert all(b[0] == a[1] + 1 for a, b in pairwise(buckets))
 
 
 def test_it_understands_its_refusals(collector, client):
