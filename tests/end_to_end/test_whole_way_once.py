@@ -41,7 +41,8 @@ for _ in range({STEPS}):
 monitor.close()
 d = monitor.diagnosis()
 print(json.dumps({{"code": d.headline.code, "where": d.headline.where,
-    "since_step": d.headline.since_step, "all": sorted(f.code for f in d.findings)}}))
+    "since_step": d.headline.since_step, "all": sorted(f.code for f in d.findings),
+    "overhead": d.overhead}}))
 """
 
 
@@ -112,6 +113,14 @@ def test_the_collector_says_what_the_training_process_says(local, collector):
     }
     findings = collector.findings("dead").findings
     assert sorted(f.code for f in findings) == local["all"]
+
+
+def test_the_own_cost_is_one_number_in_the_process_and_in_the_api(local, collector):
+    assert local["overhead"] > 0
+    run = collector.run("dead")
+    assert run.overhead == pytest.approx(local["overhead"], rel=1e-6)
+    listed = [r for r in collector.runs().runs if r.id == "dead"]
+    assert [r.overhead for r in listed] == [run.overhead]
 
 
 def test_every_step_arrived_and_the_run_ended(local, collector):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import sqlalchemy as sa
 
 from trainvitals.api.schema import Diagnosis, Finding, Verdict
 from trainvitals.diagnosis.causes import headline_of
@@ -21,6 +23,8 @@ from trainvitals.wire import (
     encode,
 )
 from trainvitals_server.store import Ack, Store
+from trainvitals_server.store.models import BatchKey, Chunk, Run, Track
+from trainvitals_server.store.removal import GONE
 
 SOURCE = b"0123456789abcdef"
 STARTED_AT = 1_700_000_000.0
@@ -69,3 +73,25 @@ def diagnosis(findings: Sequence[Finding], *, health: float, step: int) -> Diagn
     return Diagnosis(
         step=step, verdict=verdict, headline=headline, findings=tuple(findings), health=health
     )
+
+
+class Amounts(NamedTuple):
+    """Numbers of stored rows."""
+
+    runs: int
+    batches: int
+    log_rows: int
+    """Steps that wait to be sealed."""
+    chunks: int
+
+
+def amounts(store: Store) -> Amounts:
+    """Return how much a store holds."""
+    wanted = (
+        sa.select(sa.func.count()).select_from(Run).where(Run.state.not_in(GONE)),
+        sa.select(sa.func.count()).select_from(BatchKey),
+        sa.select(sa.func.sum(Track.log_rows)),
+        sa.select(sa.func.count()).select_from(Chunk),
+    )
+    with store.database.read() as connection:
+        return Amounts(*(int(connection.scalar(each) or 0) for each in wanted))

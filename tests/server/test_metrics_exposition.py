@@ -80,7 +80,7 @@ class FakeStore:
 
     def __init__(self, *runs, findings=(), bytes_=4096, dropped=()):
         self.runs, self.found = runs, list(findings)
-        self.sizes = Totals(bytes_, len(runs), 0, 0, 0, dict(dropped))
+        self.sizes = Totals(bytes_, dict(dropped))
         self.asked = 0
 
     def run_summaries(self, *, state=None, limit=100, cursor=None, **_):

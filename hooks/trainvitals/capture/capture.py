@@ -189,6 +189,8 @@ class Capture:
             self._names.report_all()
         with self._guard.probe("transfer"):
             self._emission.finish()
+            if lost := self._emission.given_up:
+                self._report("steps", reasons.late(lost))
             self._initial.emit(wait_s=INITIAL_WAIT_S)
         self._measurement.release()
 

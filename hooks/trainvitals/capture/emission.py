@@ -58,6 +58,11 @@ class Emission:
         """Emit the scalars of the finished steps whose values have arrived."""
         self._streams.flush()
 
+    @property
+    def given_up(self) -> int:
+        """Number of steps whose values did not arrive from a device; they were not emitted."""
+        return self._transfer.given_up
+
     def device_s(self) -> float:
         """Return the seconds that devices spent on measuring, up to now."""
         return self._transfer.device_s()

@@ -113,6 +113,14 @@ def switched_off(*, vital_only: bool, activations: bool) -> dict[str, str | floa
     return {} if activations else {f"{Stream.ACTIVATION}_off": "activations="}
 
 
+def late(steps: int) -> str:
+    """Return the reason for steps whose values did not arrive from a device."""
+    return (
+        f"{steps:,} steps were not recorded: the device did not finish measuring them before too "
+        "many later steps waited. Raise every= or lower overhead=."
+    )
+
+
 class Names:
     """Limits the number of names that the user's program logs: each adds a row to later steps."""
 

@@ -23,9 +23,9 @@ from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
 from trainvitals_server.store.layouts import Layouts
 from trainvitals_server.store.migrate import migrate, parsed
-from trainvitals_server.store.models import BatchKey, Chunk, DroppedRow, Run, Track
+from trainvitals_server.store.models import DroppedRow, Run
 from trainvitals_server.store.prepare import prepare
-from trainvitals_server.store.removal import GONE, hide
+from trainvitals_server.store.removal import hide
 from trainvitals_server.store.series import Curves, curves, place_names
 from trainvitals_server.store.series_limits import SeriesLimits
 from trainvitals_server.store.timeline import EVERY_STEP, timeline
@@ -275,20 +275,8 @@ class Store:
             DroppedRow.reason
         )
         with self.database.read() as connection:
-
-            def count(wanted: sa.Select[int]) -> int:
-                return int(connection.scalar(wanted) or 0)
-
-            rest = {
-                "runs": count(
-                    sa.select(sa.func.count()).select_from(Run).where(Run.state.not_in(GONE))
-                ),
-                "batches": count(sa.select(sa.func.count()).select_from(BatchKey)),
-                "log_rows": count(sa.select(sa.func.sum(Track.log_rows))),
-                "chunks": count(sa.select(sa.func.count()).select_from(Chunk)),
-            }
             dropped = {reason: int(records) for reason, records in connection.execute(by_reason)}
-        return Totals(bytes=self.database.size_bytes(), dropped=dropped, **rest)
+        return Totals(bytes=self.database.size_bytes(), dropped=dropped)
 
     def ready(self) -> str | None:
         """Return None when batches can be stored, or the reason why they cannot."""

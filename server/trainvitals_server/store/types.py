@@ -56,10 +56,5 @@ class Totals(msgspec.Struct, frozen=True):
 
     bytes: int
     """Of the database file, or of the Postgres database."""
-    runs: int
-    batches: int
-    log_rows: int
-    """Steps that wait to be sealed."""
-    chunks: int
     dropped: dict[str, int]
     """Records that trainers could not keep, by reason."""

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import trainvitals
+from trainvitals.capture import Capture
 from trainvitals.capture import transfer as transfer_module
 from trainvitals.capture.backends import cuda, device_tables, groups_of
 from trainvitals.capture.backends.members import Member
@@ -26,7 +27,7 @@ from trainvitals.capture.backends.native import NativeGroup
 from trainvitals.capture.device import PinnedMemory, Uploads
 from trainvitals.capture.step import PARAMETER_STREAMS, Remote, Step
 from trainvitals.capture.transfer import Transfer
-from trainvitals.wire import Stream
+from trainvitals.wire import NotWatched, Stream
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install triton"
@@ -209,6 +210,20 @@ def test_a_device_that_does_not_answer_costs_a_bounded_amount_of_memory():
     assert transfer.given_up + len(emitted) == extra
     [(_, free)] = transfer._memory._free.items()
     assert len(free) + transfer_module.WAITING_MAX <= transfer_module.WAITING_MAX + 2 * 8
+
+
+def test_steps_that_a_device_did_not_deliver_are_reported_at_the_end():
+    model, records = nn.Linear(3, 1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = Capture(model, optimizer, emit=records.append)
+    capture._emission._transfer = late = LateTransfer()
+    for i in range(transfer_module.WAITING_MAX + 3):
+        late.submit(step_with(float(i)), records.append)
+    for event in late.events:
+        event.passed = True
+    capture.detach()
+    assert capture.not_watched["steps"].startswith("3 steps were not recorded")
+    assert any("steps" in r.reasons for r in records if isinstance(r, NotWatched))
 
 
 def test_without_a_device_no_group_is_a_cuda_group():

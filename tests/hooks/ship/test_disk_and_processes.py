@@ -285,9 +285,19 @@ def test_one_unexpected_exception_is_counted_and_delivery_goes_on(tmp_path, monk
     assert shipper.status.errors == 1
 
 
-def test_no_two_batches_have_one_number_however_often_it_closes_under_load(tmp_path):
+@pytest.mark.parametrize(("answer_s", "times"), [(0, 20), (0.03, 8)])
+def test_no_two_batches_have_one_number_however_often_it_closes_under_load(
+    tmp_path, answer_s, times
+):
     with tiny_collector() as collector:
-        for _ in range(20):
+        well = collector.answer
+
+        def late(handler, batch):
+            time.sleep(answer_s)  # so that it closes while a batch is under way
+            well(handler, batch)
+
+        collector.answer = late
+        for _ in range(times):
             shipper = shipper_to(collector.url, tmp_path)
             for step in range(64):
                 shipper.put(frame(step))

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from helpers.batches import amounts
 from helpers.collector import running_collector
 from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, sender
@@ -247,7 +248,7 @@ def test_a_frame_of_another_shape_is_left_out_and_the_rest_is_stored(tmp_path, m
             shipper.put(frame(step, places=2 if step == 11 else 1))
         wait_until(lambda: shipper.status.waiting == 0 and shipper.status.acknowledged)
         shipper.close()
-        stored = collector.store.totals().log_rows
+        stored = amounts(collector.store).log_rows
     assert stored == 19
     assert shipper.status.dropped == 1
     assert is_balanced(shipper)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.batches import SOURCE, batch, scalar_frame, scalars, start
+from helpers.batches import SOURCE, amounts, batch, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.wire import CONTENT_TYPE, encode
 from trainvitals_server.cli import listening
@@ -30,7 +30,7 @@ def running(tmp_path_factory):
 
 
 def nothing_is_stored(collector) -> bool:
-    totals = collector.store.totals()
+    totals = amounts(collector.store)
     return (totals.runs, totals.batches, totals.log_rows) == (0, 0, 0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from helpers.batches import batch, diagnosis, ingest, scalar_frame, scalars, start
+from helpers.batches import amounts, batch, diagnosis, ingest, scalar_frame, scalars, start
 from trainvitals.api.schema import Finding, Severity
 from trainvitals.cli.app import app
 from trainvitals.ship.http import REJECTED_WHOLE
@@ -48,7 +48,7 @@ def fill(store, run, source, steps=3000):
     store.save_diagnosis(store.run(run).pk, diagnosis([FINDING], health=0.5, step=9))
 
 
-def amounts(store):
+def rows_of_runs(store):
     with store.database.read() as connection:
         return [connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in DATA]
 
@@ -63,15 +63,15 @@ def test_the_other_run_keeps_every_row(store, monkeypatch):
         monkeypatch.setattr(removal, limit, 2)
     fill(store, "kept", b"k")
     Compactor(store.database).run_once(everything=True)
-    before, curve = amounts(store), losses(store, "kept")
+    before, curve = rows_of_runs(store), losses(store, "kept")
     fill(store, "r", b"r")
-    assert all(a > b for a, b in zip(amounts(store), before, strict=True))
+    assert all(a > b for a, b in zip(rows_of_runs(store), before, strict=True))
     store.delete(store.run("r").pk)
     assert store.run("r") is None
     assert [stored.run.id for stored in store.run_summaries()[0]] == ["kept"]
-    assert store.totals().runs == 1
+    assert amounts(store).runs == 1
     assert Removal(store.database).run_once() == 1
-    assert amounts(store) == before
+    assert rows_of_runs(store) == before
     assert losses(store, "kept") == curve
     assert Removal(store.database).run_once() == 0, "nothing is left to remove"
 
@@ -100,9 +100,9 @@ def test_a_removal_that_was_interrupted_goes_on(store, monkeypatch):
     monkeypatch.setattr(removal, "_ROWS", 1)
     calls = iter(range(100))
     assert Removal(store.database, lambda: next(calls) >= 2).run_once() == 0
-    assert amounts(store)[0] > 0
+    assert rows_of_runs(store)[0] > 0
     assert Removal(store.database).run_once() == 1
-    assert amounts(store) == [0] * len(DATA)
+    assert rows_of_runs(store) == [0] * len(DATA)
 
 
 def test_a_run_in_a_round_is_removed_after_it(store):
@@ -114,7 +114,7 @@ def test_a_run_in_a_round_is_removed_after_it(store):
         store.save_diagnosis(pk, diagnosis([FINDING], health=0.5, step=9))
     assert store.runs_due() == []
     assert Removal(store.database).run_once() == 1
-    assert amounts(store) == [0] * len(DATA)
+    assert rows_of_runs(store) == [0] * len(DATA)
 
 
 def test_ingest_goes_on_while_rows_are_removed(store, monkeypatch):

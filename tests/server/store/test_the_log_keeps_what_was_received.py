@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.batches import batch, frame, ingest, scalar_frame, scalars, start
+from helpers.batches import amounts, batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Heartbeat, Layout, Place, Stat, Stream, decode, encode
 from trainvitals.wire.codec import frame_slices, read_frame
 from trainvitals_server.store import Store
@@ -33,7 +33,7 @@ def bits(read) -> tuple:
 
 def seal(store: Store) -> None:
     assert Compactor(store.database).run_once(everything=True) == 1
-    assert store.totals().log_rows == 0
+    assert amounts(store).log_rows == 0
 
 
 def reopened(store: Store, database_url: str) -> Store:

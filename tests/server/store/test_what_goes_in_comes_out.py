@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers.batches import batch, frame, ingest, scalar_frame, scalars, start
+from helpers.batches import amounts, batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Layout, Place, Stat, Stream
 from trainvitals_server.store.blocks import CorruptBlock, pack, unpack
 from trainvitals_server.store.seal import Compactor
@@ -51,7 +51,7 @@ def test_every_number_comes_back_bit_for_bit(store, sealed):
     ingest(store, batch(WEIGHTS, frame(Stream.WEIGHT, range(50), values)))
     if sealed:
         assert Compactor(store.database).run_once(everything=True) == 1
-        assert store.totals().log_rows == 0
+        assert amounts(store).log_rows == 0
     steps, got = stored(store)
     assert steps.tolist() == list(range(50))
     assert np.ascontiguousarray(got).tobytes() == values.tobytes()
@@ -78,10 +78,10 @@ def test_whole_segments_are_sealed_and_the_rest_waits(store):
     compactor = Compactor(store.database)
     assert compactor.run_once() == 1
     assert compactor.run_once() == 0
-    assert store.totals().log_rows == 0, "the frame that completes a segment is in it whole"
+    assert amounts(store).log_rows == 0, "the frame that completes a segment is in it whole"
     ingest(store, batch(scalar_frame([1250], [1.0]), seq=5))
     assert compactor.run_once() == 0
-    assert store.totals().log_rows == 1
+    assert amounts(store).log_rows == 1
     steps, _ = stored(store, Stream.SCALAR)
     assert steps.tolist() == list(range(1251))
 
@@ -99,7 +99,7 @@ def filled(store, *, rows: int, spike_at: int) -> np.ndarray:
     compactor = Compactor(store.database)
     while compactor.run_once():
         pass
-    totals = store.totals()
+    totals = amounts(store)
     assert 0 < totals.log_rows < 1024
     assert totals.chunks > 0
     return values
