@@ -1,4 +1,4 @@
-"""Routes about the collector itself: liveness, readiness, version, metrics."""
+"""Routes about the collector itself: liveness, readiness, version, metrics, service discovery."""
 
 from __future__ import annotations
 
@@ -76,6 +76,27 @@ def shown_version(request: Request, principal: Reader) -> Version:  # noqa: ARG0
         database=f"sqlite {sqlite3.sqlite_version}" if engine == "sqlite" else engine,
         wire=[OLDEST_VERSION, NEWEST_VERSION],
     )
+
+
+class TargetGroup(BaseModel):
+    """Scrape targets in the format of Prometheus' HTTP service discovery."""
+
+    targets: list[str]
+    """HOST:PORT of each collector."""
+    labels: dict[str, str]
+
+
+@routes.get("/api/v1/prometheus/targets", responses=_CLOSED)
+def prometheus_targets(request: Request, principal: Reader) -> list[TargetGroup]:  # noqa: ARG001
+    """Return the collectors that Prometheus should scrape: `http_sd_configs` reads this.
+
+    They are those of the setting `prometheus_targets`; without it, this collector, under the
+    address of the request.
+    """
+    settings: Settings = request.app.state.settings
+    targets = list(settings.prometheus_targets) or [request.url.netloc]
+    labels = {"__scheme__": request.url.scheme, "__metrics_path__": "/metrics"}
+    return [TargetGroup(targets=targets, labels=labels)]
 
 
 @routes.get(

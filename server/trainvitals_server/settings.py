@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         description="Requests answered at once; open connections are limited to 5 times as many.",
     )
 
+    prometheus_targets: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="HOST:PORT of every collector that Prometheus should scrape, separated by "
+        "commas, for its HTTP service discovery; empty: the collector that was asked.",
+    )
     rules: dict[str, dict[str, Any]] = Field(
         default={},
         description="Thresholds by rule, for runs that do not set their own: "
@@ -119,7 +124,7 @@ class Settings(BaseSettings):
         default=2.0, gt=0, description="Seconds between runs of the compactor."
     )
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "prometheus_targets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A real Prometheus and promtool for tests."""
+"""A real Prometheus, Alertmanager and their tools for tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ from helpers.require import require
 
 def promtool(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> str:
     """Run promtool; return what it said on both streams, and fail when it exits non-zero."""
+    return _tool("promtool", *arguments, stdin=stdin, cwd=cwd)
+
+
+def amtool(*arguments: str) -> str:
+    """Run amtool; return what it said on both streams, and fail when it exits non-zero."""
+    return _tool("amtool", *arguments)
+
+
+def _tool(name: str, *arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [require("promtool"), *arguments], input=stdin, cwd=cwd, capture_output=True, timeout=60
+        [require(name), *arguments], input=stdin, cwd=cwd, capture_output=True, timeout=60
     )
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said
@@ -77,11 +86,7 @@ class Prometheus:
 
     def ready(self) -> bool:
         """Whether it answers queries."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+        return _is_ready(self.url)
 
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
@@ -113,6 +118,40 @@ def running(config: Path, home: Path, *arguments: str) -> Iterator[Prometheus]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextlib.contextmanager
+def running_alertmanager(config: Path, home: Path) -> Iterator[int]:
+    """Run an Alertmanager without peers until the block ends; yield its port."""
+    home.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [
+        require("prometheus-alertmanager"),
+        f"--config.file={config}",
+        f"--storage.path={home / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=home)
+    try:
+        deadline = time.monotonic() + 30
+        while not _is_ready(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < deadline, (home / "log").read_text()
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def free_port() -> int:

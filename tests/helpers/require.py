@@ -11,6 +11,8 @@ DEBIAN_PACKAGES = {
     "initdb": "postgresql",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
 }
 
