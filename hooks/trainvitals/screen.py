@@ -38,9 +38,11 @@ class Screen:
         self._talks = report != "off" and is_first_rank
         self._shown: tuple[str, str] | None = None
         self._is_drawn = False
+        self._name = ""
 
     def started(self, name: str, url: str | None) -> None:
-        """Print the address of the run, if a collector is set."""
+        """Remember the run's name; print its address, if a collector is set."""
+        self._name = name
         if self._talks and url and (stream := sys.stderr) is not None:
             from trainvitals.report.text import clean
 
@@ -79,10 +81,11 @@ class Screen:
         self.clear()
         terminal = _is_terminal(stream)
         if self._report == "line" or (self._report in ("auto", "live") and not terminal):
-            shown = line(diagnosis)
+            shown = line(diagnosis, name=self._name)
         else:
             colour = terminal and "NO_COLOR" not in os.environ
-            shown = card(diagnosis, colour=colour, curves=curves_of(history, diagnosis))
+            curves = curves_of(history, diagnosis)
+            shown = card(diagnosis, colour=colour, curves=curves, name=self._name)
         stream.write(f"{shown.rstrip()}\n")
 
     def _is_new(self, key: tuple[str, str]) -> bool:

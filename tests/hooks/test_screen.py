@@ -238,3 +238,12 @@ def test_a_page_that_cannot_be_written_is_one_warning(tmp_path, monkeypatch, cap
     monkeypatch.setenv("TRAINVITALS_REPORT_HTML", f"{tmp_path}/file/page.html")
     watched().close()
     assert "The HTML report is not written" in caplog.text
+
+
+def test_the_end_report_shows_the_generated_name_and_not_the_id(capsys, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_REPORT", "line")
+    monitor = watched()
+    monitor.close()
+    shown = capsys.readouterr().err
+    assert f"run {monitor._name}: " in shown
+    assert monitor.run not in shown

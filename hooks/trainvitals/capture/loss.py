@@ -78,8 +78,11 @@ class StepScalars:
 
     @property
     def hooked(self) -> bool:
-        """Whether a hook has seen a training loss of the current step."""
-        return bool(self._hooked)
+        """Whether the loss of the current step is that of the hooks.
+
+        It is not if an earlier micro-batch of the step was recorded otherwise, before the hooks.
+        """
+        return bool(self._hooked) and not self._logged
 
     @property
     def waiting(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.propagation import LAYERS_MIN, propagation, weighted
+from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.no_learning import NoLearning
@@ -20,18 +22,16 @@ from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdate
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
 from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
-from trainvitals.diagnosis.signals import median
+from trainvitals.diagnosis.signals import log10, median
 from trainvitals.structure.parameters import parameters_of
 from trainvitals.wire import Stat, Stream
 
-SHARE_MAX = 0.5
-"""Share of dead units, or of saturated entries, of a layer at the start."""
+R = TypeVar("R", bound=Rule)
+
 SAMPLES_MIN = 32
 """Minimum number of samples of a batch for a statement about its dead units."""
 OUTSIDE_ERROR = 0.2
 """Share of the trainable entries that no optimizer updates, from which it is an error."""
-VANISHING, EXPLODING = -4.0, 2.5
-"""log10 of the gradient RMS of the first layer relative to the last."""
 FALL_MIN = 0.5
 """Share by which the loss on one batch must fall."""
 
@@ -43,17 +43,31 @@ def findings_at_birth(
     samples: int,
     fitted: tuple[float, float] | None,
     steps: int,
+    rules: Sequence[Rule],
 ) -> Iterator[Finding]:
-    """Yield the findings about the optimizer, the modes, the units and the one-batch test."""
+    """Yield the findings about the optimizer, the modes, the units and the one-batch test.
+
+    Dead and saturated units and gradients are judged by the thresholds of `rules`.
+    """
     if optimizers:
         yield from _outside(model, optimizers)
     yield from _modes(model)
-    yield from _gradients(propagation(history))
+    vanishing, exploding = _of(VanishingGradient, rules), _of(ExplodingGradient, rules)
+    yield from _gradients(propagation(history), vanishing, exploding)
     if samples >= SAMPLES_MIN:
-        yield from _units(history, Stat.INACTIVE_SHARE, DeadRelu(), "units that are always zero")
-    yield from _units(history, Stat.SATURATED_SHARE, SaturatedActivation(), "saturated entries")
+        dead = _of(DeadRelu, rules)
+        shown = "units that are always zero"
+        yield from _units(history, Stat.INACTIVE_SHARE, dead, dead.dead_share_warning, shown)
+    saturated = _of(SaturatedActivation, rules)
+    limit = saturated.saturated_share_max
+    yield from _units(history, Stat.SATURATED_SHARE, saturated, limit, "saturated entries")
     if fitted is not None:
         yield from _not_fitted(*fitted, steps)
+
+
+def _of(kind: type[R], rules: Sequence[Rule]) -> R:
+    """Return the rule of class `kind` among `rules`."""
+    return next(rule for rule in rules if isinstance(rule, kind))
 
 
 def _outside(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[Finding]:
@@ -100,7 +114,7 @@ def _modes(model: nn.Module) -> Iterator[Finding]:
 
 
 def _units(
-    history: History, statistic: Stat, rule: DeadRelu | SaturatedActivation, what: str
+    history: History, statistic: Stat, rule: Rule, share_max: float, what: str
 ) -> Iterator[Finding]:
     places = history.places(Stream.ACTIVATION)
     rows = [
@@ -111,7 +125,7 @@ def _units(
     if len(values) == 0:
         return
     shares = median(values)
-    bad = [i for i, share in enumerate(shares) if share > SHARE_MAX]
+    bad = [i for i, share in enumerate(shares) if share > share_max]
     if not bad:
         return
     first, share = places[rows[bad[0]]], float(shares[bad[0]])
@@ -127,7 +141,7 @@ def _units(
             Evidence(
                 quantity=f"share of {what}",
                 seen=share,
-                limit=SHARE_MAX,
+                limit=share_max,
                 direction="above",
                 healthy=(0.0, 0.3),
                 unit="share",
@@ -141,19 +155,22 @@ def _units(
     )
 
 
-def _gradients(layers: Sequence[PropagatedLayer]) -> Iterator[Finding]:
+def _gradients(
+    layers: Sequence[PropagatedLayer], vanishing: VanishingGradient, exploding: ExplodingGradient
+) -> Iterator[Finding]:
     """Yield a finding if the gradient of the first layer is far from that of the last one."""
     deep = [layer for layer in weighted(layers) if layer.gradient_rms]
     if len(deep) < LAYERS_MIN:
         return
     sizes = np.log10([layer.gradient_rms or np.nan for layer in deep])
     ratio = float(sizes[0] - sizes[-1])
-    vanishes, explodes = ratio < VANISHING, ratio > EXPLODING
+    low, high = log10([vanishing.gradient_ratio_min, exploding.gradient_ratio_max]).tolist()
+    vanishes, explodes = ratio < low, ratio > high
     if not vanishes and not explodes:
         return
     drops = np.diff(sizes)
     place = deep[int(np.argmax(drops) if vanishes else np.argmin(drops))]
-    rule = VanishingGradient() if vanishes else ExplodingGradient()
+    rule = vanishing if vanishes else exploding
     what = "smaller" if vanishes else "larger"
     yield rule.finding(
         severity=Severity.WARNING,
@@ -166,7 +183,7 @@ def _gradients(layers: Sequence[PropagatedLayer]) -> Iterator[Finding]:
             Evidence(
                 quantity="gradient RMS of the first layer relative to the last, log10",
                 seen=ratio,
-                limit=VANISHING if vanishes else EXPLODING,
+                limit=low if vanishes else high,
                 direction="below" if vanishes else "above",
                 healthy=(-2.0, 2.0),
             ),

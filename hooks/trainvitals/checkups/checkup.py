@@ -5,6 +5,7 @@ Comes in: a model, one batch or several, and what they will be trained with. Goe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,15 +25,20 @@ from trainvitals.checkups.batches import batches_of, samples_of
 from trainvitals.checkups.overfit import overfitted
 from trainvitals.checkups.passes import measured
 from trainvitals.checkups.preserve import preserved
+from trainvitals.config import load
 from trainvitals.diagnosis.causes import explained, headline_of, health_of
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.thresholds import chosen
+from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.diagnosis.verdict import Reason, verdict_of
 from trainvitals.structure.initialisers import identified, sampled
 from trainvitals.structure.parameters import parameters_of
 from trainvitals.wire import Scalar
+
+log = logging.getLogger("trainvitals")
 
 NO_LOSS = "no loss: pass loss= and batch=(input, target)"
 
@@ -49,7 +55,8 @@ def checkup(
 
     Call it after the model, the data, the loss and the optimizer are made, and before `watch`.
     Afterwards weights, buffers, gradients, optimizer, modes and random number generators are as
-    before, bit for bit.
+    before, bit for bit. Rules of installed packages, and the thresholds that the project or the
+    environment sets, apply as in a run.
 
     Args:
         model: the module, in the mode in which it will be trained.
@@ -84,10 +91,21 @@ def checkup(
     with preserved(model):
         history, not_watched, has_loss = measured(model, batches, loss, known[0] if known else None)
         fitted = overfitted(model, batches[0], loss, overfit_steps) if has_loss else None
-    rules = [rule for rule in all_rules() if rule.before_training]
+    known_rules = chosen(installed_rules(), load().rules)
+    if known_rules.problems:
+        log.warning("Settings of rules that are not used: %s.", "; ".join(known_rules.problems))
+    rules = [rule for rule in known_rules.rules if rule.before_training]
     found = [
         *map(_judged, Engine(rules).examine(history)),
-        *findings_at_birth(model, history, known, samples_of(batches[0]), fitted, overfit_steps),
+        *findings_at_birth(
+            model,
+            history,
+            known,
+            samples_of(batches[0]),
+            fitted,
+            overfit_steps,
+            known_rules.rules,
+        ),
     ]
     blind = {
         rule.name(): NO_LOSS

@@ -74,7 +74,7 @@ def report(
     if html:
         from trainvitals.remote import page_curves
 
-        name = guarded(lambda: source.run(run)).name
+        name = _name(source, run)
         curves = guarded(lambda: page_curves(source, diagnosis))
         write_page(html, diagnosis, curves, name=name, quiet=quiet)
     if as_json:
@@ -86,7 +86,9 @@ def report(
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = min(100, terminal_width())
         curves = guarded(lambda: curves_of(source, diagnosis))
-        typer.echo(card(diagnosis, colour=colour, width=width, curves=curves), nl=False)
+        name = _name(source, run)
+        shown = card(diagnosis, colour=colour, width=width, curves=curves, name=name)
+        typer.echo(shown, nl=False)
     raise typer.Exit(exit_code(diagnosis, fail_on))
 
 
@@ -104,7 +106,8 @@ def check(
     0 healthy, 1 findings at or above --fail-on, 2 wrong usage, 3 collector unreachable,
     4 too early, 5 blind (rules could not run), 6 the run failed.
     """
-    diagnosis = _diagnosis(collector_of(collector), run, wait)
+    source = collector_of(collector)
+    diagnosis = _diagnosis(source, run, wait)
     if junit:
         _write_junit(junit, diagnosis, fail_on, quiet=quiet)
     if as_json:
@@ -112,7 +115,7 @@ def check(
     elif not quiet:
         from trainvitals.report import line
 
-        typer.echo(line(diagnosis))
+        typer.echo(line(diagnosis, name=_name(source, run)))
     raise typer.Exit(exit_code(diagnosis, fail_on))
 
 
@@ -128,6 +131,10 @@ def exit_code(diagnosis: Diagnosis, fail_on: FailOn) -> int:
     if any(f.severity.rank >= limit for f in diagnosis.open):
         return FINDINGS
     return {Verdict.BLIND: BLIND, Verdict.TOO_EARLY: TOO_EARLY}.get(diagnosis.verdict, 0)
+
+
+def _name(source: Client, run: str) -> str:
+    return guarded(lambda: source.run(run)).name
 
 
 def _diagnosis(source: Client, run: str, wait_s: float) -> Diagnosis:

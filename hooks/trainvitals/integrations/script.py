@@ -16,7 +16,7 @@ import importlib.util
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class Unasked:
         self._optimizers: list[weakref.ref[Optimizer]] = []
         self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._attempts = 0
+        self._trainer: object = None
 
     def install(self) -> None:
         """Observe torch, now or as soon as the program imports it."""
@@ -80,6 +81,8 @@ class Unasked:
         if self.monitor is not None and not self.monitor._closed and loss is not None:
             capture = self.monitor._capture
             if capture is not None:
+                if self._trainer is not None:
+                    capture.scalars.are_parts = _are_parts(self._trainer, capture.scalars.hooked)
                 capture.loss(loss, unless_hooked=True)
 
     def _loss_of(self, tensors: Any) -> Tensor | None:
@@ -107,6 +110,7 @@ class Unasked:
         only = next(iter(models.values())) if len(models) == 1 else models
         mine = optimizers if len(optimizers) > 1 else optimizers[0]
         self.monitor = monitor.watch(only, mine, **self._options)
+        self._trainer = accumulating_trainer(models.values())
         log.debug("Attached to %s.", ", ".join(type(m).__name__ for m in models.values()))
 
 
@@ -128,6 +132,32 @@ def owners(parameters: Sequence[Tensor]) -> dict[str, nn.Module]:
         name = type(module).__name__.lower()
         names[name if name not in names else f"{name}_{len(names)}"] = module
     return names
+
+
+def accumulating_trainer(models: Iterable[nn.Module]) -> object:
+    """Return the Trainer of Hugging Face that accumulates gradients of one of `models`, or None."""
+    kind = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
+    if kind is None:
+        return None
+    wanted = {id(m) for m in models}
+    trainers = [o for o in gc.get_objects() if issubclass(type(o), kind)]
+    for trainer in trainers:
+        mine = {id(getattr(trainer, name, None)) for name in ("model", "model_wrapped")}
+        if mine & wanted and trainer.args.gradient_accumulation_steps > 1:
+            return trainer
+    return None
+
+
+def _are_parts(trainer: Any, is_hooked: bool) -> bool:
+    """Whether the losses of the micro-batches of `trainer` are parts, whose sum is the loss.
+
+    The loss that `backward` gets always is: the Trainer divides it by the number of micro-batches,
+    or the model by the number of targets of the whole step. The loss that a hook read in the
+    model's output (`is_hooked`) is only in the second case.
+    """
+    from trainvitals.integrations.huggingface import sums_losses
+
+    return not is_hooked or sums_losses(trainer.model)
 
 
 def _holds(module: nn.Module, wanted: set[int]) -> bool:

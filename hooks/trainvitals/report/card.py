@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
+from textwrap import wrap
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -29,6 +30,7 @@ Curves = Mapping[CurveKey, Series | None]
 
 WIDTH_MIN = 40
 LABEL_WIDTH = 9
+CODE_INDENT = 4
 LISTED_MAX = 3
 STYLE = {Severity.INFO: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
 # Severities differ in symbol and word, not only in colour.
@@ -49,11 +51,13 @@ def card(
     colour: bool = False,
     width: int = 80,
     curves: Curves | None = None,
+    name: str = "",
 ) -> str:
     """Return the diagnosis as a card, ending in a line break.
 
     `width` counts terminal cells (at least 40); `colour` adds ANSI styles and is the caller's
     decision (a terminal, no NO_COLOR); `curves` are keyed by `report.curves.key_of(finding)`.
+    `name` is the run's name, shown in place of its id; "": the id.
     """
     width = max(WIDTH_MIN, width)
     out = StringIO()
@@ -70,14 +74,14 @@ def card(
         # Ignore the environment: the same diagnosis gives the same text everywhere.
         _environ={},
     )
-    for part in _parts(diagnosis, width, curves or {}):
+    for part in _parts(diagnosis, width, curves or {}, name or diagnosis.run):
         console.print(part)
     # Tables pad their cells: remove the blanks at the end of lines.
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
-def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[RenderableType]:
-    yield _title(diagnosis, width)
+def _parts(diagnosis: Diagnosis, width: int, curves: Curves, name: str) -> Iterator[RenderableType]:
+    yield _title(diagnosis, width, name)
     if diagnosis.headline is None or diagnosis.verdict is Verdict.FAILED:
         symbol, style = VERDICT.get(diagnosis.verdict, ("?", "yellow"))
         yield Text(f"{symbol} {verdict_text(diagnosis)}", style)
@@ -94,10 +98,10 @@ def _parts(diagnosis: Diagnosis, width: int, curves: Curves) -> Iterator[Rendera
     yield Text("─" * width, "dim")
 
 
-def _title(diagnosis: Diagnosis, width: int) -> Text:
+def _title(diagnosis: Diagnosis, width: int, name: str) -> Text:
     words = ["trainvitals"]
-    if diagnosis.run:
-        words.append(shortened(diagnosis.run, width // 3))
+    if name:
+        words.append(shortened(name, width // 3))
     if diagnosis.checkup is not None and diagnosis.is_checkup:
         words.append(f"checkup, {counted(diagnosis.checkup.batches, 'pass', 'passes')}")
     if diagnosis.step >= 0:
@@ -135,8 +139,23 @@ def _headline(
     yield _rows([(label, clean(text, lines=True)) for label, text in rows if text])
     if finding.fix:
         yield Text()
-        for code in clean(finding.fix, lines=True).splitlines():
-            yield Padding(Text(code, "green"), (0, 0, 0, 4))
+        for code in _code_lines(clean(finding.fix, lines=True), width - CODE_INDENT):
+            yield Padding(Text(code, "green"), (0, 0, 0, CODE_INDENT))
+
+
+def _code_lines(code: str, width: int) -> Iterator[str]:
+    """Yield the lines of `code`; a comment line of more than `width` characters becomes several.
+
+    Each of them begins with `#` and the indentation, so that the code can be copied and run.
+    """
+    for line in code.splitlines():
+        comment = line.lstrip()
+        if not comment.startswith("#") or len(line) <= width:
+            yield line
+            continue
+        begin = f"{line[: len(line) - len(comment)]}# "
+        text = comment.removeprefix("#").strip()
+        yield from wrap(text, width, initial_indent=begin, subsequent_indent=begin)
 
 
 def _evidence(evidence: Sequence[Evidence]) -> Table:

@@ -6,9 +6,12 @@ from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
 from trainvitals.report.text import at_place, clean, counted
 
 
-def line(diagnosis: Diagnosis) -> str:
-    """Return the verdict in one line, without a line break at its end."""
-    run = clean(diagnosis.run)
+def line(diagnosis: Diagnosis, *, name: str = "") -> str:
+    """Return the verdict in one line, without a line break at its end.
+
+    `name` is the run's name, shown in place of its id; "": the id.
+    """
+    run = clean(name or diagnosis.run)
     of_run = f"run {run}: " if run else ""
     if diagnosis.headline is None:
         return f"trainvitals: {of_run}{verdict_text(diagnosis)}"

@@ -45,6 +45,23 @@ class TestWhatItFinds:
         assert diagnosis.verdict is Verdict.HEALTHY
         assert diagnosis.findings == ()
 
+    def test_the_thresholds_of_the_project_apply(self, monkeypatch):
+        model = stack(depth=20, activation=nn.Sigmoid)
+        assert found(checked(model))[0] == "vanishing_gradient"
+        limits = '{"vanishing_gradient": {"gradient_ratio_min": 1e-30}}'
+        monkeypatch.setenv("TRAINVITALS_RULES", limits)
+        codes = {f.rule for f in checked(model).findings}
+        assert "vanishing_gradient" not in codes
+
+    def test_a_threshold_of_the_project_makes_a_usual_model_a_finding(self, monkeypatch):
+        monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_share_warning": 0.0}}')
+        assert "dead_relu" in {f.rule for f in checked(stack()).findings}
+
+    def test_a_threshold_that_does_not_exist_is_one_warning(self, monkeypatch, caplog):
+        monkeypatch.setenv("TRAINVITALS_RULES", '{"dead_relu": {"dead_shares": 0.1}}')
+        checked(stack())
+        assert "dead_relu has no threshold 'dead_shares'" in caplog.text
+
     def test_zeros_are_symmetric(self):
         assert found(checked(stack(init=nn.init.zeros_))) == ("symmetric_init", "0.weight")
 

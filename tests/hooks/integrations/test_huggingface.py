@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.integrations.huggingface import TrainvitalsCallback
+from trainvitals.integrations.script import Unasked
 
 pytestmark = [
     pytest.mark.usefixtures("own_home"),
@@ -137,3 +138,22 @@ def test_watch_alone_sees_the_loss_too(tmp_path):
 def losses_of_open(monitor):
     monitor.close()
     return losses_of(monitor)
+
+
+@pytest.mark.parametrize("model_takes_counts", [True, False])
+def test_a_program_that_is_not_changed_has_the_loss_of_the_whole_step_too(
+    tmp_path, monkeypatch, model_takes_counts
+):
+    monkeypatch.setattr(GPT2LMHeadModel, "accepts_loss_kwargs", model_takes_counts, raising=False)
+    backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
+    made = torch.optim.Optimizer.__init__
+    unasked = Unasked({"collector": "off", "every": 1})
+    unasked.install()
+    try:
+        trainer = trained(tmp_path, gradient_accumulation_steps=4)
+    finally:
+        monkeypatch.undo()
+        torch.autograd.backward, torch.amp.GradScaler.scale = backward, scale
+        torch.optim.Optimizer.__init__ = made
+    unasked.monitor.close()
+    assert losses_of(unasked.monitor) == pytest.approx(logged(trainer), abs=1e-3)

@@ -179,3 +179,19 @@ def test_a_severity_can_be_told_without_colour():
     words = {s: card(sick(severity=s)) for s in (Severity.WARNING, Severity.ERROR)}
     assert "! WARNING" in words[Severity.WARNING]
     assert "✗ ERROR" in words[Severity.ERROR]
+
+
+def test_the_name_of_the_run_replaces_its_id():
+    shown = card(sick(), name="calm-otter-17")
+    assert "calm-otter-17 · step 1,999" in shown
+    assert "r1" not in shown
+
+
+def test_every_line_of_a_long_comment_in_a_fix_is_a_comment():
+    long = "if True:\n    # " + "a word and " * 20 + "\n    x = 1"
+    lines = card(sick(fix=long), width=60).splitlines()
+    start = lines.index("    if True:")
+    code = lines[start + 1 : lines.index("        x = 1")]
+    assert len(code) > 3
+    assert all(line.startswith("        # ") and len(line) <= 60 for line in code)
+    compile("\n".join(line[4:] for line in lines[start : start + len(code) + 2]), "fix", "exec")
