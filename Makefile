@@ -54,6 +54,11 @@ bench: bench-detection
 bench-detection: $(VENV)/.installed ## What the diagnosis finds, names and flags falsely (ARGS='--seeds 5 --jobs 2')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m detection $(ARGS)
 
+bench: bench-store
+.PHONY: bench-store
+bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector (ARGS='--database postgres')
+	$(BIN)/python benchmarks/store.py $(ARGS)
+
 .PHONY: bench-cuda
 bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where there is one
 	$(BIN)/python benchmarks/cuda_overhead.py $(ARGS)

@@ -1,116 +1,382 @@
-"""CPU time and rate of the collector's store: receive a batch, store, seal and read it.
+"""What the collector costs: CPU and bytes for a stored value, time to read.
 
-    python benchmarks/store.py [--batches 64] [--repeats 5]
+    python benchmarks/store.py [--database postgres] [--senders 4] [--batches 150] [--steps 1000000]
 
-Prints one JSON object: for each shape of run, the points per second that are committed and the CPU
-time of each part, in microseconds for each batch. The best of `repeats` is reported: other programs
-on the machine only add to it.
+Part 1 starts a collector, trains a network of 202 tensors under `watch` and keeps its statistics.
+Senders then replay them over HTTP, each as a run of its own, in batches of at most 50,000 values,
+with the client that the trainer uses. The CPU time is that of all processes of the collector (with
+Postgres: and of its server) from the first batch until all is sealed. The acknowledgement times are
+those of the senders, which share the machine with the collector. The collector diagnoses the runs
+only with `--diagnose`: a round takes at most a tenth of a core for each run, whatever it receives.
+
+Part 2 stores a run of `--steps` steps × 200 tensors × 1 statistic in another collector and reads it
+over HTTP: median and 95th percentile of 30 reads, and the bytes of the answer.
+
+Prints one JSON object. Nothing else may run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+import msgspec
 import numpy as np
+import psycopg
+import sqlalchemy as sa
+import torch
 
-from trainvitals.wire import Batch, Frame, Layout, Place, RunStart, Stat, Stream, decode, encode
+import trainvitals
+from trainvitals.ship.http import Acknowledged, Away, parse_url, post
+from trainvitals.wire import Batch, Frame, Layout, Place, RunEnd, RunStart, Stat, Stream, encode
 from trainvitals_server.store import Store
-from trainvitals_server.store.prepare import prepare
-from trainvitals_server.store.seal import Compactor
+from trainvitals_server.store.models import Track
 
-STATISTICS = (Stat.MEAN, Stat.STD, Stat.MIN, Stat.MAX, Stat.L2, Stat.NONFINITE)
-STEPS = 16
-SHAPES = {"small": 8, "medium": 100, "large": 1000}
-"""Places of each of the two streams of a run; one batch has 16 steps of both."""
-STREAMS = (Stream.WEIGHT, Stream.GRADIENT)
+VALUES_MAX = 50_000
+RECORDED_STEPS = 512
+READS = 30
 
 
-def bodies(places: int, batches: int) -> Iterator[bytes]:
-    """Yield the bodies that one training process sends."""
-    rng = np.random.default_rng(0)
-    rows = tuple(Place(f"blocks.{i}.attention.weight", depth=i) for i in range(places))
-    head = [RunStart(0.0), *(Layout(stream, 0, STATISTICS, rows) for stream in STREAMS)]
-    for seq in range(batches):
-        steps = np.arange(seq * STEPS, (seq + 1) * STEPS)
-        shape = (STEPS, places, len(STATISTICS))
-        frames = [
-            Frame(stream, 0, steps, 0.1 * steps, rng.standard_normal(shape, np.float32))
-            for stream in STREAMS
-        ]
-        records = (*(head if seq == 0 else []), *frames)
-        yield encode(Batch("run", "project", b"0123456789abcdef", seq, 0.0, 0, records))
+@dataclass(frozen=True)
+class Recorded:
+    """One stream of the recorded run; `values` is (steps, places, statistics), float32."""
+
+    layout: Layout
+    values: np.ndarray[Any, Any]
 
 
-def store_all(store: Store, pairs: list[tuple[Batch, bytes]]) -> None:
-    """Store the batches one after the other."""
-    for batch, body in pairs:
-        store.ingest(batch, body)
+@dataclass(frozen=True)
+class Collector:
+    """A collector in a process of its own."""
+
+    url: str
+    token: str
+    pid: int
+    home: Path
 
 
-def measure(url: str, places: int, batches: int) -> dict[str, float]:
-    """Return the CPU time of each part in µs a batch, and the committed points a second."""
-    sent = list(bodies(places, batches))
-    cpu_us: dict[str, float] = {}
-
-    def timed(part: str, work: Callable[[], Any]) -> Any:
-        began = time.process_time()
-        done = work()
-        cpu_us[part] = cpu_us.get(part, 0.0) + (time.process_time() - began) * 1e6 / batches
-        return done
-
-    decoded = timed("decode", lambda: list(map(decode, sent)))
-    pairs = list(zip(decoded, sent, strict=True))
-    timed("prepare", lambda: [prepare(batch, body) for batch, body in pairs])
-    store = Store.open(url)
+@contextlib.contextmanager
+def collector(
+    home: Path, database_url: str | None, *, diagnose: bool = True
+) -> Iterator[Collector]:
+    """Yield a running collector with its data in `home`."""
+    environment = {**os.environ, "TRAINVITALS_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    if database_url is not None:
+        environment["TRAINVITALS_DATABASE_URL"] = database_url
+    environment["TRAINVITALS_TOKEN_FILE"] = str(home / "token")
+    if not diagnose:
+        environment["TRAINVITALS_ROUND_INTERVAL_S"] = "1000000"
+    command = [sys.executable, "-m", "trainvitals.cli", "serve", "--port", "0"]
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        half, seconds = len(pairs) // 2, 0.0
-        for part, history in ((pairs[:half], "history_rebuild"), (pairs[half:], "history_extend")):
-            began = time.perf_counter()
-            timed("ingest", partial(store_all, store, part))
-            seconds += time.perf_counter() - began
-            stored = store.run("run")
-            assert stored is not None
-            timed(history, partial(store.history, stored.pk))
-        compactor = Compactor(store.database)
-        timed("seal", lambda: compactor.run_once(everything=True))
+        deadline = time.monotonic() + 60
+        token = home / "token"
+        while "http://" not in (text := (home / "log").read_text()) or not token.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The collector does not start: {text}")
+            time.sleep(0.1)
+        url = next(word for word in text.split() if word.startswith("http://"))
+        yield Collector(url, token.read_text().strip(), process.pid, home)
     finally:
-        store.close()
-    points = batches * STEPS * places * len(STATISTICS) * len(STREAMS)
-    return {**cpu_us, "committed_points_per_s": points / seconds}
+        process.terminate()
+        process.wait(60)
 
 
-def best(results: list[dict[str, float]]) -> dict[str, float]:
-    """Return the highest rate and the lowest time of each part."""
-    names = results[0]
+class Residual(torch.nn.Module):
+    """50 residual blocks with 4 tensors each, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.LayerNorm(32), torch.nn.Linear(32, 32), torch.nn.ReLU())
+            for _ in range(50)
+        )
+        self.head = torch.nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (batch, 10)."""
+        for block in self.blocks:
+            x = x + block(x)
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+
+def record(at: Collector, store: Store) -> list[Recorded]:
+    """Train a small network under `watch`; return what the collector then has of it."""
+    torch.manual_seed(0)
+    model = Residual()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    loss = torch.nn.CrossEntropyLoss()
+    inputs, labels = torch.randn(2048, 32), torch.randint(10, (2048,))
+    inputs[torch.arange(2048), labels] += 2.0
+    os.environ["TRAINVITALS_TOKEN_FILE"] = str(at.home / "token")
+    monitor = trainvitals.watch(
+        model, optimizer, loss=loss, run="recorded", every=1, overhead=1.0, collector=at.url
+    )
+    for _ in range(RECORDED_STEPS):
+        batch = torch.randint(2048, (64,))
+        value = loss(model(inputs[batch]), labels[batch])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    monitor.close()
+    stored = store.run("recorded")
+    if stored is None:
+        raise RuntimeError("The recorded run did not arrive.")
+    return [
+        read(store, stored.pk, layout)
+        for layout in store.layouts(stored.pk)
+        if layout.stream is not Stream.SCALAR
+    ]
+
+
+def read(store: Store, run_pk: int, layout: Layout) -> Recorded:
+    """Return all stored rows of a stream that have the newest layout."""
+    frames: list[Frame] = []
+    at = 0
+    while (found := store.frames(run_pk, layout.stream, at)) is not None:
+        at = int(found[1].steps[-1]) + 1
+        if found[0] == layout:
+            frames.append(found[1])
+    values = np.concatenate([frame.values for frame in frames])
+    return Recorded(msgspec.structs.replace(layout, version=0), values)
+
+
+def batches(run: str, recorded: Sequence[Recorded], count: int) -> tuple[list[bytes], int]:
+    """Return the bodies that a trainer sends for `run`, and the number of values in them."""
+    each = sum(part.values[0].size for part in recorded)
+    rows = max(1, VALUES_MAX // each)
+    length = min(len(part.values) for part in recorded)
+    source = run.encode().ljust(16, b".")[:16]
+    bodies = []
+    for seq in range(count):
+        steps = np.arange(seq * rows, (seq + 1) * rows)
+        frames = [
+            Frame(part.layout.stream, 0, steps, 0.1 * steps, part.values[steps % length])
+            for part in recorded
+        ]
+        head = [RunStart(0.0), *(part.layout for part in recorded)] if seq == 0 else []
+        bodies.append(encode(Batch(run, "bench", source, seq, 0.0, 0, (*head, *frames))))
+    end = RunEnd(time=1.0, step=rows * count, state="finished")
+    bodies.append(encode(Batch(run, "bench", source, count, 0.0, 0, (end,))))
+    return bodies, rows * count * each
+
+
+def send(at: Collector, source: bytes, bodies: Sequence[bytes], times: list[float]) -> None:
+    """Send bodies one after the other; append the seconds that each took to `times`."""
+    address = parse_url(at.url)
+    for seq, body in enumerate(bodies):
+        while True:
+            began = time.perf_counter()
+            outcome = post(address, at.token, body, source=source, seq=seq, deadline_s=30)
+            if isinstance(outcome, Acknowledged):
+                times.append(time.perf_counter() - began)
+                break
+            if not isinstance(outcome, Away):
+                raise RuntimeError(f"The collector refuses batch {seq}: {outcome}")
+            time.sleep(0.05)
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the CPU time of processes and of their children, ended or not."""
+    ticks = 0
+    parents = set(pids)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(entry.name) in parents:
+                ticks += sum(map(int, fields[11:15]))
+            elif int(fields[1]) in parents:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ingest(
+    at: Collector, store: Store, recorded: Sequence[Recorded], arguments: Any, pids: Sequence[int]
+) -> dict[str, float]:
+    """Replay the recorded statistics with all senders; return the figures."""
+    runs = [f"replay-{i}" for i in range(arguments.senders)]
+    made = [batches(run, recorded, arguments.batches) for run in runs]
+    times: list[float] = []
+    threads = [
+        threading.Thread(
+            target=send, args=(at, run.encode().ljust(16, b".")[:16], bodies, times), daemon=True
+        )
+        for run, (bodies, _) in zip(runs, made, strict=True)
+    ]
+    before, began = cpu_seconds(pids), time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    committed_s, committed_cpu = time.perf_counter() - began, cpu_seconds(pids) - before
+    wait_until_sealed(store)
+    sealed_cpu = cpu_seconds(pids) - before
+    values = sum(count for _, count in made)
     return {
-        name: round((max if name.endswith("_per_s") else min)(r[name] for r in results), 1)
-        for name in names
+        "values": values,
+        "committed_values_per_s_wall": values / committed_s,
+        "committed_values_per_cpu_s": values / committed_cpu,
+        "committed_and_sealed_values_per_cpu_s": values / sealed_cpu,
+        "ack_ms_p50": float(np.percentile(times, 50)) * 1e3,
+        "ack_ms_p99": float(np.percentile(times, 99)) * 1e3,
     }
 
 
+def wait_until_sealed(store: Store) -> None:
+    """Return when no row is left in the log."""
+    rows = sa.select(sa.func.coalesce(sa.func.sum(Track.log_rows), 0))
+    while True:
+        with store.database.read() as connection:
+            if not connection.scalar(rows):
+                return
+        time.sleep(0.2)
+
+
+def stored_bytes(url: str, path: Path) -> int:
+    """Return the bytes that the database occupies, without free pages."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            pragma = {
+                name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            }
+        return int((pragma["page_count"] - pragma["freelist_count"]) * pragma["page_size"])
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM FULL")
+        found = connection.execute("SELECT pg_total_relation_size('chunk')").fetchone()
+    return int(found[0]) if found else 0
+
+
+def long_run(store: Store, steps: int) -> None:
+    """Store a run of 200 tensors and one statistic in `store`, sealed as while it goes on."""
+    from trainvitals_server.store.seal import Compactor
+
+    places = tuple(Place(f"blocks.{i}.weight", depth=i) for i in range(200))
+    layout = Layout(Stream.WEIGHT, 0, (Stat.L2,), places)
+    rng = np.random.default_rng(0)
+    level = np.ones(200)
+    compactor = Compactor(store.database)
+    for seq, at in enumerate(range(0, steps, 250)):
+        walk = level + 1e-3 * np.cumsum(rng.standard_normal((250, 200)), axis=0)
+        level = walk[-1]
+        values = walk.astype(np.float32)[:, :, None]
+        rows = np.arange(at, at + 250)
+        head = [RunStart(0.0), layout] if seq == 0 else []
+        frame = Frame(Stream.WEIGHT, 0, rows, 0.1 * rows, values)
+        batch = Batch("long", "bench", b"long............", seq, 0.0, 0, (*head, frame))
+        store.ingest(batch, encode(batch))
+        if seq % 50 == 49:
+            while compactor.run_once():
+                pass
+
+
+def reads(at: Collector, steps: int) -> dict[str, dict[str, float]]:
+    """Return median and p95 in ms and the bytes of each kind of read."""
+    base = "/api/v1/runs/long"
+    some = [("place", f"blocks.{i}.weight") for i in range(50)]
+    middle = steps // 2
+    one = {"stream": "weight", "statistic": "l2"}
+    kinds = {
+        "one series, 1,000 buckets": (f"{base}/series", [*one.items(), some[0], ("points", 1000)]),
+        "50 series, 1,000 buckets": (f"{base}/series", [*one.items(), *some, ("points", 1000)]),
+        "200 layers x 500 buckets": (f"{base}/heatmap", [*one.items(), ("columns", 500)]),
+        "50 series, a window of 3,000 steps in the middle": (
+            f"{base}/series",
+            [
+                *one.items(),
+                *some,
+                ("points", 1000),
+                ("from", middle),
+                ("to", middle + 3000),
+            ],
+        ),
+        "run list": ("/api/v1/runs", [("limit", 100)]),
+    }
+    return {name: timed(at, f"{path}?{urlencode(query)}") for name, (path, query) in kinds.items()}
+
+
+def timed(at: Collector, target: str) -> dict[str, float]:
+    """Return the time of READS reads of a path, on one connection, after two to warm up."""
+    address = parse_url(at.url)
+    connection = http.client.HTTPConnection(address.host, address.port)
+    headers = {"Authorization": f"Bearer {at.token}", "Accept-Encoding": "gzip"}
+    times, size = [], 0
+    for _ in range(READS + 2):
+        began = time.perf_counter()
+        connection.request("GET", target, headers=headers)
+        response = connection.getresponse()
+        size = len(response.read())
+        times.append(time.perf_counter() - began)
+        if response.status != 200:
+            raise RuntimeError(f"{target}: {response.status}")
+    p50, p95 = np.percentile(times[2:], [50, 95]) * 1e3
+    return {"p50_ms": round(float(p50), 1), "p95_ms": round(float(p95), 1), "bytes": size}
+
+
+@contextlib.contextmanager
+def database(kind: str) -> Iterator[tuple[str | None, list[int]]]:
+    """Yield (URL or None, process ids of the database server)."""
+    if kind == "sqlite":
+        yield None, []
+        return
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from helpers.postgres import running_postgres
+
+    with running_postgres() as postgres, postgres.database() as url:
+        pid = int((postgres.directory / "data" / "postmaster.pid").read_text().split()[0])
+        yield url, [pid]
+
+
 def main() -> None:
-    """Measure every shape and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--shapes", nargs="+", default=[*SHAPES], choices=[*SHAPES])
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--senders", type=int, default=4)
+    parser.add_argument("--batches", type=int, default=150, help="batches of each sender")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="of the run that is read")
+    parser.add_argument("--diagnose", action="store_true", help="with rounds of diagnosis")
     arguments = parser.parse_args()
-    found = {}
-    for shape in arguments.shapes:
-        results = []
-        for _ in range(arguments.repeats):
-            with tempfile.TemporaryDirectory() as folder:
-                url = f"sqlite:///{Path(folder) / 'bench.db'}"
-                results.append(measure(url, SHAPES[shape], arguments.batches))
-        found[shape] = best(results)
-    print(json.dumps(found, indent=2))
+    figures: dict[str, Any] = {"database": arguments.database}
+    with database(arguments.database) as (url, pids), tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        path = home / "trainvitals.db"
+        with collector(home, url, diagnose=arguments.diagnose) as at:
+            store = Store.open(url or f"sqlite:///{path}")
+            recorded = record(at, store)
+            wait_until_sealed(store)
+            empty = stored_bytes(url or "sqlite", path)
+            figures["ingest"] = ingest(at, store, recorded, arguments, [at.pid, *pids])
+            store.close()
+        kept = stored_bytes(url or "sqlite", path) - empty
+        figures["bytes_per_value"] = kept / figures["ingest"]["values"]
+    if not arguments.steps:
+        print(json.dumps(figures, indent=2))
+        return
+    with database(arguments.database) as (url, _), tempfile.TemporaryDirectory() as folder:
+        store = Store.open(url or f"sqlite:///{Path(folder) / 'trainvitals.db'}")
+        long_run(store, arguments.steps)
+        store.close()
+        with collector(Path(folder), url) as at:
+            figures["reads"] = reads(at, arguments.steps)
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

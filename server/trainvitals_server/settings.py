@@ -87,9 +87,9 @@ class Settings(BaseSettings):
     )
     batch_values_max: int = Field(default=50_000, gt=0, description="Values in one batch.")
     run_series_max: int = Field(
-        default=20_000, gt=0, description="Series of one run: places × statistics, all streams."
+        default=200_000, gt=0, description="Series of one run: places × statistics, all streams."
     )
-    series_max: int = Field(default=150_000, gt=0, description="Series of all running runs.")
+    series_max: int = Field(default=2_000_000, gt=0, description="Series of all running runs.")
     places_max: int = Field(default=20_000, gt=0, description="Maximum places in one layout.")
     queue_bytes_max: int = Field(
         default=64 * 2**20,

@@ -23,7 +23,7 @@ from trainvitals_server.store.tiers import Floats, Spans
 from trainvitals_server.store.timeline import EVERY_STEP
 
 POINTS_MAX = 2000
-COLUMNS_MAX = 400
+COLUMNS_MAX = 512
 PLACES_MAX = 50
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])

@@ -60,6 +60,9 @@ class Spans:
         # NaN and infinities reach the minimum or the maximum. Their series are folded again.
         finite = np.isfinite(fields[_MIN]) & np.isfinite(fields[_MAX])
         if (odd := np.flatnonzero(~finite.all(axis=0))).size:
+            absent = odd[np.isnan(values[:, odd]).all(axis=0)]
+            fields[:_COUNT, :, absent], fields[_COUNT, :, absent] = np.nan, 0
+            odd = np.setdiff1d(odd, absent, assume_unique=True)
             again = cls.of_rows(steps[: spans * n], values[: spans * n, odd]).every(n)
             fields[:, :, odd] = again.fields
         folded = cls(steps[: spans * n : n], steps[n - 1 :: n][:spans], np.full(spans, n), fields)

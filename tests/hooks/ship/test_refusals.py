@@ -205,7 +205,7 @@ def layouts_of(layers: int):
 @pytest.mark.parametrize("layers", [2000, 5000, 10_000])
 def test_a_model_of_thousands_of_layers_is_delivered(tmp_path, layers):
     # 5,000 layers have 30,000 series: more than the default.
-    with running_collector(tmp_path / "home", run_series_max=100_000) as collector:
+    with running_collector(tmp_path / "home") as collector:
         url = f"http://127.0.0.1:{collector.settings.port}"
         shipper = shipper_to(url, tmp_path / "spool", token=collector.token)
         announced = layouts_of(layers)
