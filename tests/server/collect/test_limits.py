@@ -17,7 +17,9 @@ from trainvitals_server.problems import Problem
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    with running_collector(tmp_path_factory.mktemp("limits"), seal_interval_s=3600) as collector:
+    with running_collector(
+        tmp_path_factory.mktemp("limits"), seal_interval_s=3600, run_series_max=20_000
+    ) as collector:
         yield collector
 
 
@@ -81,7 +83,7 @@ def test_a_name_over_256_bytes_is_refused(running):
     refused(running, batch(scalars("ä" * 129)), 413, "too_large")
 
 
-def test_a_run_has_at_most_20_000_series_over_all_streams(running):
+def test_a_run_has_at_most_the_series_of_the_setting_over_all_streams(running):
     first = batch(weights(6000), run="w", source=b"w" * 16)
     assert running.send(first).status_code == 200
     more = batch(weights(5000, stream=Stream.GRADIENT), seq=1, run="w", source=b"w" * 16)
