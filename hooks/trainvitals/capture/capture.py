@@ -33,6 +33,7 @@ from trainvitals.capture.loss import (
 from trainvitals.capture.loss_steps import LossSteps
 from trainvitals.capture.measurement import Measurement
 from trainvitals.capture.operations import LossEvents
+from trainvitals.capture.optimizer_state import OptimizerState
 from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
@@ -99,6 +100,7 @@ class Capture:
             nonfinite=self._nonfinite,
             initial=self._initial,
             updates=self.updates,
+            state=OptimizerState(start_step, emit),
         )
         self._loss_steps = LossSteps(self.models)
         self._full = self._budget.is_full(start_step)
@@ -283,7 +285,7 @@ class Capture:
         self.updates.after()
         try:
             if "updates" not in self._guard.off:
-                self._measurement.after(optimizer, args, kwargs)
+                self._measurement.after(optimizer, args, kwargs, self.step + 1)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("updates", error)
         if optimizer is not self.optimizers[0]:

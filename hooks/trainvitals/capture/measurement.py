@@ -15,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.backends import Group
 from trainvitals.capture.initial import InitialValues
+from trainvitals.capture.optimizer_state import OptimizerState
 from trainvitals.capture.optimizers import Optimizers, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.step import Step
@@ -48,6 +49,7 @@ class Measurement:
         nonfinite: Callable[[], None],
         initial: InitialValues,
         updates: UpdateGuard,
+        state: OptimizerState,
     ) -> None:
         self.full_steps = 0
         self._planner = Planner(models, report)
@@ -56,6 +58,7 @@ class Measurement:
         self._nonfinite = nonfinite
         self._initial = initial
         self._updates = updates
+        self._state = state
         self._sizes: tuple[int, ...] = ()
         self._steps = 0
         self._now: Step | None = None
@@ -89,6 +92,7 @@ class Measurement:
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
         """Measure gradients and weights before the optimizer's update of step `number`."""
         step, plan = self.begin()
+        self._state.before(optimizer, number)
         groups = self._groups(plan, optimizer)
         has_closure = closure_of(args, kwargs) is not None
         updates = has_closure or self._take_gradients(step, optimizer, groups)
@@ -97,9 +101,10 @@ class Measurement:
         if updates and not has_closure:
             self._updates.before(optimizer, step.totals.get(id(optimizer)), number)
 
-    def after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Measure updates after an optimizer's step."""
+    def after(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
+        """Measure updates after an optimizer's update of step `number`."""
         step, plan = self.begin()
+        self._state.after(optimizer, number)
         groups = self._groups(plan, optimizer)
         if closure_of(args, kwargs) is not None:
             # The closure ran its backward inside the step: read its last gradients now.

@@ -47,6 +47,7 @@ from trainvitals.diagnosis.rules.redundant_bias import RedundantBias
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
+from trainvitals.diagnosis.rules.state_not_restored import StateNotRestored
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
 from trainvitals.diagnosis.rules.trivial_target import TrivialTarget
@@ -89,6 +90,7 @@ RULES: tuple[type[Rule], ...] = (
     WrongTrainEvalMode,
     ParameterJump,
     AbsorbedUpdates,
+    StateNotRestored,
     ScheduleEndedEarly,
     BiasDrift,
     BiasRegularised,

@@ -146,6 +146,10 @@ class EventKind(StrEnum):
     NONFINITE_UPDATE = "nonfinite_update"
     """`watch(guard=…)` found gradients that are not finite before an update. The text says whether
     the update was prevented or made."""
+    OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
+    """An optimizer that keeps a state began a step without one: it was emptied since the step
+    before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
+    `parameters`: number of parameters with a state, before it was emptied or after the step."""
     CLASS_HISTOGRAM = "class_histogram"
     """Number of target entries of each class, up to 64 classes, summed over the measured batches:
     after the 1st, the 8th and the 64th. Attributes: class number → count."""
