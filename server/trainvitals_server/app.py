@@ -120,12 +120,14 @@ def _start(app: FastAPI, settings: Settings) -> None:
         engine_of(settings.rules),
         interval_s=settings.round_interval_s,
         lost_after_s=settings.lost_after_s,
+        scalars=settings.metrics_scalars,
     )
     state.publisher = Publisher(
         state.store,
         state.rounds,
         state.ingest_counters,
         queue_bytes=lambda: state.store.database.waiting_bytes,
+        layers=settings.metrics_detail == "layer",
     )
     state.rounds.start()
 

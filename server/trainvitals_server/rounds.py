@@ -94,12 +94,14 @@ class Rounds:
         interval_s: float = 1.0,
         lost_after_s: float = 60.0,
         *,
+        scalars: Sequence[str] = (),
         now: Callable[[], float] = wall_clock,
     ) -> None:
         self._store = store
         self._engine = engine
         self._interval_s = interval_s
         self._lost_after_s = lost_after_s
+        self._scalars = scalars
         self._now = now
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -219,7 +221,7 @@ class Rounds:
     ) -> None:
         now = self._now()
         before = self._measured.get(run_pk)
-        vitals = vitals_of(history, before.vitals if before else None)
+        vitals = vitals_of(history, before.vitals if before else None, self._scalars)
         same_step = before is not None and before.vitals.step == vitals.step
         at = before.at if before is not None and same_step else now
         known = {(f.code, f.where) for f in previous if f.is_open}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic.fields import FieldInfo
@@ -108,6 +108,15 @@ class Settings(BaseSettings):
         description="Requests answered at once; open connections are limited to 5 times as many.",
     )
 
+    metrics_detail: Literal["run", "layer"] = Field(
+        default="run",
+        description="Series on /metrics: of runs, or also of each run's 20 worst layers.",
+    )
+    metrics_scalars: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names or patterns of logged scalars to export on /metrics, separated by "
+        "commas: accuracy,eval_*.",
+    )
     prometheus_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="HOST:PORT of every collector that Prometheus should scrape, separated by "
@@ -124,7 +133,7 @@ class Settings(BaseSettings):
         default=2.0, gt=0, description="Seconds between runs of the compactor."
     )
 
-    @field_validator("allowed_hosts", "prometheus_targets", mode="before")
+    @field_validator("allowed_hosts", "prometheus_targets", "metrics_scalars", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

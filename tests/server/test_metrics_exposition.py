@@ -1,6 +1,7 @@
 """/metrics: every number has something behind it, the format is clean, and there is a bound."""
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from trainvitals_server.publish.counters import (
 )
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.publish.families import COLLECTOR_FAMILIES, RUN_FAMILIES
+from trainvitals_server.publish.layers import Layer, Layers
 from trainvitals_server.publish.vitals import Measured, Vitals
 from trainvitals_server.store.types import StoredRun, Totals
 
@@ -55,11 +57,15 @@ VITALS = Vitals(
     step=41,
     loss={"training": 0.5, "validation": 0.7},
     gradient_norm=1.5,
+    gradient_norm_before_clipping=9.0,
     update_ratio=1e-3,
     nonfinite={"loss": 2, "gradient": 0},
     learning_rate={"0": 0.1},
     loss_scale=65536.0,
     step_time_s=0.25,
+    skipped=3,
+    scalars={"accuracy": 0.9},
+    layers=Layers((Layer("fc.weight", 0.1, 0.01, 1e-3),), 4, 12.0),
 )
 
 
@@ -91,8 +97,9 @@ class FakeStore:
     def run_by_key(self, run_pk):
         return next((run for run in self.runs if run.pk == run_pk), None)
 
-    def findings(self, run_pk):
-        return self.found
+    def open_findings(self, run_pks):
+        found = Counter((f.rule, str(f.severity)) for f in self.found if f.is_open)
+        return dict.fromkeys(run_pks, found)
 
     def totals(self):
         self.asked += 1
@@ -111,7 +118,9 @@ class FakeRounds:
 
 
 def publisher(*runs, measured_at=NOW - 1, vitals=VITALS, counters=None, stats=None, **known):
-    options = {k: known.pop(k) for k in ("series_max", "queue_bytes", "now") if k in known}
+    options = {
+        k: known.pop(k) for k in ("series_max", "queue_bytes", "now", "layers") if k in known
+    }
     return Publisher(
         FakeStore(*runs, **known),
         FakeRounds({run.pk: Measured(vitals, measured_at, NOW) for run in runs}, stats),
@@ -154,6 +163,7 @@ def full():
         findings=[finding()],
         dropped={"queue_full": 5},
         queue_bytes=lambda: 12,
+        layers=True,
     )
 
 
@@ -305,10 +315,21 @@ def test_a_run_with_everything_has_at_most_sixty_series():
         update_ratio=1,
         loss_scale=1,
         step_time_s=1,
+        gradient_norm_before_clipping=1,
+        skipped=1,
+        layers=Layers((Layer("a", 1, 1, 1),) * 20, 9, 2.0),
     )
     found = [finding(f"rule_{i}") for i in range(100)]
     shown = publisher(summary(findings=Counts(0, 100)), vitals=many, findings=found)
     assert sum(("run", "run-1") in labels for _, labels in scraped(shown)) <= 60
+
+
+def test_layers_have_series_only_when_the_operator_chose_them():
+    without, with_layers = publisher(summary()), publisher(summary(), layers=True)
+    assert values(without, "trainvitals_layer_weight_rms") == []
+    assert values(without, "trainvitals_run_gradient_norm_layer_spread_ratio") == [12]
+    assert values(with_layers, "trainvitals_layer_weight_rms", layer="fc.weight") == [0.1]
+    assert values(with_layers, "trainvitals_layers_left_out") == [4]
 
 
 def test_scrapes_share_a_snapshot_and_totals_are_counted_twice_a_minute():

@@ -50,6 +50,20 @@ def test_a_run_that_measured_nothing_shows_nothing():
     )
 
 
+def test_only_the_chosen_scalars_of_the_user_are_shown():
+    history = run(2, log__accuracy=[0.1, 0.2], log__eval_f1=[0.3, 0.4], log__private=[1, 1])
+    assert vitals_of(history).scalars == {}
+    chosen = vitals_of(history, None, ("accuracy", "eval_*")).scalars
+    assert chosen == pytest.approx({"accuracy": 0.2, "eval_f1": 0.4})
+
+
+def test_skipped_updates_are_counted_over_rounds_and_absent_without_a_scaler():
+    first = vitals_of(run(3, skipped_step=[1, 0, 1]))
+    assert first.skipped == 2
+    assert vitals_of(run(5, skipped_step=[1, 0, 1, 1, 0]), first).skipped == 3
+    assert vitals_of(run(3, loss=[1, 1, 1])).skipped is None
+
+
 def test_the_update_ratio_is_the_median_over_weights_not_biases():
     places = [Place("a", kind="weight"), Place("b", kind="weight"), Place("c", kind="bias")]
     columns = {n: {Stat.RATIO: v} for n, v in (("a", 1e-3), ("b", 3e-3), ("c", 1.0))}

@@ -52,12 +52,14 @@ class Publisher:
         *,
         queue_bytes: Callable[[], int] | None = None,
         series_max: int = SERIES_MAX,
+        layers: bool = False,
         now: Callable[[], float] = wall_clock,
     ) -> None:
         self._store = store
         self._rounds = rounds
         self._counters = counters
         self._queue_bytes = queue_bytes
+        self._layers = layers
         self._now = now
         self._version = version("trainvitals")
         self._registry = registry_of(self.snapshot, series_max=series_max)
@@ -95,4 +97,5 @@ class Publisher:
             ingest=self._counters.read(),
             now=now,
             queue_bytes=self._queue_bytes() if self._queue_bytes else None,
+            layers=self._layers,
         )

@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from trainvitals_server.publish.counters import Distribution
+from trainvitals_server.publish.layers import LAYERS_MAX, Layer
 from trainvitals_server.publish.snapshot import RunView, Snapshot
 
 STATES: Final = ("running", "lost", "finished", "failed", "stopped")
-FINDINGS_MAX: Final = 24
+FINDINGS_MAX: Final = 20
 """Maximum number of series of findings_active for one run; errors come first."""
+
+WORST: Final = (
+    f"only with metrics_detail = layer, for the {LAYERS_MAX} layers that are farthest from "
+    "healthy: non-finite or zero gradients first, then by the distance of the update ratio from "
+    "1e-3."
+)
 
 Sample = tuple[tuple[str, ...], float]
 """Label values (without project and run) and the sample's value."""
@@ -73,6 +80,11 @@ def _one(value: float | None) -> list[Sample]:
 def _each(values: dict[str, float] | Iterable[tuple[str, float]]) -> list[Sample]:
     pairs = values.items() if isinstance(values, dict) else values
     return [((key,), float(value)) for key, value in pairs]
+
+
+def _of_layers(run: RunView, value: Callable[[Layer], float | None]) -> list[Sample]:
+    pairs = [(layer.name, value(layer)) for layer in run.vitals.layers.worst]
+    return [((name,), number) for name, number in pairs if number is not None]
 
 
 def _findings(run: RunView) -> list[Sample]:
@@ -143,6 +155,19 @@ RUN_FAMILIES: Final = (
         read=lambda r: _one(r.vitals.gradient_norm),
     ),
     RunFamily(
+        "run_gradient_norm_before_clipping",
+        "gauge",
+        "Total L2 norm of the gradients that clip_grad_norm_ found, unscaled; absent without "
+        "clipping.",
+        read=lambda r: _one(r.vitals.gradient_norm_before_clipping),
+    ),
+    RunFamily(
+        "run_gradient_norm_layer_spread_ratio",
+        "gauge",
+        "Largest gradient RMS of a weight tensor divided by the smallest.",
+        read=lambda r: _one(r.vitals.layers.gradient_spread),
+    ),
+    RunFamily(
         "run_update_ratio",
         "gauge",
         "Median over the weight tensors of RMS(update) / RMS(weight); a healthy value is about "
@@ -183,6 +208,49 @@ RUN_FAMILIES: Final = (
         "infinite.",
         ("kind",),
         read=lambda r: _each((k, float(v)) for k, v in r.vitals.nonfinite.items()),
+    ),
+    RunFamily(
+        "run_optimizer_steps_skipped",
+        "counter",
+        "Updates that the gradient scaler skipped because of an overflow; absent without mixed "
+        "precision.",
+        ("reason",),
+        read=lambda r: [] if r.vitals.skipped is None else [(("overflow",), r.vitals.skipped)],
+    ),
+    RunFamily(
+        "run_scalar",
+        "gauge",
+        "The newest value of a scalar that the training logged; only those that the setting "
+        "metrics_scalars names, at most 8.",
+        ("name",),
+        read=lambda r: _each(r.vitals.scalars.items()),
+    ),
+    RunFamily(
+        "layer_weight_rms",
+        "gauge",
+        f"RMS of a layer's weight; {WORST}",
+        ("layer",),
+        read=lambda r: _of_layers(r, lambda layer: layer.weight_rms),
+    ),
+    RunFamily(
+        "layer_gradient_rms",
+        "gauge",
+        f"RMS of a layer's gradient, NaN when an entry is not finite; {WORST}",
+        ("layer",),
+        read=lambda r: _of_layers(r, lambda layer: layer.gradient_rms),
+    ),
+    RunFamily(
+        "layer_update_ratio",
+        "gauge",
+        f"RMS(update) / RMS(weight) of a layer; {WORST}",
+        ("layer",),
+        read=lambda r: _of_layers(r, lambda layer: layer.update_ratio),
+    ),
+    RunFamily(
+        "layers_left_out",
+        "gauge",
+        "Number of layers of the run without series; only with metrics_detail = layer.",
+        read=lambda r: _one(r.vitals.layers.left_out if r.vitals.layers.worst else None),
     ),
 )
 

@@ -118,6 +118,10 @@ def page() -> str:
         "Counters start at 0 when the collector starts, as Prometheus expects. When several "
         "collectors share one Postgres database, each of them exports all runs: use "
         "`max by (project, run)`.\n\n"
+        "A run has at most 60 series. Two settings of the collector add series: "
+        '`metrics_detail = "layer"` (`TRAINVITALS_METRICS_DETAIL`) those of its worst layers, at '
+        'most 61, and `metrics_scalars = ["accuracy"]` (`TRAINVITALS_METRICS_SCALARS`) at most 8 '
+        "scalars that the training logged.\n\n"
         f"## Metrics of each run\n\n{table(RUN_FAMILIES)}\n\n"
         f"## Metrics of the collector\n\n{table((*COLLECTOR_FAMILIES, LEFT_OUT))}\n"
     )

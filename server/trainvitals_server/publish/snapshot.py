@@ -9,12 +9,13 @@ Promise:  the snapshot omits runs that ended more than ENDED_FOR_S ago, lost run
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from trainvitals.api.schema import Finding, Run
+from trainvitals.api.schema import Run
 from trainvitals_server.publish.counters import IngestCounts, RoundStats
+from trainvitals_server.publish.layers import Layers
 from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
 from trainvitals_server.store.types import StoredRun, Totals
 
@@ -42,7 +43,9 @@ class SnapshotStore(Protocol):
         cursor: str | None = None,
     ) -> tuple[list[StoredRun], str | None]: ...
     def run_by_key(self, run_pk: int) -> StoredRun | None: ...
-    def findings(self, run_pk: int) -> list[Finding]: ...
+    def open_findings(
+        self, run_pks: Sequence[int]
+    ) -> Mapping[int, Mapping[tuple[str, str], int]]: ...
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,21 @@ def gather(
     ingest: IngestCounts,
     now: float,
     queue_bytes: int | None = None,
+    layers: bool = False,
 ) -> Snapshot:
-    """Return the snapshot at the time `now`, in seconds since the epoch."""
+    """Return the snapshot at the time `now`, in seconds since the epoch.
+
+    Without `layers`, it contains no values of single layers.
+    """
+    shown = list(_shown(store, measured, now))
+    findings = store.open_findings([stored.pk for stored in shown])
     views = [
         RunView(
             stored.run,
-            _recent(stored.run, measured.get(stored.pk), now),
-            _open_findings(store, stored),
+            _recent(stored.run, measured.get(stored.pk), now, layers=layers),
+            findings.get(stored.pk, {}),
         )
-        for stored in _shown(store, measured, now)
+        for stored in shown
     ]
     views.sort(key=lambda v: (v.run.state != "running", -v.run.last_report_at))
     dropped: Counter[str] = Counter()
@@ -136,15 +145,10 @@ def _in_state(store: SnapshotStore, state: str) -> Iterator[StoredRun]:
             return
 
 
-def _recent(run: Run, measured: Measured | None, now: float) -> Vitals:
+def _recent(run: Run, measured: Measured | None, now: float, *, layers: bool) -> Vitals:
     if measured is None or now - min(measured.at, run.last_report_at) > AGE_MAX_S:
         return Vitals()
-    return measured.vitals
-
-
-def _open_findings(store: SnapshotStore, stored: StoredRun) -> Mapping[tuple[str, str], int]:
-    counts = stored.run.findings
-    if not counts.error and not counts.warning and not counts.info:
-        return {}
-    found: Iterable[Finding] = store.findings(stored.pk)
-    return Counter((f.rule, str(f.severity)) for f in found if f.is_open)
+    if layers:
+        return measured.vitals
+    spread = measured.vitals.layers.gradient_spread
+    return replace(measured.vitals, layers=Layers(gradient_spread=spread))

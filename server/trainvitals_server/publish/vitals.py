@@ -9,14 +9,16 @@ Promise:  pure; a value that is unknown, or was measured too long before the new
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final
 
 import numpy as np
 
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals_server.publish.layers import Layers, layers_of
 
 AGE_MAX_S: Final = 300.0
 """An older value is absent, because a constant curve would look like an active run."""
@@ -34,15 +36,21 @@ class Vitals:
     loss: Mapping[str, float] = field(default_factory=dict)
     """Loss by split; "training" is the training loss."""
     gradient_norm: float | None = None
+    gradient_norm_before_clipping: float | None = None
     update_ratio: float | None = None
     """Median over weight tensors of RMS(ΔW)/RMS(W)."""
     nonfinite: Mapping[str, int] = field(default_factory=dict)
     """Counts over all steps: "loss" counts micro-batches, "gradient" counts gradient tensors."""
+    skipped: int | None = None
+    """Number of updates that the gradient scaler skipped, over all steps; None without a scaler."""
     learning_rate: Mapping[str, float] = field(default_factory=dict)
     """Learning rate by parameter group; "0" is the first group."""
     loss_scale: float | None = None
     step_time_s: float | None = None
     """Median over the newest STEP_TIMES steps."""
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    """The user's scalars that the operator chose, by name without the prefix `log/`."""
+    layers: Layers = field(default_factory=Layers)
 
 
 @dataclass(frozen=True)
@@ -55,19 +63,28 @@ class Measured:
     examined_at: float
 
 
-def vitals_of(history: History, before: Vitals | None = None) -> Vitals:
-    """Return the vitals of `history`; counters continue from `before`, the previous round's."""
+def vitals_of(
+    history: History, before: Vitals | None = None, scalars: Sequence[str] = ()
+) -> Vitals:
+    """Return the vitals of `history`; counters continue from `before`, the previous round's.
+
+    `scalars`: patterns of the user's scalars to include, at most LABELS_MAX of them.
+    """
     step_time_s = _step_time(history)
     newest = _Newest(history, step_time_s)
     return Vitals(
         step=history.last_step,
         loss=_losses(newest),
         gradient_norm=newest.or_nan(Scalar.GRADIENT_NORM, Scalar.NONFINITE_GRADIENTS),
+        gradient_norm_before_clipping=newest(Scalar.GRADIENT_NORM_BEFORE_CLIPPING),
         update_ratio=_update_ratio(history, newest),
         nonfinite=_nonfinite(history, before),
+        skipped=_skipped(history, before),
         learning_rate=newest.by_suffix(Scalar.LEARNING_RATE),
         loss_scale=newest(Scalar.LOSS_SCALE),
         step_time_s=step_time_s,
+        scalars=_chosen(newest, history, scalars),
+        layers=layers_of(history) if _measures_layers(history, newest) else Layers(),
     )
 
 
@@ -119,6 +136,27 @@ def _update_ratio(history: History, newest: _Newest) -> float | None:
     ratios = history.values(Stream.UPDATE, Stat.RATIO)[-1, weights]
     ratios = ratios[np.isfinite(ratios)]
     return float(np.median(ratios)) if len(ratios) else None
+
+
+def _measures_layers(history: History, newest: _Newest) -> bool:
+    steps = history.steps(Stream.GRADIENT)
+    return bool(len(steps)) and newest.fresh(int(steps[-1]))
+
+
+def _chosen(newest: _Newest, history: History, patterns: Sequence[str]) -> dict[str, float]:
+    names = [n.removeprefix("log/") for n in history.scalar_names() if n.startswith("log/")]
+    chosen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
+    values = {name: newest(f"log/{name}") for name in chosen[:LABELS_MAX]}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _skipped(history: History, before: Vitals | None) -> int | None:
+    counted_to = min(before.step, history.last_step) if before else -1
+    counted = before.skipped if before else None
+    series = history.scalar(Scalar.SKIPPED_STEP).finite()
+    if not len(series) and counted is None:
+        return None
+    return (counted or 0) + int(series.since(counted_to + 1).values.sum(dtype=np.float64))
 
 
 def _nonfinite(history: History, before: Vitals | None) -> dict[str, int]:

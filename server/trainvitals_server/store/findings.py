@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from trainvitals.api.schema import Diagnosis, Finding, Severity
+from trainvitals.api.schema import Diagnosis, Finding, Severity, State
 from trainvitals_server.store.models import FindingRow, Run
 
 _decoder = msgspec.msgpack.Decoder(Finding)
 PLACE_MAX = 512
+RUNS_AT_ONCE = 500
 
 
 def load(connection: sa.Connection, run_pk: int) -> list[Finding]:
@@ -20,6 +21,34 @@ def load(connection: sa.Connection, run_pk: int) -> list[Finding]:
     wanted = sa.select(FindingRow.finding).where(FindingRow.run_pk == run_pk)
     blobs = connection.scalars(wanted.order_by(FindingRow.position))
     return [_decoder.decode(blob) for blob in blobs]
+
+
+def open_counts(
+    connection: sa.Connection, run_pks: Sequence[int]
+) -> dict[int, dict[tuple[str, str], int]]:
+    """Return run → (rule, severity) → number of open findings; runs without any are absent."""
+    row = FindingRow
+    counts: dict[int, dict[tuple[str, str], int]] = {}
+    newest: dict[str, int] = {}
+    for i in range(0, len(run_pks), RUNS_AT_ONCE):
+        wanted = (
+            sa.select(row.run_pk, row.code, row.severity, sa.func.count(), sa.func.max(row.pk))
+            .where(row.run_pk.in_(run_pks[i : i + RUNS_AT_ONCE]), row.state == str(State.OPEN))
+            .group_by(row.run_pk, row.code, row.severity)
+        )
+        for run_pk, code, severity, count, pk in connection.execute(wanted):
+            counts.setdefault(run_pk, {})[code, severity] = count
+            newest[code] = pk
+    # The rule's name is in the finding alone: decode one finding of each rule.
+    blobs = sa.select(row.code, row.finding).where(row.pk.in_(newest.values()))
+    names = {code: _decoder.decode(blob).rule for code, blob in connection.execute(blobs)}
+    by_rule: dict[int, dict[tuple[str, str], int]] = {}
+    for run_pk, of in counts.items():
+        named = by_rule[run_pk] = {}
+        for (code, severity), count in of.items():
+            key = names[code], severity
+            named[key] = named.get(key, 0) + count
+    return by_rule
 
 
 def save(connection: sa.Connection, run_pk: int, diagnosis: Diagnosis, *, now: float) -> None:

@@ -145,6 +145,11 @@ class Store:
         with self.database.read() as connection:
             return findings.load(connection, run_pk)
 
+    def open_findings(self, run_pks: Sequence[int]) -> dict[int, dict[tuple[str, str], int]]:
+        """Return run → (rule, severity) → number of open findings, for the metrics."""
+        with self.database.read() as connection:
+            return findings.open_counts(connection, run_pks)
+
     def save_diagnosis(self, run_pk: int, diagnosis: Diagnosis) -> None:
         """Replace a run's diagnosis with the one of the newest round."""
         now = self._clock()

@@ -157,7 +157,11 @@ def test_findings_are_kept_by_episode_and_the_root_cause_is_the_headline(store):
 
     resolved = finding(where="layer", state=State.RESOLVED)
     again = finding(where="layer", since_step=50)
+    assert store.open_findings([pk, pk + 1]) == {
+        pk: {(f.rule, str(f.severity)): n for f, n in ((root, 2), (info, 1))}
+    }
     store.save_diagnosis(pk, diagnosis([again, resolved], health=0.5, step=60))
+    assert sum(store.open_findings([pk])[pk].values()) == 1
     assert store.findings(pk) == [again, resolved]
     assert store.run("r").run.findings.error == 1
     store.save_diagnosis(pk, diagnosis([], health=1.0, step=70))
