@@ -31,6 +31,7 @@ from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import parsed
+from trainvitals_server.store.retention import Limits
 from trainvitals_server.store.seal import Compactor
 from trainvitals_server.store.series_limits import SeriesLimits
 
@@ -113,7 +114,15 @@ def _start(app: FastAPI, settings: Settings) -> None:
         settings.token_path,
         own_token_file(parsed(settings.database), settings.home_path),
     )
-    state.compactor = Compactor(state.store.database, interval_s=settings.seal_interval_s)
+    state.compactor = Compactor(
+        state.store.database,
+        interval_s=settings.seal_interval_s,
+        limits=Limits(
+            stream_bytes=settings.retain_stream_bytes,
+            total_bytes=settings.retain_total_bytes,
+            ended_days=settings.retain_ended_days,
+        ),
+    )
     state.compactor.start()
     state.rounds = Rounds(
         state.store,

@@ -133,6 +133,26 @@ class Settings(BaseSettings):
         default=2.0, gt=0, description="Seconds between runs of the compactor."
     )
 
+    retain_stream_bytes: int = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="Compressed bytes of the single steps of one stream of a process; older steps "
+        "are thinned to minimum, mean and maximum of 16. 0: no limit.",
+    )
+    retain_total_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of the values of all runs; the runs that ended first are thinned, then "
+        "removed. 0: no limit.",
+    )
+    retain_ended_days: float = Field(
+        default=0,
+        ge=0,
+        description="Days after which an ended run is removed, unless it has the tag `keep`. "
+        "0: never.",
+    )
+
+    @field_validator("allowed_hosts", "prometheus_targets", mode="before")
     @field_validator("allowed_hosts", "prometheus_targets", "metrics_scalars", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -315,6 +315,8 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
     """Records that the run's processes reported as dropped."""
     missing: int | None = None
     """produced − stored − dropped; null while a process has not reported its end."""
+    thinned: int = 0
+    """Rows of all streams that are stored as minimum, mean, maximum and last of 16 (retention)."""
     reason: str = ""
     """Why `complete` is not true; "" when it is."""
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from trainvitals.api.client import Client
+from trainvitals.api.schema import RunDetail
 from trainvitals.cli.collector_of import collector_of
 from trainvitals.cli.report import USAGE, Run, Url, end, guarded
 
@@ -45,10 +46,21 @@ def command(run: Run, output: Output, as_: As = Format.CSV, collector: Url = Non
     source = collector_of(collector)
     try:
         guarded(lambda: _write(source, run, output, as_))
+        _note_thinned(guarded(lambda: source.run(run)))
     except NotInstalled as missing:
         end(USAGE, str(missing))
     except OSError as error:
         end(USAGE, f"The file is not written: {error}.")
+
+
+def _note_thinned(run: RunDetail) -> None:
+    thinned = run.completeness.thinned
+    if thinned:
+        typer.echo(
+            f"Not in the file: {thinned:,} rows that the collector has thinned to the minimum, "
+            "mean, maximum and last value of 16 steps (its setting retain_stream_bytes).",
+            err=True,
+        )
 
 
 def _write(source: Client, run: str, output: str, as_: Format) -> None:

@@ -32,6 +32,8 @@ SHUFFLED: Final = 1
 SPANS: Final = 2
 """Spans without counts: all values are finite."""
 COUNTED_SPANS: Final = 3
+AXIS_ALONE: Final = 4
+"""The axis of a segment of tier 0 whose values retention has removed."""
 
 _STORED = 4  # fields of codec 2: all but the counts
 

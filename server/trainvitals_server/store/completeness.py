@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import sqlalchemy as sa
 
 from trainvitals.api.schema import Completeness
-from trainvitals_server.store.models import DroppedRow, Source
+from trainvitals_server.store.models import DroppedRow, Source, Track
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,13 @@ def completeness(connection: sa.Connection, run_pk: int, state: str) -> Complete
         )
         for row in rows
     ]
-    return judged(sources, running=state == "running")
+    thinned = (
+        sa.select(sa.func.sum(Track.thinned_rows))
+        .join(Source, Source.pk == Track.source_pk)
+        .where(Source.run_pk == run_pk)
+    )
+    found = judged(sources, running=state == "running")
+    return msgspec.structs.replace(found, thinned=int(connection.scalar(thinned) or 0))
 
 
 def judged(sources: Sequence[Counts], *, running: bool) -> Completeness:

@@ -17,7 +17,7 @@ from trainvitals.diagnosis.history import NONFINITE_SCALARS, History
 from trainvitals.wire import Frame, NotWatched, Stat, Stream
 from trainvitals.wire.codec import read_frame
 from trainvitals_server.store import runs
-from trainvitals_server.store.chunks import AXIS_GROUP
+from trainvitals_server.store.chunks import AXIS_ALONE, AXIS_GROUP
 from trainvitals_server.store.models import Chunk, LogFrame, Run
 from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
@@ -156,7 +156,12 @@ def _left_out(
     """
     wanted = (
         sa.select(Chunk.segment, Chunk.lo, Chunk.hi)
-        .where(Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.group == AXIS_GROUP)
+        .where(
+            Chunk.track_pk == track_pk,
+            Chunk.tier == 0,
+            Chunk.group == AXIS_GROUP,
+            Chunk.codec != AXIS_ALONE,
+        )
         .order_by(Chunk.lo)
     )
     rows = connection.execute(wanted).all()

@@ -255,6 +255,9 @@ class Writing:
             rows=0,
             log_rows=0,
             segments=0,
+            sealed_bytes=0,
+            span_bytes=0,
+            thinned_rows=0,
         )
         pk = int(self.connection.scalar(new.returning(Track.pk)) or 0)
         tracks[layout.stream, layout.version] = _KnownTrack(pk, layout)

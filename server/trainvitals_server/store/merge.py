@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from trainvitals_server.store.chunks import AXIS_GROUP, span_chunks
 from trainvitals_server.store.database import Database
-from trainvitals_server.store.models import Chunk
+from trainvitals_server.store.models import Chunk, Track
 from trainvitals_server.store.tiers import TIER_FACTOR, TIERS
 from trainvitals_server.store.track_rows import TrackShape
 from trainvitals_server.store.zoom import merged_spans
@@ -77,16 +77,21 @@ def _merge(database: Database, track: TrackShape, block: _Block) -> None:
     common = {"track_pk": track.pk, "segment": block.segment, "segments": block.segments}
     rows = [{**common, **chunk} for chunk in chunks]
     # An older version stored tier 2 for each segment; the merged spans replace those as well.
-    replaced = sa.delete(Chunk).where(
+    replaced = (
         Chunk.track_pk == track.pk,
         Chunk.tier.in_([block.tier, block.tier + 1]),
         Chunk.segment >= block.segment,
         Chunk.segment < stop,
         Chunk.segments < block.segments,
     )
+    added = sum(len(row["blob"]) for row in rows)
 
     def write(connection: sa.Connection) -> None:
-        connection.execute(replaced)
+        old = sa.select(sa.func.sum(sa.func.length(Chunk.blob))).where(*replaced)
+        change = added - int(connection.scalar(old) or 0)
+        connection.execute(sa.delete(Chunk).where(*replaced))
         connection.execute(sa.insert(Chunk), rows)
+        owner = sa.update(Track).where(Track.pk == track.pk)
+        connection.execute(owner.values(span_bytes=Track.span_bytes + change))
 
     database.write(write)

@@ -177,6 +177,12 @@ class Track(Base):
     log_rows: Mapped[int]
     """Number of these steps that are still in the log."""
     segments: Mapped[int]
+    sealed_bytes: Mapped[int]
+    """Compressed bytes of its chunks of tier 0."""
+    span_bytes: Mapped[int]
+    """Compressed bytes of its other chunks."""
+    thinned_rows: Mapped[int]
+    """Number of steps that are stored at tiers 1 to 3 only (`retention`)."""
 
 
 class LogFrame(Base):

@@ -1,6 +1,6 @@
 """The compactor: moves rows from the log into compressed chunks, at all tiers.
 
-Its thread also removes the rows of deleted runs (`removal`).
+Its thread also removes the rows of deleted runs (`removal`) and applies the budgets (`retention`).
 
 Comes in: tracks whose log holds enough rows for a segment, or whose process has ended.
 Goes out: chunks; the log rows that they contain are deleted in the same transaction.
@@ -12,10 +12,13 @@ Start at `Compactor.run_once`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from trainvitals_server.store.database import Database
 from trainvitals_server.store.merge import merge_due
 from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
 from trainvitals_server.store.removal import GONE, Removal
+from trainvitals_server.store.retention import Limits, Retention
 from trainvitals_server.store.tiers import TIER_FACTOR, Spans
 from trainvitals_server.store.track_rows import TrackShape, step_order
 
@@ -42,6 +46,7 @@ KEYS_KEPT = 256
 """Number of newest batch keys kept for each source. With the stored checksum, a repeated batch can
 be distinguished from another batch with the same key."""
 KEYS_PRUNED_MIN = 1024
+RETENTION_INTERVAL_S = 30.0
 TRANSPOSED_ROWS = 16
 _CLAIM = 1 << 30  # claim keys of tracks start here; claim keys of runs are below
 
@@ -65,11 +70,19 @@ class _Segment:
 class Compactor:
     """Seals due segments periodically in a background thread."""
 
-    def __init__(self, database: Database, *, interval_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        interval_s: float = 2.0,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
         self._interval_s = interval_s
         self._stopping = threading.Event()
         self._removal = Removal(database, self._stopping.is_set)
+        self._retention = Retention(database, limits or Limits(), clock, self._stopping.is_set)
         self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
 
     def start(self) -> None:
@@ -83,11 +96,15 @@ class Compactor:
             self._thread.join(30)
 
     def _run(self) -> None:
+        retained_at = -math.inf
         while not self._stopping.wait(self._interval_s):
             try:
                 while self.run_once() and not self._stopping.is_set():
                     pass
                 self._removal.run_once()
+                if monotonic() >= retained_at + RETENTION_INTERVAL_S:
+                    self._retention.run_once()
+                    retained_at = monotonic()
             except Exception:
                 # Unsealed rows stay readable in the log, so the next interval tries again.
                 log.exception(
@@ -151,6 +168,10 @@ class Compactor:
 
     def _seal(self, segment: _Segment) -> None:
         chunks = chunks_of(segment.track, segment.frames)
+        sizes = {
+            rows: sum(len(chunk["blob"]) for chunk in chunks if (chunk["tier"] == 0) is rows)
+            for rows in (True, False)
+        }
 
         def write(connection: sa.Connection) -> None:
             track = sa.select(Track.segments).where(Track.pk == segment.track.pk)
@@ -164,7 +185,12 @@ class Compactor:
             connection.execute(
                 sa.update(Track)
                 .where(Track.pk == segment.track.pk)
-                .values(segments=number + 1, log_rows=Track.log_rows - segment.rows)
+                .values(
+                    segments=number + 1,
+                    log_rows=Track.log_rows - segment.rows,
+                    sealed_bytes=Track.sealed_bytes + sizes[True],
+                    span_bytes=Track.span_bytes + sizes[False],
+                )
             )
 
         self._database.write(write)

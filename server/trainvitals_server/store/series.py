@@ -135,7 +135,7 @@ def _spans(
     first = track.layout.statistics.index(statistic) * track.shape.places
     series = np.array([first + row[names[i]] for i in columns], np.int64)
     hi = min(hi, track.until)
-    if tier == 0:
+    if tier == 0 and not track.thinned_rows:
         rows = read_rows(connection, track.shape, series, lo=lo, hi=hi)
         found = Spans.of_rows(rows.steps, rows.values)
     else:

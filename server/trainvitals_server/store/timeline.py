@@ -30,6 +30,8 @@ class TimelineTrack:
     rows: int
     """Number of rows stored."""
     log_rows: int
+    thinned_rows: int
+    """Number of rows that are stored as spans only."""
 
 
 def timeline(
@@ -54,7 +56,7 @@ def timeline(
         limit = until.get(row.stream, EVERY_STEP)
         shape = TrackShape(row.pk, row.places, row.statistics)
         layout = decode_layout(row.layout)
-        tracks.append(TimelineTrack(shape, layout, limit, row.rows, row.log_rows))
+        tracks.append(TimelineTrack(shape, layout, limit, row.rows, row.log_rows, row.thinned_rows))
         if first is not None:
             until[row.stream] = min(limit, first)
     return tracks[::-1]

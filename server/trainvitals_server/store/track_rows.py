@@ -18,7 +18,14 @@ import sqlalchemy as sa
 
 from trainvitals.wire import Frame
 from trainvitals.wire.codec import read_frame
-from trainvitals_server.store.chunks import AXIS_GROUP, GROUP_SERIES, rows_axis, rows_values, width
+from trainvitals_server.store.chunks import (
+    AXIS_ALONE,
+    AXIS_GROUP,
+    GROUP_SERIES,
+    rows_axis,
+    rows_values,
+    width,
+)
 from trainvitals_server.store.models import Chunk, LogFrame
 
 
@@ -119,7 +126,8 @@ def sealed_rows(
 ) -> list[Rows]:
     """Return the rows of each sealed segment that has steps with lo ≤ step < hi.
 
-    Only segments with segments[0] ≤ number < segments[1] are read, and none of `without`.
+    Only segments with segments[0] ≤ number < segments[1] are read, and none of `without`. Segments
+    that were thinned have no rows.
     """
     groups = [AXIS_GROUP, *np.unique(series // GROUP_SERIES).tolist()]
     wanted = (
@@ -127,6 +135,7 @@ def sealed_rows(
         .where(
             Chunk.track_pk == shape.pk,
             Chunk.tier == 0,
+            Chunk.codec != AXIS_ALONE,
             Chunk.group.in_(groups),
             Chunk.lo < hi,
             Chunk.hi >= lo,

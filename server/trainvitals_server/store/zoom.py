@@ -18,6 +18,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from trainvitals_server.store.chunks import (
+    AXIS_ALONE,
     AXIS_GROUP,
     GROUP_SERIES,
     spans_axis,
@@ -67,6 +68,7 @@ class _Reader:
             ):
                 part = rows.between(lo, hi)
                 yield Spans.of_rows(part.steps, part.values)
+            yield from self._thinned(segments, lo, hi)
             return
         at = segments[0]
         for first, stop, spans in self.chunks(tier, segments, lo, hi):
@@ -85,6 +87,32 @@ class _Reader:
                 since = int(inside.last[-1]) + 1
                 yield from self.sealed(tier - 1, (first, stop), since, hi)
         yield from self.sealed(tier - 1, (at, segments[1]), lo, hi)
+
+    def _thinned(self, segments: tuple[int, int], lo: int, hi: int) -> Iterator[Spans]:
+        """Yield the spans of tier 1 that replace the rows of thinned segments.
+
+        A span that is only partly in the range is included whole: its rows are not stored.
+        """
+        wanted = (
+            sa.select(Chunk.segment, Chunk.lo, Chunk.hi)
+            .where(
+                Chunk.track_pk == self.shape.pk,
+                Chunk.tier == 0,
+                Chunk.group == AXIS_GROUP,
+                Chunk.codec == AXIS_ALONE,
+                Chunk.segment >= segments[0],
+                Chunk.segment < segments[1],
+                Chunk.lo < hi,
+                Chunk.hi >= lo,
+            )
+            .order_by(Chunk.segment)
+        )
+        for segment, first, last in self.connection.execute(wanted).all():
+            for at, stop, spans in self.chunks(1, SEGMENTS, first, last + 1):
+                if at <= segment < stop:
+                    a = np.searchsorted(spans.last, max(lo, first))
+                    b = np.searchsorted(spans.first, min(hi, last + 1))
+                    yield spans.part(int(a), int(b))
 
     def chunks(
         self, tier: int, segments: tuple[int, int], lo: int, hi: int

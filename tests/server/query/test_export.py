@@ -13,7 +13,9 @@ from helpers.batches import batch, frame, scalar_frame, scalars, start
 from trainvitals.cli.app import app
 from trainvitals.wire import Layout, Place, RunEnd, Stat, Stream
 from trainvitals_server.store import frames as frames_module
+from trainvitals_server.store.retention import thin
 from trainvitals_server.store.seal import Compactor
+from trainvitals_server.store.timeline import timeline
 
 RNG = np.random.default_rng(0)
 BITS = RNG.integers(0, 2**32, size=(60, 2, 3), dtype=np.uint32)
@@ -153,3 +155,17 @@ def test_runs_are_listed_with_filters_and_as_json(run, collector):
     none = run("runs", "--project", "nobody")
     assert (none.exit_code, none.stdout) == (0, "")
     assert run("runs", "--state", "asleep").exit_code == 2
+
+
+def test_an_export_says_how_many_thinned_rows_it_lacks(run, collector, tmp_path):
+    while Compactor(collector.store.database).run_once(everything=True):
+        pass
+    assert "thinned" not in run("export", "r", "-o", "whole.csv").output
+    with collector.store.database.read() as connection:
+        [scalar] = timeline(connection, collector.store.run("r").pk, Stream.SCALAR)
+    collector.store.database.write(lambda connection: thin(scalar.shape.pk, [0], connection))
+    done = run("export", "r", "-o", "thin.csv")
+    assert done.exit_code == 0, done.output
+    assert "Not in the file: 5 rows" in done.output
+    with (tmp_path / "thin.csv").open(newline="") as file:
+        assert {row["stream"] for row in csv.DictReader(file)} == {"weight"}

@@ -1,0 +1,259 @@
+"""Keep the store within its budgets: thin old steps, remove old runs.
+
+Comes in: the limits of the settings. Goes out: fewer chunks.
+Promise:  a thinned segment keeps the minimum, mean, maximum and last value of each 16 rows (tiers 1
+          to 3), so every spike stays visible; only the single rows between are lost. The first and
+          the newest segments of a stream, and those around a finding, are never thinned. A run with
+          the tag `keep` is never removed, nor is one that has not ended.
+Start at `Retention.run_once`, which the compactor calls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from trainvitals_server.store.chunks import AXIS_ALONE, AXIS_GROUP
+from trainvitals_server.store.database import Database
+from trainvitals_server.store.models import Chunk, FindingRow, Run, Source, Track
+from trainvitals_server.store.removal import GONE, hide
+
+log = logging.getLogger(__name__)
+
+KEEP_TAG: Final = "keep"
+FIRST_SEGMENTS: Final = 1
+NEWEST_SEGMENTS: Final = 4
+AROUND_FINDING: Final = 512
+"""Steps before and after the first step of a finding whose segments keep every row."""
+_SEGMENTS_AT_ONCE: Final = 8
+"""Segments that one transaction thins."""
+_CLAIM: Final = (1 << 31) - 1
+_DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budgets; 0 is no limit."""
+
+    stream_bytes: int = 0
+    """Compressed bytes of the single rows of one stream of one process."""
+    total_bytes: int = 0
+    """Bytes of the stored values of all runs, as `used_bytes` counts them."""
+    ended_days: float = 0
+    """Days after its last report when an ended run is removed."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed segment that has all of its rows."""
+
+    number: int
+    lo: int
+    hi: int
+
+
+def thinnable(
+    segments: Sequence[Segment], findings: Sequence[int], *, newest: int = NEWEST_SEGMENTS
+) -> list[Segment]:
+    """Return the segments that may be thinned, oldest first.
+
+    `findings` are the first steps of the run's findings. The first segment and the `newest` last
+    ones stay.
+    """
+    inner = segments[FIRST_SEGMENTS : max(FIRST_SEGMENTS, len(segments) - newest)]
+    return [
+        segment
+        for segment in inner
+        if not any(
+            segment.lo <= step + AROUND_FINDING and segment.hi >= step - AROUND_FINDING
+            for step in findings
+        )
+    ]
+
+
+class Retention:
+    """Thins and removes what is over the limits, oldest first."""
+
+    def __init__(
+        self,
+        database: Database,
+        limits: Limits,
+        clock: Callable[[], float],
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._database = database
+        self._limits = limits
+        self._clock = clock
+        self._is_stopping = is_stopping
+
+    def run_once(self) -> int:
+        """Apply all limits once; return the number of thinned segments and removed runs."""
+        done = 0
+        if self._limits.stream_bytes:
+            for run_pk, track_pk in self._large_tracks():
+                done += self._thin(run_pk, track_pk, self._limits.stream_bytes)
+        # One collector at a time: two would remove twice as much as needed.
+        with self._database.claim(_CLAIM) as mine:
+            if mine and self._limits.ended_days:
+                done += self._remove_old()
+            if mine and self._limits.total_bytes:
+                done += self._fit()
+        return done
+
+    # --- one stream --------------------------------------------------------------------------
+
+    def _large_tracks(self) -> list[tuple[int, int]]:
+        wanted = (
+            sa.select(Source.run_pk, Track.pk)
+            .join(Source, Source.pk == Track.source_pk)
+            .join(Run, Run.pk == Source.run_pk)
+            .where(Track.sealed_bytes > self._limits.stream_bytes, Run.state.not_in(GONE))
+        )
+        with self._database.read() as connection:
+            return [(run_pk, track_pk) for run_pk, track_pk in connection.execute(wanted)]
+
+    def _thin(
+        self, run_pk: int, track_pk: int, bytes_max: int, *, newest: int = NEWEST_SEGMENTS
+    ) -> int:
+        """Thin the oldest segments of a track until it has at most `bytes_max`."""
+        with self._database.read() as connection:
+            segments = _segments(connection, track_pk)
+            findings = list(
+                connection.scalars(
+                    sa.select(FindingRow.since_step).where(FindingRow.run_pk == run_pk)
+                )
+            )
+        done = 0
+        for some in _parts(thinnable(segments, findings, newest=newest)):
+            if self._is_stopping() or self._bytes_of(track_pk) <= bytes_max:
+                break
+            self._database.write(partial(thin, track_pk, [each.number for each in some]))
+            done += len(some)
+        return done
+
+    def _bytes_of(self, track_pk: int) -> int:
+        with self._database.read() as connection:
+            wanted = sa.select(Track.sealed_bytes).where(Track.pk == track_pk)
+            return connection.scalar(wanted) or 0
+
+    # --- whole runs --------------------------------------------------------------------------
+
+    def _remove_old(self) -> int:
+        before = self._clock() - self._limits.ended_days * _DAY_S
+        with self._database.read() as connection:
+            old = [pk for pk, at in _ended(connection) if at < before]
+        for run_pk in old:
+            self._remove(run_pk, f"it ended more than {self._limits.ended_days:g} days ago")
+        return len(old)
+
+    def _fit(self) -> int:
+        """Thin, then remove, the runs that ended first until the database is within its limit."""
+        limit = self._limits.total_bytes
+        with self._database.read() as connection:
+            if used_bytes(connection) <= limit:
+                return 0
+            ended = [pk for pk, _ in _ended(connection)]
+        done = 0
+        for run_pk in ended:
+            for track_pk in self._tracks(run_pk):
+                done += self._thin(run_pk, track_pk, 0, newest=0)
+            with self._database.read() as connection:
+                is_within = used_bytes(connection) <= limit
+            if is_within or self._is_stopping():
+                return done
+        if ended:
+            # One run at a time: its rows are removed before the next turn.
+            self._remove(ended[0], f"all runs together have more than {limit} bytes")
+            return done + 1
+        log.warning("All runs have more than %d bytes, and no ended run can be removed.", limit)
+        return done
+
+    def _tracks(self, run_pk: int) -> list[int]:
+        wanted = (
+            sa.select(Track.pk)
+            .join(Source, Source.pk == Track.source_pk)
+            .where(Source.run_pk == run_pk)
+        )
+        with self._database.read() as connection:
+            return list(connection.scalars(wanted))
+
+    def _remove(self, run_pk: int, why: str) -> None:
+        with self._database.read() as connection:
+            name = connection.scalar(sa.select(Run.id).where(Run.pk == run_pk))
+        log.warning("Run %s is removed: %s.", name, why)
+        self._database.write(lambda connection: hide(connection, run_pk))
+
+
+def used_bytes(connection: sa.Connection) -> int:
+    """Return the bytes of the values of all runs: compressed, or as received in the log.
+
+    Not the size of the file: neither engine gives space back to the disk by itself.
+    """
+    log_bytes = 4 * Track.log_rows * Track.places * Track.statistics
+    wanted = (
+        sa.select(sa.func.sum(Track.sealed_bytes + Track.span_bytes + log_bytes))
+        .join(Source, Source.pk == Track.source_pk)
+        .join(Run, Run.pk == Source.run_pk)
+        .where(Run.state.not_in(GONE))
+    )
+    return int(connection.scalar(wanted) or 0)
+
+
+def thin(track_pk: int, segments: Sequence[int], connection: sa.Connection) -> None:
+    """Delete the rows of some segments; their axis and their tiers stay."""
+    mine = (Chunk.track_pk == track_pk, Chunk.tier == 0, Chunk.segment.in_(segments))
+    track = sa.select(Track.pk).where(Track.pk == track_pk)
+    connection.execute(track.with_for_update())
+    values = (*mine, Chunk.group != AXIS_GROUP)
+    freed = connection.scalar(sa.select(sa.func.sum(sa.func.length(Chunk.blob))).where(*values))
+    axis = (*mine, Chunk.group == AXIS_GROUP, Chunk.codec != AXIS_ALONE)
+    rows = connection.scalar(sa.select(sa.func.sum(Chunk.n)).where(*axis))
+    connection.execute(sa.delete(Chunk).where(*values))
+    connection.execute(sa.update(Chunk).where(*axis).values(codec=AXIS_ALONE))
+    connection.execute(
+        sa.update(Track)
+        .where(Track.pk == track_pk)
+        .values(
+            sealed_bytes=Track.sealed_bytes - int(freed or 0),
+            thinned_rows=Track.thinned_rows + int(rows or 0),
+        )
+    )
+
+
+def _segments(connection: sa.Connection, track_pk: int) -> list[Segment]:
+    wanted = (
+        sa.select(Chunk.segment, Chunk.lo, Chunk.hi)
+        .where(
+            Chunk.track_pk == track_pk,
+            Chunk.tier == 0,
+            Chunk.group == AXIS_GROUP,
+            Chunk.codec != AXIS_ALONE,
+        )
+        .order_by(Chunk.segment)
+    )
+    return [Segment(*row) for row in connection.execute(wanted)]
+
+
+def _ended(connection: sa.Connection) -> list[tuple[int, float]]:
+    """Return (key, time of the last report) of removable runs, oldest first."""
+    wanted = (
+        sa.select(Run.pk, Run.last_report_at, Run.tags)
+        .where(Run.state.not_in((*GONE, "running")))
+        .order_by(Run.last_report_at)
+    )
+    return [
+        (pk, at)
+        for pk, at, tags in connection.execute(wanted)
+        if KEEP_TAG not in msgspec.msgpack.decode(tags)
+    ]
+
+
+def _parts(segments: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(segments), _SEGMENTS_AT_ONCE):
+        yield segments[at : at + _SEGMENTS_AT_ONCE]
