@@ -8,7 +8,7 @@ import pytest
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from trainvitals.api.schema import Severity, State, Verdict
 from trainvitals.diagnosis.examine import Engine
-from trainvitals.wire import Heartbeat, RunEnd, Stream
+from trainvitals.wire import Dropped, Heartbeat, RunEnd, Stream
 from trainvitals_server.rounds import Rounds
 from trainvitals_server.store import Store
 from trainvitals_server.store.seal import Compactor
@@ -138,3 +138,39 @@ def test_a_run_takes_its_own_thresholds_to_the_collector(store):
     )
     assert "TV501" in usual
     assert "TV501" not in patient
+
+
+def test_a_silent_run_has_a_note_until_it_reports_again(store):
+    ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 10)))
+    Rounds(store, Engine(), now=lambda: NOW + 120, lost_after_s=60).run_once()
+    [note] = saved(store)
+    assert (note.rule, note.severity, note.since_step) == ("silent_run", Severity.INFO, 9)
+    assert store.run("r").run.verdict is Verdict.FAILED
+    ingest(store, batch(Heartbeat(NOW, 10), losses(10, [2.2] * 10), seq=1))
+    run_once(store)
+    [note] = saved(store)
+    assert note.state is State.RESOLVED
+
+
+def test_dropped_records_are_a_note_with_the_reasons(store):
+    ingest(store, batch(start(), LAYOUT, losses(0, [2.3] * 10)))
+    run_once(store)
+    assert saved(store) == []
+    lost = [
+        Dropped(10, 19, Stream.GRADIENT, "queue_full", 10),
+        Dropped(12, 30, Stream.WEIGHT, "spool_full", 3),
+    ]
+    ingest(store, batch(*lost, losses(31, [2.2] * 10), seq=1))
+    run_once(store)
+    [note] = saved(store)
+    assert note.summary == (
+        "Dropped records: 13 records of steps 10 to 30 did not reach the collector "
+        "(10 queue_full, 3 spool_full)."
+    )
+    run_once(store)
+    assert len(saved(store)) == 1
+
+
+def saved(store):
+    [key] = [store.run("r").pk]
+    return store.findings(key)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.wire import (
+    Dropped,
     Event,
     Frame,
     Layout,
@@ -197,6 +198,10 @@ class History:
         self.total_steps: int | None = None
         self.events: list[Event] = []
         self.not_watched: dict[str, str] = {}
+        self.dropped: list[Dropped] = []
+        """What did not reach the collector; known there only."""
+        self.is_lost = False
+        """The collector receives nothing any more, and no end of the run was reported."""
         self.last_step = -1
         self._streams: dict[Stream, StreamFrames] = {}
 
@@ -218,8 +223,11 @@ class History:
                 del self.events[:-1000]
             case NotWatched():
                 self.not_watched.update(record.reasons)
+            case Dropped():
+                self.dropped.append(record)
+                del self.dropped[:-1000]
             case _:
-                pass  # heartbeats, drops and ends tell the collector, not the rules
+                pass  # heartbeats and ends tell the collector, not the rules
 
     def _add_frame(self, frame: Frame) -> None:
         frames = self._streams.get(frame.stream)

@@ -14,6 +14,7 @@ from trainvitals.diagnosis.rules.class_imbalance import ClassImbalance
 from trainvitals.diagnosis.rules.clipping_always_active import ClippingAlwaysActive
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.rules.dropped_records import DroppedRecords
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationMismatch
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
@@ -46,6 +47,7 @@ from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdate
 from trainvitals.diagnosis.rules.redundant_bias import RedundantBias
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
+from trainvitals.diagnosis.rules.silent_run import SilentRun
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.state_not_restored import StateNotRestored
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
@@ -106,6 +108,8 @@ RULES: tuple[type[Rule], ...] = (
     NonFiniteValue,
     NonFiniteInput,
     AmpOverflow,
+    SilentRun,
+    DroppedRecords,
     MonitorDegraded,
 )
 

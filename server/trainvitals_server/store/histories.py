@@ -70,9 +70,9 @@ class Histories:
 
 
 def _add_metadata(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
-    """Add everything that is not a frame: facts, events, what is not watched."""
+    """Add what is no frame: facts, events, what is not watched, dropped records, the state."""
     row = connection.execute(
-        sa.select(Run.about, Run.not_watched, Run.revision).where(Run.pk == run_pk)
+        sa.select(Run.about, Run.not_watched, Run.revision, Run.state).where(Run.pk == run_pk)
     ).one_or_none()
     if row is None:
         return
@@ -80,6 +80,8 @@ def _add_metadata(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
         kept.history.add(start)
     kept.history.add(NotWatched(runs.not_watched(connection, run_pk)))
     kept.history.events[:] = runs.events(connection, run_pk)
+    kept.history.dropped[:] = runs.dropped(connection, run_pk)
+    kept.history.is_lost = row.state == "lost"
 
 
 def _continue(connection: sa.Connection, kept: _Kept, tracks: list[TimelineTrack]) -> bool:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from trainvitals.api import schema
 from trainvitals.api.schema import Finding, Verdict
 from trainvitals.diagnosis.verdict import LOST
-from trainvitals.wire import Event, RunStart
+from trainvitals.wire import Dropped, Event, RunStart
 from trainvitals_server.store.completeness import completeness
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
 from trainvitals_server.store.removal import GONE
@@ -140,6 +140,12 @@ def _bad_cursor() -> RequestRefused:
     return RequestRefused("The cursor was not returned by this run list.", reason="cursor")
 
 
+def dropped(connection: sa.Connection, run_pk: int) -> list[Dropped]:
+    """Return the newest reports of dropped records, oldest first."""
+    blobs = connection.scalars(_newest(DroppedRow.dropped, DroppedRow, run_pk))
+    return [msgspec.msgpack.decode(blob, type=Dropped) for blob in blobs][::-1]
+
+
 def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
     """Return a run with its reported metadata, its events and its dropped records."""
     row = connection.execute(
@@ -154,9 +160,9 @@ def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
             about.git_commit, about.argv, about.versions, about.pid, plain(about.facts)
         ),
         dropped=[
-            msgspec.msgpack.decode(blob, type=schema.Dropped)
-            for blob in connection.scalars(_newest(DroppedRow.dropped, DroppedRow, stored.pk))
-        ][::-1],
+            schema.Dropped(d.first_step, d.last_step, d.stream, d.reason, d.records)
+            for d in dropped(connection, stored.pk)
+        ],
         completeness=completeness(connection, stored.pk, stored.run.state),
         not_watched=not_watched(connection, stored.pk),
         events=[
