@@ -152,7 +152,6 @@ class Settings(BaseSettings):
         "0: never.",
     )
 
-    @field_validator("allowed_hosts", "prometheus_targets", mode="before")
     @field_validator("allowed_hosts", "prometheus_targets", "metrics_scalars", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
