@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 from detection import models
 from detection.bases import BASES, error_rate, momentum
 from detection.case import Case
+from detection.faults.numeric import in_float16
 from detection.program import Change, Program, hidden_layers, output_layer, put, swap
 
 CONTROLS: dict[str, Case] = {}
@@ -75,6 +76,11 @@ def with_optimizer(p: Program, kind: Any, lr: float) -> None:
 @control("tanh-rings", name="margin", loss=nn.MultiMarginLoss)
 def with_loss(p: Program, loss: Callable[[], nn.Module]) -> None:
     p.loss = loss()
+
+
+@control("mlp-digits resmlp-clusters")
+def float16_with_a_usual_loss(p: Program) -> None:
+    p.forward = in_float16
 
 
 @control("mlp-digits resmlp-clusters")

@@ -34,9 +34,13 @@ SMOOTHING = 0.1
 
 
 class CallSite:
-    """One row: a module's n-th call in a forward pass, from 0."""
+    """One row: a module's n-th call in a forward pass, from 0.
 
-    def __init__(self, watched: WatchedModule, number: int, row: int) -> None:
+    `is_half` is whether its first output was of float16, as in a region of torch.autocast.
+    """
+
+    def __init__(self, watched: WatchedModule, number: int, row: int, *, half: bool) -> None:
+        self.is_half = half
         self.watched = watched
         self.number = number
         self.row = row
@@ -137,7 +141,9 @@ class WatchedModule:
         call = min(self.calls, CALL_SITES_MAX - 1)
         self.calls += 1
         if call == len(self.sites):
-            self.sites.append(self._outputs.new_site(self, call))
+            self.sites.append(
+                self._outputs.new_site(self, call, half=tensor.dtype is torch.float16)
+            )
         self.sites[call].measure(tensor, self._outputs)
 
 

@@ -119,9 +119,9 @@ class Outputs:
         if not self._facts:
             self._order_of[id(watched.module)].saw(watched.module, args)
 
-    def new_site(self, watched: WatchedModule, number: int) -> CallSite:
-        """Return a new row."""
-        site = CallSite(watched, number, len(self._sites))
+    def new_site(self, watched: WatchedModule, number: int, *, half: bool) -> CallSite:
+        """Return a new row; `half` is whether its output is of float16."""
+        site = CallSite(watched, number, len(self._sites), half=half)
         self._sites.append(site)
         self.version += 1
         if site.row >= len(self._matrix):
@@ -215,6 +215,7 @@ class Outputs:
                 ("before_norm", facts.before_norm),
                 ("recurrent", isinstance(module, RECURRENT)),
                 ("attention", isinstance(module, nn.MultiheadAttention)),
+                ("float16", site.is_half),
             )
             if is_so
         ]

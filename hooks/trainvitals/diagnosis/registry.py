@@ -7,6 +7,7 @@ from functools import cache
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow
+from trainvitals.diagnosis.rules.amp_underflow import AmpUnderflow
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
 from trainvitals.diagnosis.rules.bias_regularised import BiasRegularised
 from trainvitals.diagnosis.rules.class_collapse import ClassCollapse
@@ -108,6 +109,7 @@ RULES: tuple[type[Rule], ...] = (
     NonFiniteValue,
     NonFiniteInput,
     AmpOverflow,
+    AmpUnderflow,
     SilentRun,
     DroppedRecords,
     MonitorDegraded,

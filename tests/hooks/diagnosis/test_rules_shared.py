@@ -86,6 +86,7 @@ CATALOGUE = {
     "TV901": "non_finite_value",
     "TV902": "non_finite_input",
     "TV903": "amp_overflow",
+    "TV904": "amp_underflow",
     "TV951": "silent_run",
     "TV952": "dropped_records",
     "TV954": "monitor_degraded",

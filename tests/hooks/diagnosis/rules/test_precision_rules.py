@@ -1,4 +1,4 @@
-"""TV607, TV903: updates that are rounded away and steps that are skipped, on real trainings."""
+"""TV607, TV903, TV904: updates or gradients that are rounded away, and skipped steps, for real."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates  # noqa: E402
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow  # noqa: E402
+from trainvitals.diagnosis.rules.amp_underflow import AmpUnderflow  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,17 @@ def _the_same_weights_every_time():
     torch.manual_seed(0)
 
 
-def train(model, optimizer, *, steps=24, dtype=torch.float32, scaler=None, factor=1.0, micro=1):
+def train(
+    model,
+    optimizer,
+    *,
+    steps=24,
+    dtype=torch.float32,
+    scaler=None,
+    factor=1.0,
+    micro=1,
+    autocast=None,
+):
     """Train on generated data and return what was recorded; `factor` multiplies the loss."""
     torch.set_num_threads(1)
     history = History()
@@ -33,7 +44,8 @@ def train(model, optimizer, *, steps=24, dtype=torch.float32, scaler=None, facto
     for step in range(steps):
         x = torch.randn(32, 16, generator=g)
         y = (x[:, :1] * x[:, 1:2]).tanh()
-        output = model(x.to(dtype))
+        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+            output = model(x.to(dtype))
         loss = factor * nn.functional.mse_loss(output.float(), y)
         capture.loss(loss)
         optimizer.zero_grad()
@@ -114,3 +126,32 @@ class TestAmpOverflow:
 
     def test_a_run_without_a_scaler_is_left_alone(self):
         assert not list(AmpOverflow().check(Example(40).scalars(loss=np.ones(40)).history))
+
+
+class TestAmpUnderflow:
+    def check(self, *, factor=1e-5, autocast=torch.float16, scale=None):
+        model = layers(16, 64, 64, 1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+        history = train(
+            model, Adam(model.parameters(), 1e-3), factor=factor, autocast=autocast, scaler=scaler
+        )
+        return list(AmpUnderflow().check(history))
+
+    def test_a_small_loss_in_float16_is_reported_from_the_first_step(self):
+        [found] = self.check()
+        assert (found.where, found.since_step) == ("0.weight", 0)
+        assert found.evidence[0].seen > 0.5
+        assert found.evidence[1].seen < 2e-7
+
+    def test_loss_scaling_removes_it(self):
+        assert not self.check(scale=2.0**16)
+
+    def test_a_scale_that_is_too_small_does_not(self):
+        assert self.check(scale=1.0)
+
+    def test_a_usual_loss_is_healthy(self):
+        assert not self.check(factor=1.0)
+
+    def test_bfloat16_and_float32_have_the_range(self):
+        assert not self.check(autocast=torch.bfloat16)
+        assert not self.check(autocast=None)
