@@ -141,9 +141,8 @@ class WatchedModule:
         call = min(self.calls, CALL_SITES_MAX - 1)
         self.calls += 1
         if call == len(self.sites):
-            self.sites.append(
-                self._outputs.new_site(self, call, half=tensor.dtype is torch.float16)
-            )
+            half = tensor.dtype is torch.float16
+            self.sites.append(self._outputs.new_site(self, call, half=half))
         self.sites[call].measure(tensor, self._outputs)
 
 

@@ -43,8 +43,8 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """Other names of the same tensor (tied weights)."""
     flags: tuple[str, ...] = ()
     """Structural facts a rule must know: output (feeds the loss), before_norm (a norm layer
-    follows), recurrent, attention; float16 (the output's type); shard (the entries of this rank, not the
-    whole tensor)."""
+    follows), recurrent, attention; float16 (the output's type); shard (the entries of this rank,
+    not the whole tensor)."""
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):

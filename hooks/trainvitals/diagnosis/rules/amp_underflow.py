@@ -67,7 +67,7 @@ class AmpUnderflow(Rule):
             ),
         )
     )
-    refuted_by: ClassVar[str] = "In float32, the same entries of the gradient are zero."
+    refuted_by: ClassVar[str] = "Without autocast, the same entries of the gradient are zero."
 
     zero_share_max: float = threshold(
         0.3, "Share of the gradient's entries that are exactly zero, median over the window."
@@ -102,9 +102,9 @@ class AmpUnderflow(Rule):
             where=places[rows[int(affected[0])]].name,
             since_step=int(self._since(history, rows[worst])),
             summary=f"Underflow in half precision: {percent(float(share[worst]))} of the gradient "
-            f"of {places[rows[worst]].name} are exactly 0, and the others are "
-            f"{number(float(size[worst]))} in the mean, where float16 ends at 6e-8; {len(affected)} "
-            f"of {len(rows)} matrices are affected.",
+            f"of {places[rows[worst]].name} is exactly 0, and the mean of the rest is "
+            f"{number(float(size[worst]))}, where float16 ends at 6e-8; {len(affected)} of "
+            f"{len(rows)} matrices are affected.",
             evidence=(
                 Evidence(
                     quantity="share of the gradient's entries that are zero",
