@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
+
+from cachetools import LRUCache
 
 from trainvitals.api.client import (
     Broken,
@@ -90,8 +91,7 @@ class Client:
         self.url = url
         self._clock = clock
         self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange)
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
 
     def runs(
@@ -207,17 +207,12 @@ class Client:
 
     def _recall(self, key: str) -> _Kept | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def _keep(self, key: str, kept: _Kept) -> None:
         with self._lock:
-            old = self._kept.pop(key, None)
-            self._kept[key] = kept
-            self._kept_bytes += kept.size - (old.size if old else 0)
-            while self._kept_bytes > KEPT_BYTES_MAX and len(self._kept) > 1:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].size
+            if kept.size <= self._kept.maxsize:
+                self._kept[key] = kept
 
 
 def _problem_of(error: Unreachable | Refused) -> Problem:

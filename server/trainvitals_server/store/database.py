@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
+import stamina
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     DatabaseError,
@@ -296,7 +297,6 @@ class PostgresDatabase:
     """A Postgres server, which several collectors can share."""
 
     dialect = "postgresql"
-    _RETRIES = 5
 
     def __init__(self, url: URL, *, queue_bytes_max: int) -> None:
         self._queue_bytes_max = queue_bytes_max
@@ -318,13 +318,11 @@ class PostgresDatabase:
                 raise QueueFull(self._waiting_bytes, self._queue_bytes_max)
             self._waiting_bytes += size
         try:
-            for last in [False] * self._RETRIES + [True]:
-                try:
-                    with self._engine.begin() as connection:
-                        return task(connection)
-                except DBAPIError as error:
-                    if last or not _may_retry(error):
-                        raise
+            for attempt in stamina.retry_context(
+                on=_may_retry, attempts=_ATTEMPTS, wait_initial=0.01, wait_max=0.5
+            ):
+                with attempt, self._engine.begin() as connection:
+                    return task(connection)
             raise AssertionError("the last attempt returns or raises")
         finally:
             with self._lock:
@@ -369,16 +367,17 @@ class PostgresDatabase:
 
 
 _CLAIM_SPACE = 0x7456  # the first key of trainvitals' advisory locks in Postgres
+_ATTEMPTS = 6
 _RETRIED = {"40001", "40P01", "23505"}
 
 
-def _may_retry(error: DBAPIError) -> bool:
+def _may_retry(error: Exception) -> bool:
     """Return whether the task may run again after `error`.
 
     True for a deadlock, a serialisation failure, or two collectors that inserted the same row.
     False for a lost connection: the commit may have succeeded, so the sender must repeat the batch.
     """
-    return getattr(error.orig, "sqlstate", None) in _RETRIED
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED
 
 
 def open_database(url: URL, *, queue_bytes_max: int) -> Database:

@@ -7,10 +7,10 @@ reading and decoding it for each batch would delay all other batches.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 
 import msgspec
 import sqlalchemy as sa
+from cachetools import LRUCache
 
 from trainvitals.wire import Layout
 from trainvitals_server.store.statements import LAYOUT
@@ -30,9 +30,9 @@ class Layouts:
     """The layouts of the tracks that were used last. Safe for concurrent use."""
 
     def __init__(self, places_max: int = PLACES_KEPT) -> None:
-        self._places_max = places_max
-        self._kept: OrderedDict[tuple[int, bytes], Layout] = OrderedDict()
-        self._places = 0
+        self._kept: LRUCache[tuple[int, bytes], Layout] = LRUCache(
+            places_max, lambda layout: max(1, len(layout.places))
+        )
         self._lock = threading.Lock()
 
     def get(self, connection: sa.Connection, track_pk: int, source: bytes) -> Layout:
@@ -43,20 +43,15 @@ class Layouts:
         key = (track_pk, source)
         with self._lock:
             if (known := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
                 return known
         layout = decode_layout(connection.execute(LAYOUT, {"pk": track_pk}).scalar_one())
         with self._lock:
-            if key not in self._kept:
+            if len(layout.places) <= self._kept.maxsize:
                 self._kept[key] = layout
-                self._places += len(layout.places)
-            while self._places > self._places_max and len(self._kept) > 1:
-                _, oldest = self._kept.popitem(last=False)
-                self._places -= len(oldest.places)
         return layout
 
     def forget(self, source: bytes) -> None:
         """Forget the layouts of a source: its batch was refused, so their tracks may not exist."""
         with self._lock:
             for key in [key for key in self._kept if key[1] == source]:
-                self._places -= len(self._kept.pop(key).places)
+                del self._kept[key]
