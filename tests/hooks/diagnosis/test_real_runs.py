@@ -123,7 +123,7 @@ def q_learning():
     return train(model, adam(model), loss, data=(states, after), steps=300)
 
 
-def policy_gradient():
+def policy_gradient(rate: float = 1e-3):
     generator = torch.Generator().manual_seed(3)
     states = torch.randn(1000, 8, generator=generator)
     model, baseline = layers(8, 32, 4), [0.0]
@@ -136,7 +136,8 @@ def policy_gradient():
         baseline[0] = 0.9 * baseline[0] + 0.1 * float(reward.mean())
         return -(policy.log_prob(action) * advantage).mean()
 
-    return train(model, adam(model), loss, data=(states, states[:, :4].argmax(1)), steps=200)
+    data = (states, states[:, :4].argmax(1))
+    return train(model, adam(model, rate), loss, data=data, steps=200)
 
 
 def plain(model: nn.Module, rate: float = 1e-3, **options) -> Outcome:
@@ -196,6 +197,7 @@ HEALTHY = {
     "a head on a backbone the optimizer leaves out": head_on_a_fixed_backbone,
     "bootstrapped targets": q_learning,
     "a policy gradient, whose loss has no floor": policy_gradient,
+    "a policy gradient at a high but working rate": lambda: policy_gradient(0.03),
     "a long run to the end": lambda: plain(layers(64, 64, 10), 3e-3, steps=800),
 }
 
@@ -277,6 +279,7 @@ SICK = {
     ),
     "SGD at 50": ("learning_rate_too_high", lambda: sgd(layers(64, 64, 32, 10), 50.0)),
     "Adam at 1": ("learning_rate_too_high", lambda: plain(cnn(), 1.0)),
+    "a policy gradient at 0.5": ("learning_rate_too_high", lambda: policy_gradient(0.5)),
     "a regression that diverges": (
         "learning_rate_too_high",
         lambda: sgd(layers(8, 32, 1), 2.0, loss=F.mse_loss, data=regression(), steps=60),

@@ -34,13 +34,15 @@ class LearningRateTooHigh(Rule):
     """The updates are so large, relative to the weights, that the loss rises or cannot fall.
 
     ## What it detects
-    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of three cases:
+    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of four cases:
     (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its noise,
     or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
     threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
     captured steps in a row while the loss does not fall. (3) r is above 0.03, and after 60 steps
     the loss has not fallen by 10 % and has no downward trend; r of the first ten steps counts only
-    if r is less than a tenth of it now: large first updates may have broken the model.
+    if r is less than a tenth of it now: large first updates may have broken the model. (4) The loss
+    need not fall (a policy gradient), and one of the first three updates was larger than the
+    weights.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -90,6 +92,9 @@ class LearningRateTooHigh(Rule):
     update_ratio_stuck: float = threshold(
         0.03, "The same median; limit while the loss has not fallen after 60 steps."
     )
+    overwritten_ratio: float = threshold(
+        1.0, "The same median in one of the first three updates, if the loss need not fall."
+    )
     collapse_share: float = threshold(
         0.1, "Update ratio now as a share of the first ones; below it the first ones count too."
     )
@@ -112,7 +117,7 @@ class LearningRateTooHigh(Rule):
         if len(ratio.steps) == 0:
             return
         course = Course(history)
-        for case in (self._loss_rose, self._above_limit, self._stuck):
+        for case in (self._loss_rose, self._above_limit, self._stuck, self._overwritten):
             found = case(history, ratio, course)
             if found is not None:
                 yield found
@@ -295,6 +300,34 @@ class LearningRateTooHigh(Rule):
             0.9 if judged else 0.6,
             course,
             lower_rate(max(now, _first(ratio))),
+        )
+
+    def _overwritten(self, _: History, ratio: Window, course: Course) -> Finding | None:
+        """Return a finding if the first updates replaced the initial weights.
+
+        Only where the loss says nothing: a loss that falls afterwards shows that no harm was done.
+        """
+        first = ratio.values[:3]
+        if (course.known and not course.erratic) or not (first > self.overwritten_ratio).any():
+            return None
+        at_step, largest = int(ratio.steps[np.nanargmax(first)]), float(np.nanmax(first))
+        return self._found(
+            at_step,
+            f"Learning rate too high{_rate_at(course, at_step)}: one of the first steps changed "
+            f"the weights by {number(largest)} times their size (median matrix), so the "
+            "initialisation is lost.",
+            (
+                Evidence(
+                    quantity="largest of the first three update ratios (median matrix)",
+                    seen=largest,
+                    limit=self.overwritten_ratio,
+                    direction="above",
+                    healthy=HEALTHY_RATIO,
+                ),
+            ),
+            0.6,
+            course,
+            lower_rate(largest),
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
