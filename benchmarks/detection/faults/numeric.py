@@ -61,7 +61,7 @@ class LogOfSoftmax(nn.Module):
         return torch.softmax(100 * x, -1).log()
 
 
-@fault(NUMERIC, NOT_FINITE, "mlp-digits tanh-rings")
+@fault(NUMERIC, NOT_FINITE + " loss_task_mismatch", "mlp-digits tanh-rings")
 def log_of_a_softmax_that_underflows(p: Program) -> Places:
     places = head_of(p)
     append(p.model, places[0], LogOfSoftmax())

@@ -185,6 +185,8 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
     }
     if last != "log_softmax":
         wiring = _conflict("NLLLoss", last)
+        if last == "log" and _activation(_source(source, 0)[0]) == "softmax":
+            wiring = ("log_of_softmax_before_nll_loss",)
         return Criterion("NLLLoss", **common, prediction=given, last_activation=last, wiring=wiring)
     extra = []
     if (

@@ -132,7 +132,8 @@ class EventKind(StrEnum):
     joined by " + "; empty if the graph names none. Attributes, each only where known:
     `wiring`: suspicious connections, separated by commas: `<activation>_before_<loss>`
     (softmax_before_cross_entropy, sigmoid_before_bce_with_logits),
-    `no_log_softmax_before_nll_loss`, `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
+    `no_log_softmax_before_nll_loss`, `log_of_softmax_before_nll_loss` (in two steps),
+    `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
     `prediction_and_target_broadcast`, `<kind>_weighted_0`;
     `reduction`: mean | sum | none;
     `last_activation`: the operation that computed the prediction, if it is an activation;

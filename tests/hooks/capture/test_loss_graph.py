@@ -70,6 +70,7 @@ WIRING = {
     "relu_before_cross_entropy": lambda y: F.cross_entropy(y.relu(), CLASSES),
     "softmax_before_nll_loss": lambda y: F.nll_loss(y.softmax(1), CLASSES),
     "no_log_softmax_before_nll_loss": lambda y: F.nll_loss(y + 5, CLASSES),
+    "log_of_softmax_before_nll_loss": lambda y: F.nll_loss(y.softmax(1).log(), CLASSES),
     "log_softmax_over_wrong_dimension": lambda y: F.nll_loss(y.log_softmax(0), CLASSES),
     "softmax_over_one_class": lambda y: F.cross_entropy(y[:, :1], CLASSES * 0),
     "sigmoid_before_bce_with_logits": lambda y: F.binary_cross_entropy_with_logits(

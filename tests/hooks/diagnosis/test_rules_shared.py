@@ -121,6 +121,14 @@ def test_it_speaks_on_its_sick_example_with_everything_a_reader_needs(rule):
         assert all(isinstance(e.seen, float | str) for e in finding.evidence)
 
 
+@pytest.mark.parametrize("code", DECIDED_BY_PEOPLE)
+def test_a_rule_without_code_says_why_there_is_none(code):
+    page = rule_by_code(code).page()
+    assert not page.fix
+    said = f"{page.what_to_do} {page.when_it_is_wrong}"
+    assert re.search(r"There is (no )?code", " ".join(said.split()))
+
+
 @each_rule
 def test_it_is_silent_on_its_healthy_example(rule):
     assert list(rule.check(rule.healthy())) == []

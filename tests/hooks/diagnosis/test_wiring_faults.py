@@ -89,6 +89,11 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         lambda: Run(mlp(), F.nll_loss),
         lambda: Run(mlp(), nll_of_log),
     ),
+    "a softmax and a logarithm in two steps": (
+        "loss_task_mismatch", 0,
+        lambda: Run(mlp(), lambda o, y: F.nll_loss((150 * o).softmax(1).log(), y)),
+        lambda: Run(mlp(), lambda o, y: F.nll_loss(o.softmax(1).log(), y)),
+    ),
     "a column against a row": (
         "loss_task_mismatch", 0,
         lambda: Run(mlp(outputs=1), F.mse_loss, data=numbers((-1,))),

@@ -46,6 +46,7 @@ class LabelNoise(Rule):
     - Look at ten random pairs of input and target as the training loop sees them.
     - Check what sorts, shuffles, filters or joins inputs and targets separately.
     - Check that validation and training use the same classes, units and preprocessing.
+    - There is no code for it: the right pairs of input and target are known to your data only.
     ## When it is wrong
     Far too few samples for the task; a validation set from another source.
     ## References

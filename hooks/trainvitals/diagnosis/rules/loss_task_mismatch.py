@@ -35,6 +35,7 @@ NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
         "no_log_softmax_before_nll_loss": "positive values, not log-probabilities",
     }
 )
+LOG_OF_SOFTMAX: Final = "log_of_softmax_before_nll_loss"
 _SQUARES: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
 
@@ -44,6 +45,7 @@ class _Mismatch(NamedTuple):
     text: str
     fix: str
     evidence: tuple[Evidence, ...]
+    severity: Severity = Severity.ERROR
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class LossTaskMismatch(Rule):
 
     ## What it detects
     - NLLLoss of values that are not log-probabilities: softmax without the logarithm, or logits.
+    - NLLLoss of the logarithm of a softmax, computed in two steps, when a log-probability has
+      fallen below −50: near −103 the softmax is 0 in float32, and the loss infinite (a warning).
     - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
       each prediction with each target, in a B × B matrix.
     - A squared or absolute error between the outputs of several classes and class numbers.
@@ -65,6 +69,7 @@ class LossTaskMismatch(Rule):
     The connection in the graph of the loss, the shapes, the range of the targets.
     ## What to do
     - Classes: give logits to CrossEntropyLoss, or log_softmax to NLLLoss.
+    - Use `F.log_softmax(x, dim)` for `F.softmax(x, dim).log()`: it computes both in one step.
     - Regression: give prediction and target the same shape: `target.unsqueeze(1)`.
     - More than two classes: one output for each class, and CrossEntropyLoss.
     ## When it is wrong
@@ -86,6 +91,9 @@ class LossTaskMismatch(Rule):
     observations: int = threshold(3, "Newest measured batches with targets outside 0 to 1.")
     outside_min: float = threshold(1e-3, "Distance of a target of a binary loss from 0 to 1.")
 
+    log_probability_min: float = threshold(
+        -50.0, "Log-probability of a softmax and a log in two steps; fires below this value."
+    )
     size_tolerance: float = threshold(
         0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
     )
@@ -100,6 +108,7 @@ class LossTaskMismatch(Rule):
         """Yield one finding for the run."""
         found = (
             self._no_log(history)
+            or self._two_steps(history)
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
@@ -108,7 +117,7 @@ class LossTaskMismatch(Rule):
         if found is None:
             return
         yield self.finding(
-            severity=Severity.ERROR,
+            severity=found.severity,
             where=output_module(history),
             since_step=found.since,
             summary=f"Loss does not fit since step {found.since}: {found.text}.",
@@ -135,6 +144,33 @@ class LossTaskMismatch(Rule):
             if token.startswith("softmax")
             else CROSS_ENTROPY,
             (_in_graph(token), *values),
+        )
+
+    def _two_steps(self, history: History) -> _Mismatch | None:
+        """Return a softmax and a logarithm in two steps that come close to an infinite loss."""
+        if connected(history, (LOG_OF_SOFTMAX,)) is None:
+            return None
+        lowest = history.scalar(Scalar.PREDICTION_MIN)
+        low = lowest.values < self.log_probability_min  # False for NaN, True for −inf
+        if not low.any():
+            return None
+        smallest = float(lowest.values[low].min())
+        return _Mismatch(
+            int(lowest.steps[np.argmax(low)]),
+            f"the logarithm of a softmax is computed in two steps, and reaches {number(smallest)}",
+            "",  # where the two steps are is a line of the model's own code
+            (
+                Evidence(
+                    quantity="smallest log-probability",
+                    seen=smallest,
+                    limit=self.log_probability_min,
+                    direction="below",
+                    healthy=(-40.0, 0.0),
+                    statistic=Scalar.PREDICTION_MIN,
+                ),
+                _in_graph(LOG_OF_SOFTMAX),
+            ),
+            Severity.WARNING,
         )
 
     def _broadcast(self, history: History) -> _Mismatch | None:

@@ -38,6 +38,7 @@ class LossTermInactive(Rule):
     The name of the term, its value and its share of the loss.
     ## What to do
     Remove `.detach()`, `.item()` or `torch.no_grad()` from the term; give it a weight above 0.
+    There is no code for it: the term is detached or weighted in your loss function.
     ## When it is wrong
     A weight that is 0 on purpose for more than 20 steps. Terms of a loss that was summed without
     names are seen only if torch's own loss functions computed them.

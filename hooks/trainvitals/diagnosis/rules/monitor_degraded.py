@@ -31,6 +31,7 @@ class MonitorDegraded(Rule):
     ## What to do
     Report the exception to the trainvitals project. `trainvitals doctor` shows what is attached.
     The training needs no change.
+    There is no code for it: the exception is in trainvitals.
     ## When it is wrong
     It is never wrong; it does not matter if you do not need that probe or rule.
     ## References

@@ -47,6 +47,7 @@ class NoLearning(Rule):
       learning rate.
     - Try 10 times and 0.1 times the learning rate for some hundred steps.
     - Check that each input has its own target.
+    - There is code only if the updates are small; otherwise the causes need different changes.
     ## When it is wrong
     With adversarial losses (GANs) and bootstrapped targets, the loss stays level while the model
     learns. The loss of a fine-tuned model can be at its minimum from the start.

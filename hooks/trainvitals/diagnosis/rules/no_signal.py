@@ -35,6 +35,7 @@ class NoSignal(Rule):
     ## What to do
     Follow the factors between the loss and the output: print rewards, advantages, masks and
     weights of one batch. The first that is constant or 0 is the cause.
+    There is no code for it: the factor is in rewards, masks or weights of your program.
     ## When it is wrong
     Rewards that are still rare. A loss of 0 with gradients is not reported.
     ## References

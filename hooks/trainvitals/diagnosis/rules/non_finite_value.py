@@ -75,6 +75,7 @@ class NonFiniteValue(Rule):
       help, because the gradient still passes through the other branch.
     - Use losses that take logits (`BCEWithLogitsLoss`, `CrossEntropyLoss`).
     - If the values grew over the steps before, lower the learning rate and clip gradients.
+    - There is code only where clipping or an epsilon helps; an operation is a line of your model.
     ## When it is wrong
     A training loop that skips such steps on purpose: the finding remains as a warning, because
     these steps have no effect.

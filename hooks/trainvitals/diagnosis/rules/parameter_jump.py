@@ -58,6 +58,7 @@ class ParameterJump(Rule):
     - Load the last checkpoint before this step.
     - If one rank or one machine is affected alone, test its hardware.
     - Look for code that writes to `.data` or copies into parameters.
+    - There is no code for it: the process has no copy of the weights before the change.
     ## When it is wrong
     Weights that your program replaces on purpose: loading a checkpoint, averaging, pruning, a new
     head, clipping of weights. Without a rise of the loss these are only notes.

@@ -56,6 +56,7 @@ class TrivialTarget(Rule):
     - Check which input predicts the target: train on one feature at a time.
     - Language models: the target of position i is token i + 1, and the attention is causal.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
+    - There is code only if tokens are not shifted; which input is the target, only you know.
     ## When it is wrong
     Exercises that are solved exactly, such as a line without noise; an autoencoder for tokens,
     whose target is its input on purpose; fine-tuning on a task that the model already solves.
