@@ -35,13 +35,29 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Heatmap(msgspec.Struct, frozen=True):
-    """Means over finite values: one row per place, by depth; one column per bucket of steps."""
+    """Means over finite values: one row per place, by depth; one column per bucket of steps.
+
+    The rows are blocks of the network (`trainvitals.api.blocks`) if they were asked for; the value
+    of a block is the median of its places, or the largest for `nonfinite`.
+    """
 
     stream: str
     statistic: str
     places: list[str]
+    """The place or block of each row."""
     steps: list[int]
+    """First step of each column."""
     values: list[Numbers]
+    last_steps: list[int] = []
+    """Last step of each column."""
+    nonfinite: list[list[int]] = []
+    """Of each row, the columns with at least one infinite value."""
+    low: float | None = None
+    """Smallest value of the places that were read; null if none has a value."""
+    high: float | None = None
+    """Largest value of the places that were read."""
+    least_positive: float | None = None
+    """Smallest value above 0 of the places that were read."""
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import IO, Annotated, Any
+from collections.abc import Sequence
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from trainvitals.api import schema
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
-from trainvitals_server.query.heatmaps import PLACES_AT_ONCE, sent, write_heatmap
+from trainvitals_server.query.heatmaps import sent, slices_of, slices_of_blocks, write_heatmap
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.query.shapes import schema_of
 from trainvitals_server.store import RequestRefused, Store, StoredRun
@@ -25,6 +26,7 @@ from trainvitals_server.store.timeline import EVERY_STEP
 POINTS_MAX = 2000
 COLUMNS_MAX = 512
 PLACES_MAX = 50
+ROWS_MAX = 200
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
@@ -186,9 +188,24 @@ async def heatmap(
     from_step: FromStep = 0,
     to_step: ToStep = None,
     columns: Annotated[int, Query(ge=1, le=COLUMNS_MAX)] = 200,
+    place: Annotated[
+        list[str] | None, Query(max_length=ROWS_MAX, description="Only these places.")
+    ] = None,
+    by: Annotated[
+        Literal["place", "block"], Query(description="One row per place or per block.")
+    ] = "place",
 ) -> Response:
-    """Return the means of a statistic: one row per place, by depth; one column per bucket."""
+    """Return the means of a statistic: one row per place, by depth; one column per bucket.
+
+    A block is a repeated part of the network: the tensors whose names begin with the same module up
+    to its first number ("encoder.layers.3"). Its value is the median of its tensors, and for the
+    statistic nonfinite the largest.
+    """
     heavy: HeavyReads = request.app.state.heavy_reads
+
+    def split(every: Sequence[str]) -> list[Sequence[str]]:
+        wanted = every if place is None else place
+        return slices_of_blocks(wanted) if by == "block" else slices_of(wanted)
 
     def read() -> IO[bytes]:
         summary = _run(request, principal, run)
@@ -199,11 +216,11 @@ async def heatmap(
             lo=from_step,
             hi=EVERY_STEP if to_step is None else to_step + 1,
             points=columns,
-            at_once=PLACES_AT_ONCE,
+            split=split,
         )
         try:
-            with wanted as (places, slices):
-                return write_heatmap(str(stream), str(statistic), places, slices)
+            with wanted as slices:
+                return write_heatmap(stream, statistic, slices, by_block=by == "block")
         except UnknownSeries as unknown:
             raise Problem("unknown_series", str(unknown)) from unknown
 

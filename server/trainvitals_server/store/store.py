@@ -254,24 +254,21 @@ class Store:
         lo: int = 0,
         hi: int = EVERY_STEP,
         points: int,
-        at_once: int,
-    ) -> Iterator[tuple[tuple[str, ...], Iterator[Curves]]]:
-        """Yield all places by depth, and their curves, `at_once` places at a time.
+        split: Callable[[Sequence[str]], Sequence[Sequence[str]]],
+    ) -> Iterator[Iterator[Curves]]:
+        """Yield the curves of the slices of places that `split` makes of all places by depth.
 
-        All curves are read from one snapshot, which ends with the block.
+        All curves are read from one snapshot, which ends with the block. `split` may leave places
+        out and may change their order.
 
         Raises:
-            UnknownSeries: the run has no such stream or statistic.
+            UnknownSeries: the run has no such stream or statistic, or no place of a slice.
         """
         with self.database.read() as connection:
-            names = place_names(connection, run_pk, stream, statistic)
-            parts = (names[i : i + at_once] for i in range(0, len(names), at_once))
+            parts = split(place_names(connection, run_pk, stream, statistic))
             yield (
-                names,
-                (
-                    curves(connection, run_pk, stream, statistic, part, lo=lo, hi=hi, points=points)
-                    for part in parts
-                ),
+                curves(connection, run_pk, stream, statistic, part, lo=lo, hi=hi, points=points)
+                for part in parts
             )
 
     def totals(self) -> Totals:
