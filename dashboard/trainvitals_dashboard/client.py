@@ -165,14 +165,18 @@ class Client:
         from_step: int | None = None,
         to_step: int | None = None,
         columns: int = 200,
+        places: Sequence[str] | None = None,
+        by: str = "place",
     ) -> Answer[Heatmap]:
-        """Return a statistic of all places over steps."""
+        """Return a statistic over steps: of all places, of some (at most 200), or by block."""
         asked = {
             "stream": stream,
             "statistic": statistic,
             "from_step": from_step,
             "to_step": to_step,
             "columns": columns,
+            "place": list(places) if places is not None else None,
+            "by": by if by != "place" else None,
         }
         path = f"{run_path(run.id)}/heatmap"
         return self._get(path, Heatmap, asked, version=run.version)

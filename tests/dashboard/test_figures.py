@@ -1,6 +1,7 @@
 """Figures show what the data says: limits, layers, zeros."""
 
 import math
+from xml.etree import ElementTree
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,8 +10,10 @@ from trainvitals.api.schema import Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import rounded
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
-from trainvitals_dashboard.figures.heat import ROWS_MAX, heat
-from trainvitals_dashboard.figures.spark import sparkline
+from trainvitals_dashboard.figures.palette import palette
+from trainvitals_dashboard.figures.spark import HEIGHT, WIDTH, sparkline
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def finding(**fields) -> Finding:
@@ -22,14 +25,27 @@ def test_a_large_integer_keeps_all_its_digits():
     assert rounded(123_456_789.0) == 123_456_789.0
 
 
-# The first example loads pandas.
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.none() | st.floats(width=32), max_size=30))
-def test_no_numbers_at_all_break_a_figure(values):
-    numbers = [v if v is None or math.isfinite(v) else None for v in values]
-    assert sparkline(numbers, dark=True)["series"]
-    grid = Heatmap("weight", "mean", ["a"], list(range(len(numbers))), [numbers])
-    assert heat(grid, dark=True).height >= 180
+def test_a_sparkline_of_any_numbers_is_an_image_with_its_points_inside(values):
+    image = ElementTree.fromstring(sparkline(values, dark=True))
+    finite = sum(v is not None and math.isfinite(v) for v in values)
+    points = [
+        tuple(map(float, point.split(",")))
+        for line in image.iter(f"{SVG}polyline")
+        for point in line.attrib["points"].split()
+    ]
+    assert len(points) == finite
+    assert len(list(image.iter(f"{SVG}circle"))) == (finite > 0)
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+
+
+def test_a_sparkline_falls_where_the_loss_falls_and_is_broken_where_it_is_missing():
+    image = ElementTree.fromstring(sparkline([3.0, 2.0, None, 1.0], dark=False, severity="error"))
+    first, second = (line.attrib["points"].split() for line in image.iter(f"{SVG}polyline"))
+    heights = [float(p.split(",")[1]) for p in (*first, *second)]
+    assert heights == sorted(heights)
+    assert palette(False).severity["error"] in sparkline([1.0], dark=False, severity="error")
 
 
 def test_the_limit_of_another_quantity_is_not_drawn():
@@ -51,25 +67,6 @@ def test_the_limit_of_another_quantity_is_not_drawn():
 def test_a_scalars_curve_is_found_by_its_name():
     wanted = evidence.wanted(finding(stream="scalar", statistic="loss"))
     assert wanted == evidence.Wanted("scalar", "value", "loss")
-
-
-def test_a_heat_map_of_decades_takes_logarithms_and_keeps_zeros_visible():
-    figure = heat(Heatmap("g", "l2", ["a", "b"], [0, 1], [[1e-8, 1.0], [0.0, None]]), dark=False)
-    frame = figure.option["dataset"]["source"]
-    assert figure.scale == "log"
-    assert frame["colour"].tolist() == [-8.0, 0.0, -9.0]
-    assert figure.cells == ["a", "a", "b"]
-
-
-def test_a_heat_map_of_both_signs_is_centred_on_zero():
-    figure = heat(Heatmap("w", "mean", ["a"], [0, 1], [[-1.0, 3.0]]), dark=False)
-    assert (figure.option["visualMap"]["min"], figure.option["visualMap"]["max"]) == (-3.0, 3.0)
-
-
-def test_a_very_deep_network_says_how_much_is_left_out():
-    places = [f"p{i}" for i in range(ROWS_MAX + 7)]
-    figure = heat(Heatmap("w", "l2", places, [0], [[1.0]] * len(places)), dark=False)
-    assert figure.left_out == 7
 
 
 def test_norms_are_compared_per_entry():

@@ -1,11 +1,15 @@
 """Layers over steps: where in the network it happens."""
 
+import base64
 import json
+
+import numpy as np
 
 from helpers.fake_runs import (
     DEAD,
     FakeRun,
     healthy_run,
+    healthy_value,
     hostile_run,
     vanishing_run,
 )
@@ -15,43 +19,85 @@ def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption))
 
 
-def charts(app):
-    return {e.proto.id: json.loads(e.proto.spec) for e in app.get("echarts_chart")}
+def messages(app):
+    """Return the charts of all boards of the page, in order."""
+    sent = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
+    return [chart for message in sent for chart in message["charts"]]
 
 
 def titles(app):
     """Return the titles of the charts of the selected tensor."""
-    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return [chart["title"] for message in messages for chart in message["charts"]]
+    return [chart["title"] for chart in messages(app) if chart.get("kind") != "heat"]
 
 
 def heat_map(app):
-    [found] = [option for key, option in charts(app).items() if "-heat-" in key]
+    [found] = [chart for chart in messages(app) if chart.get("kind") == "heat"]
     return found
 
 
-def test_gradients_come_first_ordered_by_depth(open_page, collector):
-    collector.runs = [vanishing_run()]
-    app = open_page("layers", run="sigmoid-deep")
-    labels = heat_map(app)["yAxis"]["data"]
-    assert labels[0] == "encoder.0.weight"
-    assert labels[-1] == "encoder.11.bias"
-    assert heat_map(app)["yAxis"]["inverse"] is True
-    assert "logarithmic colour scale" in words(app)
+def marked(app):
+    """Return name → severity of the marked rows of the heat-map."""
+    blocks = heat_map(app)["blocks"]
+    return {
+        **{b["name"]: b["sign"] for b in blocks if b["sign"]},
+        **{f"{b['name']}.{n}": sign for b in blocks for n, sign in b["places"] if sign},
+    }
 
 
-def test_a_finding_marks_its_layer(open_page, collector):
+def test_gradients_come_first_ordered_by_depth_in_blocks(open_page, collector):
+    collector.runs = [vanishing_run()]
+    heat = heat_map(open_page("layers", run="sigmoid-deep"))
+    assert heat["title"] == "gradient L2 norm"
+    assert [b["name"] for b in heat["blocks"]] == [f"encoder.{i}" for i in range(12)]
+    assert heat["blocks"][0]["places"] == [["weight", ""], ["bias", ""]]
+    assert heat["log"] is True
+
+
+def test_a_finding_marks_its_layer_and_its_block(open_page, collector):
     collector.runs = [vanishing_run()]
     app = open_page("layers", run="sigmoid-deep")
-    labels = heat_map(app)["yAxis"]["data"]
-    assert [label for label in labels if "✖" in label] == ["✖ encoder.4.weight"]
+    assert marked(app) == {"encoder.4": "error", "encoder.4.weight": "error"}
     assert "**TV101 vanishing gradient** at `encoder.4.weight`" in words(app)
 
 
 def test_a_module_in_trouble_marks_its_tensors(open_page, collector):
     collector.runs = [FakeRun("dead", findings=[DEAD])]
-    labels = heat_map(open_page("layers", run="dead"))["yAxis"]["data"]
-    assert [x for x in labels if "▲" in x] == ["▲ encoder.7.weight", "▲ encoder.7.bias"]
+    found = marked(open_page("layers", run="dead"))
+    assert set(found) == {"encoder.7", "encoder.7.weight", "encoder.7.bias"}
+    assert set(found.values()) == {"warning"}
+
+
+def test_a_tensor_with_nan_is_not_finite_in_every_statistic(open_page, collector):
+    def values(stream, statistic, name, step):
+        if statistic == "nonfinite":
+            return 3.0 if name == "encoder.3.weight" and step >= 300 else 0.0
+        return healthy_value(stream, statistic, name, step)
+
+    collector.runs = [FakeRun("nan", values=values)]
+    points = heat_map(open_page("layers", run="nan"))["points"]
+    cells = np.frombuffer(base64.b64decode(points["cells"]), "<f4")
+    rows = dict(zip(points["ids"], cells.reshape(len(points["ids"]), -1), strict=True))
+    at = np.array(points["steps"]) >= 300
+    np.testing.assert_array_equal(np.isinf(rows["p6"]), at)
+    np.testing.assert_array_equal(np.isinf(rows["b3"]), at)
+    assert np.isfinite(rows["p7"]).all()
+
+
+def test_a_tensor_shows_its_initialiser_and_its_findings(open_page, collector):
+    collector.runs = [vanishing_run()]
+    shown = words(open_page("layers", run="sigmoid-deep", place="encoder.4.weight"))
+    assert "Initialiser: he\\_normal \\(gain 1\\.41\\)" in shown
+    assert shown.count("TV101 vanishing gradient") == 2
+    other = words(open_page("layers", run="sigmoid-deep", place="encoder.5.bias"))
+    assert "No finding concerns it." in other
+    assert "The initialiser was not identified." in other
+
+
+def test_a_weight_has_the_drift_of_its_layers_bias_beside_it(open_page, collector):
+    collector.runs = [healthy_run()]
+    app = open_page("layers", run="resnet-baseline", place="encoder.3.weight")
+    assert "Drift of the layer's bias (RMS)" in titles(app)
+    assert any("place=encoder.3.bias" in p for p in collector.asked if "/series" in p)
 
 
 def test_the_address_chooses_stream_statistic_steps_and_tensor(open_page, collector):
@@ -65,7 +111,7 @@ def test_the_address_chooses_stream_statistic_steps_and_tensor(open_page, collec
         from_step="50",
         to_step="150",
     )
-    [path] = [p for p in collector.asked if "/heatmap" in p]
+    path = next(p for p in collector.asked if "/heatmap" in p)
     for part in ("stream=weight", "statistic=drift_rms", "from_step=50", "to_step=150"):
         assert part in path
     shown = words(app)
@@ -84,7 +130,8 @@ def test_a_chosen_statistic_is_written_into_the_address(open_page, collector):
     app = open_page("layers", run="resnet-baseline")
     app = app.selectbox(key="statistic-gradient").set_value("std").run()
     assert "std" in app.query_params["statistic"]
-    assert "statistic=std" in [p for p in collector.asked if "/heatmap" in p][-1]
+    assert any("statistic=std" in p for p in collector.asked if "/heatmap" in p)
+    assert heat_map(app)["title"] == "gradient spread (std)"
 
 
 def test_another_stream_starts_with_its_usual_statistic(open_page, collector):

@@ -1,9 +1,10 @@
 """The dashboard in a real Chromium: started by its command, read as a person reads it."""
 
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 
+from helpers.board import header, plot, said
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
@@ -80,15 +81,14 @@ def test_a_hostile_name_makes_no_link_no_image_and_no_icon(browser, address, pat
         assert dialogs == []
 
 
-def test_a_hostile_layer_is_text_in_the_heat_maps_tooltip(browser, address):
+def test_a_hostile_layer_is_text_in_the_heat_map(browser, address):
     with visit(browser, f"{address}/layers?run={quote(HOSTILE)}") as seen:
-        box = seen.page.locator("[class*=st-key-heat] canvas").first.bounding_box()
-        seen.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 30)
-        tip = seen.page.get_by_text("step ", exact=False).last
-        tip.wait_for(timeout=5_000)
-        seen.page.wait_for_timeout(300)
-        assert seen.page.locator("[class*=st-key-heat] img").count() == 0
-        assert "<img src=x" in seen.page.locator("[class*=st-key-heat]").inner_text()
+        heat = plot(seen.page, "heat")
+        heat.press("ArrowDown")
+        heat.press("ArrowDown")
+        assert "<img src=x" in said(seen.page, "heat")
+        assert "<img src=x" in header(seen.page, "heat")
+        assert seen.page.locator("section[data-key='heat'] img").count() == 0
         assert seen.foreign == []
 
 
@@ -121,15 +121,6 @@ def test_a_search_is_written_into_the_address(browser, address):
         seen.page.get_by_role("link", name="sigmoid-deep").wait_for(
             state="detached", timeout=15_000
         )
-
-
-def test_a_click_on_a_cell_opens_its_tensor_and_stands_in_the_address(browser, address):
-    with visit(browser, f"{address}/layers?run=sigmoid-deep") as seen:
-        box = seen.page.locator("[class*=st-key-heat] canvas").first.bounding_box()
-        seen.page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 40)
-        seen.page.get_by_text("Update: RMS(ΔW) / RMS(W)").wait_for(timeout=15_000)
-        chosen = parse_qs(urlsplit(seen.page.url).query)["place"][0]
-        assert chosen.startswith("encoder.")
 
 
 def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(browser):

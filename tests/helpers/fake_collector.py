@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 
 from helpers.fake_findings import finding_of
 from helpers.fake_runs import FakeRun, run_of
+from trainvitals.api.blocks import blocks_of
 from trainvitals.diagnosis.registry import rule_by_code
 
 TOKEN = "tv_read_1_secret"
@@ -134,18 +136,54 @@ def _heatmap(run: FakeRun, query: dict[str, list[str]]) -> Any:
     stream, statistic = query["stream"][0], query["statistic"][0]
     buckets = _buckets(_steps(run, query), int(query.get("columns", ["200"])[0]))
     layout = next(s for s in run.layout() if s["stream"] == stream)
-    places = [place["name"] for place in layout["places"]]
-    values = [
-        [run.value(stream, statistic, place, bucket[len(bucket) // 2]) for bucket in buckets]
+    places = query.get("place", [place["name"] for place in layout["places"]])
+    values = {
+        place: [run.value(stream, statistic, place, bucket[len(bucket) // 2]) for bucket in buckets]
         for place in places
-    ]
+    }
+    finite = [v for row in values.values() for v in row if v is not None and math.isfinite(v)]
+    rows = (
+        _by_block(values, max if statistic == "nonfinite" else statistics.median)
+        if query.get("by") == ["block"]
+        else values
+    )
     return {
         "stream": stream,
         "statistic": statistic,
-        "places": places,
+        "places": list(rows),
         "steps": [bucket[0] for bucket in buckets],
-        "values": values,
+        "values": [[v if _is_finite(v) else None for v in row] for row in rows.values()],
+        "last_steps": [bucket[-1] for bucket in buckets],
+        "nonfinite": [
+            [i for i, v in enumerate(row) if v is not None and not _is_finite(v)]
+            for row in rows.values()
+        ],
+        "low": min(finite, default=None),
+        "high": max(finite, default=None),
+        "least_positive": min((v for v in finite if v > 0), default=None),
     }
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _by_block(
+    values: dict[str, list[float | None]], merge: Callable[[list[float]], float]
+) -> dict[str, list[float | None]]:
+    """Return the merged values of each block; infinite if the value of any of its places is."""
+    made = {}
+    for block, members in blocks_of(values).items():
+        columns = zip(*(values[m] for m in members), strict=True)
+        made[block] = [_merged(column, merge) for column in columns]
+    return made
+
+
+def _merged(column: Sequence[float | None], merge: Callable[[list[float]], float]) -> float | None:
+    known = [v for v in column if v is not None]
+    if any(not math.isfinite(v) for v in known):
+        return math.inf
+    return merge(known) if known else None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import { Chart } from "./chart.js";
 import { element } from "./dom.js";
 import { Group } from "./group.js";
+import { HeatMap } from "./heat.js";
 
 /** All boards of the page have one cursor and one range. */
 const GROUP = new Group();
@@ -46,7 +47,7 @@ export class Board {
       }
       for (const chart of GROUP.charts()) chart.rescale();
     }
-    if (themed) for (const chart of this.charts.values()) { chart.colours = this.colours; chart.take({ ...chart.sent, series: this.packed(chart) }); }
+    if (themed) for (const chart of this.charts.values()) chart.recolour(this.colours);
     this.showState();
   }
 
@@ -58,22 +59,18 @@ export class Board {
       GROUP.adopt(sent.range);
     }
     const keys = new Set(sent.charts.map((c) => c.key));
-    for (const [key, chart] of this.charts) if (!keys.has(key)) { chart.u?.destroy(); chart.root.remove(); this.charts.delete(key); }
+    for (const [key, chart] of this.charts) if (!keys.has(key)) { chart.destroy(); this.charts.delete(key); }
     for (const one of sent.charts) {
       const chart = this.charts.get(one.key);
       if (chart) chart.take(one);
       else {
-        const made = new Chart(this, one);
+        const made = one.kind === "heat" ? new HeatMap(this, one) : new Chart(this, one);
         this.charts.set(one.key, made);
         this.grid.append(made.root);
         made.build(); // its width is known only inside the page
       }
     }
     for (const chart of GROUP.charts()) chart.rescale();
-  }
-
-  packed(chart) {
-    return chart.series.map((s) => ({ place: s.place, name: s.name, points: s.points }));
   }
 
   /** Read the theme of the page; return whether it changed. */
@@ -90,6 +87,7 @@ export class Board {
     this.colours = {
       ...chosen,
       background,
+      text: style.getPropertyValue("--st-text-color").trim() || chosen.muted,
       grid: style.getPropertyValue("--st-border-color").trim() || chosen.gap,
       font: style.getPropertyValue("--st-font").trim() || "sans-serif",
     };
@@ -106,14 +104,14 @@ export class Board {
     this.smoothing.value = String(GROUP.smoothing);
   }
 
-  /** Tell Python of an event: range, click or resync. */
+  /** Tell Python of an event: range, click, rows or resync. */
   report(name, value) {
     this.component.setTriggerValue(name, value);
   }
 
   close() {
     this.observer.disconnect();
-    for (const chart of this.charts.values()) chart.u?.destroy();
+    for (const chart of this.charts.values()) chart.destroy();
     GROUP.boards.delete(this);
     this.root.remove();
   }

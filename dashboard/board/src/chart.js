@@ -86,6 +86,17 @@ export class Chart {
     this.say();
   }
 
+  /** Draw anew with the colours of another theme. */
+  recolour(colours) {
+    this.colours = colours;
+    this.take({ ...this.sent, series: this.series.map((s) => ({ place: s.place, name: s.name, points: s.points })) });
+  }
+
+  destroy() {
+    this.u?.destroy();
+    this.root.remove();
+  }
+
   resize() {
     const width = this.plotRoot.clientWidth;
     if (this.u && width > 0 && width !== this.u.width) this.u.setSize({ width, height: this.sent.height });

@@ -1,6 +1,5 @@
 """Pure functions from data to descriptions of charts: no Streamlit, no clock, no network.
 
-charts.py and updates.py are for the chart board, which shows names as text only. heat.py, spark.py
-make ECharts options, in which names are plain text too; a name never goes into a `formatter`, which
-is a template.
+charts.py, updates.py and heat.py are for the chart board, which shows names as text only. spark.py
+makes an SVG image, which contains numbers only.
 """

@@ -1,12 +1,8 @@
-"""The colours of both themes. Text and axes use the colours of Streamlit's chart theme."""
+"""The colours of both themes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-Option = dict[str, Any]
-"""An option of ECharts."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Comes in: plans (a chart and the way to its curves), the newest step and the range of steps.
 Goes out: numbered messages; a message with a `base` continues the message of that number.
-Promise:  a continuation has at most LIVE_POINTS points in all (4 KB), whatever the run's length.
+Promise:  a continuation has at most LIVE_POINTS points in all (2.4 KB), whatever the run's length.
 Start at `message_of`.
 """
 
@@ -18,11 +18,16 @@ from trainvitals_dashboard.figures.charts import Chart, Part
 from trainvitals_dashboard.figures.curves import Line, StepRange
 
 POINTS = 600
-LIVE_POINTS = 48
-"""Of all curves of a continuation together; a point has about 60 bytes."""
+LIVE_POINTS = 32
+"""Of all curves of a continuation together; a point has about 60 bytes. Streamlit adds 1.6 KB."""
 LIVE_POINTS_OF_CURVE = 24
 _NUMBERS = count(1)
 """Numbers of messages. A number is never used twice, in any session."""
+
+
+def next_number() -> int:
+    """Return a number for a message."""
+    return next(_NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any
             sent.last[key, line.curve.place] = max(line.curve.last_step, default=-1)
     everything = shown.first is None and shown.last is None
     sent.message = {
-        "seq": next(_NUMBERS),
+        "seq": next_number(),
         "base": None,
         "range": None if everything else [shown.first or 0, shown.last],
         "full": [0, max(newest, 1)],
@@ -110,7 +115,7 @@ def _grow(sent: Sent, plans: Sequence[ChartPlan], newest: int, shown: StepRange)
     if parts:
         sent.last = last
         sent.message = {
-            "seq": next(_NUMBERS),
+            "seq": next_number(),
             "base": sent.message["seq"],
             "full": [0, max(newest, 1)],
             "charts": parts,

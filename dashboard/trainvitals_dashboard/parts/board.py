@@ -23,6 +23,8 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
+from trainvitals_dashboard.figures.curves import StepRange
+from trainvitals_dashboard.figures.heat import Ask, Rows, heat_message
 from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
 
@@ -52,7 +54,37 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
     state = _SENT + key
     sent = message_of(plans, newest, shown, st.session_state.get(state))
     st.session_state[state] = sent
-    event = _mount(key, {**sent.message, "tools": tools})
+    return _taken(_mount(key, {**sent.message, "tools": tools}), shown)
+
+
+def heat_board(key: str, rows: Rows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
+    """Show a heat-map over the steps 0 to `newest`, and return a click on a tensor.
+
+    `here` is the selected tensor. The browser requests the cells of the tensors that are visible.
+    """
+    shown = window()
+    state, seen = _SENT + key, f"visible:{key}"
+    sent = heat_message(
+        rows,
+        ask,
+        newest=newest,
+        shown=shown,
+        visible=st.session_state.get(seen, ()),
+        here=here,
+        sent=st.session_state.get(state),
+    )
+    st.session_state[state] = sent
+
+    def asked() -> None:
+        # A callback: the rows are known before the script runs.
+        event = st.session_state[key].rows
+        st.session_state[seen] = [int(i) for i in event["places"]] if event else []
+
+    return _taken(_mount(key, {**sent.message, "tools": True}, on_rows=asked), shown)
+
+
+def _taken(event: Any, shown: StepRange) -> Click | None:
+    """Apply a range that the visitor chose, and return the click."""
     if event.range is not None:
         chosen = _steps(event.range)
         if chosen != (shown.first, shown.last):
@@ -84,7 +116,11 @@ def forget_boards() -> None:
         del st.session_state[key]
 
 
-def _mount(key: str, message: Part) -> Any:
+def _ignore() -> None:
+    """Streamlit reports only events that have a callback."""
+
+
+def _mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> Any:
     if not BUNDLE.exists():
         st.warning(
             "**The charts are not available:** this installation was made without the chart board "
@@ -98,6 +134,7 @@ def _mount(key: str, message: Part) -> Any:
         data=message,
         on_range_change=_ignore,
         on_click_change=_ignore,
+        on_rows_change=on_rows,
         on_resync_change=lambda: st.session_state.pop(_SENT + key, None),
     )
 
@@ -106,10 +143,6 @@ def _mount(key: str, message: Part) -> Any:
 class _Nothing:
     range: None = None
     click: None = None
-
-
-def _ignore() -> None:
-    """Streamlit reports only events that have a callback."""
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
@@ -24,8 +25,11 @@ def brand() -> None:
     st.page_link(FLEET, label="**trainvitals**", icon=":material/vital_signs:")
 
 
-def run_header(run: Run, *, page: str) -> None:
-    """Show the run's name, state and links, and set the tab title. `page` is the open page."""
+def run_header(run: Run, *, page: str) -> DeltaGenerator:
+    """Show the run's name, state and links, and set the tab title. `page` is the open page.
+
+    Return the place of the line about the progress, which live pages write again.
+    """
     st.set_page_config(page_title=tab_title(run))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         brand()
@@ -48,7 +52,9 @@ def run_header(run: Run, *, page: str) -> None:
             f"## {plain(shortened(run.name or run.id, 60))}", width="content", anchors=False
         )
         state_badge(run)
-    st.caption(_where_and_when(run))
+    slot = st.empty()
+    slot.caption(where_and_when(run))
+    return slot
 
 
 def state_badge(run: Run) -> None:
@@ -70,7 +76,8 @@ def progress(run: Run) -> str:
     return f"step {run.step:,}"
 
 
-def _where_and_when(run: Run) -> str:
+def where_and_when(run: Run) -> str:
+    """Return the progress, the speed and the loss of a run, as Markdown."""
     parts = [plain(run.project)]
     if run.host:
         parts.append(f"on {plain(run.host)}")

@@ -1,38 +1,115 @@
-"""Show the page of a run, and refresh it while the run goes on."""
+"""Show the page of a run, and refresh parts of it while the run goes on.
+
+Comes in: the run in the URL.
+Goes out: `Live`, which draws a part of the page again every few seconds.
+Promise:  a refresh sends only the parts that are marked as refreshed. The rest of the page is drawn
+          again when the state, the verdict or a finding changes.
+Start at `live_run`.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from trainvitals.api.schema import RunDetail
+from trainvitals.api.schema import Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.parts.board import forget_boards
+from trainvitals_dashboard.parts.header import where_and_when
 from trainvitals_dashboard.parts.ranges import follows
-from trainvitals_dashboard.parts.session import client, explain, run_or_hint
+from trainvitals_dashboard.parts.session import age_banner, client, explain, run_or_hint
+
+NUMBERS_S = 15.0
+"""A finding of which only the numbers changed is drawn again after this time."""
+_REDRAWN = "page_drawn_again"
 
 
-def live_run(show: Callable[[Answer[RunDetail]], None], every_s: float) -> None:
-    """Call `show` with the run in the URL, every `every_s` seconds while it runs.
+@dataclass(frozen=True)
+class Live:
+    """A run, and whether its page is refreshed."""
 
-    The page is not refreshed if the range of steps has a fixed end. A failed request is explained
-    in place of the page.
+    answer: Answer[RunDetail]
+    every_s: float | None
+    """Seconds between two refreshes; None for a page that does not change."""
+    drawn: tuple[Any, ...]
+    """What the page shows of the verdict, and the same with its numbers."""
+    at: float
+    """Time at which the page was drawn, from time.monotonic."""
+
+    def banner(self, *others: Answer[object]) -> None:
+        """Warn of answers that are not current. On a refreshed page, `write` does so."""
+        if self.every_s is None:
+            age_banner(self.answer, *others)
+
+    def write(self, slot: DeltaGenerator) -> None:
+        """Write the progress of the run into its place in the header, or the age of the data."""
+        if self.every_s is not None and self.answer.problem is not None:
+            with slot:
+                age_banner(self.answer)
+        else:
+            slot.caption(where_and_when(self.answer.value))
+
+    def refreshed(self, part: Callable[[Live], object]) -> None:
+        """Call `part` now, and again at each refresh with the newest state of the run.
+
+        A failed request is explained in place of the part.
+        """
+
+        @st.fragment(run_every=self.every_s)
+        def drawn_again() -> None:
+            try:
+                part(self._newest())
+            except Problem as problem:
+                explain(problem)
+
+        drawn_again()
+
+    def _newest(self) -> Live:
+        if self.every_s is None:
+            return self
+        answer = client().run(self.answer.value.id)
+        shape, numbers = _shown(answer.value)
+        waited = time.monotonic() - self.at
+        if shape != self.drawn[0] or (numbers != self.drawn[1] and waited > NUMBERS_S):
+            # The charts that the browser has are kept.
+            st.session_state[_REDRAWN] = True
+            st.rerun()
+        return Live(answer, self.every_s, self.drawn, self.at)
+
+
+def live_run(show: Callable[[Live], None], every_s: float) -> None:
+    """Call `show` with the run in the URL; its refreshed parts are drawn every `every_s` seconds.
+
+    Nothing is refreshed if the run has ended or the range of steps has a fixed end.
     """
     if not (run_id := run_or_hint()):
         return
-    # This code runs when the page is opened or changed, and not at a refresh.
-    forget_boards()
-    live = client().run(run_id).value.state == "running" and follows()
+    if not st.session_state.pop(_REDRAWN, False):
+        forget_boards()  # the page was opened or changed
+    answer = client().run(run_id)
+    live = answer.value.state == "running" and follows()
+    drawn = _shown(answer.value) if live else ()
+    show(Live(answer, every_s if live else None, drawn, time.monotonic()))
 
-    @st.fragment(run_every=every_s if live else None)
-    def page() -> None:
-        try:
-            answer = client().run(run_id)
-            if live and answer.value.state != "running":
-                st.rerun()  # rerun the whole page without the timer
-            show(answer)
-        except Problem as problem:
-            explain(problem)
 
-    page()
+def _shown(run: RunDetail) -> tuple[Any, Any]:
+    """Return what a page shows besides its refreshed parts: without and with the numbers."""
+    findings = client().findings(run).value.findings
+    shape = (run.state, run.verdict, run.attempt, run.name, bool(run.step >= 0))
+    return (shape, tuple(map(_kind, findings))), tuple(findings)
+
+
+def _kind(finding: Finding) -> tuple[Any, ...]:
+    return (
+        finding.code,
+        finding.where,
+        finding.since_step,
+        finding.is_open,
+        finding.severity,
+        finding.explained_by,
+    )

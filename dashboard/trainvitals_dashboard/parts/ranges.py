@@ -24,12 +24,15 @@ def follows() -> bool:
 
 def set_window(first: int | None, last: int | None) -> None:
     """Write a range into the URL. It takes effect at the next rerun of the page."""
-    kept = {n: v for n, v in st.query_params.items() if n not in ("from_step", "to_step")}
     chosen = {"from_step": first, "to_step": last}
-    # One update: two updates would create an intermediate URL that nobody requested.
-    st.query_params.from_dict(
-        kept | {n: str(max(0, v)) for n, v in chosen.items() if v is not None}
-    )
+    # Not from_dict: it would also write the parameters of widgets, which Streamlit refuses. One
+    # update for both ends: two would create an intermediate URL that nobody requested.
+    given = {n: str(max(0, v)) for n, v in chosen.items() if v is not None}
+    if given:
+        st.query_params.update(given)
+    for name in chosen.keys() - given.keys():
+        if name in st.query_params:
+            del st.query_params[name]
 
 
 def range_control(newest: int) -> None:

@@ -10,17 +10,15 @@ import streamlit as st
 from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
 from trainvitals.api.wording import number
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.live import live_run
+from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control, window
 from trainvitals_dashboard.parts.session import (
     BIAS,
-    age_banner,
     client,
     guarded,
 )
@@ -57,22 +55,28 @@ def show() -> None:
     live_run(_page, LIVE_S)
 
 
-def _page(answer: Answer[RunDetail]) -> None:
-    run = answer.value
+def _page(live: Live) -> None:
+    run = live.answer.value
     layouts = client().layout(run)
     findings = client().findings(run).value.findings
-    run_header(run, page=BIAS)
-    age_banner(answer, layouts)
+    slot = run_header(run, page=BIAS)
+    live.banner(layouts)
     _flagged(findings)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Drift of the biases", width="content", anchors=False)
         range_control(run.step)
-    drifts = _drifts(run, layouts.value)
-    if not drifts:
-        st.info("No bias was measured in these steps.", icon=":material/hourglass_empty:")
-        return
-    _chart(run, drifts, findings)
-    _table(run, layouts.value, drifts)
+
+    def drift(now: Live) -> None:
+        now.write(slot)
+        newest = now.answer.value
+        drifts = _drifts(newest, layouts.value)
+        if not drifts:
+            st.info("No bias was measured in these steps.", icon=":material/hourglass_empty:")
+            return
+        _chart(newest, drifts, findings)
+        _table(newest, layouts.value, drifts)
+
+    live.refreshed(drift)
 
 
 def _flagged(findings: Sequence[Finding]) -> None:

@@ -171,11 +171,8 @@ def _card(run: Run) -> None:
                 )
         with spark:
             if any(v is not None for v in run.sparkline):
-                st.echarts_chart(
+                st.image(
                     sparkline(run.sparkline, dark=is_dark(), severity=verdict_of(run)),
-                    height=52,
-                    key=f"spark-{run.id}",
-                    renderer="svg",
                     alt=f"Loss, now {number(run.loss)}",
                 )
             st.caption(f"loss {number(run.loss)}")

@@ -8,28 +8,22 @@ import streamlit as st
 
 from trainvitals.api.schema import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Answer, Problem
-from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks
-from trainvitals_dashboard.figures.heat import heat
-from trainvitals_dashboard.figures.updates import ChartPlan
-from trainvitals_dashboard.parts.board import board
+from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.figures.heat import Ask, Rows
+from trainvitals_dashboard.parts.board import heat_board
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.live import live_run
-from trainvitals_dashboard.parts.ranges import range_control, window
+from trainvitals_dashboard.parts.live import Live, live_run
+from trainvitals_dashboard.parts.ranges import range_control
 from trainvitals_dashboard.parts.session import (
     LAYERS,
-    age_banner,
     client,
     guarded,
-    is_dark,
 )
+from trainvitals_dashboard.parts.tensor import concerns, tensor_curves, tensor_facts
 from trainvitals_dashboard.wording import (
     SEVERITIES,
     SEVERITY_ICON,
-    SEVERITY_SIGN,
     at_place,
-    literal,
     plain,
     prose,
     statistic_words,
@@ -43,18 +37,6 @@ FIRST_STATISTIC = {
     Stream.UPDATE: Stat.RATIO,
     Stream.ACTIVATION: Stat.SAMPLE_STD,
 }
-# The curves of a selected tensor or module, as far as its stream has them.
-DETAIL = (
-    (Stream.WEIGHT, Stat.L2, "Weight (L2)"),
-    (Stream.GRADIENT, Stat.L2, "Gradient (L2)"),
-    (Stream.UPDATE, Stat.RATIO, "Update: RMS(ΔW) / RMS(W)"),
-    (Stream.WEIGHT, Stat.DRIFT_RMS, "Drift from the initial value (RMS)"),
-    (Stream.ACTIVATION, Stat.STD, "Output: spread"),
-    (Stream.ACTIVATION, Stat.SAMPLE_STD, "Output: spread across samples"),
-    (Stream.ACTIVATION, Stat.DEAD_SHARE, "Output: dead share"),
-    (Stream.ACTIVATION, Stat.SATURATED_SHARE, "Output: saturated share"),
-)
-COLUMNS = 200
 LIVE_S = 5
 
 
@@ -63,20 +45,112 @@ def show() -> None:
     live_run(_page, LIVE_S)
 
 
-def _page(answer: Answer[RunDetail]) -> None:
-    run = answer.value
+def _page(live: Live) -> None:
+    run = live.answer.value
     layouts = client().layout(run)
     findings = client().findings(run).value.findings
-    run_header(run, page=LAYERS)
-    age_banner(answer, layouts)
+    slot = run_header(run, page=LAYERS)
+    live.banner(layouts)
     measured = [s for s in STREAMS if _has_rows(layouts.value, s)]
     if not measured:
+        live.refreshed(lambda now: now.write(slot))
         st.info("No layer was measured yet.", icon=":material/hourglass_empty:")
         return
     stream, statistic = _choice(layouts.value, measured, run)
     _flagged(findings)
-    clicked = _heat(run, stream, statistic, findings)
-    _detail(run, layouts.value, stream, findings, clicked)
+    layout = layouts.value.of(stream)
+    if layout is None:
+        return
+    places = [p.name for p in layout.places]
+    _clicked(run, stream, places)
+    rows = rows_of(layout, statistic, findings)
+
+    def heat(now: Live) -> None:
+        now.write(slot)
+        _heat(now.answer.value, layout, statistic, rows)
+
+    live.refreshed(heat)
+    place = _selected(places)
+    if place:
+        tensor_facts(run, layouts.value, findings, place)
+        live.refreshed(lambda now: tensor_curves(now.answer.value, layouts.value, findings, place))
+
+
+def rows_of(layout: Layout, statistic: str, findings: Sequence[Finding]) -> Rows:
+    """Return the rows of a stream in order of depth, with the severity of their open findings."""
+    places = sorted(layout.places, key=lambda p: (p.depth < 0, p.depth))
+    names = [place.name for place in places]
+    title = f"{layout.stream} {statistic_words(statistic)}"
+    unit = "modules" if layout.stream == Stream.ACTIVATION else "tensors"
+    return Rows.of(title, names, severities_of(findings, names), unit)
+
+
+def severities_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
+    """Return place → severity of its worst open finding. A module's finding marks its tensors."""
+    found: dict[str, str] = {}
+    for severity in reversed(SEVERITIES):
+        for finding in findings:
+            if finding.is_open and finding.severity == severity:
+                found |= {place: severity for place in places if concerns(finding, place)}
+    return found
+
+
+def _ask(run: RunDetail, layout: Layout, statistic: str) -> Ask:
+    """Return the way to the cells; a tensor with NaN or ∞ is not finite in every statistic."""
+    counted = Stat.NONFINITE in layout.statistics and statistic != Stat.NONFINITE
+
+    def ask(
+        places: Sequence[str] | None, first: int | None, last: int | None, columns: int
+    ) -> Heatmap:
+        def heat(wanted: str) -> Heatmap:
+            return (
+                client()
+                .heatmap(
+                    run,
+                    layout.stream,
+                    wanted,
+                    from_step=first,
+                    to_step=last,
+                    columns=columns,
+                    places=places,
+                    by="block" if places is None else "place",
+                )
+                .value
+            )
+
+        return with_nonfinite(heat(statistic), heat(Stat.NONFINITE)) if counted else heat(statistic)
+
+    return ask
+
+
+def with_nonfinite(data: Heatmap, counts: Heatmap) -> Heatmap:
+    """Return the map with the cells marked whose count of NaN and ∞ is above 0.
+
+    Statistics are over the finite entries of a tensor: a tensor with one NaN has a finite norm.
+    Counts with other columns, of a run that went on meanwhile, are left out.
+    """
+    if not counts.high or counts.steps != data.steps or counts.places != data.places:
+        return data
+    marked = [
+        sorted({*(data.nonfinite[i] if i < len(data.nonfinite) else ()), *_above_zero(row)})
+        for i, row in enumerate(counts.values)
+    ]
+    return Heatmap(
+        data.stream,
+        data.statistic,
+        data.places,
+        data.steps,
+        data.values,
+        data.last_steps,
+        marked,
+        data.low,
+        data.high,
+        data.least_positive,
+    )
+
+
+def _above_zero(row: Sequence[float | None]) -> list[int]:
+    return [i for i, v in enumerate(row) if v is not None and v > 0]
 
 
 def _has_rows(layouts: Layouts, stream: str) -> bool:
@@ -132,151 +206,43 @@ def _flagged(findings: Sequence[Finding]) -> None:
         )
 
 
-def signs_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
-    """Return place → sign of its worst open finding. A module's finding also marks its tensors."""
-    signs: dict[str, str] = {}
-    for severity in reversed(SEVERITIES):
-        for finding in findings:
-            if finding.is_open and finding.severity == severity and finding.where:
-                for place in places:
-                    if place == finding.where or place.startswith(f"{finding.where}."):
-                        signs[place] = SEVERITY_SIGN[severity]
-    return signs
-
-
-def _heat(run: RunDetail, stream: str, statistic: str, findings: Sequence[Finding]) -> str | None:
-    shown = window()
+def _heat(run: RunDetail, layout: Layout, statistic: str, rows: Rows) -> None:
+    ask = _ask(run, layout, statistic)
+    key = f"heat-{run.id}-{rows.title}"
+    # At the first run of the script, only the URL has the selected tensor.
+    here = st.session_state.get("place") or st.query_params.get("place", "")
     try:
-        data = (
-            client()
-            .heatmap(
-                run,
-                stream,
-                statistic,
-                from_step=shown.first,
-                to_step=shown.last,
-                columns=COLUMNS,
-            )
-            .value
-        )
+        click = heat_board(key, rows, ask, run.step, here=here)
     except Problem as problem:
         st.caption(f"No heat-map: {plain(problem.text)}")
-        return None
-    if not any(v is not None for row in data.values for v in row):
-        st.info(
-            f"{statistic_words(statistic)} was not measured in these steps.",
-            icon=":material/grid_off:",
-        )
-        return None
-    # A selection is a cell index, which is only valid for the same run, stream and range.
-    return _heat_chart(data, findings, f"heat-{run.id}-{stream}-{statistic}-{shown}")
+        return
+    if click is not None:
+        # The selection belongs to this run and stream; another page of layers ignores it.
+        st.session_state[_CLICKED] = (run.id, layout.stream, click.place)
+        st.rerun()
 
 
-def _heat_chart(data: Heatmap, findings: Sequence[Finding], key: str) -> str | None:
-    figure = heat(data, dark=is_dark(), signs=signs_of(findings, data.places))
-    scale = {
-        "log": "logarithmic colour scale",
-        "diverging": "colour scale centred on zero",
-        "linear": "",
-    }[figure.scale]
-    said = f"**{data.stream} {plain(statistic_words(data.statistic))}**, first layer at the top"
-    st.caption(
-        " · ".join(part for part in (said, scale, "click a cell to select its tensor") if part)
-    )
-    event = st.echarts_chart(
-        figure.option,
-        height=figure.height,
-        key=key,
-        on_select="rerun",
-        alt=f"{data.stream} {words(data.statistic)} of {len(data.places)} layers over steps",
-    )
-    if figure.left_out:
-        st.caption(f"{figure.left_out} more layers are not shown; select one below.")
-    selected = event["selection"]["selected"]
-    indices = selected[0]["data_indices"] if selected else []
-    return figure.cells[indices[-1]] if indices and indices[-1] < len(figure.cells) else None
+_CLICKED = "clicked_tensor"
 
 
-def _detail(
-    run: RunDetail,
-    layouts: Layouts,
-    stream: str,
-    findings: Sequence[Finding],
-    clicked: str | None,
-) -> None:
-    layout = layouts.of(stream)
-    places = [p.name for p in layout.places] if layout else []
-    # A chart keeps its selection over reruns; only a new click changes the selected tensor.
-    seen = f"clicked-{run.id}-{stream}"
-    if clicked in places and clicked != st.session_state.get(seen):
-        st.session_state[seen] = clicked
-        st.session_state["place"] = clicked
+def _clicked(run: RunDetail, stream: str, places: Sequence[str]) -> None:
+    """Select the tensor that was clicked, before its selection box is drawn."""
+    of_run, of_stream, place = st.session_state.pop(_CLICKED, ("", "", ""))
+    if (of_run, of_stream) == (run.id, stream) and place in places:
+        st.session_state["place"] = place
+
+
+def _selected(places: Sequence[str]) -> str | None:
     st.markdown("#### Tensor", anchors=False)
-    place = st.selectbox(
+    return st.selectbox(
         "Tensor",
         places,
         index=None,
         key="place",
         bind="query-params",
-        placeholder="Select a tensor, or click a cell above",
+        placeholder="Select a tensor, or click one above",
         label_visibility="collapsed",
     )
-    if not place or layout is None:
-        return
-    st.caption(_described(layout, place))
-    here = [f for f in findings if f.is_open and f.where and _concerns(f, place)]
-    plans = [
-        _plan(run, wanted, statistic, title, place, here)
-        for wanted, statistic, title in DETAIL
-        if _is_measured(layouts.of(wanted), statistic, place)
-    ]
-    if plans:
-        board(f"detail-{run.id}-{place}", plans, run.step)
-    else:
-        st.caption("This tensor was not measured.")
-
-
-def _is_measured(layout: Layout | None, statistic: str, place: str) -> bool:
-    return (
-        layout is not None
-        and statistic in layout.statistics
-        and any(p.name == place for p in layout.places)
-    )
-
-
-def _plan(
-    run: RunDetail,
-    stream: str,
-    statistic: str,
-    title: str,
-    place: str,
-    findings: Sequence[Finding],
-) -> ChartPlan:
-    marks = Marks(findings, [d for d in run.dropped if d.stream == stream])
-
-    def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        series = client().series(
-            run, stream, statistic, [place], from_step=first, to_step=last, points=points
-        )
-        return [Line(title, curve) for curve in series.value.series if curve.step]
-
-    return ChartPlan(Chart(f"detail-{stream}-{statistic}", title, marks, height=200), request)
-
-
-def _concerns(finding: Finding, place: str) -> bool:
-    return place == finding.where or place.startswith(f"{finding.where}.")
-
-
-def _described(layout: Layout, name: str) -> str:
-    place = next(p for p in layout.places if p.name == name)
-    parts = [literal(name)]
-    if place.kind:
-        parts.append(plain(words(place.kind)))
-    if place.shape:
-        parts.append(" × ".join(map(str, place.shape)))
-    if place.module_kind:
-        parts.append(f"in {literal(place.module_kind)} {literal(place.module)}")
-    return " · ".join(parts)
 
 
 if __name__ == "__main__":

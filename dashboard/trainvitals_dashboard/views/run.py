@@ -7,21 +7,19 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.schema import Completeness, Curve, Finding, RunDetail, Verdict
+from trainvitals.api.schema import Completeness, Curve, Dropped, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
-from trainvitals_dashboard.client import Answer
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import Click, board
 from trainvitals_dashboard.parts.header import run_header
-from trainvitals_dashboard.parts.live import live_run
-from trainvitals_dashboard.parts.ranges import follows, range_control
+from trainvitals_dashboard.parts.live import Live, live_run
+from trainvitals_dashboard.parts.ranges import range_control
 from trainvitals_dashboard.parts.session import (
     LAYERS,
     RUN,
-    age_banner,
     client,
     guarded,
 )
@@ -46,28 +44,33 @@ def show() -> None:
     live_run(_page, LIVE_S)
 
 
-def _page(run: Answer[RunDetail]) -> None:
-    asked = client().findings(run.value)
+def _page(live: Live) -> None:
+    run = live.answer.value
+    asked = client().findings(run)
     findings = asked.value.findings
-    run_header(run.value, page=RUN)
-    age_banner(run, asked)
-    verdict_card(run.value, findings)
-    ranked(run.value, findings)
-    _curves(run.value, findings)
-    _about(run.value)
-
-
-def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
+    slot = run_header(run, page=RUN)
+    live.banner(asked)
+    verdict_card(run, findings)
+    ranked(run, findings)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
-        if run.state == "running" and follows():
+        if live.every_s is not None:
             st.caption("updates automatically", width="content")
-    layout = client().layout(run).value.of(Stream.SCALAR)
-    names = [place.name for place in layout.places] if layout else []
+
+    def curves(now: Live) -> None:
+        now.write(slot)
+        _curves(now.answer.value, findings)
+
+    live.refreshed(curves)
+    _logged(live)
+    _about(run)
+
+
+def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
+    names = _scalars(run)
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
-    lost = [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]
-    marks = Marks(open_findings, lost)
+    marks = Marks(open_findings, _lost(run))
     click = board(
         f"curves-{run.id}",
         [
@@ -90,19 +93,36 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
         run.step,
     )
     _to_layers(run, click)
-    logged = [name for name in names if name.startswith("log/")][:LOGGED_MAX]
-    if logged:
-        with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
-            if opened.open:
-                plans = [
-                    _plan(
-                        run,
-                        Chart(name, name.removeprefix("log/"), Marks(dropped=lost), height=200),
-                        [name],
-                    )
-                    for name in logged
-                ]
-                board(f"logged-{run.id}", plans, run.step)
+
+
+def _logged(live: Live) -> None:
+    """Show the scalars that the user logged, in a section that is closed at first."""
+    run = live.answer.value
+    logged = [name for name in _scalars(run) if name.startswith("log/")][:LOGGED_MAX]
+    if not logged:
+        return
+
+    def draw(now: Live) -> None:
+        run = now.answer.value
+        marks = Marks(dropped=_lost(run))
+        plans = [
+            _plan(run, Chart(name, name.removeprefix("log/"), marks, height=200), [name])
+            for name in logged
+        ]
+        board(f"logged-{run.id}", plans, run.step)
+
+    with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
+        if opened.open:
+            live.refreshed(draw)
+
+
+def _scalars(run: RunDetail) -> list[str]:
+    layout = client().layout(run).value.of(Stream.SCALAR)
+    return [place.name for place in layout.places] if layout else []
+
+
+def _lost(run: RunDetail) -> list[Dropped]:
+    return [d for d in run.dropped if d.stream in (Stream.SCALAR, "record")]
 
 
 def _to_layers(run: RunDetail, click: Click | None) -> None:

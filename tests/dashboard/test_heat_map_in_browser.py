@@ -1,0 +1,244 @@
+"""The heat-map in a real Chromium: any number of tensors, only the visible ones are sent."""
+
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from helpers.board import board_messages, drawn_in, header, hover, plot, said
+from helpers.chromium import chromium, dashboard, visit
+from helpers.fake_collector import TOKEN, fake_collector
+from helpers.fake_runs import VANISHING, FakeRun, healthy_run, healthy_value, noise, spiking_run
+from trainvitals_dashboard.figures.palette import palette
+
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
+PARTS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.gate", "mlp.down")
+ROW = 18
+"""Height of a row in CSS pixels, as in dashboard/board/src/heatdraw.js."""
+
+
+def value(stream, statistic, name, step):
+    """Later layers have smaller gradients; 11 steps are missing; one layer of h.2 ends in NaN."""
+    layer = int(name.split(".")[1]) if name.startswith("h.") else 0
+    if stream == "scalar":
+        return healthy_value(stream, statistic, name, step)
+    if 150 <= step <= 160:
+        return None
+    if statistic == "nonfinite":
+        return 3.0 if step >= 380 and name.startswith("h.2.attn.q") else 0.0
+    return 10 ** (-layer / 10) * noise(stream, statistic, name, step)
+
+
+def transformer(tensors):
+    """A run with a number of tensors: blocks of seven linear layers, each with weight and bias."""
+    layers = [f"h.{i // 7}.{PARTS[i % 7]}" for i in range(tensors // 2)]
+    return FakeRun(f"with-{tensors}", layers=layers, values=value, findings=[VANISHING], step=400)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def collector():
+    with fake_collector(transformer(304), transformer(2_000), healthy_run()) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def address(collector):
+    with dashboard(collector.url, TOKEN) as url:
+        yield url
+
+
+def heat(page):
+    """Return the heat-map, scrolled into view, once it has cells."""
+    found = plot(page, "heat")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
+        "?.querySelector(\"section[data-key='heat'] header .where\"))"
+    )
+    found.evaluate("e => e.scrollIntoView({ block: 'center' })")
+    return found
+
+
+def click_row(page, index):
+    box = heat(page).bounding_box()
+    page.mouse.click(box["x"] + 40, box["y"] + (index + 0.5) * ROW)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1600, 390])
+@pytest.mark.parametrize("tensors", [304, 2_000])
+def test_all_tensors_have_a_row_within_the_page(browser, address, tensors, width, dark):
+    path = f"{address}/layers?run=with-{tensors}"
+    with visit(browser, path, width=width, dark=dark) as seen:
+        box = heat(seen.page).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert f"{tensors:,} tensors" in said(seen.page, "heat")
+        axis = seen.page.locator("section[data-key='heat'] canvas.axis").bounding_box()
+        assert axis["y"] + axis["height"] <= box["y"] + 460
+        assert drawn_in(seen.page, "heat", palette(dark).severity["error"]) > 20
+        seen.page.get_by_role("button", name="Open all").click()
+        blocks = -(-tensors // 14)
+        height = heat(seen.page).evaluate("e => e.scrollHeight")
+        assert height == (tensors + blocks) * ROW
+        assert [e for e in seen.errors if "404" not in e] == []
+        across = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert seen.page.evaluate(across)
+
+
+def test_only_the_visible_tensors_are_requested(browser, address, collector):
+    with visit(browser, f"{address}/layers?run=with-2000") as seen:
+        heat(seen.page)
+        seen.page.wait_for_timeout(500)
+        collector.asked.clear()
+        click_row(seen.page, 1)
+        row = heat(seen.page)
+        for _ in range(3):
+            row.press("ArrowDown")
+        seen.page.wait_for_function(
+            "() => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
+            "?.querySelector(\"section[data-key='heat'] header b\")?.textContent.match(/[0-9]/))"
+        )
+        asked = [parse_qs(urlsplit(p).query) for p in collector.asked if "/heatmap" in p]
+        assert asked
+        for query in asked:
+            assert set(query["place"]) == {
+                f"h.1.{part}.{kind}" for part in PARTS for kind in ("weight", "bias")
+            }
+
+
+def test_the_rows_at_the_end_are_reached_by_scrolling_and_get_their_values(browser, address):
+    with visit(browser, f"{address}/layers?run=with-2000") as seen:
+        heat(seen.page)
+        seen.page.get_by_role("button", name="Open all").click()
+        heat(seen.page).evaluate("e => { e.scrollTop = e.scrollHeight; }")
+        seen.page.wait_for_timeout(2_500)
+        box = heat(seen.page).bounding_box()
+        seen.page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] - ROW / 2)
+        shown = header(seen.page, "heat")
+        assert "h.142." in shown
+        assert "e−15" in shown
+
+
+def test_nan_and_a_missing_measurement_are_drawn_and_said_apart(browser, address):
+    with visit(browser, f"{address}/layers?run=with-304") as seen:
+        row = heat(seen.page)
+        for _ in range(3):
+            row.press("ArrowDown")
+        row.press("End")
+        assert "h.2, closed NaN or ∞" in said(seen.page, "heat")
+        box = row.bounding_box()
+        names = min(max(box["width"] * 0.24, 110), 280)
+        at = box["x"] + names + (box["width"] - names) * 155 / 400
+        seen.page.mouse.move(at, box["y"] + 5 * ROW + 4)
+        assert "h.5, closed not measured" in said(seen.page, "heat")
+
+
+def test_a_filter_leaves_the_matching_tensors(browser, address):
+    with visit(browser, f"{address}/layers?run=with-2000") as seen:
+        heat(seen.page)
+        seen.page.get_by_label("Filter rows by name").fill("h.77. attn.q")
+        assert "2 of 2,000 tensors" in seen.page.locator("section[data-key='heat']").inner_text()
+        row = heat(seen.page)
+        assert row.evaluate("e => e.scrollHeight") == 3 * ROW
+        row.press("ArrowDown")
+        row.press("ArrowDown")
+        assert "h.77.attn.q.weight" in said(seen.page, "heat")
+
+
+def test_a_tensor_is_selected_by_a_click_or_a_key_and_stands_in_the_address(browser, address):
+    with visit(browser, f"{address}/layers?run=with-304") as seen:
+        click_row(seen.page, 2)
+        click_row(seen.page, 3)
+        seen.page.wait_for_url("**place=h.2.attn.q.weight*", timeout=15_000)
+        plot(seen.page, "detail-weight-l2")
+        seen.settle()
+        seen.page.mouse.move(0, 0)
+        row = heat(seen.page)
+        for _ in range(5):
+            row.press("ArrowDown")
+        assert "h.2.attn.q.bias" in said(seen.page, "heat")
+        row.press("Enter")
+        seen.page.wait_for_url("**place=h.2.attn.q.bias*", timeout=15_000)
+
+
+def test_the_heat_map_and_the_curves_of_the_tensor_have_one_cursor_and_one_range(browser, address):
+    path = f"{address}/layers?run=with-304&place=h.4.attn.k.weight"
+    with visit(browser, path) as seen:
+        assert "h.4.attn.k.weight" in said(seen.page, "heat")
+        hover(seen.page, "detail-gradient-l2", 0.5)
+        assert "steps 198 to 200" in header(seen.page, "heat")
+        box = heat(seen.page).bounding_box()
+        y = box["y"] + 30
+        names = min(max(box["width"] * 0.24, 110), 280)
+        span = box["width"] - names
+        seen.page.mouse.move(box["x"] + names + span * 0.25, y)
+        assert "step 100" in header(seen.page, "detail-gradient-l2")
+        seen.page.mouse.down()
+        seen.page.mouse.move(box["x"] + names + span * 0.5, y, steps=5)
+        seen.page.mouse.up()
+        seen.page.wait_for_url("**from_step=100&to_step=200*", timeout=15_000)
+
+
+def test_the_colours_change_between_logarithmic_and_linear(browser, address):
+    with visit(browser, f"{address}/layers?run=with-2000") as seen:
+        heat(seen.page)
+        key = seen.page.locator("section[data-key='heat'] .ticks")
+        logarithmic = key.inner_text().split()
+        assert "e−" in logarithmic[1]
+        heat(seen.page).press("l")
+        assert key.inner_text().split()[1] != logarithmic[1]
+        assert key.inner_text().split()[2] == logarithmic[2]
+
+
+def bytes_of_updates(browser, run, path, text, steps, wait):
+    """Return the bytes that the page receives for each live update, and the messages to boards."""
+    sizes, news = [], []
+    with (
+        fake_collector(run) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, url + path) as seen,
+    ):
+        frames = []
+        seen.page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
+        seen.page.reload()
+        seen.settle()
+        wait(seen.page)
+        for step in steps:
+            frames.clear()
+            run.step = step
+            seen.page.get_by_text(text.format(step=step), exact=False).first.wait_for()
+            seen.page.wait_for_timeout(300)
+            sizes.append(sum(len(f) for f in frames))
+            news += board_messages([f for f in frames if isinstance(f, bytes)])
+    return sizes, news
+
+
+def test_an_update_of_the_curves_sends_4_KB_at_most(browser):
+    run = spiking_run()
+    sizes, news = bytes_of_updates(
+        browser,
+        run,
+        "/run?run=gpt-small",
+        "step {step:,} of 2,000",
+        (700, 1_000, 1_300),
+        lambda page: plot(page, "curve-loss"),
+    )
+    assert max(sizes) <= 4096, sizes
+    assert all(message["base"] is not None for message in news)
+
+
+def test_an_update_of_the_heat_map_sends_only_new_columns(browser):
+    run = spiking_run(step=400, total_steps=2_000)
+    sizes, news = bytes_of_updates(
+        browser, run, "/layers?run=gpt-small", "step {step:,} of 2,000", (430, 460), heat
+    )
+    assert max(sizes) <= 8192, sizes
+    grown = [m for m in news if m["charts"]]
+    assert grown
+    assert all(m["base"] is not None and len(json.dumps(m)) <= 4096 for m in grown)
