@@ -127,6 +127,7 @@ COLLECTOR = Board(
         Panel("Rounds and errors", ((f"rate(trainvitals_rounds_total{{{_INSTANCE}}}[5m])", "{{instance}} rounds/s"), (f"rate(trainvitals_round_errors_total{{{_INSTANCE}}}[5m])", "{{instance}} errors/s")),
               "Errors: the collector's log has the reason."),
         Panel("Findings opened", ((f"sum by (rule, severity) (increase(trainvitals_findings_total{{{_INSTANCE}}}[1h]))", "{{rule}} ({{severity}})"),), "In the last hour."),
+        Panel("Messages", ((f"sum by (channel, outcome) (increase(trainvitals_notifications_total{{{_INSTANCE}}}[1h]))", "{{channel}}: {{outcome}}"),), "Attempts to deliver notifications in the last hour."),
         Panel("Records dropped by trainings", (("max by (reason) (trainvitals_client_dropped_records_total)", "{{reason}}"),), "In all, by reason."),
     ),
     (Variable("instance", "label_values(trainvitals_build_info, instance)", True),),

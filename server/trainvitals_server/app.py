@@ -1,7 +1,7 @@
 """The collector as one FastAPI app: its routes, what it starts, mounts and stops.
 
 Start at `create_app`. State that routes need is on `app.state`: settings, store, tokens,
-token_file, ingest_counters, rounds, publisher.
+token_file, ingest_counters, rounds, notifier, publisher.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trainvitals_server.auth.token_file import ensure_token_file, own_token_file
 from trainvitals_server.collect import routes as collect_routes
 from trainvitals_server.collect.body import ByteBudget
 from trainvitals_server.hosts import HostAllowList, allowed_hosts
+from trainvitals_server.notifications.notifier import Notifier
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import routes as query_routes
@@ -131,17 +132,21 @@ def _start(app: FastAPI, settings: Settings) -> None:
         lost_after_s=settings.lost_after_s,
         scalars=settings.metrics_scalars,
     )
+    state.notifier = Notifier(state.store, settings.notifications)
     state.publisher = Publisher(
         state.store,
         state.rounds,
         state.ingest_counters,
         queue_bytes=lambda: state.store.database.waiting_bytes,
         layers=settings.metrics_detail == "layer",
+        notifications=state.notifier.counts,
     )
     state.rounds.start()
+    state.notifier.start()
 
 
 def _stop(app: FastAPI) -> None:
+    app.state.notifier.stop()
     app.state.rounds.stop()
     app.state.compactor.stop()
     app.state.store.close()

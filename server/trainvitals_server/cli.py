@@ -1,4 +1,4 @@
-"""The collector's subcommands of `trainvitals`: serve, up, token, db.
+"""The collector's subcommands of `trainvitals`: serve, up, token, notify, db.
 
 Exit codes: 0 success, 1 the collector failed to start, 2 the command or a setting is not valid.
 Output for scripts goes to stdout, messages for people go to stderr.
@@ -24,6 +24,8 @@ from pydantic import ValidationError
 from trainvitals_server.app import create_app
 from trainvitals_server.auth import Scope, Tokens
 from trainvitals_server.connections import Door, protocol_class
+from trainvitals_server.notifications.channels import DeliveryFailed, sender
+from trainvitals_server.notifications.message import Message
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.backup import backup
@@ -51,6 +53,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
     app.command("up")(up)
     app.add_typer(token, name="token", help="Create, list and revoke the collector's tokens.")
+    app.add_typer(notify, name="notify", help="Messages about findings and lost runs.")
     app.add_typer(db, name="db", help="The collector's database.")
 
 
@@ -227,6 +230,35 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
 
 token = typer.Typer(no_args_is_help=True)
 db = typer.Typer(no_args_is_help=True)
+notify = typer.Typer(no_args_is_help=True)
+
+
+@notify.callback()
+def _notify() -> None:
+    """Keep `test` a subcommand: typer would make a single command the program itself."""
+
+
+@notify.command("test")
+def send_test_message(
+    channel: Annotated[str | None, typer.Option(help="Only this channel.")] = None,
+) -> None:
+    """Send a test message to each channel; exit 1 when one is not delivered."""
+    channels = _settings().notifications.channels
+    if channel is not None and channel not in channels:
+        _refuse(f"No channel has this name. Channels: {', '.join(channels) or 'none'}.")
+    if not channels:
+        _refuse("The settings have no channel: docs/notifications.md shows an example.")
+    failed = False
+    for name in [channel] if channel else channels:
+        try:
+            sender(channels[name])(Message(event="test", summary="The channel works."))
+        except DeliveryFailed as failure:
+            failed = True
+            typer.echo(f"{name}: {failure}", err=True)
+        else:
+            typer.echo(f"{name}: delivered")
+    if failed:
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

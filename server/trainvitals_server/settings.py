@@ -8,6 +8,7 @@ same names, so that one environment configures both.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from trainvitals_server.notification_settings import NotificationSettings
 
 PREFIX = "TRAINVITALS_"
 
@@ -53,6 +56,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,
         toml_file="trainvitals.toml",
         pyproject_toml_table_header=("tool", "trainvitals"),
     )
@@ -151,6 +155,17 @@ class Settings(BaseSettings):
         description="Days after which an ended run is removed, unless it has the tag `keep`. "
         "0: never.",
     )
+
+    notifications: NotificationSettings = Field(
+        default=NotificationSettings(),
+        description="Channels, routes and silences of messages: docs/notifications.md.",
+    )
+
+    @field_validator("notifications", mode="before")
+    @classmethod
+    def _parsed(cls, value: object) -> object:
+        # The file of TRAINVITALS_NOTIFICATIONS_FILE is JSON text.
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("allowed_hosts", "prometheus_targets", "metrics_scalars", mode="before")
     @classmethod

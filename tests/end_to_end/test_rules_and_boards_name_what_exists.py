@@ -111,12 +111,19 @@ def a_run_with_everything():
 def exported(tmp_path_factory):
     """Return metric → labels of a real collector with a run, recorded series included."""
     home = tmp_path_factory.mktemp("collector")
+    # Nothing listens there: attempts fail, and failed attempts are counted.
+    channel = {"webhook": "http://127.0.0.1:9/", "key": "k" * 16}
+    notifications = {"channels": {"team": channel}, "routes": [{"channels": ["team"]}]}
     with running_collector(
-        home, metrics_detail="layer", metrics_scalars=("accuracy",)
+        home,
+        metrics_detail="layer",
+        metrics_scalars=("accuracy",),
+        notifications=notifications,
     ) as collector:
         assert collector.send(a_run_with_everything()).status_code == 200
         deadline = time.monotonic() + 30
-        while "trainvitals_findings_active{" not in (text := collector.get("/metrics").text):
+        awaited = ("trainvitals_findings_active{", "trainvitals_notifications_total{")
+        while not all(name in (text := collector.get("/metrics").text) for name in awaited):
             assert time.monotonic() < deadline, text
             time.sleep(0.2)
         time.sleep(1.1)  # scrapes within a second share a snapshot

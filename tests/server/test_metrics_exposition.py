@@ -118,9 +118,8 @@ class FakeRounds:
 
 
 def publisher(*runs, measured_at=NOW - 1, vitals=VITALS, counters=None, stats=None, **known):
-    options = {
-        k: known.pop(k) for k in ("series_max", "queue_bytes", "now", "layers") if k in known
-    }
+    names = ("series_max", "queue_bytes", "now", "layers", "notifications")
+    options = {name: known.pop(name) for name in names if name in known}
     return Publisher(
         FakeStore(*runs, **known),
         FakeRounds({run.pk: Measured(vitals, measured_at, NOW) for run in runs}, stats),
@@ -164,6 +163,7 @@ def full():
         dropped={"queue_full": 5},
         queue_bytes=lambda: 12,
         layers=True,
+        notifications=lambda: {("team", "sent"): 2},
     )
 
 

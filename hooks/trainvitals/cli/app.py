@@ -47,6 +47,7 @@ COMMANDS = {
     "up": Command("Run the collector and the dashboard on one port.", extra="server"),
     "serve": Command("Run the collector.", extra="server"),
     "dashboard": Command("Run only the dashboard.", extra="dashboard"),
+    "notify": Command("Try the channels of notifications.", extra="server"),
     "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
     "db": Command("Upgrade or copy the collector's database.", extra="server"),
     "sync": Command("Deliver what ended processes left in the spool, now.", "cli.sync"),

@@ -9,7 +9,7 @@ Promise:  the load on the database does not grow with the number of scrapes: scr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from time import time as wall_clock
 from typing import Final, Protocol
@@ -53,6 +53,7 @@ class Publisher:
         queue_bytes: Callable[[], int] | None = None,
         series_max: int = SERIES_MAX,
         layers: bool = False,
+        notifications: Callable[[], Mapping[tuple[str, str], int]] | None = None,
         now: Callable[[], float] = wall_clock,
     ) -> None:
         self._store = store
@@ -60,6 +61,7 @@ class Publisher:
         self._counters = counters
         self._queue_bytes = queue_bytes
         self._layers = layers
+        self._notifications = notifications
         self._now = now
         self._version = version("trainvitals")
         self._registry = registry_of(self.snapshot, series_max=series_max)
@@ -98,4 +100,5 @@ class Publisher:
             now=now,
             queue_bytes=self._queue_bytes() if self._queue_bytes else None,
             layers=self._layers,
+            notifications=self._notifications() if self._notifications else None,
         )

@@ -331,6 +331,14 @@ COLLECTOR_FAMILIES: Final[tuple[CollectorFamily | HistogramFamily, ...]] = (
         read=lambda s: _one(s.queue_bytes),
     ),
     CollectorFamily(
+        "notifications",
+        "counter",
+        "Attempts to deliver a message, by channel of the settings and outcome: sent, failed "
+        "(repeated later), given_up.",
+        ("channel", "outcome"),
+        read=lambda s: [(labels, float(n)) for labels, n in sorted(s.notifications.items())],
+    ),
+    CollectorFamily(
         "client_dropped_records",
         "counter",
         "Number of records that training processes dropped, by reason.",

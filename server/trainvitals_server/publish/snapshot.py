@@ -72,6 +72,8 @@ class Snapshot:
     queue_bytes: int | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Number of records that trainers dropped, by reason."""
+    notifications: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of attempts to deliver a message, by (channel, outcome)."""
 
 
 def gather(
@@ -85,6 +87,7 @@ def gather(
     now: float,
     queue_bytes: int | None = None,
     layers: bool = False,
+    notifications: Mapping[tuple[str, str], int] | None = None,
 ) -> Snapshot:
     """Return the snapshot at the time `now`, in seconds since the epoch.
 
@@ -112,6 +115,7 @@ def gather(
         storage_bytes=totals.bytes,
         queue_bytes=queue_bytes,
         dropped=dropped,
+        notifications=notifications or {},
     )
 
 

@@ -4,7 +4,7 @@
 
 run ─< attempt ─< source ─< batch (the keys of the acknowledged batches)
                          ─< track (one stream under one layout) ─< ingest_log, chunk
-run ─< finding, event, dropped
+run ─< finding, event, dropped, notification
 
 No table has one row per scalar: `ingest_log` stores values as received, `chunk` stores them after
 they are sealed. Structures and free text from users are stored as msgpack blobs, because
@@ -282,6 +282,33 @@ class DroppedRow(Base):
     reason: Mapped[str]
     records: Mapped[int]
     dropped: Mapped[bytes]
+
+
+class NotificationRow(Base):
+    """What was sent to one channel about one rule of one run."""
+
+    __tablename__ = "notification"
+    __table_args__ = (UniqueConstraint("run_pk", "rule", "channel"), Index(None, "channel"))
+
+    pk: Mapped[int] = mapped_column(Key, primary_key=True)
+    run_pk: Mapped[int] = mapped_column(ForeignKey("run.pk", ondelete="CASCADE"))
+    rule: Mapped[str]
+    """The rule's name, or run_lost or run_failed."""
+    channel: Mapped[str]
+    is_open: Mapped[bool]
+    """Whether it held when this row was last changed."""
+    pending: Mapped[str]
+    """The message to deliver: opened | resolved; empty when there is none."""
+    opened_at: Mapped[float]
+    """When the newest message "opened" became due; the cooldown counts from it."""
+    next_at: Mapped[float]
+    """The earliest time of the next attempt."""
+    claimed_until: Mapped[float]
+    """Until this time, the collector that claimed the message delivers it."""
+    attempts: Mapped[int]
+    """Number of failed attempts."""
+    message: Mapped[bytes]
+    """The message "opened" as msgpack."""
 
 
 class Token(Base):

@@ -26,6 +26,7 @@ from trainvitals_server.store.models import (
     EventRow,
     FindingRow,
     LogFrame,
+    NotificationRow,
     Run,
     Source,
     Track,
@@ -147,7 +148,7 @@ def _keys(run_pk: int, connection: sa.Connection) -> int:
 def _rest(run_pk: int, connection: sa.Connection) -> int:
     return sum(
         _delete(connection, (table.pk,), table.run_pk == run_pk, _SMALL_ROWS)
-        for table in (FindingRow, EventRow, DroppedRow)
+        for table in (FindingRow, EventRow, DroppedRow, NotificationRow)
     )
 
 

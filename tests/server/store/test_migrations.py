@@ -56,6 +56,7 @@ def make_revision_2(url: str) -> None:
         connection.execute(sa.text("ALTER TABLE chunk DROP COLUMN segments"))
         for column in ("sealed_bytes", "span_bytes", "thinned_rows"):
             connection.execute(sa.text(f"ALTER TABLE track DROP COLUMN {column}"))
+        connection.execute(sa.text("DROP TABLE notification"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
 
 
