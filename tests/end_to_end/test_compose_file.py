@@ -41,7 +41,8 @@ def test_these_services_start_without_a_profile_and_they_are_enough():
     assert default == {"migrate", "collector", "dashboard"}
 
 
-def test_postgres_and_prometheus_come_with_their_profiles():
+def test_postgres_and_the_monitoring_come_with_their_profiles():
+    assert SERVICES["alertmanager"]["profiles"] == ["monitoring"]
     assert SERVICES["postgres"]["profiles"] == ["postgres"]
     assert SERVICES["prometheus"]["profiles"] == ["monitoring"]
 

@@ -26,6 +26,7 @@ from trainvitals.wire import CONTENT_TYPE, encode
 
 ROOT = Path(__file__).parents[2]
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+ALERTMANAGER = "prometheus-alertmanager"
 BINARIES = Path(sys.executable).parent
 IMAGE = dict(
     re.findall(r"(TRAINVITALS_\w+|PYTHON\w+|HOME)=(\S+)", (ROOT / "deploy/Dockerfile").read_text())
@@ -37,8 +38,8 @@ class Stack:
 
     def __init__(self, home: Path, database_url: str) -> None:
         self.home = home
-        self.ports = {inner: str(free_port()) for inner in ("8321", "8322", "9090")}
-        for folder in ("data", "tokens", "prometheus", "secrets", "config"):
+        self.ports = {inner: str(free_port()) for inner in ("8321", "8322", "9090", "9093")}
+        for folder in ("data", "tokens", "prometheus", "secrets", "config", "alertmanager"):
             (home / folder).mkdir()
         self._map = {
             "/var/lib/trainvitals": str(home / "data"),
@@ -46,6 +47,9 @@ class Stack:
             "/run/secrets": str(home / "secrets"),
             "/etc/prometheus": str(home / "config"),
             "=/prometheus": f"={home / 'prometheus'}",
+            "/etc/alertmanager": str(ROOT / "deploy/alertmanager"),
+            "=/alertmanager": f"={home / 'alertmanager'}",
+            "alertmanager:9093": f"127.0.0.1:{self.ports['9093']}",
             "http://collector": "http://127.0.0.1",
             "collector:8321": f"127.0.0.1:{self.ports['8321']}",
             "0.0.0.0": "127.0.0.1",
@@ -119,14 +123,13 @@ class Stack:
 
     def _command(self, service: str) -> list[str]:
         command = [self.mapped(word) for word in SERVICES[service].get("command", [])]
-        if service != "prometheus":
-            return command
         # The image's entry point, and its port, which the file leaves at the default.
-        return [
-            require("prometheus"),
-            *command,
-            f"--web.listen-address=127.0.0.1:{self.ports['9090']}",
-        ]
+        images = {"prometheus": ("prometheus", "9090"), "alertmanager": (ALERTMANAGER, "9093")}
+        if service not in images:
+            return command
+        program, port = images[service]
+        address = f"--web.listen-address=127.0.0.1:{self.ports[port]}"
+        return [require(program), *command, address]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -150,7 +153,12 @@ def test_the_whole_stack_starts_in_its_order_and_a_step_reaches_prometheus(stack
     assert stack.run("migrate").returncode == 0
     assert stack.token("prometheus_token") == again, "a second start made another token"
 
-    with stack.up("collector"), stack.up("dashboard"), stack.up("prometheus"):
+    with (
+        stack.up("collector"),
+        stack.up("dashboard"),
+        stack.up("alertmanager"),
+        stack.up("prometheus"),
+    ):
         sent = batch(
             start(), scalars("loss"), scalar_frame([0, 1, 2], [3.0, 2.0, 1.0]), run="first"
         )
@@ -165,6 +173,7 @@ def test_the_whole_stack_starts_in_its_order_and_a_step_reaches_prometheus(stack
         found = prometheus.until('trainvitals_run_step{run="first"}')
         assert [value for _, value in found] == [2]
         assert "TrainvitalsRunBroken" in prometheus.rules()
+        assert f"127.0.0.1:{stack.ports['9093']}" in prometheus.alertmanagers()
 
 
 @pytest.mark.needs_postgres

@@ -84,6 +84,11 @@ class Prometheus:
         groups = self._get("/api/v1/rules")["data"]["groups"]
         return [rule["name"] for group in groups for rule in group["rules"]]
 
+    def alertmanagers(self) -> list[str]:
+        """Return HOST:PORT of each Alertmanager that it sends alerts to."""
+        active = self._get("/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
+        return [urllib.parse.urlsplit(manager["url"]).netloc for manager in active]
+
     def ready(self) -> bool:
         """Whether it answers queries."""
         return _is_ready(self.url)
