@@ -243,6 +243,18 @@ def test_live_points_are_appended_in_small_messages(live):
         assert axis_ends(seen.page, LOSS) == pytest.approx((0, 1_300), abs=10)
 
 
+def test_the_curve_of_a_finding_goes_on_with_the_run_too(live):
+    run, opened, _ = live
+    with opened() as seen:
+        plot(seen.page, "proof-TV503")
+        run.step = 700
+        seen.page.wait_for_function(
+            "() => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
+            "?.querySelector(\"section[data-key^='proof'] header\")?.textContent.includes('700'))",
+            timeout=30_000,
+        )
+
+
 def test_a_range_that_ends_at_the_latest_step_goes_on_and_another_one_stays(live):
     run, opened, fake = live
     with opened() as seen:

@@ -13,10 +13,12 @@ from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board, still_board
+from trainvitals_dashboard.parts.ranges import follows
 from trainvitals_dashboard.parts.session import client
 from trainvitals_dashboard.wording import plain, statistic_words, words
 
 HEIGHT = 240
+LIVE_S = 10
 _BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
 """Statistics whose findings compare layers; the curve of one layer is not sufficient evidence."""
 
@@ -42,6 +44,20 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
         if is_scalar
         else f"{wanted.stream} {statistic_words(wanted.statistic)} of {wanted.place}"
     )
+    # The rest of the verdict is drawn again when a finding changes; its curve goes on with the run.
+    live = run.state == "running" and follows()
+
+    @st.fragment(run_every=LIVE_S if live else None)
+    def curve() -> None:
+        newest = client().run(run.id).value if live else run
+        plan = _plan(newest, finding, wanted, title)
+        board(f"{_key(finding)}-{run.id}", [plan], newest.step, tools=False)
+
+    curve()
+    return True
+
+
+def _plan(run: RunDetail, finding: Finding, wanted: evidence.Wanted, title: str) -> ChartPlan:
     marks = Marks(
         [finding],
         [d for d in run.dropped if d.stream == wanted.stream],
@@ -60,9 +76,7 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
         )
         return [Line(wanted.place, curve) for curve in series.value.series if curve.step]
 
-    chart = Chart(_key(finding), title, marks, HEIGHT, wide=True)
-    board(f"{_key(finding)}-{run.id}", [ChartPlan(chart, request)], run.step, tools=False)
-    return True
+    return ChartPlan(Chart(_key(finding), title, marks, HEIGHT, wide=True), request)
 
 
 def _by_depth(run: RunDetail, finding: Finding) -> bool:
