@@ -37,6 +37,7 @@ from trainvitals.capture.optimizer_state import OptimizerState
 from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
+from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.veto import UpdateGuard
@@ -101,6 +102,7 @@ class Capture:
             initial=self._initial,
             updates=self.updates,
             state=OptimizerState(start_step, emit),
+            rounded=RoundedWeights(emit),
         )
         self._loss_steps = LossSteps(self.models)
         self._full = self._budget.is_full(start_step)

@@ -18,6 +18,7 @@ from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.optimizer_state import OptimizerState
 from trainvitals.capture.optimizers import Optimizers, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
+from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.step import Step
 from trainvitals.capture.veto import UpdateGuard
 
@@ -50,6 +51,7 @@ class Measurement:
         initial: InitialValues,
         updates: UpdateGuard,
         state: OptimizerState,
+        rounded: RoundedWeights,
     ) -> None:
         self.full_steps = 0
         self._planner = Planner(models, report)
@@ -59,6 +61,7 @@ class Measurement:
         self._initial = initial
         self._updates = updates
         self._state = state
+        self._rounded = rounded
         self._sizes: tuple[int, ...] = ()
         self._steps = 0
         self._now: Step | None = None
@@ -98,6 +101,7 @@ class Measurement:
         updates = has_closure or self._take_gradients(step, optimizer, groups)
         if self._is_full():
             self._take_weights(step, plan, groups, keep=updates)
+            self._rounded.look(plan.parameters, self.full_steps, number)
         if updates and not has_closure:
             self._updates.before(optimizer, step.totals.get(id(optimizer)), number)
 

@@ -151,6 +151,10 @@ class EventKind(StrEnum):
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
     `parameters`: number of parameters with a state, before it was emptied or after the step."""
+    WEIGHTS_ROUNDED = "weights_rounded"
+    """Float32 weights that are trained have only values of a smaller type: the program rounds them
+    after its steps. Once for a run. The text is the type, bfloat16 or float16. Attribute
+    `parameters`: number of parameters that were looked at. Not known on accelerators."""
     CLASS_HISTOGRAM = "class_histogram"
     """Number of target entries of each class, up to 64 classes, summed over the measured batches:
     after the 1st, the 8th and the 64th. Attributes: class number → count."""

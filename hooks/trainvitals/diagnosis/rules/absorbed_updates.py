@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import percent
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import matrices_by_depth, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Flags, Floats, median
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.diagnosis.signals import Flags, Floats, median, middle
+from trainvitals.wire import Event, EventKind, Place, Stat, Stream
+
+_HALF_DISTANCE: Final = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Largest half distance between neighbouring numbers, relative to the number."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class AbsorbedUpdates(Rule):
     that a step did not change, less the share of entries without a gradient, is above 90 % (median)
     and never below 50 %, while the learning rate is above 0 and some entries do change. Left out:
     embeddings, frozen parameters and those of no optimizer, warm-up and the end of a schedule.
-    The step of the optimizer is measured: a program that rounds the weights after it is not seen.
+    The step of the optimizer is measured. Of a program that rounds float32 weights after it, it is
+    seen that all weights are values of bfloat16 or float16 (not on accelerators); it is reported if
+    RMS(ΔW)/RMS(W) is below half of the distance to the next value, for more than half of the
+    matrices.
     ## Why it matters
     bfloat16 has 8 significant bits: a step below 1/512 of a weight is rounded away, and the same
     step is rounded away again the next time. The gradients look healthy and the loss falls slowly
@@ -66,6 +72,11 @@ class AbsorbedUpdates(Rule):
         0.5, "The same share in each step; lower where gradients are accumulated inside the step."
     )
     window: int = threshold(20, "Newest measured steps.")
+    ratio_share: float = threshold(
+        0.5,
+        "RMS(ΔW)/RMS(W) of weights that the program rounds, as a share of the largest change that "
+        "is rounded away: 2^-8 of a weight for bfloat16, 2^-11 for float16.",
+    )
     matrices_share: float = threshold(0.5, "Share of the weight matrices that are affected.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -75,6 +86,9 @@ class AbsorbedUpdates(Rule):
         if course.warming_up or course.cooling_down or (len(rate) and float(rate[-1]) <= 0):
             return
         rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
+        if (event := self._rounded(history)) is not None:
+            yield from self._after_the_step(history, rows, event)
+            return
         places = [history.places(Stream.UPDATE)[row] for row in rows]
         lost, unchanged = self._lost(history, rows, places)
         if len(lost) < self.window:
@@ -117,6 +131,51 @@ class AbsorbedUpdates(Rule):
             confidence=0.9,
             stream=Stream.UPDATE,
             statistic=Stat.UNCHANGED_SHARE,
+        )
+
+    def _rounded(self, history: History) -> Event | None:
+        """Return the event of weights that the program rounds after its steps."""
+        events = (e for e in history.events if e.kind == EventKind.WEIGHTS_ROUNDED)
+        return next((e for e in events if e.text in _HALF_DISTANCE), None)
+
+    def _after_the_step(self, history: History, rows: list[int], event: Event) -> Iterator[Finding]:
+        ratios = window(history, Stream.UPDATE, Stat.RATIO, rows, last=self.window).values
+        if len(ratios) < self.window:
+            return
+        limit = self.ratio_share * _HALF_DISTANCE[event.text]
+        typical = median(ratios)
+        share = float((typical < limit).mean())
+        if not share > self.matrices_share:
+            return
+        usual = middle(typical)
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=0,
+            summary=f"Absorbed updates: the program rounds float32 weights to {event.text} after "
+            f"its steps (seen at step {event.step}), and an update is {number(usual)} of a weight, "
+            f"where {event.text} rounds less than {number(_HALF_DISTANCE[event.text])} away.",
+            evidence=(
+                Evidence(
+                    quantity="update relative to the weight, median of the matrices",
+                    seen=usual,
+                    limit=limit,
+                    direction="below",
+                    healthy=(2 * limit, None),
+                    statistic=Stat.RATIO,
+                    text=f"{self.ratio_share:g} of half the distance between {event.text} numbers",
+                ),
+                Evidence(
+                    quantity="share of the weight matrices affected",
+                    seen=share,
+                    limit=self.matrices_share,
+                    direction="above",
+                    unit="share",
+                ),
+            ),
+            fix="",  # the line that rounds is in the program
+            confidence=0.9,
+            stream=Stream.UPDATE,
+            statistic=Stat.RATIO,
         )
 
     def _lost(

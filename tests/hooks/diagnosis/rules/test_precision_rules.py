@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam  # noqa: E402
 from helpers.small_runs import layers  # noqa: E402
 from trainvitals.api.schema import Severity  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
+from trainvitals.capture.rounded_weights import rounded_to  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates  # noqa: E402
@@ -35,6 +36,7 @@ def train(
     factor=1.0,
     micro=1,
     autocast=None,
+    after=lambda: None,
 ):
     """Train on generated data and return what was recorded; `factor` multiplies the loss."""
     torch.set_num_threads(1)
@@ -59,6 +61,7 @@ def train(
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
+        after()
     capture.detach()
     return history
 
@@ -91,6 +94,38 @@ class TestAbsorbedUpdates:
 
     def test_steps_that_change_nothing_between_others_are_accumulation(self):
         assert not self.check(rate=1e-2, dtype=torch.float32, kind=SGD, micro=4)
+
+
+class TestWeightsThatTheProgramRounds:
+    def check(self, *, rate, dtype=torch.bfloat16):
+        model = layers(16, 64, 64, 1)
+
+        @torch.no_grad()
+        def rounding():
+            for weight in model.parameters():
+                weight.copy_(weight.to(dtype))
+
+        history = train(model, Adam(model.parameters(), rate), steps=40, after=rounding)
+        return list(AbsorbedUpdates().check(history))
+
+    @pytest.mark.parametrize(("dtype", "rate"), [(torch.bfloat16, 5e-5), (torch.float16, 1e-5)])
+    def test_small_updates_are_reported_with_the_type(self, dtype, rate):
+        [found] = self.check(rate=rate, dtype=dtype)
+        assert f"to {str(dtype).removeprefix('torch.')} after its steps" in found.summary
+        assert found.severity is Severity.WARNING
+
+    def test_updates_that_the_type_can_hold_are_not(self):
+        assert not self.check(rate=3e-3)
+
+    def test_float32_weights_are_not(self):
+        assert not self.check(rate=5e-5, dtype=torch.float32)
+
+    def test_the_type_of_a_tensor_is_read_in_its_last_bits(self):
+        x = torch.randn(64, 64)
+        assert rounded_to(x) == ""
+        assert rounded_to(x.bfloat16().float()) == "bfloat16"
+        assert rounded_to(x.half().float()) == "float16"
+        assert rounded_to(torch.zeros(64, 64)) == "", "any type holds zeros"
 
 
 class TestAmpOverflow:
