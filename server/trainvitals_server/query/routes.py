@@ -19,6 +19,7 @@ from trainvitals_server.query.heatmaps import sent, slices_of, slices_of_blocks,
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.query.shapes import schema_of
 from trainvitals_server.store import RequestRefused, Store, StoredRun
+from trainvitals_server.store.ingest import qualified
 from trainvitals_server.store.series import Curves, UnknownSeries
 from trainvitals_server.store.tiers import Floats, Spans
 from trainvitals_server.store.timeline import EVERY_STEP
@@ -32,7 +33,7 @@ routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
 Reader = Annotated[Principal, allow(Scope.READ)]
 Admin = Annotated[Principal, allow(Scope.ADMIN)]
-RunName = Annotated[str, Path(max_length=256, description="The run's id.")]
+RunName = Annotated[str, Path(max_length=514, description="The run's id.")]
 FromStep = Annotated[int, Query(ge=0, lt=2**53, description="The first step wanted.")]
 ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step wanted.")]
 States = Annotated[
@@ -67,7 +68,14 @@ def _store(request: Request) -> Store:
 
 
 def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
-    summary = _store(request).run(run_id) if "\x00" not in run_id else None
+    store = _store(request)
+    if "\x00" in run_id:
+        summary = None
+    elif principal.project is None:
+        summary = store.run(run_id)
+    else:
+        # Of two projects that use one name, a token of one project sees its own.
+        summary = store.run(qualified(principal.project, run_id)) or store.run(run_id)
     # A run of another project gets the same response as a run that does not exist.
     if summary is None or not principal.sees(summary.run.project):
         raise Problem("unknown_run", "No run with this id has reported to this collector.")

@@ -98,13 +98,17 @@ class Writing:
 
     def _run(self) -> Any:
         batch = self.prepared.batch
-        wanted = {"id": batch.run}
-        run = self.connection.execute(statements.RUN, wanted).one_or_none()
-        if run is None:
-            new = statements.insert_or_ignore(self.connection, Run)
-            self.connection.execute(new.values(self._new_run()))
-            run = self.connection.execute(statements.RUN, wanted).one()
-        if run.project != batch.project:
+        run = self._stored_run(batch.run)
+        if run is None or run.project != batch.project:
+            # Two projects may use one name. The project that came second has a longer id.
+            longer = qualified(batch.project, batch.run)
+            taken, run = run is not None, self._stored_run(longer)
+            if run is None:
+                run_id = longer if taken else batch.run
+                new = statements.insert_or_ignore(self.connection, Run)
+                self.connection.execute(new.values(self._new_run(run_id)))
+                run = self._stored_run(run_id)
+        if run is None or run.project != batch.project:
             raise Conflict(
                 # Without the other project's name: the token may not give access to it.
                 f"Run {batch.run!r} is not in project {batch.project!r}. Give the run another "
@@ -113,11 +117,14 @@ class Writing:
             )
         return run
 
-    def _new_run(self) -> dict[str, Any]:
+    def _stored_run(self, run_id: str) -> Any:
+        return self.connection.execute(statements.RUN, {"id": run_id}).one_or_none()
+
+    def _new_run(self, run_id: str) -> dict[str, Any]:
         batch = self.prepared.batch
         nothing = msgspec.msgpack.encode({})
         return {
-            "id": batch.run,
+            "id": run_id,
             "project": batch.project,
             "name": batch.run,
             "state": "running",
@@ -197,21 +204,33 @@ class Writing:
 
     def _is_new(self, source: _KnownSource) -> bool:
         batch, crc = self.prepared.batch, self.prepared.crc
-        if batch.seq < source.sealed_to:
-            return False
         key = {"source_pk": source.pk, "seq": batch.seq}
+        if batch.seq < source.sealed_to:
+            self._check_crc(self._pruned_crc(key), crc)
+            return False
         new = statements.new_batch_key(self.connection.dialect.name)
         if self.connection.execute(new, {**key, "crc": crc}).scalar() is not None:
             return True
-        stored = self.connection.scalar(statements.BATCH_CRC, key)
-        if stored != crc:
+        self._check_crc(self.connection.scalar(statements.BATCH_CRC, key), crc)
+        return False
+
+    def _pruned_crc(self, key: dict[str, int]) -> int | None:
+        """Return the checksum of a batch whose key was pruned; None when it was not kept."""
+        row = self.connection.execute(statements.PRUNED_CRCS, key).one_or_none()
+        at = None if row is None else 4 * (key["seq"] - row.lo)
+        if row is None or at is None or at >= len(row.crcs):
+            return None
+        return int.from_bytes(row.crcs[at : at + 4], "little")
+
+    def _check_crc(self, stored: int | None, crc: int) -> None:
+        if stored is not None and stored != crc:
+            batch = self.prepared.batch
             raise Conflict(
                 f"Batch {batch.seq} of source {batch.source.hex()} is stored with checksum "
                 f"{stored:08x}; this batch has checksum {crc:08x}. A source must not use a "
                 "sequence number twice.",
                 reason="conflict",
             )
-        return False
 
     # --- frames ------------------------------------------------------------------------------
 
@@ -335,6 +354,11 @@ class Writing:
                 "dropped": source.end.dropped,
             }
         self.connection.execute(statements.UPDATE_SOURCE, {**values, "own_pk": source.pk})
+
+
+def qualified(project: str, run: str) -> str:
+    """Return the id of a run whose name another project uses already."""
+    return f"{project}::{run}"
 
 
 @dataclass

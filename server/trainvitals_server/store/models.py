@@ -136,8 +136,8 @@ class Source(Base):
     batches: Mapped[int]
     """Number of stored batches: last_seq + 1 when none is missing."""
     sealed_to: Mapped[int]
-    """All batches with a lower seq are stored, and their keys were deleted from `batch`. Without
-    this limit, a late repeat of a batch whose key was deleted would be stored twice."""
+    """All batches with a lower seq are stored, and their keys were moved from `batch` to
+    `pruned_keys`. Without this limit, a late repeat of a batch would be stored twice."""
     ended: Mapped[bool]
     records: Mapped[int | None]
     """Number of stored records, as `produced` counts them; NULL when a batch did not state it."""
@@ -156,6 +156,20 @@ class BatchKey(Base):
     )
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     crc: Mapped[int]
+
+
+class PrunedKeys(Base):
+    """The checksums of consecutive batches whose keys were deleted from `batch`."""
+
+    __tablename__ = "pruned_keys"
+
+    source_pk: Mapped[int] = mapped_column(
+        ForeignKey("source.pk", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    lo: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Sequence number of the first."""
+    crcs: Mapped[bytes]
+    """uint32 for each batch, little-endian."""
 
 
 class Track(Base):

@@ -27,6 +27,7 @@ from trainvitals_server.store.models import (
     FindingRow,
     LogFrame,
     NotificationRow,
+    PrunedKeys,
     Run,
     Source,
     Track,
@@ -142,7 +143,11 @@ def _tracks(run_pk: int, connection: sa.Connection) -> int:
 
 def _keys(run_pk: int, connection: sa.Connection) -> int:
     keys = (BatchKey.source_pk, BatchKey.seq)
-    return _delete(connection, keys, BatchKey.source_pk.in_(_sources(run_pk)), _SMALL_ROWS)
+    pruned = (PrunedKeys.source_pk, PrunedKeys.lo)
+    owned = PrunedKeys.source_pk.in_(_sources(run_pk))
+    return _delete(
+        connection, keys, BatchKey.source_pk.in_(_sources(run_pk)), _SMALL_ROWS
+    ) + _delete(connection, pruned, owned, _ROWS)
 
 
 def _rest(run_pk: int, connection: sa.Connection) -> int:

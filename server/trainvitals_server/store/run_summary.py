@@ -160,7 +160,7 @@ class RunUpdate:
             "state": "running",
             "ended_at": None,
             "error": b"",
-            "name": storable(start.name) or run.id,
+            "name": storable(start.name) or run.name,
             "host": storable(start.host),
             "total_steps": start.total_steps,
             "tags": msgspec.msgpack.encode(start.tags),

@@ -30,7 +30,15 @@ from trainvitals.wire.codec import read_frame
 from trainvitals_server.store.chunks import row_chunks, span_chunks
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.merge import merge_due
-from trainvitals_server.store.models import BatchKey, Chunk, LogFrame, Run, Source, Track
+from trainvitals_server.store.models import (
+    BatchKey,
+    Chunk,
+    LogFrame,
+    PrunedKeys,
+    Run,
+    Source,
+    Track,
+)
 from trainvitals_server.store.removal import GONE, Removal
 from trainvitals_server.store.retention import Limits, Retention
 from trainvitals_server.store.tiers import TIER_FACTOR, Spans
@@ -212,15 +220,18 @@ def prune_keys(connection: sa.Connection, source_pk: int) -> int:
     source = sa.select(Source.sealed_to).where(Source.pk == source_pk).with_for_update()
     sealed_to = connection.scalar(source) or 0
     mine = BatchKey.source_pk == source_pk
-    seqs = np.fromiter(
-        connection.scalars(sa.select(BatchKey.seq).where(mine).order_by(BatchKey.seq)), np.int64
-    )
+    keys = sa.select(BatchKey.seq, BatchKey.crc).where(mine).order_by(BatchKey.seq)
+    stored = np.array(connection.execute(keys).all(), np.int64).reshape(-1, 2)
+    seqs = stored[:, 0]
     unbroken = seqs == sealed_to + np.arange(len(seqs))
     whole = len(seqs) if unbroken.all() else int(np.argmin(unbroken))
     pruned = whole - KEYS_KEPT
     if pruned <= 0:
         return 0
     limit = sealed_to + pruned
+    crcs = stored[:pruned, 1].astype("<u4").tobytes()
+    row = {"source_pk": source_pk, "lo": sealed_to, "crcs": crcs}
+    connection.execute(sa.insert(PrunedKeys), [row])
     connection.execute(sa.delete(BatchKey).where(mine, BatchKey.seq < limit))
     connection.execute(sa.update(Source).where(Source.pk == source_pk).values(sealed_to=limit))
     return pruned

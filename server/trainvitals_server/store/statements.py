@@ -18,14 +18,15 @@ from trainvitals_server.store.models import (
     DroppedRow,
     EventRow,
     LogFrame,
+    PrunedKeys,
     Run,
     Source,
     Track,
 )
 
-_run, _source, _track, _attempt, _batch, _frame, _event, _dropped = (
+_run, _source, _track, _attempt, _batch, _frame, _event, _dropped, _pruned = (
     cast("sa.Table", model.__table__)
-    for model in (Run, Source, Track, Attempt, BatchKey, LogFrame, EventRow, DroppedRow)
+    for model in (Run, Source, Track, Attempt, BatchKey, LogFrame, EventRow, DroppedRow, PrunedKeys)
 )
 
 # Rows are locked until the commit. Without the lock, two collectors would overwrite each other's
@@ -50,6 +51,13 @@ PRIMARY = sa.select(_newest_key, sa.func.min(_source.c.rank)).where(
 BATCH_CRC = sa.select(_batch.c.crc).where(
     _batch.c.source_pk == sa.bindparam("source_pk"), _batch.c.seq == sa.bindparam("seq")
 )
+PRUNED_CRCS = (
+    sa.select(_pruned.c.lo, _pruned.c.crcs)
+    .where(_pruned.c.source_pk == sa.bindparam("source_pk"), _pruned.c.lo <= sa.bindparam("seq"))
+    .order_by(_pruned.c.lo.desc())
+    .limit(1)
+)
+"""The checksums of the pruned batches from the one before or at `seq` on."""
 TRACKS = sa.select(_track.c.pk, _track.c.stream, _track.c.version).where(
     _track.c.source_pk == sa.bindparam("source_pk")
 )

@@ -102,14 +102,17 @@ def test_health_needs_no_token(collector):
 def test_a_token_of_one_project_sees_no_other(collector):
     read = tokens_of(collector).create(Scope.READ, project="mine")
     headers = {"Authorization": f"Bearer {read}"}
-    for run, project, source in (("a", "mine", b"a"), ("b", "theirs", b"b")):
+    sent = [("a", "mine", b"a"), ("b", "theirs", b"b"), ("both", "theirs", b"c")]
+    for run, project, source in (*sent, ("both", "mine", b"d")):
         sent = batch(start(), scalars("loss"), run=run, project=project, source=source * 16)
         assert collector.send(sent).status_code == 200
 
     def get(path):
         return httpx2.get(collector.url + path, headers=headers, trust_env=False)
 
-    assert [run["id"] for run in get("/api/v1/runs").json()["runs"]] == ["a"]
+    assert {run["id"] for run in get("/api/v1/runs").json()["runs"]} == {"a", "mine::both"}
+    assert get("/api/v1/runs/both").json()["project"] == "mine"
+    assert get("/api/v1/runs/mine::both").json()["project"] == "mine"
     assert get("/api/v1/runs?project=theirs").json()["runs"] == []
     assert get("/api/v1/runs/a").status_code == 200
     for path in ("", "/findings", "/layout", "/heatmap?stream=scalar&statistic=value"):

@@ -54,7 +54,11 @@ def test_a_repeat_is_known_when_its_key_was_dropped(store, monkeypatch):
         ingest(store, each)
     Compactor(store.database).run_once()
     assert amounts(store).batches < len(sent), "no key was dropped: the test is blind"
-    assert not ingest(store, sent[3]).stored
+    for each in sent[:60]:
+        assert not ingest(store, each).stored
+    for seq in (0, 3, 59):
+        with pytest.raises(Conflict, match="checksum"):
+            ingest(store, batch(scalar_frame([seq], [-1.0]), seq=seq))
     assert losses(store) == [float(i) for i in range(100)]
 
 
@@ -115,8 +119,26 @@ def test_a_refused_first_batch_leaves_no_run_behind(store):
     assert amounts(store).runs == 0
 
 
-def test_a_run_belongs_to_one_project(store):
+def test_two_projects_may_use_one_run_name(store):
+    ingest(store, batch(start(), scalars("loss"), scalar_frame([0], [1.0])))
+    other = {"project": "other", "source": b"x" * 16}
+    ingest(store, batch(start(), scalars("loss"), scalar_frame([0], [2.0]), **other))
+    ingest(store, batch(scalar_frame([1], [3.0]), seq=1, **other))
+    ingest(store, batch(scalar_frame([1], [4.0]), seq=1))
+    assert store.run("r").run.project == "p"
+    assert store.run("r").run.loss == 4.0
+    assert store.run("other::r").run.project == "other"
+    assert store.run("other::r").run.loss == 3.0
+    assert store.run("other::r").run.name == "r"
+    store.delete(store.run("r").pk)
+    ingest(store, batch(scalar_frame([2], [5.0]), seq=2, **other))
+    assert store.run("other::r").run.loss == 5.0
+    assert store.run("r") is None
+
+
+def test_a_run_of_another_project_is_never_written_to(store):
     ingest(store, batch(start()))
+    ingest(store, batch(start(), run="other::r", source=b"y" * 16))
     with pytest.raises(Conflict) as refused:
         ingest(store, batch(start(), project="other", source=b"x" * 16))
     assert refused.value.reason == "run_in_other_project"

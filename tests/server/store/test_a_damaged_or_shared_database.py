@@ -153,6 +153,7 @@ def test_a_failed_rank_of_the_newest_attempt_ends_the_run(store):
 
 def test_a_conflict_does_not_name_another_project(collector):
     collector.send(batch(start(), project="secret-project"))
+    collector.send(batch(start(), run="mine::r", project="secret-project", source=b"y" * 16))
     answer = collector.send(batch(start(), project="mine", source=b"z" * 16))
     assert (answer.status_code, answer.json()["reason"]) == (409, "run_in_other_project")
     assert "secret-project" not in answer.text

@@ -53,6 +53,7 @@ def make_revision_2(url: str) -> None:
             connection.execute(change, {"axis": axis, "pk": pk})
         connection.execute(sa.text("ALTER TABLE ingest_log RENAME COLUMN header TO axis"))
         connection.execute(sa.text("ALTER TABLE source DROP COLUMN records"))
+        connection.execute(sa.text("DROP TABLE pruned_keys"))
         connection.execute(sa.text("ALTER TABLE chunk DROP COLUMN segments"))
         for column in ("sealed_bytes", "span_bytes", "thinned_rows"):
             connection.execute(sa.text(f"ALTER TABLE track DROP COLUMN {column}"))
