@@ -20,6 +20,7 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from trainvitals_server.app import create_app
 from trainvitals_server.auth import Scope, Tokens
@@ -99,6 +100,9 @@ def _settings(**given: Any) -> Settings:
         # Without the values: one of them may be a secret.
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         _refuse(f"A setting is not valid: {problems}")
+    except SettingsError as error:
+        # It names the setting; its cause, which holds the text, is not shown.
+        _refuse(f"A setting is not valid: {error}")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -81,6 +81,17 @@ def test_without_channels_or_with_an_unknown_one_it_is_wrong_usage(configured):
     assert CliRunner().invoke(app, ["notify", "test", "--channel", "x"]).exit_code == 2
 
 
+def test_settings_that_cannot_be_read_are_wrong_usage_and_are_not_repeated(configured, monkeypatch):
+    configured(a={"webhook": "ftp://host/s3cr3t", "key": SIGNING_KEY})
+    refused = CliRunner().invoke(app, ["notify", "test"])
+    monkeypatch.setenv("TRAINVITALS_NOTIFICATIONS", '{"channels": s3cr3t')
+    unreadable = CliRunner().invoke(app, ["notify", "test"])
+    assert (refused.exit_code, unreadable.exit_code) == (2, 2)
+    assert "http:// or https://" in refused.stderr
+    assert "notifications" in unreadable.stderr
+    assert "s3cr3t" not in refused.output + unreadable.output
+
+
 def test_apprise_delivers_to_a_real_server(configured, hook):
     pytest.importorskip("apprise", reason="Apprise is in the extra `notify`")
     configured(a={"apprise": hook.url.replace("http://", "json://") + "/room"})
