@@ -150,3 +150,16 @@ def test_the_first_run_and_new_layers_values_appear_without_a_click(browser):
         seen.settle()
         run.step = 700
         seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=15_000)
+
+
+def test_layers_that_are_measured_for_the_first_time_appear_without_a_click(browser):
+    run = spiking_run(layers=[])
+    with (
+        fake_collector(run) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, f"{url}/layers?run=gpt-small") as seen,
+    ):
+        seen.page.get_by_text("No layer was measured yet.").wait_for(timeout=15_000)
+        run.layers = ["encoder.0", "encoder.1"]
+        run.step = 410
+        assert "4 tensors" in said(seen.page, "heat")

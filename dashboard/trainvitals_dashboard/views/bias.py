@@ -69,12 +69,13 @@ def _page(live: Live) -> None:
     def drift(now: Live) -> None:
         now.write(slot)
         newest = now.answer.value
-        drifts = _drifts(newest, layouts.value)
+        measured = client().layout(newest).value
+        drifts = _drifts(newest, measured)
         if not drifts:
             st.info("No bias was measured in these steps.", icon=":material/hourglass_empty:")
             return
         _chart(newest, drifts, findings)
-        _table(newest, layouts.value, drifts)
+        _table(newest, measured, drifts)
 
     live.refreshed(drift)
 

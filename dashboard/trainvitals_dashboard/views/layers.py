@@ -51,9 +51,15 @@ def _page(live: Live) -> None:
     findings = client().findings(run).value.findings
     slot = run_header(run, page=LAYERS)
     live.banner(layouts)
-    measured = [s for s in STREAMS if _has_rows(layouts.value, s)]
+    measured = _measured(layouts.value)
+
+    def progress(now: Live) -> None:
+        now.write(slot)
+        if _measured(client().layout(now.answer.value).value) != measured:
+            st.rerun()  # a stream was measured for the first time
+
     if not measured:
-        live.refreshed(lambda now: now.write(slot))
+        live.refreshed(progress)
         st.info("No layer was measured yet.", icon=":material/hourglass_empty:")
         return
     stream, statistic = _choice(layouts.value, measured, run)
@@ -66,7 +72,7 @@ def _page(live: Live) -> None:
     rows = rows_of(layout, statistic, findings)
 
     def heat(now: Live) -> None:
-        now.write(slot)
+        progress(now)
         _heat(now.answer.value, layout, statistic, rows)
 
     live.refreshed(heat)
@@ -151,6 +157,10 @@ def with_nonfinite(data: Heatmap, counts: Heatmap) -> Heatmap:
 
 def _above_zero(row: Sequence[float | None]) -> list[int]:
     return [i for i, v in enumerate(row) if v is not None and v > 0]
+
+
+def _measured(layouts: Layouts) -> list[Stream]:
+    return [stream for stream in STREAMS if _has_rows(layouts, stream)]
 
 
 def _has_rows(layouts: Layouts, stream: str) -> bool:
