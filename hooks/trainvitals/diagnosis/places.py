@@ -115,8 +115,14 @@ def range_before(history: History, stream: Stream, row: int, step: int) -> tuple
 
 
 def layer_of(place: Place) -> str:
-    """Return the name of a parameter's layer, for a sentence."""
+    """Return the name of a parameter's layer."""
     return place.module or place.name
+
+
+def called(place: Place) -> str:
+    """Return the name of a layer for a sentence: "layer 3" where the name is only a number."""
+    name = layer_of(place)
+    return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 
 def units_before(history: History, depth: int) -> int | None:

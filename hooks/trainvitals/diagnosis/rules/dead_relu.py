@@ -15,7 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, biases_apart, for_each_group
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import both_ends, units_before
+from trainvitals.diagnosis.places import both_ends, called, units_before
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.wire import Place, Stat, Stream
 
@@ -146,7 +146,7 @@ class DeadRelu(Rule):
             where=place.name,
             since_step=since,
             summary=(
-                f"Dead ReLU units: {percent(share)} of the units of {place.name} are zero for "
+                f"Dead ReLU units: {percent(share)} of the units of {called(place)} are zero for "
                 f"every input of the last {OBSERVED} captured batches{more}."
             ),
             evidence=(

@@ -16,7 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, clipping
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
-    layer_of,
+    called,
     matrices_by_depth,
     rms_window,
     rows_named,
@@ -210,7 +210,7 @@ class ExplodingGradient(Rule):
             where=place.name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"Exploding gradient: the first layer's gradient ({layer_of(place)}) is "
+                f"Exploding gradient: the gradient of {called(place)}, the first, is "
                 f"{times(10**recent)} larger than the last layer's."
             ),
             evidence=(

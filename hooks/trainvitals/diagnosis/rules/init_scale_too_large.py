@@ -16,7 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, initial_loss, now_of, weight_gains
-from trainvitals.diagnosis.places import layer_of, window
+from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
@@ -112,7 +112,7 @@ class InitScaleTooLarge(Rule):
             where=first.place.name,
             since_step=int(history.steps(Stream.WEIGHT)[0]),
             summary=(
-                f"Initial weights too large: the weights of {layer_of(first.place)} multiply an "
+                f"Initial weights too large: the weights of {called(first.place)} multiply an "
                 f"input of unit scale by {number(first.value)}{more * (others > 0)}; "
                 f"{shown[0][0]}."
             ),

@@ -17,7 +17,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, now_of, weight_gains
-from trainvitals.diagnosis.places import layer_of, window
+from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median
 from trainvitals.wire import Place, Stat, Stream
@@ -121,7 +121,7 @@ class InitScaleTooSmall(Rule):
                 direction="below",
                 healthy=(0.3, 2.0),
             )
-            size = f"{layer_of(tiny[0].place)} multiply an input of unit scale by"
+            size = f"{called(tiny[0].place)} multiply an input of unit scale by"
             text = f"the weights of {size} {number(tiny[0].value)}"
             return self._single(history, tiny[0].place.name, text, evidence, ratio)
         drop = signal[alive[1:]] / signal[alive[:-1]]
@@ -138,7 +138,7 @@ class InitScaleTooSmall(Rule):
             direction="below",
             healthy=(0.1, 10.0),
         )
-        text = f"{place.name} reduces the signal to {number(drop[at])} of what came before"
+        text = f"{called(place)} reduces the signal to {number(drop[at])} of what came before"
         return self._single(history, place.name, text, evidence, ratio)
 
     def _single(
@@ -224,7 +224,7 @@ class InitScaleTooSmall(Rule):
             summary=(
                 "Initial weights too small: at the start, the standard deviation across samples of "
                 f"the last hidden layer is {number(ratio[-1])} times the first layer's; from "
-                f"{place.name} on, the outputs hardly depend on the input."
+                f"{called(place)} on, the outputs hardly depend on the input."
             ),
             evidence=self._evidence(float(ratio[-1]), float(sensitivity[alive[-1]])),
             confidence=0.8,

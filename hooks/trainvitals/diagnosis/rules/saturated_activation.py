@@ -14,7 +14,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
@@ -86,7 +86,7 @@ class SaturatedActivation(Rule):
             severity=Severity.WARNING,
             where=place.name,
             since_step=int(seen.steps[-run]),
-            summary=f"Saturated activation: {percent(now)} of the outputs of {place.name} are "
+            summary=f"Saturated activation: {percent(now)} of the outputs of {called(place)} are "
             f"saturated (median of the newest {min(self.observations, len(seen.steps))} captured "
             "steps).",
             evidence=(

@@ -12,7 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import is_matrix, layer_of, rows_named, window
+from trainvitals.diagnosis.places import called, is_matrix, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats
 from trainvitals.wire import Place, Stat, Stream
@@ -108,7 +108,7 @@ class SymmetricInit(Rule):
             where=place.name,
             since_step=int(weight.steps[0]),
             summary=(
-                f"Symmetric initialisation: the {place.shape[0]} units of {layer_of(place)} have "
+                f"Symmetric initialisation: the {place.shape[0]} units of {called(place)} have "
                 f"only {share * place.shape[0]:.0f} distinct weight "
                 f"row{'' if round(share * place.shape[0]) == 1 else 's'} and equal gradients{more}."
             ),

@@ -16,7 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, RELU_FOR_SIGMOID
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import (
-    layer_of,
+    called,
     matrices_by_depth,
     rms_window,
     rows_named,
@@ -116,9 +116,9 @@ class VanishingGradient(Rule):
             where=places[worst].name,
             since_step=int(seen.steps[-run]),
             summary=(
-                f"Vanishing gradient: the first layer's gradient ({layer_of(places[0])}) is "
-                f"{times(10**-ratio)} smaller than the last layer's ({layer_of(places[-1])}); the "
-                f"largest drop is at {layer_of(places[worst])}."
+                f"Vanishing gradient: the gradient of {called(places[0])}, the first, is "
+                f"{times(10**-ratio)} smaller than that of {called(places[-1])}, the last; the "
+                f"largest drop is at {called(places[worst])}."
             ),
             evidence=(
                 Evidence(
