@@ -1,4 +1,4 @@
-"""Real parts that tests meet: Postgres, Prometheus, Chromium."""
+"""Real parts that tests meet: Postgres, Prometheus, Chromium, HAProxy."""
 
 import os
 import shutil
@@ -14,12 +14,14 @@ DEBIAN_PACKAGES = {
     "prometheus-alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
+    "haproxy": "haproxy",
+    "openssl": "openssl",
 }
 
 
 def require(tool: str) -> str:
     """Return the path of `tool`; without it skip the test, or fail it when CI=true."""
-    found = shutil.which(tool) or _postgres_binary(tool)
+    found = shutil.which(tool) or _outside_of_path(tool)
     if found:
         return found
     reason = f"{tool} is not installed (Debian: apt-get install {DEBIAN_PACKAGES.get(tool, tool)})"
@@ -28,8 +30,8 @@ def require(tool: str) -> str:
     pytest.skip(reason)
 
 
-def _postgres_binary(tool: str) -> str | None:
-    # Debian keeps the server's binaries out of PATH.
+def _outside_of_path(tool: str) -> str | None:
+    # Debian keeps Postgres' binaries out of PATH, and HAProxy out of that of users.
     for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{tool}"), reverse=True):
         return str(path)
-    return None
+    return shutil.which(tool, path="/usr/sbin:/sbin")

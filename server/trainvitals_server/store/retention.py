@@ -33,7 +33,8 @@ AROUND_FINDING: Final = 512
 """Steps before and after the first step of a finding whose segments keep every row."""
 _SEGMENTS_AT_ONCE: Final = 8
 """Segments that one transaction thins."""
-_CLAIM: Final = (1 << 31) - 1
+RETENTION_CLAIM: Final = (1 << 31) - 1
+"""Held, across collectors, while the limits are applied."""
 _DAY_S: Final = 86_400
 
 
@@ -93,16 +94,20 @@ class Retention:
         self._is_stopping = is_stopping
 
     def run_once(self) -> int:
-        """Apply all limits once; return the number of thinned segments and removed runs."""
+        """Apply all limits once; return the number of thinned segments and removed runs.
+
+        One collector does so at a time: two would thin and remove more than is needed.
+        """
         done = 0
-        if self._limits.stream_bytes:
-            for run_pk, track_pk in self._large_tracks():
-                done += self._thin(run_pk, track_pk, self._limits.stream_bytes)
-        # One collector at a time: two would remove twice as much as needed.
-        with self._database.claim(_CLAIM) as mine:
-            if mine and self._limits.ended_days:
+        with self._database.claim(RETENTION_CLAIM) as mine:
+            if not mine:
+                return 0
+            if self._limits.stream_bytes:
+                for run_pk, track_pk in self._large_tracks():
+                    done += self._thin(run_pk, track_pk, self._limits.stream_bytes)
+            if self._limits.ended_days:
                 done += self._remove_old()
-            if mine and self._limits.total_bytes:
+            if self._limits.total_bytes:
                 done += self._fit()
         return done
 

@@ -17,6 +17,7 @@ from trainvitals_server.store.removal import Removal
 from trainvitals_server.store.retention import (
     AROUND_FINDING,
     NEWEST_SEGMENTS,
+    RETENTION_CLAIM,
     Limits,
     Retention,
     Segment,
@@ -210,3 +211,17 @@ def test_ended_runs_are_removed_after_the_days_unless_they_are_tagged_keep(store
     with store.database.read() as connection:
         states = set(connection.scalars(sa.select(Run.state)))
     assert states == {"deleted", "finished", "running"}
+
+
+@pytest.mark.needs_postgres
+def test_one_collector_at_a_time_applies_the_limits(postgres):
+    with postgres.database() as url:
+        mine, other = Store.open(url), Store.open(url)
+        fill(mine, ended=True)
+        limits = {"stream_bytes": 1, "total_bytes": 1, "ended_days": 1e-9}
+        with other.database.claim(RETENTION_CLAIM) as claimed:
+            assert claimed
+            assert retain(mine, now=2e9, **limits) == 0
+        assert retain(mine, now=2e9, **limits) > 0
+        mine.close()
+        other.close()
