@@ -46,6 +46,10 @@ T_co = TypeVar("T_co", covariant=True)
 KEPT_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 5.0
 POINTS = 500
+PAGE = 500
+"""Runs that the API sends at once."""
+RUNS_MAX = 2000
+ALL_RUNS_S = 2.0
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457, as on the collector's side
@@ -93,6 +97,8 @@ class Client:
         self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange)
         self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
+        self._runs_lock = threading.Lock()
+        self._every_run: Answer[RunPage] | None = None
 
     def runs(
         self,
@@ -112,6 +118,24 @@ class Client:
             "cursor": cursor,
         }
         return self._get("/runs", RunPage, asked)
+
+    def every_run(self) -> Answer[RunPage]:
+        """Return the newest RUNS_MAX runs; `next_cursor` is set if there are more.
+
+        All pages that show the list within ALL_RUNS_S seconds get the same answer.
+        """
+        with self._runs_lock:
+            kept = self._every_run
+            if kept is not None and 0 <= self._clock() - kept.at < ALL_RUNS_S:
+                return kept
+            first = answer = self.runs(limit=PAGE)
+            found = list(first.value.runs)
+            while answer.value.next_cursor and answer.problem is None and len(found) < RUNS_MAX:
+                answer = self.runs(limit=PAGE, cursor=answer.value.next_cursor)
+                found += answer.value.runs
+            page = RunPage(found, answer.value.next_cursor)
+            self._every_run = Answer(page, first.at, first.problem or answer.problem)
+            return self._every_run
 
     def run(self, run: str) -> Answer[RunDetail]:
         """Return a run."""

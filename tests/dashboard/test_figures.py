@@ -1,19 +1,11 @@
 """Figures show what the data says: limits, layers, zeros."""
 
-import math
-from xml.etree import ElementTree
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trainvitals.api.schema import Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import rounded
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
-from trainvitals_dashboard.figures.palette import palette
-from trainvitals_dashboard.figures.spark import HEIGHT, WIDTH, sparkline
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def finding(**fields) -> Finding:
@@ -23,29 +15,6 @@ def finding(**fields) -> Finding:
 
 def test_a_large_integer_keeps_all_its_digits():
     assert rounded(123_456_789.0) == 123_456_789.0
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.lists(st.none() | st.floats(width=32), max_size=30))
-def test_a_sparkline_of_any_numbers_is_an_image_with_its_points_inside(values):
-    image = ElementTree.fromstring(sparkline(values, dark=True))
-    finite = sum(v is not None and math.isfinite(v) for v in values)
-    points = [
-        tuple(map(float, point.split(",")))
-        for line in image.iter(f"{SVG}polyline")
-        for point in line.attrib["points"].split()
-    ]
-    assert len(points) == finite
-    assert len(list(image.iter(f"{SVG}circle"))) == (finite > 0)
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
-
-
-def test_a_sparkline_falls_where_the_loss_falls_and_is_broken_where_it_is_missing():
-    image = ElementTree.fromstring(sparkline([3.0, 2.0, None, 1.0], dark=False, severity="error"))
-    first, second = (line.attrib["points"].split() for line in image.iter(f"{SVG}polyline"))
-    heights = [float(p.split(",")[1]) for p in (*first, *second)]
-    assert heights == sorted(heights)
-    assert palette(False).severity["error"] in sparkline([1.0], dark=False, severity="error")
 
 
 def test_the_limit_of_another_quantity_is_not_drawn():

@@ -24,7 +24,8 @@ VIEWS = {
     f"/compare?run=sigmoid-deep&run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     f"/bias?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
 }
-STRANGERS = """() => [...document.querySelectorAll("a[href], img[src], iframe, object, embed")]
+STRANGERS = """() => [document, ...[...document.querySelectorAll("*")].map(e => e.shadowRoot)]
+    .flatMap(e => e ? [...e.querySelectorAll("a[href], img[src], iframe, object, embed")] : [])
     .map(e => e.href || e.src || e.tagName)
     .filter(url => !["127.0.0.1", ""].includes(new URL(url, location).hostname))"""
 """Links, images and frames of the page that lead elsewhere."""
@@ -94,16 +95,20 @@ def test_a_hostile_layer_is_text_in_the_heat_map(browser, address):
 
 def test_a_run_is_a_click_away_and_its_address_can_be_shared(browser, address):
     with visit(browser, address) as seen:
-        seen.page.get_by_role("link", name="resnet-baseline").click()
+        seen.page.get_by_role("link", name="resnet-baseline", exact=True).click()
         seen.page.wait_for_url("**/run?run=resnet-baseline")
         seen.page.get_by_text("No errors or warnings in 401 steps.").wait_for(timeout=15_000)
 
 
-def test_the_tab_title_names_verdict_and_run(browser, address):
+def test_the_tab_title_names_verdict_state_and_run(browser, address):
     with visit(browser, f"{address}/run?run=sigmoid-deep") as seen:
-        seen.page.wait_for_function("document.title === 'error · sigmoid-deep – trainvitals'")
+        seen.page.wait_for_function(
+            "document.title === 'error · finished · sigmoid-deep – trainvitals'"
+        )
     with visit(browser, f"{address}/layers?run=resnet-baseline") as seen:
-        seen.page.wait_for_function("document.title === 'healthy · resnet-baseline – trainvitals'")
+        seen.page.wait_for_function(
+            "document.title === 'healthy · finished · resnet-baseline – trainvitals'"
+        )
 
 
 def test_a_rule_page_opens_below_its_finding(browser, address):
@@ -118,7 +123,7 @@ def test_a_search_is_written_into_the_address(browser, address):
         seen.page.get_by_placeholder("Name, project, host or tag").fill("gpt")
         seen.page.keyboard.press("Enter")
         seen.page.wait_for_url("**search=gpt*")
-        seen.page.get_by_role("link", name="sigmoid-deep").wait_for(
+        seen.page.get_by_role("link", name="sigmoid-deep", exact=True).wait_for(
             state="detached", timeout=15_000
         )
 
@@ -145,7 +150,7 @@ def test_the_first_run_and_new_layers_values_appear_without_a_click(browser):
         seen.page.get_by_text("No runs yet").wait_for(timeout=15_000)
         run = spiking_run()
         fake.runs.append(run)
-        seen.page.get_by_role("link", name="gpt-small").wait_for(timeout=15_000)
+        seen.page.get_by_role("link", name="gpt-small", exact=True).wait_for(timeout=15_000)
         seen.page.goto(f"{url}/layers?run=gpt-small")
         seen.settle()
         run.step = 700

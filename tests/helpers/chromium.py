@@ -60,8 +60,9 @@ class Visit:
             self.page.wait_for_timeout(150)
 
     def text(self) -> str:
-        """Return what a person reads on the page."""
-        return self.page.locator("[data-testid=stApp]").inner_text()
+        """Return what a person reads on the page. inner_text leaves out shadow roots."""
+        tables = self.page.locator(".runs table").all_inner_texts()
+        return "\n".join([self.page.locator("[data-testid=stApp]").inner_text(), *tables])
 
 
 @contextlib.contextmanager

@@ -75,8 +75,10 @@ class FakeCollector:
 
         found = [run for run in self.runs if fits(run)]
         limit = int(query.get("limit", ["100"])[0])
-        cursor = "more" if len(found) > limit else None
-        return {"runs": [run_of(run) for run in found[:limit]], "next_cursor": cursor}
+        first = int(query.get("cursor", ["0"])[0])
+        cursor = str(first + limit) if len(found) > first + limit else None
+        page = found[first : first + limit]
+        return {"runs": [run_of(run) for run in page], "next_cursor": cursor}
 
 
 def _rule_page(code: str) -> Any:

@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { element } from "./dom.js";
 import { Group } from "./group.js";
 import { HeatMap } from "./heat.js";
+import { background } from "./theme.js";
 
 /** All boards of the page have one cursor and one range. */
 const GROUP = new Group();
@@ -76,9 +77,8 @@ export class Board {
   /** Read the theme of the page; return whether it changed. */
   theme(palettes) {
     const style = getComputedStyle(this.root);
-    const background = style.getPropertyValue("--st-background-color").trim() || "#ffffff";
-    const dark = luminance(background) < 0.5;
-    const name = `${dark}${background}`;
+    const { colour, dark } = background(style);
+    const name = `${dark}${colour}`;
     if (palettes) this.palettes = palettes;
     if (this.themeName === name) return false;
     const first = this.themeName === undefined;
@@ -86,7 +86,7 @@ export class Board {
     const chosen = dark ? this.palettes.dark : this.palettes.light;
     this.colours = {
       ...chosen,
-      background,
+      background: colour,
       text: style.getPropertyValue("--st-text-color").trim() || chosen.muted,
       grid: style.getPropertyValue("--st-border-color").trim() || chosen.gap,
       font: style.getPropertyValue("--st-font").trim() || "sans-serif",
@@ -115,13 +115,4 @@ export class Board {
     GROUP.boards.delete(this);
     this.root.remove();
   }
-}
-
-function luminance(colour) {
-  const canvas = luminance.canvas ??= element("canvas", { width: "1", height: "1" }).getContext("2d", { willReadFrequently: true });
-  canvas.fillStyle = "#ffffff";
-  canvas.fillStyle = colour;
-  canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b] = canvas.getImageData(0, 0, 1, 1).data;
-  return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
 }

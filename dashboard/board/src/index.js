@@ -1,9 +1,11 @@
 /** The entry that Streamlit calls: once when the board appears, and again on every change. */
 
 import uplotStyle from "uplot/dist/uPlot.min.css";
+import runsStyle from "./runs.css";
 import style from "./style.css";
 import { Board } from "./board.js";
 import { element } from "./dom.js";
+import { RunTable } from "./runs.js";
 
 const BOARDS = new WeakMap();
 let calls = 0;
@@ -15,7 +17,9 @@ export default function show(component) {
   try {
     let board = BOARDS.get(parent);
     if (!board) {
-      board = new Board(parent, element("style", {}, uplotStyle, style));
+      board = data.kind === "runs"
+        ? new RunTable(parent, element("style", {}, runsStyle))
+        : new Board(parent, element("style", {}, uplotStyle, style));
       BOARDS.set(parent, board);
     }
     board.call = call;

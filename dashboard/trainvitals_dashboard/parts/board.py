@@ -31,7 +31,8 @@ from trainvitals_dashboard.parts.ranges import set_window, window
 NAME = "trainvitals.board"
 PACKAGE = Path(__file__).parents[1]
 BUNDLE = PACKAGE / "assets" / "board.js"
-_SENT = "sent_to_board:"
+SENT = "sent_to_board:"
+"""Prefix of the keys of what the browser has, in the state of the session."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
     A new range of steps is written into the URL and the page runs again.
     """
     shown = window()
-    state = _SENT + key
+    state = SENT + key
     sent = message_of(plans, newest, shown, st.session_state.get(state))
     st.session_state[state] = sent
-    return _taken(_mount(key, {**sent.message, "tools": tools}), shown)
+    return _taken(mount(key, {**sent.message, "tools": tools}), shown)
 
 
 def heat_board(key: str, rows: Rows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
@@ -63,7 +64,7 @@ def heat_board(key: str, rows: Rows, ask: Ask, newest: int, *, here: str = "") -
     `here` is the selected tensor. The browser requests the cells of the tensors that are visible.
     """
     shown = window()
-    state, seen = _SENT + key, f"visible:{key}"
+    state, seen = SENT + key, f"visible:{key}"
     sent = heat_message(
         rows,
         ask,
@@ -80,7 +81,7 @@ def heat_board(key: str, rows: Rows, ask: Ask, newest: int, *, here: str = "") -
         event = st.session_state[key].rows
         st.session_state[seen] = [int(i) for i in event["places"]] if event else []
 
-    return _taken(_mount(key, {**sent.message, "tools": True}, on_rows=asked), shown)
+    return _taken(mount(key, {**sent.message, "tools": True}, on_rows=asked), shown)
 
 
 def _taken(event: Any, shown: StepRange) -> Click | None:
@@ -96,7 +97,7 @@ def _taken(event: Any, shown: StepRange) -> Click | None:
 
 def still_board(key: str, parts: Sequence[Part]) -> None:
     """Show charts that do not grow, such as those over layers."""
-    _mount(
+    mount(
         key,
         {
             "seq": f"still {hash(repr(parts))}",
@@ -112,7 +113,7 @@ def still_board(key: str, parts: Sequence[Part]) -> None:
 
 def forget_boards() -> None:
     """Send all points again at the next run: the page was opened or changed."""
-    for key in [k for k in st.session_state if str(k).startswith(_SENT)]:
+    for key in [k for k in st.session_state if str(k).startswith(SENT)]:
         del st.session_state[key]
 
 
@@ -120,7 +121,8 @@ def _ignore() -> None:
     """Streamlit reports only events that have a callback."""
 
 
-def _mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> Any:
+def mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> Any:
+    """Show the component with a message, and return its events; without the bundle, a warning."""
     if not BUNDLE.exists():
         st.warning(
             "**The charts are not available:** this installation was made without the chart board "
@@ -135,7 +137,10 @@ def _mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> An
         on_range_change=_ignore,
         on_click_change=_ignore,
         on_rows_change=on_rows,
-        on_resync_change=lambda: st.session_state.pop(_SENT + key, None),
+        on_open_change=_ignore,
+        on_sort_change=_ignore,
+        on_more_change=_ignore,
+        on_resync_change=lambda: st.session_state.pop(SENT + key, None),
     )
 
 
@@ -143,6 +148,9 @@ def _mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> An
 class _Nothing:
     range: None = None
     click: None = None
+    open: None = None
+    sort: None = None
+    more: None = None
 
 
 @lru_cache(maxsize=8)

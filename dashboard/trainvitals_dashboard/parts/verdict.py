@@ -39,10 +39,12 @@ def verdict_badge(run: Run) -> None:
 
 
 def tab_title(run: Run) -> str:
-    """Return the title of the browser tab: verdict and run, as plain text."""
+    """Return the title of the browser tab: verdict, state and run, as plain text."""
     kind = verdict_of(run)
     name = shortened(run.name or run.id, 48)
-    return f"{clean(VERDICT_WORDS.get(kind, kind))} · {name} – trainvitals"
+    # A failed run has one word for both.
+    said = dict.fromkeys(clean(word) for word in (VERDICT_WORDS.get(kind, kind), run.state))
+    return f"{' · '.join(said)} · {name} – trainvitals"
 
 
 def verdict_of(run: Run) -> str:
@@ -53,9 +55,16 @@ def verdict_of(run: Run) -> str:
 
 def verdict_line(run: Run) -> str:
     """Return the verdict in one Markdown sentence."""
+    text = verdict_text(run)
+    # Only these contain text of the user.
+    return prose(text) if run.headline is not None or run.verdict is Verdict.FAILED else text
+
+
+def verdict_text(run: Run) -> str:
+    """Return the verdict in one sentence. Not escaped."""
     failed = f"{_failure(run)} " if run.verdict is Verdict.FAILED else ""
     if run.headline is not None:
-        return f"{failed}{prose(run.headline.summary)}"
+        return f"{failed}{run.headline.summary}"
     if failed:
         return failed.strip()
     if run.step < 0:
@@ -76,7 +85,7 @@ def verdict_line(run: Run) -> str:
 def _failure(run: Run) -> str:
     """Return the first line of the error: CUDA exceptions can be several pages long."""
     first = next((line.strip() for line in run.error.splitlines() if line.strip()), "")
-    return prose(f"Failed: {first.rstrip('.')}.") if first else "Failed; no reason was given."
+    return f"Failed: {first.rstrip('.')}." if first else "Failed; no reason was given."
 
 
 def _failure_text(run: Run) -> None:
@@ -102,7 +111,7 @@ def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
         if run.verdict is Verdict.FAILED:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 verdict_badge(run)
-                st.markdown(f"**{_failure(run)}**", width="content")
+                st.markdown(f"**{prose(_failure(run))}**", width="content")
             _failure_text(run)
         _facts(headline)
         st.markdown(f"### {prose(headline.summary)}", anchors=False)

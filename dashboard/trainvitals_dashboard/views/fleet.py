@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from trainvitals.api.schema import Run, RunPage
-from trainvitals.api.wording import number
 from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
-from trainvitals_dashboard.figures.spark import sparkline
-from trainvitals_dashboard.parts.header import brand, progress, state_badge
+from trainvitals_dashboard.parts.board import BUNDLE, SENT, forget_boards, mount
+from trainvitals_dashboard.parts.header import brand
+from trainvitals_dashboard.parts.run_rows import (
+    VERDICTS,
+    Filters,
+    checked_order,
+    runs_message,
+)
 from trainvitals_dashboard.parts.session import (
     COMPARE,
     RUN,
@@ -19,23 +25,14 @@ from trainvitals_dashboard.parts.session import (
     client,
     explain,
     guarded,
-    is_dark,
     now,
 )
-from trainvitals_dashboard.parts.verdict import verdict_badge, verdict_line, verdict_of
-from trainvitals_dashboard.wording import (
-    SEVERITY_ICON,
-    STATES,
-    ago,
-    at_place,
-    plain,
-    rate,
-    shortened,
-)
+from trainvitals_dashboard.parts.verdict import verdict_of
+from trainvitals_dashboard.wording import SEVERITY_ICON, STATES, VERDICT_WORDS, plain, shortened
 
 REFRESH_S = 5
-PAGE = 25
-KNOWN_MAX = 500
+PAGE = 100
+KEY = "runs"
 
 SIX_LINES = """\
 import trainvitals
@@ -52,27 +49,27 @@ monitor.close()
 
 def show() -> None:
     """Show the runs that match the filters in the URL."""
-    known = client().runs(limit=KNOWN_MAX).value
+    forget_boards()  # the page was opened, or its filters changed
+    answer = client().every_run()
+    known = answer.value
     with st.container(horizontal=True, vertical_alignment="center"):
         brand()
         st.caption(_counted(known), width="content")
         if len(known.runs) > 1:
             st.page_link(COMPARE, label="Compare", icon=":material/stacked_line_chart:")
     if not known.runs:
+        age_banner(answer)
         _wait_for_the_first()
         return
-    search, project, state = _filters(known)
-    shown = int(st.session_state.get("shown", PAGE))
+    filters = _filters(known.runs)
 
     # Refresh even if no run is running: a new one may start at any time.
     @st.fragment(run_every=REFRESH_S)
     def rows() -> None:
         try:
-            answer = client().runs(search=search, project=project, state=state, limit=shown)
+            _rows(client().every_run(), filters)
         except Problem as problem:
             explain(problem)
-            return
-        _rows(answer)
 
     rows()
 
@@ -80,7 +77,7 @@ def show() -> None:
 @st.fragment(run_every=REFRESH_S)
 def _wait_for_the_first() -> None:
     try:
-        if client().runs(limit=1).value.runs:
+        if client().every_run().value.runs:
             st.rerun()
     except Problem as problem:
         explain(problem)
@@ -101,85 +98,107 @@ def empty() -> None:
 def _counted(known: RunPage) -> str:
     sick = sum(run.verdict in ("error", "failed") for run in known.runs)
     running = sum(run.state == "running" for run in known.runs)
-    more = "+" if known.next_cursor else ""
-    parts = [f"{len(known.runs)}{more} run{'' if len(known.runs) == 1 else 's'}"]
+    count = f"{len(known.runs):,} run{'' if len(known.runs) == 1 else 's'}"
+    parts = [f"the newest {count}" if known.next_cursor else count]
     if running:
-        parts.append(f"{running} running")
+        parts.append(f"{running:,} running")
     if sick:
-        parts.append(f"{sick} failed or with errors")
+        parts.append(f"{sick:,} failed or with errors")
     return " · ".join(parts)
 
 
-def _filters(known: RunPage) -> tuple[str, str | None, str | None]:
-    bound: dict[str, Any] = {"bind": "query-params", "label_visibility": "collapsed"}
-    wide, middle, small = st.columns([3, 2, 3], vertical_alignment="center")
-    with wide:
+def _filters(runs: Sequence[Run]) -> Filters:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         search = st.text_input(
             "Search",
             key="search",
             type="search",
             placeholder="Name, project, host or tag",
             icon=":material/search:",
-            **bound,
+            label_visibility="collapsed",
+            width=300,
+            bind="query-params",
         )
-    with middle:
-        projects = sorted({run.project for run in known.runs})
-        project = st.selectbox(
-            "Project", projects, index=None, key="project", placeholder="All projects", **bound
-        )
-    with small:
-        state = st.pills("State", STATES, key="state", **bound)
-    return search or "", project, state
+        verdicts = {verdict_of(run) for run in runs}
+        verdict = _choice("verdict", "All verdicts", [v for v in VERDICTS if v in verdicts])
+        state = _choice("state", "All states", [s for s in STATES if s in {r.state for r in runs}])
+        project = _choice("project", "All projects", sorted({run.project for run in runs}))
+        tag = _choice("tag", "All tags", sorted({tag for run in runs for tag in run.tags}))
+        host = _choice("host", "All hosts", sorted({run.host for run in runs if run.host}))
+    return Filters(search or "", verdict, state, project, tag, host)
 
 
-def _rows(answer: Answer[RunPage]) -> None:
+def _choice(key: str, empty: str, options: list[str]) -> str | None:
+    """Show a filter, and return what the URL or the visitor chose."""
+    asked = st.query_params.get(key)
+    if asked and asked not in options:
+        options = [*options, asked]  # a shared link to runs that are gone still says so
+    bound: dict[str, Any] = {"bind": "query-params", "label_visibility": "collapsed"}
+    chosen: str | None = st.selectbox(
+        key.capitalize(),
+        options,
+        index=None,
+        key=key,
+        placeholder=empty,
+        format_func=_option,
+        width=160,
+        **bound,
+    )
+    return chosen
+
+
+def _option(value: str) -> str:
+    return VERDICT_WORDS.get(value, shortened(value, 60))
+
+
+def _rows(answer: Answer[RunPage], filters: Filters) -> None:
     age_banner(answer)
-    page = answer.value
-    if not page.runs:
+    found = [run for run in answer.value.runs if filters.fits(run)]
+    if not found:
         st.info("No run matches these filters.", icon=":material/filter_alt_off:")
+        st.session_state.pop(SENT + KEY, None)
         return
-    for run in page.runs:
-        _card(run)
-    if page.next_cursor and st.button("More runs", icon=":material/expand_more:"):
-        st.session_state["shown"] = min(KNOWN_MAX, int(st.session_state.get("shown", PAGE)) + PAGE)
+    if not BUNDLE.exists():
+        _plain_list(found)
+    limit = int(st.session_state.get("shown", PAGE))
+    sort = checked_order(st.query_params.get("sort", ""))
+    sent = runs_message(
+        found,
+        sort,
+        limit=limit,
+        now=now(),
+        shape=(filters, sort),
+        sent=st.session_state.get(SENT + KEY),
+    )
+    st.session_state[SENT + KEY] = sent
+    event = mount(KEY, sent.message)
+    if event.open:
+        st.switch_page(RUN, query_params={"run": str(event.open)})
+    if event.sort is not None and checked_order(str(event.sort)) != sort:
+        _sort_by(checked_order(str(event.sort)))
         st.rerun()
+    if event.more is not None and int(event.more) == limit:
+        st.session_state["shown"] = limit + PAGE
+        st.rerun(scope="fragment")
 
 
-def _card(run: Run) -> None:
-    with st.container(border=True):
-        name, verdict, spark, numbers = st.columns(
-            [3, 5, 2, 2], gap="medium", vertical_alignment="center"
+def _sort_by(order: str) -> None:
+    """Write the order into the URL."""
+    if order:
+        st.query_params["sort"] = order
+    else:
+        del st.query_params["sort"]
+
+
+def _plain_list(runs: Sequence[Run]) -> None:
+    """Show links to the runs where the bundle of the table is missing."""
+    for run in runs[:PAGE]:
+        st.page_link(
+            RUN,
+            label=f"**{plain(shortened(run.name or run.id, 48))}**",
+            icon=SEVERITY_ICON.get(verdict_of(run)),
+            query_params={"run": run.id},
         )
-        with name:
-            st.page_link(
-                RUN,
-                label=f"**{plain(shortened(run.name or run.id, 48))}**",
-                icon=SEVERITY_ICON.get(verdict_of(run)),
-                query_params={"run": run.id},
-            )
-            st.caption(" · ".join(plain(p) for p in (run.project, run.host) if p))
-        with verdict:
-            with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-                verdict_badge(run)
-                state_badge(run)
-            st.markdown(verdict_line(run))
-            if run.headline is not None:
-                more = run.findings.error + run.findings.warning - 1
-                others = f" · {more} more" if more > 0 else ""
-                st.caption(
-                    f"{at_place(run.headline.where)} since step {run.headline.since_step:,}{others}"
-                )
-        with spark:
-            if any(v is not None for v in run.sparkline):
-                st.image(
-                    sparkline(run.sparkline, dark=is_dark(), severity=verdict_of(run)),
-                    alt=f"Loss, now {number(run.loss)}",
-                )
-            st.caption(f"loss {number(run.loss)}")
-        with numbers:
-            st.markdown(progress(run).capitalize())
-            age = f"last report {ago(run.last_report_at, now())}"
-            st.caption(f"{rate(run.step_rate)} · {age}" if run.state == "running" else age)
 
 
 if __name__ == "__main__":
