@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs before the collector starts. Upgrades the database schema to this version and creates a
-# read-only token for Prometheus. Running it again changes nothing.
+# read-only token for Prometheus. Running it again changes nothing. A SQLite database that a collector
+# of an older version uses is not upgraded: stop the collector first (docker compose stop collector).
 set -eu
 umask 077
 trainvitals db upgrade

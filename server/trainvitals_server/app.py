@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server import problems, service
 from trainvitals_server.auth import Tokens
+from trainvitals_server.auth import routes as token_routes
 from trainvitals_server.auth.router import refuse_unscoped
 from trainvitals_server.auth.token_file import ensure_token_file, own_token_file
 from trainvitals_server.collect import routes as collect_routes
@@ -95,7 +96,13 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
             {"Retry-After": "5"},
         )
 
-    for router in (service.routes, collect_routes.routes, query_routes.routes, query_routes.rules):
+    for router in (
+        service.routes,
+        collect_routes.routes,
+        query_routes.routes,
+        query_routes.rules,
+        token_routes.routes,
+    ):
         app.include_router(router)
     refuse_unscoped(app)
     app.add_middleware(HostAllowList, allowed=allowed_hosts(settings), count=counters.refused)

@@ -1,4 +1,4 @@
-"""The collector's subcommands of `trainvitals`: serve, up, token, notify, db.
+"""The collector's subcommands of `trainvitals`: serve, up, notify; token and db are beside it.
 
 Exit codes: 0 success, 1 the collector failed to start, 2 the command or a setting is not valid.
 Output for scripts goes to stdout, messages for people go to stderr.
@@ -11,35 +11,27 @@ import logging
 import shlex
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
 from trainvitals_server.app import create_app
-from trainvitals_server.auth import Scope, Tokens
 from trainvitals_server.connections import Door, protocol_class
+from trainvitals_server.database_commands import db
 from trainvitals_server.notifications.channels import DeliveryFailed, sender
 from trainvitals_server.notifications.message import Message
 from trainvitals_server.settings import Settings
-from trainvitals_server.store import Store
-from trainvitals_server.store.backup import backup
 from trainvitals_server.store.lock import one_collector
 from trainvitals_server.store.migrate import StoreUnusable, migrate, parsed
-
-USAGE = 2
+from trainvitals_server.token_commands import token
+from trainvitals_server.usage import DatabaseUrl, refuse, settings_with
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0: any free. Default: 8321.")]
-DatabaseUrl = Annotated[
-    str | None, typer.Option("--database", help="sqlite:///PATH or postgresql://USER@HOST/NAME.")
-]
 BehindProxy = Annotated[
     bool, typer.Option("--behind-proxy", help="A reverse proxy terminates TLS.")
 ]
@@ -68,7 +60,7 @@ def serve(
 ) -> None:
     """Run the collector: receive batches, diagnose runs, serve the API and /metrics."""
     _serve(
-        _settings(
+        settings_with(
             host=host,
             port=port,
             database_url=database,
@@ -82,32 +74,15 @@ def serve(
 
 def up(host: Host = None, port: Port = None, database: DatabaseUrl = None) -> None:
     """Run collector and dashboard on one port; the address for the browser is printed."""
-    settings = _settings(host=host, port=port, database_url=database)
+    settings = settings_with(host=host, port=port, database_url=database)
     if not settings.is_loopback:
         # The mounted dashboard uses the collector's own token and requires none from its visitors.
-        _refuse(
+        refuse(
             f"`up` is for one person on one machine; {settings.host} can be reached from others. "
             "Run `trainvitals serve` and `trainvitals dashboard`, which asks each visitor for a "
             "token."
         )
     _serve(settings, mounts=True)
-
-
-def _settings(**given: Any) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        # Without the values: one of them may be a secret.
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        _refuse(f"A setting is not valid: {problems}")
-    except SettingsError as error:
-        # It names the setting; its cause, which holds the text, is not shown.
-        _refuse(f"A setting is not valid: {error}")
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(USAGE)
 
 
 def refuse_bare_public_bind(settings: Settings) -> None:
@@ -116,7 +91,7 @@ def refuse_bare_public_bind(settings: Settings) -> None:
         return
     if settings.tls_certificate and settings.tls_key:
         return
-    _refuse(
+    refuse(
         f"{settings.host} can be reached from other machines, and tokens would cross the network "
         "unencrypted. Give --tls-cert and --tls-key, or --behind-proxy if a reverse proxy "
         "terminates TLS."
@@ -127,8 +102,10 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
     refuse_bare_public_bind(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with listening(settings) as listener, _alone(settings):
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listening(settings))
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        stack.enter_context(_alone(settings))
         server = _Server(uvicorn_config(settings, mounts=mounts), settings, mounts=mounts)
         server.run(sockets=[listener])
     if not server.started or server.failed:
@@ -139,12 +116,12 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
 def _alone(settings: Settings) -> Iterator[None]:
     """Hold the lock of the database and upgrade it; exit when that is not possible."""
     try:
-        with one_collector(parsed(settings.database)) as created:
+        with one_collector(parsed(settings.database), settings.local_url) as created:
             migrate(settings.database)
             created()
             yield
     except StoreUnusable as unusable:
-        _refuse(str(unusable))
+        refuse(str(unusable))
 
 
 class _Server(uvicorn.Server):
@@ -225,15 +202,13 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
             listener.bind((settings.host, settings.port))
             listener.listen(512)
         except OSError as error:
-            _refuse(
+            refuse(
                 f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
                 "Is a collector already running there? --port selects another; 0: any free one."
             )
         yield listener
 
 
-token = typer.Typer(no_args_is_help=True)
-db = typer.Typer(no_args_is_help=True)
 notify = typer.Typer(no_args_is_help=True)
 
 
@@ -247,11 +222,11 @@ def send_test_message(
     channel: Annotated[str | None, typer.Option(help="Only this channel.")] = None,
 ) -> None:
     """Send a test message to each channel; exit 1 when one is not delivered."""
-    channels = _settings().notifications.channels
+    channels = settings_with().notifications.channels
     if channel is not None and channel not in channels:
-        _refuse(f"No channel has this name. Channels: {', '.join(channels) or 'none'}.")
+        refuse(f"No channel has this name. Channels: {', '.join(channels) or 'none'}.")
     if not channels:
-        _refuse("The settings have no channel: docs/notifications.md shows an example.")
+        refuse("The settings have no channel: docs/notifications.md shows an example.")
     failed = False
     for name in [channel] if channel else channels:
         try:
@@ -263,79 +238,3 @@ def send_test_message(
             typer.echo(f"{name}: delivered")
     if failed:
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _tokens(database: str | None) -> Iterator[Tokens]:
-    try:
-        store = Store.open(_settings(database_url=database).database)
-    except StoreUnusable as unusable:
-        _refuse(str(unusable))
-    try:
-        yield Tokens(store.database)
-    finally:
-        store.close()
-
-
-@token.command("create")
-def create_token(
-    scope: Annotated[Scope, typer.Argument(help="What the token allows.")],
-    project: Annotated[str | None, typer.Option(help="Restrict it to one project.")] = None,
-    label: Annotated[str, typer.Option(help="Its purpose, for `token list`.")] = "",
-    days: Annotated[
-        float | None, typer.Option(min=0, help="Lifetime in days. Default: no limit.")
-    ] = None,
-    database: DatabaseUrl = None,
-) -> None:
-    """Create a token and print it. It cannot be shown again."""
-    lifetime_s = None if days is None else days * 86_400
-    with _tokens(database) as tokens:
-        typer.echo(tokens.create(scope, project=project, label=label, lifetime_s=lifetime_s))
-
-
-@token.command("list")
-def list_tokens(database: DatabaseUrl = None) -> None:
-    """List the tokens: id, scope, project, state, label."""
-    with _tokens(database) as tokens:
-        for row in tokens.all():
-            made = time.strftime("%Y-%m-%d", time.gmtime(row.created_at))
-            state = "revoked" if row.revoked_at is not None else "valid"
-            typer.echo(f"{row.id}\t{row.scope}\t{row.project or '*'}\t{made}\t{state}\t{row.label}")
-
-
-@token.command("revoke")
-def revoke_token(
-    token_id: Annotated[str, typer.Argument(help="The id shown by `token list`.")],
-    database: DatabaseUrl = None,
-) -> None:
-    """Revoke a token."""
-    with _tokens(database) as tokens:
-        if not tokens.revoke(token_id):
-            _refuse("No valid token has this id; `trainvitals token list` shows all tokens.")
-
-
-@db.command("backup")
-def backup_database(
-    path: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
-    database: DatabaseUrl = None,
-) -> None:
-    """Copy a SQLite database to PATH while collectors go on. For Postgres, use pg_dump."""
-    settings = _settings(database_url=database)
-    try:
-        size = backup(settings.database, path)
-    except StoreUnusable as unusable:
-        _refuse(str(unusable))
-    except OSError as error:
-        _refuse(f"The copy is not written: {error}")
-    typer.echo(f"{path}: {size:,} bytes", err=True)
-
-
-@db.command("upgrade")
-def upgrade(database: DatabaseUrl = None) -> None:
-    """Create the database's tables, or upgrade them to this version."""
-    settings = _settings(database_url=database)
-    try:
-        migrate(settings.database)
-    except StoreUnusable as unusable:
-        _refuse(str(unusable))
-    typer.echo("The database has the tables of this version.", err=True)

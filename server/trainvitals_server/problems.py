@@ -31,6 +31,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "unknown_run": (404, "There is no such run"),
     "unknown_rule": (404, "There is no such rule"),
     "unknown_series": (404, "The run has no such series"),
+    "unknown_token": (404, "There is no such valid token"),
     "method_not_allowed": (405, "The method is not allowed"),
     "timeout": (408, "The request did not arrive in time"),
     "conflict": (409, "The batch conflicts with a stored one"),

@@ -223,3 +223,9 @@ class Settings(BaseSettings):
         scheme = "https" if self.tls_certificate else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
+
+    @property
+    def local_url(self) -> str:
+        """The address of the collector for programs on its machine."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+        return self.model_copy(update={"host": loopback.get(self.host, self.host)}).url

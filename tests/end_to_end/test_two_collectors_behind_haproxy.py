@@ -7,7 +7,6 @@ the batches of one source arrive at both collectors at the same time.
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from helpers.batches import batch, frame, scalars, start
 from helpers.haproxy import CONFIGURATION, environment, free_port, running_haproxy
 from helpers.postgres import running_postgres
 from helpers.require import require
+from helpers.serving import COMMAND
 from helpers.webhook import running_webhook
 from trainvitals.wire import CONTENT_TYPE, RunEnd, Stream, encode
 from trainvitals_server.auth import Scope, Tokens
@@ -35,7 +35,6 @@ ROWS = 16
 NONFINITE_FROM = ROWS * (BATCHES - 40)
 """The first step with a loss that is not finite: after the kill and the restart."""
 SCALARS = ("loss", "nonfinite_loss", "any_bits")
-SERVE = [sys.executable, "-c", "import sys\nfrom trainvitals.cli import main\nsys.exit(main())"]
 pytestmark = [pytest.mark.needs_postgres, pytest.mark.timeout(240)]
 
 
@@ -137,7 +136,7 @@ def collector(home: Path, port: int, database: str, notifications: dict) -> subp
     }
     with (home / "log").open("ab") as log:
         return subprocess.Popen(
-            [*SERVE, "serve", "--port", str(port)],
+            [*COMMAND, "serve", "--port", str(port)],
             env=environment, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -46,6 +46,24 @@ class Granted:
     scope: Scope
     project: str | None
     """The only project it gives access to; None: all."""
+
+
+class Known(NamedTuple):
+    """What is stored about a token; times are seconds since the epoch."""
+
+    id: str
+    scope: str
+    project: str | None
+    label: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+    def state(self, now: float) -> str:
+        """Return revoked, expired or valid."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "valid"
 
 
 class Tokens:
@@ -118,18 +136,20 @@ class Tokens:
         )
         return self._database.write(lambda connection: connection.execute(change).rowcount) > 0
 
-    def all(self) -> list[sa.Row[tuple[str, str, str | None, str, float, float | None]]]:
-        """Return id, scope, project, label, created_at and revoked_at of every token."""
+    def all(self) -> list[Known]:
+        """Return every token, without its secret, oldest first."""
         columns = (
             Token.id,
             Token.scope,
             Token.project,
             Token.label,
             Token.created_at,
+            Token.expires_at,
             Token.revoked_at,
         )
         with self._database.read() as connection:
-            return list(connection.execute(sa.select(*columns).order_by(Token.created_at)))
+            rows = connection.execute(sa.select(*columns).order_by(Token.created_at, Token.id))
+            return [Known(*row) for row in rows]
 
 
 def _digest(secret: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +50,33 @@ def migrate(database_url: str) -> None:
         raise StoreUnusable(f"The database {shown} cannot be used: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def is_current(database_url: str) -> bool:
+    """Whether a database has the tables of this version. The database is only read.
+
+    Raises:
+        StoreUnusable: it cannot be read.
+    """
+    engine = reading_engine(parsed(database_url))
+    try:
+        with engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+    except sa.exc.DatabaseError as error:
+        raise StoreUnusable(f"The database cannot be read: {error.orig}") from error
+    finally:
+        engine.dispose()
+    return current == ScriptDirectory.from_config(configuration()).get_current_head()
+
+
+def reading_engine(url: URL) -> sa.Engine:
+    """Return an engine that opens a SQLite file read-only, or connects to Postgres."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, poolclass=NullPool)
+    uri = f"{Path(url.database or '').absolute().as_uri()}?mode=ro"
+    return sa.create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=NullPool
+    )
 
 
 def _set_page_size(connection: Any, _: Any) -> None:
@@ -135,7 +163,7 @@ def lock_path(path: Path) -> Path:
 
 def _was_created(path: Path) -> bool:
     lock = lock_path(path)
-    return lock.exists() and CREATED in lock.read_text(errors="replace")
+    return lock.exists() and CREATED in lock.read_text(errors="replace").splitlines()
 
 
 def _check_size(path: Path) -> None:
