@@ -1,7 +1,5 @@
 """Figures show what the data says: limits, layers, zeros."""
 
-
-
 from trainvitals.api.schema import Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.curves import rounded
