@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.post_training import optimises_reward
 from trainvitals.diagnosis.signals import block_means, middle, noise, trend
 from trainvitals.wire import Scalar, Stat, Stream
 
@@ -49,7 +50,7 @@ class Course:
     @cached_property
     def known(self) -> bool:
         """Whether there is a loss with a lower bound of 0: never negative, at least once above
-        zero, and not declared with `watch(loss_falls=False)`.
+        zero, not declared with `watch(loss_falls=False)`, and no policy gradient.
 
         Losses of policy gradients, critics and some likelihoods have no lower bound: their level
         is no evidence of learning.
@@ -61,8 +62,9 @@ class Course:
 
     @cached_property
     def may_be_judged(self) -> bool:
-        """Whether the loss is expected to fall: not with `watch(loss_falls=False)`."""
-        return self.history.facts.get("loss_falls") != 0
+        """Whether the loss is expected to fall: not with `watch(loss_falls=False)`, and not in
+        a policy gradient that logs its rewards."""
+        return self.history.facts.get("loss_falls") != 0 and not optimises_reward(self.history)
 
     @cached_property
     def initial(self) -> float:

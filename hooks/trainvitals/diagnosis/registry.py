@@ -16,6 +16,7 @@ from trainvitals.diagnosis.rules.clipping_always_active import ClippingAlwaysAct
 from trainvitals.diagnosis.rules.constant_or_duplicate_input import ConstantOrDuplicateInput
 from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.dropped_records import DroppedRecords
+from trainvitals.diagnosis.rules.entropy_collapse import EntropyCollapse
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationMismatch
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
@@ -24,6 +25,7 @@ from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
 from trainvitals.diagnosis.rules.label_noise import LabelNoise
 from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHigh
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
+from trainvitals.diagnosis.rules.length_drift import LengthDrift
 from trainvitals.diagnosis.rules.loss_divergence import LossDivergence
 from trainvitals.diagnosis.rules.loss_oscillation import LossOscillation
 from trainvitals.diagnosis.rules.loss_plateau import LossPlateau
@@ -46,6 +48,8 @@ from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_jump import ParameterJump
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
 from trainvitals.diagnosis.rules.redundant_bias import RedundantBias
+from trainvitals.diagnosis.rules.reward_without_kl import RewardWithoutKl
+from trainvitals.diagnosis.rules.rollout_mismatch import RolloutMismatch
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
 from trainvitals.diagnosis.rules.silent_run import SilentRun
@@ -86,6 +90,10 @@ RULES: tuple[type[Rule], ...] = (
     LossOscillation,
     Overfitting,
     Undertrained,
+    EntropyCollapse,
+    RewardWithoutKl,
+    RolloutMismatch,
+    LengthDrift,
     LearningRateTooHigh,
     LearningRateTooLow,
     ParameterNotUpdated,

@@ -15,6 +15,7 @@ from trainvitals.diagnosis import rules as package
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import parts
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.post_training import LOGGED, NAMES
 from trainvitals.diagnosis.registry import RULES, all_rules, rule_by_code
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.wire import STATISTICS, Frame, Layout, Place, Scalar, Stat, Stream
@@ -25,6 +26,9 @@ DECIDED_BY_PEOPLE = (
     "TV407",
     "TV408",
     "TV501",
+    "TV512",
+    "TV513",
+    "TV514",
     "TV606",
     "TV608",
     "TV807",
@@ -63,6 +67,10 @@ CATALOGUE = {
     "TV505": "loss_oscillation",
     "TV506": "overfitting",
     "TV507": "undertrained",
+    "TV511": "entropy_collapse",
+    "TV512": "reward_without_kl",
+    "TV513": "rollout_mismatch",
+    "TV514": "length_drift",
     "TV601": "learning_rate_too_high",
     "TV602": "learning_rate_too_low",
     "TV603": "parameter_not_updated",
@@ -145,7 +153,10 @@ def test_it_names_a_curve_to_draw_that_is_on_the_wire(rule):
         if rule.code.startswith("TV95"):
             assert not finding.stream
         elif finding.stream == Stream.SCALAR:
-            assert finding.statistic in set(Scalar)
+            assert finding.statistic in {
+                *Scalar,
+                *(LOGGED + name for q in NAMES.values() for name in q),
+            }
         else:
             assert finding.statistic in STATISTICS[Stream(finding.stream)]
 

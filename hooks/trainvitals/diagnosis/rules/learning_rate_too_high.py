@@ -73,6 +73,7 @@ class LearningRateTooHigh(Rule):
             "TV203",
             "TV501",
             "TV806",
+            *("TV511", "TV512", "TV514"),
             "TV502",
             "TV503",
             "TV504",
