@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -34,6 +34,12 @@ DETAIL = (
     (Stream.ACTIVATION, Stat.DEAD_SHARE, "Output: dead share"),
     (Stream.ACTIVATION, Stat.SATURATED_SHARE, "Output: saturated share"),
 )
+# The distribution of the entries of a tensor: three curves in one chart.
+DISTRIBUTIONS = (
+    (Stream.WEIGHT, "Weight: magnitude of the entries"),
+    (Stream.GRADIENT, "Gradient: magnitude of the entries"),
+)
+SHARES = ((Stat.MAGNITUDE_P95, "95 %"), (Stat.MAGNITUDE_P50, "median"), (Stat.MAGNITUDE_P05, "5 %"))
 SHIFTS = ("bias", "norm_shift")
 
 
@@ -67,16 +73,21 @@ def tensor_curves(run: RunDetail, layouts: Layouts, findings: Sequence[Finding],
     """Draw the measured statistics of a tensor or module, and the drift of its module's bias."""
     here = [f for f in findings if f.is_open and concerns(f, name)]
     plans = [
-        _plan(run, stream, statistic, title, name, here)
+        _plan(run, stream, {statistic: title}, title, name, here)
         for stream, statistic, title in DETAIL
         if _is_measured(layouts.of(stream), statistic, name)
+    ]
+    plans += [
+        _plan(run, stream, dict(SHARES), title, name, here)
+        for stream, title in DISTRIBUTIONS
+        if _is_measured(layouts.of(stream), Stat.MAGNITUDE_P50, name)
     ]
     bias = _bias_beside(layouts, name)
     if bias and _is_measured(layouts.of(Stream.WEIGHT), Stat.DRIFT_RMS, bias):
         about = [f for f in findings if f.is_open and concerns(f, bias)]
         title = "Drift of the layer's bias (RMS)"
         plans.append(
-            _plan(run, Stream.WEIGHT, Stat.DRIFT_RMS, title, bias, about, key="detail-bias")
+            _plan(run, Stream.WEIGHT, {Stat.DRIFT_RMS: title}, title, bias, about, "detail-bias")
         )
     if plans:
         board(f"detail-{run.id}-{name}", plans, run.step, tools=False)
@@ -99,33 +110,36 @@ def _bias_beside(layouts: Layouts, name: str) -> str | None:
 
 
 def _is_measured(layout: Layout | None, statistic: str, place: str) -> bool:
-    return (
-        layout is not None
-        and statistic in layout.statistics
-        and any(p.name == place for p in layout.places)
-    )
+    if layout is None or statistic not in layout.statistics:
+        return False
+    found = next((p for p in layout.places if p.name == place), None)
+    # The drift of a matrix is not measured.
+    return found is not None and (statistic != Stat.DRIFT_RMS or len(found.shape) == 1)
 
 
 def _plan(
     run: RunDetail,
     stream: str,
-    statistic: str,
+    lines: Mapping[Stat, str],
     title: str,
     place: str,
     findings: Sequence[Finding],
     key: str = "",
 ) -> ChartPlan:
+    """Return a chart with one curve for each statistic of `lines`, which has their names."""
     marks = Marks(findings, [d for d in run.dropped if d.stream == stream])
 
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        series = client().series(
-            run, stream, statistic, [place], from_step=first, to_step=last, points=points
-        )
-        return [Line(title, curve) for curve in series.value.series if curve.step]
+        found = []
+        for statistic, name in lines.items():
+            series = client().series(
+                run, stream, statistic, [place], from_step=first, to_step=last, points=points
+            )
+            found += [Line(name, curve) for curve in series.value.series if curve.step]
+        return found
 
-    return ChartPlan(
-        Chart(key or f"detail-{stream}-{statistic}", title, marks, height=200), request
-    )
+    key = key or f"detail-{stream}-{next(iter(lines))}"
+    return ChartPlan(Chart(key, title, marks, height=200), request)
 
 
 def _initialiser(run: RunDetail, name: str) -> str:

@@ -146,6 +146,24 @@ def test_weights_and_gradients(run, statistic):
         expect(history, stream, statistic, {n: of(x) for n, x in tensors.items()}, abs_=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("statistic", "share"),
+    [(Stat.MAGNITUDE_P05, 0.05), (Stat.MAGNITUDE_P50, 0.5), (Stat.MAGNITUDE_P95, 0.95)],
+)
+def test_percentiles_of_magnitudes(run, statistic, share):
+    reference, history, _, _ = run
+    for stream, tensors in (
+        (Stream.WEIGHT, reference.weights),
+        (Stream.GRADIENT, reference.gradients),
+    ):
+        wanted = {
+            n: np.quantile(np.abs(x[x != 0]), share, method="inverted_cdf")
+            for n, x in tensors.items()
+            if (x != 0).any()
+        }
+        expect(history, stream, statistic, wanted, rel=1 / 16)  # the width of a bin
+
+
 def test_every_parameter_is_a_place_of_the_three_streams(run):
     reference, history, _, _ = run
     for stream in (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE):

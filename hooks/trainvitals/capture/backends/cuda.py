@@ -26,6 +26,7 @@ from trainvitals.capture.guard import log
 from trainvitals.capture.step import Step
 from trainvitals.structure.parameters import DTYPES, local_of, reason_not_measured
 from trainvitals.wire import STATISTICS, Stream
+from trainvitals.wire.vocabulary import MAGNITUDES
 
 ALIGNMENT: Final = 256
 """Of the copies of weights, in bytes."""
@@ -197,7 +198,9 @@ class CudaGroup:
 
     def _moments(self, table: Table, factor: Tensor, *, extras: bool) -> tuple[Tensor, Tensor]:
         """Return the rows and the squares of the tensors of a table."""
-        columns = len(STATISTICS[Stream.WEIGHT]) if extras else MOMENTS
+        # The percentiles of magnitudes are measured in host memory only.
+        measured = len(STATISTICS[Stream.WEIGHT]) - len(MAGNITUDES)
+        columns = measured if extras else MOMENTS
         values = torch.empty((len(table), columns), dtype=torch.float32, device=self._device)
         partials, squares = table.partials(MOMENTS + 2 * extras), self._squares(table)
         data, first, copies = table.addresses.unbind()

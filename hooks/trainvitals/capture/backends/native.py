@@ -30,12 +30,16 @@ from trainvitals.capture.liveness import DEAD_BATCHES, DEAD_SAMPLES, Mode
 from trainvitals.capture.step import PARAMETER_STREAMS, Matrix, Step, Total
 from trainvitals.structure.parameters import DTYPES, local_of
 from trainvitals.wire import STATISTICS, Stat, Stream
+from trainvitals.wire.vocabulary import MAGNITUDES
 
 GIL_BYTES_MAX: Final = 32_000_000
 """Tables up to this size are read without releasing the GIL: another thread that takes it may keep
 it for 5 ms, longer than the read."""
 ALIGNMENT: Final = 64
 _DRIFT: Final = STATISTICS[Stream.WEIGHT].index(Stat.DRIFT_RMS)
+_MAGNITUDE: Final = {
+    stream: STATISTICS[stream].index(MAGNITUDES[0]) for stream in (Stream.WEIGHT, Stream.GRADIENT)
+}
 _COLUMNS: Final = {stream: len(STATISTICS[stream]) for stream in PARAMETER_STREAMS}
 Integers = npt.NDArray[np.int64]
 
@@ -59,6 +63,7 @@ _ARGUMENTS: Final[dict[str, list[Any]]] = {
     "tv_gradients": [_N, _P, _P, _P, _P, _P, _N, _P],
     "tv_squares": [_N, _P, _P, _P, _P],
     "tv_weights": [_N, _P, _P, _P, _P, _P, _P, _P, _N, _N, _P],
+    "tv_magnitudes": [_N, _P, _P, _P, _P, _P, _N, _N],
     "tv_updates": [_N, _P, _P, _P, _P, _P, _P, _P, _N],
     "tv_distinct_rows": [_P, ctypes.c_int32, _N, _N, _N, _N],
     "tv_output": [_P, _P, _N, _P, _P, _P],
@@ -152,8 +157,11 @@ class NativeGroup:
         self._put_total(step, owner, float(unscale))
         if table is not self._all:
             self._spread(table, matrix)
+        _write_magnitudes(step, Stream.GRADIENT, table, pointers)
         if unscale != 1.0:
             matrix[table.rows, :6] *= float(unscale)  # the others count entries
+            at = _MAGNITUDE[Stream.GRADIENT]
+            matrix[table.rows, at : at + len(MAGNITUDES)] *= float(unscale)
         if distinct:
             whole = [(m.row, g) for m, g in self._found() if not m.is_part(g)]
             _write_distinct_rows(step, Stream.GRADIENT, whole)
@@ -186,6 +194,7 @@ class NativeGroup:
             _DRIFT,
             step.squares.ctypes.data,
         )
+        _write_magnitudes(step, Stream.WEIGHT, table, table.pointers.ctypes.data)
         if distinct:
             found = [(m.row, m.tensor.detach()) for m in self._members]
             _write_distinct_rows(step, Stream.WEIGHT, found)
@@ -315,6 +324,18 @@ class OutputKernel:
             self._scratch_at,
             row_at,
         )
+
+
+def _write_magnitudes(step: Step, stream: Stream, table: Table, pointers: Any) -> None:
+    kernels(table).tv_magnitudes(
+        len(table),
+        table.rows_at,
+        pointers,
+        *table.fixed,
+        step.matrix(stream).ctypes.data,
+        _COLUMNS[stream],
+        _MAGNITUDE[stream],
+    )
 
 
 def _write_distinct_rows(step: Step, stream: Stream, found: list[tuple[int, Tensor]]) -> None:

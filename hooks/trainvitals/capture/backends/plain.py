@@ -7,8 +7,10 @@ Promise:  nothing here waits for a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from trainvitals.capture.backends.members import (
 )
 from trainvitals.capture.step import Step
 from trainvitals.wire import STATISTICS, Stat, Stream
+from trainvitals.wire.vocabulary import MAGNITUDES
 
 
 class PlainGroup:
@@ -57,6 +60,7 @@ class PlainGroup:
         values[:, 6:] *= unscale * 0 + 1  # NaN if the step is skipped
         step.put(Stream.GRADIENT, [row for row, _ in found], values)
         step.put_total(owner, _total(torch.stack([_squares(g) for _, g in found]), unscale))
+        _put_magnitudes(step, Stream.GRADIENT, found, unscale)
         if distinct:
             _put_distinct_rows(step, Stream.GRADIENT, whole)
 
@@ -69,6 +73,7 @@ class PlainGroup:
         step.put(
             Stream.WEIGHT, [row for row, _ in found], torch.stack([statistics(w) for _, w in found])
         )
+        _put_magnitudes(step, Stream.WEIGHT, found)
         if drifts := [(m.row, _change(m.first, m.tensor.detach())) for m in members if m.has_first]:
             column = STATISTICS[Stream.WEIGHT].index(Stat.DRIFT_RMS)
             values = torch.stack([change[:2] for _, change in drifts])
@@ -135,6 +140,28 @@ def statistics(tensor: Tensor) -> Tensor:
     return torch.cat([row, rest]).float()
 
 
+SAMPLED_BLOCKS: Final = 4
+_BLOCK, _SHIFT = 2048, 19
+
+
+def magnitudes(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """Return the percentiles `MAGNITUDES` of |x| of a tensor in host memory, as magnitudes.c."""
+    x = tensor.detach().reshape(-1)
+    step = max(1, -(-x.numel() // _BLOCK // SAMPLED_BLOCKS)) * _BLOCK
+    blocks = [x[at : at + _BLOCK] for at in range(0, x.numel(), step)]
+    out = np.full(len(MAGNITUDES), np.nan, np.float32)
+    bits = (torch.cat(blocks) if blocks else x).float().numpy().view(np.uint32) & 0x7FFFFFFF
+    bits = bits[(bits != 0) & (bits < 0x7F800000)]
+    if len(bits):
+        bins = np.bincount(bits >> _SHIFT)
+        ends = np.cumsum(bins)
+        ranks = np.array([0.05, 0.5, 0.95]) * ends[-1]
+        at = np.searchsorted(ends, ranks)
+        low, high = ((at + i << _SHIFT).astype(np.uint32).view(np.float32) for i in (0, 1))
+        out[:] = low + (ranks - (ends[at] - bins[at])) / bins[at] * (high.astype(float) - low)
+    return out
+
+
 def distinct_rows(tensor: Tensor) -> float:
     """Return the number of distinct rows over the number of rows, as native.distinct_rows."""
     x = tensor.detach().flatten(1)
@@ -147,6 +174,16 @@ def distinct_rows(tensor: Tensor) -> float:
         values = np.round(values / scale * 1e5)
     # + 0.0 makes −0 and 0 the same bytes.
     return len({row.tobytes() for row in values + 0.0}) / len(values)
+
+
+def _put_magnitudes(
+    step: Step, stream: Stream, found: list[tuple[int, Tensor]], unscale: Unscale = 1.0
+) -> None:
+    column = STATISTICS[stream].index(MAGNITUDES[0])
+    for row, tensor in found:
+        if tensor.device.type == "cpu":  # reading another device would wait
+            values = magnitudes(tensor) * float(unscale)
+            step.matrix(stream)[row, column : column + len(MAGNITUDES)] = values
 
 
 def _put_distinct_rows(step: Step, stream: Stream, found: list[tuple[int, Tensor]]) -> None:
