@@ -13,6 +13,7 @@ from trainvitals_dashboard.parts.session import (
     INITIAL,
     LAYERS,
     RUN,
+    rescue_banner,
     signed_in,
 )
 
@@ -35,6 +36,7 @@ def main() -> None:
         position="hidden",
     )
     if signed_in():
+        rescue_banner()
         page.run()
 
 

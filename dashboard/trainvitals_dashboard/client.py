@@ -141,6 +141,13 @@ class Client:
         """Return a run."""
         return self._get(run_path(run), RunDetail)
 
+    def is_rescue(self) -> bool:
+        """Return whether the collector only reads a damaged database; False when it is unknown."""
+        try:
+            return self._client.version().rescue
+        except (Unreachable, Refused):
+            return False  # the page itself explains why there is no answer
+
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not cached by version: diagnosis runs after the data arrives."""
         return self._get(f"{run_path(run.id)}/findings", Findings)

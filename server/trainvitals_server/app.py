@@ -7,18 +7,21 @@ token_file, ingest_counters, rounds, notifier, publisher.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from msgspec import MsgspecError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server import problems, service
 from trainvitals_server.auth import Tokens
 from trainvitals_server.auth import routes as token_routes
+from trainvitals_server.auth.rescue_tokens import RescueTokens, rescue_token_file
 from trainvitals_server.auth.router import refuse_unscoped
 from trainvitals_server.auth.token_file import ensure_token_file, own_token_file
 from trainvitals_server.collect import routes as collect_routes
@@ -32,10 +35,14 @@ from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
+from trainvitals_server.store.blocks import CorruptBlock
 from trainvitals_server.store.migrate import parsed
+from trainvitals_server.store.rescue import ReadOnly, open_rescue
 from trainvitals_server.store.retention import Limits
 from trainvitals_server.store.seal import Compactor
 from trainvitals_server.store.series_limits import SeriesLimits
+
+log = logging.getLogger(__name__)
 
 MOUNTS = "trainvitals.mounts"
 """Entry points: name → factory(collector_url=, token_file=) of an ASGI app served at /."""
@@ -85,6 +92,8 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
 
     @app.exception_handler(DBAPIError)
     async def database_failed(request: Request, error: DBAPIError) -> Response:
+        if settings.rescue:
+            return damaged(request, error)
         if not settings.database.startswith("postgres"):
             raise error  # SQLite: a failure of the disk; the collector stops
         if not isinstance(error, OperationalError | InterfaceError):
@@ -95,6 +104,19 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
             "Postgres does not respond; nothing of this request is stored. Send it again.",
             {"Retry-After": "5"},
         )
+
+    @app.exception_handler(ReadOnly)
+    async def only_read(request: Request, _: ReadOnly) -> Response:
+        count(request, "rescue")
+        return problems.problem_response(
+            "rescue",
+            f"{service.RESCUE} Keep the batch and send it again later.",
+            {"Retry-After": "60"},
+        )
+
+    if settings.rescue:
+        app.add_exception_handler(CorruptBlock, damaged)
+        app.add_exception_handler(MsgspecError, damaged)
 
     for router in (
         service.routes,
@@ -109,19 +131,33 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
     return app
 
 
-def _start(app: FastAPI, settings: Settings) -> None:
-    state = app.state
+def damaged(request: Request, error: Exception) -> Response:
+    """Answer that a part of a damaged database cannot be read."""
+    log.warning("%s cannot be answered: %s", request.scope["path"], error)
+    return problems.problem_response("damaged", "This part of the database cannot be read.")
+
+
+def _open(state: Any, settings: Settings) -> None:
+    """Open the store, and find or create the token file."""
+    own = own_token_file(parsed(settings.database), settings.home_path)
+    if settings.rescue:
+        state.store = Store(open_rescue(parsed(settings.database)))
+        state.tokens = RescueTokens(state.store.database)
+        own = own.with_name(f"{own.name}.rescue")
+        state.token_file = rescue_token_file(state.tokens, settings.token_path, own)
+        return
     state.store = Store.open(
         settings.database,
         queue_bytes_max=settings.queue_bytes_max,
         limits=SeriesLimits(settings.run_series_max, settings.series_max),
     )
     state.tokens = Tokens(state.store.database)
-    state.token_file = ensure_token_file(
-        state.tokens,
-        settings.token_path,
-        own_token_file(parsed(settings.database), settings.home_path),
-    )
+    state.token_file = ensure_token_file(state.tokens, settings.token_path, own)
+
+
+def _start(app: FastAPI, settings: Settings) -> None:
+    state = app.state
+    _open(state, settings)
     state.compactor = Compactor(
         state.store.database,
         interval_s=settings.seal_interval_s,
@@ -131,7 +167,6 @@ def _start(app: FastAPI, settings: Settings) -> None:
             ended_days=settings.retain_ended_days,
         ),
     )
-    state.compactor.start()
     state.rounds = Rounds(
         state.store,
         engine_of(settings.rules),
@@ -148,8 +183,10 @@ def _start(app: FastAPI, settings: Settings) -> None:
         layers=settings.metrics_detail == "layer",
         notifications=state.notifier.counts,
     )
-    state.rounds.start()
-    state.notifier.start()
+    if not settings.rescue:
+        state.compactor.start()
+        state.rounds.start()
+        state.notifier.start()
 
 
 def _stop(app: FastAPI) -> None:

@@ -24,9 +24,11 @@ from trainvitals_server.connections import Door, protocol_class
 from trainvitals_server.database_commands import db
 from trainvitals_server.notifications.channels import DeliveryFailed, sender
 from trainvitals_server.notifications.message import Message
+from trainvitals_server.service import RESCUE
 from trainvitals_server.settings import Settings
 from trainvitals_server.store.lock import one_collector
 from trainvitals_server.store.migrate import StoreUnusable, migrate, parsed
+from trainvitals_server.store.rescue import open_rescue
 from trainvitals_server.token_commands import token
 from trainvitals_server.usage import DatabaseUrl, refuse, settings_with
 
@@ -37,6 +39,9 @@ BehindProxy = Annotated[
 ]
 Certificate = Annotated[
     Path | None, typer.Option("--tls-cert", help="PEM file of the certificate.")
+]
+Rescue = Annotated[
+    bool, typer.Option("--rescue", help="Serve a damaged SQLite file; it is only read.")
 ]
 PrivateKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file of the key.")]
 
@@ -57,6 +62,7 @@ def serve(
     behind_proxy: BehindProxy = False,
     tls_cert: Certificate = None,
     tls_key: PrivateKey = None,
+    rescue: Rescue = False,
 ) -> None:
     """Run the collector: receive batches, diagnose runs, serve the API and /metrics."""
     _serve(
@@ -67,6 +73,7 @@ def serve(
             behind_proxy=behind_proxy or None,
             tls_certificate=tls_cert,
             tls_key=tls_key,
+            rescue=rescue or None,
         ),
         mounts=False,
     )
@@ -114,11 +121,14 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
 
 @contextlib.contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the database and upgrade it; exit when that is not possible."""
+    """Hold the lock of the database and upgrade it, or check that rescue can read it."""
     try:
         with one_collector(parsed(settings.database), settings.local_url) as created:
-            migrate(settings.database)
-            created()
+            if settings.rescue:
+                open_rescue(parsed(settings.database)).close()
+            else:
+                migrate(settings.database)
+                created()
             yield
     except StoreUnusable as unusable:
         refuse(str(unusable))
@@ -153,6 +163,9 @@ class _Server(uvicorn.Server):
         if self._mounts:
             typer.echo(f"dashboard:             {settings.url}/", err=True)
         typer.echo(f"token file:            {app.state.token_file}", err=True)
+        if settings.rescue:
+            typer.echo(f"{RESCUE} Batches are answered 503.", err=True)
+            return
         if app.state.token_file != settings.token_path:
             typer.echo(
                 f"{settings.token_path} holds a token that is not an admin token of this "

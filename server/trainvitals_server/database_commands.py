@@ -1,4 +1,4 @@
-"""`trainvitals db`: back the collector's database up, and upgrade it."""
+"""`trainvitals db`: back up, restore and upgrade the collector's database."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from trainvitals_server.store.backup import backup
 from trainvitals_server.store.lock import InUse, one_collector
 from trainvitals_server.store.migrate import StoreUnusable, is_current, migrate, parsed
+from trainvitals_server.store.restore import restore
 from trainvitals_server.usage import DatabaseUrl, refuse, settings_with
 
 db = typer.Typer(no_args_is_help=True)
@@ -29,6 +30,31 @@ def backup_database(
     except OSError as error:
         refuse(f"The copy is not written: {error}")
     typer.echo(f"{path}: {size:,} bytes", err=True)
+
+
+@db.command("restore")
+def restore_database(
+    path: Annotated[Path, typer.Argument(help="A file that `db backup` wrote.")],
+    database: DatabaseUrl = None,
+) -> None:
+    """Replace a SQLite database by a backup; the replaced file is kept. Stop the collector first.
+
+    For Postgres, use pg_restore.
+    """
+    url = settings_with(database_url=database).database
+    try:
+        with one_collector(parsed(url)) as created:
+            kept = restore(url, path)
+            created()
+    except InUse as used:
+        refuse(f"{used} A database is not replaced while a collector uses it.")
+    except StoreUnusable as unusable:
+        refuse(f"{unusable} The database is unchanged.")
+    except OSError as error:
+        refuse(f"The backup is not restored: {error}")
+    typer.echo(f"Restored {path}.", err=True)
+    if kept is not None:
+        typer.echo(f"The replaced database is kept: {kept}", err=True)
 
 
 @db.command("upgrade")

@@ -44,9 +44,11 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "headers_too_large": (431, "The headers of the request are too large"),
     "internal": (500, "The collector failed"),
     "busy": (503, "The collector is busy"),
+    "damaged": (503, "The database is damaged"),
     "database_away": (503, "The database does not respond"),
     "collector_full": (503, "The collector has too many series"),
     "queue_full": (503, "The write queue is full"),
+    "rescue": (503, "The collector only reads"),
     "not_ready": (503, "The collector is not ready"),
     "disk_full": (507, "The disk is full"),
 }

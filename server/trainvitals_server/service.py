@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sqlite3
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -20,6 +20,8 @@ from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 
 routes = ScopedRouter(tags=["service"])
+
+RESCUE: Final = "The database is damaged and open for rescue: it is only read, nothing is stored."
 
 Reader = Annotated[Principal, allow(Scope.READ)]
 _CLOSED = answers("unauthorised", "forbidden")
@@ -39,6 +41,8 @@ class Version(BaseModel):
     database: str
     wire: list[int]
     """Oldest and newest supported wire version."""
+    rescue: bool = False
+    """The database is damaged and only read; no batch is stored."""
 
 
 @routes.get("/healthz", dependencies=[OPEN], responses=answers("not_ready"))
@@ -56,6 +60,8 @@ def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - decl
     """Report whether batches can be stored now."""
     store: Store = request.app.state.store
     settings: Settings = request.app.state.settings
+    if settings.rescue:
+        raise Problem("not_ready", RESCUE)
     trouble = store.ready()
     waiting = store.database.waiting_bytes
     if trouble is None and waiting > settings.queue_bytes_max // 2:
@@ -75,6 +81,7 @@ def shown_version(request: Request, principal: Reader) -> Version:  # noqa: ARG0
         python=platform.python_version(),
         database=f"sqlite {sqlite3.sqlite_version}" if engine == "sqlite" else engine,
         wire=[OLDEST_VERSION, NEWEST_VERSION],
+        rescue=request.app.state.settings.rescue,
     )
 
 

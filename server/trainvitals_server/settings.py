@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     token_file: Path | None = Field(
         default=None, description="File of the first admin token; default: in the home."
     )
+    rescue: bool = Field(
+        default=False,
+        description="Serve a damaged SQLite database, which is only read; store nothing.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen at.")
     port: int = Field(default=8321, ge=0, le=65535, description="Port to listen at; 0: any free.")
     behind_proxy: bool = Field(

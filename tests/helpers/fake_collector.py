@@ -34,12 +34,16 @@ class FakeCollector:
     token: str = TOKEN
     down: bool = False
     """Drop every connection, as a collector that is gone."""
+    rescue: bool = False
+    """Read a damaged database only."""
     url: str = ""
     asked: list[str] = field(default_factory=list)
     """Paths with their queries."""
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Any:
         """Return the JSON of a path, None for one that is not there."""
+        if path == "/version":
+            return {"version": "0", "database": "sqlite", "rescue": self.rescue}
         parts = path.removeprefix("/api/v1/").split("/")
         if parts == ["runs"]:
             return self._page(query)

@@ -15,6 +15,8 @@ FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
 INITIAL, BIAS, COMPARE = "views/initialisation.py", "views/bias.py", "views/compare.py"
 """Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
+_RESCUE = "rescue"
+_ASK_AGAIN_S = 30.0
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -67,6 +69,21 @@ def signed_in() -> bool:
             st.session_state[_TYPED] = typed.strip()
             st.rerun()
     return False
+
+
+def rescue_banner() -> None:
+    """Show a warning while the collector only reads a damaged database."""
+    asked_at, is_rescue = st.session_state.get(_RESCUE, (-_ASK_AGAIN_S, False))
+    if time.monotonic() >= asked_at + _ASK_AGAIN_S:
+        is_rescue = client().is_rescue()
+        st.session_state[_RESCUE] = time.monotonic(), is_rescue
+    if is_rescue:
+        st.error(
+            "**The database of the collector is damaged.** It is only read: what is shown may be "
+            "incomplete, and nothing new is stored. Trainings keep their records on their disks. "
+            "To continue, stop the collector and run `trainvitals db restore BACKUP`.",
+            icon=":material/healing:",
+        )
 
 
 def guarded(show: Callable[[], None]) -> None:

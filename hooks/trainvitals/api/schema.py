@@ -352,6 +352,8 @@ class Version(msgspec.Struct, frozen=True):
     version: str
     database: str
     """Engine and its version."""
+    rescue: bool = False
+    """The database is damaged and only read; no batch is stored."""
 
 
 class RuleName(msgspec.Struct, frozen=True):

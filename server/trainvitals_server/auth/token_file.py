@@ -24,9 +24,9 @@ def ensure_token_file(tokens: Tokens, shared: Path, own: Path) -> Path:
     cannot be read: then the file is left unchanged, and `own` is returned.
     """
     path = shared if _may_use(tokens, shared) else own
-    granted = tokens.check(_text(path) or "")
+    granted = tokens.check(read_token(path) or "")
     if granted is None or granted.scope is not Scope.ADMIN:
-        _write(path, tokens.create(Scope.ADMIN, label="created at the first start"))
+        write_token(path, tokens.create(Scope.ADMIN, label="created at the first start"))
     return path
 
 
@@ -41,7 +41,7 @@ def own_token_file(database: URL, home: Path) -> Path:
 
 def _may_use(tokens: Tokens, path: Path) -> bool:
     """Whether the file is absent or empty, or its token is an admin's or a void one of this db."""
-    text = _text(path)
+    text = read_token(path)
     if not text:
         return text == ""
     granted = tokens.check(text)
@@ -50,7 +50,7 @@ def _may_use(tokens: Tokens, path: Path) -> bool:
     return tokens.is_void(text)
 
 
-def _text(path: Path) -> str | None:
+def read_token(path: Path) -> str | None:
     """Return the file's text, "" when it does not exist, None when it cannot be read."""
     try:
         return path.read_text().strip()
@@ -60,7 +60,7 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _write(path: Path, token: str) -> None:
+def write_token(path: Path, token: str) -> None:
     """Replace the file in one step. Its mode is 0600 from the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A random name: a fixed one, or one with the process id, may be left over from a killed start.

@@ -52,6 +52,7 @@ class AckBody(BaseModel):
         "queue_full",
         "collector_full",
         "disk_full",
+        "rescue",
         "internal",
     ),
     openapi_extra={

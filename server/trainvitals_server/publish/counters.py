@@ -40,8 +40,10 @@ OUTCOMES: Final = frozenset(
         "busy",
         "queue_full",
         "collector_full",
+        "damaged",
         "database_away",
         "disk_full",
+        "rescue",
         "internal",
         "error",
     }

@@ -47,7 +47,15 @@ def migrate(database_url: str) -> None:
             _upgrade(connection)
     except sa.exc.DatabaseError as error:
         shown = url.render_as_string(hide_password=True)
-        raise StoreUnusable(f"The database {shown} cannot be used: {error.orig}") from error
+        advice = (
+            " If the file is damaged, restore a backup: trainvitals db restore BACKUP. Until then, "
+            "show what can be read: trainvitals serve --rescue."
+            if url.get_backend_name() == "sqlite"
+            else ""
+        )
+        raise StoreUnusable(
+            f"The database {shown} cannot be used: {error.orig}.{advice}"
+        ) from error
     finally:
         engine.dispose()
 
@@ -58,15 +66,30 @@ def is_current(database_url: str) -> bool:
     Raises:
         StoreUnusable: it cannot be read.
     """
+    return (
+        _revision(database_url) == ScriptDirectory.from_config(configuration()).get_current_head()
+    )
+
+
+def is_known(database_url: str) -> bool:
+    """Whether a database has the tables of this version or of an older one.
+
+    Raises:
+        StoreUnusable: it cannot be read.
+    """
+    scripts = ScriptDirectory.from_config(configuration())
+    return _revision(database_url) in {script.revision for script in scripts.walk_revisions()}
+
+
+def _revision(database_url: str) -> str | None:
     engine = reading_engine(parsed(database_url))
     try:
         with engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+            return MigrationContext.configure(connection).get_current_revision()
     except sa.exc.DatabaseError as error:
         raise StoreUnusable(f"The database cannot be read: {error.orig}") from error
     finally:
         engine.dispose()
-    return current == ScriptDirectory.from_config(configuration()).get_current_head()
 
 
 def reading_engine(url: URL) -> sa.Engine:
@@ -191,5 +214,6 @@ def _check_size(path: Path) -> None:
 def _truncated(path: Path, expected: int, got: int) -> StoreUnusable:
     return StoreUnusable(
         f"{path} is truncated: it has {got} bytes and its header says {expected}. The file is "
-        "unchanged; restore it from a backup, or copy what is readable: `sqlite3 FILE .recover`."
+        "unchanged. Restore a backup: trainvitals db restore BACKUP. Until then, show what can be "
+        "read: trainvitals serve --rescue."
     )
