@@ -33,6 +33,7 @@ COMMANDS = {
         "Train networks with and without faults and show each diagnosis.", "demo.command"
     ),
     "runs": Command("List the runs of a collector.", "cli.runs"),
+    "top": Command("Show the runs of a collector live, the worst first.", "cli.top"),
     "export": Command("Write all values of a run as CSV, JSON lines or Parquet.", "cli.export"),
     "delete": Command("Delete a run from a collector.", "cli.delete"),
     "compare": Command("Show where two runs differ.", "cli.compare"),
