@@ -4,18 +4,23 @@
 
 The callback watches the model and the optimizer while the Trainer trains. Steps, planned steps, the
 step after a resume, hyper-parameters, the training loss and the evaluation loss are the Trainer's.
+Other numbers that the Trainer logs, such as TRL's rewards, are recorded as `log/<name>`. It logs
+after its step, so they appear at the next step.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from transformers import TrainerCallback
 
 from trainvitals.monitor import Monitor, watch
 
 EVALUATION_LOSS = "eval_loss"
+MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
+"""Entries of the Trainer's logs that the monitor measures itself, or that number the steps."""
 
 
 class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no stubs here
@@ -50,6 +55,18 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         if capture is not None and args.gradient_accumulation_steps > 1 and sums_losses(model):
             capture.scalars.are_parts = True
 
+    def on_log(
+        self,
+        args: Any,  # noqa: ARG002
+        state: Any,  # noqa: ARG002
+        control: Any,  # noqa: ARG002
+        logs: Any = None,
+        **_: Any,
+    ) -> None:
+        """Record the numbers that the Trainer logs and the monitor does not measure."""
+        if self.monitor is not None:
+            self.monitor.log(**logged_numbers(logs or {}))
+
     def on_evaluate(
         self,
         args: Any,  # noqa: ARG002
@@ -81,3 +98,17 @@ def sums_losses(model: Any) -> bool:
         return bool(accepts)
     parameters = inspect.signature(inner.forward).parameters.values()
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def logged_numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a training log that are not measured otherwise.
+
+    Entries of an evaluation (`eval_`) and of the training's summary (`train_`) are left out.
+    """
+    return {
+        name: float(value)
+        for name, value in logs.items()
+        if isinstance(value, int | float)
+        and name not in MEASURED
+        and not name.startswith(("eval_", "train_"))
+    }
