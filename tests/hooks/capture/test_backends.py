@@ -1,5 +1,7 @@
 """The native kernels and the torch operations compute the same numbers, for every kind of entry."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,10 @@ def gradient_row(tensor):
 
 def test_this_environment_has_the_native_kernels():
     assert native.is_available()
+
+
+def test_kernels_that_were_built_from_older_sources_are_not_used():
+    assert native._load(lambda _: SimpleNamespace(tv_gradients=SimpleNamespace())) is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

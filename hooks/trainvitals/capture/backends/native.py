@@ -50,11 +50,12 @@ def _load(loader: type[ctypes.CDLL]) -> Any:
         return None
     try:
         library: Any = loader(str(path))
-    except OSError:  # built for another machine; `trainvitals doctor` reports it
+        for name in _ARGUMENTS:
+            getattr(library, name).argtypes = _ARGUMENTS[name]
+    # Built for another machine, or from older sources; `trainvitals doctor` reports it.
+    except (OSError, AttributeError):
         return None
     library.tv_distinct_rows.restype = ctypes.c_double
-    for name in _ARGUMENTS:
-        getattr(library, name).argtypes = _ARGUMENTS[name]
     return library
 
 
