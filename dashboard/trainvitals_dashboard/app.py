@@ -9,6 +9,7 @@ import streamlit as st
 from trainvitals_dashboard.parts.session import (
     BIAS,
     COMPARE,
+    EXPERIMENTS,
     FLEET,
     INITIAL,
     LAYERS,
@@ -32,6 +33,7 @@ def main() -> None:
             st.Page(INITIAL, title="Initialisation – trainvitals", url_path="initialisation"),
             st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),
             st.Page(COMPARE, title="Compare – trainvitals", url_path="compare"),
+            st.Page(EXPERIMENTS, title="Experiments – trainvitals", url_path="experiments"),
         ],
         position="hidden",
     )

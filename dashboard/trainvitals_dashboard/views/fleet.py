@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from trainvitals.api.experiment import TAG
 from trainvitals.api.schema import Run, RunPage
 from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
@@ -20,6 +21,7 @@ from trainvitals_dashboard.parts.run_rows import (
 )
 from trainvitals_dashboard.parts.session import (
     COMPARE,
+    EXPERIMENTS,
     RUN,
     age_banner,
     client,
@@ -57,6 +59,8 @@ def show() -> None:
         st.caption(_counted(known), width="content")
         if len(known.runs) > 1:
             st.page_link(COMPARE, label="Compare", icon=":material/stacked_line_chart:")
+        if any(TAG in run.tags for run in known.runs):
+            st.page_link(EXPERIMENTS, label="Experiments", icon=":material/science:")
     if not known.runs:
         age_banner(answer)
         _wait_for_the_first()

@@ -17,6 +17,8 @@ from trainvitals.api.curves import Heatmap as Heatmap
 from trainvitals.api.curves import Layout as Layout
 from trainvitals.api.curves import Layouts as Layouts
 from trainvitals.api.curves import Series as Series
+from trainvitals.api.experiment import Experiment as Experiment
+from trainvitals.api.experiment import ExperimentCurve as ExperimentCurve
 from trainvitals.api.initial import Checkup as Checkup
 from trainvitals.api.initial import Initialiser as Initialiser
 from trainvitals.api.initial import InitialLoss as InitialLoss

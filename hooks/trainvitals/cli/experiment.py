@@ -37,6 +37,10 @@ Robustness = Annotated[
 ]
 Resume = Annotated[Path | None, typer.Option(help="File of finished trainings to continue from.")]
 Html = Annotated[Path | None, typer.Option(help="Write the result as an HTML page to this file.")]
+Send = Annotated[
+    str | None,
+    typer.Option(help="Send the result under this name to the collector of the settings."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the rows and the verdict as JSON.")]
 
 
@@ -55,12 +59,13 @@ def command(
     robustness: Robustness = None,
     resume: Resume = None,
     html: Html = None,
+    send: Send = None,
     as_json: Json = False,
 ) -> None:
     """Train the models of FACTORY with each choice and several seeds, and compare the choices.
 
     FACTORY returns (model factory, data[, vary]) or a dict with arguments of
-    trainvitals.experiment; the options replace them. No collector is needed.
+    trainvitals.experiment; the options replace them. A collector is needed for --send only.
     """
     options = {
         "vary": vary,
@@ -77,6 +82,11 @@ def command(
     result = _result(arguments | {k: v for k, v in options.items() if v is not None})
     if html is not None:
         result.to_html(html)
+    if send is not None:
+        try:
+            result.send(send)
+        except ValueError as error:
+            end(USAGE, f"--send: {error}")
     typer.echo(_json(result) if as_json else str(result))
 
 

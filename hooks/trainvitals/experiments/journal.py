@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trainvitals.experiments.data import Data
 from trainvitals.experiments.trial import Job, Outcome
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Journal:

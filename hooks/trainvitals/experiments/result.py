@@ -94,6 +94,19 @@ class Result:
         target.write_text(page(self), encoding="utf-8")
         return target
 
+    def send(self, name: str, *, collector: str | None = None, project: str | None = None) -> str:
+        """Send the result to a collector, as one run with the tag `experiment`; return its id.
+
+        The dashboard's page Experiments shows it. `collector` and `project`: None for those of the
+        settings. What the collector does not take within five seconds is kept on disk and sent by a
+        later run, as for every run.
+
+        Raises ValueError without a collector, or for a name or URL that is not valid.
+        """
+        from trainvitals.experiments.publish import send
+
+        return send(self, name, collector=collector, project=project)
+
     def __str__(self) -> str:
         """Return a table, and the reason below it."""
         title = f"{self.metric}, {self.steps} steps, {len(self.seeds)} seeds"

@@ -67,6 +67,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The metric after a training with 10 % of the targets wrong."""
     calibration_error: float | None
     signal_ratio: float | None
+    signal: tuple[tuple[str, float | None], ...]
+    """(layer, S) of each hidden layer with weights, before the training."""
     diagnosis: str
     """Code and rule of the headline; "" without one."""
 
@@ -111,7 +113,7 @@ def run_trial(job: Job, choice: Choice, seed: int) -> Outcome:
 def _trial(job: Job, choice: Choice, seed: int) -> Outcome:
     material = job.material(seed)
     model = built(job, choice, seed)
-    ratio = _signal_ratio(job, choice, model, next(material.batches(seed, 1)))
+    signal = _signal(job, choice, model, next(material.batches(seed, 1)))
     clean = _Training(job, choice, seed, material, model)
     clean.run()
     scored, error = evaluated(job, model, material.held_out)
@@ -136,7 +138,8 @@ def _trial(job: Job, choice: Choice, seed: int) -> Outcome:
         curve=tuple(clean.curve),
         corrupted_metric=spoilt,
         calibration_error=error,
-        signal_ratio=ratio,
+        signal_ratio=_ratio(signal),
+        signal=signal,
         diagnosis=clean.headline,
     )
 
@@ -289,18 +292,28 @@ def _constant(job: Job, material: Material) -> tuple[float | None, float | None]
     return constant, bar_of(job.metric, constant, len(held_out))
 
 
-def _signal_ratio(job: Job, choice: Choice, model: nn.Module, batch: Batch) -> float | None:
-    """Return S of the last hidden layer over S of the first, before the training.
+def _signal(
+    job: Job, choice: Choice, model: nn.Module, batch: Batch
+) -> tuple[tuple[str, float | None], ...]:
+    """Return (layer, S) of each hidden layer with weights, before the training.
 
-    S is the standard deviation of the output across samples. None for fewer than two hidden
-    layers, and for a first layer without a signal.
+    S is the standard deviation of the output across samples.
     """
     with preserved(model):
         history, _, _ = measured(model, [batch], loss_of(job, choice), None)
     hidden = weighted(propagation(history))[:-1]
-    if len(hidden) < 2 or not hidden[0].S:
+    return tuple((one.layer, _finite(one.S)) for one in hidden)
+
+
+def _ratio(signal: Sequence[tuple[str, float | None]]) -> float | None:
+    """Return S of the last hidden layer over S of the first.
+
+    None for fewer than two hidden layers, and for a first layer without a signal.
+    """
+    if len(signal) < 2:
         return None
-    return _finite(hidden[-1].S / hidden[0].S)
+    first, last = signal[0][1], signal[-1][1]
+    return None if not first or last is None else _finite(last / first)
 
 
 def _mean(values: Sequence[float]) -> float | None:

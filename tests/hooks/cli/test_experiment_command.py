@@ -95,3 +95,10 @@ def test_wrong_usage_gives_2_and_says_why(run, function, options, message):
     result = run(function, *SHORT, *options)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_result_that_cannot_be_sent_says_what_is_missing(run, monkeypatch):
+    monkeypatch.delenv("TRAINVITALS_COLLECTOR", raising=False)
+    result = run("choices", *SHORT, "--send", "mine")
+    assert result.exit_code == 2
+    assert "There is no collector" in result.output

@@ -22,6 +22,7 @@ def outcome(choice, seed, metric, **more):
         "corrupted_metric": None,
         "calibration_error": None,
         "signal_ratio": 1.0,
+        "signal": (("0", 1.0), ("2", 1.0)),
         "diagnosis": "",
     }
     return Outcome(choice=choice, seed=seed, metric=metric, **{**fields, **more})

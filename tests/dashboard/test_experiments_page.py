@@ -1,0 +1,108 @@
+"""The page of the experiments: the recommendation, curves with bands, the signal, the table."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from helpers.chromium import chromium, dashboard, visit
+from helpers.fake_collector import TOKEN, fake_collector
+from helpers.fake_experiment import CHOICES, DEPTH, experiment_run
+from helpers.fake_runs import HOSTILE, healthy_run
+
+
+def words(app):
+    return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info, *app.warning))
+
+
+def charts(app):
+    """Return key → what a board draws, for each chart of the page."""
+    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
+    return {chart["key"]: chart for message in messages for chart in message["charts"]}
+
+
+def test_a_winner_is_named_with_the_reason(open_page, collector):
+    collector.runs = [experiment_run()]
+    shown = words(open_page("experiments"))
+    assert "### he\\_normal is the best choice" in shown
+    assert "it beats every other choice" in shown
+    assert "200 steps, 5 seeds, 4 choices" in shown
+
+
+def test_without_a_winner_it_says_so(open_page, collector):
+    collector.runs = [experiment_run(best=None, tied=["he_normal", "zeros"])]
+    assert "### No proven winner" in words(open_page("experiments"))
+
+
+def test_each_choice_has_a_curve_with_the_range_over_the_seeds(open_page, collector):
+    collector.runs = [experiment_run()]
+    series = charts(open_page("experiments"))["metric-0"]["series"]
+    assert [line["name"] for line in series] == list(CHOICES)
+    first = series[0]["points"]
+    assert len(first["step"]) == 20
+    assert all(a < b < c for a, b, c in zip(first["min"], first["mean"], first["max"], strict=True))
+
+
+def test_the_signal_is_shown_for_each_choice_and_layer(open_page, collector):
+    collector.runs = [experiment_run("deep")]
+    app = open_page("experiments")
+    table = app.dataframe[1].value
+    assert table.shape == (len(CHOICES), DEPTH)
+    assert table.loc["zeros"].tolist() == [0.0] * DEPTH
+    assert len(charts(app)["signal-deep"]["series"]) == len(CHOICES)
+
+
+def test_a_network_without_depth_says_why_there_is_no_signal(open_page, collector):
+    collector.runs = [experiment_run(signals=[])]
+    assert "fewer than two hidden layers" in words(open_page("experiments"))
+
+
+def test_the_table_is_that_of_the_result(open_page, collector):
+    collector.runs = [experiment_run()]
+    table = open_page("experiments").dataframe[0].value
+    assert list(table["choice"]) == list(CHOICES)
+    assert table["95 % interval"][0] == "0.93 to 0.95"
+
+
+def test_the_address_chooses_an_experiment(open_page, collector):
+    collector.runs = [experiment_run("new"), experiment_run("old", best=None)]
+    assert "No proven winner" in words(open_page("experiments", run="old"))
+    assert "is the best choice" in words(open_page("experiments"))
+
+
+def test_without_an_experiment_it_shows_how_to_send_one(open_page, collector):
+    collector.runs = [healthy_run()]
+    app = open_page("experiments")
+    assert "No experiment was sent" in words(app)
+    compile(app.code[0].value, "example", "exec")
+
+
+def test_a_result_that_cannot_be_read_is_said_to_be_one(open_page, collector):
+    collector.runs = [experiment_run(rows="?")]
+    assert "that this version can read" in words(open_page("experiments"))
+
+
+def test_the_page_of_the_runs_leads_to_the_experiments(open_page, collector):
+    collector.runs = [experiment_run()]
+    assert "Experiments" in [e.proto.label for e in open_page().get("page_link")]
+
+
+@pytest.mark.needs_chromium
+@pytest.mark.timeout(240)
+def test_in_a_browser_it_has_no_error_and_hostile_names_are_text():
+    hostile = experiment_run(HOSTILE, best=HOSTILE, reason=HOSTILE, metric=HOSTILE)
+    with (
+        fake_collector(experiment_run(), hostile) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        chromium() as browser,
+    ):
+        for width, dark in ((1600, False), (390, True)):
+            with visit(browser, f"{url}/experiments", width=width, dark=dark) as seen:
+                seen.page.get_by_text("he_normal is the best choice").wait_for(timeout=15_000)
+                seen.page.locator("section[data-key='metric-0'] canvas").first.wait_for()
+                across = "document.documentElement.scrollWidth"
+                assert seen.page.evaluate(across) <= width
+                assert [e for e in seen.errors if "404" not in e] == []
+        with visit(browser, f"{url}/experiments?run={quote(HOSTILE)}") as seen:
+            assert "<img src=x onerror" in seen.text()
+            assert seen.foreign == []
