@@ -1,4 +1,4 @@
-"""Write the generated pages: one for each rule, their index, and the metrics.
+"""Write the generated pages: one for each rule, their index, the metrics, the guarantees.
 
 python docs/generate.py            # write
 python docs/generate.py --check    # exit 1 when a page is out of date
@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import reliability
 from trainvitals.api.schema import RulePage
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rule import Rule
@@ -24,6 +25,7 @@ def pages() -> dict[Path, str]:
     texts = {RULES / f"{rule.code}.md": rule_page(rule.page()) for rule in rules}
     texts[RULES / "README.md"] = index(rules)
     texts[RULES.with_name("metrics.md")] = metrics.page()
+    texts[RULES.with_name("reliability.md")] = reliability.page()
     return texts
 
 

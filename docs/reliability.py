@@ -1,0 +1,72 @@
+"""Write docs/reliability.md: each guarantee, the tests that hold it, and what no test covers.
+
+Comes in: docs/guarantees.toml and the files of the tests. Goes out: the page.
+Promise:  the page names only tests that exist.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+TESTS = DOCS.with_name("tests")
+NUMBERS = range(1, 21)
+
+
+class Incomplete(ValueError):  # noqa: N818 - says what of the table is wrong
+    """The table of guarantees names a test that does not exist, or lacks a guarantee."""
+
+
+def guarantees() -> list[dict[str, Any]]:
+    """Return the guarantees R1 to R20, with `id`, `promise`, `tests` and perhaps `untested`.
+
+    Raises:
+        Incomplete: a guarantee is missing, has neither a test nor a reason, or names a test that
+            does not exist.
+    """
+    found: list[dict[str, Any]] = tomllib.loads((DOCS / "guarantees.toml").read_text())["guarantee"]
+    if [each["id"] for each in found] != [f"R{number}" for number in NUMBERS]:
+        raise Incomplete("docs/guarantees.toml must have R1 to R20, in this order.")
+    for each in found:
+        if missing := [test for test in each["tests"] if not exists(test)]:
+            raise Incomplete(f"{each['id']} names tests that do not exist: {', '.join(missing)}.")
+        if not each["tests"] and not each.get("untested"):
+            raise Incomplete(f"{each['id']} has no test, and does not say so.")
+    return found
+
+
+def exists(test: str) -> bool:
+    """Whether PATH::NAME is a test function below tests/."""
+    path, _, name = test.partition("::")
+    return name.startswith("test_") and name in _functions(TESTS / path)
+
+
+@lru_cache
+def _functions(path: Path) -> frozenset[str]:
+    if not path.is_file():
+        return frozenset()
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    return frozenset(n.name for n in ast.parse(path.read_text()).body if isinstance(n, kinds))
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    parts = [
+        "<!-- written by docs/generate.py from docs/guarantees.toml -->",
+        "# Guarantees, and the tests that hold them",
+        "",
+        "`make test` runs every test below; `pytest tests/PATH::NAME` runs one. What no test covers is",
+        "named.",
+    ]
+    for each in guarantees():
+        parts += ["", f"## {each['id']} {each['promise']}", ""]
+        for test in each["tests"]:
+            path, _, name = test.partition("::")
+            parts.append(f"- [{name}](../tests/{path})")
+        if each.get("untested"):
+            parts += [*([""] if each["tests"] else []), f"Not tested: {each['untested']}"]
+    return "\n".join(parts) + "\n"
