@@ -59,8 +59,8 @@ def page() -> str:
         "<!-- written by docs/generate.py from docs/guarantees.toml -->",
         "# Guarantees, and the tests that hold them",
         "",
-        "`make test` runs every test below; `pytest tests/PATH::NAME` runs one. What no test covers is",
-        "named.",
+        "`make test` runs every test below; `pytest tests/PATH::NAME` runs one. "
+        "What no test covers is named.",
     ]
     for each in guarantees():
         parts += ["", f"## {each['id']} {each['promise']}", ""]
