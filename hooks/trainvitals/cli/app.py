@@ -25,7 +25,8 @@ class Command(NamedTuple):
     module: str = ""
     """Module below `trainvitals` that has `register(app)`."""
     extra: str = ""
-    """Without a module: the name of the entry point, and of the extra that installs it."""
+    """The extra that installs what the command needs; without a module, also the name of its entry
+    point."""
 
 
 COMMANDS = {
@@ -51,6 +52,7 @@ COMMANDS = {
     "notify": Command("Try the channels of notifications.", extra="server"),
     "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
     "db": Command("Upgrade or copy the collector's database.", extra="server"),
+    "mcp": Command("Serve the runs of a collector to agents, read-only.", "cli.mcp", "mcp"),
     "sync": Command("Deliver what ended processes left in the spool, now.", "cli.sync"),
     "config": Command("Show the value and the origin of each setting.", "cli.config"),
     "doctor": Command(
