@@ -3,6 +3,7 @@
 import uPlot from "uplot";
 import { element } from "./dom.js";
 import { LANE, bands, overlay, underlay } from "./draw.js";
+import { download } from "./png.js";
 import { append, gaps, halved, middles, nearest, POINTS_MAX, smoothed, unpack } from "./points.js";
 import { heightOf, numberText, stepText, stepTicks, tickTexts, valueTicks, withRoom } from "./scale.js";
 
@@ -17,10 +18,11 @@ export class Chart {
     this.values = element("span", { class: "values" });
     this.title = element("h5", {});
     this.scaleButton = element("button", { type: "button", class: "scale", onclick: () => this.toggleLog() });
+    this.pngButton = element("button", { type: "button", onclick: () => this.save() }, "PNG");
     this.empty = element("p", { class: "empty" }, "Not measured in these steps.");
     this.plotRoot = element("div", { class: "plot", tabindex: "0", role: "img", onkeydown: (e) => this.pressed(e) });
     this.root = element("section", { class: "chart", "data-key": this.key },
-      element("header", {}, this.title, this.values, this.scaleButton), this.plotRoot, this.empty);
+      element("header", {}, this.title, this.values, this.scaleButton, this.pngButton), this.plotRoot, this.empty);
     this.take(sent);
   }
 
@@ -70,6 +72,11 @@ export class Chart {
     this.build();
   }
 
+  save() {
+    const lines = this.series.map(({ name, colour }) => [name, colour]);
+    download(this.sent.title, lines, this.plotRoot.querySelector("canvas"), this.colours);
+  }
+
   /** Build the canvas anew: for another theme, scale or set of series. */
   build() {
     this.u?.destroy();
@@ -78,7 +85,9 @@ export class Chart {
     const some = this.series.some((s) => s.points.step.length);
     this.empty.hidden = some;
     this.plotRoot.hidden = !some;
-    this.scaleButton.hidden = !some;
+    this.scaleButton.hidden = this.pngButton.hidden = !some;
+    this.pngButton.title = "Download this chart as a PNG file";
+    this.pngButton.setAttribute("aria-label", `${this.sent.title}: ${this.pngButton.title}`);
     this.scaleButton.textContent = this.log ? "log" : "linear";
     this.scaleButton.title = `The vertical axis is ${this.log ? "logarithmic" : "linear"}; click to change it`;
     this.scaleButton.setAttribute("aria-label", `${this.sent.title}: ${this.scaleButton.title}`);

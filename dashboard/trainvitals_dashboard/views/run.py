@@ -14,6 +14,7 @@ from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import Click, board
+from trainvitals_dashboard.parts.downloads import curve_downloads
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control
@@ -55,6 +56,7 @@ def _page(live: Live) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
+        curve_downloads(run, _shown(run))
         if live.every_s is not None:
             st.caption("updates automatically", width="content")
 
@@ -65,6 +67,12 @@ def _page(live: Live) -> None:
     live.refreshed(curves)
     _logged(live)
     _about(run)
+
+
+def _shown(run: RunDetail) -> list[str]:
+    """Return the scalars of the charts of the page."""
+    wanted = tuple(scalar for _, scalar, _ in CHARTS)
+    return [n for n in _scalars(run) if n in wanted or n.startswith(tuple(f"{w}/" for w in wanted))]
 
 
 def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:

@@ -1,0 +1,115 @@
+"""Downloads of the curves of a page: the points of the range that the URL names.
+
+Comes in: a run and the names of its scalars. Goes out: CSV and Parquet files.
+Each row is a bucket of steps, as in the charts; `trainvitals export` writes all stored values.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import streamlit as st
+
+from trainvitals.api.schema import Curve, RunDetail
+from trainvitals.wire import Stat, Stream
+from trainvitals_dashboard.client import Client
+from trainvitals_dashboard.figures.curves import StepRange
+from trainvitals_dashboard.parts.ranges import window
+from trainvitals_dashboard.parts.session import client
+from trainvitals_dashboard.wording import clean
+
+POINTS = 2000
+"""As many as the API sends for one curve."""
+PLACES_MAX = 50
+COLUMNS = ("curve", "step", "last_step", "count", "min", "mean", "max", "last", "nonfinite")
+
+
+def curve_downloads(run: RunDetail, scalars: Sequence[str]) -> None:
+    """Show the downloads of the curves. The files are made when they are requested."""
+    if not scalars:
+        return
+    # Read now: the files are made outside a run of the script, where the URL is not known.
+    shown, source = window(), client()
+
+    def curves() -> list[Curve]:
+        return _curves(source, run, scalars, shown)
+
+    name = re.sub(r"[^\w.-]+", "-", clean(run.name or run.id))[:60] or "run"
+    with st.popover("Download", icon=":material/download:"):
+        st.caption("The curves in this range of steps, at most 2,000 points each.")
+        st.download_button(
+            "CSV",
+            lambda: csv_of(curves()),
+            file_name=f"{name}.csv",
+            mime="text/csv",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Parquet",
+            lambda: parquet_of(curves()),
+            file_name=f"{name}.parquet",
+            mime="application/vnd.apache.parquet",
+            on_click="ignore",
+        )
+        st.caption("All stored values:")
+        command = f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv"
+        st.code(command, language="bash")
+
+
+def _curves(
+    source: Client, run: RunDetail, scalars: Sequence[str], shown: StepRange
+) -> list[Curve]:
+    asked = source.series(
+        run,
+        Stream.SCALAR,
+        Stat.VALUE,
+        scalars[:PLACES_MAX],
+        from_step=shown.first,
+        to_step=shown.last,
+        points=POINTS,
+    )
+    return asked.value.series
+
+
+def csv_of(curves: Iterable[Curve]) -> bytes:
+    """Return CSV with a header; a value that is not finite or not measured is an empty cell."""
+    file = io.StringIO()
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    lines.writerows(_rows(curves))
+    return file.getvalue().encode()
+
+
+def parquet_of(curves: Iterable[Curve]) -> bytes:
+    """Return Parquet with the same columns; a value that is not finite is null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole, real = pa.int64(), pa.float64()
+    kinds = (pa.string(), whole, whole, whole, real, real, real, real, whole)
+    columns = list(zip(*_rows(curves), strict=True)) or [()] * len(COLUMNS)
+    arrays = [pa.array(list(c), kind) for c, kind in zip(columns, kinds, strict=True)]
+    file = io.BytesIO()
+    pq.write_table(pa.table(arrays, names=list(COLUMNS)), file)
+    return file.getvalue()
+
+
+def _rows(curves: Iterable[Curve]) -> Iterator[tuple[Any, ...]]:
+    for one in curves:
+        for row in zip(
+            one.step,
+            one.last_step,
+            one.count,
+            one.min,
+            one.mean,
+            one.max,
+            one.last,
+            one.nonfinite,
+            strict=True,
+        ):
+            yield one.place, *row
