@@ -54,6 +54,11 @@ bench: bench-detection
 bench-detection: $(VENV)/.installed ## What the diagnosis finds, names and flags falsely (ARGS='--seeds 5 --jobs 2')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m detection $(ARGS)
 
+bench: bench-post-training
+.PHONY: bench-post-training
+bench-post-training: $(VENV)/.installed ## Faults of policy gradients: found, and healthy runs flagged (ARGS='--seeds 5')
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m post_training $(ARGS)
+
 bench: bench-store
 .PHONY: bench-store
 bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector (ARGS='--database postgres')
