@@ -14,10 +14,18 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers.chromium import chromium, dashboard, visit  # noqa: E402 - found by the line above
 from helpers.fake_collector import TOKEN, fake_collector  # noqa: E402
-from helpers.fake_runs import healthy_run, spiking_run, vanishing_run  # noqa: E402
+from helpers.fake_runs import (  # noqa: E402
+    blind_run,
+    failed_run,
+    healthy_run,
+    lost_run,
+    spiking_run,
+    vanishing_run,
+    young_run,
+)
 
 PICTURES = {
-    "fleet": ("/", 1280, 720, False),
+    "fleet": ("/", 1600, 560, False),
     "finding": ("/run?run=sigmoid-deep", 1280, 1060, False),
     "layers": ("/layers?run=sigmoid-deep&place=encoder.4.weight", 1280, 1060, True),
     "phone": ("/run?run=sigmoid-deep", 390, 1100, True),
@@ -28,7 +36,16 @@ PICTURES = {
 def main() -> None:
     """Write each picture to docs/images."""
     IMAGES.mkdir(exist_ok=True)
-    runs = (vanishing_run(), spiking_run(), healthy_run(), healthy_run("vit-b16", state="lost"))
+    runs = (
+        vanishing_run(),
+        spiking_run(),
+        healthy_run(),
+        lost_run("vit-b16"),
+        failed_run("resnet-amp", error="RuntimeError: CUDA error: out of memory"),
+        blind_run("compiled"),
+        young_run("warm-up"),
+        *(healthy_run(f"sweep-{i}", step=150 + 40 * i) for i in range(5)),
+    )
     with (
         fake_collector(*runs) as collector,
         dashboard(collector.url, TOKEN) as url,

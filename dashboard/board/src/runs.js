@@ -6,7 +6,7 @@ import { ago, counts, spark } from "./runtext.js";
 import { background } from "./theme.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 112, HEIGHT = 26, MARGIN = 3;
+const WIDTH = 96, HEIGHT = 26, MARGIN = 3;
 
 export class RunTable {
   constructor(parent, style) {
