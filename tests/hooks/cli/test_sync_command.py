@@ -85,8 +85,10 @@ def test_without_a_token_it_says_so(home, tmp_path):
 def test_what_the_collector_rejects_is_counted_and_kept(home, tmp_path, monkeypatch):
     with running_collector(tmp_path) as collector:
         monkeypatch.setenv("TRAINVITALS_TOKEN", collector.token)
-        other = batch(start(), run="r", project="another", source=b"f" * 16)
-        assert collector.send(other).status_code == 200
+        # Both ids that the run could have belong to another project.
+        for run, source in (("r", b"f" * 16), ("p::r", b"g" * 16)):
+            other = batch(start(), run=run, project="another", source=source)
+            assert collector.send(other).status_code == 200
         spool_of(home, collector.url).close()
         done = sync("--collector", collector.url)
     assert done.exit_code == 1
