@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Protocol
 
 import typer
@@ -59,8 +60,12 @@ def _tokens(database: str | None) -> Iterator[_TokenAdmin]:
 
 
 def _running(settings: Settings, address: str) -> RunningCollector:
-    own = own_token_file(parsed(settings.database), settings.home_path)
-    return RunningCollector(address, [settings.token_path, own], settings.tls_certificate)
+    url = parsed(settings.database)
+    files = [settings.token_path, own_token_file(url, settings.home_path)]
+    if url.database and url.get_backend_name() == "sqlite":
+        # The token file of a collector whose home is the folder of its database, as the demo's.
+        files.append(Path(url.database).parent / "token")
+    return RunningCollector(address, files, settings.tls_certificate)
 
 
 @token.command("create")

@@ -288,6 +288,7 @@ def healthy_run(seed: int, steps: int, layers: int, every: int) -> History:
         Stat.SAMPLE_STD: 0.8, Stat.UNIT_MEAN_STD: 0.3, Stat.INACTIVE_SHARE: 0.1,
         Stat.DEAD_SHARE: 0.05, Stat.SATURATED_SHARE: 0.1, Stat.KURTOSIS: 1.0,
         Stat.UNCHANGED_SHARE: 0.0,
+        Stat.MAGNITUDE_P05: 0.01, Stat.MAGNITUDE_P50: 0.13, Stat.MAGNITUDE_P95: 0.4,
     }  # fmt: skip
     captured = np.unique(np.r_[: min(64, steps), 0:steps:every])
     for stream, places in (

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals.ending import open_monitors
 from trainvitals.integrations.huggingface import TrainvitalsCallback
 from trainvitals.integrations.script import Unasked
 
@@ -147,6 +148,8 @@ def test_a_program_that_is_not_changed_has_the_loss_of_the_whole_step_too(
     monkeypatch.setattr(GPT2LMHeadModel, "accepts_loss_kwargs", model_takes_counts, raising=False)
     backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
     made = torch.optim.Optimizer.__init__
+    for left_open in [*open_monitors]:  # by a test before; a watched program is left alone
+        left_open.close()
     unasked = Unasked({"collector": "off", "every": 1})
     unasked.install()
     try:

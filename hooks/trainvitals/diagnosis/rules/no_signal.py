@@ -51,7 +51,10 @@ class NoSignal(Rule):
     code: ClassVar[str] = "TV107"
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = (DOWNSTREAM - {"TV107"}) | {"TV603"}
+    # A rate that was too high can be why there is no signal now, never the reverse.
+    explains: ClassVar[frozenset[str]] = (
+        DOWNSTREAM - {"TV107", "TV305", "TV601", "TV604", "TV606"}
+    ) | {"TV603"}
     needs: ClassVar[tuple[Need, ...]] = (Stream.GRADIENT,)
     fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A gradient is not zero after loss.backward()."
