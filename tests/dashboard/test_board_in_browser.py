@@ -108,8 +108,8 @@ def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_a
 ):
     with visit(browser, f"{address}/run?run=resnet-baseline") as seen:
         drag(seen.page, LOSS, 0.4, 0.6)
-        seen.page.wait_for_url("**from_step=*", timeout=15_000)
-        seen.page.get_by_role("button", name="All steps").wait_for(timeout=15_000)
+        seen.page.wait_for_url("**from_step=*", timeout=60_000)
+        seen.page.get_by_role("button", name="All steps").wait_for(timeout=60_000)
         seen.settle()
         query = query_of(seen.page)
         first, last = int(query["from_step"]), int(query["to_step"])
@@ -121,7 +121,7 @@ def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_a
         # The end of a drag is not a click on a point.
         assert seen.page.get_by_role("link", name="Layers around").count() == 0
         plot(seen.page, NORM).dblclick()
-        seen.page.wait_for_url(lambda url: "from_step" not in url, timeout=15_000)
+        seen.page.wait_for_url(lambda url: "from_step" not in url, timeout=60_000)
         seen.settle()
         assert axis_ends(seen.page, LOSS) == pytest.approx((0, 400), abs=1)
 
@@ -146,7 +146,7 @@ def test_the_keyboard_moves_the_cursor_zooms_and_changes_the_scale(browser, addr
         chart.press("l")
         assert {before, scale.inner_text()} == {"log", "linear"}
         chart.press("+")
-        seen.page.wait_for_url("**to_step=*", timeout=15_000)
+        seen.page.wait_for_url("**to_step=*", timeout=60_000)
         assert query_of(seen.page)["from_step"] in ("1", "2")
 
 
@@ -194,9 +194,9 @@ def test_a_clicked_step_has_a_link_to_the_layers_around_it(browser, address):
         seen.page.mouse.down()
         seen.page.mouse.up()
         link = seen.page.get_by_role("link", name="Layers around step 200")
-        link.wait_for(timeout=15_000)
-        link.click(timeout=15_000)
-        seen.page.wait_for_url("**/layers?*", timeout=15_000)
+        link.wait_for(timeout=60_000)
+        link.click(timeout=60_000)
+        seen.page.wait_for_url("**/layers?*", timeout=60_000)
         query = query_of(seen.page)
         assert (query["from_step"], query["to_step"]) == ("150", "250")
 
@@ -233,7 +233,7 @@ def test_live_points_are_appended_in_small_messages(live):
                 "([key, text]) => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
                 "?.querySelector(`section[data-key='${key}'] header`)?.textContent.includes(text))",
                 arg=[LOSS, f"{step:,}"],
-                timeout=15_000,
+                timeout=60_000,
             )
             news = board_messages([f for f in frames if isinstance(f, bytes)])
             assert news
@@ -259,16 +259,16 @@ def test_a_range_that_ends_at_the_latest_step_goes_on_and_another_one_stays(live
     run, opened, fake = live
     with opened() as seen:
         drag(seen.page, LOSS, 0.5, 0.9999)
-        seen.page.wait_for_url("**from_step=*", timeout=15_000)
+        seen.page.wait_for_url("**from_step=*", timeout=60_000)
         seen.settle()
         assert "to_step" not in query_of(seen.page)
         first = int(query_of(seen.page)["from_step"])
         run.step = 800
-        seen.page.get_by_text("step 800 of 2,000", exact=False).first.wait_for(timeout=15_000)
+        seen.page.get_by_text("step 800 of 2,000", exact=False).first.wait_for(timeout=60_000)
         seen.page.wait_for_timeout(500)
         assert axis_ends(seen.page, LOSS) == pytest.approx((first, 800), abs=5)
         drag(seen.page, LOSS, 0.2, 0.4)
-        seen.page.wait_for_url("**to_step=*", timeout=15_000)
+        seen.page.wait_for_url("**to_step=*", timeout=60_000)
         seen.settle()
         seen.page.wait_for_timeout(1_000)
         asked = len(fake.asked)

@@ -38,7 +38,7 @@ def whole_rows(page, height):
 def test_twenty_runs_fit_on_a_screen(browser, address, dark):
     with visit(browser, address, dark=dark) as seen:
         seen.page.set_viewport_size({"width": 1600, "height": 1000})
-        seen.page.get_by_role("link", name="sigmoid-deep", exact=True).wait_for(timeout=15_000)
+        seen.page.get_by_role("link", name="sigmoid-deep", exact=True).wait_for(timeout=60_000)
         assert whole_rows(seen.page, 1000) >= 20
         assert (seen.errors, seen.foreign) == ([], [])
 
@@ -47,7 +47,7 @@ def test_twenty_runs_fit_on_a_screen(browser, address, dark):
 def test_a_phone_shows_cards_within_its_width(browser, address, dark):
     with visit(browser, address, width=390, dark=dark) as seen:
         card = seen.page.locator("tbody tr").first
-        card.wait_for(timeout=15_000)
+        card.wait_for(timeout=60_000)
         box = card.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 390
@@ -61,11 +61,11 @@ def test_a_title_sorts_and_the_order_is_written_into_the_address(browser, addres
     with visit(browser, address) as seen:
         title = seen.page.get_by_role("columnheader", name="Verdict")
         title.get_by_role("button").click()
-        seen.page.wait_for_url("**sort=verdict*", timeout=15_000)
+        seen.page.wait_for_url("**sort=verdict*", timeout=60_000)
         seen.settle()
         assert title.get_attribute("aria-sort") == "ascending"
         title.get_by_role("button").click()
-        seen.page.wait_for_url("**sort=-verdict*", timeout=15_000)
+        seen.page.wait_for_url("**sort=-verdict*", timeout=60_000)
         seen.settle()
         assert "healthy" in seen.page.locator("tbody tr").first.inner_text()
         assert title.get_attribute("aria-sort") == "descending"
@@ -75,9 +75,9 @@ def test_a_verdict_is_chosen_and_written_into_the_address(browser, address):
     with visit(browser, address) as seen:
         seen.page.get_by_role("combobox", name="Verdict").click()
         seen.page.get_by_role("option", name="error").click()
-        seen.page.wait_for_url("**verdict=error*", timeout=15_000)
+        seen.page.wait_for_url("**verdict=error*", timeout=60_000)
         seen.page.get_by_role("link", name="gpt-small", exact=True).wait_for(
-            state="detached", timeout=15_000
+            state="detached", timeout=60_000
         )
         assert seen.page.locator("tbody tr").count() == 1
 
@@ -85,8 +85,8 @@ def test_a_verdict_is_chosen_and_written_into_the_address(browser, address):
 def test_a_count_of_findings_leads_to_the_run(browser, address):
     with visit(browser, address) as seen:
         seen.page.get_by_role("link", name="1 error in sigmoid-deep").click()
-        seen.page.wait_for_url("**/run?run=sigmoid-deep", timeout=15_000)
-        seen.page.get_by_text("What would prove this wrong").first.wait_for(timeout=15_000)
+        seen.page.wait_for_url("**/run?run=sigmoid-deep", timeout=60_000)
+        seen.page.get_by_text("What would prove this wrong").first.wait_for(timeout=60_000)
 
 
 def test_more_runs_come_on_demand(browser, address):
@@ -101,13 +101,13 @@ def test_more_runs_come_on_demand(browser, address):
 
 def test_the_table_follows_its_runs_from_an_empty_page_on(browser):
     with fake_collector() as fake, dashboard(fake.url, TOKEN) as url, visit(browser, url) as seen:
-        seen.page.get_by_text("No runs yet").wait_for(timeout=15_000)
+        seen.page.get_by_text("No runs yet").wait_for(timeout=60_000)
         run = spiking_run()
         fake.runs.append(run)
-        seen.page.get_by_role("link", name="gpt-small", exact=True).wait_for(timeout=15_000)
+        seen.page.get_by_role("link", name="gpt-small", exact=True).wait_for(timeout=60_000)
         run.step = 700
-        seen.page.get_by_text("step 700 of 2,000 (35 %)").wait_for(timeout=15_000)
+        seen.page.get_by_text("step 700 of 2,000 (35 %)").wait_for(timeout=60_000)
         fake.runs.insert(0, healthy_run())
-        seen.page.get_by_role("link", name="resnet-baseline", exact=True).wait_for(timeout=15_000)
+        seen.page.get_by_role("link", name="resnet-baseline", exact=True).wait_for(timeout=60_000)
         assert seen.page.locator("tbody tr").first.inner_text().count("resnet-baseline") == 1
         assert seen.errors == []

@@ -155,7 +155,7 @@ def test_a_tensor_is_selected_by_a_click_or_a_key_and_stands_in_the_address(brow
     with visit(browser, f"{address}/layers?run=with-304") as seen:
         click_row(seen.page, 2)
         click_row(seen.page, 3)
-        seen.page.wait_for_url("**place=h.2.attn.q.weight*", timeout=15_000)
+        seen.page.wait_for_url("**place=h.2.attn.q.weight*", timeout=60_000)
         plot(seen.page, "detail-weight-l2")
         seen.settle()
         seen.page.mouse.move(0, 0)
@@ -164,7 +164,7 @@ def test_a_tensor_is_selected_by_a_click_or_a_key_and_stands_in_the_address(brow
             row.press("ArrowDown")
         assert "h.2.attn.q.bias" in said(seen.page, "heat")
         row.press("Enter")
-        seen.page.wait_for_url("**place=h.2.attn.q.bias*", timeout=15_000)
+        seen.page.wait_for_url("**place=h.2.attn.q.bias*", timeout=60_000)
 
 
 def test_the_heat_map_and_the_curves_of_the_tensor_have_one_cursor_and_one_range(browser, address):
@@ -182,7 +182,7 @@ def test_the_heat_map_and_the_curves_of_the_tensor_have_one_cursor_and_one_range
         seen.page.mouse.down()
         seen.page.mouse.move(box["x"] + names + span * 0.5, y, steps=5)
         seen.page.mouse.up()
-        seen.page.wait_for_url("**from_step=100&to_step=200*", timeout=15_000)
+        seen.page.wait_for_url("**from_step=100&to_step=200*", timeout=60_000)
 
 
 def test_the_colours_change_between_logarithmic_and_linear(browser, address):
