@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page
 def plot(page: Page, chart: str) -> Locator:
     """Return the plot of a chart, scrolled into view. Playwright looks into shadow roots."""
     found = page.locator(f"section[data-key^='{chart}'] .plot").first
-    found.locator("canvas").wait_for(timeout=15_000)
+    found.locator("canvas").wait_for(timeout=60_000)
     found.scroll_into_view_if_needed()
     return found
 
