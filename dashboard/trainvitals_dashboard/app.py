@@ -13,6 +13,7 @@ from trainvitals_dashboard.parts.session import (
     FLEET,
     INITIAL,
     LAYERS,
+    LOSS,
     RUN,
     rescue_banner,
     signed_in,
@@ -29,6 +30,7 @@ def main() -> None:
         [
             st.Page(FLEET, title="Runs – trainvitals", url_path="fleet", default=True),
             st.Page(RUN, title="Run – trainvitals", url_path="run"),
+            st.Page(LOSS, title="Loss – trainvitals", url_path="loss"),
             st.Page(LAYERS, title="Layers – trainvitals", url_path="layers"),
             st.Page(INITIAL, title="Initialisation – trainvitals", url_path="initialisation"),
             st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),

@@ -20,6 +20,8 @@ VIEWS = {
     f"/layers?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     "/initialisation?run=sigmoid-deep": "Through the depth",
     f"/initialisation?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
+    "/loss?run=resnet-baseline": "Gap to the training loss",
+    f"/loss?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     "/bias?run=resnet-baseline": "Drift of the biases",
     f"/compare?run=sigmoid-deep&run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",
     f"/bias?run={quote(HOSTILE)}": "<img src=x onerror=alert(1)>",

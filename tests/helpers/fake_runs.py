@@ -25,6 +25,7 @@ STATISTICS = {
     "scalar": ["value"],
 }
 
+SCALARS = ("loss", "loss/validation", "gradient_norm", "learning_rate/0", "log/acc")
 Value = Callable[[str, str, str, int], float | None]
 
 
@@ -39,6 +40,7 @@ class FakeRun:
     total_steps: int | None = 401
     findings: list[dict[str, Any]] = field(default_factory=list)
     layers: list[str] = field(default_factory=lambda: [f"encoder.{i}" for i in range(12)])
+    scalars: tuple[str, ...] = SCALARS
     values: Value | None = None
     missing: tuple[int, int] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
@@ -82,10 +84,7 @@ class FakeRun:
             for kind in ("weight", "bias")
         ]
         modules = [place(name, "ReLU", [], i, name) for i, name in enumerate(self.layers)]
-        scalars = [
-            place(name, "", [], -1, "")
-            for name in ("loss", "loss/validation", "gradient_norm", "learning_rate/0", "log/acc")
-        ]
+        scalars = [place(name, "", [], -1, "") for name in self.scalars]
         rows = {"activation": modules, "scalar": scalars}
         return [
             {"stream": stream, "statistics": names, "places": rows.get(stream, parameters)}

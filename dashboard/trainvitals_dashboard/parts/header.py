@@ -7,7 +7,16 @@ from streamlit.delta_generator import DeltaGenerator
 
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
-from trainvitals_dashboard.parts.session import BIAS, COMPARE, FLEET, INITIAL, LAYERS, RUN, now
+from trainvitals_dashboard.parts.session import (
+    BIAS,
+    COMPARE,
+    FLEET,
+    INITIAL,
+    LAYERS,
+    LOSS,
+    RUN,
+    now,
+)
 from trainvitals_dashboard.parts.verdict import tab_title
 from trainvitals_dashboard.wording import (
     STATE_COLOUR,
@@ -35,6 +44,7 @@ def run_header(run: Run, *, page: str) -> DeltaGenerator:
         brand()
         for target, label, icon in (
             (RUN, "Verdict", ":material/stethoscope:"),
+            (LOSS, "Loss", ":material/show_chart:"),
             (LAYERS, "Layers", ":material/layers:"),
             (INITIAL, "Initialisation", ":material/flag:"),
             (BIAS, "Bias", ":material/balance:"),

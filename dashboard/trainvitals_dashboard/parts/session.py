@@ -13,7 +13,7 @@ from trainvitals_dashboard.wording import ago, literal, plain
 
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
 INITIAL, BIAS, COMPARE = "views/initialisation.py", "views/bias.py", "views/compare.py"
-EXPERIMENTS = "views/experiments.py"
+EXPERIMENTS, LOSS = "views/experiments.py", "views/loss.py"
 """Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
 _RESCUE = "rescue"

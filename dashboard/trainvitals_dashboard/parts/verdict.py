@@ -137,20 +137,25 @@ def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
         return
     st.markdown("#### Other findings", anchors=False)
     for finding in others:
-        arrow = "↳ " if finding.explained_by and finding.is_open else ""
-        state = "" if finding.is_open else " — resolved"
-        label = (
-            f"{arrow}**{plain(finding.code)} {plain(words(finding.rule))}**{state}: "
-            f"{plain(shortened(finding.summary, 110))}"
-        )
-        icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
-        key = f"finding-{finding.code}-{finding.where}-{finding.since_step}"
-        with st.expander(label, icon=icon, key=key, on_change="rerun") as opened:
-            # A closed finding sends no requests to the collector.
-            if opened.open:
-                _facts(finding)
-                st.markdown(prose(finding.summary))
-                finding_body(run, finding, findings)
+        finding_expander(run, finding, findings)
+
+
+def finding_expander(run: RunDetail, finding: Finding, findings: Sequence[Finding]) -> None:
+    """Show a finding as a line that opens; `findings` are all findings of the run."""
+    arrow = "↳ " if finding.explained_by and finding.is_open else ""
+    state = "" if finding.is_open else " — resolved"
+    label = (
+        f"{arrow}**{plain(finding.code)} {plain(words(finding.rule))}**{state}: "
+        f"{plain(shortened(finding.summary, 110))}"
+    )
+    icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
+    key = f"finding-{finding.code}-{finding.where}-{finding.since_step}"
+    with st.expander(label, icon=icon, key=key, on_change="rerun") as opened:
+        # A closed finding sends no requests to the collector.
+        if opened.open:
+            _facts(finding)
+            st.markdown(prose(finding.summary))
+            finding_body(run, finding, findings)
 
 
 def in_chains(findings: Sequence[Finding]) -> list[Finding]:
