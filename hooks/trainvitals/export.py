@@ -47,8 +47,11 @@ def write_csv(found: Iterable[Page], file: IO[bytes]) -> None:
     """Write CSV with a header; values as the shortest text that reads back to the same float32."""
     lines = csv.writer(_Encoded(file), lineterminator="\n")
     lines.writerow(COLUMNS)
+    # Python's csv does not quote a carriage return where lines end with a line feed alone.
+    quoted = csv.writer(_Encoded(file), lineterminator="\n", quoting=csv.QUOTE_ALL)
     for page in found:
-        lines.writerows(
+        has_return = any("\r" in place.name for place in page[0].places)
+        (quoted if has_return else lines).writerows(
             (*words, step, repr(time), str(value)) for *words, step, time, value in rows(page)
         )
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "runs": Command("List the runs of a collector.", "cli.runs"),
     "top": Command("Show the runs of a collector live, the worst first.", "cli.top"),
     "export": Command("Write all values of a run as CSV, JSON lines or Parquet.", "cli.export"),
+    "import": Command("Store the values of a file as a run.", "cli.import_"),
     "delete": Command("Delete a run from a collector.", "cli.delete"),
     "compare": Command("Show where two runs differ.", "cli.compare"),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
