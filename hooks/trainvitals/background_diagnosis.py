@@ -3,7 +3,7 @@
 Comes in: records, through `put`, which only appends.
 Goes out: each finding once, when it opens; the status after each examination; a diagnosis from
           `diagnosis`.
-Promise:  at most about 1 % of a core; the training thread never waits for it.
+Promise:  at most about 0.5 % of a core; the training thread never waits for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainvitals.wire import Frame, Record
 log = logging.getLogger("trainvitals")
 
 INTERVAL_S = 0.5
-CORE_SHARE_MAX = 0.01
+CORE_SHARE_MAX = 0.005
 FRAMES_WAITING_MAX = 50_000
 JOIN_S = 1.0
 

@@ -75,7 +75,7 @@ class Monitor:
         self._last: Diagnosis | None = None
         self._closed = False
         self._state, self._error = "running", ""
-        self._error_before = id(getattr(sys, "last_value", None))
+        self._error_before = id(sys.__dict__.get("last_value"))
 
     # Called by the training.
 
@@ -234,7 +234,7 @@ class Monitor:
 
     def _step_ended(self, _step: int) -> None:
         # An exception that a notebook displayed before this step did not end the training.
-        self._error_before = id(getattr(sys, "last_value", None))
+        self._error_before = id(sys.__dict__.get("last_value"))
         if self._capture is not None and self._capture.updates.stopping:
             raise StopTraining(self._capture.updates.stopping)
         while self._opened and self._on_finding is not None:

@@ -2,7 +2,7 @@
 
 import uPlot from "uplot";
 import { element } from "./dom.js";
-import { LANE, bands, overlay, underlay } from "./draw.js";
+import { LANE, bands, hatched, overlay, underlay } from "./draw.js";
 import { download } from "./png.js";
 import { append, gaps, halved, middles, nearest, POINTS_MAX, smoothed, unpack } from "./points.js";
 import { heightOf, numberText, stepText, stepTicks, tickTexts, valueTicks, withRoom } from "./scale.js";
@@ -340,17 +340,7 @@ export class Chart {
 
   /** Return a hatch: steps without a measurement are neither lost nor non-finite. */
   hatch(ctx) {
-    if (!this.pattern) {
-      const tile = element("canvas", { width: "8", height: "8" });
-      const pen = tile.getContext("2d");
-      pen.strokeStyle = this.colours.muted;
-      pen.globalAlpha = 0.45;
-      pen.beginPath();
-      pen.moveTo(0, 8);
-      pen.lineTo(8, 0);
-      pen.stroke();
-      this.pattern = ctx.createPattern(tile, "repeat");
-    }
+    this.pattern ||= hatched(ctx, this.colours.muted);
     return this.pattern;
   }
 }

@@ -1,5 +1,6 @@
 /** What is drawn on the canvas beside uPlot's lines: ranges, gaps, non-finite values and marks. */
 
+import { element } from "./dom.js";
 import { heightOf } from "./scale.js";
 
 /** Height of the lane above the plot that holds the names of marks, in CSS pixels. */
@@ -137,4 +138,17 @@ function clipped(u, draw) {
 
 function ratio() {
   return window.devicePixelRatio || 1;
+}
+
+/** Return a pattern of diagonal lines, for what was not measured. */
+export function hatched(ctx, colour, size = 8, alpha = 0.45) {
+  const tile = element("canvas", { width: `${size}`, height: `${size}` });
+  const pen = tile.getContext("2d");
+  pen.strokeStyle = colour;
+  pen.globalAlpha = alpha;
+  pen.beginPath();
+  pen.moveTo(0, size);
+  pen.lineTo(size, 0);
+  pen.stroke();
+  return ctx.createPattern(tile, "repeat");
 }

@@ -1,6 +1,6 @@
 /** What is drawn on the canvases of a heat-map: names, cells, the cursor and the axis of steps. */
 
-import { element } from "./dom.js";
+import { hatched } from "./draw.js";
 import { shadeOf } from "./heatrows.js";
 import { stepText, stepTicks } from "./scale.js";
 
@@ -182,17 +182,7 @@ function fitted(pen, text, room) {
 }
 
 function hatch(map, pen) {
-  if (!map.pattern) {
-    const tile = element("canvas", { width: "6", height: "6" });
-    const ink = tile.getContext("2d");
-    ink.strokeStyle = map.colours.muted;
-    ink.globalAlpha = 0.4;
-    ink.beginPath();
-    ink.moveTo(0, 6);
-    ink.lineTo(6, 0);
-    ink.stroke();
-    map.pattern = pen.createPattern(tile, "repeat");
-  }
+  map.pattern ||= hatched(pen, map.colours.muted, 6, 0.4);
   return map.pattern;
 }
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 ALLOWANCE_S: Final = 0.25
 FIRST_STEPS: Final = 64
 """First steps, measured in full as long as a reserve is left: most faults are visible there."""
@@ -40,6 +38,8 @@ class Budget:
 
     def __init__(self, share: float, every: int | None = None, start: int = 0) -> None:
         self.share = share
+        self.vital_only = every is None and share == 0
+        """Whether no step is measured in full."""
         self.every = every
         self.start = start
         self.own_s = self.training_s = 0.0
@@ -48,11 +48,6 @@ class Budget:
         self._last_full = start - 1
         self._finding_until = -1
         self._nonfinite_at = -NONFINITE_EVERY
-
-    @property
-    def vital_only(self) -> bool:
-        """Whether no step is measured in full."""
-        return self.every is None and self.share == 0
 
     @property
     def balance_s(self) -> float:
@@ -108,8 +103,5 @@ class Budget:
 
     @property
     def overhead(self) -> float | None:
-        """Own cost over training time, whole run up to now; None before the second step.
-
-        Rounded to float32, as on the wire, so that every output shows the same number.
-        """
-        return float(np.float32(self.own_s / self.training_s)) if self.training_s > 0 else None
+        """Own cost over training time, whole run up to now; None before the second step."""
+        return self.own_s / self.training_s if self.training_s > 0 else None

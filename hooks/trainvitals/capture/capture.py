@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -20,16 +21,7 @@ from trainvitals.capture.facts import facts_of
 from trainvitals.capture.guard import Guard, log
 from trainvitals.capture.hooks import call_s
 from trainvitals.capture.initial import InitialValues
-from trainvitals.capture.loss import (
-    NOTHING,
-    Loss,
-    LossHooks,
-    Number,
-    Seen,
-    StepScalars,
-    examined_of,
-    total_of,
-)
+from trainvitals.capture.loss import NOTHING, LossHooks, Seen, examined_of
 from trainvitals.capture.loss_steps import LossSteps
 from trainvitals.capture.measurement import Measurement
 from trainvitals.capture.operations import LossEvents
@@ -38,13 +30,14 @@ from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.rounded_weights import RoundedWeights
+from trainvitals.capture.scalars import Loss, Number, StepScalars, total_of
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.veto import UpdateGuard
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
-STEP_HOOKS = 3
-"""Hooks that are called at every step: on the model, before and after the optimizer's step."""
+STEP_HOOKS = 2
+"""Hooks that are called at every step, before and after that of the optimizer."""
 INITIAL_WAIT_S = 0.2
 BACKGROUND_STEPS = 16  # every how many light steps the cost of background threads is added
 
@@ -84,7 +77,6 @@ class Capture:
         self._initial = InitialValues(emit, self._guard)
         self.updates = UpdateGuard(guard, emit)
         self._background_cpu_s = background_cpu_s
-        self._background_seen_s = 0.0
         self._emission = Emission(emit, self._was_nonfinite)
         self.scalars = StepScalars()
         self._names = Names(self._report)
@@ -106,20 +98,17 @@ class Capture:
         )
         self._loss_steps = LossSteps(self.models)
         self._full = self._budget.is_full(start_step)
-        self._force_full = False
-        self._own_s = 0.0
+        self._own_s = self._background_seen_s = 0.0
         self._last_end: float | None = None
         self._loss_hook: LossHooks | None = None
-        self._copies_are_stepped = False
+        self._copies_are_stepped = self._force_full = False
         self._loss_events = LossEvents(emit)
-        self._overhead: float | None = None
+        self._recorded: float | None = None
         try:
             self._attach(loss)
         except BaseException:
             self.detach()
             raise
-
-    # Called by Monitor.
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -128,8 +117,11 @@ class Capture:
 
     @property
     def overhead(self) -> float | None:
-        """Own CPU time over training time, whole run, as last recorded; None before the first."""
-        return self._overhead
+        """Own CPU time over training time, whole run, as last recorded; None before the first.
+
+        Rounded to float32, as on the wire, so that every output shows the same number.
+        """
+        return None if self._recorded is None else float(np.float32(self._recorded))
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -152,7 +144,7 @@ class Capture:
         if unless_hooked and self.scalars.hooked:
             return
         started = time.thread_time()
-        with self._guard.probe("loss"):
+        with self._guard.loss:
             if split == "training":
                 given = prediction is not None or target is not None
                 seen = Seen(prediction, target, explicit=True) if given else NOTHING
@@ -235,7 +227,7 @@ class Capture:
 
     def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
         started = time.thread_time()
-        with self._guard.probe("loss"):
+        with self._guard.loss:
             self._take_loss(value, seen, hooked=True)
         self._own_s += time.thread_time() - started
         if not self.scalars.logged:  # otherwise the program reports this loss a second time
@@ -249,8 +241,9 @@ class Capture:
         if self.scalars.loss(total_of(value), hooked=hooked):
             self._nonfinite()
             self._loss_events.add(examined_of(value), self.step + 1)
-        self.scalars.terms(value, self._names.allowed)
-        if self._is_supervised() and "supervision" not in self._guard.off:
+        if type(value) is not Tensor:
+            self.scalars.terms(value, self._names.allowed)
+        if (self._full or self._force_full) and self._is_supervised():
             with self._guard.probe("supervision"):
                 self._own_s += self._supervision.take(value, seen, self.optimizers)
         if not self._loss_steps.optimizer_stepped and not (hooked and self.scalars.logged):
@@ -274,7 +267,8 @@ class Capture:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         started = time.thread_time()
-        self._loss_steps.stop()
+        if not self._loss_steps.optimizer_stepped:
+            self._loss_steps.stop()
         try:
             if "gradients" not in self._guard.off:
                 self._measurement.before(optimizer, args, kwargs, self.step + 1)
@@ -284,13 +278,14 @@ class Capture:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         started = time.thread_time()
-        self.updates.after()
+        if self.updates.mode != "off":
+            self.updates.after()
         try:
             if "updates" not in self._guard.off:
                 self._measurement.after(optimizer, args, kwargs, self.step + 1)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("updates", error)
-        if optimizer is not self.optimizers[0]:
+        if optimizer is not self._optimizers.known[0]:
             self._own_s += time.thread_time() - started
             return
         self._finish_step(started)
@@ -311,9 +306,8 @@ class Capture:
         now = time.perf_counter()
         ended = time.thread_time()
         own_s = self._own_s + ended - started
-        self._budget.spent(
-            number, own_s, now - self._last_end if self._last_end else None, full=full
-        )
+        step_s = now - self._last_end if self._last_end else None
+        self._budget.spent(number, own_s, step_s, full=full)
         if full or number % BACKGROUND_STEPS == 0:
             self._initial.emit()
             spent_s = self._background_cpu_s() + self._initial.cpu_s + self._emission.device_s()
@@ -325,9 +319,11 @@ class Capture:
         self._force_full = False
         self._full = self._budget.is_full(number + 1)
         self._measurement.end(full=full, next_is_full=self._full)
-        self._supervision.release()
-        self._outputs.begin(number + 1, armed=self._full)
-        self._own_s = time.thread_time() - ended + STEP_HOOKS * call_s()
+        if full or self._full or self._outputs.own_s:
+            self._supervision.release()
+            self._outputs.begin(number + 1, armed=self._full)
+        hooks = STEP_HOOKS + (self._loss_hook.begin(self._full) if self._loss_hook else 0)
+        self._own_s = time.thread_time() - ended + hooks * call_s()
         if self._on_step is not None:
             self._on_step(number)  # exceptions of the user's callback pass through
 
@@ -335,19 +331,25 @@ class Capture:
         return self._full or (self._force_full and not self._budget.vital_only)
 
     def _is_supervised(self) -> bool:
-        return self._measurement.is_supervised(forced=self._force_full)
+        supervised = self._measurement.is_supervised(forced=self._force_full)
+        return supervised and "supervision" not in self._guard.off
 
     def _end_step(self, number: int, *, full: bool) -> None:
         now = time.time()
         step, plan = self._measurement.begin()
-        for name, value in self.scalars.take().items():
-            step.put_scalar(name, value)
-        step.scalars |= group_scalars(self.optimizers)
+        taken = self.scalars.take()
+        if taken.on_device:
+            for name, value in taken.scalars().items():
+                step.put_scalar(name, value)
+        else:
+            step.taken = taken
+        step.scalars |= group_scalars(self._optimizers.known)
         if self._last_end is not None:
             step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         step.scalars[Scalar.CAPTURE_TIME_S] = self._own_s
         if (overhead := self._budget.overhead) is not None:
-            self._overhead = step.scalars[Scalar.OVERHEAD] = overhead
+            step.scalars[Scalar.OVERHEAD] = overhead
+            self._recorded = overhead
         places: Places = {}
         if full:
             plan.frozen_is_known = True

@@ -9,7 +9,7 @@ from trainvitals.capture.plan import CapturePlan
 from trainvitals.capture.step import PARAMETER_STREAMS, Step
 from trainvitals.capture.streams import Emit, Streams
 from trainvitals.capture.transfer import Transfer
-from trainvitals.wire import Place, Scalar, Stream
+from trainvitals.wire import Place, Stream
 
 Places = Mapping[Stream, tuple[Place, ...]]
 
@@ -47,6 +47,9 @@ class Emission:
 
     def submit(self, number: int, time: float, step: Step, places: Places) -> None:
         """Emit a step, now or when its values arrived; `places` is empty for a light step."""
+        if not step.remote and not self._transfer.waiting:
+            self._emit(number, time, step, places)
+            return
         self._transfer.submit(step, lambda step: self._emit(number, time, step, places))
 
     def finish(self) -> None:
@@ -68,11 +71,9 @@ class Emission:
         return self._transfer.device_s()
 
     def _emit(self, number: int, time: float, step: Step, places: Places) -> None:
-        scalars = step.all_scalars()
-        nonfinite = scalars.get(Scalar.NONFINITE_GRADIENTS, 0) > 0
-        bad_loss = scalars.get(Scalar.NONFINITE_LOSS, 0) > 0
-        self._streams.scalars(number, time, scalars, urgent=bool(places) or nonfinite or bad_loss)
-        if nonfinite:
+        nonfinite = step.is_nonfinite
+        self._streams.scalars(number, time, step.all_scalars, urgent=nonfinite or bool(places))
+        if nonfinite and step.has_nonfinite_gradient:
             self._nonfinite(number)
         for stream, rows in places.items():
             if stream in PARAMETER_STREAMS:

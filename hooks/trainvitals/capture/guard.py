@@ -52,6 +52,7 @@ class Guard:
         self._errors: Counter[tuple[str, str]] = Counter()
         self._report = report
         self.off: set[str] = set()
+        self.loss = Probe(self, "loss")
 
     def probe(self, name: str) -> Probe:
         """Run a block and catch its exceptions. Check `name in off` before expensive work."""

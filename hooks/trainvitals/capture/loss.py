@@ -1,14 +1,13 @@
-"""Collect the losses and other scalars of the current step; the hooks that see losses unasked.
+"""The hooks that see losses which the program does not report.
 
-Comes in: losses from `monitor.loss`, a loss module, a model whose output has a loss (Hugging Face),
-          a `training_step` (Lightning). Goes out: the scalars of a step.
+Comes in: the output of a loss module, of a model whose output has a loss (Hugging Face), and of a
+          `training_step` (Lightning). Goes out: the losses, and what is known about them.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,8 @@ from torch import Tensor, nn
 
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
+from trainvitals.capture.scalars import Loss
 from trainvitals.capture.supervised_inputs import first_input
-from trainvitals.wire import Scalar
-
-Number = float | int | Tensor
-Loss = Number | Mapping[str, Number]
-"""A loss, or its terms by name."""
 
 _FUNCTIONS: Final = {
     "cross_entropy": "CrossEntropyLoss",
@@ -41,8 +36,8 @@ _FUNCTIONS: Final = {
 }
 """Loss functions of torch → the modules that compute the same."""
 
-TOTAL: Final = "loss"
-"""The name of the total in a dict of loss terms; without it, the loss is the sum of the terms."""
+PLAIN_OUTPUTS: Final = 8
+"""Number of outputs in a row that are tensors, after which a model's output contains no loss."""
 
 
 @dataclass(frozen=True)
@@ -59,93 +54,6 @@ class Seen:
 
 
 NOTHING: Final = Seen()
-
-
-class StepScalars:
-    """Collects the scalars between two optimizer steps; micro-batches are averaged."""
-
-    def __init__(self) -> None:
-        self._logged: list[Tensor | float] = []
-        self._hooked: list[Tensor | float] = []
-        self._others: dict[str, Tensor | float] = {}
-        self._terms: dict[str, tuple[Tensor | float, int]] = {}
-        self.seen = False
-        """Whether a training loss was recorded in this run."""
-        self.logged = False
-        """Whether a training loss was recorded by `monitor.loss`, not by a hook."""
-        self.are_parts = False
-        """The losses of the micro-batches are parts of the step's loss: their sum counts."""
-
-    @property
-    def hooked(self) -> bool:
-        """Whether the loss of the current step is that of the hooks.
-
-        It is not if an earlier micro-batch of the step was recorded otherwise, before the hooks.
-        """
-        return bool(self._hooked) and not self._logged
-
-    @property
-    def waiting(self) -> int:
-        """Number of training losses in the current step."""
-        return len(self._logged or self._hooked)
-
-    def take_losses(self) -> list[Tensor | float]:
-        """Return the training losses of the current step, oldest first, and remove them."""
-        losses = self._logged or self._hooked
-        self._logged, self._hooked = [], []
-        return losses
-
-    def loss(self, value: Number, *, hooked: bool = False) -> bool:
-        """Add the training loss of one micro-batch; return whether it is known to be non-finite.
-
-        A loss from the hook of the loss module counts only in steps without `monitor.loss`.
-        """
-        number = scalar_of(value)
-        (self._hooked if hooked else self._logged).append(number)
-        self.seen = True
-        self.logged = self.logged or not hooked
-        return isinstance(number, float) and not math.isfinite(number)
-
-    def terms(self, value: Loss, allowed: Callable[[object], str | None]) -> None:
-        """Add the terms of a training loss; the micro-batches of a step are averaged.
-
-        `allowed` returns the name under which a term is stored, None for a name too many.
-        """
-        if isinstance(value, Tensor) or not isinstance(value, Mapping):
-            return
-        for given, term in value.items():
-            if given != TOTAL and term is not None and (name := allowed(given)) is not None:
-                total, count = self._terms.get(name, (0.0, 0))
-                self._terms[name] = (total + scalar_of(term), count + 1)
-
-    def log(self, scalars: Mapping[str, Number]) -> None:
-        """Add other scalars by their full names; the newest value of a step counts."""
-        for name, value in scalars.items():
-            self._others[name] = scalar_of(value)
-
-    def take(self) -> dict[str, float | Tensor]:
-        """Return the step's scalars by name and reset; tensors if they are on a device."""
-        losses = self._logged or self._hooked
-        taken = self._others
-        for name, (total, count) in self._terms.items():
-            taken[f"{Scalar.LOSS_TERM}/{name}"] = total / count
-        numbers = [x for x in losses if type(x) is float]
-        if losses and len(numbers) == len(losses):
-            finite = [x for x in numbers if math.isfinite(x)]
-            count = 1 if self.are_parts else len(finite)
-            taken[Scalar.LOSS] = sum(finite) / count if finite else math.nan
-            taken[Scalar.NONFINITE_LOSS] = float(len(losses) - len(finite))
-        elif losses:
-            stacked = torch.stack([x for x in losses if isinstance(x, Tensor)]).float()
-            finite_on_device = torch.isfinite(stacked)
-            total = torch.where(finite_on_device, stacked, 0.0).sum()
-            count_on_device = finite_on_device.sum()
-            if self.are_parts:
-                count_on_device = count_on_device.clamp(max=1)
-            taken[Scalar.LOSS] = total / count_on_device
-            taken[Scalar.NONFINITE_LOSS] = (~finite_on_device).sum().float()
-        self._logged, self._hooked, self._others, self._terms = [], [], {}, {}
-        return taken
 
 
 class LossHooks:
@@ -172,20 +80,38 @@ class LossHooks:
         self._is_full = is_full
         self._reported_by_models = loss is None
         self._steps: list[TrainingStep] = []
+        self._plain_outputs = 0
+        self._is_armed = True
+        self._of_models: list[Hooked] = []
         self._hooked = [] if loss is None else [Hooked(loss, self._loss_returned)]
         for model in dict.fromkeys(models.values()):
             if isinstance(model, torch.jit.ScriptModule):
                 continue  # torch refuses hooks on it
-            self._hooked.append(Hooked(model, self._model_returned, kwargs=True))
+            self._of_models.append(Hooked(model, self._model_returned, kwargs=True))
             if loss is None and callable(getattr(model, "training_step", None)):
                 self._steps.append(TrainingStep(model, self._step_returned))
 
     def remove(self) -> None:
         """Remove the hooks. Safe to call twice."""
-        for hook in self._hooked:
+        for hook in (*self._hooked, *self._of_models):
             hook.remove()
         for step in self._steps:
             step.remove()
+
+    def begin(self, is_full: bool) -> int:
+        """Start a step; return the number of hooks that are called in it.
+
+        The hooks of the models are absent on a light step if their outputs contain no loss.
+        """
+        needed = is_full or (self._reported_by_models and self._plain_outputs < PLAIN_OUTPUTS)
+        if needed != self._is_armed:
+            self._is_armed = needed
+            for hook in self._of_models:
+                if needed:
+                    hook.arm()
+                else:
+                    hook.disarm()
+        return needed + len(self._hooked)
 
     def _loss_returned(self, module: nn.Module, args: object, output: object) -> None:
         if (loss := _trained(module, output)) is None:
@@ -210,8 +136,12 @@ class LossHooks:
         if self._is_full() and "model output" not in self._guard.off:
             with self._guard.probe("model output"):
                 self._returned(first_input(args, kwargs), output)
-        if self._reported_by_models and not isinstance(output, Tensor) and not self._steps:
-            self._receive_from(module, output)
+        if self._reported_by_models and not self._steps:
+            if type(output) is Tensor:
+                self._plain_outputs += 1
+            else:
+                self._plain_outputs = 0
+                self._receive_from(module, output)
 
     def _step_returned(self, module: nn.Module, output: object) -> None:
         self._receive_from(module, output)
@@ -272,20 +202,6 @@ def _trained(module: nn.Module, loss: object) -> Tensor | None:
     return loss if isinstance(loss, Tensor) and loss.requires_grad else None
 
 
-def total_of(value: Loss) -> Number:
-    """Return the loss; of a dict, its entry "loss", or the sum of its terms, without a graph."""
-    # Tensor first: on every step, a look-up of an abstract class would cost more than the rest.
-    if isinstance(value, Tensor) or not isinstance(value, Mapping):
-        return value
-    if TOTAL in value:
-        return value[TOTAL]
-    total: Number = 0.0
-    for term in value.values():
-        if term is not None:  # a term that is switched off
-            total = total + scalar_of(term)
-    return total
-
-
 def examined_of(value: Loss) -> object:
     """Return the tensor whose graph explains a non-finite loss: the first non-finite term."""
     if not isinstance(value, Mapping):
@@ -309,18 +225,3 @@ def name_of(loss: object) -> str:
     if isinstance(inner, (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
         return inner.__name__
     return type(inner).__name__
-
-
-def scalar_of(value: Number) -> Tensor | float:
-    """Return a number as float, or as a detached scalar tensor if it is on a device.
-
-    A tensor with several entries (reduction="none") is averaged.
-    """
-    if not isinstance(value, Tensor):
-        return float(value)
-    if value.is_cpu and value.numel() == 1:
-        return float(value.item())
-    value = value.detach()
-    if value.numel() != 1:
-        value = value.float().mean()
-    return float(value) if value.is_cpu else value.reshape(())

@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.backends import Group
 from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.optimizer_state import OptimizerState
-from trainvitals.capture.optimizers import Optimizers, closure_of
+from trainvitals.capture.optimizers import UNSCALED, Optimizers, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.step import Step
@@ -102,15 +102,18 @@ class Measurement:
         if self._is_full():
             self._take_weights(step, plan, groups, keep=updates)
             self._rounded.look(plan.parameters, self.full_steps, number)
-        if updates and not has_closure:
+        if self._updates.mode != "off" and updates and not has_closure:
             self._updates.before(optimizer, step.totals.get(id(optimizer)), number)
 
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
         """Measure updates after an optimizer's update of step `number`."""
-        step, plan = self.begin()
         self._state.after(optimizer, number)
+        has_closure = closure_of(args, kwargs) is not None
+        if not has_closure and not self._is_full():
+            return
+        step, plan = self.begin()
         groups = self._groups(plan, optimizer)
-        if closure_of(args, kwargs) is not None:
+        if has_closure:
             # The closure ran its backward inside the step: read its last gradients now.
             self._take_gradients(step, optimizer, groups)
         for group in groups:
@@ -127,7 +130,7 @@ class Measurement:
         self._now = None
         self._steps += 1
         self.full_steps += full
-        if not next_is_full:
+        if full and not next_is_full:
             self.release()
 
     def release(self) -> None:
@@ -136,20 +139,22 @@ class Measurement:
             self._planner.plan.release()
 
     def _groups(self, plan: CapturePlan, optimizer: Optimizer) -> Groups:
-        if id(optimizer) not in plan.groups:
-            plan.group(self._optimizers.known)  # it stepped for the first time
+        if (groups := plan.groups.get(id(optimizer))) is not None:
+            return groups
+        plan.group(self._optimizers.known)  # it stepped for the first time
         return plan.groups.get(id(optimizer), ())
 
     def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> bool:
         """Measure the gradients; return False if GradScaler skips this update."""
         scaling = self._optimizers.scaling(optimizer)
-        for name, value in scaling.scalars.items():
-            step.put_scalar(name, value)
         unscale = scaling.unscale
-        if isinstance(unscale, float) and math.isnan(unscale):
-            return False  # an overflow is normal with GradScaler
-        if scaling.clipped is not None:
-            step.put_clipped(optimizer, scaling.clipped * unscale)
+        if scaling is not UNSCALED:
+            for name, value in scaling.scalars.items():
+                step.put_scalar(name, value)
+            if isinstance(unscale, float) and math.isnan(unscale):
+                return False  # an overflow is normal with GradScaler
+            if scaling.clipped is not None:
+                step.put_clipped(optimizer, scaling.clipped * unscale)
         if not self._is_full():
             for group in groups:
                 group.norm(step, optimizer, unscale)

@@ -112,6 +112,8 @@ class Optimizers:
 
     def scaling(self, optimizer: Optimizer) -> Scaling:
         """Return what GradScaler does in this step of `optimizer`."""
+        if not self._clips and self._scaler is None and not hasattr(optimizer, "grad_scale"):
+            return UNSCALED
         clipped = self._norm_before_clipping(optimizer)
         fused = scaling_of(optimizer)
         if fused.scalars or self._scaler is None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from trainvitals.capture.scalars import Taken
 from trainvitals.wire import STATISTICS, Scalar, Stream
 
 Matrix = npt.NDArray[np.float32]
@@ -35,7 +36,7 @@ class Remote(NamedTuple):
     column: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """The matrices of a step, shape (places, statistics), float32, NaN where not measured.
 
@@ -54,6 +55,8 @@ class Step:
     squares: npt.NDArray[np.float64] | None = None
     norm_name: str = Scalar.GRADIENT_NORM
     replicas: int = 1
+    taken: Taken | None = None
+    """Scalars that the training reported, none of them on a device."""
     _clipped: list[str] = field(default_factory=list)
     """Names in `scalars` of the optimizers' norms before clipping."""
 
@@ -62,6 +65,17 @@ class Step:
         if stream not in self.matrices:
             self.matrices[stream] = empty(self.rows, stream)
         return self.matrices[stream]
+
+    @property
+    def is_nonfinite(self) -> bool:
+        """Whether a loss or a gradient of the step is known to be non-finite."""
+        of_loss = self.taken.nonfinite if self.taken else self.scalars.get(Scalar.NONFINITE_LOSS)
+        return bool(of_loss) or self.has_nonfinite_gradient
+
+    @property
+    def has_nonfinite_gradient(self) -> bool:
+        """Whether a gradient of the step is known to be non-finite."""
+        return any(total.nonfinite for total in self.totals.values())
 
     def put(self, stream: Stream, rows: Sequence[int], values: Tensor, column: int = 0) -> None:
         """Add rows of a stream, shape (rows, statistics from `column` on)."""
@@ -100,6 +114,9 @@ class Step:
     def all_scalars(self) -> dict[str, float]:
         """Return the scalars, with the total of all optimizers' gradients if it was measured."""
         scalars = self.scalars.copy()
+        if self.taken is not None:
+            for name, value in self.taken.scalars().items():
+                scalars[name] = float(value)
         clipped = [scalars.pop(name) for name in dict.fromkeys(self._clipped) if name in scalars]
         if not self.totals:
             return scalars

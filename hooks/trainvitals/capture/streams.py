@@ -1,6 +1,6 @@
 """Emit the layouts and frames of the streams.
 
-The scalars of short steps are emitted together: a frame of 16 steps costs as much as one of a
+The scalars of short steps are emitted together: a frame of 64 steps costs hardly more than one of a
 single step, in this thread and in those that read it.
 """
 
@@ -17,7 +17,7 @@ from trainvitals.wire import STATISTICS, Frame, Layout, Place, Record, Stream
 
 Emit = Callable[[Record], None]
 
-ROWS_MAX: Final = 16
+ROWS_MAX: Final = 64
 WAIT_S: Final = 0.25
 """Limits of the steps whose scalars are emitted together: their number, and the time since the
 scalars were last emitted. The scalars of a step that takes longer are emitted at its end."""
@@ -31,7 +31,7 @@ class Streams:
         self._places: dict[Stream, tuple[Place, ...]] = {}
         self._versions: dict[Stream, int] = {}
         self._scalars: dict[str, None] = {}  # in order
-        self._rows: list[tuple[int, float, Mapping[str, float]]] = []
+        self._rows: list[tuple[int, float, Callable[[], Mapping[str, float]]]] = []
         self._emitted_at = 0.0
 
     def frame(
@@ -51,16 +51,13 @@ class Streams:
         )
 
     def scalars(
-        self, step: int, time: float, scalars: Mapping[str, float], *, urgent: bool
+        self, step: int, time: float, scalars: Callable[[], Mapping[str, float]], *, urgent: bool
     ) -> None:
         """Add one step of scalars; new names extend the layout, missing ones are NaN.
 
-        Scalars that are not `urgent` may be emitted later, with those of the next steps.
+        Scalars that are not `urgent` may be computed and emitted later, with those of the next
+        steps.
         """
-        if not scalars.keys() <= self._scalars.keys():
-            self.flush()
-            self._scalars |= dict.fromkeys(scalars)
-            self._announce(Stream.SCALAR, tuple(Place(name) for name in self._scalars))
         rows = self._rows
         if rows and step <= rows[-1][0]:
             self.flush()  # the steps of a frame ascend
@@ -75,7 +72,12 @@ class Streams:
             return
         del self._rows[: len(rows)]
         names = self._scalars
-        values = [[scalars.get(name, math.nan) for name in names] for _, _, scalars in rows]
+        found = [scalars() for _, _, scalars in rows]
+        if any(not scalars.keys() <= names.keys() for scalars in found):
+            for scalars in found:
+                names |= dict.fromkeys(scalars)
+            self._announce(Stream.SCALAR, tuple(Place(name) for name in names))
+        values = [[scalars.get(name, math.nan) for name in names] for scalars in found]
         self._emit(
             Frame(
                 Stream.SCALAR,

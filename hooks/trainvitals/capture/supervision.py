@@ -22,8 +22,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.loss import TOTAL, Seen, StepScalars
+from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
+from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import nonfinite_inputs, target_in_input
 from trainvitals.capture.supervised_values import (
     class_counts,

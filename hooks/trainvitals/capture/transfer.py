@@ -52,10 +52,14 @@ class _Waiting(NamedTuple):
 
 
 class Transfer:
-    """A queue of steps in their order; `emit` is called with each one when it is complete."""
+    """A queue of steps in their order; `emit` is called with each one when it is complete.
+
+    `waiting` are the steps in the queue: nothing has to be submitted that needs no copy while it is
+    empty.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[_Waiting] = deque()
+        self.waiting: deque[_Waiting] = deque()
         self._dropped: list[_Copy] = []
         self._memory = PinnedMemory(pinned=True)
         self._device_s = 0.0
@@ -63,27 +67,24 @@ class Transfer:
 
     def submit(self, step: Step, emit: Emit) -> None:
         """Copy the step's remote values; emit the step now if it and all before are complete."""
-        if not step.remote and not self._waiting:
-            emit(step)
-            return
-        if len(self._waiting) >= WAITING_MAX:
-            self._dropped += self._waiting.popleft().copies
+        if len(self.waiting) >= WAITING_MAX:
+            self._dropped += self.waiting.popleft().copies
             self.given_up += 1
         # In a graph the copies would be repeated later, into memory that is used for other steps.
         remotes = [r for r in step.remote if not is_capturing(r.values.device)]
         step.remote = []
         devices = dict.fromkeys(r.values.device for r in remotes)
         copies = [self._copy([r for r in remotes if r.values.device == d], d) for d in devices]
-        self._waiting.append(_Waiting(step, copies, emit, take_spans()))
+        self.waiting.append(_Waiting(step, copies, emit, take_spans()))
         self.poll()
 
     def poll(self, *, wait: bool = False) -> None:
         """Emit the steps that are complete, in order; with `wait` (at the end) all of them."""
-        while self._waiting:
-            step, copies, emit, spans = self._waiting[0]
+        while self.waiting:
+            step, copies, emit, spans = self.waiting[0]
             if not all(copy.is_done(wait=wait) for copy in copies):
                 break
-            self._waiting.popleft()
+            self.waiting.popleft()
             self._device_s += seconds_of(spans)
             for copy in copies:
                 at = 0

@@ -85,6 +85,24 @@ def test_the_loss_in_a_models_output_is_not_counted_twice():
     assert loop.scalar("loss") == [pytest.approx(float(loss))]
 
 
+def test_the_loss_in_a_models_output_is_seen_in_steps_that_are_not_measured_in_full():
+    model = LanguageModel()
+    loop = Loop(model, every=50)
+    for _ in range(30):
+        loop.step(lambda _: model(X, CLASSES).loss, report=False)
+    assert len(loop.scalar("loss")) == 30
+
+
+def test_a_model_whose_outputs_contain_no_loss_has_no_hook_in_such_steps():
+    loop = Loop(every=50)
+    hooks = []
+    for _ in range(52):
+        hooks.append(len(loop.model._forward_hooks))
+        loop.step(lambda y: F.cross_entropy(y, CLASSES))
+    assert hooks[20:50] == [0] * 30
+    assert hooks[50] > 0
+
+
 def test_an_evaluation_is_not_taken_for_training():
     model = LanguageModel()
     loop = Loop(model)

@@ -251,7 +251,7 @@ def test_a_probe_of_ours_that_fails_three_times_is_off_and_told(caplog, monkeypa
     model = network()
     optimizer = sgd(model)
     capture, history = captured(model, optimizer)
-    monkeypatch.setattr("trainvitals.capture.optimizers.scaling_of", broken)
+    monkeypatch.setattr("trainvitals.capture.optimizers.Optimizers.scaling", broken)
     for _ in range(5):
         step(model, optimizer, capture)
     assert capture.step == 4
@@ -271,7 +271,7 @@ def test_an_error_without_a_text_is_counted_like_any_other(monkeypatch):
     model = network()
     optimizer = sgd(model)
     capture, history = captured(model, optimizer)
-    monkeypatch.setattr("trainvitals.capture.optimizers.scaling_of", broken)
+    monkeypatch.setattr("trainvitals.capture.optimizers.Optimizers.scaling", broken)
     for _ in range(5):
         step(model, optimizer, capture)
     assert capture.step == 4

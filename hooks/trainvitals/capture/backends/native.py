@@ -78,16 +78,12 @@ def is_available() -> bool:
     return _keeping_gil is not None
 
 
-def kernels(table: Table) -> Any:
-    """Return the library to call for the tensors of `table`."""
-    return _keeping_gil if table.bytes <= GIL_BYTES_MAX else _releasing_gil
-
-
 class Table:
     """Pointers, counts, types and rows of tensors, as arguments of the kernels.
 
     Refers to the tensors, so that the pointers stay valid. A tensor that does not fill one range
     of memory is copied. `first` are the addresses of first values, `offsets` the places of copies.
+    `kernels` is the library to call.
     """
 
     def __init__(self, tensors: Sequence[Tensor], rows: Sequence[int]) -> None:
@@ -107,9 +103,8 @@ class Table:
         self.trained = np.ones(len(self.tensors), np.bool_)
         self.fixed = (self.counts.ctypes.data, self.dtypes.ctypes.data)
         self.rows_at = self.rows.ctypes.data
-
-    def __len__(self) -> int:
-        return len(self.tensors)
+        self.size = len(self.tensors)
+        self.kernels = _keeping_gil if self.bytes <= GIL_BYTES_MAX else _releasing_gil
 
 
 NO_TENSORS: Final = Table([], [])
@@ -134,8 +129,8 @@ class NativeGroup:
     def norm(self, step: Step, owner: object, unscale: float | Tensor = 1.0) -> None:
         """Write the total of all gradients."""
         table, pointers = self._gradients()
-        if len(table):
-            kernels(table).tv_squares(len(table), pointers, *table.fixed, self._totals)
+        if table.size:
+            table.kernels.tv_squares(table.size, pointers, *table.fixed, self._totals)
             self._put_total(step, owner, float(unscale))
 
     def gradients(
@@ -143,11 +138,11 @@ class NativeGroup:
     ) -> None:
         """Write the statistics of each gradient and the total."""
         table, pointers = self._gradients()
-        if not len(table):
+        if not table.size:
             return
         matrix = step.matrix(Stream.GRADIENT)
-        kernels(table).tv_gradients(
-            len(table),
+        table.kernels.tv_gradients(
+            table.size,
             table.rows_at,
             pointers,
             *table.fixed,
@@ -171,20 +166,20 @@ class NativeGroup:
         """Write the statistics of each weight, and copy the trained ones if `keep`."""
         table = self._fresh(frozen=frozen)
         members = self._members if frozen else self._moving
-        if not len(table):
+        if not table.size:
             return
         if table.first is None:
             table.first = np.array([m.first_address for m in members], np.int64)
             table.trained = np.array([m.is_trained for m in members])
-        copies = np.zeros(len(table), np.int64)
+        copies = np.zeros(table.size, np.int64)
         self._copies = None
         if keep:
             copies = np.where(table.trained, self._reserve(table), 0)
             self._copies = copies[table.trained]
         if step.squares is None:
             step.squares = np.zeros(step.rows)
-        kernels(table).tv_weights(
-            len(table),
+        table.kernels.tv_weights(
+            table.size,
             table.rows_at,
             table.pointers.ctypes.data,
             *table.fixed,
@@ -207,10 +202,10 @@ class NativeGroup:
             return
         sizes = self._trained.sizes
         table = self._fresh(frozen=False)
-        if len(table) != len(before) or not np.array_equal(table.sizes, sizes):
+        if table.size != len(before) or not np.array_equal(table.sizes, sizes):
             return  # a weight was replaced inside the step: not an update
-        kernels(table).tv_updates(
-            len(table),
+        table.kernels.tv_updates(
+            table.size,
             table.rows_at,
             before.ctypes.data,
             table.pointers.ctypes.data,
@@ -328,8 +323,8 @@ class OutputKernel:
 
 
 def _write_magnitudes(step: Step, stream: Stream, table: Table, pointers: Any) -> None:
-    kernels(table).tv_magnitudes(
-        len(table),
+    table.kernels.tv_magnitudes(
+        table.size,
         table.rows_at,
         pointers,
         *table.fixed,

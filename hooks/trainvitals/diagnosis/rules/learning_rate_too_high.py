@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,14 +14,11 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
 from trainvitals.diagnosis.history import History, Steps
-from trainvitals.diagnosis.places import Window, both_ends, is_matrix, spread_over
+from trainvitals.diagnosis.places import Window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Array, Flags, log10, median, middle, noise, trailing_run
+from trainvitals.diagnosis.signals import Array, Flags, log10, middle, noise, trailing_run
+from trainvitals.diagnosis.update_ratio import abrupt_rises, first_ratio, update_ratios
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-START_SHARE = 0.01
-"""Share of 1/√fan_in. A matrix with a smaller initial RMS is initialised to zero on purpose; its
-first update is always large relative to it."""
 
 STUCK_STEPS = 60
 """Minimum number of steps before a loss that has not fallen is evidence."""
@@ -114,7 +110,7 @@ class LearningRateTooHigh(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        ratio = self._ratio(history)
+        ratio = update_ratios(history, with_zero_init=False)
         if len(ratio.steps) == 0:
             return
         course = Course(history)
@@ -124,28 +120,12 @@ class LearningRateTooHigh(Rule):
                 yield found
                 return
 
-    def _ratio(self, history: History) -> Window:
-        """Return the median update ratio of the first steps and of the newest ones."""
-        places = history.places(Stream.UPDATE)
-        rows = [i for i, p in enumerate(places) if is_matrix(p) and p.optimized]
-        rows = spread_over([i for i in rows if not self._starts_at_zero(history, places[i])])
-        seen = both_ends(history, Stream.UPDATE, Stat.RATIO, rows)
-        if not rows:
-            return Window(seen.steps[:0], np.empty(0))
-        return Window(seen.steps, median(seen.values, axis=1))
-
-    def _starts_at_zero(self, history: History, place: Place) -> bool:
-        series = history.series(Stream.WEIGHT, Stat.L2, place.name)
-        entries = float(np.prod(place.shape))
-        scale = START_SHARE / np.sqrt(entries / place.shape[0])
-        return len(series) > 0 and bool(series.values[0] / np.sqrt(entries) < scale)
-
     def _loss_rose(self, history: History, ratio: Window, course: Course) -> Finding | None:
         steps, values = course.loss.steps, course.loss.values
         nonfinite = history.scalar(Scalar.NONFINITE_LOSS)
         broken = nonfinite.steps[nonfinite.values > 0]
         big = ratio.steps[ratio.values > self.update_ratio_max]
-        big = np.union1d(big, self._abrupt_rises(course))
+        big = np.union1d(big, abrupt_rises(course, self.rate_factor))
         if not course.known or not len(big):
             return None
         start = course.initial
@@ -201,7 +181,7 @@ class LearningRateTooHigh(Rule):
 
     def _fix_of_rise(self, history: History, ratio: Window, course: Course, since: int) -> str:
         """Return the fix: the rate before its rise, clipped gradients, or a lower rate."""
-        rises = self._abrupt_rises(course)
+        rises = abrupt_rises(course, self.rate_factor)
         if len(rises):
             rate = course.learning_rate
             usual_rate = float(rate.values[rate.steps < rises[0]].max())
@@ -216,7 +196,7 @@ class LearningRateTooHigh(Rule):
         # The updates were of a usual size: a single gradient was too large, not the rate.
         if len(before) >= self.observations and middle(before) < HEALTHY_RATIO[1] and len(usual):
             return clipping(2 * middle(usual))
-        return lower_rate(_first(ratio))
+        return lower_rate(first_ratio(ratio))
 
     def _ratio_evidence(self, quantity: str, ratio: float) -> tuple[Evidence, ...]:
         """Return the ratio, with its limit if the ratio is above it."""
@@ -247,17 +227,6 @@ class LearningRateTooHigh(Rule):
         before[0] = start
         sudden: Flags = values > before + self.rise_max * start
         return sudden
-
-    def _abrupt_rises(self, course: Course) -> Steps:
-        """Return the steps at which the learning rate rose by more than `rate_factor`.
-
-        The learning rate is recorded at every step, the update only at captured steps.
-        """
-        rate = course.learning_rate
-        if len(rate) < 2:
-            return rate.steps[:0]
-        before, after = rate.values[:-1], rate.values[1:]
-        return rate.steps[1:][(before > 0) & (after > self.rate_factor * before)]
 
     def _cause(
         self,
@@ -300,7 +269,7 @@ class LearningRateTooHigh(Rule):
             ),
             0.9 if judged else 0.6,
             course,
-            lower_rate(max(now, _first(ratio))),
+            lower_rate(max(now, first_ratio(ratio))),
         )
 
     def _overwritten(self, _: History, ratio: Window, course: Course) -> Finding | None:
@@ -399,11 +368,6 @@ class LearningRateTooHigh(Rule):
     def healthy() -> History:
         """Return Adam's large first steps on a wide layer, with a loss that falls."""
         return _run(0.2, list(2.3 * np.exp(-np.arange(20) / 10)))
-
-
-def _first(ratio: Window) -> float:
-    """Return the first update ratio: later ones belong to weights that it has damaged."""
-    return float(ratio.values[0]) if len(ratio.values) else math.inf
 
 
 def _rate_at(course: Course, step: int) -> str:

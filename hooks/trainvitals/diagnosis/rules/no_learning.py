@@ -15,10 +15,10 @@ from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import higher_rate
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, block_means, median, middle, trend
-from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
+from trainvitals.diagnosis.update_ratio import update_ratios
+from trainvitals.wire import Scalar, Stream
 
 SMALL_UPDATE: Final = 3e-4
 """Median update ratio RMS(ΔW)/RMS(W) below which the steps are too small to learn in a short run;
@@ -149,9 +149,8 @@ class NoLearning(Rule):
 
 def _fix(history: History) -> str:
     """Return a higher learning rate if the updates are small; otherwise a person must decide."""
-    rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
-    ratios = both_ends(history, Stream.UPDATE, Stat.RATIO, rows).values
-    usual = middle(median(ratios, axis=1)) if rows and len(ratios) else float("nan")
+    ratios = update_ratios(history).values
+    usual = middle(ratios) if len(ratios) else float("nan")
     return higher_rate(usual) if 0 < usual < SMALL_UPDATE else ""
 
 

@@ -14,10 +14,10 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at, higher_rate
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, median, middle
+from trainvitals.diagnosis.signals import Floats, middle
 from trainvitals.diagnosis.supervision import loss_of_constant
+from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 
@@ -142,11 +142,10 @@ class Undertrained(Rule):
 
         Weights that do not move at all are another fault.
         """
-        rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
-        ratios = both_ends(history, Stream.UPDATE, Stat.RATIO, rows).values
-        if len(ratios) == 0 or not rows:
+        ratios = update_ratios(history).values
+        if len(ratios) == 0:
             return float("nan")
-        usual = middle(median(ratios, axis=1))
+        usual = middle(ratios)
         return planned * usual if usual > 0 else float("nan")
 
     def _still_falls(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
