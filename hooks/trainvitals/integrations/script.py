@@ -9,7 +9,6 @@ Start at `Unasked.install`.
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib.abc
 import importlib.util
@@ -19,6 +18,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from trainvitals.integrations.backward import Backwards, observed, quietly
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,6 @@ class Unasked:
         self.monitor: Monitor | None = None
         self._options = dict(options)
         self._optimizers: list[weakref.ref[Optimizer]] = []
-        self._scaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._attempts = 0
         self._trainer: object = None
 
@@ -56,9 +56,8 @@ class Unasked:
 
     def _observe(self, torch: Any) -> None:
         optimizer = torch.optim.Optimizer
-        _wrap(optimizer, "__init__", after=self._constructed)
-        _wrap(torch.autograd, "backward", before=self._backward)
-        _wrap(torch.amp.GradScaler, "scale", result=self._was_scaled)
+        optimizer.__init__ = observed(optimizer.__init__, after=self._constructed)
+        Backwards(self._backward).install(torch)
 
     # Called by torch's functions.
 
@@ -66,35 +65,18 @@ class Unasked:
         self._optimizers = [o for o in self._optimizers if o() is not None]
         self._optimizers.append(weakref.ref(optimizer))
 
-    def _was_scaled(self, scaled: Tensor, _scaler: object, outputs: Any, *_: Any) -> None:
-        # The loss that counts is the one before GradScaler multiplied it.
-        if hasattr(scaled, "grad_fn"):
-            self._scaled = weakref.ref(scaled), outputs
-
-    def _backward(self, tensors: Any, *_: Any, **__: Any) -> None:
+    def _backward(self, loss: Tensor | None) -> None:
         if self.monitor is None:
             if self._attempts >= ATTEMPTS_MAX:
                 return
             self._attempts += 1
             self._attach()
-        loss = self._loss_of(tensors)
         if self.monitor is not None and not self.monitor._closed and loss is not None:
             capture = self.monitor._capture
             if capture is not None:
                 if self._trainer is not None:
                     capture.scalars.are_parts = _are_parts(self._trainer, capture.scalars.hooked)
                 capture.loss(loss, unless_hooked=True)
-
-    def _loss_of(self, tensors: Any) -> Tensor | None:
-        """Return the loss of a backward: a single scalar, unscaled."""
-        found = list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
-        if len(found) != 1 or getattr(found[0], "numel", lambda: 0)() != 1:
-            return None
-        scaled, self._scaled = self._scaled, None
-        if scaled is not None and scaled[0]() is found[0]:
-            return scaled[1]
-        loss: Tensor = found[0]
-        return loss
 
     def _attach(self) -> None:
         from trainvitals import monitor
@@ -164,40 +146,6 @@ def _holds(module: nn.Module, wanted: set[int]) -> bool:
     return any(id(p) in wanted for p in module.parameters())
 
 
-def _wrap(
-    owner: Any,
-    name: str,
-    *,
-    before: Callable[..., None] | None = None,
-    after: Callable[..., None] | None = None,
-    result: Callable[..., None] | None = None,
-) -> None:
-    """Call functions with the arguments of `owner.name` (`result`: with what it returned, too)."""
-    original = getattr(owner, name, None)
-    if original is None:
-        return
-
-    @functools.wraps(original)
-    def replaced(*args: Any, **kwargs: Any) -> Any:
-        if before is not None:
-            _quietly(before, *args, **kwargs)
-        returned = original(*args, **kwargs)
-        if after is not None:
-            _quietly(after, *args, **kwargs)
-        if result is not None:
-            _quietly(result, returned, *args, **kwargs)
-        return returned
-
-    setattr(owner, name, replaced)
-
-
-def _quietly(function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    try:
-        function(*args, **kwargs)
-    except Exception:
-        log.debug("The training could not be observed.", exc_info=True)
-
-
 class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls a function with a module when it has been imported for the first time."""
 
@@ -219,7 +167,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             del loader.exec_module
-            _quietly(then, module)
+            quietly(then, module)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

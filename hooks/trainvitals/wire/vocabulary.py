@@ -135,6 +135,8 @@ class EventKind(StrEnum):
     commas: log, sqrt, div, exp; empty if there are none."""
     MONITOR_DEGRADED = "monitor_degraded"
     """The text is the part of trainvitals that was switched off, and the reason."""
+    CHECKPOINT = "checkpoint"
+    """The program saved a checkpoint after this step. The text says which, as far as is known."""
     LOSS_KIND = "loss_kind"
     """What the training loss computes, once for each different loss of a run. The text names the
     equivalent loss modules of torch that its autograd graph contains, nearest to the loss first,

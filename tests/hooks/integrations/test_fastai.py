@@ -1,0 +1,130 @@
+"""The Learner of fastai, really fitted: what it knows reaches the run.
+
+fastai requires torchvision, whose wheel on PyPI cannot be loaded beside a torch without CUDA; the
+import of other packages then fails, too. So fastai is not installed with the other tools.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals.api.schema import Verdict
+
+fastai = pytest.importorskip("fastai.learner", reason="fastai is not installed")
+pytest.importorskip("fastai.callback.schedule")  # adds lr_find and fit_one_cycle
+training = pytest.importorskip("fastai.callback.training")
+DataLoaders = pytest.importorskip("fastai.data.core").DataLoaders
+DataLoader = pytest.importorskip("fastai.data.load").DataLoader
+OptimWrapper = pytest.importorskip("fastai.optimizer").OptimWrapper
+TrainvitalsCallback = pytest.importorskip("trainvitals.integrations.fastai").TrainvitalsCallback
+
+pytestmark = [
+    pytest.mark.usefixtures("own_home"),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(240),
+]
+
+
+class Batches(fastai.Callback):
+    order = 60
+
+    def before_fit(self):
+        self.losses = []
+
+    def after_batch(self):
+        if self.learn.training:
+            self.losses.append(self.learn.loss.item())
+
+
+def data():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 8, generator=g)
+    return TensorDataset(x, (x[:, 0] > 0).long())
+
+
+def learner(*callbacks, **more):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    loaders = DataLoaders(DataLoader(data(), bs=32), DataLoader(data(), bs=64))
+    made = fastai.Learner(loaders, model, nn.CrossEntropyLoss(), cbs=list(callbacks), **more)
+    made.logger, made.create_mbar = fastai.noop, False
+    return made
+
+
+def fitted(made, rate=1e-2, epochs=3):
+    made.fit(epochs, rate)
+    return made
+
+
+def watching(**options):
+    return TrainvitalsCallback(**({"collector": "off", "every": 1} | options))
+
+
+def values(callback, name):
+    return callback.monitor._diagnosis.history.scalar(name).values.tolist()
+
+
+def test_one_line_records_the_losses_the_epochs_and_the_plan():
+    callback, batches = watching(), Batches()
+    made = fitted(learner(callback, batches))
+    assert values(callback, "loss") == pytest.approx(batches.losses, rel=1e-5)
+    assert values(callback, "log/epoch") == [1, 2, 3]
+    validation = [record[1] for record in made.recorder.values]
+    assert values(callback, "loss/validation") == pytest.approx(validation[:-1], rel=1e-5)
+    history = callback.monitor._diagnosis.history
+    assert history.total_steps == 24
+    assert callback.monitor.diagnosis().not_watched == {}
+
+
+def test_the_learning_rate_is_that_of_the_schedule():
+    callback = watching()
+    made = learner(callback)
+    made.fit_one_cycle(3, 1e-2)
+    assert values(callback, "learning_rate/0") == pytest.approx(made.recorder.lrs, rel=1e-5)
+
+
+def test_an_optimizer_of_torch_is_watched_itself():
+    callback = watching()
+    made = learner(callback, opt_func=lambda p, **k: OptimWrapper(p, torch.optim.AdamW, **k))
+    fitted(made)
+    assert callback.monitor._diagnosis.history.facts["optimizer"] == "AdamW"
+
+
+def test_with_accumulation_a_step_is_one_update():
+    callback, batches = watching(), Batches()
+    fitted(learner(training.GradientAccumulation(64), training.GradientClip(), callback, batches))
+    assert len(values(callback, "loss")) == 12
+
+
+def test_a_search_for_a_learning_rate_is_not_watched():
+    callback = watching()
+    learner(callback).lr_find(num_it=10, show_plot=False)
+    assert callback.monitor is None
+
+
+def test_a_learner_can_be_pickled():
+    callback = watching()
+    fitted(learner(callback), epochs=1)
+    again = pickle.loads(pickle.dumps(callback))
+    assert (again.monitor, again._options) == (None, {"collector": "off", "every": 1})
+
+
+def test_a_healthy_fit_is_healthy_and_a_learning_rate_far_too_high_is_named():
+    healthy, sick = watching(), watching()
+    fitted(learner(healthy), epochs=16)
+    fitted(learner(sick), rate=30.0, epochs=16)
+    assert healthy.monitor.diagnosis().verdict is Verdict.HEALTHY
+    assert sick.monitor.diagnosis().headline.rule == "learning_rate_too_high"
+
+
+def test_the_fit_is_the_same_bit_for_bit_and_leaves_nothing_on_the_optimizer():
+    plain, watched = fitted(learner()), fitted(learner(watching()))
+    pairs = zip(plain.model.parameters(), watched.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert "step" not in vars(watched.opt)
