@@ -101,10 +101,15 @@ class Monitor:
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
 
-    def log(self, **scalars: Any) -> None:
-        """Record other scalars of the step; each appears as `log/<name>`."""
-        if self._capture is not None and not self._closed:
-            self._capture.log(scalars)
+    def log(self, scalars: Mapping[str, Any] | None = None, /, **named: Any) -> None:
+        """Record other scalars of the step; each appears as `log/<name>`.
+
+        They are keywords, or entries of one mapping: `log({"reward/mean": r}, kl=k)`. A mapping in
+        it has the names `outer/inner`. A tensor with several entries is averaged.
+        """
+        for given in (scalars, named):
+            if given is not None and self._capture is not None and not self._closed:
+                self._capture.log(given)
 
     def safe_to_save(self) -> bool:
         """Return whether no non-finite gradient has reached the weights, as far as was observed.

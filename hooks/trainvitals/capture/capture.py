@@ -30,7 +30,7 @@ from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.rounded_weights import RoundedWeights
-from trainvitals.capture.scalars import Loss, Number, StepScalars, total_of
+from trainvitals.capture.scalars import Loss, StepScalars, total_of
 from trainvitals.capture.streams import Emit
 from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.veto import UpdateGuard
@@ -154,10 +154,10 @@ class Capture:
         self._own_s += time.thread_time() - started
         self._end_loss_steps()
 
-    def log(self, scalars: Mapping[str, Number]) -> None:
-        """Record the user's scalars of this step."""
-        for given, value in scalars.items():
-            if (name := self._names.allowed(given)) is not None:
+    def log(self, scalars: object) -> None:
+        """Record the user's scalars of this step: a mapping of names to numbers."""
+        with self._guard.probe("log"):
+            for name, value in self._names.named(scalars):
                 with self._guard.probe(f"log({name})"):
                     self.scalars.log({f"log/{name}": value})
 

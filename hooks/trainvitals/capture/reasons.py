@@ -5,8 +5,8 @@ Each text has at most 256 bytes, the limit of the collector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from trainvitals.wire import Stream
 from trainvitals.wire.sanitise import name as storable_name
@@ -15,6 +15,8 @@ UNSEEN_STEPS: Final = 8
 """Number of steps after which missing data is reported; in a shorter run, at its end."""
 NAMES_MAX: Final = 512
 """Maximum number of different names in `monitor.log` and `monitor.loss(split=)` in one run."""
+LEVELS_MAX: Final = 8
+"""Maximum number of levels of mappings in `monitor.log`."""
 NAME_BYTES_MAX: Final = 200
 """Maximum length of such a name, without the prefix that it has on the wire."""
 
@@ -121,6 +123,18 @@ def late(steps: int) -> str:
     )
 
 
+def _flat(scalars: object, prefix: str = "", level: int = 1) -> Iterator[tuple[object, Any]]:
+    if not isinstance(scalars, Mapping):
+        raise TypeError(f"log takes a mapping of names to numbers, not {type(scalars).__name__}")
+    if level > LEVELS_MAX:
+        raise ValueError(f"the mapping has more than {LEVELS_MAX} levels")
+    for key, value in scalars.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}/", level + 1)
+        else:
+            yield (f"{prefix}{key}" if prefix else key), value
+
+
 class Names:
     """Limits the number of names that the user's program logs: each adds a row to later steps."""
 
@@ -141,6 +155,16 @@ class Names:
             return None
         self._known[text] = storable_name(text, NAME_BYTES_MAX)
         return self._known[text]
+
+    def named(self, scalars: object) -> Iterator[tuple[str, Any]]:
+        """Yield the storable names and the values of a mapping, as far as the limit allows.
+
+        An entry that is a mapping has the names `outer/inner`. Raises TypeError if `scalars` is no
+        mapping, and ValueError beyond 8 levels, as of a mapping that contains itself.
+        """
+        for given, value in _flat(scalars):
+            if (name := self.allowed(given)) is not None:
+                yield name, value
 
     def report_all(self) -> None:
         """Report the number of values that were left out, if any."""
