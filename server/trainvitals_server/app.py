@@ -30,7 +30,9 @@ from trainvitals_server.hosts import HostAllowList, allowed_hosts
 from trainvitals_server.notifications.notifier import Notifier
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
+from trainvitals_server.query import alerts as alert_routes
 from trainvitals_server.query import routes as query_routes
+from trainvitals_server.query import settings as setting_routes
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
@@ -123,6 +125,8 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         collect_routes.routes,
         query_routes.routes,
         query_routes.rules,
+        alert_routes.routes,
+        setting_routes.routes,
         token_routes.routes,
     ):
         app.include_router(router)

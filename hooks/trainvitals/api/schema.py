@@ -12,6 +12,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from trainvitals.api.alerts import Alert as Alert
+from trainvitals.api.alerts import Alerts as Alerts
+from trainvitals.api.alerts import Channel as Channel
+from trainvitals.api.alerts import Notice as Notice
+from trainvitals.api.alerts import Notifications as Notifications
+from trainvitals.api.alerts import Route as Route
+from trainvitals.api.alerts import Silence as Silence
+from trainvitals.api.collector import CollectorSettings as CollectorSettings
+from trainvitals.api.collector import Setting as Setting
+from trainvitals.api.collector import Viewer as Viewer
 from trainvitals.api.curves import Curve as Curve
 from trainvitals.api.curves import Heatmap as Heatmap
 from trainvitals.api.curves import Layout as Layout
@@ -23,6 +33,10 @@ from trainvitals.api.initial import Checkup as Checkup
 from trainvitals.api.initial import Initialiser as Initialiser
 from trainvitals.api.initial import InitialLoss as InitialLoss
 from trainvitals.api.initial import PropagatedLayer as PropagatedLayer
+from trainvitals.api.rules import RuleName as RuleName
+from trainvitals.api.rules import RulePage as RulePage
+from trainvitals.api.rules import Rules as Rules
+from trainvitals.api.rules import Threshold as Threshold
 from trainvitals.wire.records import Place as Place
 
 
@@ -356,41 +370,3 @@ class Version(msgspec.Struct, frozen=True):
     """Engine and its version."""
     rescue: bool = False
     """The database is damaged and only read; no batch is stored."""
-
-
-class RuleName(msgspec.Struct, frozen=True):
-    """A rule in the list."""
-
-    code: str
-    rule: str
-    summary: str
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """All rules."""
-
-    rules: list[RuleName]
-
-
-class Threshold(msgspec.Struct, frozen=True):
-    """One threshold of a rule."""
-
-    default: float
-    meaning: str
-
-
-class RulePage(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule's page. Texts are Markdown."""
-
-    code: str
-    rule: str
-    summary: str
-    what_it_detects: str
-    why_it_matters: str
-    evidence: str
-    what_to_do: str
-    when_it_is_wrong: str
-    references: str
-    fix: str = ""
-    refuted_by: str = ""
-    thresholds: dict[str, Threshold] = {}

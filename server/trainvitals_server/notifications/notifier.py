@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from time import time as wall_clock
 from typing import Final, Protocol
@@ -46,6 +47,16 @@ def retry_wait_s(attempts: int) -> float:
     return min(RETRY_S_MAX, RETRY_S * 2.0 ** (attempts - 1))
 
 
+@dataclass(frozen=True)
+class Health:
+    """The newest attempts of one channel since the start of this collector."""
+
+    sent_at: float | None = None
+    failed_at: float | None = None
+    error: str = ""
+    """Why the newest failed attempt failed; without the address and the key."""
+
+
 class ChannelWorker:
     """Delivers the messages of one channel."""
 
@@ -65,6 +76,7 @@ class ChannelWorker:
         self._send = send
         self._count = count
         self._now = now
+        self.health = Health()
 
     def run_once(self, is_stopping: Callable[[], bool] = lambda: False) -> int:
         """Make messages due, and deliver all that are due; return how many were delivered."""
@@ -132,12 +144,18 @@ class ChannelWorker:
             retry_at = self._now() + retry_wait_s(attempts)
         self._database.write(
             lambda connection: table.finish(
-                connection, delivery, retry_at=retry_at, now=self._now()
+                connection,
+                delivery,
+                is_delivered=failure is None,
+                retry_at=retry_at,
+                now=self._now(),
             )
         )
         if failure is None:
+            self.health = replace(self.health, sent_at=self._now())
             self._count(self._name, "sent")
             return True
+        self.health = replace(self.health, failed_at=self._now(), error=failure)
         self._count(self._name, "failed" if retry_at else "given_up")
         log.warning(
             "Channel %s, attempt %d: %s. %s",
@@ -196,6 +214,11 @@ class Notifier:
         """Return (channel, outcome) → number of attempts since the start."""
         with self._lock:
             return dict(self._counts)
+
+    def health(self, channel: str) -> Health:
+        """Return the newest attempts of a channel; nothing of one without a route."""
+        worker = self._workers.get(channel)
+        return Health() if worker is None else worker.health
 
     def _count(self, channel: str, outcome: str) -> None:
         with self._lock:

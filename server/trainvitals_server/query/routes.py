@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from fastapi import Path, Query, Request, Response
@@ -15,10 +14,10 @@ from trainvitals.api import schema
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem, answers
+from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
 from trainvitals_server.query.heatmaps import sent, slices_of, slices_of_blocks, write_heatmap
 from trainvitals_server.query.heavy import HeavyReads
-from trainvitals_server.query.shapes import schema_of
-from trainvitals_server.store import RequestRefused, Store, StoredRun
+from trainvitals_server.store import RequestRefused, StoredRun
 from trainvitals_server.store.ingest import qualified
 from trainvitals_server.store.series import Curves, UnknownSeries
 from trainvitals_server.store.tiers import Floats, Spans
@@ -31,20 +30,10 @@ ROWS_MAX = 200
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
-Reader = Annotated[Principal, allow(Scope.READ)]
 Admin = Annotated[Principal, allow(Scope.ADMIN)]
 RunName = Annotated[str, Path(max_length=514, description="The run's id.")]
 FromStep = Annotated[int, Query(ge=0, lt=2**53, description="The first step wanted.")]
 ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step wanted.")]
-States = Annotated[
-    str | None, Query(pattern="^(running|lost|finished|failed|stopped)$", description="Only these.")
-]
-
-
-def _described(kind: type[Any], *reasons: str) -> dict[str, Any]:
-    """Return the keywords of a route that answers `kind` or one of these problems."""
-    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
-    return {"response_class": Response, "responses": {200: schema_of(kind), **problems}}
 
 
 def _binary(*reasons: str) -> dict[str, Any]:
@@ -57,18 +46,8 @@ def _binary(*reasons: str) -> dict[str, Any]:
     }
 
 
-def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
-    # msgspec writes NaN and ±Inf as null.
-    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
-
-
-def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
-
-
 def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
-    store = _store(request)
+    store = store_of(request)
     if "\x00" in run_id:
         summary = None
     elif principal.project is None:
@@ -82,7 +61,7 @@ def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
     return summary
 
 
-@routes.get("/runs", **_described(schema.RunPage, "cursor"))
+@routes.get("/runs", **described(schema.RunPage, "cursor"))
 def runs(
     request: Request,
     principal: Reader,
@@ -100,30 +79,30 @@ def runs(
     """List runs, newest started first."""
     if principal.project is not None:
         if project not in (None, principal.project):
-            return _json(schema.RunPage([], None))
+            return json_response(schema.RunPage([], None))
         project = principal.project
     if any("\x00" in word for word in (project, search) if word):
-        return _json(schema.RunPage([], None))
+        return json_response(schema.RunPage([], None))
     try:
-        page, following = _store(request).run_summaries(
+        page, following = store_of(request).run_summaries(
             project=project, state=state, search=search, limit=limit, cursor=cursor
         )
     except RequestRefused as refused:
         raise Problem(refused.reason, str(refused)) from refused
-    return _json(schema.RunPage([stored.run for stored in page], following))
+    return json_response(schema.RunPage([stored.run for stored in page], following))
 
 
-@routes.get("/runs/{run}", **_described(schema.RunDetail, "unknown_run"))
+@routes.get("/runs/{run}", **described(schema.RunDetail, "unknown_run"))
 def run(request: Request, principal: Reader, run: RunName) -> Response:
     """Return a run without its curves. Responds 304 to a matching If-None-Match."""
     summary = _run(request, principal, run)
     etag = f'"{summary.pk}-{summary.changes}"'
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"ETag": etag})
-    return _json(_store(request).detail(summary), {"ETag": etag})
+    return json_response(store_of(request).detail(summary), {"ETag": etag})
 
 
-@routes.delete("/runs/{run}", **_described(schema.Deleted, "unknown_run"))
+@routes.delete("/runs/{run}", **described(schema.Deleted, "unknown_run"))
 def delete(request: Request, principal: Admin, run: RunName) -> Response:
     """Delete a run and all its data. It is unknown at once; its space is freed afterwards.
 
@@ -131,25 +110,25 @@ def delete(request: Request, principal: Admin, run: RunName) -> Response:
     new run.
     """
     summary = _run(request, principal, run)
-    _store(request).delete(summary.pk)
-    return _json(schema.Deleted(summary.run.id))
+    store_of(request).delete(summary.pk)
+    return json_response(schema.Deleted(summary.run.id))
 
 
-@routes.get("/runs/{run}/findings", **_described(schema.Findings, "unknown_run"))
+@routes.get("/runs/{run}/findings", **described(schema.Findings, "unknown_run"))
 def findings(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the findings of the last round, ranked."""
     summary = _run(request, principal, run)
-    return _json(schema.Findings(tuple(_store(request).findings(summary.pk))))
+    return json_response(schema.Findings(tuple(store_of(request).findings(summary.pk))))
 
 
-@routes.get("/runs/{run}/initial", **_described(schema.Checkup, "unknown_run"))
+@routes.get("/runs/{run}/initial", **described(schema.Checkup, "unknown_run"))
 def initial(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the state before the training: initialisers, propagation, the first loss."""
     summary = _run(request, principal, run)
-    return _json(_store(request).initial(summary.pk))
+    return json_response(store_of(request).initial(summary.pk))
 
 
-@routes.get("/runs/{run}/layout", **_described(schema.Layouts, "unknown_run"))
+@routes.get("/runs/{run}/layout", **described(schema.Layouts, "unknown_run"))
 def layout(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the places and statistics of each stream."""
     summary = _run(request, principal, run)
@@ -159,12 +138,12 @@ def layout(request: Request, principal: Reader, run: RunName) -> Response:
             tuple(map(str, layout.statistics)),
             layout.places,
         )
-        for layout in _store(request).layouts(summary.pk)
+        for layout in store_of(request).layouts(summary.pk)
     ]
-    return _json(schema.Layouts(streams))
+    return json_response(schema.Layouts(streams))
 
 
-@routes.get("/runs/{run}/series", **_described(schema.Series, "unknown_run", "unknown_series"))
+@routes.get("/runs/{run}/series", **described(schema.Series, "unknown_run", "unknown_series"))
 def series(
     request: Request,
     principal: Reader,
@@ -180,12 +159,12 @@ def series(
     summary = _run(request, principal, run)
     found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
     curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
-    return _json(schema.Series(str(stream), str(statistic), curves))
+    return json_response(schema.Series(str(stream), str(statistic), curves))
 
 
 @routes.get(
     "/runs/{run}/heatmap",
-    **_described(schema.Heatmap, "unknown_run", "unknown_series", "busy"),
+    **described(schema.Heatmap, "unknown_run", "unknown_series", "busy"),
 )
 async def heatmap(
     request: Request,
@@ -217,7 +196,7 @@ async def heatmap(
 
     def read() -> IO[bytes]:
         summary = _run(request, principal, run)
-        wanted = _store(request).curves_of_all_places(
+        wanted = store_of(request).curves_of_all_places(
             summary.pk,
             stream,
             statistic,
@@ -245,7 +224,7 @@ def frames(
     when there are no more rows. Its source is 16 zero bytes.
     """
     summary = _run(request, principal, run)
-    found = _store(request).frames(summary.pk, stream, from_step)
+    found = store_of(request).frames(summary.pk, stream, from_step)
     about = summary.run
     batch = Batch(about.id, about.project, bytes(16), 0, about.last_report_at, 0, found or ())
     return Response(encode(batch), media_type=CONTENT_TYPE)
@@ -263,7 +242,7 @@ def _curves(
 ) -> Curves:
     hi = EVERY_STEP if to_step is None else to_step + 1
     try:
-        return _store(request).curves(
+        return store_of(request).curves(
             summary.pk, stream, statistic, places, lo=from_step, hi=hi, points=points
         )
     except UnknownSeries as unknown:
@@ -298,16 +277,16 @@ def _curve(place: str, spans: Spans, column: int) -> schema.Curve:
 rules = ScopedRouter(prefix="/api/v1", tags=["rules"])
 
 
-@rules.get("/rules", **_described(schema.Rules))
+@rules.get("/rules", **described(schema.Rules))
 def rule_list(principal: Reader) -> Response:  # noqa: ARG001 - declares the scope
     """List the rules."""
     from trainvitals.diagnosis.user_rules import usable_rules
 
     pages = [rule.page() for rule in usable_rules()]
-    return _json(schema.Rules([schema.RuleName(p.code, p.rule, p.summary) for p in pages]))
+    return json_response(schema.Rules([schema.RuleName(p.code, p.rule, p.summary) for p in pages]))
 
 
-@rules.get("/rules/{code}", **_described(schema.RulePage, "unknown_rule"))
+@rules.get("/rules/{code}", **described(schema.RulePage, "unknown_rule"))
 def rule_page(
     principal: Reader,  # noqa: ARG001 - declares the scope
     code: Annotated[str, Path(max_length=32)],
@@ -317,5 +296,5 @@ def rule_page(
 
     for rule in usable_rules():
         if rule.code == code:
-            return _json(rule.page())
+            return json_response(rule.page())
     raise Problem("unknown_rule", "No rule has this code; /api/v1/rules lists them.")

@@ -316,7 +316,7 @@ class NotificationRow(Base):
     opened_at: Mapped[float]
     """When the newest message "opened" became due; the cooldown counts from it."""
     next_at: Mapped[float]
-    """The earliest time of the next attempt."""
+    """The earliest time of the next attempt; without a pending message, the time of the end."""
     claimed_until: Mapped[float]
     """Until this time, the collector that claimed the message delivers it."""
     attempts: Mapped[int]

@@ -217,18 +217,23 @@ def claim(connection: sa.Connection, channel: str, now: float, limit: int) -> li
 
 
 def finish(
-    connection: sa.Connection, delivery: Delivery, *, retry_at: float | None, now: float
+    connection: sa.Connection,
+    delivery: Delivery,
+    *,
+    is_delivered: bool,
+    retry_at: float | None,
+    now: float,
 ) -> None:
     """Record the end of an attempt. `retry_at` is None when no other attempt follows."""
     row = NotificationRow
     # A message that became due meanwhile ("resolved" after "opened") stays due.
     mine = sa.update(row).where(row.pk == delivery.pk, row.pending == delivery.event)
+    values: dict[str, object] = {
+        "claimed_until": 0.0,
+        "attempts": delivery.attempts + (not is_delivered),
+    }
     if retry_at is None:
-        values: dict[str, object] = {"pending": "", "claimed_until": 0.0, "next_at": now}
+        values |= {"pending": "", "next_at": now}
     else:
-        values = {
-            "attempts": delivery.attempts + 1,
-            "next_at": retry_at,
-            "claimed_until": 0.0,
-        }
+        values["next_at"] = retry_at
     connection.execute(mine.values(values))

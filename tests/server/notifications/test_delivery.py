@@ -22,7 +22,9 @@ from trainvitals_server.notifications.notifier import (
     Notifier,
     retry_wait_s,
 )
+from trainvitals_server.query.alerts import notice
 from trainvitals_server.store import Store
+from trainvitals_server.store.alerts import notices
 
 SIGNING_KEY = "signing-key-0123456789"
 
@@ -207,6 +209,13 @@ def test_a_message_is_given_up_after_its_last_attempt_and_the_log_has_no_secret(
     assert "answered 503" in caplog.text
     assert "s3cr3t" not in caplog.text
     assert SIGNING_KEY not in caplog.text
+    with store_with_run.database.read() as connection:
+        [row] = notices(connection, limit=10)
+    assert (notice(row).state, notice(row).attempts) == ("given_up", ATTEMPTS_MAX)
+    assert (send.worker.health.error, send.worker.health.sent_at) == (
+        "the webhook answered 503",
+        None,
+    )
 
 
 def test_a_redirect_is_not_followed(store_with_run, hook, send):

@@ -1,0 +1,36 @@
+"""What the routes share: parameters, descriptions and JSON responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import Query, Request, Response
+
+from trainvitals_server.auth import Principal, Scope, allow
+from trainvitals_server.problems import answers
+from trainvitals_server.query.shapes import schema_of
+from trainvitals_server.store import Store
+
+Reader = Annotated[Principal, allow(Scope.READ)]
+States = Annotated[
+    str | None, Query(pattern="^(running|lost|finished|failed|stopped)$", description="Only these.")
+]
+
+
+def described(kind: type[Any], *reasons: str) -> dict[str, Any]:
+    """Return the keywords of a route that answers `kind` or one of these problems."""
+    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
+    return {"response_class": Response, "responses": {200: schema_of(kind), **problems}}
+
+
+def json_response(answer: Any, headers: dict[str, str] | None = None) -> Response:
+    """Return a struct as JSON."""
+    # msgspec writes NaN and ±Inf as null.
+    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
+
+
+def store_of(request: Request) -> Store:
+    """Return the collector's store."""
+    store: Store = request.app.state.store
+    return store
