@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastai.callback.core import Callback
+from fastai.learner import SkipToEpoch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,8 +26,8 @@ from trainvitals.monitor import Monitor, watch
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no types
     """Watches each fit of a Learner; `monitor` is the newest Monitor, None in a copy or a pickle.
 
-    Options are those of `trainvitals.watch`; `config` and `total_steps` are the Learner's unless
-    they are given.
+    Options are those of `trainvitals.watch`; `config`, `total_steps` and `start_step` are the
+    Learner's unless they are given.
     """
 
     # After the callbacks that add terms to the loss, before GradientAccumulation (6) divides it.
@@ -86,7 +87,11 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
 
     def _attach(self) -> None:
         learn = self.learn
-        found = {"config": configuration(learn), "total_steps": planned_steps(learn)}
+        found: dict[str, Any] = {
+            "config": configuration(learn),
+            "total_steps": batches(learn, int(learn.n_epoch)),
+            "start_step": batches(learn, first_epoch(learn)),
+        }
         self.monitor = watch(learn.model, self._optimizer(learn), **(found | self._options))
 
     def _optimizer(self, learn: Any) -> Any:
@@ -102,12 +107,17 @@ def rates(optimizer: Any) -> Sequence[float]:
     return [float(hyper.get("lr", math.nan)) for hyper in optimizer.hypers]
 
 
-def planned_steps(learn: Any) -> int | None:
-    """Return the number of batches of all epochs; None for loaders without a length."""
+def batches(learn: Any, epochs: int) -> int | None:
+    """Return the number of training batches in `epochs`; None for a loader without a length."""
     try:
-        return len(learn.dls.train) * int(learn.n_epoch) or None
+        return len(learn.dls.train) * epochs or None
     except TypeError:
         return None
+
+
+def first_epoch(learn: Any) -> int:
+    """Return the first epoch that is not skipped, counted from 0: `fit(…, start_epoch=)`."""
+    return max((c._skip_to for c in learn.cbs if isinstance(c, SkipToEpoch)), default=0)
 
 
 def configuration(learn: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from transformers import TrainerCallback
 
+from trainvitals.integrations.events import saved_checkpoint
 from trainvitals.monitor import Monitor, watch
 
 EVALUATION_LOSS = "eval_loss"
@@ -54,6 +55,15 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         capture = self.monitor._capture
         if capture is not None and args.gradient_accumulation_steps > 1 and sums_losses(model):
             capture.scalars.are_parts = True
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Record the number of the epoch, from 1."""
+        if self.monitor is not None:
+            self.monitor.log(epoch=int(state.epoch or 0) + 1)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Record a checkpoint under the name of its folder."""
+        saved_checkpoint(self.monitor, f"checkpoint-{state.global_step}")
 
     def on_log(
         self,

@@ -13,6 +13,7 @@ import importlib.util
 import math
 from typing import TYPE_CHECKING, Any
 
+from trainvitals.integrations.events import saved_checkpoint
 from trainvitals.monitor import Monitor, watch
 
 if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
@@ -45,6 +46,15 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # no stubs where it 
             "start_step": trainer.global_step,
         }
         self.monitor = watch(pl_module, trainer.optimizers, **(found | self._options))
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Record the number of the epoch, from 1."""
+        if self.monitor is not None:
+            self.monitor.log(epoch=trainer.current_epoch + 1)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:  # noqa: ARG002
+        """Record that a checkpoint is saved."""
+        saved_checkpoint(self.monitor, f"epoch {trainer.current_epoch + 1}")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Record the loss of a validation, except of the check before the training."""

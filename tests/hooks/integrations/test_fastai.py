@@ -102,6 +102,13 @@ def test_with_accumulation_a_step_is_one_update():
     assert len(values(callback, "loss")) == 12
 
 
+def test_a_fit_that_skips_epochs_continues_the_steps():
+    callback = watching()
+    learner(callback).fit(3, 1e-2, start_epoch=2)
+    steps = callback.monitor._diagnosis.history.scalar("loss").steps.tolist()
+    assert steps == list(range(16, 24))
+
+
 def test_a_search_for_a_learning_rate_is_not_watched():
     callback = watching()
     learner(callback).lr_find(num_it=10, show_plot=False)

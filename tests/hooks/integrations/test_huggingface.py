@@ -15,6 +15,7 @@ from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.ending import open_monitors
 from trainvitals.integrations.huggingface import TrainvitalsCallback
 from trainvitals.integrations.script import Unasked
+from trainvitals.wire import EventKind
 
 pytestmark = [
     pytest.mark.usefixtures("own_home"),
@@ -89,6 +90,15 @@ def test_the_evaluation_loss_is_the_validation_split(tmp_path):
     seen = losses_of(callback.monitor, "loss/validation")
     assert seen == pytest.approx(logged(trainer, "eval_loss")[: len(seen)], abs=1e-3)
     assert len(seen) >= 2
+
+
+def test_epochs_are_recorded_and_saved_checkpoints_are_events(tmp_path):
+    callback = TrainvitalsCallback(collector="off", every=1)
+    trained(tmp_path, callbacks=[callback], save_strategy="steps", save_steps=6)
+    assert losses_of(callback.monitor, "log/epoch") == [1, 2]  # 8 steps each
+    events = callback.monitor._diagnosis.history.events
+    saved = [(e.step, e.text) for e in events if e.kind == EventKind.CHECKPOINT]
+    assert saved == [(5, "checkpoint-6"), (11, "checkpoint-12")]
 
 
 def test_a_resumed_training_continues_its_steps(tmp_path):

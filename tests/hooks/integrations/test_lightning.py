@@ -5,12 +5,14 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.api.schema import Verdict
 from trainvitals.integrations.lightning import TrainvitalsCallback
+from trainvitals.wire import EventKind
 
 pytestmark = [
     pytest.mark.usefixtures("own_home"),
@@ -51,12 +53,11 @@ def fitted(net, *, callbacks=(), epochs=3, checkpoint=None, **more):
     trainer = L.Trainer(
         max_epochs=epochs,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         accelerator="cpu",
         callbacks=list(callbacks),
-        **more,
+        **({"enable_checkpointing": False} | more),
     )
     loaders = (DataLoader(data(), 32, shuffle=True), DataLoader(data(), 64))
     trainer.fit(net, *loaders, ckpt_path=checkpoint)
@@ -88,6 +89,16 @@ def test_the_logged_validation_loss_is_the_validation_split():
     seen = scalar(callback, "loss/validation")
     assert 2 <= len(seen) <= 3  # that of the last epoch has no step after it
     assert seen[0] > float(trainer.callback_metrics["val_loss"])
+
+
+def test_epochs_are_recorded_and_saved_checkpoints_are_events(tmp_path):
+    callback = TrainvitalsCallback(collector="off", every=1)
+    saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_epochs=1)
+    fitted(net(), callbacks=[callback, saver], enable_checkpointing=True)
+    assert scalar(callback, "log/epoch") == [1, 2, 3]
+    events = callback.monitor._diagnosis.history.events
+    saved = [(e.step, e.text) for e in events if e.kind == EventKind.CHECKPOINT]
+    assert saved == [(7, "epoch 1"), (15, "epoch 2"), (23, "epoch 3")]
 
 
 def test_with_accumulation_the_micro_batches_are_averaged():
