@@ -31,6 +31,7 @@ from trainvitals_server.notifications.notifier import Notifier
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import alerts as alert_routes
+from trainvitals_server.query import changes as change_routes
 from trainvitals_server.query import routes as query_routes
 from trainvitals_server.query import settings as setting_routes
 from trainvitals_server.query.heavy import HeavyReads
@@ -124,6 +125,7 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         service.routes,
         collect_routes.routes,
         query_routes.routes,
+        change_routes.routes,
         query_routes.rules,
         alert_routes.routes,
         setting_routes.routes,
@@ -169,6 +171,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
             stream_bytes=settings.retain_stream_bytes,
             total_bytes=settings.retain_total_bytes,
             ended_days=settings.retain_ended_days,
+            deleted_days=settings.retain_deleted_days,
         ),
     )
     state.rounds = Rounds(

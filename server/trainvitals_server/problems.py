@@ -36,6 +36,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "timeout": (408, "The request did not arrive in time"),
     "conflict": (409, "The batch conflicts with a stored one"),
     "run_deleted": (409, "The run was deleted"),
+    "run_exists": (409, "A run with this id exists"),
     "run_in_other_project": (409, "The run is in another project"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),

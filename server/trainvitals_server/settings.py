@@ -159,6 +159,12 @@ class Settings(BaseSettings):
         description="Days after which an ended run is removed, unless it has the tag `keep`. "
         "0: never.",
     )
+    retain_deleted_days: float = Field(
+        default=7,
+        ge=0,
+        description="Days that a deleted run stays in the bin, from which it can be brought back; "
+        "0: it is removed within a minute.",
+    )
 
     notifications: NotificationSettings = Field(
         default=NotificationSettings(),

@@ -1,4 +1,4 @@
-"""The HTTP client of the API: the command line, the demo and the dashboard read runs through it.
+"""The HTTP client of the API: the command line, the demo and the dashboard use runs through it.
 
 Comes in: a collector's address and a token with the scope read.
 Goes out: the structs of `schema`.
@@ -20,6 +20,7 @@ import msgspec
 
 from trainvitals.api.schema import (
     Checkup,
+    Deleted,
     Findings,
     Heatmap,
     Layouts,
@@ -105,7 +106,7 @@ class Client:
         self._exchange = exchange or self._over_http
 
     def runs(self, **filters: Any) -> RunPage:
-        """Return a page of runs: project, state, search, limit, cursor."""
+        """Return a page of runs: project, state, search, archived, deleted, limit, cursor."""
         return self.fetch("/runs", RunPage, **filters)
 
     def run(self, run: str) -> RunDetail:
@@ -150,11 +151,17 @@ class Client:
         except WireError as error:
             raise Broken(f"{self.url} answers with frames that cannot be read: {error}") from error
 
-    def delete(self, run: str) -> None:
-        """Delete a run and all its data; the token needs the scope admin."""
-        status, _, body = self._over_http(*self._request(f"{BASE}{run_path(run)}", {}), "DELETE")
-        if status != 200:
-            raise self._problem(status, body)
+    def change(self, run: str, **changes: Any) -> RunDetail:
+        """Set name, tags, notes or archived of a run; the token needs the scope admin."""
+        return self._send("PATCH", run_path(run), RunDetail, changes)
+
+    def delete(self, run: str, *, now: bool = False) -> Deleted:
+        """Put a run into the bin, or remove it for ever; the token needs the scope admin."""
+        return self._send("DELETE", f"{run_path(run)}{'?now=true' if now else ''}", Deleted)
+
+    def undelete(self, run: str) -> RunDetail:
+        """Take a run out of the bin; the token needs the scope admin."""
+        return self._send("POST", f"{run_path(run)}/undelete", RunDetail)
 
     def version(self) -> Version:
         """Return the name and the version of the collector."""
@@ -190,14 +197,26 @@ class Client:
             return Reply(None, etag, 0)
         if status != 200:
             raise self._problem(status, body)
+        value = self._decoded(body, kind)
+        return Reply(value, headers.get("etag", ""), len(body))
+
+    def _send(self, method: str, path: str, kind: type[T], content: object = None) -> T:
+        """Send a request that changes something; return the answer."""
+        target, headers = self._request(f"{BASE}{path}", {"Content-Type": "application/json"})
+        sent = b"" if content is None else msgspec.json.encode(content)
+        status, _, body = self._over_http(target, headers, method, sent)
+        if status != 200:
+            raise self._problem(status, body)
+        return self._decoded(body, kind)
+
+    def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
-            value = msgspec.json.decode(body, type=kind)
+            return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
             raise Broken(
                 f"{self.url} answers, but not as a trainvitals collector of this version does "
                 f"({error}). Upgrade the older side: pip install -U trainvitals."
             ) from error
-        return Reply(value, headers.get("etag", ""), len(body))
 
     def _problem(self, status: int, body: bytes) -> Exception:
         try:
@@ -224,11 +243,11 @@ class Client:
         return self._parts.path.rstrip("/") + target, wanted
 
     def _over_http(
-        self, target: str, headers: Mapping[str, str], method: str = "GET"
+        self, target: str, headers: Mapping[str, str], method: str = "GET", content: bytes = b""
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection = self._connection()
         try:
-            connection.request(method, target, headers=dict(headers))
+            connection.request(method, target, content or None, dict(headers))
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
             return response.status, named, response.read(ANSWER_BYTES_MAX)

@@ -272,6 +272,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     overhead: float | None = None
     """Own CPU time of the whole run as a share of its training time."""
+    archived: bool = False
+    """Whether a user took it off the list."""
+    deleted_at: float | None = None
+    """When it was put into the bin; null for a run that is not there."""
 
     @property
     def version(self) -> tuple[object, ...]:
@@ -348,12 +352,16 @@ class RunDetail(Run, frozen=True, kw_only=True):
     completeness: Completeness = Completeness()
     not_watched: dict[str, str] = {}
     events: list[Event] = []
+    notes: str = ""
+    """Written by users of the collector."""
 
 
 class Deleted(msgspec.Struct, frozen=True):
     """A run that was deleted."""
 
     id: str
+    removed_at: float | None = None
+    """Until this time it can be brought back (undelete); null when it is removed for ever."""
 
 
 class Findings(msgspec.Struct, frozen=True):

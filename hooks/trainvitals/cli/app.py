@@ -33,7 +33,7 @@ COMMANDS = {
     "demo": Command(
         "Train networks with and without faults and show each diagnosis.", "demo.command"
     ),
-    "runs": Command("List the runs of a collector.", "cli.runs"),
+    "runs": Command("List the runs of a collector, or change one.", "cli.runs"),
     "top": Command("Show the runs of a collector live, the worst first.", "cli.top"),
     "export": Command("Write all values of a run as CSV, JSON lines or Parquet.", "cli.export"),
     "import": Command("Store the values of a file as a run.", "cli.import_"),

@@ -1,4 +1,4 @@
-"""`trainvitals runs`: the runs of a collector, newest started first.
+"""`trainvitals runs`: the runs of a collector, newest started first; its commands change one.
 
 Exit code 0, 2 for wrong usage, 3 if the collector cannot be reached.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainvitals.api.client import Client
+from trainvitals.cli.changes import add_to
 from trainvitals.cli.collector_of import collector_of
 from trainvitals.cli.report import Url, guarded
 
@@ -34,24 +35,37 @@ class RunState(StrEnum):
 Project = Annotated[str | None, typer.Option(help="Only runs of this project.")]
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
 Limit = Annotated[int, typer.Option(min=1, help="Number of runs, newest started first.")]
+Archived = Annotated[bool, typer.Option("--archived", help="With the archived runs.")]
+Binned = Annotated[bool, typer.Option("--deleted", help="The runs in the bin, and no other.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the runs as a JSON array.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("runs")(command)
+    """Add the group; without a command it lists runs."""
+    group = typer.Typer(callback=command, invoke_without_command=True)
+    add_to(group)
+    app.add_typer(group, name="runs")
 
 
 def command(
+    context: typer.Context,
     project: Project = None,
     state: State = None,
     limit: Limit = 50,
+    archived: Archived = False,
+    deleted: Binned = False,
     as_json: Json = False,
     collector: Url = None,
 ) -> None:
-    """List runs, newest started first: id, name, verdict, state, step, loss, age."""
+    """List runs, newest started first: id, name, verdict, state, step, loss, age.
+
+    With a command: change one run.
+    """
+    if context.invoked_subcommand is not None:
+        return
     source = collector_of(collector)
-    listed = guarded(lambda: runs_of(source, project, state, limit))
+    which = {"archived": "true" if archived else None, "deleted": "true" if deleted else None}
+    listed = guarded(lambda: runs_of(source, project, state, limit, **which))
     if as_json:
         import msgspec
 
@@ -60,13 +74,15 @@ def command(
         _show(listed, time.time())
 
 
-def runs_of(source: Client, project: str | None, state: str | None, limit: int) -> list[Run]:
+def runs_of(
+    source: Client, project: str | None, state: str | None, limit: int, **which: str | None
+) -> list[Run]:
     """Return up to `limit` runs, newest started first, from as many pages as necessary."""
     found: list[Run] = []
     cursor: str | None = None
     while len(found) < limit:
         size = min(PAGE, limit - len(found))
-        page = source.runs(project=project, state=state, limit=size, cursor=cursor)
+        page = source.runs(project=project, state=state, limit=size, cursor=cursor, **which)
         found += page.runs
         cursor = page.next_cursor
         if cursor is None:

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from trainvitals.api import schema
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
-from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
+from trainvitals_server.auth import Principal, ScopedRouter
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
 from trainvitals_server.query.heatmaps import sent, slices_of, slices_of_blocks, write_heatmap
@@ -30,7 +30,6 @@ ROWS_MAX = 200
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
-Admin = Annotated[Principal, allow(Scope.ADMIN)]
 RunName = Annotated[str, Path(max_length=514, description="The run's id.")]
 FromStep = Annotated[int, Query(ge=0, lt=2**53, description="The first step wanted.")]
 ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step wanted.")]
@@ -46,7 +45,7 @@ def _binary(*reasons: str) -> dict[str, Any]:
     }
 
 
-def _run(request: Request, principal: Principal, run_id: str) -> StoredRun:
+def run_of(request: Request, principal: Principal, run_id: str) -> StoredRun:
     store = store_of(request)
     if "\x00" in run_id:
         summary = None
@@ -71,6 +70,8 @@ def runs(
         str | None,
         Query(max_length=256, description="Searched in id, name, project, host and tags."),
     ] = None,
+    archived: Annotated[bool, Query(description="With the archived runs.")] = False,
+    deleted: Annotated[bool, Query(description="The runs in the bin, and no other.")] = False,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     cursor: Annotated[
         str | None, Query(max_length=200, description="The cursor of the previous page.")
@@ -85,7 +86,13 @@ def runs(
         return json_response(schema.RunPage([], None))
     try:
         page, following = store_of(request).run_summaries(
-            project=project, state=state, search=search, limit=limit, cursor=cursor
+            project=project,
+            state=state,
+            search=search,
+            archived=archived,
+            binned=deleted,
+            limit=limit,
+            cursor=cursor,
         )
     except RequestRefused as refused:
         raise Problem(refused.reason, str(refused)) from refused
@@ -95,43 +102,31 @@ def runs(
 @routes.get("/runs/{run}", **described(schema.RunDetail, "unknown_run"))
 def run(request: Request, principal: Reader, run: RunName) -> Response:
     """Return a run without its curves. Responds 304 to a matching If-None-Match."""
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     etag = f'"{summary.pk}-{summary.changes}"'
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={"ETag": etag})
     return json_response(store_of(request).detail(summary), {"ETag": etag})
 
 
-@routes.delete("/runs/{run}", **described(schema.Deleted, "unknown_run"))
-def delete(request: Request, principal: Admin, run: RunName) -> Response:
-    """Delete a run and all its data. It is unknown at once; its space is freed afterwards.
-
-    Later batches of its processes are refused (run_deleted); a new start under this id begins a
-    new run.
-    """
-    summary = _run(request, principal, run)
-    store_of(request).delete(summary.pk)
-    return json_response(schema.Deleted(summary.run.id))
-
-
 @routes.get("/runs/{run}/findings", **described(schema.Findings, "unknown_run"))
 def findings(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the findings of the last round, ranked."""
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     return json_response(schema.Findings(tuple(store_of(request).findings(summary.pk))))
 
 
 @routes.get("/runs/{run}/initial", **described(schema.Checkup, "unknown_run"))
 def initial(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the state before the training: initialisers, propagation, the first loss."""
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     return json_response(store_of(request).initial(summary.pk))
 
 
 @routes.get("/runs/{run}/layout", **described(schema.Layouts, "unknown_run"))
 def layout(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the places and statistics of each stream."""
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     streams = [
         schema.Layout(
             str(layout.stream),
@@ -156,7 +151,7 @@ def series(
     points: Annotated[int, Query(ge=1, le=POINTS_MAX)] = 500,
 ) -> Response:
     """Return curves in buckets with min, mean, max and last value of each."""
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
     curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
     return json_response(schema.Series(str(stream), str(statistic), curves))
@@ -195,7 +190,7 @@ async def heatmap(
         return slices_of_blocks(wanted) if by == "block" else slices_of(wanted)
 
     def read() -> IO[bytes]:
-        summary = _run(request, principal, run)
+        summary = run_of(request, principal, run)
         wanted = store_of(request).curves_of_all_places(
             summary.pk,
             stream,
@@ -223,7 +218,7 @@ def frames(
     The batch has a layout and a frame of at most 2^20 values (but at least one step), or no records
     when there are no more rows. Its source is 16 zero bytes.
     """
-    summary = _run(request, principal, run)
+    summary = run_of(request, principal, run)
     found = store_of(request).frames(summary.pk, stream, from_step)
     about = summary.run
     batch = Batch(about.id, about.project, bytes(16), 0, about.last_report_at, 0, found or ())

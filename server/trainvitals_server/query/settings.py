@@ -38,6 +38,7 @@ SHOWN: Final = frozenset(
         "retain_stream_bytes",
         "retain_total_bytes",
         "retain_ended_days",
+        "retain_deleted_days",
     }
 )
 """Settings whose values are sent. A new setting is not, until it is named here."""

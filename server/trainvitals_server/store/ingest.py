@@ -144,6 +144,8 @@ class Writing:
             "scalars": nothing,
             "about": nothing,
             "not_watched": nothing,
+            "archived": False,
+            "edited": "",
             "revision": 0,
             "rounded": 0,
             "changes": 0,

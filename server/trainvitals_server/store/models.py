@@ -26,6 +26,9 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
 )
+from sqlalchemy import (
+    false as sa_false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite generates primary keys only for a column of type INTEGER.
@@ -103,6 +106,19 @@ class Run(Base):
     """The revision that the last round read."""
     changes: Mapped[int]
     """Incremented by each change of this row."""
+    notes: Mapped[bytes | None]
+    """Written by users, as UTF-8: text columns of Postgres reject NUL."""
+    archived: Mapped[bool] = mapped_column(server_default=sa_false())
+    """Whether a user took the run off the list."""
+    edited: Mapped[str] = mapped_column(server_default="")
+    """Which of name and tags a user has set, separated by spaces: the run's process no longer
+    changes them."""
+    binned_id: Mapped[str | None]
+    """The id before the run was put into the bin; its column `id` then has a random one."""
+    binned_state: Mapped[str | None]
+    """The state before."""
+    deleted_at: Mapped[float | None]
+    """When it was put into the bin, on the collector's clock."""
 
 
 class Attempt(Base):

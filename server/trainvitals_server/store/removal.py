@@ -33,16 +33,26 @@ from trainvitals_server.store.models import (
     Track,
 )
 
+BINNED: Final = "binned"
+"""State of a run that can be brought back."""
 HIDDEN: Final = "deleting"
 """State of a run that has rows to remove."""
 REMOVED: Final = "deleted"
 """State of a run that has no rows left."""
-GONE: Final = (HIDDEN, REMOVED)
+ERASED: Final = (HIDDEN, REMOVED)
+GONE: Final = (BINNED, *ERASED)
+"""States of runs that no reader knows."""
 _ROWS: Final = 200
 """Rows with values in one transaction: chunks have up to 128 KiB."""
 _FRAMES: Final = 20
 """Rows of the log in one transaction: frames have up to 16 steps of all tensors."""
 _SMALL_ROWS: Final = 2000
+
+
+def random_id(run_pk: int) -> str:
+    """Return an id for a run that gives its own one away."""
+    # Random: a user may choose any other id.
+    return f"deleted/{run_pk}/{secrets.token_hex(16)}"
 
 
 def hide(connection: sa.Connection, run_pk: int) -> None:
@@ -51,11 +61,15 @@ def hide(connection: sa.Connection, run_pk: int) -> None:
     connection.execute(sa.select(Run.pk).where(Run.pk == run_pk).with_for_update())
     connection.execute(
         sa.update(Run)
-        .where(Run.pk == run_pk, Run.state.not_in(GONE))
+        .where(Run.pk == run_pk, Run.state.not_in(ERASED))
         .values(
-            # Random: a user may choose any other id.
-            id=f"deleted/{run_pk}/{secrets.token_hex(16)}",
+            id=random_id(run_pk),
             state=HIDDEN,
+            notes=None,
+            archived=False,
+            edited="",
+            binned_id=None,
+            binned_state=None,
             name="",
             host="",
             loss=None,

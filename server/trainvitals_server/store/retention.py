@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from trainvitals_server.store.chunks import AXIS_ALONE, AXIS_GROUP
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import Chunk, FindingRow, Run, Source, Track
-from trainvitals_server.store.removal import GONE, hide
+from trainvitals_server.store.removal import BINNED, ERASED, GONE, hide
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True)
 class Limits:
-    """The budgets; 0 is no limit."""
+    """The budgets; 0 is no limit, where nothing else is said."""
 
     stream_bytes: int = 0
     """Compressed bytes of the single rows of one stream of one process."""
@@ -48,6 +48,8 @@ class Limits:
     """Bytes of the stored values of all runs, as `used_bytes` counts them."""
     ended_days: float = 0
     """Days after its last report when an ended run is removed."""
+    deleted_days: float = 7
+    """Days that a deleted run stays in the bin; here 0 is none."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Retention:
             if self._limits.stream_bytes:
                 for run_pk, track_pk in self._large_tracks():
                     done += self._thin(run_pk, track_pk, self._limits.stream_bytes)
+            done += self._empty_bin(self._clock() - self._limits.deleted_days * _DAY_S)
             if self._limits.ended_days:
                 done += self._remove_old()
             if self._limits.total_bytes:
@@ -157,13 +160,27 @@ class Retention:
             self._remove(run_pk, f"it ended more than {self._limits.ended_days:g} days ago")
         return len(old)
 
+    def _empty_bin(self, before: float) -> int:
+        """Remove the runs that were put into the bin before this time."""
+        wanted = sa.select(Run.pk).where(Run.state == BINNED, Run.deleted_at < before)
+        with self._database.read() as connection:
+            old = list(connection.scalars(wanted))
+        for run_pk in old:
+            self._remove(run_pk, "it was deleted, and its time in the bin is over")
+        return len(old)
+
     def _fit(self) -> int:
-        """Thin, then remove, the runs that ended first until the database is within its limit."""
+        """Empty the bin, then thin, then remove, the runs that ended first, down to the limit."""
         limit = self._limits.total_bytes
         with self._database.read() as connection:
             if used_bytes(connection) <= limit:
                 return 0
+            oldest = sa.select(Run.pk).where(Run.state == BINNED).order_by(Run.deleted_at)
+            binned = connection.scalar(oldest.limit(1))
             ended = [pk for pk, _ in _ended(connection)]
+        if binned is not None:
+            self._remove(binned, f"it was deleted, and all runs have more than {limit} bytes")
+            return 1
         done = 0
         for run_pk in ended:
             for track_pk in self._tracks(run_pk):
@@ -190,13 +207,17 @@ class Retention:
 
     def _remove(self, run_pk: int, why: str) -> None:
         with self._database.read() as connection:
-            name = connection.scalar(sa.select(Run.id).where(Run.pk == run_pk))
+            name = connection.scalar(
+                sa.select(sa.func.coalesce(Run.binned_id, Run.id)).where(Run.pk == run_pk)
+            )
         log.warning("Run %s is removed: %s.", name, why)
         self._database.write(lambda connection: hide(connection, run_pk))
 
 
 def used_bytes(connection: sa.Connection) -> int:
-    """Return the bytes of the values of all runs: compressed, or as received in the log.
+    """Return the bytes of the values of all runs, and of those in the bin.
+
+    Of values: compressed, or as received in the log.
 
     Not the size of the file: neither engine gives space back to the disk by itself.
     """
@@ -205,7 +226,7 @@ def used_bytes(connection: sa.Connection) -> int:
         sa.select(sa.func.sum(Track.sealed_bytes + Track.span_bytes + log_bytes))
         .join(Source, Source.pk == Track.source_pk)
         .join(Run, Run.pk == Source.run_pk)
-        .where(Run.state.not_in(GONE))
+        .where(Run.state.not_in(ERASED))
     )
     return int(connection.scalar(wanted) or 0)
 

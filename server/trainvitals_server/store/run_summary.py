@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,16 +156,21 @@ class RunUpdate:
         run = self.before
         if self._get("revision") == 0 or start.started_at < run.started_at:
             self.changed["started_at"] = start.started_at
-        words = (run.id, run.project, start.name, start.host, *start.tags)
+        edited = run.edited.split()
+        name, tags = storable(start.name) or run.name, start.tags
+        if "name" in edited:
+            name = run.name
+        if "tags" in edited:
+            tags = msgspec.msgpack.decode(run.tags, type=tuple[str, ...])
         self.changed |= {
             "state": "running",
             "ended_at": None,
             "error": b"",
-            "name": storable(start.name) or run.name,
+            "name": name,
             "host": storable(start.host),
             "total_steps": start.total_steps,
-            "tags": msgspec.msgpack.encode(start.tags),
-            "search": " ".join(words).replace("\x00", " ").lower()[:4096],
+            "tags": msgspec.msgpack.encode(tags),
+            "search": searched(run.id, run.project, name, start.host, tags),
             "about": msgspec.msgpack.encode(start),
         }
 
@@ -178,3 +184,9 @@ class RunUpdate:
             "revision": self.before.revision + 1,
             "changes": self.before.changes + 1,
         }
+
+
+def searched(run: str, project: str, name: str, host: str, tags: Sequence[str]) -> str:
+    """Return the text that the run list searches."""
+    words = (run, project, name, host, *tags)
+    return " ".join(words).replace("\x00", " ").lower()[:4096]

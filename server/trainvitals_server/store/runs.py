@@ -16,7 +16,7 @@ from trainvitals.diagnosis.verdict import LOST
 from trainvitals.wire import Dropped, Event, RunStart
 from trainvitals_server.store.completeness import completeness
 from trainvitals_server.store.models import Attempt, DroppedRow, EventRow, Run
-from trainvitals_server.store.removal import GONE
+from trainvitals_server.store.removal import BINNED, GONE
 from trainvitals_server.store.run_summary import Sparkline
 from trainvitals_server.store.text import plain
 from trainvitals_server.store.types import RequestRefused, StoredRun
@@ -26,7 +26,7 @@ _EVENTS_MAX = 1000
 _SUMMARY = [
     column
     for column in Run.__table__.columns
-    if column.name not in {"about", "blind", "scalars", "not_watched", "search"}
+    if column.name not in {"about", "blind", "scalars", "not_watched", "search", "notes"}
 ]
 _finding_decoder = msgspec.msgpack.Decoder(Finding)
 
@@ -37,21 +37,27 @@ def summaries(
     project: str | None = None,
     state: str | None = None,
     search: str | None = None,
+    archived: bool = False,
+    binned: bool = False,
     limit: int = 100,
     cursor: str | None = None,
 ) -> tuple[list[StoredRun], str | None]:
     """Return a page of runs, newest start first, and the cursor of the next page or None.
 
+    `archived`: with the archived ones. `binned`: only those in the bin, also archived ones.
+
     Raises:
         RequestRefused: the cursor was not created by this function.
     """
     limit = max(1, min(limit, PAGE_MAX))
-    known = sa.select(*_SUMMARY).where(Run.state.not_in(GONE))
+    known = sa.select(*_SUMMARY).where(Run.state == BINNED if binned else Run.state.not_in(GONE))
     wanted = known.order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
     if project is not None:
         wanted = wanted.where(Run.project == project)
     if state is not None:
-        wanted = wanted.where(Run.state == state)
+        wanted = wanted.where((Run.binned_state if binned else Run.state) == state)
+    if not archived and not binned:
+        wanted = wanted.where(Run.archived == sa.false())
     if search:
         wanted = wanted.where(Run.search.contains(search.lower(), autoescape=True))
     if cursor is not None:
@@ -95,13 +101,14 @@ def _summary(row: Any, attempts: int) -> StoredRun:
 
 def _fields(row: Any, attempts: int) -> dict[str, Any]:
     """Return the fields of `schema.Run` from a row of the table."""
+    state = row.binned_state or row.state
     return {
-        "id": row.id,
+        "id": row.binned_id or row.id,
         "project": row.project,
         "name": row.name,
-        "state": row.state,
-        "verdict": Verdict.FAILED if row.state in ("failed", "lost") else Verdict(row.verdict),
-        "error": LOST if row.state == "lost" else row.error.decode(errors="replace"),
+        "state": state,
+        "verdict": Verdict.FAILED if state in ("failed", "lost") else Verdict(row.verdict),
+        "error": LOST if state == "lost" else row.error.decode(errors="replace"),
         "started_at": row.started_at,
         "last_report_at": row.last_report_at,
         "ended_at": row.ended_at,
@@ -117,6 +124,8 @@ def _fields(row: Any, attempts: int) -> dict[str, Any]:
         "attempt": attempts,
         "host": row.host,
         "overhead": row.overhead,
+        "archived": row.archived,
+        "deleted_at": row.deleted_at if row.state == BINNED else None,
     }
 
 
@@ -149,7 +158,7 @@ def dropped(connection: sa.Connection, run_pk: int) -> list[Dropped]:
 def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
     """Return a run with its reported metadata, its events and its dropped records."""
     row = connection.execute(
-        sa.select(Run.about, Run.not_watched, Run.blind).where(Run.pk == stored.pk)
+        sa.select(Run.about, Run.not_watched, Run.blind, Run.notes).where(Run.pk == stored.pk)
     ).one()
     about = start_record(row.about) or RunStart(0.0)
     return schema.RunDetail(
@@ -169,6 +178,7 @@ def detail(connection: sa.Connection, stored: StoredRun) -> schema.RunDetail:
             schema.Event(e.step, e.time, e.kind, e.text, plain(e.attributes))
             for e in events(connection, stored.pk)
         ],
+        notes=(row.notes or b"").decode(errors="replace"),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,6 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.wire import Batch, Frame, Layout, Stat, Stream
 from trainvitals_server.store import findings, runs
 from trainvitals_server.store.database import Database, open_database
+from trainvitals_server.store.edits import Author, bring_back, edit, in_bin, put_into_bin
 from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
@@ -107,6 +109,27 @@ class Store:
         """Delete a run. It is unknown at once; the compactor removes its rows afterwards."""
         self.database.write(lambda connection: hide(connection, run_pk))
 
+    def edit(self, run_pk: int, changes: dict[str, Any], token: str) -> None:
+        """Change name, tags, notes or archived of a run (`edits.edit`)."""
+        author = Author(token, self._clock())
+        self.database.write(lambda connection: edit(connection, run_pk, changes, author))
+
+    def put_into_bin(self, run_pk: int, token: str) -> float:
+        """Delete a run so that it can be brought back; return the time of it."""
+        author = Author(token, self._clock())
+        self.database.write(lambda connection: put_into_bin(connection, run_pk, author))
+        return author.now
+
+    def bring_back(self, run_pk: int, token: str) -> None:
+        """Take a run out of the bin. Raises RequestRefused: see `edits.bring_back`."""
+        author = Author(token, self._clock())
+        self.database.write(lambda connection: bring_back(connection, run_pk, author))
+
+    def in_bin(self, run_id: str) -> list[tuple[int, str]]:
+        """Return (key, project) of deleted runs with this id, the newest deleted first."""
+        with self.database.read() as connection:
+            return in_bin(connection, run_id)
+
     # --- rounds of diagnosis -----------------------------------------------------------------
 
     def runs_due(self, limit: int = 100) -> list[int]:
@@ -174,16 +197,23 @@ class Store:
         project: str | None = None,
         state: str | None = None,
         search: str | None = None,
+        archived: bool = False,
+        binned: bool = False,
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[StoredRun], str | None]:
-        """Return a page of runs, newest start first, and the next page's cursor or None."""
+        """Return a page of runs, newest start first, and the next page's cursor or None.
+
+        `archived`: with the archived ones. `binned`: only those in the bin.
+        """
         with self.database.read() as connection:
             return runs.summaries(
                 connection,
                 project=project,
                 state=state,
                 search=search,
+                archived=archived,
+                binned=binned,
                 limit=limit,
                 cursor=cursor,
             )

@@ -1,0 +1,78 @@
+"""`trainvitals runs archive|unarchive|rename|tag|delete|undelete`: change a run of a collector.
+
+Exit code 0, 2 for wrong usage (unknown run, a token without the scope admin), 3 if the collector
+cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from trainvitals.api.client import Refused, Unreachable
+from trainvitals.cli.collector_of import collector_of
+from trainvitals.cli.report import UNREACHABLE, USAGE, Run, Url, end
+
+T = TypeVar("T")
+
+NewName = Annotated[str, typer.Argument(metavar="[NAME]", help="Default: as the training said.")]
+Tags = Annotated[
+    list[str] | None, typer.Argument(metavar="[TAG]...", help="Default: as the training said.")
+]
+
+
+def add_to(runs: typer.Typer) -> None:
+    """Add the commands to the group `runs`."""
+    from trainvitals.cli import delete
+
+    for function in (archive, unarchive, rename, tag, undelete):
+        runs.command()(function)
+    runs.command("delete")(delete.command)
+
+
+def changed(call: Callable[[], T]) -> T:
+    """Return the result of `call`; exit when the collector refuses or cannot be reached."""
+    try:
+        return call()
+    except Unreachable as error:
+        end(UNREACHABLE, str(error))
+    except Refused as refused:
+        end(USAGE, str(refused))
+
+
+def archive(run: Run, collector: Url = None) -> None:
+    """Take RUN off the list of runs; all its data stays."""
+    source = collector_of(collector)
+    changed(lambda: source.change(run, archived=True))
+    typer.echo(f"The run {run!r} is archived; `trainvitals runs --archived` lists it.", err=True)
+
+
+def unarchive(run: Run, collector: Url = None) -> None:
+    """Put RUN on the list of runs again."""
+    source = collector_of(collector)
+    changed(lambda: source.change(run, archived=False))
+    typer.echo(f"The run {run!r} is on the list again.", err=True)
+
+
+def rename(run: Run, name: NewName = "", collector: Url = None) -> None:
+    """Show RUN under another NAME; its id stays, and the training may go on."""
+    source = collector_of(collector)
+    found = changed(lambda: source.change(run, name=name or None))
+    typer.echo(f"The run {found.id!r} is shown as {found.name!r}.", err=True)
+
+
+def tag(run: Run, tags: Tags = None, collector: Url = None) -> None:
+    """Replace the tags of RUN."""
+    source = collector_of(collector)
+    found = changed(lambda: source.change(run, tags=tags or None))
+    shown = ", ".join(found.tags) or "none"
+    typer.echo(f"The run {found.id!r} has the tags: {shown}.", err=True)
+
+
+def undelete(run: Run, collector: Url = None) -> None:
+    """Take RUN out of the bin."""
+    source = collector_of(collector)
+    found = changed(lambda: source.undelete(run))
+    typer.echo(f"The run {found.id!r} is back.", err=True)
