@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import keras
+from torch import Tensor, nn
 
 
 class LayerView(nn.Module):
@@ -26,13 +27,27 @@ class LayerView(nn.Module):
         """Return the output that `returned` was given."""
         return self._output
 
-    def returned(self, _layer: object, args: tuple[Any, ...], output: object) -> None:
+    def returned(self, layer: object, args: tuple[Any, ...], output: object) -> None:
         """Take an output, as a forward hook of the layer."""
-        self._output = output
+        if not self._forward_hooks:  # this step is not measured
+            return
+        self._output = channels_first(output, layer)
         try:
             self(*args)
         finally:
             self._output = None
+
+
+def channels_first(output: object, layer: object) -> object:
+    """Return an image-like output of a layer as (samples, channels, …), as torch's layers have it.
+
+    In Keras the channels come last, unless the layer's `data_format` or the setting
+    `image_data_format` says otherwise. Other outputs are returned unchanged.
+    """
+    if not isinstance(output, Tensor) or output.dim() < 4:
+        return output
+    order = getattr(layer, "data_format", None) or keras.config.image_data_format()
+    return output.movedim(-1, 1).contiguous() if order == "channels_last" else output
 
 
 class LayersOf:

@@ -37,7 +37,7 @@ def command_of(program):
 def needs(program):
     """Return the packages that a program imports and that are not installed."""
     names = re.findall(r"^(?:from|import) (\w+)", program, re.MULTILINE)
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    return [name for name in dict.fromkeys(names) if importlib.util.find_spec(name) is None]
 
 
 def test_the_page_has_a_program_for_each_integration():

@@ -14,6 +14,7 @@ import torch
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.api.schema import Verdict
 from trainvitals.integrations.keras import TrainvitalsCallback
+from trainvitals.wire import Stat, Stream
 
 pytestmark = [
     pytest.mark.usefixtures("own_home"),
@@ -130,11 +131,64 @@ def test_a_prevented_update_changes_no_weight():
     assert np.isfinite(seen[0]).all()
 
 
+@pytest.mark.parametrize("order", ["channels_last", "channels_first"])
+def test_a_unit_of_an_image_is_a_channel(order):
+    keras.utils.set_random_seed(0)
+    size = (6, 6, 2) if order == "channels_last" else (2, 6, 6)
+    dead = keras.initializers.Constant(np.repeat([-50.0, 0.0], [3, 9]))
+    conv = keras.layers.Conv2D(
+        12, 3, activation="relu", name="conv", data_format=order, bias_initializer=dead
+    )
+    made = keras.Sequential(
+        [keras.Input(size), conv, keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback, x = watching(), np.random.default_rng(0).normal(size=(384, *size))
+    fitted(made, callback, on=(x, data()[1]), validation_data=None)
+    history = callback.monitor._diagnosis.history
+    dead_share = history.series(Stream.ACTIVATION, Stat.DEAD_SHARE, "conv")
+    assert dead_share.values[-1] == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize("head", [None, "softmax"])
 def test_a_healthy_fit_is_healthy(head):
     callback = watching()
     fitted(model(head=head), callback, epochs=12)
     assert callback.monitor.diagnosis().verdict is Verdict.HEALTHY
+
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.embed = keras.layers.Embedding(20, 16, name="embed")
+        self.cell = keras.layers.LSTM(24, name="memory")
+        self.head = keras.layers.Dense(2, name="head")
+
+    def call(self, tokens):
+        return self.head(self.cell(self.embed(tokens)))
+
+
+def attention():
+    tokens = keras.Input((10,))
+    x = keras.layers.Embedding(20, 16, name="embed")(tokens)
+    x = keras.layers.LayerNormalization()(x + keras.layers.MultiHeadAttention(2, 8)(x, x))
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Dense(32, activation="gelu")(x))
+    return keras.Model(tokens, keras.layers.Dense(2, name="head")(x))
+
+
+@pytest.mark.parametrize("build", [Own, attention])
+def test_a_model_of_another_kind_is_healthy_too(build):
+    keras.utils.set_random_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 20, size=(384, 10))
+    made, callback = build(), watching()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    made.compile(keras.optimizers.AdamW(3e-3), loss)
+    on = tokens, (tokens == 3).any(1).astype(np.int64)
+    fitted(made, callback, epochs=12, on=on, validation_data=on)
+    diagnosis = callback.monitor.diagnosis()
+    assert diagnosis.verdict is Verdict.HEALTHY
+    assert {"embed.embeddings", "head.kernel", "embed", "head"} <= set(diagnosis.watched)
+    assert diagnosis.not_watched == {}
 
 
 def test_a_learning_rate_far_too_high_is_named():
