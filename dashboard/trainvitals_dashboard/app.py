@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from trainvitals_dashboard.parts.session import (
+    ALERTS,
     BIAS,
     COMPARE,
     EXPERIMENTS,
@@ -14,7 +15,9 @@ from trainvitals_dashboard.parts.session import (
     INITIAL,
     LAYERS,
     LOSS,
+    RULE,
     RUN,
+    SETTINGS,
     rescue_banner,
     signed_in,
 )
@@ -36,6 +39,9 @@ def main() -> None:
             st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),
             st.Page(COMPARE, title="Compare – trainvitals", url_path="compare"),
             st.Page(EXPERIMENTS, title="Experiments – trainvitals", url_path="experiments"),
+            st.Page(ALERTS, title="Alerts – trainvitals", url_path="alerts"),
+            st.Page(RULE, title="Rule – trainvitals", url_path="rule"),
+            st.Page(SETTINGS, title="Settings – trainvitals", url_path="settings"),
         ],
         position="hidden",
     )

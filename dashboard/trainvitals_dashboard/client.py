@@ -29,15 +29,19 @@ from trainvitals.api.client import (
     Client as ApiClient,
 )
 from trainvitals.api.schema import (
+    Alerts,
     Checkup,
+    CollectorSettings,
     Findings,
     Heatmap,
     Layouts,
+    Notifications,
     RulePage,
     Run,
     RunDetail,
     RunPage,
     Series,
+    Version,
 )
 
 T = TypeVar("T")
@@ -140,6 +144,29 @@ class Client:
     def run(self, run: str) -> Answer[RunDetail]:
         """Return a run."""
         return self._get(run_path(run), RunDetail)
+
+    def alerts(self, *, severity: str, state: str | None = None) -> Answer[Alerts]:
+        """Return the open findings of all runs by run and rule."""
+        return self._get("/alerts", Alerts, {"severity": severity, "state": state})
+
+    def notifications(self) -> Answer[Notifications]:
+        """Return channels, routes, silences and the newest messages."""
+        return self._get("/notifications", Notifications)
+
+    def settings(self) -> Answer[CollectorSettings]:
+        """Return the collector's settings and the rights of the token."""
+        return self._get("/settings", CollectorSettings)
+
+    def version(self) -> Version:
+        """Return the collector's version and database.
+
+        Raises:
+            Problem: it does not answer.
+        """
+        try:
+            return self._client.version()
+        except (Unreachable, Refused) as error:
+            raise _problem_of(error) from error
 
     def is_rescue(self) -> bool:
         """Return whether the collector only reads a damaged database; False when it is unknown."""

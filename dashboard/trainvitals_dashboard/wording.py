@@ -125,6 +125,20 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def in_future(then: float, now: float) -> str:
+    """Return the time from `now` to `then` in its two largest units; "now" if it has come."""
+    return "now" if then <= now else f"in {duration(then - now)}"
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes in the largest unit in which it is a whole number: 64 MiB."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    at = 0
+    while count and count % 1024 == 0 and at < len(units) - 1:
+        count, at = count // 1024, at + 1
+    return f"{count:,} {units[at]}"
+
+
 def steps(count: int) -> str:
     """Return a number of steps with the word in singular or plural."""
     return f"{count:,} step{'' if count == 1 else 's'}"

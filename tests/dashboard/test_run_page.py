@@ -122,7 +122,7 @@ def test_the_page_of_a_rule_is_requested_when_it_is_opened(open_page, collector)
     assert asked(collector, "/rules/") == ["/api/v1/rules/TV101"]
     for title in ("What it detects", "When it is wrong", "References", "Thresholds"):
         assert f"**{title}**" in shown
-    assert "| `gradient_ratio_min` | 0\\.0001 |" in shown
+    assert "`gradient_ratio_min` | 0\\.0001 |" in shown
 
 
 def test_a_finding_inside_the_list_has_the_page_of_its_own_rule(open_page, collector):

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from helpers.fake_alerts import NO_NOTIFICATIONS, SETTINGS, alerts_of
 from helpers.fake_findings import finding_of
 from helpers.fake_runs import FakeRun, run_of
 from trainvitals.api.blocks import blocks_of
@@ -36,6 +37,8 @@ class FakeCollector:
     """Drop every connection, as a collector that is gone."""
     rescue: bool = False
     """Read a damaged database only."""
+    notifications: dict[str, Any] = field(default_factory=lambda: dict(NO_NOTIFICATIONS))
+    settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
     url: str = ""
     asked: list[str] = field(default_factory=list)
     """Paths with their queries."""
@@ -49,6 +52,13 @@ class FakeCollector:
             return self._page(query)
         if parts[0] == "rules":
             return _rule_page(parts[1])
+        match parts:
+            case ["alerts"]:
+                return alerts_of(self.runs, query, self.notifications["notices"])
+            case ["notifications"]:
+                return self.notifications
+            case ["settings"]:
+                return self.settings
         run = next((r for r in self.runs if r.id == unquote(parts[1])), None)
         if parts[0] != "runs" or run is None:
             return None
@@ -209,7 +219,8 @@ def fake_collector(*runs: FakeRun) -> Iterator[FakeCollector]:
             parts = urlsplit(self.path)
             answer = fake.answer(parts.path, parse_qs(parts.query))
             if answer is None:
-                self._send(404, {"reason": "unknown_run", "detail": "No run of this name."})
+                what = "rule" if "/rules/" in parts.path else "run"
+                self._send(404, {"reason": f"unknown_{what}", "detail": f"No such {what}."})
             else:
                 self._send(200, answer)
 

@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 from trainvitals.api.schema import Run
 from trainvitals.api.wording import number, percent
 from trainvitals_dashboard.parts.session import (
+    ALERTS,
     BIAS,
     COMPARE,
     FLEET,
@@ -15,6 +16,7 @@ from trainvitals_dashboard.parts.session import (
     LAYERS,
     LOSS,
     RUN,
+    SETTINGS,
     now,
 )
 from trainvitals_dashboard.parts.verdict import tab_title
@@ -32,6 +34,15 @@ from trainvitals_dashboard.wording import (
 def brand() -> None:
     """Show the link to the list of runs."""
     st.page_link(FLEET, label="**trainvitals**", icon=":material/vital_signs:")
+
+
+def links_to_all_runs(page: str = "") -> None:
+    """Show the links to the pages about all runs. `page` is the open page."""
+    for target, label, icon in (
+        (ALERTS, "Alerts", ":material/notifications:"),
+        (SETTINGS, "Settings", ":material/settings:"),
+    ):
+        st.page_link(target, label=label, icon=icon, disabled=page == target)
 
 
 def run_header(run: Run, *, page: str) -> DeltaGenerator:
@@ -61,18 +72,18 @@ def run_header(run: Run, *, page: str) -> DeltaGenerator:
         st.markdown(
             f"## {plain(shortened(run.name or run.id, 60))}", width="content", anchors=False
         )
-        state_badge(run)
+        state_badge(run.state)
     slot = st.empty()
     slot.caption(where_and_when(run))
     return slot
 
 
-def state_badge(run: Run) -> None:
-    """Show the run's state: an icon, a word and a colour."""
+def state_badge(state: str) -> None:
+    """Show the state of a run: an icon, a word and a colour."""
     st.badge(
-        "lost contact" if run.state == "lost" else plain(run.state),
-        icon=STATE_ICON.get(run.state),
-        color=STATE_COLOUR.get(run.state, "gray"),  # type: ignore[arg-type]  # a fixed table's words
+        "lost contact" if state == "lost" else plain(state),
+        icon=STATE_ICON.get(state),
+        color=STATE_COLOUR.get(state, "gray"),  # type: ignore[arg-type]  # a fixed table's words
     )
 
 

@@ -14,6 +14,7 @@ from trainvitals_dashboard.wording import ago, literal, plain
 FLEET, RUN, LAYERS = "views/fleet.py", "views/run.py", "views/layers.py"
 INITIAL, BIAS, COMPARE = "views/initialisation.py", "views/bias.py", "views/compare.py"
 EXPERIMENTS, LOSS = "views/experiments.py", "views/loss.py"
+ALERTS, RULE, SETTINGS = "views/alerts.py", "views/rule.py", "views/settings.py"
 """Paths of the pages relative to app.py, for st.page_link and st.switch_page."""
 _TYPED = "typed_token"
 _RESCUE = "rescue"
@@ -53,6 +54,11 @@ def run_or_hint() -> str:
         st.info("The URL does not name a run.", icon=":material/help:")
         st.page_link(FLEET, label="All runs", icon=":material/arrow_back:")
     return run_id
+
+
+def has_typed_token() -> bool:
+    """Return whether the visitor entered the token of this session."""
+    return bool(chosen().asks and st.session_state.get(_TYPED))
 
 
 def signed_in() -> bool:

@@ -251,18 +251,23 @@ def _rule_page(finding: Finding) -> None:
             st.caption(f"The page of this rule is not available: {plain(problem.text)}")
             return
         st.markdown(f"**{plain(page.code)} {plain(words(page.rule))}.** {prose(page.summary)}")
-        for title, field in RULE_SECTIONS.items():
-            st.markdown(f"**{title}**\n\n{bulleted(getattr(page, field))}")
-        if page.thresholds:
-            st.markdown(f"**Thresholds**\n\n{_threshold_table(page)}")
+        rule_text(page)
+
+
+def rule_text(page: RulePage) -> None:
+    """Show the sections of a rule's page and its thresholds."""
+    for title, field in RULE_SECTIONS.items():
+        st.markdown(f"**{title}**\n\n{bulleted(getattr(page, field))}")
+    if page.thresholds:
+        st.markdown(f"**Thresholds**\n\n{_threshold_table(page)}")
 
 
 def _threshold_table(page: RulePage) -> str:
     rows = [
-        (literal(name), plain(number(threshold.default)), prose(threshold.meaning))
+        (f"{prose(threshold.meaning)} {literal(name)}", plain(number(threshold.default)))
         for name, threshold in page.thresholds.items()
     ]
-    return table(("threshold", "default", "meaning"), rows)
+    return table(("threshold", "default"), rows)
 
 
 def _evidence_table(finding: Finding) -> str:

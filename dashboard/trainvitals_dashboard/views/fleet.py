@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import streamlit as st
 
@@ -12,7 +11,8 @@ from trainvitals.api.schema import Run, RunPage
 from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.parts.board import BUNDLE, SENT, forget_boards, mount
-from trainvitals_dashboard.parts.header import brand
+from trainvitals_dashboard.parts.choices import choice
+from trainvitals_dashboard.parts.header import brand, links_to_all_runs
 from trainvitals_dashboard.parts.run_rows import (
     VERDICTS,
     Filters,
@@ -61,6 +61,7 @@ def show() -> None:
             st.page_link(COMPARE, label="Compare", icon=":material/stacked_line_chart:")
         if any(TAG in run.tags for run in known.runs):
             st.page_link(EXPERIMENTS, label="Experiments", icon=":material/science:")
+        links_to_all_runs()
     if not known.runs:
         age_banner(answer)
         _wait_for_the_first()
@@ -124,35 +125,14 @@ def _filters(runs: Sequence[Run]) -> Filters:
             bind="query-params",
         )
         verdicts = {verdict_of(run) for run in runs}
-        verdict = _choice("verdict", "All verdicts", [v for v in VERDICTS if v in verdicts])
-        state = _choice("state", "All states", [s for s in STATES if s in {r.state for r in runs}])
-        project = _choice("project", "All projects", sorted({run.project for run in runs}))
-        tag = _choice("tag", "All tags", sorted({tag for run in runs for tag in run.tags}))
-        host = _choice("host", "All hosts", sorted({run.host for run in runs if run.host}))
+        verdict = choice(
+            "verdict", "All verdicts", [v for v in VERDICTS if v in verdicts], VERDICT_WORDS
+        )
+        state = choice("state", "All states", [s for s in STATES if s in {r.state for r in runs}])
+        project = choice("project", "All projects", sorted({run.project for run in runs}))
+        tag = choice("tag", "All tags", sorted({tag for run in runs for tag in run.tags}))
+        host = choice("host", "All hosts", sorted({run.host for run in runs if run.host}))
     return Filters(search or "", verdict, state, project, tag, host)
-
-
-def _choice(key: str, empty: str, options: list[str]) -> str | None:
-    """Show a filter, and return what the URL or the visitor chose."""
-    asked = st.query_params.get(key)
-    if asked and asked not in options:
-        options = [*options, asked]  # a shared link to runs that are gone still says so
-    bound: dict[str, Any] = {"bind": "query-params", "label_visibility": "collapsed"}
-    chosen: str | None = st.selectbox(
-        key.capitalize(),
-        options,
-        index=None,
-        key=key,
-        placeholder=empty,
-        format_func=_option,
-        width=160,
-        **bound,
-    )
-    return chosen
-
-
-def _option(value: str) -> str:
-    return VERDICT_WORDS.get(value, shortened(value, 60))
 
 
 def _rows(answer: Answer[RunPage], filters: Filters) -> None:
