@@ -1,4 +1,4 @@
-"""`trainvitals import FILE`: store the values of a file as a run.
+"""`trainvitals import FILE...`: store the values of a file as a run.
 
 Exit code 0, 1 if the collector refused a part of the file, 2 for wrong usage (a file that cannot be
 read, a run that exists already, no permission), 3 if the collector cannot be reached.
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from trainvitals.imports.batches import Summary, Target
     from trainvitals.imports.sources import Opened
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="The file to read.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The file to read.")]
+Loss = Annotated[str, typer.Option(help="Name of the training loss (TensorBoard, W&B).")]
 Name = Annotated[str, typer.Option("--run", help="Name of the new run; else the file's name.")]
 Project = Annotated[str | None, typer.Option(help="Project of the new run.")]
 Form = Annotated[Format | None, typer.Option("--format", help="Format, if not by the file's name.")]
@@ -36,17 +37,20 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
-    file: File,
+    files: Files,
     run: Name = "",
     project: Project = None,
     form: Form = None,
+    loss: Loss = "",
     wait: Wait = 30.0,
     collector: Url = None,
 ) -> None:
-    """Store the values of FILE as a new run: a file of `trainvitals export` (CSV, JSONL, Parquet).
+    """Store the values of FILE as a new run.
 
-    The file is checked to its end before anything is sent. The same file under the same name is
-    stored once, however often it is sent. The token needs the scope admin.
+    Reads what `trainvitals export` writes (CSV, JSONL, Parquet), the scalars of TensorBoard's event
+    files (all of one run together), and the history of an offline run of W&B (run-*.wandb). The
+    file is checked to its end before anything is sent. The same file under the same name is stored
+    once, however often it is sent. The token needs the scope admin.
     """
     from trainvitals.export import NotInstalled
     from trainvitals.imports.batches import Target, summary
@@ -57,13 +61,13 @@ def command(
     source = collector_of(collector)
     settings = load(collector=collector, project=project)
     try:
-        content = opened(file.expanduser(), str(form) if form else "")
+        content = opened([f.expanduser() for f in files], str(form) if form else "", loss)
         found = summary(content.pages())
     except (BadFile, NotInstalled, OSError) as error:
         end(USAGE, f"Nothing is imported. {error}")
     if not found.rows:
-        end(USAGE, f"Nothing is imported. {file} has no values.{_left_out(content)}")
-    name = sanitise.name(run or file.stem)
+        end(USAGE, f"Nothing is imported. {files[0]} has no values.{_left_out(content)}")
+    name = sanitise.name(run or _named(files[0]))
     target = Target(name, settings.project, content.digest, content.about)
     _check_new(source, target)
     _deliver(source, settings.read_token(), content, target, found, wait)
@@ -74,10 +78,16 @@ def command(
     )
 
 
+def _named(file: Path) -> str:
+    """Return the name of a run: the file's, or that of the folder of an event file."""
+    is_event = ".tfevents." in file.name
+    return (file.resolve().parent.name if is_event else file.stem) or file.name
+
+
 def _absent(found: Summary) -> str:
     if not found.absent:
         return ""
-    return f" {found.absent:,} values that the file does not have count as not measured."
+    return f" {found.absent:,} places of the table of steps are empty: not measured."
 
 
 def _left_out(content: Opened) -> str:
