@@ -4,11 +4,13 @@ Comes in: a URL and a token, from access.py.
 Goes out: `Answer`s: a value, its time of receipt, and the error of the newest request.
 Promise:  if the collector is unreachable and an earlier answer is kept, that answer is returned
           with its time and the problem; nothing is raised.
+Changes of a run are sent at once and raise `Problem`.
 Start at `Client`.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +56,7 @@ PAGE = 500
 """Runs that the API sends at once."""
 RUNS_MAX = 2000
 ALL_RUNS_S = 2.0
+SCOPE_S = 30.0
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457, as on the collector's side
@@ -103,6 +106,8 @@ class Client:
         self._lock = threading.Lock()
         self._runs_lock = threading.Lock()
         self._every_run: Answer[RunPage] | None = None
+        self._scope_lock = threading.Lock()
+        self._scope = (-math.inf, "")
 
     def runs(
         self,
@@ -174,6 +179,30 @@ class Client:
             return self._client.version().rescue
         except (Unreachable, Refused):
             return False  # the page itself explains why there is no answer
+
+    def may_write(self) -> bool:
+        """Return whether the token may change runs; False when it is unknown.
+
+        The collector is asked once in SCOPE_S seconds.
+        """
+        with self._scope_lock:
+            at, scope = self._scope
+            if self._clock() - at >= SCOPE_S:
+                try:
+                    scope = self.settings().value.viewer.scope
+                except Problem:
+                    scope = ""  # an older collector, or none: the page itself explains it
+                self._scope = self._clock(), scope
+            return scope == "admin"
+
+    def change(self, run: str, changes: Mapping[str, Any]) -> None:
+        """Set name, tags, notes or archived of a run. Raises Problem."""
+        try:
+            self._client.change(run, **changes)
+        except (Unreachable, Refused) as error:
+            raise _problem_of(error) from error
+        with self._runs_lock:
+            self._every_run = None
 
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not cached by version: diagnosis runs after the data arrives."""

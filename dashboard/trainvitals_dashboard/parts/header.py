@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from trainvitals.api.schema import Run
+from trainvitals.api.schema import Run, RunDetail
 from trainvitals.api.wording import number, percent
+from trainvitals_dashboard.parts.edit import edit_popover
 from trainvitals_dashboard.parts.session import (
     ALERTS,
     BIAS,
@@ -73,6 +74,10 @@ def run_header(run: Run, *, page: str) -> DeltaGenerator:
             f"## {plain(shortened(run.name or run.id, 60))}", width="content", anchors=False
         )
         state_badge(run.state)
+        if isinstance(run, RunDetail) and page == RUN:
+            if run.archived:
+                st.badge("archived", icon=":material/archive:", color="gray")
+            edit_popover(run)
     slot = st.empty()
     slot.caption(where_and_when(run))
     return slot

@@ -100,7 +100,8 @@ def live_run(show: Callable[[Live], None], every_s: float) -> None:
 def _shown(run: RunDetail) -> tuple[Any, Any]:
     """Return what a page shows besides its refreshed parts: without and with the numbers."""
     findings = client().findings(run).value.findings
-    shape = (run.state, run.verdict, run.attempt, run.name, bool(run.step >= 0))
+    edits = (run.name, run.tags, run.notes, run.archived)
+    shape = (run.state, run.verdict, run.attempt, edits, bool(run.step >= 0))
     return (shape, tuple(map(_kind, findings))), tuple(findings)
 
 

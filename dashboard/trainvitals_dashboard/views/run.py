@@ -51,6 +51,8 @@ def _page(live: Live) -> None:
     findings = asked.value.findings
     slot = run_header(run, page=RUN)
     live.banner(asked)
+    if run.notes:
+        st.text(run.notes)  # not Markdown: it could load images from other machines
     verdict_card(run, findings)
     ranked(run, findings)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):

@@ -1,0 +1,105 @@
+"""The page of a run offers name, tags, notes and archived to those whose token may change them."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from helpers.batches import batch, scalar_frame, scalars, start
+from helpers.collector import running_collector
+from trainvitals.api.schema import RunDetail
+from trainvitals_dashboard import access
+from trainvitals_dashboard.app import __file__ as APP
+from trainvitals_dashboard.client import Client, Problem
+from trainvitals_dashboard.parts.edit import changes_of
+from trainvitals_server.auth import Scope
+
+
+@pytest.fixture
+def collector(tmp_path):
+    with running_collector(tmp_path, round_interval_s=3600) as running:
+        sent = batch(start(name="first", tags=("a",)), scalars("loss"), scalar_frame([0], [1.0]))
+        assert running.send(sent).status_code == 200
+        yield running
+
+
+@pytest.fixture
+def page(collector, tmp_path):
+    """Return a function that opens the page of the run with a token."""
+
+    def opened(token):
+        file = tmp_path / "viewer"
+        file.write_text(token)
+        access.choose(access.CollectorAccess(collector.url, file, asks=False))
+        app = AppTest.from_file(str(APP), default_timeout=30).run()
+        app.query_params["run"] = "r"
+        app = app.switch_page("views/run.py").run()
+        assert not app.exception, app.exception
+        return app
+
+    yield opened
+    access._chosen.clear()
+
+
+def stored(collector):
+    run = collector.get("/api/v1/runs/r").json()
+    return run["name"], run["tags"], run["notes"], run["archived"]
+
+
+def save(app):
+    [button] = [b for b in app.button if b.label == "Save"]
+    app = button.click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_an_admin_changes_a_run_in_its_header(collector, page):
+    app = page(collector.token)
+    assert app.text_input(key="edit_name").value == "first"
+    assert app.text_input(key="edit_tags").value == "a"
+    app.text_input(key="edit_name").set_value("Better")
+    app.text_input(key="edit_tags").set_value(" keep , x,x,")
+    app.text_area(key="edit_notes").set_value("why *this* one")
+    app.checkbox(key="edit_archived").check()
+    app = save(app)
+    assert stored(collector) == ("Better", ["keep", "x"], "why *this* one", True)
+    assert any("Better" in m.value for m in app.markdown)
+    assert [t.value for t in app.text] == ["why *this* one"], "shown as text, not as Markdown"
+    app.text_input(key="edit_name").set_value("")
+    app.checkbox(key="edit_archived").uncheck()
+    save(app)
+    assert stored(collector) == ("first", ["keep", "x"], "why *this* one", False)
+
+
+def test_a_reader_is_not_offered_the_form(collector, page):
+    app = page(collector.app.state.tokens.create(Scope.READ))
+    assert [b.label for b in app.button if b.label == "Save"] == []
+    assert any("first" in m.value for m in app.markdown)
+
+
+def test_what_the_collector_refuses_is_said_and_not_saved(collector, page):
+    app = page(collector.token)
+    app.text_input(key="edit_tags").set_value("x" * 65)
+    app = save(app)
+    assert any("Nothing is saved" in e.value for e in app.error)
+    assert stored(collector) == ("first", ["a"], "", False)
+
+
+def test_a_change_of_a_reader_is_a_problem(collector):
+    reader = collector.app.state.tokens.create(Scope.READ)
+    client = Client(collector.url, lambda: reader)
+    assert not client.may_write()
+    with pytest.raises(Problem) as problem:
+        client.change("r", {"archived": True})
+    assert problem.value.reason == "forbidden"
+
+
+def test_only_what_differs_is_sent():
+    run = RunDetail(
+        id="r", project="p", name="n", state="finished", started_at=0.0, last_report_at=0.0, step=1
+    )
+    assert changes_of(run, "n", "", "", archived=False) == {}
+    assert changes_of(run, " ", "b, a", "x", archived=True) == {
+        "name": None,
+        "tags": ("b", "a"),
+        "notes": "x",
+        "archived": True,
+    }
