@@ -45,6 +45,13 @@ def test_open_findings_are_grouped_by_run_and_running_runs_come_first(open_page,
     assert "resnet-baseline" not in text
 
 
+def test_a_cause_stands_above_its_effect(open_page, collector):
+    cause, effect = vanishing_run().findings
+    collector.runs = [healthy_run(findings=[effect, cause])]
+    text = words(open_page("alerts"))
+    assert text.index("The gradient of the first layer") < text.index("The loss is 2.303")
+
+
 def test_each_alert_says_since_when_where_and_why(open_page, collector):
     collector.runs = [vanishing_run()]
     text = words(open_page("alerts"))

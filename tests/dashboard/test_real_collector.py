@@ -11,6 +11,7 @@ import pytest
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
+from trainvitals.api.schema import Diagnosis, Finding, Severity
 from trainvitals_dashboard.client import Client, Problem
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, StepRange
@@ -41,6 +42,21 @@ def test_the_client_understands_what_the_real_collector_answers(client):
     [curve] = client.series(detail, "scalar", "value", ["loss"]).value.series
     assert curve.mean == pytest.approx(LOSS, rel=1e-6)
     assert client.heatmap(detail, "scalar", "value").value.places == ["loss"]
+
+
+def test_the_client_understands_alerts_notifications_settings_and_version(collector, client):
+    found = Finding(
+        rule="dead_relu", code="TV201", severity=Severity.WARNING, since_step=3, summary="Dead."
+    )
+    collector.app.state.rounds.stop()  # it would diagnose the run anew
+    pk = collector.store.run("r1").pk
+    collector.store.save_diagnosis(pk, Diagnosis(findings=(found,), health=0.5, step=59))
+    [alert] = client.alerts(severity="warning", state="running").value.alerts
+    assert (alert.run, alert.rule, alert.summary) == ("r1", "dead_relu", "Dead.")
+    assert client.alerts(severity="error").value.alerts == ()
+    assert client.notifications().value.channels == ()
+    assert client.settings().value.viewer.scope == "admin"
+    assert client.version().database.startswith("sqlite")
 
 
 @pytest.mark.parametrize("steps", [60, 5_000, 20_000])

@@ -93,10 +93,10 @@ def _show_more(shown: int) -> None:
 
 
 def by_run(found: Sequence[Alert]) -> dict[str, list[Alert]]:
-    """Return run → its alerts, both in the order of `found`."""
-    runs: dict[str, list[Alert]] = {}
-    for alert in found:
-        runs.setdefault(alert.run, []).append(alert)
+    """Return run → its alerts in the order of `found`, but root causes before their effects."""
+    runs: dict[str, list[Alert]] = {alert.run: [] for alert in found}
+    for alert in sorted(found, key=lambda alert: bool(alert.explained_by)):
+        runs[alert.run].append(alert)
     return runs
 
 

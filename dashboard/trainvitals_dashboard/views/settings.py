@@ -123,17 +123,15 @@ def _settings(settings: Sequence[Setting]) -> None:
 def _value(setting: Setting) -> str:
     if setting.value is None:
         return "set" if setting.is_set else "default"
-    value = _text(setting.name, setting.value)
-    if setting.value == setting.default:
-        return value
-    return f"**{value}** (default {_text(setting.name, setting.default or '')})"
+    value, default = (_text(setting.name, v or "") for v in (setting.value, setting.default))
+    return value if value == default else f"**{value}** (default {default})"
 
 
 def _text(name: str, value: str) -> str:
     if "bytes" in name and value.isdigit():
         return bytes_text(int(value))
     try:
-        return number(float(value), 4)
+        return value if name == "port" else number(float(value), 4)
     except ValueError:
         return plain(value) or "none"
 

@@ -50,17 +50,17 @@ def alerts(
     row = FindingRow
     rank = sa.func.max(sa.case(*((row.severity == str(s), s.rank) for s in Severity), else_=0))
     about = (Run.pk, Run.id, Run.project, Run.name, Run.state, Run.last_report_at)
-    opened_at = sa.func.min(row.opened_at)
+    opened_at, position = sa.func.min(row.opened_at), sa.func.min(row.position)
     wanted = (
         sa.select(
             *about, sa.func.count(), rank, sa.func.min(row.since_step), opened_at,
-            sa.func.min(row.position),
+            position,
         )
         .join(row, row.run_pk == Run.pk)
         .where(row.state == str(State.OPEN), Run.state.not_in(GONE))
         .group_by(*about, row.code)
         .having(rank >= severity.rank)
-        .order_by(sa.desc(Run.state == "running"), rank.desc(), opened_at.desc(), Run.pk, row.code)
+        .order_by(sa.desc(Run.state == "running"), rank.desc(), opened_at.desc(), Run.pk, position)
         .limit(limit)
     )  # fmt: skip
     if project is not None:
