@@ -127,6 +127,7 @@ def test_the_page_of_a_run_leads_to_it(open_page, collector):
 @pytest.mark.timeout(240)
 def test_in_a_browser_it_is_live_has_no_error_and_hostile_names_are_text():
     run = spiking_run()
+    run.initial = lambda: {"batches": 0}
     with (
         fake_collector(overfitting_run(), hostile_loss_run(), run) as fake,
         dashboard(fake.url, TOKEN) as url,
@@ -144,7 +145,10 @@ def test_in_a_browser_it_is_live_has_no_error_and_hostile_names_are_text():
             assert "💀" not in seen.text()
             assert seen.foreign == []
         with visit(browser, f"{url}/loss?run=gpt-small") as seen:
+            seen.page.get_by_text("the first steps were not measured").wait_for()
+            run.initial = healthy_run().initial
             run.step = 700
+            seen.page.get_by_text("2.41").wait_for(timeout=60_000)
             seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=60_000)
             seen.page.get_by_role("link", name="Verdict").focus()
             seen.page.keyboard.press("Enter")

@@ -78,7 +78,10 @@ def _page(live: Live) -> None:
         names = _names(newest_run)
         whole = _curves(newest_run, [n for n in names if _is_loss(n)])
         best = _best_of_each(newest_run, whole)
-        _numbers(newest_run, whole, initial.value)
+        start = initial.value
+        if start.initial_loss is None:  # a page that was opened before the first steps
+            start = client().initial(newest_run).value
+        _numbers(newest_run, whole, start)
         _charts(newest_run, names, asked.value.findings, best)
         _evaluations(newest_run, whole, best)
         _missing(newest_run, names, whole)
