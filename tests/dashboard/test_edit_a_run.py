@@ -44,6 +44,11 @@ def stored(collector):
     return run["name"], run["tags"], run["notes"], run["archived"]
 
 
+def widget(app, kind, label):
+    [found] = [one for one in getattr(app, kind) if one.label == label]
+    return found
+
+
 def save(app):
     [button] = [b for b in app.button if b.label == "Save"]
     app = button.click().run()
@@ -53,20 +58,32 @@ def save(app):
 
 def test_an_admin_changes_a_run_in_its_header(collector, page):
     app = page(collector.token)
-    assert app.text_input(key="edit_name").value == "first"
-    assert app.text_input(key="edit_tags").value == "a"
-    app.text_input(key="edit_name").set_value("Better")
-    app.text_input(key="edit_tags").set_value(" keep , x,x,")
-    app.text_area(key="edit_notes").set_value("why *this* one")
-    app.checkbox(key="edit_archived").check()
+    assert widget(app, "text_input", "Name").value == "first"
+    assert widget(app, "text_input", "Tags").value == "a"
+    widget(app, "text_input", "Name").set_value("Better")
+    widget(app, "text_input", "Tags").set_value(" keep , x,x,")
+    widget(app, "text_area", "Notes").set_value("why *this* one")
+    widget(app, "checkbox", "Archived").check()
     app = save(app)
     assert stored(collector) == ("Better", ["keep", "x"], "why *this* one", True)
     assert any("Better" in m.value for m in app.markdown)
     assert [t.value for t in app.text] == ["why *this* one"], "shown as text, not as Markdown"
-    app.text_input(key="edit_name").set_value("")
-    app.checkbox(key="edit_archived").uncheck()
+    widget(app, "text_input", "Name").set_value("")
+    widget(app, "checkbox", "Archived").uncheck()
     save(app)
     assert stored(collector) == ("first", ["keep", "x"], "why *this* one", False)
+
+
+def test_the_form_shows_what_someone_else_has_saved_since(collector, page):
+    app = page(collector.token)
+    widget(app, "text_input", "Name").set_value("Mine")
+    app = save(app)
+    collector.store.edit(collector.store.run("r").pk, {"name": "Theirs"}, "t")
+    app = app.run()
+    assert widget(app, "text_input", "Name").value == "Theirs"
+    widget(app, "text_area", "Notes").set_value("x")
+    save(app)
+    assert stored(collector) == ("Theirs", ["a"], "x", False)
 
 
 def test_a_reader_is_not_offered_the_form(collector, page):
@@ -77,7 +94,7 @@ def test_a_reader_is_not_offered_the_form(collector, page):
 
 def test_what_the_collector_refuses_is_said_and_not_saved(collector, page):
     app = page(collector.token)
-    app.text_input(key="edit_tags").set_value("x" * 65)
+    widget(app, "text_input", "Tags").set_value("x" * 65)
     app = save(app)
     assert any("Nothing is saved" in e.value for e in app.error)
     assert stored(collector) == ("first", ["a"], "", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import streamlit as st
@@ -18,23 +19,27 @@ def edit_popover(run: RunDetail) -> None:
     """Show the button with the form, if the visitor's token may change runs."""
     if not client().may_write():
         return
-    with st.popover("Edit", icon=":material/edit:"), st.form("edit_run", border=False):
+    # New keys for another run, and after a change by someone else: a widget keeps what it shows for
+    # as long as it keeps its key, and Save would bring the old values back.
+    shown = repr((run.id, run.name, run.tags, run.notes, run.archived))
+    key = f"{zlib.crc32(shown.encode(errors='replace')):08x}"
+    with st.popover("Edit", icon=":material/edit:"), st.form(f"edit_{key}", border=False):
         name = st.text_input(
             "Name",
             run.name,
             max_chars=NAME_MAX,
             help="Empty: the name that the training reported.",
-            key="edit_name",
+            key=f"edit_name_{key}",
         )
         tags = st.text_input(
             "Tags",
             ", ".join(run.tags),
             help="Separated by commas. Runs with the tag keep are never removed.",
-            key="edit_tags",
+            key=f"edit_tags_{key}",
         )
-        notes = st.text_area("Notes", run.notes, max_chars=NOTES_MAX, key="edit_notes")
+        notes = st.text_area("Notes", run.notes, max_chars=NOTES_MAX, key=f"edit_notes_{key}")
         archived = st.checkbox(
-            "Archived", run.archived, help="Off the list of runs.", key="edit_archived"
+            "Archived", run.archived, help="Off the list of runs.", key=f"edit_archived_{key}"
         )
         if st.form_submit_button("Save", type="primary"):
             _save(run, changes_of(run, name, tags, notes, archived=archived))
