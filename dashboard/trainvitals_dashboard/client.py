@@ -204,6 +204,13 @@ class Client:
         with self._runs_lock:
             self._every_run = None
 
+    def report_page(self, run: str) -> str:
+        """Return the report of a run as one HTML page. Raises Problem."""
+        try:
+            return self._client.report_page(run)
+        except (Unreachable, Refused) as error:
+            raise _problem_of(error) from error
+
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not cached by version: diagnosis runs after the data arrives."""
         return self._get(f"{run_path(run.id)}/findings", Findings)

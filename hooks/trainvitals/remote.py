@@ -6,17 +6,15 @@ Start at `diagnosis_of`.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
-import numpy as np
-
 from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.api.schema import Curve, Diagnosis, RunDetail
-from trainvitals.diagnosis.causes import headline_of
 from trainvitals.diagnosis.history import Series
-from trainvitals.report.curves import CurveKey, course_names, key_of, source_of
-from trainvitals.wire import Stat, Stream
+from trainvitals.report.curves import CurveKey, key_of, source_of
+from trainvitals.report.of_run import diagnosis_of_run, drawn_curve
 
 ENDED: Final = ("finished", "failed", "stopped", "lost")
 QUIET_S: Final = 2.5
@@ -30,22 +28,7 @@ def diagnosis_of(client: Client, run: str) -> Diagnosis | None:
     if about.health is None and about.state not in ("failed", "lost"):
         return None
     findings = client.findings(run).findings
-    streams = client.layout(run).streams
-    watched = [p.name for s in streams if s.stream != "scalar" for p in s.places]
-    return Diagnosis(
-        run=about.id,
-        step=about.step,
-        verdict=about.verdict,
-        headline=headline_of(findings),
-        findings=findings,
-        health=1.0 if about.health is None else about.health,
-        blind=about.blind,
-        error=about.error,
-        watched=tuple(dict.fromkeys(watched)),
-        not_watched=about.not_watched,
-        overhead=about.overhead,
-        missing=about.completeness.reason if about.completeness.complete is False else "",
-    )
+    return diagnosis_of_run(about, findings, client.layout(run).streams)
 
 
 def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[CurveKey, Series]:
@@ -64,17 +47,6 @@ def curves_of(client: Client, diagnosis: Diagnosis, points: int = 200) -> dict[C
     except Refused:
         return {}  # the card is complete without the curve
     return {key_of(finding): _series(found[0])} if found else {}
-
-
-def page_curves(client: Client, diagnosis: Diagnosis, points: int = 400) -> dict[CurveKey, Series]:
-    """Return the curves of `report.as_html`: the training's course, the headline's evidence."""
-    layout = client.layout(diagnosis.run).of(Stream.SCALAR)
-    names = course_names(place.name for place in layout.places) if layout else []
-    course: dict[CurveKey, Series] = {}
-    if names:
-        found = client.series(diagnosis.run, Stream.SCALAR, Stat.VALUE, names, points=points)
-        course = {(Stream.SCALAR.value, c.place, ""): _series(c) for c in found.series}
-    return {**course, **curves_of(client, diagnosis)}
 
 
 def settled(client: Client, run: str, timeout_s: float) -> bool:
@@ -100,11 +72,8 @@ def _ended(run: RunDetail) -> bool:
 
 
 def _series(curve: Curve) -> Series:
-    """Return the curve with the extreme of each bucket, so that a spike of one step is visible."""
     low, mean, high = (
-        np.array([np.nan if v is None else v for v in values], np.float32)
+        [math.nan if v is None else v for v in values]
         for values in (curve.min, curve.mean, curve.max)
     )
-    values = np.where(mean - low > high - mean, low, high)
-    values[np.asarray(curve.nonfinite) > 0] = np.inf
-    return Series(np.asarray(curve.step, np.int64), values)
+    return drawn_curve(curve.step, low, mean, high, curve.nonfinite)

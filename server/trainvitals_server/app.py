@@ -32,6 +32,7 @@ from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import alerts as alert_routes
 from trainvitals_server.query import changes as change_routes
+from trainvitals_server.query import reports as report_routes
 from trainvitals_server.query import routes as query_routes
 from trainvitals_server.query import settings as setting_routes
 from trainvitals_server.query.heavy import HeavyReads
@@ -125,6 +126,7 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         service.routes,
         collect_routes.routes,
         query_routes.routes,
+        report_routes.routes,
         change_routes.routes,
         query_routes.rules,
         alert_routes.routes,

@@ -1,4 +1,4 @@
-"""Curves are downloaded as CSV and Parquet, a chart as a PNG file."""
+"""A report is downloaded as HTML, curves as CSV and Parquet, a chart as a PNG file."""
 
 import csv
 import io
@@ -43,7 +43,7 @@ def test_a_file_name_has_no_special_characters():
 
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
-def test_a_visitor_gets_the_curves_of_the_range_and_the_picture_of_a_chart(tmp_path):
+def test_a_visitor_gets_the_curves_of_the_range_the_report_and_the_picture_of_a_chart(tmp_path):
     with (
         fake_collector(spiking_run(state="finished")) as fake,
         dashboard(fake.url, TOKEN) as url,
@@ -57,6 +57,10 @@ def test_a_visitor_gets_the_curves_of_the_range_and_the_picture_of_a_chart(tmp_p
         lines = list(csv.DictReader(csv_file.value.path().read_text().splitlines()))
         assert csv_file.value.suggested_filename == "gpt-small.csv"
         assert [int(r["step"]) for r in lines if r["curve"] == "loss"] == list(range(10, 20))
+        with seen.page.expect_download(timeout=20_000) as page:
+            seen.page.get_by_role("button", name="HTML report").click()
+        assert page.value.suggested_filename == "gpt-small.html"
+        assert page.value.path().read_text() == "<!doctype html><title>gpt-small</title>"
         seen.page.keyboard.press("Escape")
         with seen.page.expect_download(timeout=20_000) as png:
             seen.page.get_by_role(

@@ -44,7 +44,7 @@ class FakeCollector:
     """Paths with their queries."""
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Any:
-        """Return the JSON of a path, None for one that is not there."""
+        """Return the JSON or the page (a string) of a path, None for one that is not there."""
         if path == "/version":
             return {"version": "0", "database": "sqlite", "rescue": self.rescue}
         parts = path.removeprefix("/api/v1/").split("/")
@@ -67,6 +67,8 @@ class FakeCollector:
                 return {**run_of(run), **run.detail}
             case ["findings"]:
                 return {"findings": [finding_of(f) for f in run.findings]}
+            case ["report.html"]:
+                return f"<!doctype html><title>{run.id}</title>"
             case ["initial"]:
                 return run.initial()
             case ["layout"]:
@@ -225,9 +227,10 @@ def fake_collector(*runs: FakeRun) -> Iterator[FakeCollector]:
                 self._send(200, answer)
 
         def _send(self, status: int, answer: Any) -> None:
-            body = json.dumps(answer, allow_nan=False).encode()
+            is_page = isinstance(answer, str)
+            body = (answer if is_page else json.dumps(answer, allow_nan=False)).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if is_page else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -1,6 +1,6 @@
-"""Downloads of the curves of a page: the points of the range that the URL names.
+"""Downloads of a run: its report, and the curves of a page in the range that the URL names.
 
-Comes in: a run and the names of its scalars. Goes out: CSV and Parquet files.
+Comes in: a run and the names of its scalars. Goes out: HTML, CSV and Parquet files.
 Each row is a bucket of steps, as in the charts; `trainvitals export` writes all stored values.
 """
 
@@ -29,36 +29,48 @@ PLACES_MAX = 50
 COLUMNS = ("curve", "step", "last_step", "count", "min", "mean", "max", "last", "nonfinite")
 
 
-def curve_downloads(run: RunDetail, scalars: Sequence[str]) -> None:
-    """Show the downloads of the curves. The files are made when they are requested."""
-    if not scalars:
-        return
+def downloads(run: RunDetail, scalars: Sequence[str]) -> None:
+    """Show the downloads of a run. The files are made when they are requested."""
+    name = re.sub(r"[^\w.-]+", "-", clean(run.name or run.id))[:60] or "run"
+    source = client()
+    with st.popover("Download", icon=":material/download:"):
+        st.caption("Verdict, findings and curves of the whole run, as one file:")
+        st.download_button(
+            "HTML report",
+            lambda: source.report_page(run.id),
+            file_name=f"{name}.html",
+            mime="text/html",
+            on_click="ignore",
+        )
+        if scalars:
+            _curve_downloads(run, scalars, name)
+
+
+def _curve_downloads(run: RunDetail, scalars: Sequence[str], name: str) -> None:
     # Read now: the files are made outside a run of the script, where the URL is not known.
     shown, source = window(), client()
 
     def curves() -> list[Curve]:
         return _curves(source, run, scalars, shown)
 
-    name = re.sub(r"[^\w.-]+", "-", clean(run.name or run.id))[:60] or "run"
-    with st.popover("Download", icon=":material/download:"):
-        st.caption("The curves in this range of steps, at most 2,000 points each.")
-        st.download_button(
-            "CSV",
-            lambda: csv_of(curves()),
-            file_name=f"{name}.csv",
-            mime="text/csv",
-            on_click="ignore",
-        )
-        st.download_button(
-            "Parquet",
-            lambda: parquet_of(curves()),
-            file_name=f"{name}.parquet",
-            mime="application/vnd.apache.parquet",
-            on_click="ignore",
-        )
-        st.caption("All stored values:")
-        command = f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv"
-        st.code(command, language="bash")
+    st.caption("The curves in this range of steps, at most 2,000 points each:")
+    st.download_button(
+        "CSV",
+        lambda: csv_of(curves()),
+        file_name=f"{name}.csv",
+        mime="text/csv",
+        on_click="ignore",
+    )
+    st.download_button(
+        "Parquet",
+        lambda: parquet_of(curves()),
+        file_name=f"{name}.parquet",
+        mime="application/vnd.apache.parquet",
+        on_click="ignore",
+    )
+    st.caption("All stored values:")
+    command = f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv"
+    st.code(command, language="bash")
 
 
 def _curves(

@@ -14,7 +14,7 @@ from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import Click, board
-from trainvitals_dashboard.parts.downloads import curve_downloads
+from trainvitals_dashboard.parts.downloads import downloads
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control
@@ -58,7 +58,7 @@ def _page(live: Live) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
-        curve_downloads(run, _shown(run))
+        downloads(run, _shown(run))
         if live.every_s is not None:
             st.caption("updates automatically", width="content")
 

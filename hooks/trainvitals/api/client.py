@@ -137,6 +137,17 @@ class Client:
         wanted = {"stream": stream, "statistic": statistic}
         return self.fetch(f"{run_path(run)}/heatmap", Heatmap, **wanted, **query)
 
+    def report_page(self, run: str) -> str:
+        """Return the newest diagnosis of a run as one HTML page."""
+        target = _target(BASE, f"{run_path(run)}/report.html", {})
+        status, _, body = self._ask(target, {"Accept": "text/html"})
+        if status != 200:
+            raise self._problem(status, body)
+        try:
+            return body.decode()
+        except UnicodeDecodeError as error:
+            raise Broken(f"{self.url} answers with a page that is not UTF-8: {error}") from error
+
     def frames(self, run: str, stream: str, from_step: int = 0) -> Batch:
         """Return the first rows of a stream from `from_step` on: a layout and a frame, bit for bit.
 

@@ -27,8 +27,6 @@ from trainvitals.cli.collector_of import collector_of
 
 if TYPE_CHECKING:
     from trainvitals.api.schema import Diagnosis
-    from trainvitals.diagnosis.history import Series
-    from trainvitals.report.curves import CurveKey
 
 FINDINGS, USAGE, UNREACHABLE, TOO_EARLY, BLIND, FAILED = 1, 2, 3, 4, 5, 6
 T = TypeVar("T")
@@ -72,11 +70,8 @@ def report(
     source = collector_of(collector)
     diagnosis = _diagnosis(source, run, wait)
     if html:
-        from trainvitals.remote import page_curves
-
-        name = _name(source, run)
-        curves = guarded(lambda: page_curves(source, diagnosis))
-        write_page(html, diagnosis, curves, name=name, quiet=quiet)
+        page = guarded(lambda: source.report_page(run))
+        _write(page, html, diagnosis.run, ".html", quiet=quiet)
     if as_json:
         show_json(diagnosis, quiet)
     elif not quiet:
@@ -188,18 +183,11 @@ def _write_junit(path: str, diagnosis: Diagnosis, fail_on: FailOn, *, quiet: boo
     _write(as_junit(diagnosis, rules, limit), path, diagnosis.run, ".xml", quiet=quiet)
 
 
-def write_page(
-    path: str,
-    diagnosis: Diagnosis,
-    curves: dict[CurveKey, Series] | None = None,
-    *,
-    name: str,
-    quiet: bool,
-) -> None:
-    """Write the HTML page; exit with USAGE if the file cannot be written."""
+def write_page(path: str, diagnosis: Diagnosis, *, name: str, quiet: bool) -> None:
+    """Write a diagnosis as an HTML page; exit with USAGE if the file cannot be written."""
     from trainvitals.report import as_html
 
-    _write(as_html(diagnosis, curves, name=name), path, diagnosis.run, ".html", quiet=quiet)
+    _write(as_html(diagnosis, name=name), path, diagnosis.run, ".html", quiet=quiet)
 
 
 def _write(text: str, path: str, run: str, suffix: str, *, quiet: bool) -> None:

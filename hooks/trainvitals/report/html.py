@@ -27,6 +27,8 @@ from trainvitals.report.text import at_place, clean
 from trainvitals.wire import Stream
 
 MARKERS_MAX = 8
+FINDINGS_MAX = 200
+"""Maximum number of open findings, and of resolved ones."""
 ROWS_MAX = 500
 """Maximum number of rows of a table of parameters, layers or reasons."""
 TITLES = {
@@ -86,9 +88,15 @@ def _findings(diagnosis: Diagnosis, curves: Mapping[CurveKey, Series]) -> Iterat
     rest = [f for f in diagnosis.findings if f != headline]
     opened = [*first, *(f for f in rest if f.is_open)]
     before = diagnosis.is_checkup
-    yield _section("Findings", "".join(_finding(f, curves, before) for f in opened))
+    yield _section("Findings", _articles(opened, curves, before))
     resolved = [f for f in rest if not f.is_open]
-    yield _section("Resolved", "".join(_finding(f, curves, before) for f in resolved))
+    yield _section("Resolved", _articles(resolved, curves, before))
+
+
+def _articles(findings: Sequence[Finding], curves: Mapping[CurveKey, Series], before: bool) -> str:
+    shown = "".join(_finding(f, curves, before) for f in findings[:FINDINGS_MAX])
+    more = len(findings) - FINDINGS_MAX
+    return f"{shown}<p>and {more:,} more</p>" if more > 0 else shown
 
 
 def _finding(finding: Finding, curves: Mapping[CurveKey, Series], before: bool) -> str:

@@ -115,7 +115,13 @@ def test_a_token_of_one_project_sees_no_other(collector):
     assert get("/api/v1/runs/mine::both").json()["project"] == "mine"
     assert get("/api/v1/runs?project=theirs").json()["runs"] == []
     assert get("/api/v1/runs/a").status_code == 200
-    for path in ("", "/findings", "/layout", "/heatmap?stream=scalar&statistic=value"):
+    for path in (
+        "",
+        "/findings",
+        "/layout",
+        "/heatmap?stream=scalar&statistic=value",
+        "/report.html",
+    ):
         assert get(f"/api/v1/runs/b{path}").status_code == 404
     assert get("/metrics").status_code == 403
 
