@@ -68,8 +68,19 @@ bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector
 bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where there is one
 	$(BIN)/python benchmarks/cuda_overhead.py $(ARGS)
 
-docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics)
+docs: $(VENV)/.developing ## Write the generated pages anew (rules, metrics, guarantees)
 	$(BIN)/python docs/generate.py
+
+.PHONY: docs-site
+docs-site: $(VENV)/.documenting ## Build the site of the documents in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo "To read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
+
+$(VENV)/.documenting: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --constraint constraints.txt --group docs
+	@touch $@
 
 .PHONY: guides
 guides: $(VENV)/.installed ## Draw the figures of the guides anew (ARGS='weights_signal loss_speed' for some)
