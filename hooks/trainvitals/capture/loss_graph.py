@@ -250,8 +250,8 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
     wiring = list(_conflict(kind, last))
     if operation(node.next_functions[0][0]) == "Expand" or _is_expanded(target):
         wiring.append("prediction_and_target_broadcast")
-    if kind == "BCELoss" and last == "softmax" and prediction is not None:
-        wiring += ["softmax_over_one_class"] * (prediction.shape[-1] == 1)
+    if last == "softmax" and _softmax_size(source) == 1:
+        wiring.append("softmax_over_one_class")
     return Criterion(
         kind,
         _reduction(node, reduction),
@@ -302,6 +302,12 @@ def _activation(node: Any) -> str:
     name = operation(node)
     clamped = name in ("Clamp", "ClampMin") and getattr(node, "_saved_min", None) == 0
     return "relu" if clamped else _ACTIVATIONS.get(name, "")
+
+
+def _softmax_size(node: Any) -> int:
+    """Return the number of entries over which a softmax normalises; 0 if unknown."""
+    shape = _shape(node, 0)
+    return shape[_signed(node._saved_dim)] if shape else 0
 
 
 def _conflict(kind: str, last: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from trainvitals.diagnosis.rules.dead_relu import DeadRelu
 from trainvitals.diagnosis.rules.dropped_records import DroppedRecords
 from trainvitals.diagnosis.rules.entropy_collapse import EntropyCollapse
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
+from trainvitals.diagnosis.rules.gradient_noise_dominates import GradientNoiseDominates
 from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationMismatch
 from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
@@ -57,6 +58,7 @@ from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBefo
 from trainvitals.diagnosis.rules.state_not_restored import StateNotRestored
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
+from trainvitals.diagnosis.rules.target_outliers import TargetOutliers
 from trainvitals.diagnosis.rules.trivial_target import TrivialTarget
 from trainvitals.diagnosis.rules.undertrained import Undertrained
 from trainvitals.diagnosis.rules.unnormalised_input import UnnormalisedInput
@@ -69,6 +71,7 @@ RULES: tuple[type[Rule], ...] = (
     NoGradient,
     MissingZeroGrad,
     ClippingAlwaysActive,
+    GradientNoiseDominates,
     NoSignal,
     DeadRelu,
     SaturatedActivation,
@@ -110,6 +113,7 @@ RULES: tuple[type[Rule], ...] = (
     UnnormalisedInput,
     ConstantOrDuplicateInput,
     TargetNotScaled,
+    TargetOutliers,
     ClassImbalance,
     ClassCollapse,
     LabelNoise,

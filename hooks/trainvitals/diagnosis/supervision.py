@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals.api.schema import Evidence
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.wire import Event, EventKind, Scalar, Stream
@@ -71,6 +72,18 @@ def connected(history: History, tokens: Collection[str]) -> tuple[LossKind, str]
             ):
                 return kind, token
     return None
+
+
+def in_graph(token: str) -> Evidence:
+    """Return the evidence of a faulty connection that the graph of the loss shows."""
+    return Evidence(
+        quantity="wrong connections in the graph of the loss",
+        seen=1.0,
+        limit=0.0,
+        direction="above",
+        healthy=(0.0, 0.0),
+        text=token,
+    )
 
 
 def only_loss(history: History) -> LossKind | None:
@@ -144,6 +157,35 @@ def loss_of_constant(history: History) -> float | None:
     counts = np.array([float(n) for n in histograms[-1].attributes.values()])
     shares = counts[counts > 0] / max(counts.sum(), 1.0)
     return float(-(shares * np.log(shares)).sum()) or None
+
+
+OUTLIER_SHARE = 0.5
+"""Share of the variance of a batch's targets in one target, above which it is an outlier. The
+largest of 64 normal values has 0.1."""
+
+
+def outlier_share(history: History) -> float:
+    """Return the share of the variance of a batch's targets that its most distant one holds.
+
+    Median over the measured batches, 0 to 1; 0 if it is not known, with fewer than eight batches,
+    or for batches of fewer than 24 targets.
+    """
+    kind = only_loss(history)
+    entries = int(np.prod(kind.target_shape)) if kind and kind.target_shape else 0
+    low, high, mean, std = (
+        history.scalar(name).values.astype(np.float64)
+        for name in (
+            Scalar.TARGET_MIN,
+            Scalar.TARGET_MAX,
+            Scalar.TARGET_MEAN,
+            Scalar.TARGET_STD,
+        )
+    )
+    if entries < 24 or not len(low) == len(high) == len(mean) == len(std) >= 8:
+        return 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.maximum(high - mean, mean - low) ** 2 / (entries * std**2)
+    return middle(share[np.isfinite(share)]) if np.isfinite(share).any() else 0.0
 
 
 def _read(event: Event) -> LossKind:

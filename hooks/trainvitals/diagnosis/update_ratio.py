@@ -12,6 +12,9 @@ from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, s
 from trainvitals.diagnosis.signals import median
 from trainvitals.wire import Place, Stat, Stream
 
+HEALTHY_RATIO = (1e-5, 0.05)
+STUCK_STEPS = 60
+"""Minimum number of steps before a loss that has not fallen is evidence."""
 START_SHARE = 0.01
 """Share of 1/√fan_in. A matrix with a smaller initial RMS is initialised to zero on purpose; its
 first update is always large relative to it."""

@@ -34,9 +34,10 @@ class BiasDrift(Rule):
     samples. A bias is the same for every sample, so S is the scale of the signal without the bias.
     Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per
     100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
-    when d rises and the bias's update ratio is more than ten times the weight's.
-    Excluded: biases before a normalisation layer, of recurrent layers and of attention, and a last
-    bias of a cross entropy that moved by less than 0.2: this hardly changes a probability.
+    for 100 steps when d rises and the bias's update ratio is more than ten times the weight's.
+    Excluded: biases of hidden layers with fewer than 8 units, or while the loss has fallen by half
+    or is not known; biases before a normalisation layer, of recurrent layers and of attention; and
+    a last bias of a cross entropy that moved by less than 0.2: this hardly changes a probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -86,6 +87,13 @@ class BiasDrift(Rule):
     steps_min_extreme: int = threshold(
         64, "Minimum number of steps for an extreme drift; the last bias converges before that."
     )
+    steps_early: int = threshold(
+        100, "Steps for which d has been above `drift_early`, for a bias that changes faster."
+    )
+    learned_max: float = threshold(
+        0.5, "Fall of the loss, as a share, above which the biases of hidden layers are healthy."
+    )
+    units_min: int = threshold(8, "Minimum number of units of a hidden layer.")
     observations: int = threshold(20, "Minimum number of captured steps.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -115,7 +123,9 @@ class BiasDrift(Rule):
         faster = self._faster_than_weight(history, rows)
         with np.errstate(invalid="ignore"):
             far = (now > self.drift_max) & (rising | course.flat)
-            sick = far | ((now > self.drift_early) & rising & faster)
+            lasting = np.array([self._steps_outside(d, i) for i in range(len(rows))])
+            early = (now > self.drift_early) & (lasting >= self.steps_early)
+            sick = far | (early & rising & faster)
             # In the first steps, the last bias moves far compared with the small output spread of
             # PyTorch's default initialisation.
             if history.steps_seen < self.steps_min:
@@ -123,6 +133,12 @@ class BiasDrift(Rule):
             if not course.learned(share=0.3):
                 sick |= now > self.drift_extreme
         places = [history.places(Stream.WEIGHT)[row] for row in rows]
+        deepest = max(p.depth for p in places)
+        # A hidden bias may find a new place in a run that learns, and a few units say little.
+        can_speak = course.known and not course.learned(share=self.learned_max)
+        hidden = np.array([not _is_last(p, deepest) for p in places])
+        narrow = np.array([p.shape[0] < self.units_min for p in places])
+        sick &= ~hidden | (can_speak & ~narrow)
         # A recurrent network predicts a constant for long, so its outputs differ little: a small
         # drift of the logits is then several of their deviations.
         if _takes_logits(history):
@@ -130,7 +146,6 @@ class BiasDrift(Rule):
             sick &= ~(is_logit & (median(drift.values[-5:]) < self.logit_min))
         if not sick.any():
             return
-        deepest = max(p.depth for p in places)
         order = sorted(
             np.flatnonzero(sick), key=lambda i: (not _is_last(places[i], deepest), -now[i], i)
         )
@@ -142,6 +157,11 @@ class BiasDrift(Rule):
             float(slope[at]) if rising[at] else 0.0,
             sick,
         )
+
+    def _steps_outside(self, d: Window, at: int) -> int:
+        """Return for how many steps d of a bias has been above `drift_early`."""
+        run = int(trailing_run(d.values[:, at] > self.drift_early))
+        return int(d.steps[-1] - d.steps[-run]) if run else 0
 
     def _found(
         self,

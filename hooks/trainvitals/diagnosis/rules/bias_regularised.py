@@ -29,7 +29,8 @@ class BiasRegularised(Rule):
     In a group of the optimizer, learning rate times weight decay is above 0.001: an unused
     parameter of it loses 63 % within fewer than 1,000 steps. The median bias has lost more than
     70 % of its initial RMS, and the median weight matrix less than 20 %. Biases that start at zero
-    and biases before a normalisation layer are not counted.
+    and biases before a normalisation layer are not counted. Or: learning rate times weight decay is
+    above 0.0005, and the median scale of the normalisation layers has lost a tenth of its size.
     ## Why it matters
     A bias has no scale to regularise: it moves an output to where the data is. Held at zero, the
     network needs its weights to produce constant parts such as the mean of the targets.
@@ -53,6 +54,12 @@ class BiasRegularised(Rule):
     fix: ClassVar[str] = biases_apart("['weight_decay'] = 0.0")
     refuted_by: ClassVar[str] = "Without decay of the biases the loss is the same."
 
+    decay_rate_gains: float = threshold(
+        5e-4, "Learning rate times weight decay, per step, for the scales of normalisation layers."
+    )
+    gain_share_min: float = threshold(
+        0.9, "RMS of the median scale relative to the start; fires below this value."
+    )
     decay_rate_max: float = threshold(1e-3, "Learning rate times weight decay, per step.")
     bias_share_min: float = threshold(
         0.3, "RMS of the median bias relative to the start; fires below this value."
@@ -63,11 +70,13 @@ class BiasRegularised(Rule):
     steps_min: int = threshold(60, "Minimum number of steps.")
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding, at the bias of the output layer if there is one."""
+        """Yield one finding, at a scale, or at the bias of the output layer if there is one."""
         rate = _strongest_decay(history)
-        if not rate > self.decay_rate_max or history.steps_seen < self.steps_min:
+        if history.steps_seen < self.steps_min:
             return
-        if Course(history).converged:
+        found = list(self._gains(history, rate))
+        if found or not rate > self.decay_rate_max or Course(history).converged:
+            yield from found
             return
         places = history.places(Stream.WEIGHT)
         biases = [i for i, p in enumerate(places) if _counts(p)]
@@ -110,6 +119,46 @@ class BiasRegularised(Rule):
                 ),
             ),
             confidence=0.8,
+            stream=Stream.WEIGHT,
+            statistic=Stat.L2,
+        )
+
+    def _gains(self, history: History, rate: float) -> Iterator[Finding]:
+        """Yield a finding if weight decay shrinks the scales of the normalisation layers."""
+        places = history.places(Stream.WEIGHT)
+        rows = [i for i, p in enumerate(places) if p.kind == "norm_scale" and p.optimized]
+        kept = _kept(history, rows)
+        if not rate > self.decay_rate_gains or len(kept) == 0:
+            return
+        share = middle(kept)
+        if not share < self.gain_share_min:
+            return
+        yield self.finding(
+            severity=Severity.WARNING,
+            where=places[rows[0]].name,
+            since_step=int(history.steps(Stream.WEIGHT)[0]),
+            summary=(
+                f"The scales of normalisation layers are regularised: the median one has "
+                f"{percent(share)} of its initial size; a group loses {percent(rate)} per step by "
+                "weight decay."
+            ),
+            evidence=(
+                Evidence(
+                    quantity="RMS of the median scale relative to the start",
+                    seen=share,
+                    limit=self.gain_share_min,
+                    direction="below",
+                    healthy=(0.97, None),
+                ),
+                Evidence(
+                    quantity="learning rate times weight decay, strongest group",
+                    seen=rate,
+                    limit=self.decay_rate_gains,
+                    direction="above",
+                    healthy=(0.0, 1e-4),
+                ),
+            ),
+            confidence=0.75,
             stream=Stream.WEIGHT,
             statistic=Stat.L2,
         )

@@ -49,7 +49,9 @@ class ClassImbalance(Rule):
     note. It is a warning if there are three classes or more, one target for each sample and a
     share of 75 % or more, and the first gradients of the last bias pull towards the majority as
     strongly as an unweighted loss does; or if the loss of the newest 100 steps stays at the entropy
-    of the class frequencies: the model predicts the frequencies and ignores its input.
+    of the class frequencies: the model predicts the frequencies and ignores its input; or if it
+    predicted one class for every sample of the newest 12 measured batches, three of which had
+    several classes.
     ## Why it matters
     The loss of the rare classes hardly counts: a model that never predicts them has a small loss
     and a high accuracy.
@@ -87,6 +89,8 @@ class ClassImbalance(Rule):
     entropy_tolerance: float = threshold(
         0.1, "Distance of the loss from the entropy of the class frequencies, as a share of it."
     )
+    batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
+    batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
     steps_collapsed: int = threshold(
         100, "Newest steps for which the loss must have been at the entropy of the frequencies."
     )
@@ -109,16 +113,22 @@ class ClassImbalance(Rule):
         unweighted = plain and seen.majority >= self.majority_min and pull >= self.pull_min
         unweighted &= seen.classes >= self.classes_min
         collapsed = self._collapsed(history, seen) if plain else 0.0
+        single = plain and self._predicts_one(history)
         what = ""
         if collapsed:
             what = (
                 f", and the loss stays at {number(collapsed)}, the entropy of the class "
                 f"frequencies ({number(seen.entropy)}): the input is ignored"
             )
+        elif single:
+            what = (
+                f", and in the newest {self.batches_single} measured batches the model predicted "
+                "one class for every sample"
+            )
         elif unweighted:
             what = ", and the loss weighs all samples alike"
         yield self.finding(
-            severity=Severity.WARNING if unweighted or collapsed else Severity.INFO,
+            severity=Severity.WARNING if unweighted or collapsed or single else Severity.INFO,
             since_step=seen.step,
             summary=f"Class imbalance: {percent(seen.majority)} of {number(seen.targets)} targets "
             f"have one of {seen.classes} classes{what}.",
@@ -195,6 +205,17 @@ class ClassImbalance(Rule):
         low = history.values(Stream.GRADIENT, Stat.MIN)[at, rows[0]].astype(np.float64)
         majority = share.values[np.searchsorted(share.steps, mixed[there])]
         return float(median(-low / np.maximum(majority - 1 / seen.classes, 1e-6))[()])
+
+    def _predicts_one(self, history: History) -> bool:
+        """Whether the newest batches had several classes, and one predicted class each."""
+        n = self.batches_single
+        predicted, targets = (
+            history.scalar(name) for name in (Scalar.PREDICTED_CLASSES, Scalar.TARGET_CLASSES)
+        )
+        if len(predicted) < n or len(targets) < n or history.last_step < self.steps_collapsed:
+            return False
+        mixed = int((targets.values[-n:] > 1).sum())
+        return mixed >= self.batches_mixed and bool((predicted.values[-n:] == 1).all())
 
     def _collapsed(self, history: History, seen: _Classes) -> float:
         """Return the loss if it has fallen to the entropy and stays there; otherwise 0."""

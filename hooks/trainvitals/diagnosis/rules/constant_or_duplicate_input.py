@@ -1,4 +1,4 @@
-"""TV802: the targets of a batch are all the same, or every batch is the same."""
+"""TV802: the inputs or targets of a batch are all the same, or every batch is the same."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import SHUFFLED
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import called as name_of
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Array, Floats, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
-from trainvitals.wire import Event, EventKind, Scalar, Stream
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
 _NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
@@ -26,9 +27,11 @@ _NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 @dataclass(frozen=True)
 class ConstantOrDuplicateInput(Rule):
-    """Every sample of a batch has the same target, or every step has the same batch.
+    """Every sample of a batch has the same input or target, or every step has the same batch.
 
     ## What it detects
+    - Inputs: in the first three measured steps, the first layer's outputs do not differ between the
+      samples of a batch, although its weights are not 0: all samples have one input. An error.
     - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
@@ -36,13 +39,15 @@ class ConstantOrDuplicateInput(Rule):
     - One batch: at 16 measured steps or more, and all of them, a batch of 8 to 64 targets has the
       same mean, deviation and largest class, the loss has fallen by 30 % along a smooth curve, and
       the model has more than 50 parameters for each target. A regression gets a note.
-    Inputs are not captured yet, so constant inputs are not seen.
     ## Why it matters
-    Within a batch nothing distinguishes the samples: the model learns to output the current class
-    and forgets it with the next one. A target that never changes is learned by the last bias alone.
-    One batch is learned by heart: the loss falls to 0, and nothing holds for other samples.
+    A model whose input is always the same can only learn the frequencies of the targets. Where all
+    targets of a batch are the same, nothing distinguishes the samples: the model learns to output
+    the current class and forgets it with the next one. A target that never changes is learned by
+    the last bias alone. One batch is learned by heart: the loss falls to 0, and nothing holds for
+    other samples.
     ## Evidence
-    The number of classes in a batch, the batches, and the targets.
+    The spread of the first layer's outputs; the number of classes in a batch, the batches, and the
+    targets.
     ## What to do
     Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed. Take each
     batch from one iteration over the loader: `next(iter(loader))` starts anew at every call.
@@ -63,6 +68,7 @@ class ConstantOrDuplicateInput(Rule):
     fix: ClassVar[str] = SHUFFLED
     refuted_by: ClassVar[str] = "A batch contains two targets that differ."
 
+    observations_input: int = threshold(3, "First measured steps whose inputs are compared.")
     observations: int = threshold(16, "Newest measured batches with one target each.")
     entries_min: int = threshold(8, "Minimum number of targets in a batch.")
     one_class_min: float = threshold(
@@ -83,6 +89,9 @@ class ConstantOrDuplicateInput(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
+        if (place := self._same_input(history)) is not None:
+            yield self._constant(history, place)
+            return
         kind = only_loss(history)
         if kind is None or len(kind.kinds) != 1 or float(history.facts.get("optimizers", 1)) > 1:
             return
@@ -94,6 +103,49 @@ class ConstantOrDuplicateInput(Rule):
         elif kind.kinds[0] in _NUMBERS:
             yield from self._numbers(history)
         yield from self._repeated(history, kind, entries)
+
+    def _same_input(self, history: History) -> Place | None:
+        """Return the first layer if it was given the same input for every sample of each batch."""
+        weights = {p.module: p for p in history.places(Stream.WEIGHT) if p.kind == "weight"}
+        called = [p for p in history.places(Stream.ACTIVATION) if p.module in weights]
+        if not called or any(p.depth < 0 for p in called):
+            return None
+        first = min(called, key=lambda p: p.depth)
+        size = history.series(Stream.WEIGHT, Stat.L2, weights[first.module].name).values[:1]
+        spread, mean = (
+            history.series(Stream.ACTIVATION, s, first.name)
+            for s in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
+        )
+        n = self.observations_input
+        if len(spread) < n or not (len(size) and size[0] > 0) or spread.steps[0] >= n:
+            return None
+        scale = 1e-6 * np.maximum(np.nan_to_num(mean.values[:n]), 1e-30)
+        return first if (spread.values[:n] <= scale).all() else None
+
+    def _constant(self, history: History, first: Place) -> Finding:
+        return self.finding(
+            severity=Severity.ERROR,
+            where=first.name,
+            since_step=int(history.steps(Stream.ACTIVATION)[0]),
+            summary=f"Constant input: the outputs of {name_of(first)}, the first one, are the same "
+            "for every sample of a batch.",
+            evidence=(
+                Evidence(
+                    quantity=f"standard deviation across samples of {first.name}",
+                    seen=0.0,
+                    limit=0.0,
+                    direction="below",
+                    healthy=(1e-3, None),
+                    text="the samples of a batch differ",
+                    statistic=Stat.SAMPLE_STD,
+                ),
+                Evidence(quantity="first measured steps", seen=float(self.observations_input)),
+            ),
+            fix="",  # where the input is lost is a line of the program's own code
+            confidence=0.95,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.SAMPLE_STD,
+        )
 
     def _classes(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
         classes = history.scalar(Scalar.TARGET_CLASSES)

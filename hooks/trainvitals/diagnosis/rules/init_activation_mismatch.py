@@ -14,10 +14,11 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import START, Gain, weight_gains
+from trainvitals.diagnosis.initial import START, Gain, initial_loss, weight_gains
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -37,11 +38,19 @@ _TANH: Final = _Wanted(1.0, INITIALISE)
 _SIGMOID: Final = _Wanted(
     4.0, at(Moment.BEFORE_TRAINING, "remedies.initialise(model, 'xavier_normal', gain=4.0)")
 )
+_SELU: Final = _Wanted(
+    1.0,
+    at(
+        Moment.BEFORE_TRAINING,
+        "remedies.initialise(model, 'lecun_normal')",
+    ),
+)
 WANTED: Final[Mapping[str, _Wanted]] = MappingProxyType(
     {
         **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "mish", "elu", "hardswish"), _HE),
         **dict.fromkeys(("tanh", "hardtanh"), _TANH),
         "sigmoid": _SIGMOID,
+        "selu": _SELU,
     }
 )
 _NAMES: Final = (
@@ -59,11 +68,12 @@ class InitActivationMismatch(Rule):
     ## What it detects
     The sum over the hidden layers of |ln χ|, with χ = (gain/wanted gain)² the factor on the
     variance of the signal: the gain is RMS(W)·√fan_in, wanted are √2 before ReLU and its
-    relatives, 1 before tanh (where the signal is small), 4 before sigmoid. Reported as a note when
-    the sum is above 7 with one sign, and the measured variance across samples changes in the same
-    direction by more than e^3.5 from the first to the last hidden layer.
-    `init_scale_too_small`, `init_scale_too_large` and `vanishing_gradient` warn of the
-    consequences.
+    relatives, 1 before tanh (where the signal is small) and SELU, 4 before sigmoid. Reported as a
+    note when the sum is above 6 with one sign, and the measured variance across samples changes in
+    the same direction by more than e^3.5 from the first to the last hidden layer. It is a warning
+    if the signal shrinks by less than a thousand times (`init_scale_too_small` and
+    `vanishing_gradient` report more) and the loss has not fallen after 100 steps; or if the signal
+    grows and the first loss is more than twice that of a prediction that ignores the input.
     ## Why it matters
     A factor per layer becomes a power of the depth: 0.41 per ReLU layer, as PyTorch's default for
     Linear gives, is 1e-8 after twenty layers.
@@ -83,6 +93,12 @@ class InitActivationMismatch(Rule):
 
     code: ClassVar[str] = "TV304"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("TV102", "TV202", "TV305", "TV501", "TV502", "TV503", "TV504", "TV507"),
+            *("TV601", "TV602", "TV603", "TV607", "TV701", "TV806", "TV901"),
+        }
+    )
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.ACTIVATION)
@@ -90,11 +106,18 @@ class InitActivationMismatch(Rule):
     refuted_by: ClassVar[str] = "The scale of the outputs is the same in all layers."
 
     log_factor_max: float = threshold(
-        7.0, "Sum of ln χ over the hidden layers, absolute: e^7 is a factor of 1,100."
+        6.0, "Sum of ln χ over the hidden layers, absolute: e^6 is a factor of 400."
     )
     measured_min: float = threshold(
         3.5, "The same of the measured variance across samples, last hidden layer over first."
     )
+    measured_max: float = threshold(
+        14.0, "The same of a signal that shrinks; above it, other rules warn of the consequence."
+    )
+    loss_ratio_max: float = threshold(
+        2.0, "First loss relative to that of no knowledge, for a signal that grows."
+    )
+    steps_min: int = threshold(100, "Steps after which a loss that has not fallen is evidence.")
     layers_min: int = threshold(3, "Minimum number of hidden layers with a known nonlinearity.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -115,7 +138,7 @@ class InitActivationMismatch(Rule):
         wanted, gain = WANTED[kind], middle([g.value for g in chain])
         look = next((f" (looks like {n})" for g, n in _NAMES if abs(gain / g - 1) < 0.05), "")
         yield self.finding(
-            severity=Severity.INFO,
+            severity=Severity.WARNING if self._harms(history, measured) else Severity.INFO,
             where=chain[0].place.name,
             since_step=int(history.steps(Stream.WEIGHT)[0]),
             summary=(
@@ -147,6 +170,15 @@ class InitActivationMismatch(Rule):
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
         )
+
+    def _harms(self, history: History, measured: float) -> bool:
+        """Whether the loss shows the damage."""
+        course, start = Course(history), initial_loss(history)
+        if measured > 0 and start is not None:
+            return start.seen > self.loss_ratio_max * start.expected
+        late = course.known and len(course.loss) >= self.steps_min
+        late = late and measured > -self.measured_max
+        return late and not course.converged and not course.learned()
 
     @staticmethod
     def sick() -> History:

@@ -66,6 +66,7 @@ class InitScaleTooLarge(Rule):
                 "TV201",
                 "TV202",
                 "TV203",
+                "TV304",
                 "TV305",
                 "TV501",
                 "TV806",

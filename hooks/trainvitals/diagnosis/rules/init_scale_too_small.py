@@ -39,8 +39,8 @@ class InitScaleTooSmall(Rule):
     single place is responsible: a hidden weight with a gain RMS(W)·√fan_in below 0.05, or a module
     that reduces S by more than 200 times. This finding ends when the gain is above 0.3, when the
     module no longer reduces S, or when the run has converged. For a plain RNN, a recurrent weight
-    with a gain below 0.1 is a warning if the loss has not fallen after 100 steps: the state forgets
-    its past within two time steps.
+    with a gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets
+    its past within three time steps.
     ## Why it matters
     The total spread of a layer's output can look normal while all of it comes from the biases.
     The network then returns the same output for every sample, and the gradients of its weights
@@ -64,7 +64,7 @@ class InitScaleTooSmall(Rule):
     stage: ClassVar[Stage] = Stage.INITIALISATION
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV201", "TV501", "TV507", "TV806", "TV502", "TV602", "TV603", "TV701"}
+        {"TV101", "TV201", "TV304", "TV501", "TV507", "TV806", "TV502", "TV602", "TV603", "TV701"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = INITIALISE
@@ -79,10 +79,11 @@ class InitScaleTooSmall(Rule):
     layers_min: int = threshold(4, "Minimum number of watched hidden layers.")
     gain_min: float = threshold(0.05, "RMS(W)·√fan_in of a hidden layer; the default has 0.58.")
     gain_usual: float = threshold(0.3, "Gain at which such a weight has recovered by training.")
-    recurrent_gain_min: float = threshold(0.1, "The same of the recurrent weight of a plain RNN.")
+    recurrent_gain_min: float = threshold(0.2, "The same of the recurrent weight of a plain RNN.")
     drop_min: float = threshold(
         0.005, "S of a module relative to the one before; pooling reduces it by 10 to 50 times."
     )
+    steps_late: int = threshold(20, "Step of the newest measurement that shows that it persists.")
     steps_min: int = threshold(100, "Steps after which a persistent finding becomes a warning.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -215,7 +216,8 @@ class InitScaleTooSmall(Rule):
         still = late_signal[alive[-1]] < self.signal_ratio_min * late_signal[alive[0]] or (
             late_sensitivity[alive[-1]] < self.sensitivity_min
         )
-        lasting = still and steps[-1] >= self.steps_min - 1 and not course.learned()
+        late = history.steps_seen >= self.steps_min and steps[-1] >= self.steps_late
+        lasting = still and late and not course.learned()
         place = places[rows[int(alive[int(np.argmax(blind))])]]
         yield self.finding(
             severity=Severity.WARNING if lasting else Severity.INFO,

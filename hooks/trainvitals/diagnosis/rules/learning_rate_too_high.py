@@ -13,16 +13,24 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
-from trainvitals.diagnosis.history import History, Steps
+from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window
+from trainvitals.diagnosis.rate_damage import collapsed, grown, overwritten
+from trainvitals.diagnosis.rises import (
+    cause_of,
+    is_erratic,
+    sudden_rises,
+)
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Array, Flags, log10, middle, noise, trailing_run
-from trainvitals.diagnosis.update_ratio import abrupt_rises, first_ratio, update_ratios
+from trainvitals.diagnosis.signals import middle, trailing_run
+from trainvitals.diagnosis.update_ratio import (
+    HEALTHY_RATIO,
+    STUCK_STEPS,
+    abrupt_rises,
+    first_ratio,
+    update_ratios,
+)
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-STUCK_STEPS = 60
-"""Minimum number of steps before a loss that has not fallen is evidence."""
-HEALTHY_RATIO = (1e-5, 0.05)
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,12 @@ class LearningRateTooHigh(Rule):
     or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
     threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
     captured steps in a row while the loss does not fall. (3) r is above 0.03, and after 60 steps
-    the loss has not fallen by 10 % and has no downward trend; r of the first ten steps counts only
-    if r is less than a tenth of it now: large first updates may have broken the model. (4) The loss
-    need not fall (a policy gradient), and one of the first three updates was larger than the
-    weights.
+    the loss has not fallen by 10 % (15 % after 150) and has no downward trend; r of the first ten
+    steps counts only if r is less than a tenth of it now: large first updates may have broken the
+    model. (4) The loss need not fall (a policy gradient), and one of the first three updates was
+    larger than the weights. (5) The loss grows by the same factor of 1.02 or more in each step from
+    its first tenth on, tenfold in all. (6) A classifier's loss is above half of its start, r of the
+    first steps was above 0.03, and the norm of the gradient has fallen below a hundredth.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -92,6 +102,11 @@ class LearningRateTooHigh(Rule):
     overwritten_ratio: float = threshold(
         1.0, "The same median in one of the first three updates, if the loss need not fall."
     )
+    fall_early: float = threshold(
+        0.1, "Fall of the loss, as a share of its start, that is learning after 60 steps."
+    )
+    steps_late: int = threshold(150, "Number of steps after which `fall_late` is expected.")
+    fall_late: float = threshold(0.15, "The same after `steps_late`.")
     collapse_share: float = threshold(
         0.1, "Update ratio now as a share of the first ones; below it the first ones count too."
     )
@@ -106,15 +121,20 @@ class LearningRateTooHigh(Rule):
     erratic_max: float = threshold(
         100.0, "Factor over the initial loss for a loss that doubles or halves from step to step."
     )
+    gradient_share: float = threshold(
+        0.01, "Norm of the gradient now, relative to the first steps: below it, it has collapsed."
+    )
+    level_min: float = threshold(
+        0.5, "Loss now as a share of the initial loss, for a gradient that has collapsed."
+    )
     rise_noise: float = threshold(6.0, "Multiple of the loss's noise, added to `rise_max`.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        ratio = update_ratios(history, with_zero_init=False)
-        if len(ratio.steps) == 0:
+        ratio, course = update_ratios(history, with_zero_init=False), Course(history)
+        if len(history.steps(Stream.UPDATE)) == 0:
             return
-        course = Course(history)
-        for case in (self._loss_rose, self._above_limit, self._stuck, self._overwritten):
+        for case in (self._loss_rose, self._above_limit, self._stuck, self._damaged):
             found = case(history, ratio, course)
             if found is not None:
                 yield found
@@ -132,19 +152,22 @@ class LearningRateTooHigh(Rule):
         # If the loss explodes in the first steps, the noise estimate contains the explosion.
         spread = min(course.noise, 0.5 * start)
         limit = start + self.rise_max * start + self.rise_noise * spread
-        high = np.flatnonzero(self._sudden(values, start) & (values > limit))
+        high = np.flatnonzero(
+            sudden_rises(values, steps=self.rise_steps, rise=self.rise_max * start)
+            & (values > limit)
+        )
         onsets = steps[high[np.searchsorted(big, steps[high]) > 0]] if len(high) else steps[:0]
-        cause = self._cause(big, onsets)
+        cause = cause_of(big, onsets)
         worst = float(values.max())
         if cause is None:
             very_big = ratio.steps[ratio.values > 5 * self.update_ratio_max]
-            cause = self._cause(very_big, broken, within=3)
+            cause = cause_of(very_big, broken, within=3)
         if cause is None:
             return None
         onset, since = cause
         after = values[steps >= onset]
         stays_nonfinite = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
-        if not stays_nonfinite and self._is_erratic(values) and worst < self.erratic_max * start:
+        if not stays_nonfinite and is_erratic(values) and worst < self.erratic_max * start:
             return None
         explosive = worst > 10 * start or stays_nonfinite
         if not explosive and (len(after) < 10 or (after > start).mean() < 0.5):
@@ -212,35 +235,6 @@ class LearningRateTooHigh(Rule):
             ),
         )
 
-    def _is_erratic(self, values: Array) -> bool:
-        """Whether the loss varies by a factor of 2 from step to step: a rise may then be noise."""
-        return bool(noise(log10(values)) > np.log10(2.0))
-
-    def _sudden(self, values: Array, start: float) -> Flags:
-        """Return the steps at which the loss is far above its minimum of the `rise_steps` before.
-
-        A slow rise is not an explosion: the sum over episodes of growing length rises slowly.
-        """
-        within = min(self.rise_steps, len(values))
-        padded = np.r_[np.full(within, np.inf), values]
-        before = np.lib.stride_tricks.sliding_window_view(padded, within)[: len(values)].min(axis=1)
-        before[0] = start
-        sudden: Flags = values > before + self.rise_max * start
-        return sudden
-
-    def _cause(
-        self,
-        big: Steps,
-        onsets: Steps,
-        within: int = 10,
-    ) -> tuple[int, int] | None:
-        """Return (onset of the rise, first large update in the `within` steps before), or None."""
-        for onset in onsets:
-            leading = big[(big < onset) & (big >= onset - within)]
-            if len(leading):
-                return int(onset), int(leading[0])
-        return None
-
     def _above_limit(self, _: History, ratio: Window, course: Course) -> Finding | None:
         judged = course.known and not course.erratic
         limit = self.update_ratio_max if judged else 3 * self.update_ratio_max
@@ -272,38 +266,39 @@ class LearningRateTooHigh(Rule):
             lower_rate(max(now, first_ratio(ratio))),
         )
 
-    def _overwritten(self, _: History, ratio: Window, course: Course) -> Finding | None:
-        """Return a finding if the first updates replaced the initial weights.
-
-        Only where the loss says nothing: a loss that falls afterwards shows that no harm was done.
-        """
-        first = ratio.values[:3]
-        if (course.known and not course.erratic) or not (first > self.overwritten_ratio).any():
+    def _damaged(self, history: History, ratio: Window, course: Course) -> Finding | None:
+        """Return a finding if the loss shows what the first updates did: cases 4 to 6."""
+        damage = (
+            grown(course, ratio)
+            or collapsed(
+                history,
+                course,
+                ratio,
+                ratio_min=self.update_ratio_stuck,
+                gradient_share=self.gradient_share,
+                level_min=self.level_min,
+            )
+            or overwritten(
+                course, ratio, ratio_min=self.overwritten_ratio, steps_min=self.rise_steps
+            )
+        )
+        if damage is None:
             return None
-        at_step, largest = int(ratio.steps[np.nanargmax(first)]), float(np.nanmax(first))
         return self._found(
-            at_step,
-            f"Learning rate too high{_rate_at(course, at_step)}: one of the first steps changed "
-            f"the weights by {number(largest)} times their size (median matrix), so the "
-            "initialisation is lost.",
-            (
-                Evidence(
-                    quantity="largest of the first three update ratios (median matrix)",
-                    seen=largest,
-                    limit=self.overwritten_ratio,
-                    direction="above",
-                    healthy=HEALTHY_RATIO,
-                ),
-            ),
-            0.6,
+            damage.since,
+            f"Learning rate too high{_rate_at(course, damage.since)}: {damage.text}.",
+            damage.evidence,
+            damage.confidence,
             course,
-            lower_rate(largest),
+            lower_rate(damage.ratio),
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
         if len(course.loss) < STUCK_STEPS or not course.known or course.erratic:
             return None
-        if course.converged or course.falling or course.learned(share=0.1):
+        late = len(course.loss) >= self.steps_late
+        share = self.fall_late if late else self.fall_early
+        if course.converged or course.falling or course.learned(share=share):
             return None
         if course.now() > (1 + self.rise_max) * course.initial:
             return None  # a loss that rises slowly, such as a sum over longer and longer episodes

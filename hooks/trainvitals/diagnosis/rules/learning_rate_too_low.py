@@ -16,7 +16,7 @@ from trainvitals.diagnosis.fixes import for_each_group, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import median
+from trainvitals.diagnosis.signals import median, middle
 from trainvitals.wire import Place, Stat, Stream
 
 
@@ -26,7 +26,8 @@ class LearningRateTooLow(Rule):
 
     ## What it detects
     The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps,
-    is below 1e-6, or below 1e-4 while the loss is flat. The gradient must be large enough (RMS
+    is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is below 2e-5
+    while the loss is flat. The gradient must be large enough (RMS
     above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause. Excluded:
     warm-up, the end of a schedule, and converged runs.
     ## Why it matters
@@ -58,6 +59,9 @@ class LearningRateTooLow(Rule):
     update_ratio_flat: float = threshold(
         1e-4, "Largest RMS(ΔW)/RMS(W); fires below this value while the loss is flat."
     )
+    update_ratio_median: float = threshold(
+        2e-5, "The same of the median matrix; fires below this value while the loss is flat."
+    )
     gradient_min: float = threshold(
         1e-4, "Minimum RMS of the gradient relative to RMS of the weight, largest matrix."
     )
@@ -80,6 +84,10 @@ class LearningRateTooLow(Rule):
         largest = float(np.nanmax(ratios))
         limit = self.update_ratio_flat if course.flat else self.update_ratio_min
         gradient = self._relative_gradient(history, names)
+        which = "largest"
+        usual = middle(ratios)
+        if course.flat and usual < self.update_ratio_median and largest >= limit:
+            which, largest, limit = "median", usual, self.update_ratio_median
         if largest >= limit or largest == 0 or not gradient > self.gradient_min:
             return
         where = names[int(np.nanargmax(ratios))]
@@ -89,16 +97,18 @@ class LearningRateTooLow(Rule):
             since_step=int(history.steps(Stream.UPDATE)[0]),
             summary=(
                 f"Learning rate too low{f' ({number(float(rates[-1]))})' if len(rates) else ''}: a "
-                f"step changes each weight matrix by at most {largest:.1e} of its size."
+                f"step changes {'each' if which == 'largest' else 'the median'} weight matrix by "
+                f"{'at most ' * (which == 'largest')}{largest:.1e} of its size."
             ),
             evidence=(
                 Evidence(
-                    quantity="largest update ratio of all matrices",
+                    quantity=f"{which} update ratio of all matrices",
                     seen=largest,
                     limit=limit,
                     direction="below",
                     healthy=(1e-4, 1e-2),
-                    text=f"in {where}" + (", with a flat loss" if course.flat else ""),
+                    text=f"in {where}" * (which == "largest")
+                    + (", with a flat loss" if course.flat else ""),
                 ),
                 Evidence(
                     quantity="gradient RMS relative to weight RMS, largest matrix",

@@ -38,8 +38,8 @@ class LossOscillation(Rule):
     The newest half of the losses (at least 60, at most 500) has no downward trend, its noise from
     step to step is above 8 % of the initial loss, and the update ratio (median over the matrices)
     is above 0.008. The noise is also more than three times what a batch of this size explains:
-    level/√n for n samples. Left out: losses that can be negative, losses whose batch size is not
-    known, runs that have not learned, and warm-up.
+    level/√n for n samples, and (1 + p) times as much with a dropout of p. Left out: losses that can
+    be negative, losses whose batch size is not known, runs that have not learned, and warm-up.
     ## Why it matters
     The steps are longer than the valley of the loss is wide: the weights jump from one side to the
     other. More steps do not help; a lower learning rate gives a lower loss at once.
@@ -99,9 +99,11 @@ class LossOscillation(Rule):
         batch = _batch(history)
         if not batch:
             return
-        explained = self.batch_factor * swing.level / math.sqrt(batch)
+        factor = self.batch_factor * (1 + float(history.facts.get("dropout_max", 0.0)))
+        explained = factor * swing.level / math.sqrt(batch)
         if swing.noise >= explained:
-            yield self._finding(swing, ratio, batch, explained, course.initial)
+            batches = f"{factor:g} × level/√n for {batch} samples"
+            yield self._finding(swing, ratio, batches, explained, course.initial)
 
     def _had_fallen(self, course: Course) -> bool:
         """Whether the loss was once below its start; it may have risen since."""
@@ -123,7 +125,7 @@ class LossOscillation(Rule):
         return _Swing(int(course.loss.steps[-half]), middle(values), spread)
 
     def _finding(
-        self, swing: _Swing, ratio: float, batch: int, explained: float, initial: float
+        self, swing: _Swing, ratio: float, batches: str, explained: float, initial: float
     ) -> Finding:
         return self.finding(
             severity=Severity.WARNING,
@@ -146,7 +148,7 @@ class LossOscillation(Rule):
                     seen=swing.noise,
                     limit=explained,
                     direction="above",
-                    text=f"{self.batch_factor:g} × level/√n for {batch} samples",
+                    text=batches,
                 ),
                 Evidence(
                     quantity="update ratio (median matrix)",

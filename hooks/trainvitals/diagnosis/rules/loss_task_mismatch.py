@@ -20,6 +20,7 @@ from trainvitals.diagnosis.supervision import (
     DOWNSTREAM,
     LossKind,
     connected,
+    in_graph,
     only_loss,
     output_module,
 )
@@ -37,6 +38,9 @@ NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
 )
 LOG_OF_SOFTMAX: Final = "log_of_softmax_before_nll_loss"
 _SQUARES: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+_TARGET: Final = (Scalar.TARGET_MIN, Scalar.TARGET_MAX, Scalar.TARGET_MEAN, Scalar.TARGET_STD)
+_ROUNDING: Final = 1e-3
+_LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
 _BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
 
 
@@ -62,6 +66,9 @@ class LossTaskMismatch(Rule):
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
       30 % of minus the loss of a uniform prediction, −ln(classes).
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
+    - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
+      warning. With a binary loss and one class for each sample it is a note: this trains, but
+      slowly.
     ## Why it matters
     The loss is a number and can fall, but its minimum is another one than the task's: a constant
     for broadcast targets, minus infinity for NLLLoss of logits.
@@ -112,6 +119,7 @@ class LossTaskMismatch(Rule):
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
+            or self._softmax_numbers(history)
             or self._negative(history)
         )
         if found is None:
@@ -143,7 +151,7 @@ class LossTaskMismatch(Rule):
             f"{without_activation('Softmax')}\n{CROSS_ENTROPY}"
             if token.startswith("softmax")
             else CROSS_ENTROPY,
-            (_in_graph(token), *values),
+            (in_graph(token), *values),
         )
 
     def _two_steps(self, history: History) -> _Mismatch | None:
@@ -168,7 +176,7 @@ class LossTaskMismatch(Rule):
                     healthy=(-40.0, 0.0),
                     statistic=Scalar.PREDICTION_MIN,
                 ),
-                _in_graph(LOG_OF_SOFTMAX),
+                in_graph(LOG_OF_SOFTMAX),
             ),
             Severity.WARNING,
         )
@@ -183,14 +191,14 @@ class LossTaskMismatch(Rule):
         )
         if _is_classes(kind):
             text = f"class numbers are compared with {kind.prediction_shape[-1]} outputs as numbers"
-            return _Mismatch(kind.step, text, CROSS_ENTROPY, (_in_graph(BROADCAST), *shapes))
+            return _Mismatch(kind.step, text, CROSS_ENTROPY, (in_graph(BROADCAST), *shapes))
         if not _is_all_pairs(kind):
             return None
         text = (
             f"{kind.kinds[0]} compares each of {kind.target_shape[0]} predictions with each target"
         )
         fix = at(Moment.LOSS, "loss = loss_function(prediction, y.reshape(prediction.shape))")
-        return _Mismatch(kind.step, text, fix, (_in_graph(BROADCAST), *shapes))
+        return _Mismatch(kind.step, text, fix, (in_graph(BROADCAST), *shapes))
 
     def _class_numbers(self, history: History) -> _Mismatch | None:
         """Return a squared error on class numbers that broadcasts without a trace in the graph.
@@ -239,6 +247,41 @@ class LossTaskMismatch(Rule):
                 Evidence(quantity="shape of the prediction", seen=str(only.prediction_shape)),
                 Evidence(quantity="type of the target", seen=only.target_type),
             ),
+        )
+
+    def _softmax_numbers(self, history: History) -> _Mismatch | None:
+        """Return a loss of single outputs whose outputs are probabilities that sum to 1."""
+        only = only_loss(history)
+        if only is None or len(only.kinds) != 1 or only.last_activation != "softmax":
+            return None
+        outputs = only.prediction_shape[-1] if only.prediction_shape else 0
+        if only.kinds[0] not in (*_SQUARES, "BCELoss") or outputs < 2:
+            return None
+        low, high, mean, std = (
+            history.scalar(name).values[: self.observations].astype(np.float64) for name in _TARGET
+        )
+        if not len(low) == len(high) == len(mean) == len(std) == self.observations:
+            return None
+        # Only 0 and 1: the variance is then mean · (1 − mean).
+        binary = (low == 0) & (high == 1) & (np.abs(std**2 - mean * (1 - mean)) < _ROUNDING)
+        if not binary.all():
+            return None
+        exclusive = bool((np.abs(mean * outputs - 1) < _ROUNDING).all())
+        note = exclusive and only.kinds[0] == "BCELoss"
+        what = "one class for each sample" if exclusive else "several labels for a sample"
+        return _Mismatch(
+            only.step,
+            f"{only.kinds[0]} compares softmax outputs with {what}",
+            f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else _LABELS}",
+            (
+                Evidence(
+                    quantity="targets of a sample that are 1, mean",
+                    seen=float(mean[0] * outputs),
+                    text="the outputs of a softmax sum to 1",
+                ),
+                Evidence(quantity="shape of the prediction", seen=str(only.prediction_shape)),
+            ),
+            Severity.INFO if note else Severity.WARNING,
         )
 
     def _not_binary(self, history: History) -> _Mismatch | None:
@@ -315,17 +358,6 @@ class LossTaskMismatch(Rule):
     def healthy() -> History:
         """Return five heads that are compared with one target on purpose."""
         return _run((32, 5), (32, 1))
-
-
-def _in_graph(token: str) -> Evidence:
-    return Evidence(
-        quantity="wrong connections in the graph of the loss",
-        seen=1.0,
-        limit=0.0,
-        direction="above",
-        healthy=(0.0, 0.0),
-        text=token,
-    )
 
 
 def _is_classes(kind: LossKind) -> bool:

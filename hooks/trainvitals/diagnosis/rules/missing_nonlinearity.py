@@ -33,7 +33,8 @@ class MissingNonlinearity(Rule):
     pass, no normalisation, attention or recurrent layer. At the start, the standard deviation
     across samples of each layer's output must be that of the output before times the gain of its
     weights, within a factor of 1.4: a nonlinearity that is not recognised changes it. Layers with
-    fewer than 8 outputs are left out of this comparison.
+    fewer than 8 outputs are left out of this comparison; a network of such layers only is reported
+    without it.
     ## Why it matters
     Linear layers in a row compute a single linear map. The network can fit no more than a linear
     regression, however many layers it has.
@@ -70,7 +71,8 @@ class MissingNonlinearity(Rule):
         if chain is None:
             return
         deviation = self._deviation(history, chain)
-        if not deviation <= self.deviation_max:
+        narrow = all(g.place.shape[0] < _UNITS_MIN for g in chain)
+        if not narrow and not deviation <= self.deviation_max:
             return
         yield self.finding(
             severity=Severity.WARNING,
@@ -81,20 +83,23 @@ class MissingNonlinearity(Rule):
                 f"{chain[-1].place.module} follow each other directly, so the network is linear."
             ),
             evidence=(
-                Evidence(
-                    quantity="largest factor between a layer's signal and that of a linear layer",
-                    seen=deviation,
-                    limit=self.deviation_max,
-                    direction="below",
-                    healthy=(1.5, None),
-                    text="1 is linear; ReLU between the layers gives 1.7",
-                ),
+                *(() if narrow else (self._evidence(deviation),)),
                 Evidence(quantity="linear layers in a row", seen=float(len(chain))),
             ),
             fix=_with_relu([g.place.module for g in chain[:-1]]),
-            confidence=0.85,
+            confidence=0.6 if narrow else 0.85,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
+        )
+
+    def _evidence(self, deviation: float) -> Evidence:
+        return Evidence(
+            quantity="largest factor between a layer's signal and that of a linear layer",
+            seen=deviation,
+            limit=self.deviation_max,
+            direction="below",
+            healthy=(1.5, None),
+            text="1 is linear; ReLU between the layers gives 1.7",
         )
 
     def _chain(self, history: History) -> list[Gain] | None:

@@ -17,6 +17,7 @@ from trainvitals.diagnosis.fixes import higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
+from trainvitals.diagnosis.supervision import class_loss, loss_of_constant
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Scalar, Stream
 
@@ -32,10 +33,12 @@ class NoLearning(Rule):
     ## What it detects
     After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
     first 10 losses or within the noise, has no downward trend, and was never much lower or higher
-    in between. Excluded: losses that can be negative, warm-up, runs that have converged (also
-    before they were watched), losses with a noise above 7 % of their initial level, and those that
-    fall within their noise since the start. A recurrent network is judged after 300 steps, or after
-    three quarters of the planned steps if that is earlier.
+    in between. Or, after 200 steps, a classifier whose loss began above the entropy of the class
+    frequencies is still within 2 % of it: it predicts the frequencies. Excluded: losses that can be
+    negative, warm-up, runs that have converged (also before they were watched), losses with a noise
+    above 7 % of their initial level, and those that fall within their noise since the start. A
+    recurrent network is judged after 300 steps, or after three quarters of the planned steps if
+    that is earlier.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -71,6 +74,12 @@ class NoLearning(Rule):
     plan_share: float = threshold(
         0.75, "Share of the planned steps after which a recurrent network is judged, 0 to 1."
     )
+    steps_min_constant: int = threshold(
+        200, "Minimum number of steps of a classifier whose loss fell to that of a constant."
+    )
+    constant_min: float = threshold(
+        0.98, "Loss now as a share of that of the best prediction that ignores the input."
+    )
     p_max: float = threshold(
         0.05, "Maximum p-value of a downward trend since the start, where the noise is above 2 %."
     )
@@ -89,7 +98,11 @@ class NoLearning(Rule):
         # A learning rate that rose within the newest 50 steps has not taken effect yet.
         if len(course.loss) < self._steps_min(history) or course.warming_up or course.converged:
             return
-        if not course.flat or course.initial < self.loss_low or self._falls_in_noise(course):
+        if course.initial < self.loss_low:
+            return
+        if not self._only_frequencies(history, course) and (
+            not course.flat or self._falls_in_noise(course)
+        ):
             return
         several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
@@ -125,6 +138,15 @@ class NoLearning(Rule):
             return self.steps_min
         planned = self.plan_share * (history.total_steps or math.inf)
         return max(self.steps_min, min(self.steps_min_recurrent, planned))
+
+    def _only_frequencies(self, history: History, course: Course) -> bool:
+        """Whether a classifier began above the entropy of its classes and stays at it."""
+        constant = loss_of_constant(history) if class_loss(history) else None
+        if not constant or len(course.loss) < self.steps_min_constant or course.falling:
+            return False
+        # A weighted loss has another scale.
+        near = self.constant_min <= course.now() / constant <= 2 - self.constant_min + 0.01
+        return course.initial > constant and near
 
     def _falls_in_noise(self, course: Course) -> bool:
         """Whether the whole course has a downward trend, where the noise hides the fall.

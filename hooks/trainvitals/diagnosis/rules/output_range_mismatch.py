@@ -17,7 +17,13 @@ from trainvitals.diagnosis.fixes import without_activation
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags
-from trainvitals.diagnosis.supervision import DOWNSTREAM, connected, only_loss, output_module
+from trainvitals.diagnosis.supervision import (
+    DOWNSTREAM,
+    connected,
+    in_graph,
+    only_loss,
+    output_module,
+)
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 RANGES: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
@@ -122,16 +128,7 @@ class OutputRangeMismatch(Rule):
                 since_step=kind.step,
                 summary=f"Output range: the model's last operation has been {activation} since "
                 f"step {kind.step}, but {_LOSSES[loss]}.",
-                evidence=(
-                    Evidence(
-                        quantity="wrong connections in the graph of the loss",
-                        seen=1.0,
-                        limit=0.0,
-                        direction="above",
-                        healthy=(0.0, 0.0),
-                        text=token,
-                    ),
-                ),
+                evidence=(in_graph(token),),
                 fix=without_activation(MODULES[activation]),
                 stream=Stream.SCALAR,
                 statistic=Scalar.LOSS,

@@ -35,9 +35,12 @@ class OverRegularised(Rule):
     ## What it detects
     The optimizer has a weight decay, the norm of the weight matrices (median over the matrices) has
     been below half of its first value for five captured steps in a row, and the loss is still above
-    90 % of its initial value. Or: a dropout module had a probability of 0.9 or more at the start of
-    the run, and after 100 steps the loss is above 30 % of that of the best constant prediction; it
-    is a note where that loss is not known. Losses that can be negative are left out.
+    90 % of its initial value. Or: more than half of the first loss was another term than the error
+    of the predictions, the norm has fallen as above, and after 100 steps the loss is above 60 % of
+    that of the best constant prediction: a penalty on the weights. Or: a dropout module had a
+    probability of 0.9 or more at the start of the run, and after 100 steps the loss is above 30 %
+    of that of the best constant prediction; it is a note where that loss is not known. Losses that
+    can be negative are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -54,8 +57,8 @@ class OverRegularised(Rule):
     - Exclude biases and norm layers from the decay.
     - Dropout: 0.1 to 0.5 is usual. The argument of `nn.Dropout` is the share that is set to zero.
     ## When it is wrong
-    A penalty in the loss itself is not seen here. Large initial weights shrink in a healthy run
-    too, but then the loss falls.
+    Another term of the loss that is large at first and is no penalty. Large initial weights shrink
+    in a healthy run too, but then the loss falls.
     ## References
     Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv:1711.05101; Zhang et
     al., "Three Mechanisms of Weight Decay Regularization", 2019, arXiv:1810.12281; Srivastava et
@@ -83,6 +86,17 @@ class OverRegularised(Rule):
     )
     steps_min: int = threshold(20, "Minimum number of finished steps.")
 
+    steps_min_penalty: int = threshold(100, "Minimum number of finished steps for a penalty.")
+    observations_penalty: int = threshold(
+        3, "Captured steps in a row with a norm at or below `norm_share`, for a penalty."
+    )
+    penalty_min: float = threshold(
+        0.5, "Share of the first loss above that of a constant prediction, 0 to 1."
+    )
+    unexplained_min: float = threshold(
+        0.6, "Loss now relative to that of a constant prediction; fires above this value."
+    )
+
     dropout_max: float = threshold(0.9, "Probability of a dropout module at the start, 0 to 1.")
     steps_min_dropout: int = threshold(100, "Minimum number of finished steps for a dropout.")
     constant_share: float = threshold(
@@ -90,10 +104,65 @@ class OverRegularised(Rule):
     )
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield at most two findings: the weight decay and the largest dropout."""
-        yield from self._decay(history)
+        """Yield at most two findings: the decay of the weights, and the largest dropout."""
+        decayed = list(self._decay(history))
+        yield from decayed or self._penalty(history)
         if (found := self._dropout(history)) is not None:
             yield found
+
+    def _penalty(self, history: History) -> Iterator[Finding]:
+        """Yield a finding if a penalty in the loss shrinks the weights and outweighs the data."""
+        course, constant = Course(history), loss_of_constant(history)
+        if not constant or not course.known or len(course.loss) < self.steps_min_penalty:
+            return
+        penalty = 1 - constant / course.initial if course.initial > 0 else 0.0
+        unexplained = course.now(20) / constant
+        shares = self._shares(history)
+        run = int(trailing_run(shares.values <= self.norm_share))
+        if run < self.observations_penalty or penalty < self.penalty_min:
+            return
+        if unexplained < self.unexplained_min:
+            return
+        now, since = float(shares.values[-1]), int(shares.steps[-run])
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=since,
+            summary=f"Over-regularised: {percent(penalty)} of the first loss was not an error of "
+            f"the predictions but another term, such as a penalty on the weights; the weights have "
+            f"{percent(now)} of their first norm (median matrix), and the loss is still "
+            f"{number(unexplained)} times that of a constant prediction.",
+            evidence=(
+                Evidence(
+                    quantity="share of the first loss above that of a constant prediction",
+                    seen=penalty,
+                    limit=self.penalty_min,
+                    direction="above",
+                    healthy=(0.0, 0.2),
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(
+                    quantity="norm of the weights as a share of its first value (median matrix)",
+                    seen=now,
+                    limit=self.norm_share,
+                    direction="below",
+                    healthy=(0.8, None),
+                    unit="share",
+                ),
+                Evidence(
+                    quantity="loss now, relative to that of a constant prediction",
+                    seen=unexplained,
+                    limit=self.unexplained_min,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            fix="",  # the weight of the penalty is a number of the program's own code
+            confidence=0.75,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
 
     def _dropout(self, history: History) -> Finding | None:
         largest = float(history.facts.get("dropout_max", 0.0))

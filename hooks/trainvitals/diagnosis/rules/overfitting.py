@@ -47,8 +47,9 @@ class Overfitting(Rule):
     (2) The training loss is less than a tenth of the validation loss, and the validation loss was
     never below half of the initial training loss: the training samples were memorised.
     (3) Six evaluations or more have not improved on the minimum, which is above a quarter of the
-    initial training loss and below the first evaluations by 40 % and four times the noise; the
-    training loss has fallen by 25 % since, to less than 70 % of the validation loss.
+    initial training loss (a fifth, if the training loss is below 5 % of the validation loss) and
+    below the first evaluations by 40 % and four times the noise; the training loss has fallen by
+    25 % since, to less than 70 % of the validation loss.
     ## Why it matters
     From the minimum on, the model learns what is particular to the training samples. Each further
     step makes it worse on others, although the training loss looks better than before.
@@ -99,6 +100,12 @@ class Overfitting(Rule):
     )
     stalled_level: float = threshold(
         0.25, "Minimum of the validation loss, divided by the initial training loss, for case 3."
+    )
+    memorised_stalled: float = threshold(
+        0.05, "Training loss divided by the validation loss: memorised below it, for case 3."
+    )
+    stalled_level_memorised: float = threshold(
+        0.2, "The limit in place of `stalled_level` if the training samples were memorised."
     )
     stalled_learned: float = threshold(
         0.4, "Fall of the validation loss from its first evaluations, as a share, for case 3."
@@ -181,13 +188,15 @@ class Overfitting(Rule):
     def _stalled(self, series: Series, best: _Best, course: Course) -> bool:
         first = middle(series.values[:_NEWEST])
         fall = first - best.validation
+        memorised = best.training_now <= self.memorised_stalled * best.validation_now
+        level = self.stalled_level_memorised if memorised else self.stalled_level
         return (
             self._one_unit(series, course)
             and len(series) - 1 - best.at >= self.since_minimum_stalled
             # The noise of a loss that was level from the start has a minimum too.
             and fall >= self.stalled_learned * first
             and fall >= self.stalled_noise * noise(series.values)
-            and best.validation >= self.stalled_level * course.initial
+            and best.validation >= level * course.initial
             and best.training_now <= (1 - self.stalled_fall) * best.training
             and best.training_now <= self.stalled_max * best.validation_now
         )

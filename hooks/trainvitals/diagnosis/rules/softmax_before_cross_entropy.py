@@ -15,7 +15,13 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.supervision import DOWNSTREAM, connected, only_loss, output_module
+from trainvitals.diagnosis.supervision import (
+    DOWNSTREAM,
+    connected,
+    in_graph,
+    only_loss,
+    output_module,
+)
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 
@@ -108,7 +114,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
         where = output_module(history)
         if found is not None:
             kind, token = found
-            yield self._finding(token, kind.step, where, self._of_graph(token))
+            yield self._finding(token, kind.step, where, (in_graph(token),))
         elif (since := self._probabilities_since(history)) is not None:
             yield self._finding(HIDDEN, since, where, self._of_values(history))
 
@@ -125,18 +131,6 @@ class SoftmaxBeforeCrossEntropy(Rule):
             fix=mistake.fix,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
-        )
-
-    def _of_graph(self, token: str) -> tuple[Evidence, ...]:
-        return (
-            Evidence(
-                quantity="wrong connections in the graph of the loss",
-                seen=1.0,
-                limit=0.0,
-                direction="above",
-                healthy=(0.0, 0.0),
-                text=token,
-            ),
         )
 
     def _probabilities_since(self, history: History) -> int | None:

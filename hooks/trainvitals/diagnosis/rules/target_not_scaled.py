@@ -17,8 +17,13 @@ from trainvitals.diagnosis.fixes import STANDARD_TARGET
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, only_loss
-from trainvitals.wire import Event, EventKind, Scalar, Stream
+from trainvitals.diagnosis.supervision import (
+    DOWNSTREAM,
+    OUTLIER_SHARE,
+    only_loss,
+    outlier_share,
+)
+from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
 _REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _FIRST: Final = 3
@@ -43,9 +48,10 @@ class TargetNotScaled(Rule):
     For MSELoss, L1Loss, SmoothL1Loss and HuberLoss, with the targets of the measured batches and
     the predictions of the first three: the mean of the targets lies further than 10 from that of
     the predictions, or their standard deviation is above 10, each also in units of ten standard
-    deviations of the initial predictions if these are larger than 1. With MSELoss also the reverse:
-    the standard deviation of the targets is below 0.01 and a thirtieth of that of the initial
-    predictions, and after 100 steps the loss still exceeds half of the targets' variance.
+    deviations of the initial predictions if these are larger than 1. Where the targets are not
+    measured, the first loss gives their distance, and 30 is the limit. With MSELoss also the
+    reverse: the standard deviation of the targets is below 0.01 and a thirtieth of that of the
+    initial predictions, and after 100 steps the loss still exceeds half of the targets' variance.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -75,6 +81,9 @@ class TargetNotScaled(Rule):
     scale_max: float = threshold(
         10.0, "Mean of the targets less that of the predictions, or standard deviation."
     )
+    scale_max_loss: float = threshold(
+        30.0, "The same distance where only the first loss shows it, in units of the predictions."
+    )
     small_max: float = threshold(
         0.01, "Standard deviation of the targets; only below it they count as small."
     )
@@ -93,7 +102,10 @@ class TargetNotScaled(Rule):
             return
         scales = self._scales(history)
         if scales is None:
+            yield from self._from_loss(history, kind.kinds[0])
             return
+        if outlier_share(history) >= OUTLIER_SHARE:
+            scales = scales._replace(std=0.0)  # it is the deviation of a few targets
         unit = max(1.0, scales.predicted_std)
         far = abs(scales.mean - scales.predicted_mean)
         if max(far, scales.std) > self.scale_max * unit:
@@ -115,6 +127,41 @@ class TargetNotScaled(Rule):
             middle(std.values),
             middle(predicted_mean),
             middle(predicted_std),
+        )
+
+    def _from_loss(self, history: History, kind: str) -> Iterator[Finding]:
+        """Yield a finding if the first loss shows the distance of targets that are not measured.
+
+        An absolute error does not keep its targets in the graph.
+        """
+        outputs = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
+        loss = history.scalar(Scalar.LOSS).finite().values[:_FIRST].astype(np.float64)
+        if len(outputs) != 1 or len(loss) < _FIRST or _is_sum(history):
+            return
+        mean, std = (
+            middle(history.series(Stream.ACTIVATION, s, outputs[0].name).values[:_FIRST])
+            for s in (Stat.MEAN, Stat.STD)
+        )
+        unit = float(np.fmax(1.0, np.hypot(mean, std)))
+        far = math.sqrt(middle(loss)) if kind == "MSELoss" else middle(loss)
+        limit = self.scale_max_loss * unit
+        if not far > limit:
+            return
+        yield self._finding(
+            _Scales(0, math.nan, math.nan, mean, std),
+            f"Targets are not scaled: the first loss is {number(middle(loss))}, so the targets lie "
+            f"about {number(far)} from the first predictions ({number(mean)} ± {number(std)}).",
+            [
+                Evidence(
+                    quantity="distance of the targets from the predictions, from the first loss",
+                    seen=far,
+                    limit=limit,
+                    direction="above",
+                    healthy=(0.0, limit / 10),
+                    statistic=Scalar.LOSS,
+                )
+            ],
+            0.8,
         )
 
     def _large(self, scales: _Scales, far: float, unit: float) -> Finding:

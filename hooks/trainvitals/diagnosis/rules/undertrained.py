@@ -31,7 +31,7 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss
     is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
-    steps.
+    steps; above 50 % it is a warning.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -69,6 +69,9 @@ class Undertrained(Rule):
     )
     level_min: float = threshold(
         0.3, "Loss in the last tenth of the steps as a share of the initial loss, for a note."
+    )
+    level_high: float = threshold(
+        0.5, "The same level above which the note is a warning: little was learned."
     )
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
@@ -157,10 +160,11 @@ class Undertrained(Rule):
         fall = 1 - middle(newest) / max(middle(before), 1e-30)
         if middle(newest) < self.level_min * course.initial:
             return
+        little = middle(newest) > self.level_high * course.initial
         if fall <= max(self.slope_min, 2 * course.noise / middle(before) / len(newest) ** 0.5):
             return
         yield self.finding(
-            severity=Severity.INFO,
+            severity=Severity.WARNING if little else Severity.INFO,
             since_step=history.last_step,
             summary=f"Undertrained: the loss still fell by {percent(fall)} in the last tenth of "
             f"the {planned} planned steps.",

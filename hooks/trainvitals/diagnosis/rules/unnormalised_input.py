@@ -53,7 +53,7 @@ class UnnormalisedInput(Rule):
     while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too. Reported when
     all known measurements are above 10, or above 5 while the loss has not fallen by 10 % after 60
     steps; or when (a) and (b) say that a whole input vector, without its mean over samples, has a
-    norm below 0.01. Layers before a normalisation layer are left out. Recurrent layers are judged
+    norm below 0.05. Layers before a normalisation layer are left out. Recurrent layers are judged
     only where the input is measured: the gradient of their bias is a sum over time that can
     cancel. The ranges of single features cannot be told from these statistics.
     ## Why it matters
@@ -90,7 +90,7 @@ class UnnormalisedInput(Rule):
     steps_stuck: int = threshold(60, "Steps after which a loss that has not fallen is evidence.")
     fall_min: float = threshold(0.1, "Fall of the loss, as a share of the initial loss.")
     norm_min: float = threshold(
-        0.01, "Norm of an input vector's deviation across samples; a one-hot vector has 1."
+        0.05, "Norm of an input vector's deviation across samples; a one-hot vector has 1."
     )
 
     def check(self, history: History) -> Iterator[Finding]:

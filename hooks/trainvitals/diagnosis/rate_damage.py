@@ -1,0 +1,141 @@
+"""What a learning rate that is too high has done to the loss or to the first weights.
+
+Comes in: the course of the loss, and the update ratios. Goes out: a `Damage`, or None.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence
+from trainvitals.api.wording import number
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import Window
+from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
+from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.supervision import class_loss
+from trainvitals.diagnosis.update_ratio import HEALTHY_RATIO, STUCK_STEPS, first_ratio
+from trainvitals.wire import Scalar
+
+FIRST_UPDATES = 10
+
+
+class Damage(NamedTuple):
+    """One case; `text` is the half sentence after "Learning rate too high:"."""
+
+    since: int
+    text: str
+    evidence: tuple[Evidence, ...]
+    confidence: float
+    ratio: float
+    """The update ratio that a lower learning rate has to reduce."""
+
+
+def grown(course: Course, ratio: Window) -> Damage | None:
+    """Return a loss that grows by a constant factor from the start on."""
+    growth = exponential_growth(course) if course.known else None
+    if growth is None:
+        return None
+    return Damage(
+        growth.step,
+        f"since step {growth.step} the loss grows by a factor of {number(growth.factor)} in each "
+        "step, as gradient descent does where the curvature is above 2/learning rate",
+        (
+            Evidence(
+                quantity="factor of the loss from one step to the next, median",
+                seen=growth.factor,
+                limit=GROWTH_MIN,
+                direction="above",
+                healthy=(None, 1.0),
+                statistic=Scalar.LOSS,
+            ),
+            Evidence(quantity="steps in a row in which it grew", seen=float(growth.steps)),
+        ),
+        0.85,
+        first_ratio(ratio),
+    )
+
+
+def collapsed(
+    history: History,
+    course: Course,
+    ratio: Window,
+    *,
+    ratio_min: float,
+    gradient_share: float,
+    level_min: float,
+) -> Damage | None:
+    """Return large first updates of a classifier after which all gradients are nearly zero.
+
+    The loss is still above `level_min` of its start, and the norm of the gradient below
+    `gradient_share` of its first values.
+    """
+    norm = history.scalar(Scalar.GRADIENT_NORM).finite().values.astype(np.float64)
+    first = middle(ratio.values[ratio.steps < FIRST_UPDATES])
+    early = class_loss(history) is None or len(norm) < STUCK_STEPS or course.converged
+    if early or not first > ratio_min:
+        return None
+    share = middle(norm[-20:]) / max(middle(norm[:FIRST_UPDATES]), 1e-30)
+    if share > gradient_share or course.now() < level_min * course.initial:
+        return None
+    return Damage(
+        int(ratio.steps[0]),
+        f"the first steps changed the weights by {number(first)} of their size (median matrix); "
+        f"since then the gradient has fallen to {number(share)} of its first norm, and the loss is "
+        f"still {number(course.now(), 4)}",
+        (
+            Evidence(
+                quantity="update ratio of the first steps (median matrix)",
+                seen=first,
+                limit=ratio_min,
+                direction="above",
+                healthy=(1e-5, ratio_min),
+            ),
+            Evidence(
+                quantity="norm of the gradient relative to the first steps",
+                seen=share,
+                limit=gradient_share,
+                direction="below",
+                healthy=(0.05, None),
+                statistic=Scalar.GRADIENT_NORM,
+            ),
+            Evidence(quantity="loss now", seen=course.now()),
+        ),
+        0.7,
+        first,
+    )
+
+
+def overwritten(
+    course: Course, ratio: Window, *, ratio_min: float, steps_min: int
+) -> Damage | None:
+    """Return one of the first three updates that replaced the initial weights.
+
+    Only where the loss says nothing: a loss that falls afterwards shows that no harm was done.
+    """
+    first = ratio.values[:3]
+    judged = course.known and (not course.erratic or course.learned(share=0.3))
+    if judged or len(course.loss) < steps_min or course.converged:
+        return None
+    if not (first > ratio_min).any():
+        return None
+    at, largest = int(ratio.steps[np.nanargmax(first)]), float(np.nanmax(first))
+    return Damage(
+        at,
+        f"one of the first steps changed the weights by {number(largest)} times their size (median "
+        "matrix), so the initialisation is lost",
+        (
+            Evidence(
+                quantity="largest of the first three update ratios (median matrix)",
+                seen=largest,
+                limit=ratio_min,
+                direction="above",
+                healthy=HEALTHY_RATIO,
+            ),
+        ),
+        0.6,
+        largest,
+    )

@@ -1,0 +1,80 @@
+"""Rises of the loss, and what came before them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.history import Steps
+from trainvitals.diagnosis.signals import Array, Flags, log10, noise
+
+GROWTH_STEPS = 10
+"""Minimum number of steps of a growth by a constant factor."""
+GROWTH_MIN = 1.02
+"""Smallest factor per step that counts as growth."""
+GROWTH_TOTAL = 10.0
+"""Smallest factor of the whole growth."""
+
+
+class Growth(NamedTuple):
+    """A loss that grows by about the same factor in each step, up to the newest one."""
+
+    step: int
+    factor: float
+    """Per step, median."""
+    steps: int
+    total: float
+
+
+def exponential_growth(course: Course) -> Growth | None:
+    """Return the growth at the end of a loss that has grown since its first tenth; None without.
+
+    Gradient descent on a valley with a curvature above 2/lr multiplies the distance from the
+    minimum by a constant factor in each step (Goodfellow et al., "Deep Learning", 2016, 4.3.1).
+    """
+    values = course.loss.values.astype(np.float64)
+    values = values[np.isfinite(values) & (values > 0)]
+    n = min(len(values), len(course.loss.steps))
+    if n < GROWTH_STEPS + 1:
+        return None
+    with np.errstate(over="ignore"):
+        factors = values[1:] / values[:-1]
+    slow = np.flatnonzero(factors < 1.0)
+    start = int(slow[-1]) + 1 if len(slow) else 0
+    steps = n - 1 - start
+    if steps < GROWTH_STEPS or start > max(GROWTH_STEPS, n // 10):
+        return None
+    factor, total = float(np.median(factors[start:])), float(values[-1] / values[start])
+    if factor < GROWTH_MIN or total < GROWTH_TOTAL:
+        return None
+    return Growth(int(course.loss.steps[start]), factor, steps, total)
+
+
+def is_erratic(values: Array) -> bool:
+    """Return whether a loss varies by a factor of 2 from step to step: a rise may be noise."""
+    return bool(noise(log10(values)) > np.log10(2.0))
+
+
+def sudden_rises(values: Array, *, steps: int, rise: float) -> Flags:
+    """Return where a loss is more than `rise` above its minimum of the `steps` losses before.
+
+    The first loss is no rise. A slow rise is not an explosion: the sum over episodes of growing
+    length rises slowly.
+    """
+    within = min(steps, len(values))
+    padded = np.r_[np.full(within, np.inf), values]
+    before = np.lib.stride_tricks.sliding_window_view(padded, within)[: len(values)].min(axis=1)
+    before[0] = np.inf
+    sudden: Flags = values > before + rise
+    return sudden
+
+
+def cause_of(big: Steps, onsets: Steps, within: int = 10) -> tuple[int, int] | None:
+    """Return (onset of a rise, first large update in the `within` steps before), or None."""
+    for onset in onsets:
+        leading = big[(big < onset) & (big >= onset - within)]
+        if len(leading):
+            return int(onset), int(leading[0])
+    return None
