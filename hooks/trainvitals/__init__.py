@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
     from trainvitals.checkups import checkup
     from trainvitals.experiments import experiment
-    from trainvitals.monitor import Monitor, StopTraining, watch
+    from trainvitals.monitor import Monitor, StopTraining
+    from trainvitals.watching import watch
 
     __version__: str
 
@@ -44,7 +45,7 @@ _HOMES = {
     "StopTraining": "trainvitals.monitor",
     "checkup": "trainvitals.checkups",
     "experiment": "trainvitals.experiments",
-    "watch": "trainvitals.monitor",
+    "watch": "trainvitals.watching",
 }
 
 

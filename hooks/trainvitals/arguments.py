@@ -6,6 +6,7 @@ raises.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Final
 
 from trainvitals.api.schema import Finding
@@ -135,6 +137,19 @@ def usable_collector(given: object, settings: ClientSettings) -> str | None:
         log.warning("%s The run is diagnosed locally, and nothing is sent.", error)
         return None
     return wanted
+
+
+def usable_folder(given: object, home: Path, run: str) -> Path | None:
+    """Return the folder of recordings: `given`, or for True one of the run; None for none."""
+    if given is None or given is False:
+        return None
+    if given is True:
+        return home / "recordings" / run
+    with contextlib.suppress(TypeError, RuntimeError):
+        if os.fspath(given):  # type: ignore[call-overload]
+            return Path(given).expanduser()  # type: ignore[arg-type]
+    log.warning("record=%s is not used: it must be True, False or a folder.", _shown(given))
+    return None
 
 
 def run_of(given: object) -> tuple[str, str]:

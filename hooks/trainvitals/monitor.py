@@ -1,7 +1,7 @@
-"""`watch` and `Monitor`: connect capture, delivery and diagnosis.
+"""`Monitor`: connects capture, delivery, diagnosis and the flight recorder.
 
-`watch` returns a Monitor at once. After any error in trainvitals the training goes on: an invalid
-argument, an unreachable collector or an exception in trainvitals causes one warning.
+After any error in trainvitals the training goes on: an unreachable collector or an exception in
+trainvitals causes one warning. `watch` (watching.py) makes a Monitor.
 """
 
 from __future__ import annotations
@@ -10,43 +10,32 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 from trainvitals.api.schema import Diagnosis, Finding
-from trainvitals.arguments import (
-    OnFinding,
-    checked_model,
-    run_of,
-    usable_activations,
-    usable_callback,
-    usable_collector,
-    usable_guard,
-    usable_start,
-    usable_steps,
-    usable_tags,
-)
-from trainvitals.arguments import is_respawned as _is_respawned
+from trainvitals.arguments import OnFinding
 from trainvitals.background_diagnosis import BackgroundDiagnosis
-from trainvitals.config import ClientSettings, load
+from trainvitals.config import ClientSettings
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.ending import StopTraining as StopTraining
 from trainvitals.ending import close_all as _close_all  # noqa: F401 - the tests end a process
-from trainvitals.ending import described, ending_of
+from trainvitals.ending import ending_of
 from trainvitals.ending import open_monitors as _open
 from trainvitals.identity import rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
-from trainvitals.wire import Record, RunEnd
+from trainvitals.wire import NotWatched, Record, RunEnd
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.optim import Optimizer
 
     from trainvitals.capture import Capture
+    from trainvitals.recorder import Recorder
 
 log = logging.getLogger("trainvitals")
 T = TypeVar("T")
@@ -69,6 +58,8 @@ class Monitor:
         self._capture: Capture | None = None
         self._diagnosis: BackgroundDiagnosis | None = None
         self._shipper: Shipper | None = None
+        self._recorder: Recorder | None = None
+        self._problems: dict[str, str] = {}
         self._on_finding: OnFinding | None = None
         self._opened: deque[Finding] = deque()
         self._produced = 0
@@ -94,9 +85,12 @@ class Monitor:
         the next `optimizer.step()`; several (micro-batches) are averaged. `split="validation"` or
         another name records the loss on other data. `prediction` and `target` are what the loss
         compares; None: read in the loss's autograd graph, where they are available. Classes are
-        numbers of shape (samples, ...), their predictions (samples, classes, ...).
+        numbers of shape (samples, ...), their predictions (samples, classes, ...). A tensor with a
+        loss per sample is averaged; `watch(record=)` keeps the losses per sample.
         """
         if self._capture is not None and not self._closed:
+            if self._recorder is not None and split == "training":
+                self._recorder.loss(value)
             pair = {"prediction": prediction, "target": target}
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
         return value
@@ -110,6 +104,22 @@ class Monitor:
         for given in (scalars, named):
             if given is not None and self._capture is not None and not self._closed:
                 self._capture.log(given)
+
+    def batches(self, loader: Iterable[T]) -> Iterable[T]:
+        """Return an iterable over the batches of a DataLoader that notes their sample indices.
+
+        Call it in each epoch: `for x, y in monitor.batches(loader):`. The batches, their order and
+        the random numbers are those of the loader, which is not changed. Without `watch(record=)`,
+        and where the indices cannot be observed, it returns the loader itself.
+        """
+        if self._recorder is None or self._closed:
+            return loader
+        return self._recorder.batches(loader)
+
+    @property
+    def recordings(self) -> tuple[Path, ...]:
+        """The files that the flight recorder has written in this process."""
+        return () if self._recorder is None else tuple(self._recorder.bundles)
 
     def safe_to_save(self) -> bool:
         """Return whether no non-finite gradient has reached the weights, as far as was observed.
@@ -135,7 +145,7 @@ class Monitor:
             self._last = self._diagnosis.diagnosis(
                 run=self.run,
                 watched=self._capture.watched,
-                not_watched=self._capture.not_watched,
+                not_watched=self._reasons(),
                 overhead=self._capture.overhead,
                 state=self._state,
                 error=self._error,
@@ -171,6 +181,8 @@ class Monitor:
         collector: str | None,
         start: dict[str, Any],
         on_finding: OnFinding | None,
+        recordings: Path | None,
+        record_state: bool,
     ) -> None:
         from trainvitals.capture import Capture
 
@@ -214,6 +226,19 @@ class Monitor:
                 spool_dir=self._settings.spool_dir,
             )
             self.url = f"{collector.rstrip('/')}/run?run={quote(self.run, safe='')}"
+        if recordings is not None:
+            from trainvitals.recorder import Recorder
+
+            self._recorder = Recorder(
+                recordings,
+                run=self.run,
+                project=self.project,
+                rank=rank(),
+                models=capture.models,
+                optimizers=lambda: capture.optimizers,
+                start_step=start_step,
+                record_state=record_state,
+            )
         self._put = self._emit
         self._emit(run_start(facts=capture.facts, **start))
         for record in early:
@@ -228,16 +253,24 @@ class Monitor:
             self._diagnosis.put(record)
         if self._shipper is not None:
             self._shipper.put(record)
+        if self._recorder is not None:
+            self._recorder.put(record)
 
     def _finding_opened(self, finding: Finding) -> None:
         # In the thread of the diagnosis. The user's callback runs in the training thread, where
         # StopTraining can end the training.
         if self._capture is not None:
             self._capture.finding_opened()
+        if self._recorder is not None:
+            self._recorder.finding_opened(finding)
         if self._on_finding is not None:
             self._opened.append(finding)
 
-    def _step_ended(self, _step: int) -> None:
+    def _step_ended(self, step: int) -> None:
+        if self._recorder is not None:
+            self._recorder.step_ended(step)
+            if len(self._recorder.problems) != len(self._problems):
+                self._report_problems()
         # An exception that a notebook displayed before this step did not end the training.
         self._error_before = id(sys.__dict__.get("last_value"))
         if self._capture is not None and self._capture.updates.stopping:
@@ -246,11 +279,17 @@ class Monitor:
             self._on_finding(self._opened.popleft())
 
     def _background_cpu_s(self) -> float:
-        diagnosis = self._diagnosis.cpu_s if self._diagnosis else 0.0
-        return diagnosis + (self._shipper.cpu_s if self._shipper else 0.0)
+        parts = (self._diagnosis, self._shipper, self._recorder)
+        return sum(part.cpu_s for part in parts if part is not None)
 
     def _reasons(self) -> dict[str, str]:
-        return dict(self._capture.not_watched) if self._capture else {}
+        return {**(self._capture.not_watched if self._capture else {}), **self._problems}
+
+    def _report_problems(self) -> None:
+        problems = dict(self._recorder.problems) if self._recorder is not None else {}
+        if problems != self._problems:
+            self._problems = problems
+            self._emit(NotWatched(problems))
 
     def _close(self, state: str, error: str = "") -> None:
         if self._closed or self._capture is None or self._diagnosis is None:
@@ -262,6 +301,10 @@ class Monitor:
             self._state = state
             self._error = error if state == "failed" else ""
             diagnosis = self.diagnosis()
+            if self._recorder is not None:
+                self._recorder.close()
+                self._report_problems()
+                diagnosis = self.diagnosis()
             self._closed = True
             if self._shipper is not None:
                 self._produced += 1
@@ -288,9 +331,11 @@ class Monitor:
                 self._diagnosis.stop()
             if self._shipper is not None:
                 self._shipper.close(deadline_s=0.25)
+            if self._recorder is not None:
+                self._recorder.close()
         except Exception:
             log.exception("A part of the monitor could not be stopped.")
-        self._capture = self._diagnosis = self._shipper = None
+        self._capture = self._diagnosis = self._shipper = self._recorder = None
 
     def _forget(self) -> None:
         """Switch off in a forked child, without threads, locks and I/O."""
@@ -301,93 +346,5 @@ class Monitor:
         if self._shipper is not None:
             self._shipper.forget()
             self._shipper = None
-
-
-def watch(
-    model: nn.Module | Mapping[str, nn.Module],
-    optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    *,
-    loss: nn.Module | Callable[..., object] | None = None,
-    run: str | None = None,
-    project: str | None = None,
-    config: object = None,
-    tags: Sequence[str] = (),
-    collector: str | None = None,
-    total_steps: int | None = None,
-    start_step: int | None = None,
-    overhead: float | None = None,
-    every: int | None = None,
-    guard: str = "off",
-    activations: bool | str | Sequence[str] = "auto",
-    loss_falls: bool = True,
-    on_finding: OnFinding | None = None,
-) -> Monitor:
-    """Watch a training run: register hooks on `model` and `optimizer`, and return at once.
-
-    Never raises into the training: an invalid argument causes one warning and is ignored; if
-    attaching fails, the returned Monitor does nothing.
-
-    Args:
-        model: the module, or several by name: `{"generator": g, "critic": d}`.
-        optimizer: one or a list, also inside a wrapper (Accelerate); None: found at the first
-            step. The steps of the run are the steps of the first optimizer, counted from 0.
-            Without a torch optimizer, each training loss is a step.
-        loss: the loss module, if `monitor.loss` is not called; for a function, only the kind of
-            loss is recorded.
-        run: the run's id and name; None: a new ULID, in a torchrun job one for all ranks, shown
-            with a generated name such as calm-otter-17.
-        project: the run's project; None: from the settings.
-        config: hyper-parameters, stored with the run.
-        tags: words for finding the run.
-        collector: its URL; None: from the settings, otherwise local only; "off": no network.
-        total_steps: planned number of steps, for the progress.
-        start_step: number of the first step, after a resume; None: 0.
-        overhead: budget as a share of the step time, at least 0 (default 0.02); 0: only the loss,
-            the learning rate, the gradient norm and times, unless `every` is given.
-        every: measure every n-th step in full instead of by budget; at least 1.
-        guard: what happens to an update with non-finite gradients. "off": nothing; "report": an
-            event; "veto": it is prevented, so that weights and optimizer stay finite; "stop": it
-            is prevented, and `optimizer.step()` raises StopTraining. All but "off" wait for an
-            accelerator at each step.
-        activations: "auto", True, False, or names or globs of modules.
-        loss_falls: False for a loss that is not expected to fall (policy gradients, adversarial
-            losses, sums over episodes): switches off the rules on its level.
-        on_finding: called in the training thread, at the end of a step, for each finding that
-            opened; may raise StopTraining.
-    """
-    monitor = Monitor(ClientSettings(disabled=True), "", "")
-    try:
-        settings = load(project=project, overhead=overhead)
-        respawned = _is_respawned()
-        identity, name = run_of(run)
-        monitor = Monitor(settings, identity, settings.project)
-        if settings.disabled or respawned:
-            return monitor
-        checked_model(model)
-        monitor._attach(
-            model,
-            optimizer,
-            loss=loss,
-            activations=usable_activations(activations),
-            every=usable_steps("every", every),
-            start_step=usable_start(start_step),
-            guard=usable_guard(guard, model),
-            loss_falls=bool(loss_falls),
-            collector=usable_collector(collector, settings),
-            start={
-                "name": name,
-                "config": config,
-                "tags": usable_tags(tags),
-                "total_steps": usable_steps("total_steps", total_steps),
-            },
-            on_finding=usable_callback(on_finding),
-        )
-        _open.add(monitor)
-    except Exception as error:
-        monitor._abandon()
-        log.warning(
-            "trainvitals could not attach (%s). The training goes on, unwatched.",
-            described(error),
-            exc_info=log.isEnabledFor(logging.DEBUG),
-        )
-    return monitor
+        if self._recorder is not None:
+            self._recorder.forget()

@@ -9,6 +9,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
     "checkup.md",
     "experiments.md",
+    "flight-recorder.md",
     "remedies.md",
     "guides/biases.md",
     "guides/loss.md",
@@ -22,7 +23,8 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("page", "block"), BLOCKS)
-def test_the_block_runs(page, block):
+def test_the_block_runs(page, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, page, "exec"), {})
 
 

@@ -146,7 +146,7 @@ def monitors_in_spawned_workers(folder: Path, *, broken: str) -> tuple[int, int]
     script = folder / "script.py"
     lines = f"""
         import multiprocessing, os, sys, torch, trainvitals
-        from trainvitals import monitor as module
+        from trainvitals import watching as module
         if "BROKEN" in os.environ:
             {broken}
         model = torch.nn.Linear(4, 2)

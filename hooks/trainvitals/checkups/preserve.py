@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from trainvitals.random_states import other_states, restore, torch_states
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def random_states_preserved() -> Iterator[None]:
     """Restore the generators of Python, NumPy and torch (CPU and every CUDA device) at the end."""
-    generators = _generators()
+    states = torch_states(), other_states()
     try:
         yield
     finally:
-        _set_generators(generators)
+        restore(*states)
 
 
 def _restore(tensor: Tensor, value: Tensor) -> None:
@@ -64,17 +64,3 @@ def _same(tensor: Tensor, value: Tensor) -> bool:
     if a.numel() == 0:
         return True
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
-
-
-def _generators() -> tuple[object, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def _set_generators(states: tuple[object, ...]) -> None:
-    python, numpy, cpu, cuda = states
-    random.setstate(python)  # type: ignore[arg-type]
-    np.random.set_state(numpy)  # type: ignore[arg-type]
-    torch.set_rng_state(cpu)  # type: ignore[arg-type]
-    if cuda:
-        torch.cuda.set_rng_state_all(cuda)  # type: ignore[arg-type]

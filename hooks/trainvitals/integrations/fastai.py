@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from trainvitals.integrations.events import attached
 from trainvitals.integrations.stand_in import StandIn
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no types

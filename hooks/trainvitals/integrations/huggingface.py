@@ -17,7 +17,8 @@ from typing import Any, Final
 from transformers import TrainerCallback
 
 from trainvitals.integrations.events import saved_checkpoint
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 EVALUATION_LOSS = "eval_loss"
 MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})

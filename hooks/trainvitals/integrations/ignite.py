@@ -18,7 +18,8 @@ from torch import nn
 
 from trainvitals.integrations.backward import Backwards
 from trainvitals.integrations.events import attached, saved_checkpoint
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 VALIDATION_LOSSES = ("loss", "val_loss", "validation_loss", "nll")
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from trainvitals.integrations.events import attached
 from trainvitals.integrations.keras_layers import LayersOf
 from trainvitals.integrations.stand_in import StandIn
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 log = logging.getLogger("trainvitals")
 

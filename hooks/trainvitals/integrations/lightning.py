@@ -14,7 +14,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from trainvitals.integrations.events import saved_checkpoint
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
     from lightning.pytorch import Callback

@@ -79,7 +79,7 @@ class Unasked:
                 capture.loss(loss, unless_hooked=True)
 
     def _attach(self) -> None:
-        from trainvitals import monitor
+        from trainvitals import watching
         from trainvitals.ending import open_monitors
 
         if any(not m._closed for m in open_monitors):
@@ -91,7 +91,7 @@ class Unasked:
             return
         only = next(iter(models.values())) if len(models) == 1 else models
         mine = optimizers if len(optimizers) > 1 else optimizers[0]
-        self.monitor = monitor.watch(only, mine, **self._options)
+        self.monitor = watching.watch(only, mine, **self._options)
         self._trainer = accumulating_trainer(models.values())
         log.debug("Attached to %s.", ", ".join(type(m).__name__ for m in models.values()))
 

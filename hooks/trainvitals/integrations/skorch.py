@@ -16,7 +16,8 @@ from torch import nn
 
 from trainvitals.integrations.backward import Backwards
 from trainvitals.integrations.events import attached, saved_checkpoint
-from trainvitals.monitor import Monitor, watch
+from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 
 MODULES: Final = ("module", "criterion", "optimizer")
 """Parameters of a net that name classes; their own parameters have the prefix `<name>__`."""

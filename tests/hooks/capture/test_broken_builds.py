@@ -267,5 +267,5 @@ def test_a_build_that_changes_how_programs_end_is_found(ending, exits):
 
 
 def test_a_spawned_worker_starts_a_monitor_only_in_a_broken_build(tmp_path):
-    broken = "module._is_respawned = lambda: False"
+    broken = "module.is_respawned = lambda: False"
     assert monitors_in_spawned_workers(tmp_path, broken=broken) == (0, 1)

@@ -1,0 +1,151 @@
+"""Observe which samples a DataLoader puts into each batch, without a change to it.
+
+Comes in: a DataLoader. Goes out: an iterable over the same batches, and the sample indices of each.
+Promise:  the DataLoader is not changed; its sampler, its generator and its workers draw the same
+          random numbers in the same order; the batches are the same objects in the same order.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import DataLoader, IterableDataset
+
+Indices = npt.NDArray[np.int64]
+
+NO_LOADER: Final = "monitor.batches was given a {kind}, not a torch DataLoader"
+ITERABLE: Final = "the DataLoader reads an IterableDataset: its samples have no indices"
+OUT_OF_ORDER: Final = "the DataLoader delivers batches out of order (in_order=False)"
+STARTED: Final = (
+    "the DataLoader's persistent workers run already: call monitor.batches before the first epoch"
+)
+NOT_CALLED: Final = "the DataLoader did not ask its batch sampler for indices"
+NO_NUMBERS: Final = "the batch sampler yields {kind}, not integers"
+
+
+def unobservable(loader: object) -> str:
+    """Return why the sample indices of a loader cannot be observed; "" if they can."""
+    if not isinstance(loader, DataLoader):
+        return NO_LOADER.format(kind=type(loader).__name__)
+    if isinstance(loader.dataset, IterableDataset):
+        return ITERABLE
+    if loader.num_workers and not getattr(loader, "in_order", True):
+        return OUT_OF_ORDER
+    return STARTED if loader.__dict__.get("_iterator") is not None else ""
+
+
+class ObservedBatches:
+    """Iterates over the batches of a DataLoader; its attributes are those of the DataLoader.
+
+    `started` is called before the data of a batch are read in this process, or, if workers read
+    them, when the batch arrives. `delivered` is called with the indices of each batch that
+    arrives. `failed` is called with a reason if there are no indices.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        started: Callable[[], None],
+        delivered: Callable[[Indices], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        # A shallow copy with its own iterator: the user's DataLoader stays as it is, and so do its
+        # copies and pickles. `__dict__`, because DataLoader refuses another batch sampler.
+        self._loader = copy.copy(loader)
+        self._started, self._delivered, self._failed = started, delivered, failed
+        self._waiting: deque[object] = deque()
+        name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+        inner = getattr(loader, name)
+        self._loader.__dict__[name] = _ObservedSampler(inner, self._drawn)
+        self._in_process = loader.num_workers == 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._waiting.clear()
+        return _Batches(iter(self._loader), self._arrived)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def _drawn(self, indices: object) -> None:
+        self._waiting.append(indices)
+        if self._in_process:
+            self._started()
+
+    def _arrived(self) -> None:
+        if not self._waiting:
+            self._failed(NOT_CALLED)
+            return
+        if not self._in_process:
+            self._started()
+        given = self._waiting.popleft()
+        try:
+            found = np.asarray(given)
+        except Exception:  # noqa: BLE001 - indices can be any objects
+            found = np.asarray(None)
+        if found.dtype.kind not in "iu":
+            self._failed(NO_NUMBERS.format(kind=type(given).__name__))
+            return
+        self._delivered(found.astype(np.int64).reshape(-1))
+
+
+class _ObservedSampler:
+    """Stands in for a sampler: yields what it yields."""
+
+    def __init__(self, sampler: Iterable[Any], drawn: Callable[[object], None]) -> None:
+        self._sampler = sampler
+        self._on_drawn = drawn
+
+    def __iter__(self) -> Iterator[Any]:
+        return _Indices(iter(self._sampler), self._on_drawn)
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
+
+
+class _Indices:
+    """An iterator; no generator, which would start the sampler later than DataLoader does."""
+
+    def __init__(self, inner: Iterator[Any], drawn: Callable[[object], None]) -> None:
+        self._inner, self._on_drawn = inner, drawn
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        indices = next(self._inner)
+        # A sampler may reuse its list.
+        self._on_drawn(list(indices) if isinstance(indices, list) else indices)
+        return indices
+
+
+class _Batches:
+    """The iterator over the batches; its attributes are those of DataLoader's iterator."""
+
+    def __init__(self, inner: Iterator[Any], arrived: Callable[[], None]) -> None:
+        self._inner, self._on_arrival = inner, arrived
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._inner)
+        self._on_arrival()
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._inner)  # type: ignore[arg-type]

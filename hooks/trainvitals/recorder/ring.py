@@ -1,0 +1,117 @@
+"""The ring: what is kept of the last steps, bounded in steps and in bytes.
+
+Comes in: records of the capture, and the context of each step (random states, sample indices,
+losses per sample). Goes out: `Frozen`, a copy of the references that a thread can write.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from trainvitals.random_states import OtherStates, TorchStates
+from trainvitals.wire import Frame, Layout, Stream
+
+STEPS_MAX: Final = 256
+BYTES_MAX: Final = 64 * 2**20
+LAYOUTS_MAX: Final = 64
+OTHER_STATES_BYTES: Final = 32_768
+"""Size of Python's state, a tuple of 625 numbers, and of NumPy's."""
+
+
+@dataclass(slots=True)
+class StepContext:
+    """What a step began with. `batches` are the sample indices of its batches, int64.
+
+    `losses` are the losses per sample of its micro-batches. `others` are the states of Python's
+    and NumPy's generators at the start of step `others_step`, which can be an earlier step.
+    """
+
+    step: int
+    of_torch: TorchStates | None = None
+    others: OtherStates | None = None
+    others_step: int = -1
+    batches: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this step."""
+        size = sum(batch.nbytes for batch in self.batches)
+        size += sum(loss.numel() * loss.element_size() for loss in self.losses)
+        if self.of_torch is not None:
+            size += self.of_torch.cpu.numel() + sum(s.numel() for s in self.of_torch.cuda.values())
+        return size + OTHER_STATES_BYTES * (self.others_step == self.step)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The ring at one moment: references, which nothing changes any more."""
+
+    layouts: dict[tuple[Stream, int], Layout]
+    frames: list[Frame]
+    contexts: list[StepContext]
+
+
+class Ring:
+    """Frames and contexts of the last 256 steps, at most 64 MB; the oldest are removed first."""
+
+    def __init__(self, steps_max: int = STEPS_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self.nbytes = 0
+        self._steps_max, self._bytes_max = steps_max, bytes_max
+        self._layouts: dict[tuple[Stream, int], Layout] = {}
+        self._frames: deque[tuple[int, Frame]] = deque()
+        self._contexts: deque[tuple[int, StepContext]] = deque()
+
+    def layout(self, layout: Layout) -> None:
+        """Keep a layout as long as a frame in the ring refers to it."""
+        self._layouts[layout.stream, layout.version] = layout
+        if len(self._layouts) > LAYOUTS_MAX:
+            used = {(frame.stream, frame.layout) for _, frame in self._frames}
+            used.add((layout.stream, layout.version))
+            self._layouts = {key: kept for key, kept in self._layouts.items() if key in used}
+
+    def frame(self, frame: Frame) -> None:
+        """Add a frame of one or more steps."""
+        self.nbytes += frame.values.nbytes
+        self._frames.append((int(frame.steps[-1]), frame))
+
+    def end_step(self, context: StepContext) -> None:
+        """Add the context of a finished step, and remove what is too old or too much."""
+        size = context.nbytes
+        self.nbytes += size
+        self._contexts.append((size, context))
+        oldest = context.step - self._steps_max
+        while self._frames and self._frames[0][0] <= oldest:
+            self._drop_frame()
+        while len(self._contexts) > self._steps_max:
+            self._drop_context()
+        while self.nbytes > self._bytes_max:
+            of_frame = self._frames[0][0] if self._frames else context.step + 1
+            if of_frame <= self._contexts[0][1].step:
+                self._drop_frame()
+            elif len(self._contexts) > 1 or not self._frames:
+                self._drop_context()
+            else:
+                self._drop_frame()
+
+    def freeze(self) -> Frozen:
+        """Return the ring as it is now."""
+        return Frozen(
+            dict(self._layouts),
+            [frame for _, frame in self._frames],
+            [context for _, context in self._contexts],
+        )
+
+    def _drop_frame(self) -> None:
+        _, frame = self._frames.popleft()
+        self.nbytes -= frame.values.nbytes
+
+    def _drop_context(self) -> None:
+        size, _ = self._contexts.popleft()
+        self.nbytes -= size
