@@ -52,6 +52,9 @@ T_co = TypeVar("T_co", covariant=True)
 KEPT_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 5.0
 POINTS = 500
+DRAWN = ("min", "mean", "max")
+"""The values of a bucket that charts need."""
+VALUES = (*DRAWN, "last")
 PAGE = 500
 """Runs that the API sends at once."""
 RUNS_MAX = 2000
@@ -101,7 +104,7 @@ class Client:
     ) -> None:
         self.url = url
         self._clock = clock
-        self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange)
+        self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange, binary=True)
         self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
         self._runs_lock = threading.Lock()
@@ -237,8 +240,12 @@ class Client:
         from_step: int | None = None,
         to_step: int | None = None,
         points: int = POINTS,
+        values: Sequence[str] = DRAWN,
     ) -> Answer[Series]:
-        """Return curves of up to 50 places in at most `points` buckets each."""
+        """Return curves of up to 50 places in at most `points` buckets each.
+
+        `values`: some of min, mean, max and last; the others are empty.
+        """
         asked = {
             "stream": stream,
             "statistic": statistic,
@@ -246,6 +253,7 @@ class Client:
             "from_step": from_step,
             "to_step": to_step,
             "points": points,
+            "value": list(values),
         }
         path = f"{run_path(run.id)}/series"
         return self._get(path, Series, asked, version=run.version)

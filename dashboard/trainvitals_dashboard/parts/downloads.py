@@ -17,7 +17,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Curve, RunDetail
 from trainvitals.wire import Stat, Stream
-from trainvitals_dashboard.client import Client
+from trainvitals_dashboard.client import VALUES, Client
 from trainvitals_dashboard.figures.curves import StepRange
 from trainvitals_dashboard.parts.ranges import window
 from trainvitals_dashboard.parts.session import client
@@ -84,6 +84,7 @@ def _curves(
         from_step=shown.first,
         to_step=shown.last,
         points=POINTS,
+        values=VALUES,
     )
     return asked.value.series
 

@@ -9,6 +9,7 @@ import streamlit as st
 from trainvitals.api.schema import Checkup, Curve, Finding, RunDetail, Stage
 from trainvitals.api.wording import number
 from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals_dashboard.client import VALUES
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.loss import (
@@ -132,6 +133,7 @@ def _curves(
         from_step=first,
         to_step=last,
         points=points,
+        values=VALUES,
     )
     return {curve.place: curve for curve in series.value.series if curve.step}
 

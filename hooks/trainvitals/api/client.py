@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
+from trainvitals.api import arrow
 from trainvitals.api.schema import (
     Checkup,
     Deleted,
@@ -88,8 +89,11 @@ class Client:
         *,
         timeout_s: float = TIMEOUT_S,
         exchange: Exchange | None = None,
+        binary: bool = False,
     ) -> None:
         """`token` may be a function that reads it anew for each call.
+
+        `binary` asks for curves and heat maps as Arrow streams, where pyarrow is installed.
 
         Raises:
             ValueError: `url` is not an http(s) address.
@@ -104,6 +108,7 @@ class Client:
         self._token = token if callable(token) else lambda: token
         self._timeout_s = timeout_s
         self._exchange = exchange or self._over_http
+        self._arrow = arrow.decoders() if binary else {}
 
     def runs(self, **filters: Any) -> RunPage:
         """Return a page of runs: project, state, search, archived, deleted, limit, cursor."""
@@ -203,12 +208,15 @@ class Client:
             Refused: the collector answers with a problem.
         """
         target = _target(base, path, query)
-        status, headers, body = self._ask(target, {"If-None-Match": etag} if etag else {})
+        wanted = {"If-None-Match": etag} if etag else {}
+        if kind in self._arrow:
+            wanted["Accept"] = f"{arrow.MEDIA_TYPE}, application/json;q=0.5"
+        status, headers, body = self._ask(target, wanted)
         if status == NOT_MODIFIED and etag:
             return Reply(None, etag, 0)
         if status != 200:
             raise self._problem(status, body)
-        value = self._decoded(body, kind)
+        value = self._decoded(body, kind, headers.get("content-type", ""))
         return Reply(value, headers.get("etag", ""), len(body))
 
     def _send(self, method: str, path: str, kind: type[T], content: object = None) -> T:
@@ -220,10 +228,13 @@ class Client:
             raise self._problem(status, body)
         return self._decoded(body, kind)
 
-    def _decoded(self, body: bytes, kind: type[T]) -> T:
+    def _decoded(self, body: bytes, kind: type[T], content_type: str = "") -> T:
         try:
+            if content_type == arrow.MEDIA_TYPE and kind in self._arrow:
+                value: T = self._arrow[kind](body)
+                return value
             return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, arrow.NotArrow) as error:
             raise Broken(
                 f"{self.url} answers, but not as a trainvitals collector of this version does "
                 f"({error}). Upgrade the older side: pip install -U trainvitals."

@@ -10,7 +10,11 @@ Numbers = list[float | None]
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """The values of one place in buckets of steps; buckets without a measurement are left out."""
+    """The values of one place in buckets of steps; buckets without a measurement are left out.
+
+    `min`, `mean`, `max` and `last` are over the finite values, in float32; each is empty if it was
+    not asked for.
+    """
 
     place: str
     step: list[int] = []

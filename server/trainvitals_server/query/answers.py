@@ -18,10 +18,16 @@ States = Annotated[
 ]
 
 
-def described(kind: type[Any], *reasons: str) -> dict[str, Any]:
-    """Return the keywords of a route that answers `kind` or one of these problems."""
+def described(kind: type[Any], *reasons: str, also: str = "") -> dict[str, Any]:
+    """Return the keywords of a route that answers `kind` or one of these problems.
+
+    `also`: a binary content type that the route offers beside JSON.
+    """
     problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
-    return {"response_class": Response, "responses": {200: schema_of(kind), **problems}}
+    answer = schema_of(kind)
+    if also:
+        answer["content"][also] = {"schema": {"type": "string", "format": "binary"}}
+    return {"response_class": Response, "responses": {200: answer, **problems}}
 
 
 def json_response(answer: Any, headers: dict[str, str] | None = None) -> Response:

@@ -11,11 +11,20 @@ from fastapi import Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from trainvitals.api import schema
+from trainvitals.api.arrow import MEDIA_TYPE
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, ScopedRouter
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
-from trainvitals_server.query.heatmaps import sent, slices_of, slices_of_blocks, write_heatmap
+from trainvitals_server.query.arrow import VALUES, series_stream, wants_arrow, write_map
+from trainvitals_server.query.heatmaps import (
+    in_file,
+    rows_of,
+    sent,
+    slices_of,
+    slices_of_blocks,
+    write_json,
+)
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.store import RequestRefused, StoredRun
 from trainvitals_server.store.ingest import qualified
@@ -27,6 +36,9 @@ POINTS_MAX = 2000
 COLUMNS_MAX = 512
 PLACES_MAX = 50
 ROWS_MAX = 200
+
+VARY = {"Vary": "Accept"}
+Value = Literal["min", "mean", "max", "last"]
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
@@ -138,7 +150,10 @@ def layout(request: Request, principal: Reader, run: RunName) -> Response:
     return json_response(schema.Layouts(streams))
 
 
-@routes.get("/runs/{run}/series", **described(schema.Series, "unknown_run", "unknown_series"))
+@routes.get(
+    "/runs/{run}/series",
+    **described(schema.Series, "unknown_run", "unknown_series", also=MEDIA_TYPE),
+)
 def series(
     request: Request,
     principal: Reader,
@@ -149,17 +164,28 @@ def series(
     from_step: FromStep = 0,
     to_step: ToStep = None,
     points: Annotated[int, Query(ge=1, le=POINTS_MAX)] = 500,
+    value: Annotated[
+        list[Value] | None, Query(max_length=4, description="Only these; the others are empty.")
+    ] = None,
 ) -> Response:
-    """Return curves in buckets with min, mean, max and last value of each."""
+    """Return curves in buckets with min, mean, max and last value of each, in float32.
+
+    With `Accept: application/vnd.apache.arrow.stream`: an Arrow stream with the same numbers, one
+    row per place and bucket.
+    """
     summary = run_of(request, principal, run)
     found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
-    curves = [_curve(name, found.spans, i) for i, name in enumerate(found.places)]
-    return json_response(schema.Series(str(stream), str(statistic), curves))
+    wanted = value or VALUES
+    if wants_arrow(request):
+        streamed = series_stream(stream, statistic, found, wanted)
+        return Response(streamed, headers=VARY, media_type=MEDIA_TYPE)
+    curves = [_curve(name, found.spans, i, wanted) for i, name in enumerate(found.places)]
+    return json_response(schema.Series(str(stream), str(statistic), curves), VARY)
 
 
 @routes.get(
     "/runs/{run}/heatmap",
-    **described(schema.Heatmap, "unknown_run", "unknown_series", "busy"),
+    **described(schema.Heatmap, "unknown_run", "unknown_series", "busy", also=MEDIA_TYPE),
 )
 async def heatmap(
     request: Request,
@@ -182,8 +208,12 @@ async def heatmap(
     A block is a repeated part of the network: the tensors whose names begin with the same module up
     to its first number ("encoder.layers.3"). Its value is the median of its tensors, and for the
     statistic nonfinite the largest.
+
+    With `Accept: application/vnd.apache.arrow.stream`: an Arrow stream with the same numbers, one
+    row per place or block.
     """
     heavy: HeavyReads = request.app.state.heavy_reads
+    write = write_map if wants_arrow(request) else write_json
 
     def split(every: Sequence[str]) -> list[Sequence[str]]:
         wanted = every if place is None else place
@@ -202,11 +232,13 @@ async def heatmap(
         )
         try:
             with wanted as slices:
-                return write_heatmap(stream, statistic, slices, by_block=by == "block")
+                rows = rows_of(statistic, slices, by_block=by == "block")
+                return in_file(lambda file: write(file, stream, statistic, rows))
         except UnknownSeries as unknown:
             raise Problem("unknown_series", str(unknown)) from unknown
 
-    return StreamingResponse(sent(await heavy.run(read)), media_type="application/json")
+    kind = MEDIA_TYPE if write is write_map else "application/json"
+    return StreamingResponse(sent(await heavy.run(read)), headers=VARY, media_type=kind)
 
 
 @routes.get("/runs/{run}/frames", **_binary("unknown_run"))
@@ -244,12 +276,14 @@ def _curves(
         raise Problem("unknown_series", str(unknown)) from unknown
 
 
-def _curve(place: str, spans: Spans, column: int) -> schema.Curve:
+def _curve(place: str, spans: Spans, column: int, values: Sequence[str]) -> schema.Curve:
     counts, infinite = spans.count[:, column], spans.infinite[:, column]
     here = counts + infinite > 0
 
-    def numbers(field: Floats) -> list[Any]:
-        kept: list[Any] = field[here, column].tolist()
+    def numbers(name: str, field: Floats) -> list[Any]:
+        if name not in values:
+            return []
+        kept: list[Any] = field[here, column].astype(np.float32).tolist()
         return kept
 
     def whole(field: npt.NDArray[Any]) -> list[int]:
@@ -260,10 +294,10 @@ def _curve(place: str, spans: Spans, column: int) -> schema.Curve:
         place,
         whole(spans.first),
         whole(spans.last),
-        numbers(spans.minimum),
-        numbers(spans.mean),
-        numbers(spans.maximum),
-        numbers(spans.newest),
+        numbers("min", spans.minimum),
+        numbers("mean", spans.mean),
+        numbers("max", spans.maximum),
+        numbers("last", spans.newest),
         whole(infinite),
         whole(counts),
     )
