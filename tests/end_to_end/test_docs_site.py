@@ -22,6 +22,8 @@ PAGES = (
     "index.html",
     "frameworks.html",
     "rules/index.html",
+    "faq.html",
+    "clusters.html",
     "rules/TV201.html",
     "how-it-works.html",
 )
