@@ -86,5 +86,9 @@ $(VENV)/.documenting: pyproject.toml
 guides: $(VENV)/.installed ## Draw the figures of the guides anew (ARGS='weights_signal loss_speed' for some)
 	OMP_NUM_THREADS=1 $(BIN)/python docs/guides/figures.py $(ARGS)
 
+.PHONY: notebooks
+notebooks: $(VENV)/.developing ## Execute the notebooks and store their outputs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks.py
+
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,13 +1,15 @@
 """Hooks of MkDocs: the pages and links that differ between the repository and the site.
 
 Comes in: the configuration (mkdocs.yml), the files of docs/, and each page's Markdown.
-Goes out: pages made from README.md, CHANGELOG.md and CONTRIBUTING.md; a copy, as text, of each
-file outside docs/ that a page links to; the list of those copies; the full navigation.
+Goes out: pages made from README.md, CHANGELOG.md, CONTRIBUTING.md and the notebooks; a copy, as
+text, of each other file outside docs/ that a page links to; the list of those copies; the full
+navigation.
 Promise:  a link that works in the repository works in the site, or the build fails.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -23,6 +25,12 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Path in the repository → page of the site."""
+NOTEBOOKS = {
+    path.relative_to(ROOT).as_posix(): f"notebooks/{path.stem}.md"
+    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+}
+"""As PAGES, for notebooks."""
+PAGES |= NOTEBOOKS
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 COPIES = "files"
 """Folder of the site with the copies of linked files."""
@@ -90,7 +98,7 @@ def links_out() -> set[str]:
     found = set()
     for path in [*(ROOT / name for name in PAGES), *DOCS.rglob("*.md")]:
         page = path.relative_to(ROOT).as_posix()
-        for match in LINK.finditer(path.read_text()):
+        for match in LINK.finditer(markdown_of(path)):
             linked = posixpath.normpath(posixpath.join(posixpath.dirname(page), match[2]))
             if not linked.startswith("docs") and linked not in PAGES and (ROOT / linked).exists():
                 found.add(linked)
@@ -129,6 +137,20 @@ def titles(folder: str) -> str:
     return "\n".join([f"# {Path(folder).name.capitalize()}", "", *rows, ""])
 
 
+def markdown_of(path: Path) -> str:
+    """Return the Markdown of a page or of a notebook: its texts, its code, and what it printed."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            text = output.get("text") or output["data"]["text/plain"]
+            parts.append(f"```text\n{''.join(text).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
 def on_config(config: Any) -> Any:
     """Complete the navigation."""
     config.nav = expand(config.nav)
@@ -138,7 +160,7 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and copies that are not in docs/."""
     listing, copied = list_of_files(links_out())
-    texts = {place: (ROOT / name).read_text() for name, place in PAGES.items()}
+    texts = {place: markdown_of(ROOT / name) for name, place in PAGES.items()}
     texts |= {f"{COPIES}.md": listing, "decisions/index.md": titles("decisions/")}
     for place, text in texts.items():
         files.append(File.generated(config, place, content=text))

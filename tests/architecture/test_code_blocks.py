@@ -8,6 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
     "checkup.md",
+    "notebooks.md",
     "resuming.md",
     "experiments.md",
     "flight-recorder.md",
