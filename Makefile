@@ -59,6 +59,11 @@ bench: bench-post-training
 bench-post-training: $(VENV)/.installed ## Faults of policy gradients: found, and healthy runs flagged (ARGS='--seeds 5')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m post_training $(ARGS)
 
+bench: bench-replay
+.PHONY: bench-replay
+bench-replay: $(VENV)/.installed ## How often a replayed step names a planted bad sample first (ARGS='--seeds 10')
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planted_rows.py $(ARGS)
+
 bench: bench-store
 .PHONY: bench-store
 bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector (ARGS='--database postgres')

@@ -54,9 +54,9 @@ def run(model: nn.Module, batch: object, loss: LossFunction | None) -> Pass:
 
     Raises ValueError if the model or the loss cannot take the batch.
     """
-    inputs, target = _divided(batch)
+    inputs, target = divided(batch)
     try:
-        output = _called(model, inputs)
+        output = called(model, inputs)
     except Exception as error:
         raise ValueError(
             f"The model cannot run on this batch ({_shapes(inputs)}): "
@@ -125,13 +125,15 @@ def samples_of(batch: object) -> int:
     return 0
 
 
-def _divided(batch: object) -> tuple[object, object]:
+def divided(batch: object) -> tuple[object, object]:
+    """Return the input and the target of a batch; None without a target."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
     return batch, None
 
 
-def _called(model: nn.Module, inputs: object) -> object:
+def called(model: nn.Module, inputs: object) -> object:
+    """Call a model with its input: a tensor, a dict of arguments, or a sequence of them."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, (tuple, list)):

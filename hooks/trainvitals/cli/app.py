@@ -43,6 +43,7 @@ COMMANDS = {
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
     "run": Command("Run a training script and watch it, without a change to it.", "cli.run"),
     "checkup": Command("Check a model before its training.", "cli.checkup"),
+    "replay": Command("Run a recorded step again and rank its samples.", "cli.replay"),
     "experiment": Command(
         "Compare initialisations, losses or learning rates by short trainings.", "cli.experiment"
     ),
