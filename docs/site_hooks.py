@@ -1,9 +1,8 @@
 """Hooks of MkDocs: the pages and links that differ between the repository and the site.
 
 Comes in: the configuration (mkdocs.yml), the files of docs/, and each page's Markdown.
-Goes out: pages made from README.md, CHANGELOG.md, CONTRIBUTING.md and the notebooks; a copy, as
-text, of each other file outside docs/ that a page links to; the list of those copies; the full
-navigation.
+Goes out: pages made from files outside docs/ (`PAGES`); a copy, as text, of each other file outside
+docs/ that a page links to; the list of those copies; the full navigation.
 Promise:  a link that works in the repository works in the site, or the build fails.
 """
 
@@ -23,6 +22,7 @@ PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "skills/trainvitals/SKILL.md": "skill.md",
 }
 """Path in the repository → page of the site."""
 NOTEBOOKS = {

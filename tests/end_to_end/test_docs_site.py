@@ -84,13 +84,12 @@ def opened(browser, url, width=1600, scheme="light"):
 
 
 def copy_of_the_documents(root: Path) -> Path:
-    """Copy what the site is made from, and the files that pages link to, as empty files."""
+    """Copy the documents to `root`, and link what they link to; return `root`."""
     for name in ("mkdocs.yml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "docs", root / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("deploy", "tests", "examples", "benchmarks", "skills"):
-        if (ROOT / name).exists():
-            (root / name).symlink_to(ROOT / name)
+    for name in ("deploy", "tests", "examples", "benchmarks", "skills", "hooks"):
+        (root / name).symlink_to(ROOT / name)
     return root
 
 
