@@ -1,19 +1,28 @@
-"""Times of the page of all runs in a real browser, with a real collector.
+"""Times and bytes of the page of all runs in a real browser, with a real collector.
 
 python benchmarks/fleet.py --runs 1000
 
 Printed are medians: from the request of the page to its first row, from a click on a run to its
-curves and back (view switches), and the bytes of a visit. It needs Chromium.
+curves and back (view switches), and the bytes that the network carries: of a first visit, and of a
+visit with the scripts in the browser's cache. The same is printed for a Streamlit app with two
+pages of one line each, which is the part that is not ours. It needs Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from playwright.sync_api import Browser, Page
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parent)]
 
@@ -26,33 +35,118 @@ FIRST_ROW = ".runs tbody tr"
 VISITS = 5
 
 
-def measure(page, url: str) -> dict[str, list[float]]:
-    """Return name → seconds or bytes of each visit."""
-    found: dict[str, list[float]] = {"first paint s": [], "to a run s": [], "back s": []}
-    received: list[int] = []
-    page.on("response", lambda r: received.append(int(r.headers.get("content-length", 0))))
-    page.on(
-        "websocket",
-        lambda ws: ws.on("framereceived", lambda frame: received.append(len(frame))),
-    )
-    for _ in range(VISITS):
-        received.clear()
+EMPTY = """
+import streamlit as st
+
+def one():
+    st.write("the first page")
+    st.page_link(second, label="Go")
+
+def two():
+    st.write("the second page")
+    st.page_link(first, label="Back")
+
+first, second = st.Page(one, default=True), st.Page(two)
+st.navigation([first, second], position="hidden").run()
+"""
+
+
+class Traffic:
+    """Bytes that a page received, as the network carried them."""
+
+    def __init__(self, page: Page) -> None:
+        self.received = 0.0
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.on("Network.loadingFinished", lambda e: self._add(e["encodedDataLength"]))
+        # A frame of a WebSocket is base64 if it is binary; Streamlit compresses it on the way.
+        network.on(
+            "Network.webSocketFrameReceived",
+            lambda e: self._add(3 / 4 * len(e["response"]["payloadData"])),
+        )
+
+    def _add(self, count: float) -> None:
+        self.received += count
+
+    def taken(self) -> float:
+        """Return the bytes since the last call."""
+        received, self.received = self.received, 0.0
+        return received
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is clicked and waited for."""
+
+    ready: str
+    link: str
+    arrived: str
+    home: str
+
+
+OURS = Site(FIRST_ROW, f"{FIRST_ROW} td.name a", "text=Curves", "a:has-text('trainvitals')")
+STREAMLIT = Site("text=the first page", "text=Go", "text=the second page", "text=Back")
+
+
+def measure(browser: Browser, url: str, site: Site) -> dict[str, list[float]]:
+    """Return name → seconds or bytes of each visit; the first visit has an empty cache."""
+    found: dict[str, list[float]] = {}
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    traffic = Traffic(page)
+    for visit in range(VISITS + 1):
+        when = "first visit" if visit == 0 else "visit"
         began = time.perf_counter()
         page.goto(url, wait_until="commit")
-        page.locator(FIRST_ROW).first.wait_for()
-        found["first paint s"].append(time.perf_counter() - began)
-        page.wait_for_timeout(1_000)
-        found.setdefault("bytes of a visit", []).append(float(sum(received)))
-        began = time.perf_counter()
-        page.locator(f"{FIRST_ROW} td.name a").first.click()
-        page.get_by_text("Curves").wait_for()
-        found["to a run s"].append(time.perf_counter() - began)
+        page.locator(site.ready).first.wait_for()
+        found.setdefault(f"{when}: s", []).append(time.perf_counter() - began)
         page.wait_for_timeout(1_500)
+        found.setdefault(f"{when}: bytes", []).append(traffic.taken())
         began = time.perf_counter()
-        page.get_by_role("link", name="trainvitals").click()
-        page.locator(FIRST_ROW).first.wait_for()
-        found["back s"].append(time.perf_counter() - began)
+        page.locator(site.link).first.click()
+        page.locator(site.arrived).first.wait_for()
+        found.setdefault(f"{when}: to a run s", []).append(time.perf_counter() - began)
+        page.wait_for_timeout(1_500)
+        found.setdefault(f"{when}: to a run bytes", []).append(traffic.taken())
+        began = time.perf_counter()
+        page.locator(site.home).first.click()
+        page.locator(site.ready).first.wait_for()
+        found.setdefault(f"{when}: back s", []).append(time.perf_counter() - began)
+        page.wait_for_timeout(1_500)
+        found.setdefault(f"{when}: back bytes", []).append(traffic.taken())
+    page.close()
     return found
+
+
+@contextlib.contextmanager
+def empty_app(folder: Path) -> Iterator[str]:
+    """Yield the address of a Streamlit app without content, served as Streamlit does it."""
+    script = folder / "empty.py"
+    script.write_text(EMPTY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--server.headless=true", f"--server.port={port}", "--server.address=127.0.0.1"]
+    options += ["--browser.gatherUsageStats=false", "--server.fileWatcherType=none"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("Streamlit does not start")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def show(title: str, found: dict[str, list[float]]) -> None:
+    print(title)
+    for name, values in found.items():
+        print(f"  {name}: {statistics.median(values):,.2f} (largest {max(values):,.2f})")
 
 
 def main() -> None:
@@ -68,12 +162,21 @@ def main() -> None:
             asked = {"limit": 500} | ({"cursor": cursor} if cursor else {})
             size = len(collector.get("/api/v1/runs", **asked).content)
         print(f"500 runs from the API: {(time.perf_counter() - began) / 3:.2f} s, {size:,} bytes")
-        with dashboard(collector.url, collector.token) as url, chromium() as browser:
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(url)
-            page.locator(FIRST_ROW).first.wait_for()
-            for name, values in measure(page, url).items():
-                print(f"{name}: {statistics.median(values):,.2f} (largest {max(values):,.2f})")
+        with chromium() as browser:
+            with dashboard(collector.url, collector.token) as url:
+                warm_up(browser, url, OURS)
+                show("trainvitals", measure(browser, url, OURS))
+            with empty_app(Path(folder)) as url:
+                warm_up(browser, url, STREAMLIT)
+                show("an empty Streamlit app", measure(browser, url, STREAMLIT))
+
+
+def warm_up(browser: Browser, url: str, site: Site) -> None:
+    """Open the page once, so that the server has loaded its modules."""
+    page = browser.new_page()
+    page.goto(url)
+    page.locator(site.ready).first.wait_for()
+    page.close()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ Postgres: and of its server) from the first batch until all is sealed. The ackno
 those of the senders, which share the machine with the collector. The collector diagnoses the runs
 only with `--diagnose`: a round takes at most a tenth of a core for each run, whatever it receives.
 
-Part 2 stores a run of `--steps` steps × 200 tensors × 1 statistic in another collector and reads it
-over HTTP: median and 95th percentile of 30 reads, and the bytes of the answer.
+Part 2 is benchmarks/store_reads.py: it reads a run of `--steps` steps over HTTP.
 
 Prints one JSON object. Nothing else may run on the machine meanwhile.
 """
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import sqlite3
@@ -32,7 +30,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import msgspec
 import numpy as np
@@ -41,14 +38,14 @@ import sqlalchemy as sa
 import torch
 
 import trainvitals
+from store_reads import long_run, reads
 from trainvitals.ship.http import Acknowledged, Away, parse_url, post
-from trainvitals.wire import Batch, Frame, Layout, Place, RunEnd, RunStart, Stat, Stream, encode
+from trainvitals.wire import Batch, Frame, Layout, RunEnd, RunStart, Stream, encode
 from trainvitals_server.store import Store
 from trainvitals_server.store.models import Track
 
 VALUES_MAX = 50_000
 RECORDED_STEPS = 512
-READS = 30
 
 
 @dataclass(frozen=True)
@@ -263,72 +260,6 @@ def stored_bytes(url: str, path: Path) -> int:
         connection.execute("VACUUM FULL")
         found = connection.execute("SELECT pg_total_relation_size('chunk')").fetchone()
     return int(found[0]) if found else 0
-
-
-def long_run(store: Store, steps: int) -> None:
-    """Store a run of 200 tensors and one statistic in `store`, sealed as while it goes on."""
-    from trainvitals_server.store.seal import Compactor
-
-    places = tuple(Place(f"blocks.{i}.weight", depth=i) for i in range(200))
-    layout = Layout(Stream.WEIGHT, 0, (Stat.L2,), places)
-    rng = np.random.default_rng(0)
-    level = np.ones(200)
-    compactor = Compactor(store.database)
-    for seq, at in enumerate(range(0, steps, 250)):
-        walk = level + 1e-3 * np.cumsum(rng.standard_normal((250, 200)), axis=0)
-        level = walk[-1]
-        values = walk.astype(np.float32)[:, :, None]
-        rows = np.arange(at, at + 250)
-        head = [RunStart(0.0), layout] if seq == 0 else []
-        frame = Frame(Stream.WEIGHT, 0, rows, 0.1 * rows, values)
-        batch = Batch("long", "bench", b"long............", seq, 0.0, 0, (*head, frame))
-        store.ingest(batch, encode(batch))
-        if seq % 50 == 49:
-            while compactor.run_once():
-                pass
-
-
-def reads(at: Collector, steps: int) -> dict[str, dict[str, float]]:
-    """Return median and p95 in ms and the bytes of each kind of read."""
-    base = "/api/v1/runs/long"
-    some = [("place", f"blocks.{i}.weight") for i in range(50)]
-    middle = steps // 2
-    one = {"stream": "weight", "statistic": "l2"}
-    kinds = {
-        "one series, 1,000 buckets": (f"{base}/series", [*one.items(), some[0], ("points", 1000)]),
-        "50 series, 1,000 buckets": (f"{base}/series", [*one.items(), *some, ("points", 1000)]),
-        "200 layers x 500 buckets": (f"{base}/heatmap", [*one.items(), ("columns", 500)]),
-        "50 series, a window of 3,000 steps in the middle": (
-            f"{base}/series",
-            [
-                *one.items(),
-                *some,
-                ("points", 1000),
-                ("from", middle),
-                ("to", middle + 3000),
-            ],
-        ),
-        "run list": ("/api/v1/runs", [("limit", 100)]),
-    }
-    return {name: timed(at, f"{path}?{urlencode(query)}") for name, (path, query) in kinds.items()}
-
-
-def timed(at: Collector, target: str) -> dict[str, float]:
-    """Return the time of READS reads of a path, on one connection, after two to warm up."""
-    address = parse_url(at.url)
-    connection = http.client.HTTPConnection(address.host, address.port)
-    headers = {"Authorization": f"Bearer {at.token}", "Accept-Encoding": "gzip"}
-    times, size = [], 0
-    for _ in range(READS + 2):
-        began = time.perf_counter()
-        connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        size = len(response.read())
-        times.append(time.perf_counter() - began)
-        if response.status != 200:
-            raise RuntimeError(f"{target}: {response.status}")
-    p50, p95 = np.percentile(times[2:], [50, 95]) * 1e3
-    return {"p50_ms": round(float(p50), 1), "p95_ms": round(float(p95), 1), "bytes": size}
 
 
 @contextlib.contextmanager

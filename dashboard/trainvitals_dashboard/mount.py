@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from starlette.middleware import Middleware
 from streamlit import config
 
 from trainvitals_dashboard.access import CollectorAccess, choose, from_environment
+from trainvitals_dashboard.delivery import Delivery
 
 SCRIPT = Path(__file__).with_name("app.py")
 OPTIONS: dict[str, Any] = {
@@ -58,4 +60,4 @@ def dashboard(access: CollectorAccess, **options: Any) -> st.App:
     with contextlib.redirect_stdout(io.StringIO()):
         for name, value in {**OPTIONS, **options}.items():
             config.set_option(name, value, "trainvitals")
-    return st.App(SCRIPT)
+    return st.App(SCRIPT, middleware=[Middleware(Delivery)])

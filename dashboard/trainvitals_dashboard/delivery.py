@@ -1,0 +1,96 @@
+"""What a browser loads first: the HTML document of each page, and Streamlit's scripts and styles.
+
+Comes in: requests to the dashboard, before Streamlit sees them.
+Goes out: the document with the address of the server in it, and compressed scripts and styles; all
+          other requests go on to Streamlit.
+
+Streamlit's document does not say where the server is. The browser tries `/run/_stcore/health` and
+`/run/_stcore/host-config` for the page `/run`, gets 404 twice, and then tries `/_stcore/…`. The
+global `__streamlit` of Streamlit's frontend names the address; hosts that embed an app set it.
+Streamlit sends scripts uncompressed, for servers that have a reverse proxy which compresses.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+import streamlit as st
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+STATIC: Final = Path(st.__file__).with_name("static")
+MAIN: Final = "fleet"
+PAGES: Final = (
+    MAIN,
+    "run",
+    "loss",
+    "layers",
+    "initialisation",
+    "bias",
+    "compare",
+    "experiments",
+    "alerts",
+    "rule",
+    "settings",
+)
+"""URL paths of the pages; MAIN is also at /."""
+ADDRESS: Final = (
+    "<script>window.__streamlit = "
+    "{BACKEND_BASE_URL: new URL('.', window.location.href).href}</script>"
+)
+"""The address without the name of the page: it may have a prefix that a proxy removes."""
+TYPES: Final = {".js": "text/javascript", ".css": "text/css"}
+A_YEAR: Final = "public, immutable, max-age=31536000"
+"""As Streamlit sends them: the names of the files contain a checksum of their content."""
+
+
+def document() -> bytes:
+    """Return Streamlit's HTML document with the address of the server in it.
+
+    The script is the first element of the head, before Streamlit's own scripts.
+    """
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    return page.replace("<head>", f"<head>{ADDRESS}", 1).encode()
+
+
+class Delivery:
+    """ASGI middleware: answers requests for documents, scripts and styles."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._document = document()
+        self._documents = {"/", *(f"/{page}" for page in PAGES)}
+        self._files = {
+            f"/{file.relative_to(STATIC).as_posix()}": file
+            for file in STATIC.rglob("*")
+            if file.suffix in TYPES
+        }
+        self._compressed: dict[str, bytes] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        response = await self._response(scope) if scope["type"] == "http" else None
+        await (response or self._app)(scope, receive, send)
+
+    async def _response(self, scope: Scope) -> Response | None:
+        if scope["method"] not in ("GET", "HEAD"):
+            return None
+        path = scope["path"]
+        if path in self._documents:
+            headers = {"Cache-Control": "no-cache"}
+            return Response(self._document, headers=headers, media_type="text/html")
+        file = self._files.get(path)
+        if file is None or "gzip" not in Headers(scope=scope).get("accept-encoding", ""):
+            return None
+        if path not in self._compressed:
+            self._compressed[path] = await anyio.to_thread.run_sync(_compressed, file)
+        headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding", "Cache-Control": A_YEAR}
+        return Response(self._compressed[path], headers=headers, media_type=TYPES[file.suffix])
+
+
+def _compressed(file: Path) -> bytes:
+    return gzip.compress(file.read_bytes(), 6, mtime=0)
