@@ -59,6 +59,11 @@ def is_matrix(place: Place) -> bool:
     return place.kind == "weight" and len(place.shape) >= 2 and place.trainable
 
 
+def is_recurrent(history: History) -> bool:
+    """Return whether the model has a recurrent layer: its loss often stays level at first."""
+    return any("recurrent" in p.flags for p in history.places(Stream.WEIGHT))
+
+
 def matrices_by_depth(history: History, stream: Stream) -> list[int]:
     """Return the rows of the weight matrices of the optimizer, in the order of the forward pass.
 

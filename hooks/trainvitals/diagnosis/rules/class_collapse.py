@@ -14,6 +14,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle, trailing_run
 from trainvitals.diagnosis.supervision import (
@@ -31,6 +32,8 @@ class _Collapse(NamedTuple):
     """The newest measured batches in a row whose predictions are one class."""
 
     since: int
+    last: int
+    """Step of the newest measured batch."""
     predicted: float
     """Share of the most frequent predicted class, median over these batches."""
     targets: float
@@ -81,11 +84,17 @@ class ClassCollapse(Rule):
     batches_min: int = threshold(8, "Measured batches in a row with such predictions.")
     steps_collapsed: int = threshold(50, "Minimum number of steps from the first of them.")
     steps_min: int = threshold(100, "Minimum number of finished steps.")
+    steps_min_recurrent: int = threshold(
+        400, "The same of a recurrent network: it predicts one class until it finds the cue."
+    )
     steps_for_each_class: int = threshold(10, "Minimum number of finished steps for each class.")
     constant_share: float = threshold(
         0.5,
         "Loss as a share of that of a constant prediction, below which the two do not fit and a "
         "weight of the predicted class is likely.",
+    )
+    stale_share: float = threshold(
+        0.8, "Loss now as a share of that at the newest measured batch; below it, that is old."
     )
     supervised_min: float = threshold(0.9, "Share of the targets that are supervised, 0 to 1.")
 
@@ -94,12 +103,18 @@ class ClassCollapse(Rule):
         kind, course = class_loss(history), Course(history)
         if kind is None or not has_class_head(history, kind.classes):
             return
-        if history.steps_seen < max(self.steps_min, self.steps_for_each_class * kind.classes):
+        least = max(self.steps_min, self.steps_for_each_class * kind.classes)
+        if is_recurrent(history):
+            least = max(least, self.steps_min_recurrent)
+        if history.steps_seen < least:
             return
         collapse = self._collapse(history)
         if collapse is None or not course.known or course.warming_up or course.flat:
             return
         constant, now = loss_of_constant(history) or float("nan"), course.now(20)
+        before = course.loss.values[course.loss.steps <= collapse.last][-20:]
+        if now < self.stale_share * middle(before):
+            return  # the loss has fallen since predictions were measured
         weighted = bool(now < self.constant_share * constant)
         if course.falling and not weighted:
             return
@@ -157,7 +172,7 @@ class ClassCollapse(Rule):
         share = middle(targets[-run:])
         if not share <= self.targets_max:
             return None
-        return _Collapse(int(steps[-run]), middle(predicted[-run:]), share, run)
+        return _Collapse(int(steps[-run]), int(steps[-1]), middle(predicted[-run:]), share, run)
 
     @staticmethod
     def sick() -> History:

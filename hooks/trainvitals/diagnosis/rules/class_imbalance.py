@@ -84,7 +84,7 @@ class ClassImbalance(Rule):
     batches_min: int = threshold(8, "Minimum number of measured batches in the histogram.")
     classes_min: int = threshold(3, "Minimum number of classes for a warning from the gradient.")
     pull_min: float = threshold(
-        0.7, "Gradient of the majority's bias, divided by that of an unweighted loss."
+        0.85, "Gradient of the majority's bias, divided by that of an unweighted loss."
     )
     entropy_tolerance: float = threshold(
         0.1, "Distance of the loss from the entropy of the class frequencies, as a share of it."

@@ -59,7 +59,8 @@ class DeadRelu(Rule):
     batches. From 90 % it is reported; from 50 % if the share has risen by at least 10 percentage
     points since its first measurement (below 32 units, from one standard error of 0.5/√units
     above 50 %). It is an error from 90 % unless the loss has fallen by 30 %, otherwise a warning.
-    Excluded: layers with fewer than 8 units, and with fewer than 16 units below 90 %.
+    Excluded: layers with fewer than 8 units; below 90 %, layers with fewer than 16 units, and runs
+    whose loss has fallen by 70 %.
     ## Why it matters
     A unit that is zero for every input has no gradient, so training does not restore it: the
     layer is effectively narrower than configured. A completely dead layer blocks the gradient to
@@ -94,6 +95,10 @@ class DeadRelu(Rule):
         0.5, "Share of dead units, 0 to 1; a warning at or above this value if it has risen."
     )
     rise_min: float = threshold(0.1, "Minimum rise of the dead share since its first measurement.")
+    learned_max: float = threshold(
+        0.7,
+        "Fall of the loss, as a share, above which a share below `dead_share_error` is healthy.",
+    )
     units_min: int = threshold(8, "Minimum number of units of a layer.")
     units_narrow: int = threshold(
         32, "Number of units below which one standard error, 0.5/√units, is added to the limit."
@@ -117,6 +122,7 @@ class DeadRelu(Rule):
         first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = dead >= self.dead_share_error
+        thrives = Course(history).learned(share=self.learned_max)
         limits = np.full(len(places), self.dead_share_error)
         candidates = sick | ((dead >= self.dead_share_warning) & rising)
         for i in np.flatnonzero(candidates):
@@ -126,7 +132,7 @@ class DeadRelu(Rule):
                 continue
             limits[i] = self._limit_of(units)
             enough = (units or self.units_min_warning) >= self.units_min_warning
-            sick[i] = enough and dead[i] >= limits[i]
+            sick[i] = enough and dead[i] >= limits[i] and not thrives
         if not sick.any():
             return
         # Report the first dead layer, because it can cause the later ones; if no layer is above

@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import higher_rate
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import class_loss, loss_of_constant
@@ -34,11 +35,12 @@ class NoLearning(Rule):
     After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
     first 10 losses or within the noise, has no downward trend, and was never much lower or higher
     in between. Or, after 200 steps, a classifier whose loss began above the entropy of the class
-    frequencies is still within 2 % of it: it predicts the frequencies. Excluded: losses that can be
-    negative, warm-up, runs that have converged (also before they were watched), losses with a noise
-    above 7 % of their initial level, and those that fall within their noise since the start. A
-    recurrent network is judged after 300 steps, or after three quarters of the planned steps if
-    that is earlier.
+    frequencies is still within 2 % of it: it predicts the frequencies. Or the loss has fallen by
+    less than 1 % in 300 steps, with a noise below 1 %. Excluded: losses that can be negative,
+    warm-up, runs that have converged (also before they were watched), losses with a noise above 7 %
+    of their initial level, and those that fall within their noise since the start. A recurrent
+    network is judged after 300 steps, or after three quarters of the planned steps if that is
+    earlier.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -74,6 +76,10 @@ class NoLearning(Rule):
     plan_share: float = threshold(
         0.75, "Share of the planned steps after which a recurrent network is judged, 0 to 1."
     )
+    steps_min_creeping: int = threshold(
+        300, "Minimum number of steps of a loss that falls, but by less than `creeping_max`."
+    )
+    creeping_max: float = threshold(0.01, "That fall, and the noise, as shares of the start.")
     steps_min_constant: int = threshold(
         200, "Minimum number of steps of a classifier whose loss fell to that of a constant."
     )
@@ -100,9 +106,8 @@ class NoLearning(Rule):
             return
         if course.initial < self.loss_low:
             return
-        if not self._only_frequencies(history, course) and (
-            not course.flat or self._falls_in_noise(course)
-        ):
+        level = course.flat and not self._falls_in_noise(course)
+        if not (level or self._only_frequencies(history, course) or self._creeps(course)):
             return
         several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
@@ -133,16 +138,26 @@ class NoLearning(Rule):
         )
 
     def _steps_min(self, history: History) -> float:
-        places = history.places(Stream.WEIGHT)
-        if not any("recurrent" in p.flags for p in places):
+        if not is_recurrent(history):
             return self.steps_min
         planned = self.plan_share * (history.total_steps or math.inf)
         return max(self.steps_min, min(self.steps_min_recurrent, planned))
 
+    def _creeps(self, course: Course) -> bool:
+        """Whether a loss with little noise has fallen by less than 1 % in many steps."""
+        if not course.known or len(course.loss) < self.steps_min_creeping:
+            return False
+        start = middle(course.loss.values[:FIRST])
+        small = course.noise < self.creeping_max * start
+        return small and abs(start - course.now()) < self.creeping_max * start
+
     def _only_frequencies(self, history: History, course: Course) -> bool:
         """Whether a classifier began above the entropy of its classes and stays at it."""
         constant = loss_of_constant(history) if class_loss(history) else None
-        if not constant or len(course.loss) < self.steps_min_constant or course.falling:
+        if not constant or len(course.loss) < self.steps_min_constant:
+            return False
+        before = course.loss.values[-len(course.loss) // 2 :][:20]
+        if course.falling and course.now(20) < (1 - self.creeping_max) * middle(before):
             return False
         # A weighted loss has another scale.
         near = self.constant_min <= course.now() / constant <= 2 - self.constant_min + 0.01

@@ -31,7 +31,7 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss
     is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
-    steps; above 50 % it is a warning.
+    steps; above 50 %, a fall by more than 3 % is a warning.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -72,6 +72,9 @@ class Undertrained(Rule):
     )
     level_high: float = threshold(
         0.5, "The same level above which the note is a warning: little was learned."
+    )
+    slope_high: float = threshold(
+        0.03, "The same fall as `slope_min`, for the warning above `level_high`."
     )
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
@@ -161,7 +164,8 @@ class Undertrained(Rule):
         if middle(newest) < self.level_min * course.initial:
             return
         little = middle(newest) > self.level_high * course.initial
-        if fall <= max(self.slope_min, 2 * course.noise / middle(before) / len(newest) ** 0.5):
+        slope = self.slope_high if little else self.slope_min
+        if fall <= max(slope, 2 * course.noise / middle(before) / len(newest) ** 0.5):
             return
         yield self.finding(
             severity=Severity.WARNING if little else Severity.INFO,
@@ -172,7 +176,7 @@ class Undertrained(Rule):
                 Evidence(
                     quantity="fall of the loss in the last tenth of the steps",
                     seen=fall,
-                    limit=self.slope_min,
+                    limit=slope,
                     direction="above",
                     unit="share",
                     statistic=Scalar.LOSS,
