@@ -59,6 +59,11 @@ bench: bench-post-training
 bench-post-training: $(VENV)/.installed ## Faults of policy gradients: found, and healthy runs flagged (ARGS='--seeds 5')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m post_training $(ARGS)
 
+bench: bench-recorder
+.PHONY: bench-recorder
+bench-recorder: $(VENV)/.installed ## What the flight recorder costs beside watching (ARGS='--seconds 60')
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recorder.py $(ARGS)
+
 bench: bench-replay
 .PHONY: bench-replay
 bench-replay: $(VENV)/.installed ## How often a replayed step names a planted bad sample first (ARGS='--seeds 10')

@@ -6,7 +6,7 @@ Reading changes no generator. Only generators that exist are read: no device is 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,13 +29,14 @@ class OtherStates(NamedTuple):
     numpy: Any
 
 
-def torch_states(cuda: Iterable[int] | None = None) -> TorchStates:
+def torch_states(cuda: Collection[int] | None = None) -> TorchStates:
     """Return the states of torch's generators; of all CUDA devices, or of those in `cuda`.
 
     Takes about a microsecond on the CPU.
     """
     found: dict[int, Tensor] = {}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    wanted = cuda is None or bool(cuda)
+    if wanted and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count()) if cuda is None else cuda
         found = {index: torch.cuda.get_rng_state(index) for index in devices}
     return TorchStates(torch.get_rng_state(), found)

@@ -95,7 +95,7 @@ class ObservedBatches:
         if found.dtype.kind not in "iu":
             self._failed(NO_NUMBERS.format(kind=type(given).__name__))
             return
-        self._delivered(found.astype(np.int64).reshape(-1))
+        self._delivered(found.reshape(-1).astype(np.int64, copy=False))
 
 
 class _ObservedSampler:

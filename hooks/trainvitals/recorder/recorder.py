@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
@@ -175,9 +176,7 @@ class Recorder:
     def step_ended(self, number: int) -> None:
         """End a step: add its context to the ring, and freeze the ring if there is a reason."""
         if not self._is_off:
-            started = time.perf_counter()
             self._guarded(lambda: self._end(number))
-            self._training_s += time.perf_counter() - started
 
     def close(self) -> None:
         """Write what is pending, and wait for it for at most 10 s."""
@@ -311,10 +310,12 @@ class Recorder:
     # Errors.
 
     def _guarded(self, work: Callable[[], object]) -> None:
+        started = time.perf_counter()
         try:
             work()
         except Exception as error:  # noqa: BLE001 - never into the training
             self._failed(error)
+        self._training_s += time.perf_counter() - started
 
     def _failed(self, error: Exception) -> None:
         self.errors += 1
@@ -328,5 +329,7 @@ class Recorder:
 
 
 def _per_sample(value: Tensor) -> Tensor:
-    values = value.detach().float()
-    return values.flatten(1).mean(1) if values.dim() > 1 else values.clone()
+    values = value.detach()
+    if values.dim() > 1:
+        return values.float().flatten(1).mean(1)
+    return values.clone() if values.dtype is torch.float32 else values.float()

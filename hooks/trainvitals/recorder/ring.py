@@ -28,8 +28,8 @@ OTHER_STATES_BYTES: Final = 32_768
 class StepContext:
     """What a step began with. `batches` are the sample indices of its batches, int64.
 
-    `losses` are the losses per sample of its micro-batches. `others` are the states of Python's
-    and NumPy's generators at the start of step `others_step`, which can be an earlier step.
+    `losses` are the losses per sample of its micro-batches, float32. `others` are the states of
+    Python's and NumPy's generators at the start of step `others_step`, which can be an earlier one.
     """
 
     step: int
@@ -42,10 +42,15 @@ class StepContext:
     @property
     def nbytes(self) -> int:
         """Bytes of this step."""
-        size = sum(batch.nbytes for batch in self.batches)
-        size += sum(loss.numel() * loss.element_size() for loss in self.losses)
+        size = 0
+        for batch in self.batches:
+            size += batch.nbytes
+        for loss in self.losses:
+            size += 4 * loss.numel()
         if self.of_torch is not None:
-            size += self.of_torch.cpu.numel() + sum(s.numel() for s in self.of_torch.cuda.values())
+            size += self.of_torch.cpu.numel()
+            for state in self.of_torch.cuda.values():
+                size += state.numel()
         return size + OTHER_STATES_BYTES * (self.others_step == self.step)
 
 
