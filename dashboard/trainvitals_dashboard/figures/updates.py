@@ -2,7 +2,7 @@
 
 Comes in: plans (a chart and the way to its curves), the newest step and the range of steps.
 Goes out: numbered messages; a message with a `base` continues the message of that number.
-Promise:  a continuation has at most LIVE_POINTS points in all (2.4 KB), whatever the run's length.
+Promise:  a continuation has at most LIVE_POINTS points in all (1.5 KB), whatever the run's length.
 Start at `message_of`.
 """
 
@@ -18,8 +18,8 @@ from trainvitals_dashboard.figures.charts import Chart, Part
 from trainvitals_dashboard.figures.curves import Line, StepRange
 
 POINTS = 600
-LIVE_POINTS = 32
-"""Of all curves of a continuation together; a point has about 60 bytes. Streamlit adds 1.6 KB."""
+LIVE_POINTS = 24
+"""Of all curves of a continuation together; a point has about 60 bytes. Streamlit adds 2.4 KB."""
 LIVE_POINTS_OF_CURVE = 24
 _NUMBERS = count(1)
 """Numbers of messages. A number is never used twice, in any session."""
