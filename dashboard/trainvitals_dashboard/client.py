@@ -108,7 +108,7 @@ class Client:
         self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
         self._runs_lock = threading.Lock()
-        self._every_run: Answer[RunPage] | None = None
+        self._every_run: dict[bool, Answer[RunPage]] = {}
         self._scope_lock = threading.Lock()
         self._scope = (-math.inf, "")
 
@@ -118,36 +118,41 @@ class Client:
         project: str | None = None,
         state: str | None = None,
         search: str | None = None,
+        archived: bool = False,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Answer[RunPage]:
-        """Return a page of runs."""
+        """Return a page of runs; `archived`: with the archived ones."""
         asked = {
             "project": project,
             "state": state,
             "search": search,
+            "archived": "true" if archived else None,
             "limit": limit,
             "cursor": cursor,
         }
         return self._get("/runs", RunPage, asked)
 
-    def every_run(self) -> Answer[RunPage]:
+    def every_run(self, *, archived: bool = False) -> Answer[RunPage]:
         """Return the newest RUNS_MAX runs; `next_cursor` is set if there are more.
 
-        All pages that show the list within ALL_RUNS_S seconds get the same answer.
+        `archived`: with the archived ones. All pages that show the list within ALL_RUNS_S seconds
+        get the same answer.
         """
         with self._runs_lock:
-            kept = self._every_run
+            kept = self._every_run.get(archived)
             if kept is not None and 0 <= self._clock() - kept.at < ALL_RUNS_S:
                 return kept
-            first = answer = self.runs(limit=PAGE)
+            first = answer = self.runs(archived=archived, limit=PAGE)
             found = list(first.value.runs)
             while answer.value.next_cursor and answer.problem is None and len(found) < RUNS_MAX:
-                answer = self.runs(limit=PAGE, cursor=answer.value.next_cursor)
+                cursor = answer.value.next_cursor
+                answer = self.runs(archived=archived, limit=PAGE, cursor=cursor)
                 found += answer.value.runs
             page = RunPage(found, answer.value.next_cursor)
-            self._every_run = Answer(page, first.at, first.problem or answer.problem)
-            return self._every_run
+            kept = Answer(page, first.at, first.problem or answer.problem)
+            self._every_run[archived] = kept
+            return kept
 
     def run(self, run: str) -> Answer[RunDetail]:
         """Return a run."""
@@ -205,7 +210,7 @@ class Client:
         except (Unreachable, Refused) as error:
             raise _problem_of(error) from error
         with self._runs_lock:
-            self._every_run = None
+            self._every_run.clear()
 
     def report_page(self, run: str) -> str:
         """Return the report of a run as one HTML page. Raises Problem."""

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
-from helpers.fake_runs import healthy_run, hostile_run, spiking_run, vanishing_run
+from helpers.fake_runs import healthy_run, hostile_run, spiking_run, vanishing_run, young_run
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
 
@@ -80,6 +80,24 @@ def test_a_verdict_is_chosen_and_written_into_the_address(browser, address):
             state="detached", timeout=60_000
         )
         assert seen.page.locator("tbody tr").count() == 1
+
+
+def test_the_address_chooses_a_verdict_of_two_words_and_archived_runs(browser):
+    old = young_run("old", fields={"archived": True})
+    with (
+        fake_collector(healthy_run(), young_run("young"), old) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, f"{url}/?verdict=too_early") as seen,
+    ):
+        page = seen.page
+        page.get_by_role("link", name="young", exact=True).wait_for(timeout=60_000)
+        assert page.get_by_role("combobox", name="Verdict").input_value() == "too early"
+        assert page.locator("tbody tr").count() == 1
+        page.get_by_text("Archived", exact=True).click()
+        page.get_by_role("link", name="old", exact=True).wait_for(timeout=60_000)
+        page.wait_for_url("**archived=true*", timeout=60_000)
+        assert page.locator("tbody tr").count() == 2
+        assert (seen.errors, seen.foreign) == ([], [])
 
 
 def test_a_count_of_findings_leads_to_the_run(browser, address):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from helpers.fake_runs import (
     HOSTILE,
     failed_run,
@@ -66,6 +68,42 @@ def test_the_address_sorts_and_an_order_that_does_not_exist_is_newest_first(open
     assert list(rows(open_page(sort="-name"))) == ["c", "b", "a"]
     app = open_page(sort="no such order")
     assert (list(rows(app)), table(app)["sort"]) == (["b", "a", "c"], "")
+
+
+@pytest.mark.parametrize("asked", ["too_early", "too early"])
+def test_the_address_names_a_verdict_as_the_api_or_as_the_list_does(open_page, collector, asked):
+    collector.runs = [young_run(), healthy_run()]
+    app = open_page(verdict=asked)
+    assert list(rows(app)) == ["ten-steps"]
+    verdicts = app.selectbox(key="verdict")
+    assert (verdicts.value, verdicts.options) == ("too early", ["too early", "healthy"])
+
+
+def test_a_verdict_that_no_run_has_now_is_selected_and_matches_nothing(open_page, collector):
+    collector.runs = [healthy_run()]
+    app = open_page(verdict="too_early")
+    assert app.selectbox(key="verdict").value == "too early"
+    assert "No run matches" in app.info[0].value
+
+
+def test_archived_runs_are_shown_when_asked_for_and_say_so(open_page, collector):
+    collector.runs = [healthy_run("new"), healthy_run("old", fields={"archived": True})]
+    app = open_page()
+    assert list(rows(app)) == ["new"]
+    app = app.toggle(key="archived").set_value(True).run()
+    assert {n: row["state"] for n, row in rows(app).items()} == {
+        "new": "finished",
+        "old": "finished, archived",
+    }
+    assert list(rows(open_page(archived="true"))) == ["new", "old"]
+
+
+def test_a_collector_with_archived_runs_only_offers_them(open_page, collector):
+    collector.runs = [healthy_run("old", fields={"archived": True})]
+    app = open_page()
+    assert app.info[0].value == "All runs are archived."
+    app = app.toggle(key="archived").set_value(True).run()
+    assert list(rows(app)) == ["old"]
 
 
 def test_a_filter_that_nothing_fits_says_so(open_page, collector):

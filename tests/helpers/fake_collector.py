@@ -86,6 +86,7 @@ class FakeCollector:
                     query.get("project", [run.project])[0] == run.project,
                     query.get("state", [run.state])[0] == run.state,
                     query.get("search", [""])[0].lower() in f"{run.id} {run.project}".lower(),
+                    "archived" in query or not run.fields.get("archived"),
                 )
             )
 

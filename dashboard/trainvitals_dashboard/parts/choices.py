@@ -18,20 +18,26 @@ def choice(
     """Show a filter, and return what the URL or the visitor chose; None for everything.
 
     `key` is the parameter of the URL, `empty` the text without a choice; `words` are shown in place
-    of the options that they name.
+    of the options that they name. The URL may name an option or its word.
     """
+    # Streamlit compares the URL with what the list shows: `verdict=too_early` would choose nothing.
+    named = {words.get(option, option): option for option in options}
     asked = st.query_params.get(key)
-    if asked and asked not in options:
-        options = [*options, asked]  # a shared link to runs that are gone still says so
+    if asked and asked in words:
+        asked = st.session_state[key] = words[asked]
+        del st.query_params[key]  # the list writes its own word there
+    if asked and asked not in named:
+        # A shared link to runs that are gone still says so.
+        named[asked] = next((option for option, word in words.items() if word == asked), asked)
     bound: dict[str, Any] = {"bind": "query-params", "label_visibility": "collapsed"}
     chosen: str | None = st.selectbox(
         key.capitalize(),
-        options,
+        list(named),
         index=None,
         key=key,
         placeholder=empty,
-        format_func=lambda option: words.get(option) or shortened(option, 60),
+        format_func=lambda word: shortened(word, 60),
         width=160,
         **bound,
     )
-    return chosen
+    return None if chosen is None else named.get(chosen, chosen)

@@ -111,13 +111,14 @@ def ordered(runs: Iterable[Run], sort: str) -> list[Run]:
 def row_of(run: Run) -> Part:
     """Return the fields of a row."""
     kind = verdict_of(run)
+    state = "lost contact" if run.state == "lost" else clean(run.state)
     return {
         "id": run.id,
         "name": shortened(run.name or run.id, 80),
         "tags": [shortened(tag, 24) for tag in run.tags[:TAGS_SHOWN]],
         "project": shortened(run.project, 60),
         "host": shortened(run.host, 40),
-        "state": "lost contact" if run.state == "lost" else clean(run.state),
+        "state": f"{state}, archived" if run.archived else state,
         "verdict": VERDICT_WORDS.get(kind, kind),
         "sign": SIGNS.get(kind, "●"),
         "tone": TONES.get(kind, kind),

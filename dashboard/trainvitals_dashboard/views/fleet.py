@@ -35,6 +35,7 @@ from trainvitals_dashboard.wording import SEVERITY_ICON, STATES, VERDICT_WORDS, 
 REFRESH_S = 5
 PAGE = 100
 KEY = "runs"
+ARCHIVED = "archived"
 
 SIX_LINES = """\
 import trainvitals
@@ -52,7 +53,9 @@ monitor.close()
 def show() -> None:
     """Show the runs that match the filters in the URL."""
     forget_boards()  # the page was opened, or its filters changed
-    answer = client().every_run()
+    # The switch is below what it decides; before it was shown, the URL says its position.
+    archived = bool(st.session_state.get(ARCHIVED, st.query_params.get(ARCHIVED) == "true"))
+    answer = client().every_run(archived=archived)
     known = answer.value
     with st.container(horizontal=True, vertical_alignment="center"):
         brand()
@@ -62,7 +65,7 @@ def show() -> None:
         if any(TAG in run.tags for run in known.runs):
             st.page_link(EXPERIMENTS, label="Experiments", icon=":material/science:")
         links_to_all_runs()
-    if not known.runs:
+    if not known.runs and not client().runs(archived=True, limit=1).value.runs:
         age_banner(answer)
         _wait_for_the_first()
         return
@@ -72,7 +75,7 @@ def show() -> None:
     @st.fragment(run_every=REFRESH_S)
     def rows() -> None:
         try:
-            _rows(client().every_run(), filters)
+            _rows(client().every_run(archived=archived), filters)
         except Problem as problem:
             explain(problem)
 
@@ -132,6 +135,7 @@ def _filters(runs: Sequence[Run]) -> Filters:
         project = choice("project", "All projects", sorted({run.project for run in runs}))
         tag = choice("tag", "All tags", sorted({tag for run in runs for tag in run.tags}))
         host = choice("host", "All hosts", sorted({run.host for run in runs if run.host}))
+        st.toggle("Archived", key=ARCHIVED, help="Show archived runs too.", bind="query-params")
     return Filters(search or "", verdict, state, project, tag, host)
 
 
@@ -139,7 +143,8 @@ def _rows(answer: Answer[RunPage], filters: Filters) -> None:
     age_banner(answer)
     found = [run for run in answer.value.runs if filters.fits(run)]
     if not found:
-        st.info("No run matches these filters.", icon=":material/filter_alt_off:")
+        text = "No run matches these filters." if answer.value.runs else "All runs are archived."
+        st.info(text, icon=":material/filter_alt_off:")
         st.session_state.pop(SENT + KEY, None)
         return
     if not BUNDLE.exists():
