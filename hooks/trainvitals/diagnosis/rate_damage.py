@@ -13,7 +13,7 @@ from trainvitals.api.schema import Evidence
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import Window
+from trainvitals.diagnosis.places import Window, is_recurrent
 from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import class_loss
@@ -76,6 +76,7 @@ def collapsed(
     norm = history.scalar(Scalar.GRADIENT_NORM).finite().values.astype(np.float64)
     first = middle(ratio.values[ratio.steps < FIRST_UPDATES])
     early = class_loss(history) is None or len(norm) < STUCK_STEPS or course.converged
+    early |= is_recurrent(history)  # its loss often stays level at first
     if early or not first > ratio_min:
         return None
     share = middle(norm[-20:]) / max(middle(norm[:FIRST_UPDATES]), 1e-30)

@@ -18,7 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
-from trainvitals.diagnosis.supervision import class_loss, loss_of_constant
+from trainvitals.diagnosis.supervision import class_loss, has_class_head, loss_of_constant
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Scalar, Stream
 
@@ -153,7 +153,11 @@ class NoLearning(Rule):
 
     def _only_frequencies(self, history: History, course: Course) -> bool:
         """Whether a classifier began above the entropy of its classes and stays at it."""
-        constant = loss_of_constant(history) if class_loss(history) else None
+        kind = class_loss(history)
+        # In a contrastive loss the classes are samples.
+        if kind is None or not has_class_head(history, kind.classes):
+            return False
+        constant = loss_of_constant(history)
         if not constant or len(course.loss) < self.steps_min_constant:
             return False
         before = course.loss.values[-len(course.loss) // 2 :][:20]
