@@ -59,7 +59,8 @@ def page() -> str:
         "<!-- written by docs/generate.py from docs/guarantees.toml -->",
         "# Guarantees, and the tests that hold them",
         "",
-        "`make test` runs every test below; `pytest tests/PATH::NAME` runs one. "
+        "`make test` runs every test below that is not marked slow, `make test-all` every one; "
+        "`pytest tests/PATH::NAME` runs one. "
         "What no test covers is named.",
     ]
     for each in guarantees():

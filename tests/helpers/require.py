@@ -18,6 +18,7 @@ DEBIAN_PACKAGES = {
     "chromium": "chromium",
     "haproxy": "haproxy",
     "openssl": "openssl",
+    "gcc": "gcc libc6-dev",
 }
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "import sys\nfrom trainvitals.cli import main\nsys.exit(main())"]
+PROGRAM = "import sys\nfrom trainvitals.cli import main\nsys.exit(main())"
+COMMAND = [sys.executable, "-c", PROGRAM]
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,13 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(home: Path, *options: str, **environment: str) -> Iterator[Serving]:
-    """Yield the collector as soon as it answers; terminate it when the block ends."""
+def serving(home: Path, *options: str, before: str = "", **environment: str) -> Iterator[Serving]:
+    """Yield the collector as soon as it answers; terminate it when the block ends.
+
+    `before` is Python that the process runs first: a broken build.
+    """
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0", *options],
+        [sys.executable, "-c", before + PROGRAM, "serve", "--port", "0", *options],
         env={**os.environ, "TRAINVITALS_HOME": str(home), **environment},
         stderr=subprocess.PIPE,
         text=True,
