@@ -159,16 +159,19 @@ def loss_of_constant(history: History) -> float | None:
     return float(-(shares * np.log(shares)).sum()) or None
 
 
-OUTLIER_SHARE = 0.5
+OUTLIER_SHARE = 0.7
 """Share of the variance of a batch's targets in one target, above which it is an outlier. The
 largest of 64 normal values has 0.1."""
+OUTLIER_BATCHES = 0.2
+"""Share of the batches that have an outlier; 2 % of the targets are in half of batches of 32."""
 
 
 def outlier_share(history: History) -> float:
     """Return the share of the variance of a batch's targets that its most distant one holds.
 
-    Median over the measured batches, 0 to 1; 0 if it is not known, with fewer than eight batches,
-    or for batches of fewer than 24 targets.
+    That of the fifth of the measured batches with the largest shares, 0 to 1: a few outliers are
+    not in every batch. 0 if it is not known, with fewer than eight batches, or for batches of fewer
+    than 24 targets.
     """
     kind = only_loss(history)
     entries = int(np.prod(kind.target_shape)) if kind and kind.target_shape else 0
@@ -185,7 +188,8 @@ def outlier_share(history: History) -> float:
         return 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.maximum(high - mean, mean - low) ** 2 / (entries * std**2)
-    return middle(share[np.isfinite(share)]) if np.isfinite(share).any() else 0.0
+    share = share[np.isfinite(share)]
+    return float(np.quantile(share, 1 - OUTLIER_BATCHES)) if len(share) else 0.0
 
 
 def _read(event: Event) -> LossKind:

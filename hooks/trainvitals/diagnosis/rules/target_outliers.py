@@ -23,9 +23,9 @@ class TargetOutliers(Rule):
     """One target of a batch holds most of the variance, and the loss squares its error.
 
     ## What it detects
-    For MSELoss: the most distant target of a batch holds more than half of the variance of the
-    batch's targets, (t − mean)²/(n·variance), in the median of at least eight measured batches of
-    24 targets or more. Of 64 normal values, the most distant one holds a tenth.
+    For MSELoss: the most distant target of a batch holds more than 70 % of the variance of the
+    batch's targets, (t − mean)²/(n·variance), in a fifth of at least eight measured batches of 24
+    targets or more. Of 64 normal values, the most distant one holds a tenth.
     ## Why it matters
     A squared error weighs a target by the square of its distance: one that is a hundred times as
     far counts as much as ten thousand others. The gradient points to the outliers, changes with
@@ -59,7 +59,8 @@ class TargetOutliers(Rule):
     refuted_by: ClassVar[str] = "Without the most distant targets the loss is the same."
 
     share_max: float = threshold(
-        OUTLIER_SHARE, "Share of the variance of a batch in its most distant target, median."
+        OUTLIER_SHARE,
+        "Share of the variance of a batch in its most distant target, in a fifth of the batches.",
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -74,9 +75,8 @@ class TargetOutliers(Rule):
         yield self.finding(
             severity=Severity.WARNING,
             since_step=int(high.steps[0]),
-            summary=f"Outliers in the targets: the most distant target of a batch holds "
-            f"{percent(share)} of their variance (median over the batches), and MSELoss squares "
-            "its error.",
+            summary=f"Outliers in the targets: in a fifth of the batches one target holds "
+            f"{percent(share)} or more of the variance, and MSELoss squares its error.",
             evidence=(
                 Evidence(
                     quantity="share of the variance in one target",
