@@ -42,21 +42,23 @@ class BackgroundDiagnosis:
         *,
         show: Callable[[Status], None] | None = None,
         clear: Callable[[], None] | None = None,
+        observe: Callable[[History, Diagnosis], bool] | None = None,
     ) -> None:
         """`opened` is called once for each finding, in the background thread or in `diagnosis`.
 
         `show` is called with the status in the background thread, at most every 0.5 s; `clear`
-        before a finding is logged.
+        before a finding is logged. `observe` is called in the background thread with the history
+        and the newest diagnosis after new records; again if it returns False.
         """
         self.history = History()
         self.cpu_s = 0.0
         self.frames_left_out = 0
         self._engine = engine or Engine()
         self._opened = opened
-        self._show, self._clear = show, clear
+        self._show, self._clear, self._observe = show, clear, observe
         self._status_before: tuple[float, int] | None = None
         self._verdict = Diagnosis()
-        self._is_examined = True
+        self._is_examined = self._is_observed = True
         self._next_at = 0.0
         self._findings: tuple[Finding, ...] = ()
         self._reported: set[tuple[str, str, int]] = set()
@@ -119,6 +121,8 @@ class BackgroundDiagnosis:
                 with self._lock:
                     is_due = time.monotonic() >= self._next_at
                     status = self._status(is_due=is_due) if self._inbox else None
+                    if self._observe is not None and not self._is_observed:
+                        self._is_observed = self._observe(self.history, self._verdict)
                 # Outside the lock: a terminal may be stopped, and `diagnosis` must not wait for it.
                 if status is not None and self._show is not None:
                     self._show(status)
@@ -148,7 +152,7 @@ class BackgroundDiagnosis:
     def _take_in(self) -> None:
         while self._inbox:
             self.history.add(self._inbox.popleft())
-            self._is_examined = False
+            self._is_examined = self._is_observed = False
 
     def _examine(self) -> None:
         self._take_in()

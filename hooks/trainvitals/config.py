@@ -54,6 +54,9 @@ class ClientSettings:
     """Thresholds by the name or code of the rule: `[rules.dead_relu] dead_share_error = 0.95` in a
     file, `{"dead_relu": {"dead_share_error": 0.95}}` as JSON in the environment. The tables of all
     sources are merged."""
+    metrics_port: int = 0
+    """Port of `/metrics` of this run on 127.0.0.1, for Prometheus; each process of a machine adds
+    its local rank. 0: none. Needs prometheus-client."""
     disabled: bool = False
     """1: `watch` does nothing."""
     origins: dict[str, str] = field(default_factory=dict, compare=False)
@@ -197,6 +200,13 @@ def _rules(value: object) -> dict[str, dict[str, object]]:
     return table
 
 
+def _port(value: object) -> int:
+    port = int(str(value))
+    if not 0 <= port <= 65535:
+        raise ValueError(f"it must be a port from 0 to 65,535; got {value!r}")
+    return port
+
+
 def _path(value: object) -> Path:
     try:
         return Path(_text(value)).expanduser()
@@ -222,5 +232,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "token_file": _path,
     "spool_dir": _path,
     "rules": _rules,
+    "metrics_port": _port,
     "disabled": _flag,
 }

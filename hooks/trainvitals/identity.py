@@ -114,7 +114,16 @@ def git_commit(folder: Path) -> str:
 
 def rank() -> int:
     """Return this process's rank from torchrun, otherwise 0."""
-    value = os.environ.get("RANK", "0")
+    return _rank("RANK")
+
+
+def local_rank() -> int:
+    """Return this process's rank among those of its machine from torchrun, otherwise 0."""
+    return _rank("LOCAL_RANK")
+
+
+def _rank(variable: str) -> int:
+    value = os.environ.get(variable, "0")
     return int(value) if value.isdecimal() and len(value) < 10 else 0
 
 

@@ -7,6 +7,7 @@ trainvitals causes one warning. `watch` (watching.py) makes a Monitor.
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
-from trainvitals.api.schema import Diagnosis, Finding
+from trainvitals.api.schema import Diagnosis, Finding, Run
 from trainvitals.arguments import OnFinding
 from trainvitals.background_diagnosis import BackgroundDiagnosis
 from trainvitals.config import ClientSettings
@@ -26,7 +27,7 @@ from trainvitals.ending import StopTraining as StopTraining
 from trainvitals.ending import close_all as _close_all  # noqa: F401 - the tests end a process
 from trainvitals.ending import ending_of
 from trainvitals.ending import open_monitors as _open
-from trainvitals.identity import rank, run_start
+from trainvitals.identity import local_rank, rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
 from trainvitals.wire import NotWatched, Record, RunEnd
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainvitals.capture import Capture
+    from trainvitals.metrics.exporter import Exporter
     from trainvitals.recorder import Recorder
 
 log = logging.getLogger("trainvitals")
@@ -59,6 +61,7 @@ class Monitor:
         self._diagnosis: BackgroundDiagnosis | None = None
         self._shipper: Shipper | None = None
         self._recorder: Recorder | None = None
+        self._exporter: Exporter | None = None
         self._problems: dict[str, str] = {}
         self._on_finding: OnFinding | None = None
         self._opened: deque[Finding] = deque()
@@ -210,11 +213,13 @@ class Monitor:
         if rules.problems:
             log.warning("Settings of rules that are not used: %s.", "; ".join(rules.problems))
         capture.facts.update(rules.facts)
+        self._exporter = self._export(capture, start) if self._settings.metrics_port else None
         self._diagnosis = BackgroundDiagnosis(
             self._finding_opened,
             Engine(rules.rules),
             show=self._screen.show,
             clear=self._screen.clear,
+            observe=self._exporter.observe if self._exporter is not None else None,
         )
         if collector:
             self._shipper = Shipper(
@@ -245,6 +250,23 @@ class Monitor:
             self._emit(record)
         self._name = start["name"]
         self._screen.started(self._name, self.url)
+
+    def _export(self, capture: Capture, start: Mapping[str, Any]) -> Exporter | None:
+        from trainvitals.metrics.exporter import export
+
+        now = time.time()
+        run = Run(
+            id=self.run,
+            project=self.project,
+            name=start["name"],
+            state="running",
+            started_at=now,
+            last_report_at=now,
+            step=-1,
+            total_steps=start["total_steps"],
+            host=socket.gethostname(),
+        )
+        return export(self._settings.metrics_port + local_rank(), run, lambda: capture.overhead)
 
     def _emit(self, record: Record) -> None:
         # In the training thread: only two appends.
@@ -279,7 +301,7 @@ class Monitor:
             self._on_finding(self._opened.popleft())
 
     def _background_cpu_s(self) -> float:
-        parts = (self._diagnosis, self._shipper, self._recorder)
+        parts = (self._diagnosis, self._shipper, self._recorder, self._exporter)
         return sum(part.cpu_s for part in parts if part is not None)
 
     def _reasons(self) -> dict[str, str]:
@@ -298,6 +320,8 @@ class Monitor:
         try:
             self._capture.detach()
             self._diagnosis.stop()
+            if self._exporter is not None:
+                self._exporter.stop()
             self._state = state
             self._error = error if state == "failed" else ""
             diagnosis = self.diagnosis()
@@ -329,13 +353,15 @@ class Monitor:
                 self._capture.detach()
             if self._diagnosis is not None:
                 self._diagnosis.stop()
+            if self._exporter is not None:
+                self._exporter.stop()
             if self._shipper is not None:
                 self._shipper.close(deadline_s=0.25)
             if self._recorder is not None:
                 self._recorder.close()
         except Exception:
             log.exception("A part of the monitor could not be stopped.")
-        self._capture = self._diagnosis = self._shipper = self._recorder = None
+        self._capture = self._diagnosis = self._shipper = self._recorder = self._exporter = None
 
     def _forget(self) -> None:
         """Switch off in a forked child, without threads, locks and I/O."""
@@ -348,3 +374,6 @@ class Monitor:
             self._shipper = None
         if self._recorder is not None:
             self._recorder.forget()
+        if self._exporter is not None:
+            self._exporter.forget()
+            self._exporter = None

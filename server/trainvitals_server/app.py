@@ -189,7 +189,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
         state.rounds,
         state.ingest_counters,
         queue_bytes=lambda: state.store.database.waiting_bytes,
-        layers=settings.metrics_detail == "layer",
+        detail=settings.metrics_detail,
         notifications=state.notifier.counts,
     )
     if not settings.rescue:

@@ -25,13 +25,13 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.thresholds import Table, chosen
 from trainvitals.diagnosis.user_rules import installed_rules
+from trainvitals.metrics.vitals import Measured, vitals_of
 from trainvitals_server.publish.counters import (
     DURATION_BUCKETS_S,
     RoundStats,
     distribution,
     histogram,
 )
-from trainvitals_server.publish.vitals import Measured, vitals_of
 
 log = logging.getLogger(__name__)
 

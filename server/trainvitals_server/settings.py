@@ -116,9 +116,10 @@ class Settings(BaseSettings):
         description="Requests answered at once; open connections are limited to 5 times as many.",
     )
 
-    metrics_detail: Literal["run", "layer"] = Field(
+    metrics_detail: Literal["run", "group", "layer"] = Field(
         default="run",
-        description="Series on /metrics: of runs, or also of each run's 20 worst layers.",
+        description="Series on /metrics: of runs; group: also of each run's 20 worst blocks; "
+        "layer: of its 20 worst layers.",
     )
     metrics_scalars: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -10,6 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families as classic
 
 from helpers.prometheus import lint
 from trainvitals.api.schema import Counts, Finding, Run, Severity, State
+from trainvitals.metrics.families import RUN_FAMILIES
+from trainvitals.metrics.layers import Layer, Layers
+from trainvitals.metrics.vitals import Measured, Vitals
 from trainvitals.wire import Batch, Heartbeat
 from trainvitals_server.publish import metrics
 from trainvitals_server.publish.counters import (
@@ -20,9 +23,7 @@ from trainvitals_server.publish.counters import (
     histogram,
 )
 from trainvitals_server.publish.exposition import Publisher
-from trainvitals_server.publish.families import COLLECTOR_FAMILIES, RUN_FAMILIES
-from trainvitals_server.publish.layers import Layer, Layers
-from trainvitals_server.publish.vitals import Measured, Vitals
+from trainvitals_server.publish.families import COLLECTOR_FAMILIES
 from trainvitals_server.store.types import StoredRun, Totals
 
 NOW = 1_000_000.0
@@ -65,7 +66,9 @@ VITALS = Vitals(
     step_time_s=0.25,
     skipped=3,
     scalars={"accuracy": 0.9},
-    layers=Layers((Layer("fc.weight", 0.1, 0.01, 1e-3),), 4, 12.0),
+    layers=Layers(
+        (Layer("fc.weight", 0.1, 0.01, 1e-3),), 4, 12.0, (Layer("fc", 0.2, 0.02, 2e-3),), 3
+    ),
 )
 
 
@@ -118,7 +121,7 @@ class FakeRounds:
 
 
 def publisher(*runs, measured_at=NOW - 1, vitals=VITALS, counters=None, stats=None, **known):
-    names = ("series_max", "queue_bytes", "now", "layers", "notifications")
+    names = ("series_max", "queue_bytes", "now", "detail", "notifications")
     options = {name: known.pop(name) for name in names if name in known}
     return Publisher(
         FakeStore(*runs, **known),
@@ -143,7 +146,7 @@ def values(publisher, name, **labels):
     return [v for (n, of), v in scraped(publisher).items() if n == name and wanted <= of]
 
 
-def full():
+def full(detail="layer"):
     """A publisher with a value in every family."""
     counters = IngestCounters()
     counters.accepted(
@@ -162,14 +165,15 @@ def full():
         findings=[finding()],
         dropped={"queue_full": 5},
         queue_bytes=lambda: 12,
-        layers=True,
+        detail=detail,
         notifications=lambda: {("team", "sent"): 2},
     )
 
 
 @pytest.mark.needs_prometheus
-def test_promtool_finds_nothing_to_complain_of():
-    body, _ = full().expose(None)
+@pytest.mark.parametrize("detail", ["group", "layer"])
+def test_promtool_finds_nothing_to_complain_of(detail):
+    body, _ = full(detail).expose(None)
     assert lint(body) == ""
 
 
@@ -181,8 +185,11 @@ def test_promtool_does_complain_of_a_bad_name():
 
 
 def test_every_family_of_the_list_is_there_when_it_has_a_value():
-    body, _ = full().expose(None)
-    shown = {f.name for f in classic(body.decode())}
+    shown = {
+        family.name
+        for detail in ("group", "layer")
+        for family in classic(full(detail).expose(None)[0].decode())
+    }
     listed = {f"trainvitals_{f.name}" for f in (*RUN_FAMILIES, *COLLECTOR_FAMILIES)}
     assert listed | {"trainvitals_runs_left_out"} == shown
 
@@ -325,11 +332,20 @@ def test_a_run_with_everything_has_at_most_sixty_series():
 
 
 def test_layers_have_series_only_when_the_operator_chose_them():
-    without, with_layers = publisher(summary()), publisher(summary(), layers=True)
+    without, with_layers = publisher(summary()), publisher(summary(), detail="layer")
     assert values(without, "trainvitals_layer_weight_rms") == []
     assert values(without, "trainvitals_run_gradient_norm_layer_spread_ratio") == [12]
     assert values(with_layers, "trainvitals_layer_weight_rms", layer="fc.weight") == [0.1]
     assert values(with_layers, "trainvitals_layers_left_out") == [4]
+    assert values(with_layers, "trainvitals_block_weight_rms") == []
+
+
+def test_blocks_have_series_only_when_the_operator_chose_them():
+    blocks = publisher(summary(), detail="group")
+    assert values(blocks, "trainvitals_block_weight_rms", block="fc") == [0.2]
+    assert values(blocks, "trainvitals_blocks_left_out") == [3]
+    assert values(blocks, "trainvitals_layer_weight_rms") == []
+    assert values(publisher(summary()), "trainvitals_block_weight_rms") == []
 
 
 def test_scrapes_share_a_snapshot_and_totals_are_counted_twice_a_minute():

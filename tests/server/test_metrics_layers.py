@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
+from trainvitals.metrics.layers import LAYERS_MAX, Layers, layers_of
 from trainvitals.wire import Place, Stat, Stream
-from trainvitals_server.publish.layers import LAYERS_MAX, Layers, layers_of
 
 
 def measured(ratios, l2=None, nonfinite=None):
@@ -52,6 +53,34 @@ def test_the_rms_is_the_norm_over_the_root_of_the_count_and_the_spread_its_large
 def test_layers_over_the_limit_are_counted():
     layers = layers_of(measured([1e-3] * (LAYERS_MAX + 7)))
     assert (len(layers.worst), layers.left_out) == (LAYERS_MAX, 7)
+
+
+def test_a_block_has_the_values_of_its_weights_as_if_they_were_one_tensor():
+    shapes = {"enc.0.q.weight": (4, 4), "enc.0.k.weight": (2, 2), "enc.1.q.weight": (4, 4)}
+    places = [Place(name, kind="weight", shape=shape) for name, shape in shapes.items()]
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    updates = {name: 1e-2 * rng.normal(size=shape) for name, shape in shapes.items()}
+    rms = lambda x: float(np.sqrt(np.mean(x**2)))  # noqa: E731
+    example = Example(3)
+    for stream, of in ((Stream.WEIGHT, weights), (Stream.GRADIENT, updates)):
+        columns = {n: {Stat.L2: float(np.linalg.norm(x)), Stat.NONFINITE: 0} for n, x in of.items()}
+        example = example.stream(stream, places, columns)
+    ratios = {n: {Stat.RATIO: rms(updates[n]) / rms(weights[n])} for n in shapes}
+    layers = layers_of(example.stream(Stream.UPDATE, places, ratios).history)
+    first = next(block for block in layers.blocks if block.name == "enc.0")
+    names = ("enc.0.q.weight", "enc.0.k.weight")
+    weight = rms(np.concatenate([weights[n].ravel() for n in names]))
+    update = rms(np.concatenate([updates[n].ravel() for n in names]))
+    assert first.weight_rms == pytest.approx(weight, rel=1e-5)
+    assert first.gradient_rms == pytest.approx(update, rel=1e-5)
+    assert first.update_ratio == pytest.approx(update / weight, rel=1e-5)
+    assert {block.name for block in layers.blocks} == {"enc.0", "enc.1"}
+
+
+def test_a_gradient_that_is_not_finite_makes_that_of_its_block_so():
+    layers = layers_of(measured([1e-3, 1e-3], l2=[1.0, 1.0], nonfinite={"l1": 5}))
+    assert [block.name for block in layers.blocks if math.isnan(block.gradient_rms)] == ["l1"]
 
 
 def test_a_run_without_measurements_has_no_layers():

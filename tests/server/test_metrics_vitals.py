@@ -7,8 +7,8 @@ import pytest
 
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
+from trainvitals.metrics.vitals import LABELS_MAX, vitals_of
 from trainvitals.wire import Place, Stat, Stream
-from trainvitals_server.publish.vitals import LABELS_MAX, vitals_of
 
 NAN = float("nan")
 

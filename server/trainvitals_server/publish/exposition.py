@@ -18,10 +18,11 @@ from prometheus_client import exposition, openmetrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 
+from trainvitals.metrics.layers import Detail
+from trainvitals.metrics.vitals import Measured
 from trainvitals_server.publish.counters import IngestCounters, RoundStats
 from trainvitals_server.publish.metrics import SERIES_MAX, registry_of
 from trainvitals_server.publish.snapshot import Snapshot, SnapshotStore, gather
-from trainvitals_server.publish.vitals import Measured
 from trainvitals_server.store.types import Totals
 
 SNAPSHOT_S: Final = 1.0
@@ -52,7 +53,7 @@ class Publisher:
         *,
         queue_bytes: Callable[[], int] | None = None,
         series_max: int = SERIES_MAX,
-        layers: bool = False,
+        detail: Detail = "run",
         notifications: Callable[[], Mapping[tuple[str, str], int]] | None = None,
         now: Callable[[], float] = wall_clock,
     ) -> None:
@@ -60,7 +61,7 @@ class Publisher:
         self._rounds = rounds
         self._counters = counters
         self._queue_bytes = queue_bytes
-        self._layers = layers
+        self._detail = detail
         self._notifications = notifications
         self._now = now
         self._version = version("trainvitals")
@@ -99,6 +100,6 @@ class Publisher:
             ingest=self._counters.read(),
             now=now,
             queue_bytes=self._queue_bytes() if self._queue_bytes else None,
-            layers=self._layers,
+            detail=self._detail,
             notifications=self._notifications() if self._notifications else None,
         )

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from trainvitals.api.schema import Run
+from trainvitals.metrics.families import RunView
+from trainvitals.metrics.layers import Detail
+from trainvitals.metrics.vitals import AGE_MAX_S, Measured, Vitals
 from trainvitals_server.publish.counters import IngestCounts, RoundStats
-from trainvitals_server.publish.layers import Layers
-from trainvitals_server.publish.vitals import AGE_MAX_S, Measured, Vitals
 from trainvitals_server.store.types import StoredRun, Totals
 
 ENDED_FOR_S: Final = 600.0
@@ -49,17 +50,6 @@ class SnapshotStore(Protocol):
 
 
 @dataclass(frozen=True)
-class RunView:
-    """The values of one run in a snapshot."""
-
-    run: Run
-    vitals: Vitals = field(default_factory=Vitals)
-    """Empty when the newest measured values are older than AGE_MAX_S."""
-    findings: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Number of open findings by (rule, severity)."""
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """The values of the collector and its runs at one time."""
 
@@ -86,19 +76,19 @@ def gather(
     ingest: IngestCounts,
     now: float,
     queue_bytes: int | None = None,
-    layers: bool = False,
+    detail: Detail = "run",
     notifications: Mapping[tuple[str, str], int] | None = None,
 ) -> Snapshot:
     """Return the snapshot at the time `now`, in seconds since the epoch.
 
-    Without `layers`, it contains no values of single layers.
+    `detail`: whether it contains values of blocks or of single layers.
     """
     shown = list(_shown(store, measured, now))
     findings = store.open_findings([stored.pk for stored in shown])
     views = [
         RunView(
             stored.run,
-            _recent(stored.run, measured.get(stored.pk), now, layers=layers),
+            _recent(stored.run, measured.get(stored.pk), now, detail),
             findings.get(stored.pk, {}),
         )
         for stored in shown
@@ -149,10 +139,7 @@ def _in_state(store: SnapshotStore, state: str) -> Iterator[StoredRun]:
             return
 
 
-def _recent(run: Run, measured: Measured | None, now: float, *, layers: bool) -> Vitals:
+def _recent(run: Run, measured: Measured | None, now: float, detail: Detail) -> Vitals:
     if measured is None or now - min(measured.at, run.last_report_at) > AGE_MAX_S:
         return Vitals()
-    if layers:
-        return measured.vitals
-    spread = measured.vitals.layers.gradient_spread
-    return replace(measured.vitals, layers=Layers(gradient_spread=spread))
+    return replace(measured.vitals, layers=measured.vitals.layers.at(detail))

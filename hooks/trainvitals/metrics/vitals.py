@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 
 from trainvitals.diagnosis.history import History
+from trainvitals.metrics.layers import Layers, layers_of
 from trainvitals.wire import Scalar, Stat, Stream
-from trainvitals_server.publish.layers import Layers, layers_of
 
 AGE_MAX_S: Final = 300.0
 """An older value is absent, because a constant curve would look like an active run."""
