@@ -1,7 +1,7 @@
-"""A data set that draws random numbers, in a module that a spawned worker can import."""
+"""A data set that draws random numbers, for spawned workers to import, and its DataLoader."""
 
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 SAMPLES = 96
 
@@ -21,3 +21,7 @@ def noisy_samples(*, bad=None):
     if bad is not None:
         x[bad, 2] = float("nan")
     return Noisy(x, y)
+
+
+def loader_of(dataset, workers=0, **options):
+    return DataLoader(dataset, batch_size=8, shuffle=True, num_workers=workers, **options)

@@ -101,9 +101,7 @@ class Recorder:
         self._frozen = 0
         self._pending: _Pending | None = None
         self._threads: list[threading.Thread] = []
-        self._loaders: weakref.WeakKeyDictionary[DataLoader[Any], ObservedBatches] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loaders: dict[int, tuple[weakref.ref[DataLoader[Any]], ObservedBatches | None]] = {}
         self._batches_begin_steps = False
         self._others: OtherStates | None = None
         self._others_step = -1
@@ -151,20 +149,39 @@ class Recorder:
         self._guarded(lambda: self._context.losses.append(_per_sample(value)))
 
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
-        """Return an iterable over the same batches that observes their sample indices."""
+        """Return an iterable over the same batches that observes their sample indices.
+
+        It is the loader itself where they cannot be observed, and after an exception, which is
+        counted.
+        """
         if self._is_off:
             return loader
-        found: Iterable[Any] = loader
-        with_reason = unobservable(loader) if not isinstance(loader, ObservedBatches) else ""
-        if isinstance(loader, DataLoader):
-            if loader in self._loaders:
-                return self._loaders[loader]
-            if not with_reason:
-                observed = ObservedBatches(loader, self._drawn, self._delivered, self._no_indices)
-                self._loaders[loader] = found = observed
-        if with_reason:
-            self._no_indices(with_reason)
-        return found
+        try:
+            observed = self._observed(loader)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._failed(error)
+            self._no_indices(f"observing the DataLoader raised {type(error).__name__}")
+            return loader
+        return loader if observed is None else observed
+
+    def _observed(self, loader: Any) -> ObservedBatches | None:
+        """Return the observer of a loader, the same in each epoch; None if there is none."""
+        if isinstance(loader, ObservedBatches):
+            return loader
+        # By identity: a DataLoader may have an `__eq__`, with or without a hash.
+        key = id(loader)
+        if key in self._loaders:
+            return self._loaders[key][1]
+        if reason := unobservable(loader):
+            self._no_indices(reason)
+            return None
+        loaders = self._loaders
+        # None first: after an exception below, the next epoch does not try again.
+        here = weakref.ref(loader, lambda _: loaders.pop(key, None))
+        loaders[key] = (here, None)
+        observed = ObservedBatches(loader, self._drawn, self._delivered, self._no_indices)
+        loaders[key] = (here, observed)
+        return observed
 
     def finding_opened(self, finding: Finding) -> None:
         """Note a finding; called in the thread of the diagnosis."""
@@ -183,8 +200,9 @@ class Recorder:
         if not self._is_off:
             self._guarded(self._handle_triggers)
         self._is_off = True
-        if self._pending is not None:
-            self._pending.is_due.set()
+        pending = self._pending  # read once: the writing thread sets it to None
+        if pending is not None:
+            pending.is_due.set()
         deadline = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

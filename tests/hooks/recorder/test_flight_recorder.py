@@ -1,9 +1,7 @@
 """`watch(record=)` writes the last steps when something goes wrong, and changes no training."""
 
-import copy
 import json
 import os
-import pickle
 import random
 import threading
 import time
@@ -13,20 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import trainvitals
-from helpers.noisy_samples import noisy_samples
+from helpers.noisy_samples import loader_of, noisy_samples
 from helpers.watching import network, own_home  # noqa: F401 - a fixture
 from trainvitals.api.schema import Finding, Severity
 from trainvitals.random_states import other_states
-from trainvitals.recorder import bundle
+from trainvitals.recorder import Recorder, bundle
 from trainvitals.recorder.ring import Ring, StepContext
 from trainvitals.wire import Frame, Stream
-
-
-def loader_of(dataset, workers=0, **options):
-    return DataLoader(dataset, batch_size=8, shuffle=True, num_workers=workers, **options)
 
 
 def train(*, record, bad=None, poisoned_step=-1, epochs=1, **options):
@@ -304,120 +297,6 @@ def test_no_thread_is_left_and_none_is_started_without_a_reason(tmp_path):
     assert not [t for t in threading.enumerate() if t.name == "trainvitals-recorder"]
 
 
-# The training is the same.
-
-
-def outcome(*, record, workers, batches=True, context=None, **options):
-    """Train two epochs; return everything that could differ."""
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    monitor = trainvitals.watch(model, optimizer, collector="off", record=record, **options)
-    loader = loader_of(
-        noisy_samples(), workers, multiprocessing_context=context, persistent_workers=workers > 0
-    )
-    inputs, losses = [], []
-    for _ in range(2):
-        for x, y in monitor.batches(loader) if batches else loader:
-            loss = nn.functional.cross_entropy(model(x), y, reduction="none")
-            inputs.append(x)
-            losses.append(loss.detach())
-            optimizer.zero_grad()
-            monitor.loss(loss).mean().backward()
-            optimizer.step()
-    monitor.close()
-    return {
-        "inputs": torch.stack(inputs),
-        "losses": torch.stack(losses),
-        "weights": torch.cat([p.detach().reshape(-1) for p in model.parameters()]),
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
-    }
-
-
-@pytest.mark.parametrize(
-    ("workers", "context", "record_state"),
-    [(0, None, False), (0, None, True), (2, "fork", False), (2, "spawn", False)],
-    ids=["in this process", "with the state", "fork", "spawn"],
-)
-def test_the_training_and_the_order_of_the_batches_are_the_same(
-    tmp_path, workers, context, record_state
-):
-    plain = outcome(record=False, workers=workers, batches=False, context=context)
-    recorded = outcome(record=tmp_path, workers=workers, context=context, record_state=record_state)
-    for name, value in plain.items():
-        same = torch.equal(value, recorded[name]) if torch.is_tensor(value) else None
-        assert same or value == recorded[name], name
-
-
-# Batches.
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_indices_are_those_of_the_batch_that_arrived(tmp_path, workers):
-    x = torch.arange(64.0)[:, None].repeat(1, 8)
-    loader = loader_of(TensorDataset(x), workers)
-    monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
-    seen = []
-    for step, (rows,) in enumerate(monitor.batches(loader)):
-        seen.append(rows[:, 0].tolist())
-        monitor._recorder.step_ended(step)
-    contexts = monitor._recorder._ring.freeze().contexts
-    monitor.close()
-    assert [[i.tolist() for i in c.batches] for c in contexts] == [[s] for s in seen]
-
-
-def test_a_dataloader_is_not_changed_by_it(tmp_path):
-    loader = loader_of(noisy_samples())
-    before, sampler = dict(loader.__dict__), loader.batch_sampler
-    monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
-    observed = monitor.batches(loader)
-    list(observed)
-    assert loader.__dict__ == before
-    assert loader.batch_sampler is sampler
-    assert b"trainvitals" not in pickle.dumps(loader.batch_sampler)
-    assert type(copy.deepcopy(loader).batch_sampler) is type(sampler)
-    assert len(observed) == len(loader) == 12
-    assert observed.dataset is loader.dataset
-    assert monitor.batches(loader) is observed
-    monitor.close()
-    assert monitor.batches(loader) is loader
-
-
-def test_several_batches_of_one_step_are_kept_in_order(tmp_path):
-    loader = loader_of(noisy_samples())
-    monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
-    recorder = monitor._recorder
-    for at, _ in enumerate(monitor.batches(loader)):
-        if at % 3 == 2:
-            recorder.step_ended(at // 3)
-    sizes = [[len(b) for b in c.batches] for c in recorder._ring.freeze().contexts]
-    monitor.close()
-    assert sizes == [[8, 8, 8]] * 4
-
-
-class Stream1(IterableDataset):
-    def __iter__(self):
-        return iter(torch.zeros(4, 8))
-
-
-@pytest.mark.parametrize(
-    ("loader", "reason"),
-    [
-        ([1, 2], "was given a list"),
-        (DataLoader(Stream1(), batch_size=2), "IterableDataset"),
-    ],
-)
-def test_what_has_no_indices_is_returned_with_the_reason(tmp_path, loader, reason):
-    monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
-    assert monitor.batches(loader) is loader
-    monitor.close()
-    assert reason in monitor.diagnosis().not_watched["sample indices"]
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_records_nothing(tmp_path):
     monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
@@ -430,3 +309,26 @@ def test_a_forked_child_records_nothing(tmp_path):
         os._exit(len(list(tmp_path.iterdir())))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     monitor.close()
+
+
+def test_it_closes_while_the_writer_ends(tmp_path):
+    class Raced(Recorder):
+        """The bundle that is pending is written right after it was looked at."""
+
+        @property
+        def _pending(self):
+            found, self._kept = self._kept, None
+            return found
+
+        @_pending.setter
+        def _pending(self, value):
+            self._kept = value
+
+    model = network()
+    recorder = Raced(
+        tmp_path, run="a", project="b", rank=0, models={"": model}, optimizers=lambda: []
+    )
+    recorder.finding_opened(finding(step=0))
+    recorder.step_ended(0)
+    recorder.close()
+    assert len(recorder.bundles) == 1
