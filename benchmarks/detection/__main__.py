@@ -3,6 +3,7 @@
 make bench-detection                                   # every case, one seed
 make bench-detection ARGS='--seeds 5 --jobs 2 --json result.json'
 make bench-detection ARGS='--only "*@mlp-digits" --split tuning'
+make bench-detection ARGS='--published --seeds 3'      # programs after published fault lists
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from detection.bench import bench
 from detection.case import Case, Split
 from detection.controls import CONTROLS
 from detection.faults import CASES
+from detection.published import HEALTHY, PUBLISHED
 from detection.report import data, text
 from detection.train import Outcome
 
@@ -29,7 +32,8 @@ from detection.train import Outcome
 def main() -> None:
     args = arguments()
     started = time.perf_counter()
-    cases, controls = chosen(CASES, args), chosen(CONTROLS, args)
+    lists = (PUBLISHED, HEALTHY) if args.published else (CASES, CONTROLS)
+    cases, controls = (chosen(each.values(), args) for each in lists)
     print(
         f"{len(cases)} faults with twins, {len(controls)} controls, {args.seeds} seed(s)",
         flush=True,
@@ -40,6 +44,7 @@ def main() -> None:
         args.seeds,
         jobs=args.jobs,
         every=args.every,
+        fixes=not args.published,
         progress=show if args.verbose else quiet,
         until=lambda: time.perf_counter() - started > 60 * args.minutes,
     )
@@ -50,11 +55,11 @@ def main() -> None:
         args.json.write_text(json.dumps(data(result), indent=1, default=str))
 
 
-def chosen(cases: dict[str, Case], args: argparse.Namespace) -> list[Case]:
+def chosen(cases: Iterable[Case], args: argparse.Namespace) -> list[Case]:
     """Return the cases that the options select."""
     return [
         case
-        for case in cases.values()
+        for case in cases
         if fnmatchcase(case.name, args.only) and args.split in (None, case.base.split)
     ]
 
@@ -78,6 +83,9 @@ def quiet(_: Outcome) -> None:
 def arguments() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--published", action="store_true", help="the published fault list; fixes are not tried"
+    )
     parser.add_argument("--only", default="*", help="glob of case names: *@mlp-digits")
     parser.add_argument("--split", choices=[*Split], help="tuning or held-out; default both")
     parser.add_argument("--seeds", type=int, default=1, help="5 for the published table")

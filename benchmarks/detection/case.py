@@ -85,9 +85,13 @@ class Case:
     def causes(self) -> frozenset[str]:
         return self.fault.causes if self.fault else NO_RULES
 
+    def own_seed(self, seed: int) -> int:
+        """Return the seed of this case, which differs from that of other cases."""
+        return (zlib.crc32(self.name.encode()) + seed) % 2**31
+
     def build(self, seed: int, *, repaired: bool = False) -> tuple[Program, Places]:
         """Return the program and the acceptable places; `repaired` leaves the fault out."""
-        own_seed = (zlib.crc32(self.name.encode()) + seed) % 2**31
+        own_seed = self.own_seed(seed)
         torch.manual_seed(own_seed)
         program = self.base.build(own_seed)
         if self.change:

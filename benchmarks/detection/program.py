@@ -40,7 +40,8 @@ class Program:
     loss: Loss
     metric: Metric
     lr: float
-    optimizer: Callable[[Any, float], Optimizer] = torch.optim.Adam
+    optimizer: Callable[[Any, float], Any] = torch.optim.Adam
+    """Returns an optimizer, or a list of them for a program with its own `step`."""
     steps: int = 250
     batch_size: int = 32
     parameters: Callable[[nn.Module], Any] = lambda model: [*model.parameters()]
@@ -60,6 +61,11 @@ class Program:
     train_mode: bool = True
     validate_every: int = 0
     loss_falls: bool = True
+    step: Callable[[Program, Any, Any, int], None] | None = None
+    """Trains one step of a program with several models, instead of the common loop.
+
+    Receives the program, what `optimizer` returned, the monitor and the number of the step.
+    """
     started: list[Callable[[Program, Optimizer], None]] = field(default_factory=list)
     """Called once, after the optimizer is built and before `watch`."""
     events: list[Callable[[int, Program, Optimizer], None]] = field(default_factory=list)

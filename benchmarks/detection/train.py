@@ -213,7 +213,9 @@ def _steps(
         return loss
 
     for step in range(program.steps):
-        if program.closure:
+        if program.step:
+            program.step(program, optimizer, monitor, step)
+        elif program.closure:
             optimizer.step(backward)
         else:
             backward()

@@ -1,0 +1,33 @@
+"""Programs after published collections of faults; importing this fills the registry."""
+
+from detection.published import (
+    bias,
+    controls,
+    fit,
+    flow,
+    initialisation,
+    loss,
+    numeric,
+    optimizer,
+    samples,
+    scaling,
+    wiring,
+)
+from detection.published.register import HEALTHY, PUBLISHED, Published
+
+__all__ = [
+    "HEALTHY",
+    "PUBLISHED",
+    "Published",
+    "bias",
+    "controls",
+    "fit",
+    "flow",
+    "initialisation",
+    "loss",
+    "numeric",
+    "optimizer",
+    "samples",
+    "scaling",
+    "wiring",
+]
