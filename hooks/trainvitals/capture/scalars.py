@@ -40,6 +40,8 @@ class Taken(NamedTuple):
         losses, taken = self.losses, self.others.copy()
         for name, (total, count) in self.terms.items():
             taken[f"{Scalar.LOSS_TERM}/{name}"] = total / count
+        if len(losses) > 1:
+            taken[Scalar.MICRO_BATCHES] = float(len(losses))
         numbers = [x for x in losses if type(x) is float]
         if losses and len(numbers) == len(losses):
             finite = [x for x in numbers if math.isfinite(x)]

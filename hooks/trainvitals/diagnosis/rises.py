@@ -14,6 +14,9 @@ GROWTH_STEPS = 10
 """Minimum number of steps of a growth by a constant factor."""
 GROWTH_MIN = 1.02
 """Smallest factor per step that counts as growth."""
+CONSTANT_MIN = 0.7
+"""Growth per step of the second half relative to the first: a sum over more and more samples grows
+by a factor that falls."""
 GROWTH_TOTAL = 10.0
 """Smallest factor of the whole growth."""
 
@@ -35,9 +38,8 @@ def exponential_growth(course: Course) -> Growth | None:
     minimum by a constant factor in each step (Goodfellow et al., "Deep Learning", 2016, 4.3.1).
     """
     values = course.loss.values.astype(np.float64)
-    values = values[np.isfinite(values) & (values > 0)]
-    n = min(len(values), len(course.loss.steps))
-    if n < GROWTH_STEPS + 1:
+    n = len(values)
+    if n < GROWTH_STEPS + 1 or not (values > 0).all():
         return None
     with np.errstate(over="ignore"):
         factors = values[1:] / values[:-1]
@@ -47,7 +49,9 @@ def exponential_growth(course: Course) -> Growth | None:
     if steps < GROWTH_STEPS or start > max(GROWTH_STEPS, n // 10):
         return None
     factor, total = float(np.median(factors[start:])), float(values[-1] / values[start])
-    if factor < GROWTH_MIN or total < GROWTH_TOTAL:
+    first, second = (float(np.median(half)) for half in np.array_split(factors[start:], 2))
+    constant = second - 1 > CONSTANT_MIN * (first - 1)
+    if factor < GROWTH_MIN or total < GROWTH_TOTAL or not constant:
         return None
     return Growth(int(course.loss.steps[start]), factor, steps, total)
 

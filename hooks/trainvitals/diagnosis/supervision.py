@@ -31,6 +31,11 @@ DOWNSTREAM = frozenset(
 """Rules whose findings a faulty connection of model, loss and targets can cause."""
 
 
+_MOMENTS = (
+    *(Scalar.PREDICTION_MIN, Scalar.PREDICTION_MAX),
+    *(Scalar.PREDICTION_MEAN, Scalar.PREDICTION_STD),
+    *(Scalar.TARGET_MEAN, Scalar.TARGET_STD),
+)
 _CLASS_LOSSES = (("CrossEntropyLoss",), ("NLLLoss",))
 
 
@@ -162,6 +167,8 @@ def loss_of_constant(history: History) -> float | None:
 OUTLIER_SHARE = 0.7
 """Share of the variance of a batch's targets in one target, above which it is an outlier. The
 largest of 64 normal values has 0.1."""
+OUTLIER_DISTANCE = 25.0
+"""Distance of the most distant target in standard deviations of the batch with the smallest one."""
 OUTLIER_BATCHES = 0.2
 """Share of the batches that have an outlier; 2 % of the targets are in half of batches of 32."""
 
@@ -189,7 +196,34 @@ def outlier_share(history: History) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.maximum(high - mean, mean - low) ** 2 / (entries * std**2)
     share = share[np.isfinite(share)]
+    # Rare ones among zeros, or small counts: the most distant target is not far from the others.
+    usual = std[std > 0].min(initial=np.inf)
+    if not max(float(np.abs(high - mean).max()), float(np.abs(low - mean).max())) > (
+        OUTLIER_DISTANCE * usual
+    ):
+        return 0.0
     return float(np.quantile(share, 1 - OUTLIER_BATCHES)) if len(share) else 0.0
+
+
+def largest_loss(history: History) -> float:
+    """Return an upper bound of the first loss, from the first predictions and targets.
+
+    For a cross entropy, ln C plus the largest difference of two logits; for a squared error, the
+    squared sum of the distance of the means and both standard deviations. Infinity if unknown.
+    """
+    kind = only_loss(history)
+    if kind is None or len(kind.kinds) != 1:
+        return float("inf")
+    first = [history.scalar(name).finite().values[:1] for name in _MOMENTS]
+    if any(len(values) == 0 for values in first[:4]):
+        return float("inf")
+    low, high, mean, std = (float(values[0]) for values in first[:4])
+    if kind.kinds[0] in ("CrossEntropyLoss", "NLLLoss") and kind.classes > 1:
+        return float(np.log(kind.classes)) + high - low
+    if kind.kinds[0] != "MSELoss" or any(len(values) == 0 for values in first[4:]):
+        return float("inf")
+    target_mean, target_std = (float(values[0]) for values in first[4:])
+    return (abs(mean - target_mean) + std + target_std) ** 2
 
 
 def _read(event: Event) -> LossKind:

@@ -202,6 +202,8 @@ class Scalar(StrEnum):
 
     LOSS_TERM = "loss_term"
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
+    MICRO_BATCHES = "micro_batches"
+    """Number of training losses of a step, if there are several."""
     PREDICTION_MIN = "prediction_min"
     """Smallest entry of the prediction that the loss function was given, in the first micro-batch
     of a sampled step; at most 16,384 entries of a tensor are read. For a cross entropy these are

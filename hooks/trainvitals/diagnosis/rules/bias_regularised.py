@@ -72,10 +72,10 @@ class BiasRegularised(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at a scale, or at the bias of the output layer if there is one."""
         rate = _strongest_decay(history)
-        if history.steps_seen < self.steps_min:
+        if history.steps_seen < self.steps_min or Course(history).converged:
             return
         found = list(self._gains(history, rate))
-        if found or not rate > self.decay_rate_max or Course(history).converged:
+        if found or not rate > self.decay_rate_max:
             yield from found
             return
         places = history.places(Stream.WEIGHT)

@@ -16,6 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import SHUFFLED
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import called as name_of
+from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Array, Floats, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
@@ -30,8 +31,8 @@ class ConstantOrDuplicateInput(Rule):
     """Every sample of a batch has the same input or target, or every step has the same batch.
 
     ## What it detects
-    - Inputs: in the first three measured steps, the first layer's outputs do not differ between the
-      samples of a batch, although its weights are not 0: all samples have one input. An error.
+    - Inputs: in the first three measured steps, no layer's outputs differ between the samples of a
+      batch, although the first layer's weights are not 0: all samples have one input. An error.
     - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
@@ -68,6 +69,9 @@ class ConstantOrDuplicateInput(Rule):
     fix: ClassVar[str] = SHUFFLED
     refuted_by: ClassVar[str] = "A batch contains two targets that differ."
 
+    spread_max: float = threshold(
+        1e-6, "Standard deviation across samples, relative to that of the units' means."
+    )
     observations_input: int = threshold(3, "First measured steps whose inputs are compared.")
     observations: int = threshold(16, "Newest measured batches with one target each.")
     entries_min: int = threshold(8, "Minimum number of targets in a batch.")
@@ -119,10 +123,19 @@ class ConstantOrDuplicateInput(Rule):
         n = self.observations_input
         if len(spread) < n or not (len(size) and size[0] > 0) or spread.steps[0] >= n:
             return None
-        scale = 1e-6 * np.maximum(np.nan_to_num(mean.values[:n]), 1e-30)
-        return first if (spread.values[:n] <= scale).all() else None
+        # A learned query has a constant input on purpose: then other layers see the samples.
+        rows = list(range(len(history.places(Stream.ACTIVATION))))
+        every = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, rows, first=n).values
+        scale = np.nan_to_num(mean.values[:n]).max()
+        known = every[np.isfinite(every)]
+        same = known <= self.spread_max * max(float(scale), 1e-30)
+        return first if len(known) and same.all() else None
 
     def _constant(self, history: History, first: Place) -> Finding:
+        spread, mean = (
+            history.series(Stream.ACTIVATION, s, first.name).values[: self.observations_input]
+            for s in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
+        )
         return self.finding(
             severity=Severity.ERROR,
             where=first.name,
@@ -131,12 +144,12 @@ class ConstantOrDuplicateInput(Rule):
             "for every sample of a batch.",
             evidence=(
                 Evidence(
-                    quantity=f"standard deviation across samples of {first.name}",
-                    seen=0.0,
-                    limit=0.0,
+                    quantity=f"standard deviation across samples of {first.name}, relative to "
+                    "that of its units",
+                    seen=float(spread.max()) / max(float(np.nan_to_num(mean).max()), 1e-30),
+                    limit=self.spread_max,
                     direction="below",
                     healthy=(1e-3, None),
-                    text="the samples of a batch differ",
                     statistic=Stat.SAMPLE_STD,
                 ),
                 Evidence(quantity="first measured steps", seen=float(self.observations_input)),

@@ -28,7 +28,8 @@ class GradientNoiseDominates(Rule):
     ## What it detects
     A batch has at most 8 samples, the noise of the loss from step to step is above 10 % of the
     initial loss, and after 300 steps the loss has not fallen by 20 %, although each step changes
-    the weights by at least 0.1 % of their size (median over the matrices).
+    the weights by at least 0.1 % of their size (median over the matrices). Silent where the
+    gradients of several batches are accumulated.
     ## Why it matters
     The gradient of one sample is the true gradient plus noise. Where the noise is larger, the steps
     cancel each other: the weights wander, and more steps help little. The noise falls with the
@@ -71,6 +72,8 @@ class GradientNoiseDominates(Rule):
         shape = (kind.target_shape or kind.prediction_shape) if kind else ()
         if not shape or shape[0] > self.samples_max or not course.known or course.converged:
             return
+        if len(history.scalar(Scalar.MICRO_BATCHES)):
+            return  # the gradients of several batches are accumulated
         if len(course.loss) < self.steps_min or course.initial <= 0:
             return
         share = course.noise / course.initial

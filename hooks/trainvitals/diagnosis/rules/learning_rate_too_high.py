@@ -14,7 +14,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import Window, is_recurrent
+from trainvitals.diagnosis.places import Window
 from trainvitals.diagnosis.rate_damage import collapsed, grown, overwritten
 from trainvitals.diagnosis.rises import (
     cause_of,
@@ -42,10 +42,10 @@ class LearningRateTooHigh(Rule):
     (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its noise,
     or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
     threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
-    captured steps in a row while the loss does not fall. (3) r is above 0.03, and after 60 steps
-    the loss has not fallen by 10 % (15 % after 150, unless the network is recurrent) and has no
-    downward trend; r of the first ten steps counts only if r is less than a tenth of it now: large
-    first updates may have broken the model. (4) The loss need not fall (a policy gradient), and one
+    captured steps in a row while the loss does not fall (above 0.3 if it need not fall). (3) r is
+    above 0.03, and after 60 steps the loss has not fallen by 10 % and has no downward trend; r of
+    the first ten steps counts only if r is less than a tenth of it now: large first updates may
+    have broken the model. (4) The loss need not fall (a policy gradient), and one
     of the first three updates was larger than the weights. (5) The loss grows by the same factor of
     1.02 or more in each step from its first tenth on, tenfold in all. (6) The loss of a classifier
     that is not recurrent is above half of its start, r of the first steps was above 0.03, and the
@@ -106,8 +106,6 @@ class LearningRateTooHigh(Rule):
     fall_early: float = threshold(
         0.1, "Fall of the loss, as a share of its start, that is learning after 60 steps."
     )
-    steps_late: int = threshold(150, "Number of steps after which `fall_late` is expected.")
-    fall_late: float = threshold(0.15, "The same after `steps_late`.")
     collapse_share: float = threshold(
         0.1, "Update ratio now as a share of the first ones; below it the first ones count too."
     )
@@ -294,12 +292,10 @@ class LearningRateTooHigh(Rule):
             lower_rate(damage.ratio),
         )
 
-    def _stuck(self, history: History, ratio: Window, course: Course) -> Finding | None:
+    def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
         if len(course.loss) < STUCK_STEPS or not course.known or course.erratic:
             return None
-        late = len(course.loss) >= self.steps_late and not is_recurrent(history)
-        share = self.fall_late if late else self.fall_early
-        if course.converged or course.falling or course.learned(share=share):
+        if course.converged or course.falling or course.learned(share=self.fall_early):
             return None
         if course.now() > (1 + self.rise_max) * course.initial:
             return None  # a loss that rises slowly, such as a sum over longer and longer episodes

@@ -83,6 +83,9 @@ class NoLearning(Rule):
     steps_min_constant: int = threshold(
         200, "Minimum number of steps of a classifier whose loss fell to that of a constant."
     )
+    balanced_min: float = threshold(
+        0.9, "Minimum entropy of the classes, as a share of ln(classes), for that comparison."
+    )
     constant_min: float = threshold(
         0.98, "Loss now as a share of that of the best prediction that ignores the input."
     )
@@ -160,6 +163,8 @@ class NoLearning(Rule):
         constant = loss_of_constant(history)
         if not constant or len(course.loss) < self.steps_min_constant:
             return False
+        if constant < self.balanced_min * math.log(kind.classes):
+            return False  # the frequencies of rare classes are not known well enough
         before = course.loss.values[-len(course.loss) // 2 :][:20]
         if course.falling and course.now(20) < (1 - self.creeping_max) * middle(before):
             return False

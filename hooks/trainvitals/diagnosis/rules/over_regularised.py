@@ -17,7 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
-from trainvitals.diagnosis.supervision import loss_of_constant
+from trainvitals.diagnosis.supervision import largest_loss, loss_of_constant
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _LESS_DROPOUT: Final = at(
@@ -91,7 +91,7 @@ class OverRegularised(Rule):
         3, "Captured steps in a row with a norm at or below `norm_share`, for a penalty."
     )
     penalty_min: float = threshold(
-        0.5, "Share of the first loss above that of a constant prediction, 0 to 1."
+        0.5, "Share of the first loss that the predictions and targets cannot explain, 0 to 1."
     )
     unexplained_min: float = threshold(
         0.6, "Loss now relative to that of a constant prediction; fires above this value."
@@ -115,7 +115,8 @@ class OverRegularised(Rule):
         course, constant = Course(history), loss_of_constant(history)
         if not constant or not course.known or len(course.loss) < self.steps_min_penalty:
             return
-        penalty = 1 - constant / course.initial if course.initial > 0 else 0.0
+        explained = largest_loss(history)
+        penalty = 1 - explained / course.initial if course.initial > 0 else 0.0
         unexplained = course.now(20) / constant
         shares = self._shares(history)
         run = int(trailing_run(shares.values <= self.norm_share))
@@ -133,7 +134,7 @@ class OverRegularised(Rule):
             f"{number(unexplained)} times that of a constant prediction.",
             evidence=(
                 Evidence(
-                    quantity="share of the first loss above that of a constant prediction",
+                    quantity="share of the first loss that the predictions cannot explain",
                     seen=penalty,
                     limit=self.penalty_min,
                     direction="above",

@@ -116,6 +116,8 @@ class ParameterNotUpdated(Rule):
         left_out = not first.optimized
         if not left_out and history.facts.get("optimizer") == "LBFGS":
             return  # a converged LBFGS makes no update
+        if not left_out and Course(history).converged:
+            return  # updates near the minimum are lost to rounding
         severity = self._severity(history, places, missing)
         reason = "is in no parameter group" if left_out else "its update is exactly zero"
         size = float(median(gradient.values)[rows.index(found[0][1])])

@@ -49,9 +49,10 @@ class TargetNotScaled(Rule):
     the predictions of the first three: the mean of the targets lies further than 10 from that of
     the predictions, or their standard deviation is above 10, each also in units of ten standard
     deviations of the initial predictions if these are larger than 1. Where the targets are not
-    measured, the first loss gives their distance, and 30 is the limit. With MSELoss also the
-    reverse: the standard deviation of the targets is below 0.01 and a thirtieth of that of the
-    initial predictions, and after 100 steps the loss still exceeds half of the targets' variance.
+    measured, the first loss gives their distance, and 30 is the limit, if the loss has not fallen
+    by 30 % in 100 steps. With MSELoss also the reverse: the standard deviation of the targets is
+    below 0.01 and a thirtieth of that of the initial predictions, and after 100 steps the loss
+    still exceeds half of the targets' variance.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -90,7 +91,9 @@ class TargetNotScaled(Rule):
     small_share: float = threshold(
         1 / 30, "Standard deviation of the targets divided by that of the initial predictions."
     )
-    steps_min_small: int = threshold(100, "Minimum number of steps for targets that are small.")
+    steps_min_small: int = threshold(
+        100, "Minimum number of steps for targets that are small, or not measured."
+    )
     unexplained_min: float = threshold(
         0.5, "Loss divided by the variance of the targets, for targets that are small."
     )
@@ -134,6 +137,9 @@ class TargetNotScaled(Rule):
 
         An absolute error does not keep its targets in the graph.
         """
+        course = Course(history)
+        if len(course.loss) < self.steps_min_small or course.learned(share=0.3):
+            return  # another factor of the loss, or targets that the model reaches
         outputs = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
         loss = history.scalar(Scalar.LOSS).finite().values[:_FIRST].astype(np.float64)
         if len(outputs) != 1 or len(loss) < _FIRST or _is_sum(history):

@@ -15,7 +15,7 @@ from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, middle
+from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
@@ -69,6 +69,9 @@ class Undertrained(Rule):
     )
     level_min: float = threshold(
         0.3, "Loss in the last tenth of the steps as a share of the initial loss, for a note."
+    )
+    p_max: float = threshold(
+        0.05, "Maximum p-value of a downward trend in the last third of the losses."
     )
     level_high: float = threshold(
         0.5, "The same level above which the note is a warning: little was learned."
@@ -165,7 +168,10 @@ class Undertrained(Rule):
             return
         little = middle(newest) > self.level_high * course.initial
         slope = self.slope_high if little else self.slope_min
-        if fall <= max(slope, 2 * course.noise / middle(before) / len(newest) ** 0.5):
+        if fall <= max(slope, 4 * course.noise / middle(before) / len(newest) ** 0.5):
+            return
+        p, direction = trend(block_means(values[-len(values) // 3 :], 10))
+        if not (p < self.p_max and direction < 0):
             return
         yield self.finding(
             severity=Severity.WARNING if little else Severity.INFO,
