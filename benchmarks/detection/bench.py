@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -64,11 +64,14 @@ def bench(
             break
     runs = Counter(outcome.case for outcome in outcomes)
     complete = [case for case in mixed if runs[case.name] == len(_jobs(case, seeds))]
-    return judge(complete, outcomes)
+    return judge(complete, outcomes, fixes=fixes)
 
 
-def judge(cases: Sequence[Case], outcomes: Iterable[Outcome]) -> Result:
-    """Return the result of the cases and controls whose runs are finished."""
+def judge(cases: Sequence[Case], outcomes: Iterable[Outcome], *, fixes: bool = True) -> Result:
+    """Return the result of the cases and controls whose runs are finished.
+
+    `fixes`: whether the fixes were tried; otherwise no pair has a result of its fix.
+    """
     result = Result(outcomes=[*outcomes])
     by_case: dict[str, list[Outcome]] = {}
     for outcome in result.outcomes:
@@ -80,7 +83,8 @@ def judge(cases: Sequence[Case], outcomes: Iterable[Outcome]) -> Result:
         if case.fault is None:
             result.healthy += twins
         elif is_better([o.metric for o in faulty], [o.metric for o in twins]):
-            result.pairs += [pair(case, outcome) for outcome in faulty]
+            pairs = [pair(case, outcome) for outcome in faulty]
+            result.pairs += pairs if fixes else [replace(one, fix=None) for one in pairs]
             result.healthy += twins
         else:
             figures = f"faulty {_mean(faulty):.3g}, twin {_mean(twins):.3g}"

@@ -71,6 +71,8 @@ class Rate:
         return self.hits / self.of if self.of else math.nan
 
     def __str__(self) -> str:
+        if not self.of:
+            return "–"
         low, high = wilson(self.hits, self.of)
         return f"{self.share:.1%} ({self.hits}/{self.of}; {low:.1%} to {high:.1%})"
 

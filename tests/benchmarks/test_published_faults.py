@@ -16,6 +16,7 @@ from detection.bench import bench
 from detection.case import Class
 from detection.program import Program
 from detection.published import HEALTHY, PUBLISHED, Published, parts
+from detection.report import text
 from detection.train import Outcome, run
 from trainvitals.diagnosis.registry import RULES
 
@@ -89,6 +90,8 @@ def test_the_bench_runs_published_cases_without_a_second_training():
     [pair] = result.pairs
     assert (pair.flagged, pair.top1, pair.headline) == (True, True, "symmetric_init at 0.weight")
     assert [outcome.second for outcome in result.outcomes] == [None] * 3
+    assert pair.fix is None
+    assert "| no fix offered | – |" in text(result)
 
 
 def test_outputs_that_are_not_finite_are_on_the_wrong_side():
