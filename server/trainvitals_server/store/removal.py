@@ -55,13 +55,17 @@ def random_id(run_pk: int) -> str:
     return f"deleted/{run_pk}/{secrets.token_hex(16)}"
 
 
-def hide(connection: sa.Connection, run_pk: int) -> None:
-    """Make a run unknown to every reader; a run with its id can begin anew."""
+def hide(connection: sa.Connection, run_pk: int, *still: sa.ColumnElement[bool]) -> bool:
+    """Make a run unknown to every reader; a run with its id can begin anew.
+
+    `still` are conditions of the run's row that hold when it is hidden, whatever another
+    transaction changed since the run was chosen. Return whether the run is hidden by this call.
+    """
     nothing = msgspec.msgpack.encode({})
     connection.execute(sa.select(Run.pk).where(Run.pk == run_pk).with_for_update())
-    connection.execute(
+    done = connection.execute(
         sa.update(Run)
-        .where(Run.pk == run_pk, Run.state.not_in(ERASED))
+        .where(Run.pk == run_pk, Run.state.not_in(ERASED), *still)
         .values(
             id=random_id(run_pk),
             state=HIDDEN,
@@ -86,6 +90,7 @@ def hide(connection: sa.Connection, run_pk: int) -> None:
             changes=Run.changes + 1,
         )
     )
+    return done.rowcount > 0
 
 
 class Removal:

@@ -61,6 +61,25 @@ class Segment:
     hi: int
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended and has no tag `keep`."""
+
+    pk: int
+    at: float
+    """Time of its last report."""
+    tags: bytes
+
+    @property
+    def unchanged(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """Conditions under which it still is the run that was found."""
+        return (
+            Run.state.not_in((*GONE, "running")),
+            Run.last_report_at == self.at,
+            Run.tags == self.tags,
+        )
+
+
 def thinnable(
     segments: Sequence[Segment], findings: Sequence[int], *, newest: int = NEWEST_SEGMENTS
 ) -> list[Segment]:
@@ -155,19 +174,17 @@ class Retention:
     def _remove_old(self) -> int:
         before = self._clock() - self._limits.ended_days * _DAY_S
         with self._database.read() as connection:
-            old = [pk for pk, at in _ended(connection) if at < before]
-        for run_pk in old:
-            self._remove(run_pk, f"it ended more than {self._limits.ended_days:g} days ago")
-        return len(old)
+            old = [run for run in _ended(connection) if run.at < before]
+        why = f"it ended more than {self._limits.ended_days:g} days ago"
+        return sum(self._remove(run.pk, why, *run.unchanged) for run in old)
 
     def _empty_bin(self, before: float) -> int:
         """Remove the runs that were put into the bin before this time."""
-        wanted = sa.select(Run.pk).where(Run.state == BINNED, Run.deleted_at < before)
+        due = (Run.state == BINNED, Run.deleted_at < before)
         with self._database.read() as connection:
-            old = list(connection.scalars(wanted))
-        for run_pk in old:
-            self._remove(run_pk, "it was deleted, and its time in the bin is over")
-        return len(old)
+            old = list(connection.scalars(sa.select(Run.pk).where(*due)))
+        why = "it was deleted, and its time in the bin is over"
+        return sum(self._remove(run_pk, why, *due) for run_pk in old)
 
     def _fit(self) -> int:
         """Empty the bin, then thin, then remove, the runs that ended first, down to the limit."""
@@ -177,22 +194,22 @@ class Retention:
                 return 0
             oldest = sa.select(Run.pk).where(Run.state == BINNED).order_by(Run.deleted_at)
             binned = connection.scalar(oldest.limit(1))
-            ended = [pk for pk, _ in _ended(connection)]
+            ended = _ended(connection)
         if binned is not None:
-            self._remove(binned, f"it was deleted, and all runs have more than {limit} bytes")
-            return 1
+            why = f"it was deleted, and all runs have more than {limit} bytes"
+            return int(self._remove(binned, why, Run.state == BINNED))
         done = 0
-        for run_pk in ended:
-            for track_pk in self._tracks(run_pk):
-                done += self._thin(run_pk, track_pk, 0, newest=0)
+        for run in ended:
+            for track_pk in self._tracks(run.pk):
+                done += self._thin(run.pk, track_pk, 0, newest=0)
             with self._database.read() as connection:
                 is_within = used_bytes(connection) <= limit
             if is_within or self._is_stopping():
                 return done
         if ended:
             # One run at a time: its rows are removed before the next turn.
-            self._remove(ended[0], f"all runs together have more than {limit} bytes")
-            return done + 1
+            why = f"all runs together have more than {limit} bytes"
+            return done + self._remove(ended[0].pk, why, *ended[0].unchanged)
         log.warning("All runs have more than %d bytes, and no ended run can be removed.", limit)
         return done
 
@@ -205,13 +222,17 @@ class Retention:
         with self._database.read() as connection:
             return list(connection.scalars(wanted))
 
-    def _remove(self, run_pk: int, why: str) -> None:
+    def _remove(self, run_pk: int, why: str, *still: sa.ColumnElement[bool]) -> bool:
+        """Hide a run for which `still` holds, and say so; return whether it was hidden."""
         with self._database.read() as connection:
             name = connection.scalar(
                 sa.select(sa.func.coalesce(Run.binned_id, Run.id)).where(Run.pk == run_pk)
             )
-        log.warning("Run %s is removed: %s.", name, why)
-        self._database.write(lambda connection: hide(connection, run_pk))
+        # Since the run was chosen, a user may have undeleted it, or a process may have joined it.
+        done = self._database.write(lambda connection: hide(connection, run_pk, *still))
+        if done:
+            log.warning("Run %s is removed: %s.", name, why)
+        return done
 
 
 def used_bytes(connection: sa.Connection) -> int:
@@ -266,18 +287,15 @@ def _segments(connection: sa.Connection, track_pk: int) -> list[Segment]:
     return [Segment(*row) for row in connection.execute(wanted)]
 
 
-def _ended(connection: sa.Connection) -> list[tuple[int, float]]:
-    """Return (key, time of the last report) of removable runs, oldest first."""
+def _ended(connection: sa.Connection) -> list[Ended]:
+    """Return the removable runs, the one with the oldest report first."""
     wanted = (
         sa.select(Run.pk, Run.last_report_at, Run.tags)
         .where(Run.state.not_in((*GONE, "running")))
         .order_by(Run.last_report_at)
     )
-    return [
-        (pk, at)
-        for pk, at, tags in connection.execute(wanted)
-        if KEEP_TAG not in msgspec.msgpack.decode(tags)
-    ]
+    found = [Ended(*row) for row in connection.execute(wanted)]
+    return [run for run in found if KEEP_TAG not in msgspec.msgpack.decode(run.tags)]
 
 
 def _parts(segments: Sequence[Any]) -> Iterator[Sequence[Any]]:

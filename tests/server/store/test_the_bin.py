@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.batches import amounts, batch, ingest, scalar_frame, scalars, start
-from trainvitals.wire import Stat, Stream
+from trainvitals.wire import RunEnd, Stat, Stream
 from trainvitals_server.store import RequestRefused, Store
 from trainvitals_server.store.removal import Removal
 from trainvitals_server.store.retention import KEEP_TAG, Limits, Retention, used_bytes
@@ -91,6 +91,48 @@ def test_the_bin_counts_in_the_byte_budget_and_goes_first(timed, clock):
     limits = Limits(total_bytes=both // 2, deleted_days=7)
     assert Retention(timed.database, limits, lambda: clock[0]).run_once() == 1
     assert (listed(timed, binned=True), listed(timed)) == ([], ["other"])
+
+
+class Meanwhile:
+    """A database in which something happens before the first write."""
+
+    def __init__(self, database, happens):
+        self._database, self._happens = database, [happens]
+
+    def __getattr__(self, name):
+        return getattr(self._database, name)
+
+    def write(self, work):
+        if self._happens:
+            self._happens.pop()()
+        return self._database.write(work)
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(deleted_days=7), Limits(deleted_days=1000, total_bytes=1)]
+)
+def test_a_run_that_is_undeleted_meanwhile_is_not_removed(timed, clock, caplog, limits):
+    fill(timed)
+    timed.put_into_bin(timed.run("r").pk, "t")
+    key = key_in_bin(timed, "r")
+    clock[0] += 8 * DAY_S
+    database = Meanwhile(timed.database, lambda: timed.bring_back(key, "t"))
+    assert Retention(database, limits, lambda: clock[0]).run_once() == 0
+    assert losses(timed, "r") == [3.0, 2.0, 1.0]
+    assert "is removed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(ended_days=1, deleted_days=1000), Limits(deleted_days=1000, total_bytes=1)]
+)
+def test_a_run_that_gets_the_tag_keep_meanwhile_is_not_removed(timed, clock, limits):
+    fill(timed)
+    ingest(timed, batch(RunEnd(2.0, 2, "finished"), seq=1, source=b"r" * 16))
+    clock[0] += 8 * DAY_S
+    pk = timed.run("r").pk
+    database = Meanwhile(timed.database, lambda: timed.edit(pk, {"tags": (KEEP_TAG,)}, "t"))
+    assert Retention(database, limits, lambda: clock[0]).run_once() == 0
+    assert listed(timed) == ["r"]
 
 
 def test_batches_of_a_run_in_the_bin_are_refused_until_it_is_back(timed):
