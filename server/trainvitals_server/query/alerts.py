@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from trainvitals_server.auth import Principal, ScopedRouter
 from trainvitals_server.notification_settings import Channel, NotificationSettings, Route, Silence
 from trainvitals_server.notifications.notifier import ATTEMPTS_MAX, Notifier
 from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
-from trainvitals_server.store.alerts import NoticeRow, alerts, notices
+from trainvitals_server.store.alerts import NoticeRow, alerts, notices, run_ids
 
 ALERTS_MAX = 500
 NOTICES_MAX = 200
@@ -68,6 +69,9 @@ def notifications(
     notifier: Notifier = request.app.state.notifier
     with store_of(request).database.read() as connection:
         rows = notices(connection, project=principal.project, limit=limit)
+        silences = _of_project(settings.silences, principal)
+        if principal.project is not None and any("*" not in one.runs for one in silences):
+            silences = _of_runs(silences, run_ids(connection, principal.project))
     chosen = _of_project(settings.routes, principal)
     routed = {name for route in chosen for name in route.channels}
     known = {
@@ -82,7 +86,7 @@ def notifications(
                 schema.Route(route.channels, route.severity, route.projects, route.rules)
                 for route in chosen
             ),
-            silences=tuple(map(_silence, _of_project(settings.silences, principal))),
+            silences=tuple(map(_silence, silences)),
             cooldown_s=settings.cooldown_s,
             notices=tuple(map(notice, rows)),
         )
@@ -123,6 +127,21 @@ def _of_project(patterns: tuple[_Patterns, ...], principal: Principal) -> list[_
         matching = tuple(p for p in one.projects if fnmatchcase(principal.project, p))
         if matching:
             kept.append(one.model_copy(update={"projects": matching}))
+    return kept
+
+
+def _of_runs(silences: Sequence[Silence], runs: Sequence[str]) -> list[Silence]:
+    """Return the silences that concern one of the runs, with only the patterns that match one.
+
+    The others may contain names of other projects' runs.
+    """
+    kept = []
+    for silence in silences:
+        matching = tuple(
+            p for p in silence.runs if p == "*" or any(fnmatchcase(run, p) for run in runs)
+        )
+        if matching:
+            kept.append(silence.model_copy(update={"runs": matching}))
     return kept
 
 

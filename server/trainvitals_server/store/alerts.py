@@ -140,3 +140,9 @@ def notices(
         rows: Sequence[Any] = connection.execute(part).all()
         found += [NoticeRow(*values) for values in rows]
     return sorted(found, key=lambda notice: -notice.opened_at)[:limit]
+
+
+def run_ids(connection: sa.Connection, project: str) -> list[str]:
+    """Return the ids of the runs of a project that readers know, in no order."""
+    wanted = sa.select(Run.id).where(Run.project == project, Run.state.not_in(GONE))
+    return list(connection.scalars(wanted))

@@ -127,7 +127,7 @@ def notifying(tmp_path, hook):
         ],
         "silences": [
             {"projects": ["lab-*"], "rules": ["dead_relu"]},
-            {"runs": ["old-*"], "until": "2030-01-31T08:00:00Z"},
+            {"runs": ["old-*", "lab-secret-7"], "until": "2030-01-31T08:00:00Z"},
         ],
     }
     return running_collector(tmp_path, round_interval_s=3600, notifications=settings)
@@ -192,6 +192,9 @@ def test_the_last_error_of_a_channel_is_told_and_the_message_waits(tmp_path, hoo
 def test_a_token_of_one_project_sees_its_routes_and_silences_alone(tmp_path, hook):
     with notifying(tmp_path, hook) as collector:
         token = collector.app.state.tokens.create(Scope.READ, project="shop-eu")
+        assert ask(collector, "notifications", Notifications, token).silences == ()
+        a_run(collector, "old-1", project="shop-eu")
+        a_run(collector, "lab-secret-7", project="lab-1")
         told = ask(collector, "notifications", Notifications, token)
         assert [channel.name for channel in told.channels] == ["team"]
         [route] = told.routes
@@ -201,3 +204,4 @@ def test_a_token_of_one_project_sees_its_routes_and_silences_alone(tmp_path, hoo
         everything = ask(collector, "notifications", Notifications)
         assert len(everything.silences) == len(everything.routes) == 2
         assert everything.silences[0].until is None
+        assert everything.silences[1].runs == ("old-*", "lab-secret-7")
