@@ -120,3 +120,18 @@ def test_only_what_differs_is_sent():
         "notes": "x",
         "archived": True,
     }
+
+
+def test_a_tag_with_a_comma_stays_unless_the_tags_are_changed():
+    run = RunDetail(
+        id="r",
+        project="p",
+        name="n",
+        state="finished",
+        started_at=0.0,
+        last_report_at=0.0,
+        step=1,
+        tags=("lr=1,2", " b"),
+    )
+    assert changes_of(run, "n", "lr=1,2,  b", "x", archived=False) == {"notes": "x"}
+    assert changes_of(run, "n", "c", "", archived=False) == {"tags": ("c",)}

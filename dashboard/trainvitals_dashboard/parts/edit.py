@@ -33,7 +33,7 @@ def edit_popover(run: RunDetail) -> None:
         )
         tags = st.text_input(
             "Tags",
-            ", ".join(run.tags),
+            tags_text(run),
             help="Separated by commas. Runs with the tag keep are never removed.",
             key=f"edit_tags_{key}",
         )
@@ -45,10 +45,19 @@ def edit_popover(run: RunDetail) -> None:
             _save(run, changes_of(run, name, tags, notes, archived=archived))
 
 
+def tags_text(run: RunDetail) -> str:
+    """Return the tags of a run as the form shows them."""
+    return ", ".join(run.tags)
+
+
 def changes_of(
     run: RunDetail, name: str, tags: str, notes: str, *, archived: bool
 ) -> dict[str, Any]:
-    """Return what to send: the fields that differ from the run's."""
+    """Return what to send: the fields that differ from what the form showed.
+
+    Tags are compared as text: a tag of the training may contain a comma or a space at its end,
+    and reading the text back would change it.
+    """
     listed = tuple(dict.fromkeys(tag for each in tags.split(",") if (tag := each.strip())))
     wanted = {
         "name": name.strip(),
@@ -57,6 +66,8 @@ def changes_of(
         "archived": archived,
     }
     changes = {field: value for field, value in wanted.items() if value != getattr(run, field)}
+    if tags == tags_text(run):
+        changes.pop("tags", None)
     if changes.get("name") == "":
         changes["name"] = None
     return changes

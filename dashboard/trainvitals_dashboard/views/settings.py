@@ -60,8 +60,7 @@ def _collector() -> None:
         ("database", plain(version.database)),
         ("mode", mode),
     ]
-    st.markdown("#### Collector", anchors=False)
-    st.markdown(table(("what", "value"), rows))
+    _facts("Collector", rows)
     st.caption(
         "To show another collector: `TRAINVITALS_COLLECTOR` or `trainvitals dashboard --collector "
         "URL`. To use another database: `TRAINVITALS_DATABASE_URL` of the collector."
@@ -84,12 +83,16 @@ def _token(settings: CollectorSettings) -> None:
         ("id", plain(viewer.id)),
         ("from", source),
     ]
-    st.markdown("#### Your token", anchors=False)
-    st.markdown(table(("what", "value"), rows))
+    _facts("Your token", rows)
     st.caption(
         "Create another one on the collector's machine: `trainvitals token create read`; "
         "revoke this one: `trainvitals token revoke ID`."
     )
+
+
+def _facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    st.markdown(f"#### {title}", anchors=False)
+    st.markdown(table(("what", "value"), rows))
 
 
 def _appearance() -> None:
