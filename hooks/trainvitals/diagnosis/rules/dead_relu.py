@@ -60,7 +60,7 @@ class DeadRelu(Rule):
     points since its first measurement (below 32 units, from one standard error of 0.5/√units
     above 50 %). It is an error from 90 % unless the loss has fallen by 30 %, otherwise a warning.
     Excluded: layers with fewer than 8 units; below 90 %, layers with fewer than 16 units, and runs
-    whose loss has fallen by 70 %.
+    whose loss has fallen by half.
     ## Why it matters
     A unit that is zero for every input has no gradient, so training does not restore it: the
     layer is effectively narrower than configured. A completely dead layer blocks the gradient to
