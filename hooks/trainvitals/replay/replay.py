@@ -46,7 +46,7 @@ class Replay(msgspec.Struct, kw_only=True):
     recorded_loss: float | None = None
     """Of the step, as recorded; None if it was not recorded or not finite."""
     replayed_loss: float | None = None
-    """The mean over the samples; None if it is not finite."""
+    """Of the whole batch, averaged over micro-batches; None if it is not finite."""
     is_reproduced: bool | None = None
     """Whether the losses agree (per sample, where they were recorded); None: nothing to compare."""
     samples: list[Sample] = []
@@ -199,7 +199,7 @@ def _total(output: object, target: object, loss: Loss | None) -> Tensor:
 def _measure(
     model: nn.Module, loss: Loss | None, batch_of: Callable[[Any], object], context: StepContext
 ) -> tuple[list[Sample], list[str], float]:
-    """Return the samples of all batches of a step, the places in order, and the mean loss."""
+    """Return the samples of all batches of a step, the places in order, and the loss."""
     samples: list[Sample] = []
     places: list[str] = []
     totals = []
@@ -212,7 +212,7 @@ def _measure(
                 f"give {len(found.losses)}."
             )
         places = found.places
-        totals.append(found.mean)
+        totals.append(found.total)
         samples += [
             Sample(
                 index=int(index),

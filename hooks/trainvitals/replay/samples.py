@@ -32,11 +32,9 @@ class Measured:
     nonfinite_in: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     """"input", "target", and the modules in the order in which the forward pass called them."""
-
-    @property
-    def mean(self) -> float:
-        """The mean loss of the batch."""
-        return sum(self.losses) / len(self.losses)
+    total: float = math.nan
+    """The loss of the whole batch, as the training computes it: one call with all rows. With class
+    weights, ignored targets or reduction="sum" it is not the mean of `losses`."""
 
 
 def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
@@ -54,13 +52,14 @@ def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
     places.saw("input", inputs)
     places.saw("target", target)
     with places.observing(model):
-        losses = _losses(model, batch, loss, count)
+        losses, total = _losses(model, batch, loss, count)
     found = Measured(
         losses=[float(value.detach()) for value in losses],
         gradient_norms=[math.nan] * count,
         input_rms=[_rms(row) for row in rows],
         nonfinite_in=[places.first.get(row, "") for row in range(count)],
         places=places.order,
+        total=total,
     )
     kept = [row for row in range(count) if row not in places.first]
     if not kept:
@@ -70,7 +69,7 @@ def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
         # rows NaN. The others are run again without it.
         del losses
         rest = selected(batch, kept, count)
-        values = dict(zip(kept, _losses(model, rest, loss, len(kept)), strict=True))
+        values = dict(zip(kept, _losses(model, rest, loss, len(kept))[0], strict=True))
     else:
         values = dict(enumerate(losses))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -84,11 +83,19 @@ def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
     return found
 
 
-def _losses(model: nn.Module, batch: object, loss: Loss | None, count: int) -> list[Tensor]:
+def _losses(
+    model: nn.Module, batch: object, loss: Loss | None, count: int
+) -> tuple[list[Tensor], float]:
+    """Return the loss of each sample, with its graph, and that of the whole batch."""
     if loss is None:
-        return [_own_loss(model, row) for row in rows_of(batch, count)]
+        own = [_own_loss(model, row) for row in rows_of(batch, count)]
+        return own, sum(float(value.detach()) for value in own) / count
     inputs, target = divided(batch)
-    return losses_of(loss, prediction_of(called(model, inputs)), target, count)
+    prediction = prediction_of(called(model, inputs))
+    with torch.no_grad():
+        # First: a loss that draws random numbers draws those that it drew in the training.
+        whole = torch.as_tensor(loss(prediction, target)).double().mean()
+    return losses_of(loss, prediction, target, count), float(whole)
 
 
 def selected(value: Any, rows: Sequence[int], count: int) -> Any:

@@ -32,11 +32,27 @@ def test_losses_and_gradients_are_those_of_each_sample_alone():
         assert found.gradient_norms[row] == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_with_batch_norm_the_mean_of_the_losses_is_that_of_the_batch():
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.1])),
+        nn.CrossEntropyLoss(ignore_index=1),
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda p, t: nn.functional.cross_entropy(p, t, ignore_index=1),
+    ],
+    ids=["class weights", "ignored targets", "sum", "a function"],
+)
+def test_the_loss_of_the_batch_is_that_of_one_call_with_all_rows(loss):
+    model, (x, y) = network(), batch()
+    found = measured(model, (x, y), loss)
+    assert found.total == pytest.approx(loss(model(x), y).item(), rel=1e-5)
+
+
+def test_with_batch_norm_the_loss_is_that_of_the_batch():
     model, (x, y) = network(nn.BatchNorm1d(16)), batch()
     found = measured(model, (x, y), nn.CrossEntropyLoss())
     whole = nn.functional.cross_entropy(network(nn.BatchNorm1d(16))(x), y)
-    assert found.mean == pytest.approx(whole.item(), rel=1e-5)
+    assert found.total == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_a_function_is_called_with_one_row_at_a_time():
