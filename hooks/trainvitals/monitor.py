@@ -68,6 +68,7 @@ class Monitor:
         self._produced = 0
         self._last: Diagnosis | None = None
         self._closed = False
+        self._at_close: list[Callable[[], None]] = []
         self._state, self._error = "running", ""
         self._error_before = id(sys.__dict__.get("last_value"))
 
@@ -318,6 +319,8 @@ class Monitor:
             self._closed = True
             return
         try:
+            for undo in self._at_close:
+                undo()
             self._capture.detach()
             self._diagnosis.stop()
             if self._exporter is not None:

@@ -32,7 +32,7 @@ class Backwards:
 
     @classmethod
     def of(cls, monitor: Monitor) -> Backwards:
-        """Return an installed one that gives the losses to `monitor`.
+        """Return an installed one that gives the losses to `monitor` until it is closed.
 
         A step's loss is the sum of the losses since the step before it: its gradient is the one
         that the optimizer uses, whether the program divides a loss by its micro-batches or not.
@@ -48,7 +48,9 @@ class Backwards:
                 capture.loss(loss, unless_hooked=True)
 
         backwards = cls(receive)
-        backwards.install(torch)
+        if not monitor._closed:
+            backwards.install(torch)
+            monitor._at_close.append(backwards.remove)
         return backwards
 
     def install(self, torch: Any) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from torch import nn
 
 from trainvitals.ending import described
 from trainvitals.monitor import Monitor
+from trainvitals.watching import watch
 from trainvitals.wire import Event, EventKind
 
 log = logging.getLogger("trainvitals")
+
+LEFT: Final = "The training was left without its last event."
+_watched: weakref.WeakSet[Monitor] = weakref.WeakSet()
+"""The monitors of the integrations; those of the program itself are not closed here."""
 
 
 def attached(attach: Callable[[], None]) -> None:
@@ -23,6 +32,42 @@ def attached(attach: Callable[[], None]) -> None:
             described(error),
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
+
+
+def watched(model: Any, optimizer: Any, **options: Any) -> Monitor:
+    """Watch a training; close as failed what a callback left attached to its model or optimizer.
+
+    Not every framework reports an exception to its callbacks.
+    """
+    for older in list(_watched):
+        if _is_of(older, model, optimizer):
+            close_left(older)
+    monitor = watch(model, optimizer, **options)
+    _watched.add(monitor)
+    return monitor
+
+
+def close_left(monitor: Monitor | None) -> None:
+    """Close a monitor as failed if it is open although its training is not running any more."""
+    if monitor is not None and not monitor._closed:
+        monitor._close("failed", LEFT)
+
+
+def _is_of(monitor: Monitor, model: Any, optimizer: Any) -> bool:
+    capture = monitor._capture
+    if capture is None:
+        return False
+    wanted = optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]
+    if any(one is other for one in wanted for other in capture.optimizers):
+        return True
+    mine = _parameters(model)
+    return bool(mine) and mine == _parameters(capture.models)
+
+
+def _parameters(models: Any) -> set[int]:
+    """Return the identities of the parameters: a callback may watch a new view of a model."""
+    found = models.values() if isinstance(models, Mapping) else [models]
+    return {id(p) for one in found if isinstance(one, nn.Module) for p in one.parameters()}
 
 
 def saved_checkpoint(monitor: Monitor | None, text: str = "") -> None:

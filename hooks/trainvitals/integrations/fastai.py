@@ -18,10 +18,9 @@ from fastai.learner import SkipToEpoch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainvitals.integrations.events import attached
+from trainvitals.integrations.events import attached, close_left, watched
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no types
@@ -47,6 +46,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
 
     def before_fit(self) -> None:
         """Attach to the model that the Learner is about to train."""
+        close_left(self.monitor)
         self.after_fit()
         learn = self.learn
         self.run = not hasattr(learn, "lr_finder") and not hasattr(learn, "gather_preds")
@@ -93,7 +93,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
             "total_steps": batches(learn, int(learn.n_epoch)),
             "start_step": batches(learn, first_epoch(learn)),
         }
-        self.monitor = watch(learn.model, self._optimizer(learn), **(found | self._options))
+        self.monitor = watched(learn.model, self._optimizer(learn), **(found | self._options))
 
     def _optimizer(self, learn: Any) -> Any:
         if isinstance(getattr(learn.opt, "opt", None), Optimizer):

@@ -16,9 +16,8 @@ from typing import Any, Final
 
 from transformers import TrainerCallback
 
-from trainvitals.integrations.events import saved_checkpoint
+from trainvitals.integrations.events import saved_checkpoint, watched
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 EVALUATION_LOSS = "eval_loss"
 MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
@@ -52,7 +51,7 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             "total_steps": state.max_steps if state.max_steps > 0 else None,
             "start_step": state.global_step,
         }
-        self.monitor = watch(model, optimizer, **(found | self._options))
+        self.monitor = watched(model, optimizer, **(found | self._options))
         capture = self.monitor._capture
         if capture is not None and args.gradient_accumulation_steps > 1 and sums_losses(model):
             capture.scalars.are_parts = True

@@ -16,10 +16,10 @@ from ignite.engine import Events
 from ignite.handlers.checkpoint import CheckpointEvents
 from torch import nn
 
+from trainvitals.ending import ending_of
 from trainvitals.integrations.backward import Backwards
-from trainvitals.integrations.events import attached, saved_checkpoint
+from trainvitals.integrations.events import attached, close_left, saved_checkpoint, watched
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 VALIDATION_LOSSES = ("loss", "val_loss", "validation_loss", "nll")
 
@@ -42,7 +42,6 @@ class TrainvitalsHandler:
         **options: Any,
     ) -> None:
         self.monitor: Monitor | None = None
-        self._backwards: Backwards | None = None
         self._watched = model, optimizer
         self._loss = loss if isinstance(loss, nn.Module) else None
         self._names = VALIDATION_LOSSES if validation_loss is None else (validation_loss,)
@@ -56,11 +55,12 @@ class TrainvitalsHandler:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         trainer.add_event_handler(CheckpointEvents.SAVED_CHECKPOINT, self._saved)
         trainer.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._ended)
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._raised)
         if evaluator is not None:
             evaluator.add_event_handler(Events.COMPLETED, self._evaluated)
 
     def _started(self, trainer: Any) -> None:
-        self._ended(trainer)
+        close_left(self.monitor)
         attached(lambda: self._watch(trainer))
 
     def _watch(self, trainer: Any) -> None:
@@ -77,9 +77,9 @@ class TrainvitalsHandler:
             "loss": self._loss,
         }
         model, optimizer = self._watched
-        self.monitor = watch(model, optimizer, **(found | self._options))
+        self.monitor = watched(model, optimizer, **(found | self._options))
         if self._loss is None:
-            self._backwards = Backwards.of(self.monitor)
+            Backwards.of(self.monitor)
 
     def _epoch_started(self, trainer: Any) -> None:
         if self.monitor is not None:
@@ -95,10 +95,17 @@ class TrainvitalsHandler:
             self.monitor.loss(value, split="validation")
 
     def _ended(self, trainer: Any) -> None:  # noqa: ARG002 - the signature of handlers
-        if self._backwards is not None:
-            self._backwards.remove()
         if self.monitor is not None:
             self.monitor.close()
+
+    def _raised(self, trainer: Any, error: BaseException) -> None:
+        if self.monitor is not None:
+            self.monitor._close(*ending_of(error))
+        # With a handler of this event ignite raises nothing: the handlers of the program decide.
+        handlers = trainer._event_handlers[Events.EXCEPTION_RAISED]
+        owners = (getattr(handler[0], "__self__", None) for handler in handlers)
+        if all(isinstance(owner, TrainvitalsHandler) for owner in owners):
+            raise error
 
 
 def micro_batches(trainer: Any) -> int:

@@ -18,11 +18,10 @@ import keras
 import torch
 from torch import Tensor
 
-from trainvitals.integrations.events import attached
+from trainvitals.integrations.events import attached, close_left, watched
 from trainvitals.integrations.keras_layers import LayersOf
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 log = logging.getLogger("trainvitals")
 
@@ -44,6 +43,7 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - the base class's signature
         """Attach to the model that is about to be trained."""
+        close_left(self.monitor)
         self._close()
         if keras.backend.backend() != "torch":
             log.warning(
@@ -87,7 +87,7 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
             "total_steps": start + steps * epochs if steps and epochs else None,
             "start_step": start,
         }
-        self.monitor = watch(self._layers.view, self._stand_in, **(found | self._options))
+        self.monitor = watched(self._layers.view, self._stand_in, **(found | self._options))
         self._observe_loss(model, self.monitor)
 
     def _observe_loss(self, model: Any, monitor: Monitor) -> None:

@@ -13,9 +13,8 @@ import importlib.util
 import math
 from typing import TYPE_CHECKING, Any
 
-from trainvitals.integrations.events import saved_checkpoint
+from trainvitals.integrations.events import saved_checkpoint, watched
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
     from lightning.pytorch import Callback
@@ -46,7 +45,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # no stubs where it 
             "total_steps": int(planned) if math.isfinite(planned) and planned > 0 else None,
             "start_step": trainer.global_step,
         }
-        self.monitor = watch(pl_module, trainer.optimizers, **(found | self._options))
+        self.monitor = watched(pl_module, trainer.optimizers, **(found | self._options))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Record the number of the epoch, from 1."""

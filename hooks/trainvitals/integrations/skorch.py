@@ -15,9 +15,8 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from trainvitals.integrations.backward import Backwards
-from trainvitals.integrations.events import attached, saved_checkpoint
+from trainvitals.integrations.events import attached, close_left, saved_checkpoint, watched
 from trainvitals.monitor import Monitor
-from trainvitals.watching import watch
 
 MODULES: Final = ("module", "criterion", "optimizer")
 """Parameters of a net that name classes; their own parameters have the prefix `<name>__`."""
@@ -34,7 +33,6 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
 
     def __init__(self, **options: Any) -> None:
         self.monitor: Monitor | None = None
-        self._backwards: Backwards | None = None
         self._options = options
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
@@ -47,11 +45,11 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"monitor": None, "_backwards": None}
+        return self.__dict__ | {"monitor": None}
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **_: Any) -> None:  # noqa: ARG002, N803
         """Attach to the module that the net is about to train."""
-        self._close()
+        close_left(self.monitor)
         attached(lambda: self._attach(net))
 
     def on_epoch_begin(self, net: Any, **_: Any) -> None:
@@ -78,17 +76,15 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
             "start_step": steps_done(net),
             "loss": criterion,
         }
-        self.monitor = watch(net.module_, net.optimizer_, **(found | self._options))
+        self.monitor = watched(net.module_, net.optimizer_, **(found | self._options))
         if criterion is None and "loss" not in self._options:
-            self._backwards = Backwards.of(self.monitor)
+            Backwards.of(self.monitor)
 
     def _record_checkpoint(self, net: Any, index: int) -> None:
         if len(net.history) >= -index and net.history[index].get(CHECKPOINT):
             saved_checkpoint(self.monitor, f"epoch {net.history[index]['epoch']}")
 
     def _close(self) -> None:
-        if self._backwards is not None:
-            self._backwards.remove()
         if self.monitor is not None:
             self.monitor.close()
 

@@ -48,6 +48,10 @@ class StandIn(torch.optim.Optimizer):
         super().__init__([{"params": list(group)} for group in groups], {"lr": float("nan")})
         self._owner, self._name, self._rates = owner, name, rates
         self._update: Callable[[], Any] = lambda: None
+        # An exception in a training leaves the method replaced.
+        left = getattr(owner.__dict__.get(name), "stand_in", None)
+        if left is not None:
+            left.remove()
         self._original = getattr(owner, name)
 
         @functools.wraps(self._original)
@@ -60,6 +64,7 @@ class StandIn(torch.optim.Optimizer):
             self._had_gradients = self._has_gradients()
             return self.step()
 
+        replaced.stand_in = self  # type: ignore[attr-defined]
         self._replaced = replaced
         owner.__dict__[name] = replaced
 

@@ -142,3 +142,28 @@ def test_the_run_is_the_same_bit_for_bit(loss):
     pairs = zip(plain.model.parameters(), watched.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert plain.losses == watched.losses
+
+
+def fail(_engine):
+    raise RuntimeError("a bad batch")
+
+
+def test_an_exception_closes_the_monitor_as_failed_and_is_raised():
+    before = torch.autograd.backward
+    run = Training(nn.functional.cross_entropy)
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), fail)
+    with pytest.raises(RuntimeError, match="a bad batch"):
+        run.run()
+    monitor = run.handler.monitor
+    assert (monitor._closed, monitor._state) == (True, "failed")
+    assert monitor._error == "RuntimeError: a bad batch"
+    assert torch.autograd.backward is before
+
+
+def test_a_program_that_handles_exceptions_itself_gets_none():
+    run, seen = Training(), []
+    run.trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda _, error: seen.append(error))
+    run.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), fail)
+    run.run()
+    assert str(seen[0]) == "a bad batch"
+    assert run.handler.monitor._state == "failed"

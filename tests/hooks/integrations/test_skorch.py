@@ -132,3 +132,30 @@ def test_the_fit_is_the_same_bit_for_bit():
     pairs = zip(plain.module_.parameters(), watched.module_.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert [e["train_loss"] for e in plain.history] == [e["train_loss"] for e in watched.history]
+
+
+class Failing(WithPenalty):
+    def get_loss(self, *args, **kwargs):
+        if len(self.history) == 2:
+            raise RuntimeError("a bad batch")
+        return super().get_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same callback", "another callback"])
+def test_the_next_training_closes_what_an_exception_left(same):
+    before = torch.autograd.backward
+    first = watching()
+    fitted = net(first, kind=Failing)
+    with pytest.raises(RuntimeError, match="a bad batch"):
+        fitted.fit(*data())
+    left = first.monitor
+    second = first if same else watching()
+    if not same:
+        fitted.callbacks_ = [(n, second if c is first else c) for n, c in fitted.callbacks_]
+    fitted.history.clear()
+    fitted.max_epochs = 1
+    fitted.partial_fit(*data())
+    assert (left._closed, left._state) == (True, "failed")
+    assert second.monitor is not left
+    assert second.monitor._state == "finished"
+    assert torch.autograd.backward is before
