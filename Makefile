@@ -39,7 +39,7 @@ contracts: $(VENV)/.developing ## Who may import whom
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --durations 20 -m "not slow" $(ARGS)
 
 test-all: lint types contracts $(VENV)/.developing ## Everything, the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)

@@ -28,7 +28,11 @@ WITHOUT_A_RULE = {
     "attention_logit_growth",
     "vanishing_activation",
 }
-ROLES = [(number, repaired) for number in PUBLISHED for repaired in (False, True)]
+ROLES = [
+    pytest.param(number, repaired, marks=[pytest.mark.slow] * repaired)
+    for number in PUBLISHED
+    for repaired in (False, True)
+]
 
 
 def three_steps(case: Published, *, repaired: bool) -> Outcome:

@@ -106,8 +106,9 @@ def stored_steps(tmp_path):
 def assert_constant(soak):
     assert soak.steps[-1] > HOUR_STEPS, "less than an hour: the test is blind"
     assert soak.grown_mib_per_hour("trainer") < 1
-    assert soak.grown("trainer", "descriptors") <= 0
-    assert soak.grown("trainer", "threads") <= 0
+    # A connection and a segment of the spool may be open at the moment.
+    assert soak.grown("trainer", "descriptors") <= 2
+    assert soak.grown("trainer", "threads") <= 1
     assert soak.grown("trainer", "files") <= 1
     assert soak.grown("collector", "threads") <= 2
     assert soak.grown("collector", "descriptors") <= 4
@@ -126,7 +127,7 @@ def test_an_hour_with_outages_leaves_memory_descriptors_threads_and_files_consta
 def test_a_build_that_keeps_records_and_descriptors_is_found(tmp_path):
     soak = soaked(tmp_path, 30, broken=LEAK)
     assert soak.grown_mib_per_hour("trainer") > 1
-    assert soak.grown("trainer", "descriptors") > 0
+    assert soak.grown("trainer", "descriptors") > 2
 
 
 @pytest.mark.slow

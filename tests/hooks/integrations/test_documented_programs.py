@@ -14,7 +14,11 @@ import pytest
 
 from helpers.watching import own_home  # noqa: F401 - a fixture
 
-pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.usefixtures("own_home"),
+    pytest.mark.timeout(300),
+    pytest.mark.slow,  # a minute and a half; each integration has tests of its own
+]
 
 PAGE = Path(__file__).parents[3] / "docs" / "frameworks.md"
 PROGRAMS = dict(re.findall(r"\n### (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
