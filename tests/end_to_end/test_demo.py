@@ -17,6 +17,11 @@ DEMO = [sys.executable, "-m", "trainvitals.cli", "demo", "--fast", "--port", "0"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
 
 
+def interruptible() -> None:
+    """Let SIGINT end the new process: a shell lets its background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     home = tmp_path_factory.mktemp("demo")
@@ -77,7 +82,11 @@ def test_the_collector_ends_with_the_demo(ended):
 
 def test_an_interrupted_demo_takes_its_collector_along(tmp_path):
     demo = subprocess.Popen(
-        [*DEMO, "--home", str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [*DEMO, "--home", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        preexec_fn=interruptible,
     )
     assert demo.stdout
     for line in demo.stdout:
@@ -111,6 +120,7 @@ def test_the_printed_lines_send_a_run_to_the_demo_and_create_a_token_of_it(tmp_p
         stderr=subprocess.DEVNULL,
         text=True,
         # Settings of the user that lead elsewhere.
+        preexec_fn=interruptible,
         env=ENVIRONMENT | {"TRAINVITALS_TOKEN": "tv_read_elsewhere"},
     )
     try:
