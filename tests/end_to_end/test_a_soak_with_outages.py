@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def soaked(tmp_path, seconds, *, broken=""):
     with serving(home) as collector:
         relay = Relay(int(collector.url.rsplit(":", 1)[1]))
         variables = {
+            "PYTHONPATH": str(Path(__file__).parents[1]),  # the folder of `helpers`
             "TRAINVITALS_HOME": str(home),
             "TRAINVITALS_SPOOL_DIR": str(spool),
             "TRAINVITALS_TOKEN_FILE": str(collector.token_file),
@@ -106,9 +108,8 @@ def stored_steps(tmp_path):
 def assert_constant(soak):
     assert soak.steps[-1] > HOUR_STEPS, "less than an hour: the test is blind"
     assert soak.grown_mib_per_hour("trainer") < 1
-    # A connection and a segment of the spool may be open at the moment.
-    assert soak.grown("trainer", "descriptors") <= 2
-    assert soak.grown("trainer", "threads") <= 1
+    assert soak.grown("trainer", "descriptors") <= 0
+    assert soak.grown("trainer", "threads") <= 0
     assert soak.grown("trainer", "files") <= 1
     assert soak.grown("collector", "threads") <= 2
     assert soak.grown("collector", "descriptors") <= 4
@@ -127,7 +128,7 @@ def test_an_hour_with_outages_leaves_memory_descriptors_threads_and_files_consta
 def test_a_build_that_keeps_records_and_descriptors_is_found(tmp_path):
     soak = soaked(tmp_path, 30, broken=LEAK)
     assert soak.grown_mib_per_hour("trainer") > 1
-    assert soak.grown("trainer", "descriptors") > 2
+    assert soak.grown("trainer", "descriptors") > 0
 
 
 @pytest.mark.slow

@@ -142,14 +142,7 @@ class OverRegularised(Rule):
                     unit="share",
                     statistic=Scalar.LOSS,
                 ),
-                Evidence(
-                    quantity="norm of the weights as a share of its first value (median matrix)",
-                    seen=now,
-                    limit=self.norm_share,
-                    direction="below",
-                    healthy=(0.8, None),
-                    unit="share",
-                ),
+                self._norm(now),
                 Evidence(
                     quantity="loss now, relative to that of a constant prediction",
                     seen=unexplained,
@@ -163,6 +156,16 @@ class OverRegularised(Rule):
             confidence=0.75,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
+        )
+
+    def _norm(self, share: float) -> Evidence:
+        return Evidence(
+            quantity="norm of the weights as a share of its first value (median matrix)",
+            seen=share,
+            limit=self.norm_share,
+            direction="below",
+            healthy=(0.8, None),
+            unit="share",
         )
 
     def _dropout(self, history: History) -> Finding | None:
@@ -226,14 +229,7 @@ class OverRegularised(Rule):
             f"{percent(now)} of their first norm (median matrix), and the loss went from "
             f"{number(course.initial, 4)} to only {number(course.now(20), 4)}.",
             evidence=(
-                Evidence(
-                    quantity="norm of the weights as a share of its first value (median matrix)",
-                    seen=now,
-                    limit=self.norm_share,
-                    direction="below",
-                    healthy=(0.8, None),
-                    unit="share",
-                ),
+                self._norm(now),
                 Evidence(
                     quantity="fall of the loss since the start",
                     seen=fall,
