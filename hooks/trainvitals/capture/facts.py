@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from trainvitals.capture import reasons
 from trainvitals.capture.guard import log
 from trainvitals.capture.loss import kind_of_loss, name_of
-from trainvitals.structure.parameters import local_of, reason_not_measured, sharding_of
+from trainvitals.structure.parameters import RECURRENT, local_of, reason_not_measured, sharding_of
 
 
 def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | float]:
@@ -18,6 +18,7 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
 
     `dropout_max` is the largest probability of a Dropout module, 0 to 1, and `dropout_max_module`
     the name of the first module that has it; both are absent without such modules.
+    `encoder_decoder` is 1 if a module has an encoder and a decoder, otherwise absent.
 
     Logs a warning for a model without parameters, and for a loss that is no module.
     """
@@ -38,8 +39,23 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     ]
     if dropouts:
         facts["dropout_max"], facts["dropout_max_module"] = max(dropouts, key=lambda d: d[0])
+    if any(_has_encoder_and_decoder(m) for model in models.values() for m in model.modules()):
+        facts["encoder_decoder"] = 1.0
     if loss is not None:
         facts["loss"] = kind_of_loss(loss)
         if not isinstance(loss, nn.Module):
             log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
     return facts
+
+
+def _has_encoder_and_decoder(module: nn.Module) -> bool:
+    """Whether a child is an encoder and another a decoder, each of several layers or recurrent.
+
+    Not an embedding or one linear layer: language models name these encoder and decoder too.
+    """
+    parts = {
+        name[:3].lower()
+        for name, child in module.named_children()
+        if isinstance(child, RECURRENT) or any(True for _ in child.children())
+    }
+    return {"enc", "dec"} <= parts

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.scalars import Loss
-from trainvitals.capture.supervised_inputs import first_input
+from trainvitals.capture.supervised_inputs import first_input, others_like
 
 _FUNCTIONS: Final = {
     "cross_entropy": "CrossEntropyLoss",
@@ -71,7 +71,7 @@ class LossHooks:
         loss: nn.Module | None,
         guard: Guard,
         receive: Callable[[Tensor, Seen], None],
-        returned: Callable[[Tensor | None, object], None],
+        returned: Callable[[Tensor | None, object, tuple[Tensor, ...]], None],
         is_full: Callable[[], bool],
     ) -> None:
         self._guard = guard
@@ -135,7 +135,8 @@ class LossHooks:
             return
         if self._is_full() and "model output" not in self._guard.off:
             with self._guard.probe("model output"):
-                self._returned(first_input(args, kwargs), output)
+                first = first_input(args, kwargs)
+                self._returned(first, output, others_like(first, args, kwargs))
         if self._reported_by_models and not self._steps:
             if type(output) is Tensor:
                 self._plain_outputs += 1

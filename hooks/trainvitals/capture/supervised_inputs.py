@@ -7,7 +7,7 @@ without a synchronisation; nothing where input and target cannot be compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -24,6 +24,10 @@ larger one: a rule takes 0 as a proof that the input is finite."""
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
 CLASSES_MAX: Final = 1024
+OTHERS_MAX: Final = 4
+"""Maximum number of further inputs that are compared with the first one."""
+FORCED_MIN: Final = 0.95
+"""Share of equal entries from which another input is the first one, shifted by one."""
 TOLERANCE: Final = 1e-5
 """A column contains the target if the magnitude of their correlation is at least 1 − TOLERANCE."""
 
@@ -46,6 +50,29 @@ def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
     return None
 
 
+def others_like(
+    first: Tensor | None, args: object, kwargs: Mapping[str, object]
+) -> tuple[Tensor, ...]:
+    """Return further inputs that are token numbers of the shape of `first`, at most four."""
+    if first is None or first.is_floating_point():
+        return ()
+    given = [*(args if isinstance(args, tuple) else ()), *kwargs.values()]
+    for value in given[:1]:
+        if isinstance(value, Mapping):
+            given = list(value.values())
+        elif isinstance(value, (list, tuple)):
+            given = list(value)
+    return tuple(
+        x
+        for x in given
+        if isinstance(x, Tensor)
+        and x is not first
+        and x.shape == first.shape
+        and x.dtype == first.dtype
+        and x.device == first.device
+    )[:OTHERS_MAX]
+
+
 def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
     """Return the number of non-finite entries of a floating-point input; empty for others."""
     if not x.is_floating_point() or x.dtype.itemsize == 1:  # 8 bits: no subtraction
@@ -56,11 +83,17 @@ def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
 
 
 def target_in_input(
-    x: Tensor, target: Tensor, ignore_index: int | None, classes: int
+    x: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    classes: int,
+    others: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
     """Return how much of the supervised targets the input `x` contains, by the scalar's name.
 
-    Token numbers are compared entry by entry with targets at the same place. Features of shape
+    Token numbers are compared entry by entry with targets at the same place; the share is NaN if
+    one of the `others` is `x` shifted by one: a decoder that is given the target so far copies the
+    input of the encoder on purpose. Features of shape
     (samples, features) are compared with one target per sample: 1 if a column is a linear function
     of the target, or for classes of the indicator of the batch's most frequent class, otherwise 0.
     Empty if the two are not comparable.
@@ -68,6 +101,8 @@ def target_in_input(
     if x.device != target.device or not x.numel():
         return {}
     if (share := _of_tokens(x, target, ignore_index, classes)) is not None:
+        for other in others:
+            share = torch.where(_is_shifted(other, x), torch.nan, share)
         return {Scalar.TARGET_IN_TOKENS_SHARE: share}
     contained = _of_columns(x, target, classes)
     return {} if contained is None else {Scalar.TARGET_IN_FEATURES: contained}
@@ -89,9 +124,21 @@ def _of_tokens(x: Tensor, target: Tensor, ignore_index: int | None, classes: int
     return ((given == wanted) & counts).sum() / counts.sum()
 
 
+def _is_shifted(other: Tensor, x: Tensor) -> Tensor:
+    """Whether `other` is `x` one position later, along its first or its second dimension."""
+    shares = [
+        (other.narrow(d, 1, n - 1) == x.narrow(d, 0, n - 1)).float().mean()
+        for d, n in enumerate(x.shape[:2])
+        if n > 1
+    ]
+    return torch.stack([*shares, torch.zeros((), device=x.device)]).amax() >= FORCED_MIN
+
+
 def _of_columns(x: Tensor, target: Tensor, classes: int) -> Tensor | None:
     if x.dim() != 2 or target.numel() != x.shape[0] or x.shape[0] < SAMPLES_MIN:
         return None
+    if x.shape[1] == 1:
+        return None  # the only feature of an exercise without noise is not a leak
     if not x.is_floating_point() or x.numel() > COLUMN_ENTRIES_MAX:
         return None
     wide = torch.float32 if x.device.type == "mps" else torch.float64  # Metal has no float64

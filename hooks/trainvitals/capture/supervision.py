@@ -80,6 +80,7 @@ class Supervision:
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
         self._input: Tensor | None = None
+        self._others: tuple[Tensor, ...] = ()
         self._taken = 0
         self._own_s = 0.0
 
@@ -103,18 +104,20 @@ class Supervision:
         if self._micro_batches <= MICRO_BATCHES_MAX:
             with torch.no_grad():
                 self._take_criteria(losses, value, seen, whole=first or seen.explicit)
-            self._input = None
+            self.release()
         spent, self._own_s = self._own_s, 0.0
         return spent
 
-    def model_returned(self, given: Tensor | None, output: object) -> None:
+    def model_returned(
+        self, given: Tensor | None, output: object, others: tuple[Tensor, ...] = ()
+    ) -> None:
         """Remember the input of a model on a sampled step, and measure its output.
 
         The output can be the input of the loss: a cross entropy keeps its log-probabilities, not
         the logits that it was given.
         """
         # Until the loss: the model's graph keeps it as long, in general.
-        self._input = given
+        self._input, self._others = given, others
         if not self._wants_output:
             return
         started = time.thread_time()
@@ -132,7 +135,7 @@ class Supervision:
 
     def release(self) -> None:
         """Release the input of a model whose loss was not reported."""
-        self._input = None
+        self._input, self._others = None, ()
 
     # Predictions and targets.
 
@@ -179,7 +182,8 @@ class Supervision:
         if target.is_floating_point():
             self._scalars.log({Scalar.NONFINITE_TARGETS: nonfinite_count(target, keep)})
         if x is not None:
-            self._scalars.log(target_in_input(x, main.target, main.ignore_index, main.classes))
+            ignored, others = main.ignore_index, self._others
+            self._scalars.log(target_in_input(x, main.target, ignored, main.classes, others))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.

@@ -205,6 +205,29 @@ def outlier_share(history: History) -> float:
     return float(np.quantile(share, 1 - OUTLIER_BATCHES)) if len(share) else 0.0
 
 
+GROWTH_BATCHES = 5
+"""Measured batches in each median of the size of the targets."""
+
+
+def target_growth(history: History, since: int, jump_max: float) -> float:
+    """Return the RMS of the targets now, divided by that at step `since`: 1.5 is half more.
+
+    Medians of five measured batches. 1 if the targets are not known, or if they grew to more than
+    `jump_max` times their size from five batches to the next five: a bootstrapped target r + γ·Q
+    about doubles at most, so the data changed.
+    """
+    mean, std = (history.scalar(name).finite() for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD))
+    steps, ours, theirs = np.intersect1d(mean.steps, std.steps, return_indices=True)
+    n = GROWTH_BATCHES
+    start = max(0, int(np.searchsorted(steps, since, side="right")) - n)
+    rms = np.hypot(mean.values[ours], std.values[theirs]).astype(np.float64)[start:]
+    if len(rms) < 2 * n or not rms.min() > 0:
+        return 1.0
+    levels = np.median(np.lib.stride_tricks.sliding_window_view(rms, n), axis=1)
+    jump = float((levels[n:] / levels[:-n]).max())
+    return float(levels[-1] / levels[0]) if jump <= jump_max else 1.0
+
+
 def largest_loss(history: History) -> float:
     """Return an upper bound of the first loss, from the first predictions and targets.
 

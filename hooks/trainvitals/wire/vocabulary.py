@@ -234,10 +234,11 @@ class Scalar(StrEnum):
     """Share of the most frequent class among them, 0 to 1."""
     TARGET_IN_TOKENS_SHARE = "target_in_tokens_share"
     """Share of the supervised class targets that equal the model's input token at the same place,
-    0 to 1; absent if the first input is no tensor of integers with as many entries."""
+    0 to 1; absent if the first input is no tensor of integers with as many entries, or if another
+    input is the first one shifted by one: a decoder that copies."""
     TARGET_IN_FEATURES = "target_in_features"
     """1 if one column of the model's first input, a table (samples, features), determines the
-    targets linearly, else 0; absent if the input is no such table."""
+    targets linearly, else 0; absent if the input is no such table or has one column only."""
     NONFINITE_TARGETS = "nonfinite_targets"
     """Number of NaN and infinite target entries that are supervised; read as above, floating-point
     targets only."""

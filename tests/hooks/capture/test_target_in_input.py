@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainvitals.capture import Capture
-from trainvitals.capture.supervised_inputs import first_input, target_in_input
+from trainvitals.capture.supervised_inputs import first_input, others_like, target_in_input
 from trainvitals.wire import Frame, Layout, Scalar, Stream
 
 TOKENS = torch.randint(0, 11, (6, 9), generator=torch.Generator().manual_seed(0))
@@ -32,6 +32,19 @@ def test_labels_that_were_not_shifted_are_the_tokens_themselves():
 def test_shifted_labels_equal_the_tokens_by_chance_only():
     assert share(TOKENS[:, :-1], TOKENS[:, 1:], -100, 11) < 0.4
     assert share(TOKENS, TOKENS[:, 1:].reshape(-1), -100, 11) < 0.4
+
+
+def test_a_decoder_that_is_given_the_target_so_far_may_copy():
+    so_far = torch.cat([TOKENS[:, :1] * 0 + 11, TOKENS[:, :-1]], 1)
+    mask = torch.ones_like(TOKENS)
+    for others in [(so_far,), (mask, so_far)]:
+        assert others_like(TOKENS, (TOKENS, *others), {}) == others
+        [copied] = target_in_input(TOKENS, TOKENS, -100, 11, others).values()
+        assert copied.isnan()
+    columns = target_in_input(TOKENS.T, TOKENS.T, -100, 11, (so_far.T,))
+    assert next(iter(columns.values())).isnan()
+    [unshifted] = target_in_input(TOKENS, TOKENS, -100, 11, (mask,)).values()
+    assert unshifted == 1
 
 
 def test_ignored_positions_do_not_count():
@@ -62,6 +75,7 @@ def test_a_constant_column_and_a_nan_are_no_targets():
 def test_what_cannot_be_compared_is_absent():
     assert share(FEATURES, FEATURES) is None  # an autoencoder's target is its input
     assert share(FEATURES[:8], VALUES[:8]) is None  # too few samples
+    assert share(VALUES, 2 * VALUES + 1) is None  # the line of an exercise
     assert share(torch.rand(32, 3, 8, 8), LABELS, -100, 3) is None  # images
     assert share(TOKENS, LABELS[:6], -100, 3) is None
 

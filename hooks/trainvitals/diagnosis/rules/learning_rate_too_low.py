@@ -17,6 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
+from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Place, Stat, Stream
 
 
@@ -29,7 +30,9 @@ class LearningRateTooLow(Rule):
     is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is below 2e-5
     while the loss is flat. The gradient must be large enough (RMS
     above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause. Excluded:
-    warm-up, the end of a schedule, and converged runs.
+    warm-up, the end of a schedule, and converged runs. A model that was trained before (the initial
+    loss is clearly below that of the best constant prediction) is fine-tuned with small steps on
+    purpose: for it only the limit of 1e-6 holds, and the finding is a note.
     ## Why it matters
     At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
@@ -38,7 +41,8 @@ class LearningRateTooLow(Rule):
     - Multiply the learning rate by 10 until the ratio is about 1e-3.
     - A rate for Adam (1e-3) is low for SGD without momentum: 0.1 is the usual initial value there.
     ## When it is wrong
-    Fine-tuning with a very small rate on purpose; a schedule that ends near zero and whose peak
+    Fine-tuning with a very small rate on purpose, with a loss other than the usual ones of classes
+    and numbers; a schedule that ends near zero and whose peak
     was not captured.
     ## References
     Karpathy, "CS231n: Neural Networks Part 3", on the ratio of updates to weights; Cao et al.,
@@ -82,18 +86,20 @@ class LearningRateTooLow(Rule):
         if np.isnan(ratios).all():
             return
         largest = float(np.nanmax(ratios))
-        limit = self.update_ratio_flat if course.flat else self.update_ratio_min
+        trained = trained_before(history, course.initial)
+        flat = course.flat and not trained
+        limit = self.update_ratio_flat if flat else self.update_ratio_min
         gradient = self._relative_gradient(history, names)
         which = "largest"
         usual = middle(ratios)
-        if course.flat and usual < self.update_ratio_median and largest >= limit:
+        if flat and usual < self.update_ratio_median and largest >= limit:
             which, largest, limit = "median", usual, self.update_ratio_median
         if largest >= limit or largest == 0 or not gradient > self.gradient_min:
             return
         where = names[int(np.nanargmax(ratios))]
         rates = course.learning_rate.values
         yield self.finding(
-            severity=Severity.WARNING,
+            severity=Severity.INFO if trained else Severity.WARNING,
             since_step=int(history.steps(Stream.UPDATE)[0]),
             summary=(
                 f"Learning rate too low{f' ({number(float(rates[-1]))})' if len(rates) else ''}: a "
@@ -108,7 +114,7 @@ class LearningRateTooLow(Rule):
                     direction="below",
                     healthy=(1e-4, 1e-2),
                     text=f"in {where}" * (which == "largest")
-                    + (", with a flat loss" if course.flat else ""),
+                    + (", with a flat loss" if flat else ""),
                 ),
                 Evidence(
                     quantity="gradient RMS relative to weight RMS, largest matrix",
@@ -124,7 +130,7 @@ class LearningRateTooLow(Rule):
                 ),
             ),
             fix=higher_rate(largest),
-            confidence=0.9 if course.flat else 0.75,
+            confidence=0.9 if flat else 0.75,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,
         )

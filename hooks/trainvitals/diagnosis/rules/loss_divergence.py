@@ -16,6 +16,7 @@ from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, noise
+from trainvitals.diagnosis.supervision import target_growth
 from trainvitals.wire import Scalar, Stream
 
 
@@ -25,6 +26,8 @@ class _Shift(NamedTuple):
     step: int
     before: float
     now: float
+    best: int
+    """The last step of the window with the best level."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,12 @@ class LossDivergence(Rule):
     The loss had fallen by 30 % of its initial value or more. Then it rose, and each of the newest
     20 losses is above the best level (median of 20 losses in a row) by a quarter of the initial
     loss and by three times the noise before the rise. Their median is at least twice the best
-    level. Losses that can be negative are left out.
+    level. Losses that can be negative are left out. A note only: with several optimizers, or if the
+    targets grew gradually with the loss, by 40 % or more, as bootstrapped targets do (Q-learning,
+    value functions), and never to more than three times their size within ten measured batches. The
+    targets are seen in `mse_loss`, `smooth_l1_loss`, `huber_loss` and their modules, and in
+    `run.loss(value, target=...)`; a difference that the program squares itself hides them: set
+    `watch(loss_falls=False)` there.
     ## Why it matters
     The model has lost what it had learned. The steps from the rise on are wasted, unless the loss
     comes back by itself.
@@ -50,7 +58,8 @@ class LossDivergence(Rule):
     A change of the task or of the loss at that step: a curriculum, new data, a new loss weight.
     ## References
     Chowdhery et al., "PaLM", 2022, arXiv:2204.02311, section 5.1; Page, "Continuous Inspection
-    Schemes", 1954.
+    Schemes", 1954; Mnih et al., "Human-level Control through Deep Reinforcement Learning", 2015
+    (targets that the model computes).
     """
 
     code: ClassVar[str] = "TV503"
@@ -67,6 +76,12 @@ class LossDivergence(Rule):
     rise_min: float = threshold(0.25, "Rise of the loss, as a share of the initial loss.")
     factor_min: float = threshold(2.0, "Loss now divided by the best level.")
     noise_factor: float = threshold(3.0, "Rise as a multiple of the noise before it.")
+    target_growth: float = threshold(
+        1.4, "RMS of the targets now, divided by before: from this value on the rise is a note."
+    )
+    jump_max: float = threshold(
+        3.0, "Growth within ten measured batches, above which the data changed instead."
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
@@ -77,10 +92,12 @@ class LossDivergence(Rule):
         if shift is None:
             return
         rise = (shift.now - shift.before) / course.initial
-        several = float(history.facts.get("optimizers", 1))
+        several = float(history.facts.get("optimizers", 1)) > 1
+        grown = target_growth(history, shift.best, self.jump_max)
         yield self.finding(
-            # With several optimizers (GANs), one loss may rise because the other falls.
-            severity=Severity.INFO if several > 1 else Severity.WARNING,
+            # With several optimizers (GANs), one loss may rise because the other falls; with
+            # bootstrapped targets, the error grows with the values that the model has learned.
+            severity=Severity.INFO if several or grown >= self.target_growth else Severity.WARNING,
             since_step=shift.step,
             summary=f"Loss divergence: the loss had fallen from {number(course.initial)} to "
             f"{number(shift.before)}, rose at step {shift.step} and is {number(shift.now)} now.",
@@ -111,6 +128,7 @@ class LossDivergence(Rule):
                     unit="share",
                     text=f"{percent(1 - shift.before / course.initial)} of the initial loss",
                 ),
+                *_of_targets(grown, self.target_growth),
             ),
             confidence=0.8,
             stream=Stream.SCALAR,
@@ -136,7 +154,7 @@ class LossDivergence(Rule):
         # The first step from which the loss is above the limit up to now.
         low = np.flatnonzero(values <= limit)
         onset = int(low[-1]) + 1 if len(low) else 0
-        return _Shift(int(loss.steps[onset]), best, now)
+        return _Shift(int(loss.steps[onset]), best, now, int(loss.steps[at + held - 1]))
 
     @staticmethod
     def sick() -> History:
@@ -148,6 +166,14 @@ class LossDivergence(Rule):
         """Return a loss that jumps to 2.2 for ten steps and comes back."""
         step = np.arange(160)
         return _run(np.where((step >= 120) & (step < 130), 2.2, _falling(160)))
+
+
+def _of_targets(grown: float, limit: float) -> tuple[Evidence, ...]:
+    """Return the growth of the targets as evidence; empty if they did not grow gradually."""
+    if not grown > 1:
+        return ()
+    quantity = "gradual growth of the targets since the best level"
+    return (Evidence(quantity=quantity, seen=grown, limit=limit, direction="below", unit="times"),)
 
 
 def _falling(n: int) -> Floats:

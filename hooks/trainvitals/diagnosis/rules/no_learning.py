@@ -19,6 +19,7 @@ from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import class_loss, has_class_head, loss_of_constant
+from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Scalar, Stream
 
@@ -37,10 +38,11 @@ class NoLearning(Rule):
     in between. Or, after 200 steps, a classifier whose loss began above the entropy of the class
     frequencies is still within 2 % of it: it predicts the frequencies. Or the loss has fallen by
     less than 1 % in 300 steps, with a noise below 1 %. Excluded: losses that can be negative,
-    warm-up, runs that have converged (also before they were watched), losses with a noise above 7 %
-    of their initial level, and those that fall within their noise since the start. A recurrent
-    network is judged after 300 steps, or after three quarters of the planned steps if that is
-    earlier.
+    warm-up, runs that have converged (also before they were watched), models that were trained
+    before (the initial loss is clearly below that of the best constant prediction), losses with a
+    noise above 7 % of their initial level, and those that fall within their noise since the start.
+    A recurrent network is judged after 300 steps, or after three quarters of the planned steps if
+    that is earlier.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -55,7 +57,8 @@ class NoLearning(Rule):
     - There is code only if the updates are small; otherwise the causes need different changes.
     ## When it is wrong
     With adversarial losses (GANs) and bootstrapped targets, the loss stays level while the model
-    learns. The loss of a fine-tuned model can be at its minimum from the start.
+    learns. The loss of a fine-tuned model can be at its minimum from the start; it is recognised
+    only for the usual losses of classes and numbers.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Zhang et al., "AutoTrainer", 2021,
     arXiv:2102.09784.
@@ -107,7 +110,7 @@ class NoLearning(Rule):
         # A learning rate that rose within the newest 50 steps has not taken effect yet.
         if len(course.loss) < self._steps_min(history) or course.warming_up or course.converged:
             return
-        if course.initial < self.loss_low:
+        if course.initial < self.loss_low or trained_before(history, course.initial):
             return
         level = course.flat and not self._falls_in_noise(course)
         if not (level or self._only_frequencies(history, course) or self._creeps(course)):
