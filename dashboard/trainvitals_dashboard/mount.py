@@ -15,6 +15,9 @@ from trainvitals_dashboard.access import CollectorAccess, choose, from_environme
 from trainvitals_dashboard.delivery import Delivery
 
 SCRIPT = Path(__file__).with_name("app.py")
+TEXT_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif'
+CODE_FONT = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace'
+"""Fonts of the visitor's system: Streamlit's own would add 0.17 to 0.6 MB to a first visit."""
 OPTIONS: dict[str, Any] = {
     "server.address": "127.0.0.1",
     "server.headless": True,
@@ -32,6 +35,9 @@ OPTIONS: dict[str, Any] = {
     "logger.level": "warning",
     "theme.paddingTop": "2rem",
     "theme.baseRadius": "0.6rem",
+    "theme.font": TEXT_FONT,
+    "theme.headingFont": TEXT_FONT,
+    "theme.codeFont": CODE_FONT,
     "theme.light.primaryColor": "#0f766e",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f3f6f6",

@@ -11,7 +11,15 @@ from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
 from trainvitals_dashboard import mount
-from trainvitals_dashboard.delivery import ADDRESS, MAIN, PAGES, STATIC, document
+from trainvitals_dashboard.delivery import (
+    ADDRESS,
+    FONT_FACE,
+    FONT_LINK,
+    MAIN,
+    PAGES,
+    STATIC,
+    document,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,26 @@ def test_the_pages_are_those_of_the_app():
 def test_the_address_comes_before_every_script_of_the_document():
     page = document().decode()
     assert page.index(ADDRESS) < page.index("<script") + 1
-    assert page.replace(ADDRESS, "") == (STATIC / "index.html").read_text(encoding="utf-8")
+    original = (STATIC / "index.html").read_text(encoding="utf-8")
+    assert page.replace(ADDRESS, "") == FONT_LINK.sub("", original)
+
+
+def test_the_document_loads_no_font():
+    original = (STATIC / "index.html").read_text(encoding="utf-8")
+    assert len(FONT_LINK.findall(original)) == 1
+    assert "woff2" not in document().decode()
+
+
+def test_the_styles_name_no_font_for_text_and_keep_everything_else(address):
+    [style] = re.findall(r'href="\./(static/css/index\.[^"]+\.css)"', document().decode())
+    original = (STATIC / style).read_text(encoding="utf-8")
+    sent = get(f"{address}/{style}", **{"Accept-Encoding": "gzip"}).text
+    faces = FONT_FACE.findall(original)
+    assert len(faces) == 6
+    assert all("Source" in face for face in faces)
+    assert "Source" not in sent
+    assert "Material Symbols Rounded" in sent
+    assert len(sent) == len(original) - sum(map(len, faces))
 
 
 @pytest.mark.parametrize("path", ["/", "/run?run=gpt-small", "/settings"])
@@ -69,7 +96,24 @@ def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(addr
     with chromium() as browser, visit(browser, f"{address}/run?run=gpt-small") as seen:
         assert (seen.refused, seen.errors) == ([], [])
         sizes = "performance.getEntriesByType('resource').map(e => e.encodedBodySize)"
-        assert sum(seen.page.evaluate(sizes)) < 2_000_000
+        assert sum(seen.page.evaluate(sizes)) < 1_850_000
         seen.page.get_by_role("link", name="Layers").click()
         seen.page.wait_for_url("**/layers?run=gpt-small", timeout=60_000)
         assert (seen.refused, seen.errors) == ([], [])
+
+
+@pytest.mark.needs_chromium
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("page", ["", "/run?run=gpt-small", "/layers?run=gpt-small", "/alerts"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_use_the_fonts_of_the_system(address, page, dark):
+    shown = "e => getComputedStyle(e).fontFamily.split(',')[0]"
+    with chromium() as browser, visit(browser, address + page, dark=dark) as seen:
+        seen.page.wait_for_timeout(500)
+        fonts = [url for url in seen.requests if ".woff" in url]
+        assert [url for url in fonts if "MaterialSymbols" not in url] == []
+        assert seen.page.locator("[data-testid=stApp]").evaluate(shown) == "system-ui"
+        headings = seen.page.locator("h1, h2, h3, h4").evaluate_all(f"all => all.map({shown})")
+        code = seen.page.locator("code").evaluate_all(f"all => all.map({shown})")
+        assert set(headings) <= {"system-ui"}
+        assert set(code) <= {"ui-monospace"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from trainvitals.api.schema import Run, RunDetail
 from trainvitals.api.wording import number, percent
@@ -46,11 +45,8 @@ def links_to_all_runs(page: str = "") -> None:
         st.page_link(target, label=label, icon=icon, disabled=page == target)
 
 
-def run_header(run: Run, *, page: str) -> DeltaGenerator:
-    """Show the run's name, state and links, and set the tab title. `page` is the open page.
-
-    Return the place of the line about the progress, which live pages write again.
-    """
+def run_header(run: Run, *, page: str) -> None:
+    """Show the run's name, state and links, and set the tab title. `page` is the open page."""
     st.set_page_config(page_title=tab_title(run))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         brand()
@@ -78,9 +74,6 @@ def run_header(run: Run, *, page: str) -> DeltaGenerator:
             if run.archived:
                 st.badge("archived", icon=":material/archive:", color="gray")
             edit_popover(run)
-    slot = st.empty()
-    slot.caption(where_and_when(run))
-    return slot
 
 
 def state_badge(state: str) -> None:

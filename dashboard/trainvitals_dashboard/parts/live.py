@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from trainvitals.api.schema import Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
@@ -42,28 +41,42 @@ class Live:
     """Time at which the page was drawn, from time.monotonic."""
 
     def banner(self, *others: Answer[object]) -> None:
-        """Warn of answers that are not current. On a refreshed page, `write` does so."""
+        """Warn of answers that are not current. On a refreshed page, `progress` does so."""
         if self.every_s is None:
             age_banner(self.answer, *others)
 
-    def write(self, slot: DeltaGenerator) -> None:
-        """Write the progress of the run into its place in the header, or the age of the data."""
-        if self.every_s is not None and self.answer.problem is not None:
-            with slot:
-                age_banner(self.answer)
-        else:
-            slot.caption(where_and_when(self.answer.value))
+    def progress(self) -> None:
+        """Show the progress of the run, or the age of the data; refresh the line.
+
+        The line is a fragment of its own. A fragment that writes to another place of the page fails
+        (StreamlitInvalidLayoutContextError) where an interrupted run of the page did not reach it.
+        """
+        fresh = [self.answer]
+
+        @st.fragment(run_every=self.every_s)
+        def line() -> None:
+            try:
+                answer = fresh.pop() if fresh else client().run(self.answer.value.id)
+            except Problem:
+                return  # the refreshed parts of the page explain it
+            if self.every_s is not None and answer.problem is not None:
+                age_banner(answer)
+            else:
+                st.caption(where_and_when(answer.value))
+
+        line()
 
     def refreshed(self, part: Callable[[Live], object]) -> None:
         """Call `part` now, and again at each refresh with the newest state of the run.
 
-        A failed request is explained in place of the part.
+        `part` writes to no place outside of it. A failed request is explained in place of the part.
         """
+        fresh = [self]
 
         @st.fragment(run_every=self.every_s)
         def drawn_again() -> None:
             try:
-                part(self._newest())
+                part(fresh.pop() if fresh else self._newest())
             except Problem as problem:
                 explain(problem)
 

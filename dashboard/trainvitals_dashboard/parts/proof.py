@@ -46,10 +46,12 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
     )
     # The rest of the verdict is drawn again when a finding changes; its curve goes on with the run.
     live = run.state == "running" and follows()
+    fresh = [run]
 
     @st.fragment(run_every=LIVE_S if live else None)
     def curve() -> None:
-        newest = client().run(run.id).value if live else run
+        newest = client().run(run.id).value if live and not fresh else run
+        fresh.clear()
         plan = _plan(newest, finding, wanted, title)
         board(f"{_key(finding)}-{run.id}", [plan], newest.step, tools=False)
 

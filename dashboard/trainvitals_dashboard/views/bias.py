@@ -59,7 +59,8 @@ def _page(live: Live) -> None:
     run = live.answer.value
     layouts = client().layout(run)
     findings = client().findings(run).value.findings
-    slot = run_header(run, page=BIAS)
+    run_header(run, page=BIAS)
+    live.progress()
     live.banner(layouts)
     _flagged(findings)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -67,7 +68,6 @@ def _page(live: Live) -> None:
         range_control(run.step)
 
     def drift(now: Live) -> None:
-        now.write(slot)
         newest = now.answer.value
         measured = client().layout(newest).value
         drifts = _drifts(newest, measured)

@@ -11,7 +11,7 @@ from trainvitals.api.wording import initialiser_text, number, percent
 from trainvitals.wire import Stream
 from trainvitals_dashboard.figures.charts import Chart, over_layers
 from trainvitals_dashboard.parts.board import still_board
-from trainvitals_dashboard.parts.header import run_header
+from trainvitals_dashboard.parts.header import run_header, where_and_when
 from trainvitals_dashboard.parts.session import (
     INITIAL,
     age_banner,
@@ -44,6 +44,7 @@ def show() -> None:
     layouts = client().layout(run).value
     findings = client().findings(run).value.findings
     run_header(run, page=INITIAL)
+    st.caption(where_and_when(run))
     age_banner(answer, initial)
     _flagged(findings)
     _numbers(initial.value)

@@ -49,17 +49,17 @@ def _page(live: Live) -> None:
     run = live.answer.value
     layouts = client().layout(run)
     findings = client().findings(run).value.findings
-    slot = run_header(run, page=LAYERS)
+    run_header(run, page=LAYERS)
+    live.progress()
     live.banner(layouts)
     measured = _measured(layouts.value)
 
-    def progress(now: Live) -> None:
-        now.write(slot)
+    def checked(now: Live) -> None:
         if _measured(client().layout(now.answer.value).value) != measured:
             st.rerun()  # a stream was measured for the first time
 
     if not measured:
-        live.refreshed(progress)
+        live.refreshed(checked)
         st.info("No layer was measured yet.", icon=":material/hourglass_empty:")
         return
     stream, statistic = _choice(layouts.value, measured, run)
@@ -72,7 +72,7 @@ def _page(live: Live) -> None:
     rows = rows_of(layout, statistic, findings)
 
     def heat(now: Live) -> None:
-        progress(now)
+        checked(now)
         _heat(now.answer.value, layout, statistic, rows)
 
     live.refreshed(heat)

@@ -66,7 +66,8 @@ def _page(live: Live) -> None:
     run = live.answer.value
     asked = client().findings(run)
     initial = client().initial(run)
-    slot = run_header(run, page=LOSS)
+    run_header(run, page=LOSS)
+    live.progress()
     live.banner(asked, initial)
     _flagged(run, asked.value.findings)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -74,7 +75,6 @@ def _page(live: Live) -> None:
         range_control(run.step)
 
     def drawn(now: Live) -> None:
-        now.write(slot)
         newest_run = now.answer.value
         names = _names(newest_run)
         whole = _curves(newest_run, [n for n in names if _is_loss(n)])

@@ -49,7 +49,8 @@ def _page(live: Live) -> None:
     run = live.answer.value
     asked = client().findings(run)
     findings = asked.value.findings
-    slot = run_header(run, page=RUN)
+    run_header(run, page=RUN)
+    live.progress()
     live.banner(asked)
     if run.notes:
         st.text(run.notes)  # not Markdown: it could load images from other machines
@@ -62,11 +63,7 @@ def _page(live: Live) -> None:
         if live.every_s is not None:
             st.caption("updates automatically", width="content")
 
-    def curves(now: Live) -> None:
-        now.write(slot)
-        _curves(now.answer.value, findings)
-
-    live.refreshed(curves)
+    live.refreshed(lambda now: _curves(now.answer.value, findings))
     _logged(live)
     _about(run)
 
