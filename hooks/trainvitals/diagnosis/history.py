@@ -200,6 +200,9 @@ class History:
         self.not_watched: dict[str, str] = {}
         self.dropped: list[Dropped] = []
         """What did not reach the collector; known there only."""
+        self.ranks: dict[int, History] = {}
+        """Rank → gradient norms and L2 norms of weights of other ranks, at some of their first and
+        newest steps; known to the collector only."""
         self.is_lost = False
         """The collector receives nothing any more, and no end of the run was reported."""
         self.last_step = -1

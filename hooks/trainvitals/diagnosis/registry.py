@@ -48,6 +48,7 @@ from trainvitals.diagnosis.rules.over_regularised import OverRegularised
 from trainvitals.diagnosis.rules.overfitting import Overfitting
 from trainvitals.diagnosis.rules.parameter_jump import ParameterJump
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
+from trainvitals.diagnosis.rules.rank_divergence import RankDivergence
 from trainvitals.diagnosis.rules.redundant_bias import RedundantBias
 from trainvitals.diagnosis.rules.reward_without_kl import RewardWithoutKl
 from trainvitals.diagnosis.rules.rollout_mismatch import RolloutMismatch
@@ -124,6 +125,7 @@ RULES: tuple[type[Rule], ...] = (
     AmpUnderflow,
     SilentRun,
     DroppedRecords,
+    RankDivergence,
     MonitorDegraded,
 )
 

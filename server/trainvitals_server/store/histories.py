@@ -19,6 +19,7 @@ from trainvitals.wire.codec import read_frame
 from trainvitals_server.store import runs
 from trainvitals_server.store.chunks import AXIS_ALONE, AXIS_GROUP
 from trainvitals_server.store.models import Chunk, LogFrame, Run
+from trainvitals_server.store.ranks import OtherRanks
 from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
 from trainvitals_server.store.track_rows import read_rows
@@ -44,6 +45,7 @@ class _Kept:
     log_pk: int = 0
     """The newest row of the log that is in the history."""
     events: int = 0
+    ranks: OtherRanks = field(default_factory=OtherRanks)
 
 
 class Histories:
@@ -62,6 +64,7 @@ class Histories:
             if kept is None or kept.identity != identity or not _continue(connection, kept, tracks):
                 kept = _rebuild(connection, run_pk, tracks, identity)
             _add_metadata(connection, run_pk, kept)
+            kept.ranks.read_one(connection, run_pk, kept.history)
             self._kept[run_pk] = kept
             self._kept.move_to_end(run_pk)
             while len(self._kept) > HISTORIES_MAX:

@@ -36,6 +36,7 @@ DECIDED_BY_PEOPLE = (
     "TV901",
     "TV951",
     "TV952",
+    "TV953",
     "TV954",
 )
 """Rules without code: a person must decide, or change the model's or the loss's own code."""
@@ -97,6 +98,7 @@ CATALOGUE = {
     "TV904": "amp_underflow",
     "TV951": "silent_run",
     "TV952": "dropped_records",
+    "TV953": "rank_divergence",
     "TV954": "monitor_degraded",
 }
 

@@ -1,0 +1,99 @@
+"""What the other ranks of a run measured, for the rule that compares them with the lowest rank.
+
+A round reads one more rank: its gradient norms and the L2 norms of its weights, at its first and
+its newest steps. Start at `OtherRanks.read_one`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import sqlalchemy as sa
+
+from trainvitals.diagnosis.history import History
+from trainvitals.wire import Frame, Layout, Scalar, Stat, Stream
+from trainvitals_server.store import statements
+from trainvitals_server.store.layouts import decode_layout
+from trainvitals_server.store.models import Source, Track
+from trainvitals_server.store.track_rows import TrackShape, read_rows
+
+RANKS_MAX = 7
+"""Maximum number of ranks that are compared with the lowest one: the lowest of the others."""
+NORMS = (Scalar.GRADIENT_NORM, Scalar.GRADIENT_NORM_BEFORE_CLIPPING)
+FIRST_STEPS = 64
+NEWEST_STEPS = 256
+"""Steps of a rank that are read: from its first one, and up to the newest one of the run."""
+
+
+class OtherRanks:
+    """The other ranks of one run, read in turn."""
+
+    def __init__(self) -> None:
+        self._sources: list[tuple[int, int]] = []
+        self._next = 0
+
+    def read_one(self, connection: sa.Connection, run_pk: int, history: History) -> None:
+        """Read the next rank anew into `history.ranks`; drop those of an earlier attempt."""
+        sources = _other_sources(connection, run_pk)
+        if sources != self._sources:
+            self._sources = sources
+            known = {rank for rank, _ in sources}
+            for rank in history.ranks.keys() - known:
+                del history.ranks[rank]
+        if not sources:
+            return
+        self._next = (self._next + 1) % len(sources)
+        rank, source_pk = sources[self._next]
+        history.ranks[rank] = _history_of(connection, source_pk, history.last_step)
+
+
+def _other_sources(connection: sa.Connection, run_pk: int) -> list[tuple[int, int]]:
+    """Return (rank, key of the source) of the newest attempt's ranks above its lowest one."""
+    newest = connection.execute(statements.PRIMARY, {"run_pk": run_pk}).one_or_none()
+    if newest is None or newest[0] is None:
+        return []
+    attempt_pk, lowest = newest
+    wanted = (
+        sa.select(Source.rank, Source.pk)
+        .where(Source.attempt_pk == attempt_pk, Source.rank > lowest)
+        .order_by(Source.rank, Source.pk)
+    )
+    by_rank = {row.rank: row.pk for row in connection.execute(wanted)}
+    return sorted(by_rank.items())[:RANKS_MAX]
+
+
+def _history_of(connection: sa.Connection, source_pk: int, last_step: int) -> History:
+    history = History()
+    for stream, statistic in ((Stream.SCALAR, Stat.VALUE), (Stream.WEIGHT, Stat.L2)):
+        wanted = (
+            sa.select(Track)
+            .where(Track.source_pk == source_pk, Track.stream == str(stream))
+            .order_by(Track.version.desc())
+            .limit(1)
+        )
+        track = connection.execute(wanted).one_or_none()
+        if track is None:
+            continue
+        layout = decode_layout(track.layout)
+        if statistic not in layout.statistics:
+            continue
+        column = layout.statistics.index(statistic)
+        places = [
+            (i, place)
+            for i, place in enumerate(layout.places)
+            if stream is Stream.WEIGHT or place.name in NORMS
+        ]
+        if not places:
+            continue
+        # Series are numbered statistic-major.
+        numbers = np.array([column * track.places + i for i, _ in places], np.int64)
+        shape = TrackShape(track.pk, track.places, track.statistics)
+        newest = max(0, last_step + 1 - NEWEST_STEPS)
+        spans = [(newest, last_step + 1)]
+        if newest:
+            spans.insert(0, (0, min(FIRST_STEPS, newest)))
+        history.add(Layout(stream, 0, (statistic,), tuple(place for _, place in places)))
+        for lo, hi in spans:
+            rows = read_rows(connection, shape, numbers, lo=lo, hi=hi)
+            if len(rows.steps):
+                history.add(Frame(stream, 0, rows.steps, rows.times, rows.values[:, :, None]))
+    return history
