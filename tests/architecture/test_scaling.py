@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from trainvitals.ship.shipper import INTERVAL_S
 from trainvitals_server.settings import Settings
-from trainvitals_server.store.database import PostgresDatabase
 from trainvitals_server.store.migrate import parsed
+from trainvitals_server.store.postgres import PostgresDatabase
 
 PAGE = (Path(__file__).parents[2] / "docs/scaling.md").read_text()
 NUMBER = r"([\d,.]+)"

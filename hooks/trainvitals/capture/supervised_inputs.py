@@ -1,5 +1,6 @@
-"""Measure the first input of a model: its non-finite entries, and whether it contains the target of
-the loss (a language model whose labels were not shifted, a feature that is the target itself).
+"""Measure the first input of a model: its non-finite entries, the scales of its features, and
+whether it contains the target of the loss (a language model whose labels were not shifted, a
+feature that is the target itself).
 
 Comes in: the arguments of a model, the target of its loss. Goes out: 0-dim tensors on their device,
 without a synchronisation; nothing where input and target cannot be compared.
@@ -21,6 +22,8 @@ COLUMN_ENTRIES_MAX: Final = 65_536
 NONFINITE_ENTRIES_MAX: Final = 1_048_576
 """Maximum number of entries of an input that is searched for NaN and infinity. Not a sample of a
 larger one: a rule takes 0 as a proof that the input is finite."""
+FEATURES_MIN: Final = 4
+"""Minimum number of columns whose scales are compared."""
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
 CLASSES_MAX: Final = 1024
@@ -80,6 +83,24 @@ def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
     if x.numel() > NONFINITE_ENTRIES_MAX:
         return {}
     return {Scalar.NONFINITE_INPUTS: nonfinite_count(x.detach())}
+
+
+def feature_scales(x: Tensor) -> dict[str, Tensor]:
+    """Return the largest RMS of a column of a table, and its ratio to the median RMS.
+
+    Empty for other inputs than a floating-point table (samples, features) of FEATURES_MIN columns
+    or more and at most COLUMN_ENTRIES_MAX entries. The ratio is infinite if most columns are 0.
+    """
+    if x.dim() != 2 or not x.is_floating_point() or x.dtype.itemsize == 1:
+        return {}
+    if x.shape[1] < FEATURES_MIN or not 0 < x.numel() <= COLUMN_ENTRIES_MAX:
+        return {}
+    size = x.detach().float().square().mean(0).sqrt()
+    largest = size.amax()
+    return {
+        Scalar.INPUT_LARGEST_FEATURE: largest,
+        Scalar.INPUT_FEATURE_SPREAD: largest / size.median(),
+    }
 
 
 def target_in_input(

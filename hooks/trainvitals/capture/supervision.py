@@ -25,7 +25,7 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
 from trainvitals.capture.scalars import TOTAL, StepScalars
-from trainvitals.capture.supervised_inputs import nonfinite_inputs, target_in_input
+from trainvitals.capture.supervised_inputs import feature_scales, nonfinite_inputs, target_in_input
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
@@ -159,7 +159,7 @@ class Supervision:
             self._scalars.log(nonfinite_inputs(x))
             if x.is_floating_point():
                 entries = sample(x.detach()).float()
-                self._scalars.log(named("input", moments(entries, None)))
+                self._scalars.log(named("input", moments(entries, None)) | feature_scales(x))
         self._take_target(main, x, whole=whole)
 
     def _take_target(self, main: Criterion, x: Tensor | None, *, whole: bool) -> None:

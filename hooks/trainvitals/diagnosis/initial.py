@@ -7,7 +7,7 @@ Promise:  pure; empty or None if the start of the run, the loss or the layer kin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -29,6 +29,17 @@ _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
 _BINARY: Final = ("BCEWithLogitsLoss", "BCELoss")
 _TARGET_BATCHES: Final = 16
 """Measured batches from the start whose targets give the scale of a regression."""
+
+
+_DISTANCES: Final[Mapping[str, tuple[Callable[[float], float], str]]] = MappingProxyType(
+    {
+        "MSELoss": (lambda power: power, "mean square of the targets"),
+        "HuberLoss": (lambda power: power / 2, "half the mean square of the targets"),
+        "L1Loss": (math.sqrt, "root mean square of the targets"),
+        "SmoothL1Loss": (math.sqrt, "root mean square of the targets"),
+    }
+)
+"""The largest loss of the prediction 0 for targets of a mean square, and its description."""
 
 
 class Gain(NamedTuple):
@@ -83,7 +94,8 @@ class InitialLoss(NamedTuple):
     step: int
     seen: float
     expected: float
-    """ln C for a cross entropy over C classes, ln 2 for a binary one, E[y²] for a squared error."""
+    """ln C for a cross entropy over C classes, ln 2 for a binary one, E[y²] for a squared error,
+    E[y²]/2 for a Huber loss, and √E[y²], an upper bound, for an absolute or smooth one."""
     formula: str
     """How `expected` was derived: "ln 10"."""
     explained: bool
@@ -116,13 +128,13 @@ def initial_loss(history: History) -> InitialLoss | None:
         largest = max(abs(first["max"]), abs(first["min"]))
         explained = name == "BCELoss" or seen - math.log(2) <= 1.05 * largest
         return InitialLoss(step, seen, math.log(2), "ln 2", explained)
-    if name == "MSELoss":
-        return _squared(history, step, seen, first)
+    if name in _DISTANCES:
+        return _distance(history, name, step, seen, first)
     return None
 
 
-def _squared(
-    history: History, step: int, seen: float, first: Mapping[str, float]
+def _distance(
+    history: History, name: str, step: int, seen: float, first: Mapping[str, float]
 ) -> InitialLoss | None:
     mean, std = (
         history.scalar(name).finite().values[:_TARGET_BATCHES]
@@ -135,7 +147,8 @@ def _squared(
         return None
     # What predictions of this mean and spread cost if they are independent of the targets.
     cost = (first["mean"] - float(mean[0])) ** 2 + first["std"] ** 2 + float(std[0]) ** 2
-    return InitialLoss(step, seen, power, "mean square of the targets", seen <= 3 * cost)
+    limit, formula = _DISTANCES[name]
+    return InitialLoss(step, seen, limit(power), formula, seen <= 3 * limit(cost))
 
 
 def _first_prediction(history: History) -> Mapping[str, float] | None:

@@ -156,16 +156,16 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
         raise WireError(
             f"A batch is at least {_PREFIX.size} bytes long; this body has {len(body)}."
         )
-    magic, version, header_bytes = _PREFIX.unpack_from(body)
+    magic, version, claimed = _PREFIX.unpack_from(body)
     if magic != MAGIC:
         raise WireError("The body does not start with TVB: it is not a trainvitals batch.")
     if not OLDEST_VERSION <= version <= NEWEST_VERSION:
         raise WireVersionError(version)
-    if header_bytes > limits.header_bytes_max:
-        raise _too_large("header bytes", header_bytes, limits.header_bytes_max)
-    blocks_at = _PREFIX.size + header_bytes
+    if claimed > limits.header_bytes_max:
+        raise _too_large("header bytes", claimed, limits.header_bytes_max)
+    blocks_at = _PREFIX.size + claimed
     if blocks_at > len(body):
-        raise WireError(f"The header claims {header_bytes} bytes; the body ends before that.")
+        raise WireError(f"The header claims {claimed} bytes; the body ends before that.")
     try:
         header = _header_decoder.decode(memoryview(body)[_PREFIX.size : blocks_at])
     # RecursionError: deeply nested msgpack; UnicodeDecodeError is a ValueError.
@@ -185,14 +185,18 @@ def decode(body: bytes | memoryview, limits: Limits | None = None) -> Batch:
     )
 
 
+def header_bytes(body: bytes | memoryview) -> int:
+    """Return the length of the header that a body claims to have; for another body, any number."""
+    return int(_PREFIX.unpack_from(body)[2]) if len(body) >= _PREFIX.size else 0
+
+
 def frame_slices(body: bytes, batch: Batch) -> dict[int, tuple[memoryview, memoryview]]:
     """Return (header, values) of each frame of `batch`, by its position in the batch.
 
     `batch` is what `decode` returned for `body`. Both parts are slices of `body`, without a copy;
     `read_frame` reads them.
     """
-    header_bytes = _PREFIX.unpack_from(body)[2]
-    at = _PREFIX.size + header_bytes
+    at = _PREFIX.size + header_bytes(body)
     whole = memoryview(body)
     headers = _raw_decoder.decode(whole[_PREFIX.size : at]).records
     slices: dict[int, tuple[memoryview, memoryview]] = {}

@@ -249,6 +249,11 @@ class Scalar(StrEnum):
     INPUT_MEAN = "input_mean"
     INPUT_STD = "input_std"
     """Population standard deviation over these entries."""
+    INPUT_LARGEST_FEATURE = "input_largest_feature"
+    """Largest RMS of a column of the model's first input, if that is a table (samples, features)
+    of floating-point numbers with four columns or more and at most 65,536 entries."""
+    INPUT_FEATURE_SPREAD = "input_feature_spread"
+    """The same divided by the median RMS of its columns; infinite if most columns are 0."""
     NONFINITE_INPUTS = "nonfinite_inputs"
     """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
     the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from trainvitals_server.auth.tokens import Scope, Tokens
 from trainvitals_server.problems import Problem
@@ -41,11 +42,13 @@ class Requires:
 
     scope: Scope
 
-    def __call__(self, request: Request) -> Principal:
+    async def __call__(self, request: Request) -> Principal:
         """Return the principal of the request."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         tokens: Tokens = request.app.state.tokens
-        granted = tokens.check(token.strip()) if kind.lower() == "bearer" and token else None
+        granted = None
+        if kind.lower() == "bearer" and (token := token.strip()):
+            granted = tokens.remembered(token) or await run_in_threadpool(tokens.check, token)
         if granted is None:
             raise Problem(
                 "unauthorised",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import Token
 
 _TOKEN_LENGTH_MAX = 200
+_TOKENS_REMEMBERED = 1024
 
 
 class Scope(StrEnum):
@@ -72,6 +75,10 @@ class Tokens:
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self._lock = threading.Lock()
+        self._valid: LRUCache[bytes, Any] = LRUCache(_TOKENS_REMEMBERED)
+        """SHA-256 of a token → its row, as long as only this process can revoke it."""
+        self._revocations = 0
 
     def create(
         self,
@@ -98,10 +105,21 @@ class Tokens:
 
     def check(self, token: str) -> Granted | None:
         """Return what `token` grants; None when it is unknown, revoked, expired or malformed."""
+        revocations = self._revocations
         row = self._find(token)
         if row is None or self._has_ended(row):
             return None
-        return Granted(row.id, Scope(row.scope), row.project)
+        with self._lock:
+            # A token that was revoked since the query must not be remembered.
+            if self._database.exclusive and revocations == self._revocations:
+                self._valid[_digest(token)] = row
+        return _granted(row)
+
+    def remembered(self, token: str) -> Granted | None:
+        """Return what `token` grants, if an earlier `check` of it is still true; else None."""
+        with self._lock:
+            row = self._valid.get(_digest(token))
+        return None if row is None or self._has_ended(row) else _granted(row)
 
     def is_void(self, token: str) -> bool:
         """Whether `token` was created by this database and is now revoked or expired."""
@@ -134,7 +152,11 @@ class Tokens:
             .where(Token.id == token_id, Token.revoked_at.is_(None))
             .values(revoked_at=self._clock())
         )
-        return self._database.write(lambda connection: connection.execute(change).rowcount) > 0
+        revoked = self._database.write(lambda connection: connection.execute(change).rowcount) > 0
+        with self._lock:
+            self._revocations += 1
+            self._valid.clear()
+        return revoked
 
     def all(self) -> list[Known]:
         """Return every token, without its secret, oldest first."""
@@ -150,6 +172,10 @@ class Tokens:
         with self._database.read() as connection:
             rows = connection.execute(sa.select(*columns).order_by(Token.created_at, Token.id))
             return [Known(*row) for row in rows]
+
+
+def _granted(row: Any) -> Granted:
+    return Granted(row.id, Scope(row.scope), row.project)
 
 
 def _digest(secret: str) -> bytes:

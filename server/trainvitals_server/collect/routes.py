@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import Request, Response
@@ -11,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals.wire import CONTENT_TYPE, Batch, WireError, decode
-from trainvitals.wire.codec import Limits
+from trainvitals.wire.codec import Limits, header_bytes
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.collect.body import ByteBudget, Held, inflate, read_body
 from trainvitals_server.problems import Problem, answers
@@ -21,6 +26,10 @@ from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
 
 routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
 INGEST_PATH: Final = "/api/v1/ingest"
+SMALL_BYTES: Final = 512 * 1024
+SMALL_HEADER_BYTES: Final = 32 * 1024
+"""Batches up to these sizes are decoded in the event loop, in less than a millisecond. A change of
+threads costs more than that."""
 
 
 class AckBody(BaseModel):
@@ -69,11 +78,19 @@ async def ingest(
     settings: Settings = request.app.state.settings
     _check_media_type(request)
     receiving: ByteBudget = request.app.state.receiving
+    counters: IngestCounters = request.app.state.ingest_counters
     with receiving.hold() as held:
         body = await read_body(
             request, held, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
         )
-        ack = await run_in_threadpool(_store, request, principal, body, held)
+        begin = partial(_begin, request, principal, body, held)
+        is_small = len(body) <= SMALL_BYTES and header_bytes(body) <= SMALL_HEADER_BYTES
+        with _refusals():
+            batch, stored = await run_in_threadpool(begin) if not is_small else begin()
+            # No thread waits for the disk.
+            with counters.writing():
+                ack = await asyncio.wrap_future(stored)
+    counters.accepted(batch, len(body), stored=ack.stored, now=time.time())
     answer = AckBody(
         source=ack.source.hex(), seq=ack.seq, stored=ack.stored, durability=ack.durability
     )
@@ -86,10 +103,11 @@ def _check_media_type(request: Request) -> None:
         raise Problem("unsupported_media_type", f"Batches are sent as {CONTENT_TYPE}.")
 
 
-def _store(request: Request, principal: Principal, sent: bytes, held: Held) -> Ack:
-    """Decode and store. Runs in the thread pool, because both would block the event loop."""
+def _begin(
+    request: Request, principal: Principal, sent: bytes, held: Held
+) -> tuple[Batch, Future[Ack]]:
+    """Decode a body and queue its batch; the future is done when the batch is on disk."""
     settings: Settings = request.app.state.settings
-    counters: IngestCounters = request.app.state.ingest_counters
     store: Store = request.app.state.store
     body = inflate(
         sent,
@@ -105,15 +123,14 @@ def _store(request: Request, principal: Principal, sent: bytes, held: Held) -> A
         raise Problem(error.reason, str(error)) from error
     if not principal.sees(batch.project):
         raise Problem("forbidden", f"This token allows only project {principal.project!r}.")
-    ack = _commit(store, counters, batch, body)
-    counters.accepted(batch, len(sent), stored=ack.stored, now=time.time())
-    return ack
+    return batch, store.submit(batch, body)
 
 
-def _commit(store: Store, counters: IngestCounters, batch: Batch, body: bytes) -> Ack:
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise a Problem for what the store refuses."""
     try:
-        with counters.writing():
-            return store.ingest(batch, body)
+        yield
     except QueueFull as full:
         raise Problem(full.reason, str(full), headers={"Retry-After": "1"}) from full
     except RequestRefused as refused:

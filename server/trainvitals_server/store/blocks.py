@@ -8,6 +8,7 @@ compressed with zstd at level 1. A CRC is stored with each blob.
 from __future__ import annotations
 
 import sys
+import threading
 import zlib
 from typing import Any, Final
 
@@ -26,11 +27,30 @@ class CorruptBlock(Exception):  # noqa: N818
     """A stored block does not have the checksum it was stored with."""
 
 
+_local = threading.local()
+
+
+def planes(block: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the bytes of an array: plane i has byte i of each number, in the array's shape."""
+    raw = np.ascontiguousarray(block).view(np.uint8).reshape(*block.shape, block.dtype.itemsize)
+    made = np.empty((block.dtype.itemsize, *block.shape), np.uint8)
+    for i, plane in enumerate(made):
+        plane[...] = raw[..., i]
+    return made
+
+
 def pack(block: npt.NDArray[Any]) -> tuple[bytes, int]:
     """Return (blob, CRC) of an array of any shape."""
-    width = block.dtype.itemsize
-    raw = np.ascontiguousarray(block).view(np.uint8).reshape(-1, width)
-    blob = zstd.compress(np.ascontiguousarray(raw.T).tobytes(), _LEVEL)
+    return pack_planes(planes(block))
+
+
+def pack_planes(shuffled: npt.NDArray[np.uint8]) -> tuple[bytes, int]:
+    """Return (blob, CRC) of the array that has these planes (`planes`), or a part of them."""
+    # A new compressor for each block would need as long as the compression of a small block.
+    compressor = getattr(_local, "compressor", None)
+    if compressor is None:
+        compressor = _local.compressor = zstd.ZstdCompressor(_LEVEL)
+    blob = compressor.compress(shuffled.tobytes(), zstd.ZstdCompressor.FLUSH_FRAME)
     return blob, zlib.crc32(blob)
 
 

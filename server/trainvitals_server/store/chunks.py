@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals_server.store.blocks import pack, unpack
+from trainvitals_server.store.blocks import pack_planes, planes, unpack
 from trainvitals_server.store.tiers import FIELDS, TIER_FACTOR, Spans, Steps
 
 GROUP_SERIES: Final = 32
@@ -45,9 +45,10 @@ def row_chunks(steps: Steps, times: npt.NDArray[np.float64], values: Values) -> 
     """Return the chunks of tier 0; `values` has shape (series, rows)."""
     axis = np.stack([steps, times.astype("<f8").view("<i8")])
     about = {"tier": 0, "lo": int(steps[0]), "hi": int(steps[-1]), "n": len(steps)}
-    chunks = [_chunk(about, AXIS_GROUP, SHUFFLED, axis)]
+    chunks = [_chunk(about, AXIS_GROUP, SHUFFLED, planes(axis))]
+    shuffled = planes(np.asarray(values, "<f4"))
     for group, at in enumerate(range(0, len(values), GROUP_SERIES)):
-        chunks.append(_chunk(about, group, SHUFFLED, values[at : at + GROUP_SERIES]))
+        chunks.append(_chunk(about, group, SHUFFLED, shuffled[:, at : at + GROUP_SERIES]))
     return chunks
 
 
@@ -60,18 +61,22 @@ def span_chunks(spans: Spans, tier: int) -> list[Row]:
         "hi": int(spans.last.max()),
         "n": len(spans),
     }
-    chunks = [_chunk(about, AXIS_GROUP, SPANS, axis)]
-    for group, at in enumerate(range(0, spans.fields.shape[2], GROUP_SERIES)):
-        fields = spans.fields[:, :, at : at + GROUP_SERIES]
-        full = bool(np.all(fields[_STORED] == spans.rows[:, None]))
-        stored = fields[:_STORED] if full else fields
-        block = np.ascontiguousarray(stored.transpose(0, 2, 1), dtype="<f4")
-        chunks.append(_chunk(about, group, SPANS if full else COUNTED_SPANS, block))
+    chunks = [_chunk(about, AXIS_GROUP, SPANS, planes(axis))]
+    is_full = np.all(spans.fields[_STORED] == spans.rows[:, None], axis=0)
+    counts = not is_full.all()
+    stored = spans.fields if counts else spans.fields[:_STORED]
+    shuffled = planes(np.ascontiguousarray(stored.transpose(0, 2, 1), dtype="<f4"))
+    for group, at in enumerate(range(0, len(is_full), GROUP_SERIES)):
+        part = shuffled[:, :, at : at + GROUP_SERIES]
+        if is_full[at : at + GROUP_SERIES].all():
+            chunks.append(_chunk(about, group, SPANS, part[:, :_STORED]))
+        else:
+            chunks.append(_chunk(about, group, COUNTED_SPANS, part))
     return chunks
 
 
-def _chunk(about: Row, group: int, codec: int, block: np.ndarray[Any, Any]) -> Row:
-    blob, crc = pack(block)
+def _chunk(about: Row, group: int, codec: int, shuffled: npt.NDArray[np.uint8]) -> Row:
+    blob, crc = pack_planes(shuffled)
     return {**about, "group": group, "codec": codec, "crc": crc, "blob": blob}
 
 

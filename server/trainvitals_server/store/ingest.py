@@ -90,8 +90,7 @@ class Writing:
                 update.record(record)
         self._write_log(log, rows)
         self._touch(source)
-        changed = {**update.columns(), "own_pk": run.pk}
-        self.connection.execute(statements.UPDATE_RUN, changed)
+        statements.UPDATE_RUN.run(self.connection, {**update.columns(), "own_pk": run.pk})
         return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
 
     # --- identity ----------------------------------------------------------------------------
@@ -118,7 +117,7 @@ class Writing:
         return run
 
     def _stored_run(self, run_id: str) -> Any:
-        return self.connection.execute(statements.RUN, {"id": run_id}).one_or_none()
+        return statements.RUN.one(self.connection, {"id": run_id})
 
     def _new_run(self, run_id: str) -> dict[str, Any]:
         batch = self.prepared.batch
@@ -154,7 +153,7 @@ class Writing:
     def _source(self, run_pk: int) -> _KnownSource:
         batch = self.prepared.batch
         wanted = {"key": batch.source}
-        row = self.connection.execute(statements.SOURCE, wanted).one_or_none()
+        row = statements.SOURCE.one(self.connection, wanted)
         if row is None:
             start = next((r for r in batch.records if isinstance(r, RunStart)), None)
             values = {
@@ -175,17 +174,8 @@ class Writing:
             }
             new = statements.insert_or_ignore(self.connection, Source)
             self.connection.execute(new.values(values))
-            row = self.connection.execute(statements.SOURCE, wanted).one()
-        return _KnownSource(
-            row.pk,
-            row.run_pk,
-            row.attempt_pk,
-            row.rank,
-            row.sealed_to,
-            row.last_seq,
-            row.batches,
-            row.records,
-        )
+            row = statements.SOURCE.one(self.connection, wanted)
+        return _KnownSource(*row)
 
     def _attempt(self, run_pk: int, start: RunStart | None) -> int:
         """Return the attempt of a new source.
@@ -211,14 +201,15 @@ class Writing:
             self._check_crc(self._pruned_crc(key), crc)
             return False
         new = statements.new_batch_key(self.connection.dialect.name)
-        if self.connection.execute(new, {**key, "crc": crc}).scalar() is not None:
+        if new.one(self.connection, {**key, "crc": crc}) is not None:
             return True
-        self._check_crc(self.connection.scalar(statements.BATCH_CRC, key), crc)
+        stored = statements.BATCH_CRC.one(self.connection, key)
+        self._check_crc(None if stored is None else stored.crc, crc)
         return False
 
     def _pruned_crc(self, key: dict[str, int]) -> int | None:
         """Return the checksum of a batch whose key was pruned; None when it was not kept."""
-        row = self.connection.execute(statements.PRUNED_CRCS, key).one_or_none()
+        row = statements.PRUNED_CRCS.one(self.connection, key)
         at = None if row is None else 4 * (key["seq"] - row.lo)
         if row is None or at is None or at >= len(row.crcs):
             return None
@@ -244,14 +235,13 @@ class Writing:
         }
         if not wanted:
             return {}
-        found = self.connection.execute(statements.TRACKS, {"source_pk": source_pk}).all()
         source = self.prepared.batch.source
+        found = self.layouts.tracks(self.connection, source_pk, source, wanted)
         return {
             (Stream(stream), version): _KnownTrack(
                 pk, self.layouts.get(self.connection, pk, source)
             )
-            for pk, stream, version in found
-            if (stream, version) in wanted
+            for (stream, version), pk in found.items()
         }
 
     def _announce(
@@ -316,9 +306,9 @@ class Writing:
 
     def _write_log(self, log: list[dict[str, Any]], rows: dict[int, int]) -> None:
         if log:
-            self.connection.execute(statements.NEW_FRAMES, log)
+            statements.NEW_FRAMES.run(self.connection, *log)
             added = [{"track_pk": pk, "added": n} for pk, n in rows.items()]
-            self.connection.execute(statements.MORE_ROWS, added)
+            statements.MORE_ROWS.run(self.connection, *added)
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -327,7 +317,7 @@ class Writing:
         match record:
             case Event():
                 values = {**owner, "event": msgspec.msgpack.encode(record)}
-                self.connection.execute(statements.NEW_EVENTS, values)
+                statements.NEW_EVENTS.run(self.connection, values)
             case Dropped():
                 values = {
                     **owner,
@@ -335,7 +325,7 @@ class Writing:
                     "records": record.records,
                     "dropped": msgspec.msgpack.encode(record),
                 }
-                self.connection.execute(statements.NEW_DROPPED, values)
+                statements.NEW_DROPPED.run(self.connection, values)
             case RunEnd():
                 source.end = record
             case RunStart() | Heartbeat() | NotWatched():
@@ -355,7 +345,7 @@ class Writing:
                 "produced": source.end.produced,
                 "dropped": source.end.dropped,
             }
-        self.connection.execute(statements.UPDATE_SOURCE, {**values, "own_pk": source.pk})
+        statements.UPDATE_SOURCE.run(self.connection, {**values, "own_pk": source.pk})
 
 
 def qualified(project: str, run: str) -> str:
@@ -377,7 +367,7 @@ class _KnownSource:
 
     def primary(self, connection: sa.Connection) -> tuple[int, int]:
         """Return the run's newest attempt and the lowest rank of its sources."""
-        attempt_pk, rank = connection.execute(statements.PRIMARY, {"run_pk": self.run_pk}).one()
+        attempt_pk, rank = statements.PRIMARY.one(connection, {"run_pk": self.run_pk})
         return attempt_pk, rank
 
 

@@ -17,8 +17,9 @@ from typing import NoReturn
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from trainvitals_server.store.database import READERS_MAX, Task
+from trainvitals_server.store.database import Task
 from trainvitals_server.store.migrate import StoreUnusable, lock_path
+from trainvitals_server.store.sqlite import READERS_MAX
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -31,6 +32,7 @@ class RescueDatabase:
     """Readers of a file that is perhaps damaged. Implements `Database`."""
 
     dialect = "sqlite"
+    exclusive = False
     waiting_bytes = 0
 
     def __init__(self, path: Path) -> None:
@@ -58,6 +60,8 @@ class RescueDatabase:
     def write(self, task: Task[object], *, size: int = 0) -> NoReturn:  # noqa: ARG002
         """Refuse."""
         raise ReadOnly("The database is open for rescue: it is only read.")
+
+    submit = write
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:

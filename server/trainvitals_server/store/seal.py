@@ -131,8 +131,8 @@ class Compactor:
                 break
             with self._database.claim(_CLAIM + track.pk % _CLAIM) as mine:
                 if mine and (segment := self._next_segment(track)) is not None:
-                    self._seal(segment)
-                    merge_due(self._database, track)
+                    if (self._seal(segment) + 1) % TIER_FACTOR == 0:
+                        merge_due(self._database, track)
                     sealed += 1
         self._prune_keys()
         return sealed
@@ -174,14 +174,15 @@ class Compactor:
             return None
         return _Segment(track, tuple(keys), tuple(frames[pk] for pk in keys), count)
 
-    def _seal(self, segment: _Segment) -> None:
+    def _seal(self, segment: _Segment) -> int:
+        """Write a segment; return its number in the track."""
         chunks = chunks_of(segment.track, segment.frames)
         sizes = {
             rows: sum(len(chunk["blob"]) for chunk in chunks if (chunk["tier"] == 0) is rows)
             for rows in (True, False)
         }
 
-        def write(connection: sa.Connection) -> None:
+        def write(connection: sa.Connection) -> int:
             track = sa.select(Track.segments).where(Track.pk == segment.track.pk)
             number = connection.scalar(track.with_for_update()) or 0
             deleted = connection.execute(sa.delete(LogFrame).where(LogFrame.pk.in_(segment.log)))
@@ -200,8 +201,9 @@ class Compactor:
                     span_bytes=Track.span_bytes + sizes[False],
                 )
             )
+            return number
 
-        self._database.write(write)
+        return self._database.write(write)
 
     def _prune_keys(self) -> None:
         """Delete the oldest batch keys of each source; `sealed_to` replaces them."""

@@ -1,13 +1,17 @@
 """The statements of the ingest path, built once.
 
-SQLAlchemy needs longer to build an expression than SQLite needs to execute it. These statements are
-constants with named parameters; their compiled form is cached under each dialect.
+SQLAlchemy needs longer to build an expression than SQLite needs to execute it: these statements are
+constants with named parameters. It also needs ten times as long to execute a statement as the
+driver of SQLite (23 µs and 2.5 µs): for SQLite, `Statement` compiles once and calls the driver.
 """
 
 from __future__ import annotations
 
+import sqlite3
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,10 +33,106 @@ _run, _source, _track, _attempt, _batch, _frame, _event, _dropped, _pruned = (
     for model in (Run, Source, Track, Attempt, BatchKey, LogFrame, EventRow, DroppedRow, PrunedKeys)
 )
 
+_SQLITE: Final = sqlite.dialect(paramstyle="named")
+Values = Mapping[str, Any]
+
+
+class Statement:
+    """A statement with named parameters.
+
+    Rows have the selected columns as attributes. The values of SQLite are those of its driver:
+    booleans are 0 and 1.
+    """
+
+    def __init__(self, clause: Any) -> None:
+        self._clause = clause
+        self._compiled: dict[tuple[str, ...], tuple[str, Values]] = {}
+        names = [column.key for column in getattr(clause, "exported_columns", ())]
+        row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc] # names at run time
+        self._row = row
+
+    def one(self, connection: sa.Connection, values: Values) -> Any:
+        """Return the first row, or None."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._clause, values).first()
+        row = self._sqlite(connection, values).fetchone()
+        return None if row is None else self._row._make(row)
+
+    def all(self, connection: sa.Connection, values: Values) -> Sequence[Any]:
+        """Return all rows."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self._clause, values).all()
+        return [self._row._make(row) for row in self._sqlite(connection, values)]
+
+    def run(self, connection: sa.Connection, *rows: Values) -> None:
+        """Execute it once for each of `rows`, at least one, which have the same keys."""
+        if connection.dialect.name != "sqlite":
+            connection.execute(self._clause, rows)
+            return
+        for values in rows:
+            self._sqlite(connection, values)
+
+    def _sqlite(self, connection: sa.Connection, values: Values) -> sqlite3.Cursor:
+        names = tuple(values)
+        if (known := self._compiled.get(names)) is None:
+            # The names of the parameters decide which columns an INSERT or UPDATE sets.
+            made = self._clause.compile(dialect=_SQLITE, column_keys=list(names))
+            fixed = {name: value for name, value in made.params.items() if name not in names}
+            known = self._compiled[names] = str(made), fixed
+        sql, constants = known
+        return execute(connection, sql, {**constants, **values} if constants else values)
+
+
+def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> sqlite3.Cursor:
+    """Execute SQL with SQLite's driver; raise what SQLAlchemy raises for it."""
+    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    try:
+        return driver.execute(sql, values or {})
+    except sqlite3.Error as error:
+        raise sa.exc.DBAPIError.instance(
+            sql, None, error, sqlite3.Error, dialect=connection.dialect
+        ) from error
+
+
 # Rows are locked until the commit. Without the lock, two collectors would overwrite each other's
 # counts. SQLite ignores the lock: it has one writer.
-RUN = sa.select(_run).where(_run.c.id == sa.bindparam("id")).with_for_update()
-SOURCE = sa.select(_source).where(_source.c.key == sa.bindparam("key")).with_for_update()
+_used_of_run = [
+    _run.c[name]
+    for name in (
+        "pk",
+        "id",
+        "project",
+        "name",
+        "state",
+        "started_at",
+        "step",
+        "step_at",
+        "tags",
+        "sparkline",
+        "scalars",
+        "not_watched",
+        "edited",
+        "revision",
+        "changes",
+    )
+]
+_used_of_source = [
+    _source.c[name]
+    for name in (
+        "pk",
+        "run_pk",
+        "attempt_pk",
+        "rank",
+        "sealed_to",
+        "last_seq",
+        "batches",
+        "records",
+    )
+]
+RUN = Statement(sa.select(*_used_of_run).where(_run.c.id == sa.bindparam("id")).with_for_update())
+SOURCE = Statement(
+    sa.select(*_used_of_source).where(_source.c.key == sa.bindparam("key")).with_for_update()
+)
 
 _newest = (
     sa.select(_attempt.c.pk)
@@ -43,33 +143,39 @@ _newest = (
 NEWEST_ATTEMPT = _newest
 """The newest attempt of the run `run_pk`."""
 _newest_key = _newest.scalar_subquery()
-PRIMARY = sa.select(_newest_key, sa.func.min(_source.c.rank)).where(
-    _source.c.attempt_pk == _newest_key
+PRIMARY = Statement(
+    sa.select(_newest_key.label("attempt_pk"), sa.func.min(_source.c.rank).label("rank")).where(
+        _source.c.attempt_pk == _newest_key
+    )
 )
 """(newest attempt, its lowest rank) of the run `run_pk`."""
 
-BATCH_CRC = sa.select(_batch.c.crc).where(
-    _batch.c.source_pk == sa.bindparam("source_pk"), _batch.c.seq == sa.bindparam("seq")
+BATCH_CRC = Statement(
+    sa.select(_batch.c.crc).where(
+        _batch.c.source_pk == sa.bindparam("source_pk"), _batch.c.seq == sa.bindparam("seq")
+    )
 )
-PRUNED_CRCS = (
+PRUNED_CRCS = Statement(
     sa.select(_pruned.c.lo, _pruned.c.crcs)
     .where(_pruned.c.source_pk == sa.bindparam("source_pk"), _pruned.c.lo <= sa.bindparam("seq"))
     .order_by(_pruned.c.lo.desc())
     .limit(1)
 )
 """The checksums of the pruned batches from the one before or at `seq` on."""
-TRACKS = sa.select(_track.c.pk, _track.c.stream, _track.c.version).where(
-    _track.c.source_pk == sa.bindparam("source_pk")
+TRACKS = Statement(
+    sa.select(_track.c.pk, _track.c.stream, _track.c.version).where(
+        _track.c.source_pk == sa.bindparam("source_pk")
+    )
 )
-LAYOUT = sa.select(_track.c.layout).where(_track.c.pk == sa.bindparam("pk"))
+LAYOUT = Statement(sa.select(_track.c.layout).where(_track.c.pk == sa.bindparam("pk")))
 
-UPDATE_RUN = sa.update(_run).where(_run.c.pk == sa.bindparam("own_pk"))
-UPDATE_SOURCE = sa.update(_source).where(_source.c.pk == sa.bindparam("own_pk"))
+UPDATE_RUN = Statement(sa.update(_run).where(_run.c.pk == sa.bindparam("own_pk")))
+UPDATE_SOURCE = Statement(sa.update(_source).where(_source.c.pk == sa.bindparam("own_pk")))
 """Parameters with the name of a column become the columns that are set."""
-NEW_FRAMES = sa.insert(_frame)
-NEW_EVENTS = sa.insert(_event)
-NEW_DROPPED = sa.insert(_dropped)
-MORE_ROWS = (
+NEW_FRAMES = Statement(sa.insert(_frame))
+NEW_EVENTS = Statement(sa.insert(_event))
+NEW_DROPPED = Statement(sa.insert(_dropped))
+MORE_ROWS = Statement(
     sa.update(_track)
     .where(_track.c.pk == sa.bindparam("track_pk"))
     .values(
@@ -92,6 +198,6 @@ def _insert_or_ignore(dialect: str, table: Any) -> Any:
 
 
 @lru_cache(maxsize=2)
-def new_batch_key(dialect: str) -> Any:
+def new_batch_key(dialect: str) -> Statement:
     """Return the insert of a batch's key; it returns no row when the key is stored already."""
-    return _insert_or_ignore(dialect, _batch).returning(_batch.c.seq)
+    return Statement(_insert_or_ignore(dialect, _batch).returning(_batch.c.seq))

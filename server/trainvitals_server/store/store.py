@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import sqlalchemy as sa
@@ -89,6 +90,15 @@ class Store:
                 or the run or the collector has too many series.
             QueueFull: the write queue is full.
         """
+        return self.submit(batch, body).result()
+
+    def submit(self, batch: Batch, body: bytes) -> Future[Ack]:
+        """Queue a batch, without waiting for the disk; the future has what `ingest` returns.
+
+        Raises:
+            RequestRefused: a value is invalid.
+            QueueFull: the write queue is full.
+        """
         prepared = prepare(batch, body)
         has_layouts = any(isinstance(record, Layout) for record in batch.records)
 
@@ -98,12 +108,14 @@ class Store:
                 self._limits.check(connection, batch.source)
             return ack
 
-        try:
-            return self.database.write(write, size=prepared.size)
-        except Exception:
-            # SQLite gives the key of a track that was rolled back to the source's next track.
-            self._layouts.forget(batch.source)
-            raise
+        def written(future: Future[Ack]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                # SQLite gives the key of a track that was rolled back to the source's next track.
+                self._layouts.forget(batch.source)
+
+        future = self.database.submit(write, size=prepared.size)
+        future.add_done_callback(written)
+        return future
 
     def delete(self, run_pk: int) -> None:
         """Delete a run. It is unknown at once; the compactor removes its rows afterwards."""

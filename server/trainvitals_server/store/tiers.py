@@ -60,11 +60,11 @@ class Spans:
         # NaN and infinities reach the minimum or the maximum. Their series are folded again.
         finite = np.isfinite(fields[_MIN]) & np.isfinite(fields[_MAX])
         if (odd := np.flatnonzero(~finite.all(axis=0))).size:
-            absent = odd[np.isnan(values[:, odd]).all(axis=0)]
-            fields[:_COUNT, :, absent], fields[_COUNT, :, absent] = np.nan, 0
-            odd = np.setdiff1d(odd, absent, assume_unique=True)
-            again = cls.of_rows(steps[: spans * n], values[: spans * n, odd]).every(n)
-            fields[:, :, odd] = again.fields
+            gaps = whole[:, :, odd]
+            # Series that are never measured are common: those of statistics of other places.
+            absent = np.isnan(gaps).all(axis=(0, 1))
+            fields[:_COUNT, :, odd[absent]], fields[_COUNT, :, odd[absent]] = np.nan, 0
+            fields[:, :, odd[~absent]] = _folded_gaps(gaps[:, :, ~absent])
         folded = cls(steps[: spans * n : n], steps[n - 1 :: n][:spans], np.full(spans, n), fields)
         if len(steps) == spans * n:
             return folded
@@ -169,3 +169,22 @@ class Spans:
         bucket = (self.first - lo) * n // max(1, hi - lo)
         starts = np.flatnonzero(np.append(True, bucket[1:] != bucket[:-1]))
         return self.folded(starts)
+
+
+def _folded_gaps(values: npt.NDArray[np.float32]) -> Floats:
+    """Return the fields of spans with values that are not finite.
+
+    `values` has the shape (spans, rows of a span, series), the result (6, spans, series).
+    """
+    finite = np.isfinite(values)
+    known = np.where(finite, values, np.float32(np.nan))
+    fields = np.empty((FIELDS, len(values), values.shape[2]))
+    fields[_MIN], fields[_MAX] = np.fmin.reduce(known, axis=1), np.fmax.reduce(known, axis=1)
+    fields[_COUNT] = count = finite.sum(axis=1)
+    fields[_INFINITE] = np.isinf(values).sum(axis=1)
+    total = np.where(finite, values, np.float32(0)).sum(axis=1, dtype=np.float64)
+    fields[_MEAN] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    newest = values.shape[1] - 1 - np.argmax(finite[:, ::-1], axis=1)
+    # Where no value is finite, `newest` is the last row, whose known value is NaN.
+    fields[_LAST] = np.take_along_axis(known, newest[:, None], axis=1)[:, 0]
+    return fields

@@ -17,7 +17,7 @@ from trainvitals_server.store import Store
 
 SENDERS = 3
 SYNCHRONOUS_NORMAL = """
-from trainvitals_server.store.database import SqliteDatabase
+from trainvitals_server.store.sqlite import SqliteDatabase
 connect = SqliteDatabase._connect_writer
 def connect_writer(self):
     connection = connect(self)

@@ -234,7 +234,7 @@ def test_requests_without_rights_and_failures_are_counted(running, monkeypatch):
     running.send(body, Authorization="Bearer tv_ingest_x_y")
     reader = running.app.state.tokens.create(Scope.READ)
     running.send(body, Authorization=f"Bearer {reader}")
-    monkeypatch.setattr(running.store, "ingest", lambda *_: 1 / 0)
+    monkeypatch.setattr(running.store, "submit", lambda *_: 1 / 0)
     assert running.send(body).status_code == 500
     after = outcomes(running)
     for reason in ("unauthorised", "forbidden", "internal"):

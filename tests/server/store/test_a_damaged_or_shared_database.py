@@ -118,7 +118,7 @@ def test_the_command_exits_with_1_when_the_writer_fails(tmp_path):
     failing = COMMAND.replace(
         "app()\n",
         "import threading\n"
-        "from trainvitals_server.store.database import SqliteDatabase\n"
+        "from trainvitals_server.store.sqlite import SqliteDatabase\n"
         "def fail(self, connection, group): raise OSError('EIO')\n"
         "threading.Timer(4, setattr, (SqliteDatabase, '_commit', fail)).start()\n"
         "app()\n",

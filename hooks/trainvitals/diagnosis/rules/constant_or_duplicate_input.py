@@ -23,6 +23,11 @@ from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
+_BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
+_BATCH: Final = (
+    *(Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.TARGET_MAJORITY_SHARE),
+    *(Scalar.INPUT_MEAN, Scalar.INPUT_STD),
+)
 _NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 
@@ -37,9 +42,10 @@ class ConstantOrDuplicateInput(Rule):
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
-    - One batch: at 16 measured steps or more, and all of them, a batch of 8 to 64 targets has the
-      same mean, deviation and largest class, the loss has fallen by 30 % along a smooth curve, and
-      the model has more than 50 parameters for each target. A regression gets a note.
+    - One batch: at 16 measured steps or more, and all of them, the targets of a batch of 64 samples
+      or fewer have the same mean, deviation and largest class, and so have the inputs, the loss
+      has fallen by 30 % along a smooth curve, and the model has more than 50 parameters for each
+      sample. A regression gets a note.
     ## Why it matters
     A model whose input is always the same can only learn the frequencies of the targets. Where all
     targets of a batch are the same, nothing distinguishes the samples: the model learns to output
@@ -79,8 +85,8 @@ class ConstantOrDuplicateInput(Rule):
         10_000, "Number of targets without a second class: rare classes need many batches."
     )
 
-    repeated_entries_max: int = threshold(
-        64, "Maximum number of targets of a repeated batch; a larger one may be the whole data set."
+    repeated_samples_max: int = threshold(
+        64, "Maximum number of samples of a repeated batch; a larger one may be the whole data set."
     )
     roughness_max: float = threshold(
         0.5,
@@ -88,7 +94,7 @@ class ConstantOrDuplicateInput(Rule):
         "1.7 for noise, near 0 for a smooth curve.",
     )
     parameters_min: float = threshold(
-        50.0, "Parameters of the model for each target of a repeated batch."
+        50.0, "Parameters of the model for each sample of a repeated batch."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -106,7 +112,7 @@ class ConstantOrDuplicateInput(Rule):
             yield from self._classes(history, kind, entries)
         elif kind.kinds[0] in _NUMBERS:
             yield from self._numbers(history)
-        yield from self._repeated(history, kind, entries)
+        yield from self._repeated(history, kind)
 
     def _same_input(self, history: History) -> Place | None:
         """Return the first layer if it was given the same input for every sample of each batch."""
@@ -228,10 +234,11 @@ class ConstantOrDuplicateInput(Rule):
             statistic=Scalar.TARGET_MEAN,
         )
 
-    def _repeated(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
+    def _repeated(self, history: History, kind: LossKind) -> Iterator[Finding]:
         """Yield a finding if all measured batches are one small batch, learned by heart."""
-        parameters = float(history.facts.get("parameters", 0)) / entries
-        if entries > self.repeated_entries_max or parameters < self.parameters_min:
+        samples = kind.target_shape[0]
+        parameters = float(history.facts.get("parameters", 0)) / samples
+        if samples > self.repeated_samples_max or parameters < self.parameters_min:
             return
         if not _one_batch(history, self.observations):
             return
@@ -242,15 +249,15 @@ class ConstantOrDuplicateInput(Rule):
         if not course.known or not course.learned(share=0.3) or not smooth:
             return
         measured = len(history.scalar(Scalar.TARGET_MEAN))
-        classes = kind.kinds[0] in _CLASSES
+        classes = kind.kinds[0] in (*_CLASSES, *_BINARY)
         yield self.finding(
             severity=Severity.WARNING if classes else Severity.INFO,
             since_step=0,
-            summary=f"One batch: the targets of all {measured} measured batches are the same "
-            f"{entries}, and the loss falls without noise.",
+            summary=f"One batch: the targets of all {measured} measured batches are the same, "
+            f"of {samples} samples, and the loss falls without noise.",
             evidence=(
                 Evidence(
-                    quantity="parameters of the model for each target",
+                    quantity="parameters of the model for each sample",
                     seen=parameters,
                     limit=self.parameters_min,
                     direction="above",
@@ -264,7 +271,7 @@ class ConstantOrDuplicateInput(Rule):
                     text="second over first differences, medians",
                 ),
                 Evidence(quantity="measured batches with the same targets", seen=float(measured)),
-                Evidence(quantity="targets in a batch", seen=float(entries)),
+                Evidence(quantity="samples in a batch", seen=float(samples)),
             ),
             confidence=0.8,
             stream=Stream.SCALAR,
@@ -291,11 +298,15 @@ def _roughness(loss: Array) -> float:
 
 
 def _one_batch(history: History, observations: int) -> bool:
-    """Whether all measured batches have the same mean, deviation and largest class."""
-    for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.TARGET_MAJORITY_SHARE):
+    """Whether all measured batches have the same mean, deviation and largest class.
+
+    And the same inputs, where those are measured: a segmentation can have as many pixels of a class
+    in each image.
+    """
+    for name in _BATCH:
         values = history.scalar(name).values
-        if name == Scalar.TARGET_MAJORITY_SHARE and len(values) == 0:
-            continue  # a regression
+        if name not in (Scalar.TARGET_MEAN, Scalar.TARGET_STD) and len(values) == 0:
+            continue  # a regression, or tokens
         if len(values) < observations or len(np.unique(values)) > 1:
             return False
     return bool(history.scalar(Scalar.TARGET_STD).values[-1] > 0)

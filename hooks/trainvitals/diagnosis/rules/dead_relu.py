@@ -1,4 +1,4 @@
-"""TV201: ReLU units that are zero for every input."""
+"""TV201: units of a ReLU, or of a layer like it, that are the same for every input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, biases_apart, for_each_group
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import both_ends, called, units_before
+from trainvitals.diagnosis.places import both_ends, called, units_before, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.wire import Place, Stat, Stream
 
@@ -23,6 +23,12 @@ _DERIVED = "50 % and one standard error over the units of the layer"
 OBSERVED = 20
 """Number of batches for which a unit must be zero to count as dead (`Stat.DEAD_SHARE`)."""
 
+SMOOTH = ("GELU", "SiLU", "Mish", "Hardswish")
+"""Activations that tend to 0 for negative inputs: their units are never exactly 0 for long."""
+SILENT_MAX = 1e-5
+"""Standard deviation of the outputs of such a layer over all samples and units."""
+SIGNAL_MIN = 1e-2
+"""The same of its inputs, across samples."""
 EARLY_STEPS = 2
 """A layer that is dead by this step was dead at initialisation: training did not cause it."""
 ADVICE_DEAD_AT_INITIALISATION = (
@@ -52,7 +58,7 @@ BIASES_TO_ZERO = at(
 
 @dataclass(frozen=True)
 class DeadRelu(Rule):
-    """Most units of a ReLU layer output zero for every input.
+    """Most units of a ReLU layer output zero for every input, or all of a GELU one number.
 
     ## What it detects
     The share of a ReLU layer's units that were zero for every sample of the last 20 captured
@@ -60,7 +66,8 @@ class DeadRelu(Rule):
     points since its first measurement (below 32 units, from one standard error of 0.5/√units
     above 50 %). It is an error from 90 % unless the loss has fallen by 30 %, otherwise a warning.
     Excluded: layers with fewer than 8 units; below 90 %, layers with fewer than 16 units, and runs
-    whose loss has fallen by half.
+    whose loss has fallen by half. A GELU, SiLU, Mish or Hardswish module is reported if all of its
+    outputs were one number in the last 20 captured batches, although its inputs differ.
     ## Why it matters
     A unit that is zero for every input has no gradient, so training does not restore it: the
     layer is effectively narrower than configured. A completely dead layer blocks the gradient to
@@ -115,11 +122,13 @@ class DeadRelu(Rule):
         """Yield one finding: at the first dead layer, otherwise at the largest dead share."""
         places = history.places(Stream.ACTIVATION)
         seen = both_ends(history, Stream.ACTIVATION, Stat.DEAD_SHARE, range(len(places)))
-        if not len(seen.steps) or np.isnan(seen.values[-1]).all():
+        silent = _silent(history)
+        if not len(seen.steps) or (np.isnan(seen.values[-1]).all() and not silent):
             return
         dead = np.nan_to_num(seen.values[-1], nan=0.0)
         known = ~np.isnan(seen.values)
         first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
+        dead[silent], first[silent] = 1.0, 1.0
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = dead >= self.dead_share_error
         thrives = Course(history).learned(share=self.learned_max)
@@ -152,7 +161,8 @@ class DeadRelu(Rule):
             where=place.name,
             since_step=since,
             summary=(
-                f"Dead ReLU units: {percent(share)} of the units of {called(place)} are zero for "
+                f"Dead {place.kind if worst in silent else 'ReLU'} units: {percent(share)} of the "
+                f"units of {called(place)} are {'one number' if worst in silent else 'zero'} for "
                 f"every input of the last {OBSERVED} captured batches{more}."
             ),
             evidence=(
@@ -190,7 +200,11 @@ class DeadRelu(Rule):
         # The dead share is measured only after 20 batches; the inactive share of each batch gives
         # the first step.
         seen = both_ends(history, Stream.ACTIVATION, Stat.INACTIVE_SHARE, [row])
-        alive = np.flatnonzero(~(seen.values[:, 0] >= limit))
+        if row in _silent(history):
+            seen = both_ends(history, Stream.ACTIVATION, Stat.STD, [row])
+            alive = np.flatnonzero(seen.values[:, 0] > SILENT_MAX)
+        else:
+            alive = np.flatnonzero(~(seen.values[:, 0] >= limit))
         begin = int(alive[-1]) + 1 if len(alive) else 0
         if begin >= len(seen.steps):
             begin = max(0, len(seen.steps) - OBSERVED)
@@ -205,6 +219,21 @@ class DeadRelu(Rule):
     def healthy() -> History:
         """Return a layer with half of its units inactive in each batch, but not the same half."""
         return _layer([0.55] * 60, list(np.linspace(2, 0.5, 60)), dead=0.2)
+
+
+def _silent(history: History) -> list[int]:
+    """Return the rows of smooth activations whose outputs are one number for different inputs."""
+    places = history.places(Stream.ACTIVATION)
+    found = []
+    for row, place in enumerate(places):
+        before = [r for r, p in enumerate(places) if p.depth == place.depth - 1]
+        if place.kind not in SMOOTH or len(before) != 1 or place.depth < 1:
+            continue
+        out = window(history, Stream.ACTIVATION, Stat.STD, [row], last=OBSERVED).values[:, 0]
+        inside = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, before, last=OBSERVED).values
+        if len(out) == OBSERVED and (out <= SILENT_MAX).all() and (inside > SIGNAL_MIN).all():
+            found.append(row)
+    return found
 
 
 def _fix(history: History, *, early: bool) -> str | None:

@@ -35,7 +35,8 @@ class InitialLossAnomaly(Rule):
     ## What it detects
     The first loss is more than twice the loss of a prediction that ignores the input: ln C for a
     cross entropy over C classes, ln 2 for a binary cross entropy, the mean square of the targets
-    for a squared error. The predictions of the first step must account for it: another term of the
+    for a squared error, half of it for a Huber loss, its root for an absolute or smooth L1 error.
+    The predictions of the first step must account for it: another term of the
     loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
     value. The rule needs the kind of the loss, its reduction "mean" and a single loss in the
     program.

@@ -12,6 +12,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.class_numbers import class_numbers
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
@@ -24,7 +25,7 @@ from trainvitals.diagnosis.supervision import (
     only_loss,
     output_module,
 )
-from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
+from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 BROADCAST: Final = "prediction_and_target_broadcast"
 NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
@@ -108,7 +109,7 @@ class LossTaskMismatch(Rule):
         0.3, "Deviation of the first losses from minus ln(classes), as a share of it."
     )
     size_ratio: float = threshold(
-        4.0, "Size of that error, in multiples of the largest one with one-hot targets."
+        2.0, "Size of that error, in multiples of the largest one with one-hot targets."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -208,42 +209,29 @@ class LossTaskMismatch(Rule):
         only = only_loss(history)
         if only is None or only.kinds != ("MSELoss",) or not _is_classes(only):
             return None
-        n = self.observations
-        names = (
-            Scalar.LOSS,
-            *(Scalar.PREDICTION_MEAN, Scalar.PREDICTION_STD),
-            *(Scalar.PREDICTION_MIN, Scalar.PREDICTION_MAX),
-            *(Scalar.TARGET_MEAN, Scalar.TARGET_STD),
-        )
-        steps = history.scalar(Scalar.PREDICTION_MEAN).steps[:n]
-        columns = [history.series(Stream.SCALAR, Stat.VALUE, name) for name in names]
-        if len(steps) < n or any(len(c) == 0 for c in columns):
-            return None
-        at = np.searchsorted(columns[0].steps, steps)
-        loss, mean, std, low, high, target, spread = (
-            c.values[at].astype(np.float64) for c in columns
-        )
-        numbers = std**2 + spread**2 + (mean - target) ** 2
-        largest = np.maximum(np.abs(low), np.abs(high))
-        one_hot = std**2 + mean**2 + (1 + 2 * largest) / only.prediction_shape[-1]
-        fits = np.abs(loss / numbers - 1) < self.size_tolerance
-        if not (fits & (numbers > self.size_ratio * one_hot)).all():
-            return None
         outputs = only.prediction_shape[-1]
+        shown = class_numbers(
+            history, outputs, self.observations, self.size_tolerance, self.size_ratio
+        )
+        if shown is None:
+            return None
+        one_hot = "loss divided by its largest value with one-hot targets"
+        if not shown.too_large:
+            one_hot = "smallest value of the loss with one-hot targets, divided by the loss"
         return _Mismatch(
             only.step,
             f"class numbers are compared with {outputs} outputs as numbers",
             CROSS_ENTROPY,
             (
                 Evidence(
-                    quantity="loss divided by its largest value with one-hot targets",
-                    seen=float((loss / one_hot)[0]),
-                    limit=self.size_ratio * (1 - self.size_tolerance),
+                    quantity=one_hot,
+                    seen=shown.ratio,
+                    limit=self.size_ratio * (1 - self.size_tolerance * shown.too_large),
                     direction="above",
                     healthy=(None, 1.0),
                     text="it has the size of a squared error on class numbers",
                 ),
-                Evidence(quantity="loss at the start", seen=float(loss[0])),
+                Evidence(quantity="loss", seen=shown.loss, statistic=Scalar.LOSS),
                 Evidence(quantity="shape of the prediction", seen=str(only.prediction_shape)),
                 Evidence(quantity="type of the target", seen=only.target_type),
             ),

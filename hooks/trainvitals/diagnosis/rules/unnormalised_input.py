@@ -10,7 +10,7 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import STANDARD_INPUT
@@ -28,6 +28,10 @@ _FIRST: Final = 3
 """Frames from the start: the first weights do not depend on the inputs yet."""
 _WITHIN: Final = 20
 """The measurement must begin before this step."""
+_MEASURED: Final = (
+    *(Scalar.INPUT_LARGEST_FEATURE, Scalar.INPUT_FEATURE_SPREAD),
+    *(Scalar.INPUT_MEAN, Scalar.INPUT_STD),
+)
 
 
 class _Input(NamedTuple):
@@ -53,13 +57,18 @@ class UnnormalisedInput(Rule):
     while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too. Reported when
     all known measurements are above 10, or above 5 while the loss has not fallen by 10 % after 60
     steps; or when (a) and (b) say that a whole input vector, without its mean over samples, has a
-    norm below 0.05. Layers before a normalisation layer are left out. Recurrent layers are judged
-    only where the input is measured: the gradient of their bias is a sum over time that can
-    cancel. The ranges of single features cannot be told from these statistics.
+    norm below 0.05. Recurrent layers are judged only where the input is measured: the gradient of
+    their bias is a sum over time that can cancel.
+    Before a normalisation layer, and elsewhere too: a feature of a table whose RMS is above 10 and
+    more than 1,000 times that of the median feature; an input with a mean beyond ±10 that is more
+    than 20 times its standard deviation. The scale of all inputs together is not judged there.
     ## Why it matters
     The curvature of the loss along the first layer's weights grows with the square of the inputs:
     at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
-    all other layers want the usual one. Inputs near 0 leave the bias alone to decide.
+    all other layers want the usual one. Inputs near 0 leave the bias alone to decide. Behind a
+    first layer with a normalisation, one huge feature hides all others, and a large mean lets the
+    running statistics lag behind the weights: the model is right in training and wrong in
+    evaluation.
     ## Evidence
     The RMS of the inputs after both measurements.
     ## What to do
@@ -93,8 +102,59 @@ class UnnormalisedInput(Rule):
         0.05, "Norm of an input vector's deviation across samples; a one-hot vector has 1."
     )
 
+    offset_ratio: float = threshold(
+        20.0, "Mean of the inputs over their standard deviation, before a normalisation layer."
+    )
+    feature_ratio: float = threshold(
+        1000.0, "RMS of the largest feature of a table over that of the median one."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer."""
+        found = next(self._by_layer(history), None) or next(self._by_input(history), None)
+        if found is not None:
+            yield found
+
+    def _by_input(self, history: History) -> Iterator[Finding]:
+        """Yield a finding for one huge feature, or for a mean that hides the differences."""
+        place = _first_called(history)
+        if place is None:
+            return
+        largest, spread, mean, std = (_first(history, name) for name in _MEASURED)
+        if spread > self.feature_ratio and largest > self.rms_max:
+            yield self._finding(
+                history,
+                place.name,
+                f"Unnormalised input: the largest feature has an RMS of {number(largest)}, "
+                f"{times(spread)} that of the median feature.",
+                Evidence(
+                    quantity="RMS of the largest feature over that of the median one",
+                    seen=spread,
+                    limit=self.feature_ratio,
+                    direction="above",
+                    healthy=(1.0, 100.0),
+                    statistic=Scalar.INPUT_FEATURE_SPREAD,
+                ),
+                Evidence(quantity="RMS of the largest feature", seen=largest),
+            )
+        elif std > 0 and abs(mean) > max(self.rms_max, self.offset_ratio * std):
+            yield self._finding(
+                history,
+                place.name,
+                f"Unnormalised input: the mean of the inputs is {number(mean)}, and they differ by "
+                f"{number(std)} only.",
+                Evidence(
+                    quantity="mean of the inputs over their standard deviation",
+                    seen=abs(mean) / std,
+                    limit=self.offset_ratio,
+                    direction="above",
+                    healthy=(0.0, 3.0),
+                ),
+                Evidence(quantity="mean of the inputs", seen=mean),
+            )
+
+    def _by_layer(self, history: History) -> Iterator[Finding]:
+        """Yield a finding for the scale of all inputs of a first layer without a normalisation."""
         seen = self._input(history)
         if seen is None:
             return
@@ -165,7 +225,7 @@ class UnnormalisedInput(Rule):
         stuck = limit != self.rms_max
         return self._finding(
             history,
-            seen,
+            seen.place.module,
             f"Unnormalised input: the inputs of {seen.place.module} have an RMS of about "
             f"{number(least)}" + (", and the loss does not fall." if stuck else "; 1 is usual."),
             Evidence(
@@ -175,12 +235,13 @@ class UnnormalisedInput(Rule):
                 direction="above",
                 healthy=(0.01, limit / 2),
             ),
+            *_measured(seen),
         )
 
     def _small(self, history: History, seen: _Input) -> Finding:
         return self._finding(
             history,
-            seen,
+            seen.place.module,
             f"Unnormalised input: the inputs of {seen.place.module} differ between samples by a "
             f"vector of norm {number(seen.spread_norm)} only.",
             Evidence(
@@ -190,22 +251,16 @@ class UnnormalisedInput(Rule):
                 direction="below",
                 healthy=(0.1, None),
             ),
+            *_measured(seen),
         )
 
-    def _finding(self, history: History, seen: _Input, summary: str, main: Evidence) -> Finding:
-        measured = (
-            ("RMS of the inputs, from the outputs of the layer", seen.rms),
-            ("RMS of the inputs, from the gradients of weight and bias", seen.gradient_rms),
-        )
+    def _finding(self, history: History, where: str, summary: str, *evidence: Evidence) -> Finding:
         return self.finding(
             severity=Severity.WARNING,
-            where=seen.place.module,
+            where=where,
             since_step=int(history.steps(Stream.WEIGHT)[0]),
             summary=summary,
-            evidence=(
-                main,
-                *(Evidence(quantity=q, seen=x) for q, x in measured if not math.isnan(x)),
-            ),
+            evidence=tuple(e for e in evidence if e.seen == e.seen),
             confidence=0.9,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
@@ -222,6 +277,22 @@ class UnnormalisedInput(Rule):
         return _run(4.0)
 
 
+def _measured(seen: _Input) -> tuple[Evidence, ...]:
+    return (
+        Evidence(quantity="RMS of the inputs, from the outputs of the layer", seen=seen.rms),
+        Evidence(
+            quantity="RMS of the inputs, from the gradients of weight and bias",
+            seen=seen.gradient_rms,
+        ),
+    )
+
+
+def _first(history: History, name: Scalar) -> float:
+    """Return the median of a scalar of the first batches; NaN if it is not measured."""
+    values = history.scalar(name).values[:_FIRST].astype(float)
+    return middle(values) if len(values) else math.nan
+
+
 def _measured_rms(history: History) -> float:
     """Return the RMS of the model's first input in the first batches; NaN if it is not measured."""
     mean, std = (
@@ -233,14 +304,19 @@ def _measured_rms(history: History) -> float:
     return middle(np.hypot(mean.astype(float), std.astype(float)))
 
 
-def _first_weight(history: History) -> Place | None:
-    """Return the weight of the module that gets the model's input, if its scale can be told."""
+def _first_called(history: History) -> Place | None:
+    """Return the place of the module that gets the model's input."""
     called = [
         p for p in history.places(Stream.ACTIVATION) if p.depth >= 0 and p.kind not in _SHAPES_ONLY
     ]
-    if not called:
+    return min(called, key=lambda p: p.depth, default=None)
+
+
+def _first_weight(history: History) -> Place | None:
+    """Return the weight of the module that gets the model's input, if its scale can be told."""
+    first = _first_called(history)
+    if first is None:
         return None
-    first = min(called, key=lambda p: p.depth)
     found = [
         p
         for p in history.places(Stream.WEIGHT)

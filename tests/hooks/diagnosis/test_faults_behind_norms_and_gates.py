@@ -1,0 +1,158 @@
+"""Faults in networks with normalisation layers and smooth activations, and in losses of numbers:
+each has the right headline, and the repaired program has none."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+from torch.optim import SGD, Adam  # noqa: E402
+
+import trainvitals  # noqa: E402
+from helpers.small_runs import digits, layers, linears, train  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _the_same_weights_every_time():
+    torch.manual_seed(0)
+
+
+def adam(model, rate=3e-3):
+    return Adam(model.parameters(), rate)
+
+
+def two_sides():
+    inputs = torch.randn(2000, 16)
+    return inputs, ((inputs[:, :4] ** 2).sum(1) > 4).float()[:, None]
+
+
+def with_norm():
+    return layers(16, 64, 32, 1, norm=nn.BatchNorm1d)
+
+
+def offset_before_a_norm(*, faulty):
+    inputs, labels = two_sides()
+    model = with_norm()
+    data = inputs + 100 * faulty, labels
+    return train(model, adam(model), F.binary_cross_entropy_with_logits, data=data, batch=32)
+
+
+def income_among_the_features(*, faulty):
+    inputs, labels = two_sides()
+    if faulty:
+        inputs[:, 7] = 3e4 + 1e4 * inputs[:, 7]
+    model = with_norm()
+    loss = F.binary_cross_entropy_with_logits
+    return train(model, adam(model), loss, data=(inputs, labels), batch=32)
+
+
+def gated_blocks_with_negative_biases(*, faulty):
+    inputs, labels = digits()
+    model = layers(64, 48, 48, 10, activation=nn.GELU)
+    if faulty:
+        for layer in linears(model)[:-1]:
+            nn.init.constant_(layer.bias, -12.0)
+    return train(model, adam(model), data=(inputs - 0.3, labels))
+
+
+def huber_with_large_weights(*, faulty):
+    inputs = torch.randn(2000, 12)
+    targets = (inputs[:, :1] * inputs[:, 1:2] + 0.5 * inputs[:, 3:4]) / 1.2
+    model = layers(12, 64, 64, 1, norm=nn.BatchNorm1d)
+    if faulty:
+        with torch.no_grad():
+            for layer in linears(model):
+                layer.weight.mul_(10)
+    return train(model, adam(model), F.smooth_l1_loss, data=(inputs, targets), batch=32)
+
+
+FAULTS = {
+    "unnormalised_input": [offset_before_a_norm, income_among_the_features],
+    "dead_relu": [gated_blocks_with_negative_biases],
+    "init_scale_too_large": [huber_with_large_weights],
+}
+CASES = [pytest.param(h, p, id=p.__name__) for h, programs in FAULTS.items() for p in programs]
+
+
+@pytest.mark.parametrize(("headline", "program"), CASES)
+def test_the_fault_is_the_headline(headline, program):
+    outcome = program(faulty=True)
+    assert outcome.headline == headline, [f.summary for f in outcome.diagnosis.findings]
+
+
+@pytest.mark.parametrize(("headline", "program"), CASES)
+def test_the_repaired_program_never_has_a_headline(headline, program):
+    outcome = program(faulty=False)
+    assert outcome.headlines == [], [f.summary for f in outcome.diagnosis.findings]
+
+
+def alarms(model, optimizer, loss, batches, steps=120):
+    """Train under `watch`, with predictions and targets given; return the rules of all alarms."""
+    with trainvitals.watch(model, optimizer, collector="off", every=4) as monitor:
+        for step in range(steps):
+            x, y = batches(step)
+            optimizer.zero_grad()
+            output = model(x)
+            monitor.loss(loss(output, y), prediction=output, target=y).backward()
+            optimizer.step()
+    return {f.rule for f in monitor.diagnosis().alarms}
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_one_batch_that_is_learned_by_heart_is_told_from_many(repeated):
+    inputs, labels = two_sides()
+    model = layers(16, 64, 32, 1)
+
+    def batches(step):
+        at = slice(0, 32) if repeated else slice(32 * (step % 60), 32 * (step % 60) + 32)
+        return inputs[at], labels[at]
+
+    found = alarms(model, adam(model), F.binary_cross_entropy_with_logits, batches)
+    assert found == ({"constant_or_duplicate_input"} if repeated else set())
+
+
+def test_images_with_as_many_pixels_of_a_class_are_not_one_batch():
+    def batches(step):
+        order = torch.Generator().manual_seed(step)
+        masks = torch.zeros(32, 1, 8, 8)
+        for mask, at in zip(
+            masks, torch.randint(5, (32, 2), generator=order).tolist(), strict=True
+        ):
+            mask[0, at[0] : at[0] + 4, at[1] : at[1] + 4] = 1
+        return masks + 0.3 * torch.randn(masks.shape, generator=order), masks
+
+    model = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(12, 1, 1),
+    )  # fmt: skip
+    assert not alarms(model, adam(model), F.binary_cross_entropy_with_logits, batches)
+
+
+def class_numbers(output, labels):
+    return ((output - labels[:, None].float()) ** 2).mean()
+
+
+def one_hot(output, labels):
+    return ((output - F.one_hot(labels, 10).float()) ** 2).mean()
+
+
+def one_hot_added(output, labels):
+    return ((output - F.one_hot(labels, 10).float()) ** 2).sum(1).mean()
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.03])
+@pytest.mark.parametrize("loss", [class_numbers, one_hot, one_hot_added])
+def test_a_squared_error_on_class_numbers_is_told_from_one_on_indicators(loss, rate):
+    inputs, labels = digits()
+    model = layers(64, 40, 40, 10, activation=nn.SELU)
+    if loss is one_hot_added:
+        rate /= 10
+
+    def batches(step):
+        at = torch.randint(len(inputs), (64,), generator=torch.Generator().manual_seed(step))
+        return inputs[at], labels[at]
+
+    found = alarms(model, SGD(model.parameters(), rate, momentum=0.9), loss, batches)
+    assert ("loss_task_mismatch" in found) == (loss is class_numbers)
