@@ -11,9 +11,8 @@ import sqlalchemy as sa
 
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Frame, Layout, Scalar, Stat, Stream
-from trainvitals_server.store import statements
 from trainvitals_server.store.layouts import decode_layout
-from trainvitals_server.store.models import Source, Track
+from trainvitals_server.store.models import Attempt, Source, Track
 from trainvitals_server.store.track_rows import TrackShape, read_rows
 
 RANKS_MAX = 7
@@ -48,17 +47,15 @@ class OtherRanks:
 
 def _other_sources(connection: sa.Connection, run_pk: int) -> list[tuple[int, int]]:
     """Return (rank, key of the source) of the newest attempt's ranks above its lowest one."""
-    newest = connection.execute(statements.PRIMARY, {"run_pk": run_pk}).one_or_none()
-    if newest is None or newest[0] is None:
-        return []
-    attempt_pk, lowest = newest
     wanted = (
-        sa.select(Source.rank, Source.pk)
-        .where(Source.attempt_pk == attempt_pk, Source.rank > lowest)
-        .order_by(Source.rank, Source.pk)
+        sa.select(Source.attempt_pk, Source.rank, Source.pk)
+        .join(Attempt, Attempt.pk == Source.attempt_pk)
+        .where(Source.run_pk == run_pk)
+        .order_by(Attempt.started_at, Attempt.pk, Source.rank, Source.pk)
     )
-    by_rank = {row.rank: row.pk for row in connection.execute(wanted)}
-    return sorted(by_rank.items())[:RANKS_MAX]
+    rows = connection.execute(wanted).all()
+    by_rank = {row.rank: row.pk for row in rows if row.attempt_pk == rows[-1].attempt_pk}
+    return list(by_rank.items())[1 : RANKS_MAX + 1]
 
 
 def _history_of(connection: sa.Connection, source_pk: int, last_step: int) -> History:
