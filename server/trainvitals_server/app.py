@@ -35,6 +35,7 @@ from trainvitals_server.query import changes as change_routes
 from trainvitals_server.query import reports as report_routes
 from trainvitals_server.query import routes as query_routes
 from trainvitals_server.query import settings as setting_routes
+from trainvitals_server.query import silences as silence_routes
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
@@ -130,6 +131,7 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         change_routes.routes,
         query_routes.rules,
         alert_routes.routes,
+        silence_routes.routes,
         setting_routes.routes,
         token_routes.routes,
     ):

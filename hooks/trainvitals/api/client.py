@@ -20,6 +20,7 @@ import msgspec
 
 from trainvitals.api import arrow
 from trainvitals.api.schema import (
+    ChannelTest,
     Checkup,
     Deleted,
     Findings,
@@ -28,6 +29,7 @@ from trainvitals.api.schema import (
     RunDetail,
     RunPage,
     Series,
+    Silence,
     Version,
 )
 from trainvitals.wire import Batch, WireError, decode
@@ -178,6 +180,19 @@ class Client:
     def undelete(self, run: str) -> RunDetail:
         """Take a run out of the bin; the token needs the scope admin."""
         return self._send("POST", f"{run_path(run)}/undelete", RunDetail)
+
+    def silence(self, **wanted: Any) -> Silence:
+        """Add a silence: projects, runs, rules, hours, reason; the token needs the scope admin."""
+        return self._send("POST", "/silences", Silence, wanted)
+
+    def end_silence(self, silence: str) -> Silence:
+        """End a silence; the token needs the scope admin."""
+        return self._send("DELETE", f"/silences/{quote(silence, safe='')}", Silence)
+
+    def test_channel(self, channel: str) -> ChannelTest:
+        """Send a test message to a channel; the token needs the scope admin."""
+        name = quote(channel, safe="")
+        return self._send("POST", f"/notifications/channels/{name}/test", ChannelTest)
 
     def version(self) -> Version:
         """Return the name and the version of the collector."""

@@ -15,6 +15,7 @@ import msgspec
 from trainvitals.api.alerts import Alert as Alert
 from trainvitals.api.alerts import Alerts as Alerts
 from trainvitals.api.alerts import Channel as Channel
+from trainvitals.api.alerts import ChannelTest as ChannelTest
 from trainvitals.api.alerts import Notice as Notice
 from trainvitals.api.alerts import Notifications as Notifications
 from trainvitals.api.alerts import Route as Route
