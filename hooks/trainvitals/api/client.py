@@ -25,6 +25,7 @@ from trainvitals.api.schema import (
     Deleted,
     Findings,
     Heatmap,
+    Latest,
     Layouts,
     RunDetail,
     RunPage,
@@ -143,6 +144,10 @@ class Client:
         """Return a statistic of all places over steps: from_step, to_step, columns."""
         wanted = {"stream": stream, "statistic": statistic}
         return self.fetch(f"{run_path(run)}/heatmap", Heatmap, **wanted, **query)
+
+    def latest(self, run: str) -> Latest:
+        """Return the newest value of every series of a run."""
+        return self.fetch(f"{run_path(run)}/latest", Latest)
 
     def report_page(self, run: str) -> str:
         """Return the newest diagnosis of a run as one HTML page."""

@@ -25,6 +25,8 @@ from trainvitals.api.collector import Setting as Setting
 from trainvitals.api.collector import Viewer as Viewer
 from trainvitals.api.curves import Curve as Curve
 from trainvitals.api.curves import Heatmap as Heatmap
+from trainvitals.api.curves import Latest as Latest
+from trainvitals.api.curves import LatestValues as LatestValues
 from trainvitals.api.curves import Layout as Layout
 from trainvitals.api.curves import Layouts as Layouts
 from trainvitals.api.curves import Series as Series
