@@ -38,7 +38,7 @@ import sqlalchemy as sa
 import torch
 
 import trainvitals
-from store_reads import long_run, reads
+from store_reads import long_run, reads, wide_run
 from trainvitals.ship.http import Acknowledged, Away, parse_url, post
 from trainvitals.wire import Batch, Frame, Layout, RunEnd, RunStart, Stream, encode
 from trainvitals_server.store import Store
@@ -304,6 +304,7 @@ def main() -> None:
     with database(arguments.database) as (url, _), tempfile.TemporaryDirectory() as folder:
         store = Store.open(url or f"sqlite:///{Path(folder) / 'trainvitals.db'}")
         long_run(store, arguments.steps)
+        wide_run(store)
         store.close()
         with collector(Path(folder), url) as at:
             figures["reads"] = reads(at, arguments.steps)

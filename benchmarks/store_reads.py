@@ -2,9 +2,10 @@
 
     python benchmarks/store_reads.py [--database postgres] [--steps 1000000]
 
-Stores a run of `--steps` steps × 200 tensors × 1 statistic in a collector and reads it over HTTP:
-median and 95th percentile of READS reads on one connection after two to warm up, the bytes of the
-answer, and the median time in which the client of the API decodes it.
+Stores a run of `--steps` steps × 200 tensors × 1 statistic and one of 1,000 steps × 200 tensors ×
+24 statistics in a collector and reads them over HTTP: median and 95th percentile of READS reads on
+one connection after two to warm up, the bytes of the answer, and the median time in which the
+client of the API decodes it.
 
 Prints one JSON object. Nothing else may run on the machine meanwhile.
 """
@@ -24,15 +25,19 @@ from urllib.parse import urlencode
 import msgspec
 import numpy as np
 
-from trainvitals.api.arrow import MEDIA_TYPE, heatmap_of, series_of
-from trainvitals.api.schema import Heatmap, RunPage, Series
+from trainvitals.api.arrow import MEDIA_TYPE, heatmap_of, latest_of, series_of
+from trainvitals.api.schema import Heatmap, Latest, RunPage, Series
 from trainvitals.ship.http import parse_url
 from trainvitals.wire import Batch, Frame, Layout, Place, RunStart, Stat, Stream, encode
 from trainvitals_server.store import Store
 
 READS = 30
 BASE = "/api/v1/runs/long"
-STREAMS: dict[type[Any], Callable[[bytes], Any]] = {Series: series_of, Heatmap: heatmap_of}
+STREAMS: dict[type[Any], Callable[[bytes], Any]] = {
+    Series: series_of,
+    Heatmap: heatmap_of,
+    Latest: latest_of,
+}
 
 
 class Address(Protocol):
@@ -68,6 +73,25 @@ def long_run(store: Store, steps: int) -> None:
                 pass
 
 
+def wide_run(store: Store) -> None:
+    """Store a run of 200 tensors and 24 statistics in `store`: 1,000 steps, sealed in part."""
+    from trainvitals_server.store.seal import Compactor
+
+    places = tuple(Place(f"blocks.{i}.weight", depth=i) for i in range(200))
+    layout = Layout(Stream.WEIGHT, 0, tuple(Stat)[:24], places)
+    rng = np.random.default_rng(0)
+    compactor = Compactor(store.database)
+    for seq, at in enumerate(range(0, 1000, 10)):
+        rows = np.arange(at, at + 10)
+        values = rng.standard_normal((10, 200, 24)).astype(np.float32)
+        head = [RunStart(0.0), layout] if seq == 0 else []
+        frame = Frame(Stream.WEIGHT, 0, rows, 0.1 * rows, values)
+        batch = Batch("wide", "bench", b"wide............", seq, 0.0, 0, (*head, frame))
+        store.ingest(batch, encode(batch))
+    while compactor.run_once():
+        pass
+
+
 def reads(at: Address, steps: int) -> dict[str, dict[str, float]]:
     """Return time, bytes and time to decode of each kind of read in each form."""
     some = [("place", f"blocks.{i}.weight") for i in range(50)]
@@ -83,6 +107,7 @@ def reads(at: Address, steps: int) -> dict[str, dict[str, float]]:
         "50 series, as drawn": (Series, series, [*one, *some, *buckets, *drawn]),
         "50 series, 3,000 steps in the middle": (Series, series, [*one, *some, *buckets, *window]),
         "200 layers x 500 buckets": (Heatmap, heatmap, [*one, ("columns", 500)]),
+        "latest of all": (Latest, "/api/v1/runs/wide/latest", []),
         "run list": (RunPage, "/api/v1/runs", [("limit", 100)]),
     }
     found = {}
@@ -138,6 +163,7 @@ def main() -> None:
     with database(arguments.database) as (url, _), tempfile.TemporaryDirectory() as folder:
         store = Store.open(url or f"sqlite:///{Path(folder) / 'trainvitals.db'}")
         long_run(store, arguments.steps)
+        wide_run(store)
         store.close()
         with collector(Path(folder), url) as at:
             print(json.dumps(reads(at, arguments.steps), indent=2))

@@ -32,8 +32,10 @@ from trainvitals.api.client import (
 )
 from trainvitals.api.schema import (
     Alerts,
+    ChannelTest,
     Checkup,
     CollectorSettings,
+    Deleted,
     Findings,
     Heatmap,
     Layouts,
@@ -51,6 +53,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 KEPT_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 5.0
+TEST_TIMEOUT_S = 15.0
 POINTS = 500
 DRAWN = ("min", "mean", "max")
 """The values of a bucket that charts need."""
@@ -105,6 +108,8 @@ class Client:
         self.url = url
         self._clock = clock
         self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange, binary=True)
+        # A delivery may take 10 s.
+        self._patient = ApiClient(url, token, timeout_s=TEST_TIMEOUT_S, exchange=exchange)
         self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
         self._runs_lock = threading.Lock()
@@ -205,19 +210,39 @@ class Client:
 
     def change(self, run: str, changes: Mapping[str, Any]) -> None:
         """Set name, tags, notes or archived of a run. Raises Problem."""
-        try:
-            self._client.change(run, **changes)
-        except (Unreachable, Refused) as error:
-            raise _problem_of(error) from error
-        with self._runs_lock:
-            self._every_run.clear()
+        _sent(lambda: self._client.change(run, **changes))
+        self._forget_runs()
+
+    def delete(self, run: str) -> Deleted:
+        """Put a run into the bin. Raises Problem."""
+        deleted = _sent(lambda: self._client.delete(run))
+        self._forget_runs()
+        return deleted
+
+    def undelete(self, run: str) -> None:
+        """Take a run out of the bin. Raises Problem."""
+        _sent(lambda: self._client.undelete(run))
+        self._forget_runs()
+
+    def add_silence(self, wanted: Mapping[str, Any]) -> None:
+        """Add a silence: projects, runs, rules, hours, reason. Raises Problem."""
+        _sent(lambda: self._client.silence(**wanted))
+
+    def end_silence(self, silence: str) -> None:
+        """End a silence. Raises Problem."""
+        _sent(lambda: self._client.end_silence(silence))
+
+    def test_channel(self, channel: str) -> ChannelTest:
+        """Send a test message to a channel; return what its receiver answered. Raises Problem."""
+        return _sent(lambda: self._patient.test_channel(channel))
 
     def report_page(self, run: str) -> str:
         """Return the report of a run as one HTML page. Raises Problem."""
-        try:
-            return self._client.report_page(run)
-        except (Unreachable, Refused) as error:
-            raise _problem_of(error) from error
+        return _sent(lambda: self._client.report_page(run))
+
+    def _forget_runs(self) -> None:
+        with self._runs_lock:
+            self._every_run.clear()
 
     def findings(self, run: Run) -> Answer[Findings]:
         """Return a run's findings. Not cached by version: diagnosis runs after the data arrives."""
@@ -324,6 +349,14 @@ class Client:
         with self._lock:
             if kept.size <= self._kept.maxsize:
                 self._kept[key] = kept
+
+
+def _sent(call: Callable[[], T]) -> T:
+    """Return the result of `call`. Raises Problem if the collector refuses or is unreachable."""
+    try:
+        return call()
+    except (Unreachable, Refused) as error:
+        raise _problem_of(error) from error
 
 
 def _problem_of(error: Unreachable | Refused) -> Problem:

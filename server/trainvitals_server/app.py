@@ -32,9 +32,11 @@ from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.query import alerts as alert_routes
 from trainvitals_server.query import changes as change_routes
+from trainvitals_server.query import latest as latest_routes
 from trainvitals_server.query import reports as report_routes
 from trainvitals_server.query import routes as query_routes
 from trainvitals_server.query import settings as setting_routes
+from trainvitals_server.query import silences as silence_routes
 from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
@@ -67,6 +69,8 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
             stack.push_async_callback(run_in_threadpool, _stop, app)
             app.state.heavy_reads = HeavyReads()
             stack.callback(app.state.heavy_reads.close)
+            app.state.curve_reads = HeavyReads(waiting=64)
+            stack.callback(app.state.curve_reads.close)
             for inner in _mounted(settings, app.state.token_file) if mounts else []:
                 app.mount("/", inner)
                 # Starlette does not run the lifespan of a mounted app.
@@ -126,10 +130,12 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
         service.routes,
         collect_routes.routes,
         query_routes.routes,
+        latest_routes.routes,
         report_routes.routes,
         change_routes.routes,
         query_routes.rules,
         alert_routes.routes,
+        silence_routes.routes,
         setting_routes.routes,
         token_routes.routes,
     ):

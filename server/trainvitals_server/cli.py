@@ -23,7 +23,7 @@ from trainvitals_server.app import create_app
 from trainvitals_server.connections import Door, protocol_class
 from trainvitals_server.database_commands import db
 from trainvitals_server.notifications.channels import DeliveryFailed, sender
-from trainvitals_server.notifications.message import Message
+from trainvitals_server.notifications.message import TEST_SUMMARY, Message
 from trainvitals_server.service import RESCUE
 from trainvitals_server.settings import Settings
 from trainvitals_server.store.lock import one_collector
@@ -243,7 +243,7 @@ def send_test_message(
     failed = False
     for name in [channel] if channel else channels:
         try:
-            sender(channels[name])(Message(event="test", summary="The channel works."))
+            sender(channels[name])(Message(event="test", summary=TEST_SUMMARY))
         except DeliveryFailed as failure:
             failed = True
             typer.echo(f"{name}: {failure}", err=True)

@@ -108,8 +108,8 @@ def test_channels_have_their_last_error_and_silences_their_end(open_page, collec
     text = words(open_page("alerts"))
     assert "| pager | webhook | – | 1 min ago: the webhook answered 503 |" in text
     assert "| spare | webhook, no route | – | – |" in text
-    assert "| sandbox | all | all | for ever |" in text
-    assert "| all | old-* | dead_relu | in 2 h 1 min |" in text
+    assert "| project sandbox | for ever | – |" in text
+    assert "| run old-* · rule dead_relu | in 2 h 1 min | – |" in text
     assert "`trainvitals notify test --channel NAME`" in text
     assert "No message was sent." in text
 

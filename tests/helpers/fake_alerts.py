@@ -85,7 +85,8 @@ def notifications(*notices: dict[str, Any]) -> dict[str, Any]:
 def hostile_notifications() -> dict[str, Any]:
     """Return a notice about a run and a rule, and a silence, that are named as an attack."""
     said = notifications(notice(HOSTILE, HOSTILE))
-    said["silences"] = [{"projects": [HOSTILE], "runs": [HOSTILE], "rules": [HOSTILE]}]
+    named = {"projects": [HOSTILE], "runs": [HOSTILE], "rules": [HOSTILE]}
+    said["silences"] = [{**named, "id": "1", "reason": HOSTILE, "by": HOSTILE}]
     return said
 
 

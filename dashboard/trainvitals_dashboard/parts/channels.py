@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from trainvitals.api.schema import Channel, Notice, Notifications, Silence
-from trainvitals_dashboard.parts.session import now
+from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.parts.session import client, now
 from trainvitals_dashboard.wording import ago, in_future, plain, prose, shortened, table, words
 
 NO_CHANNEL = """\
@@ -18,6 +19,8 @@ apprise_file = "/run/secrets/slack"
 channels = ["team"]
 severity = "warning"
 """
+TEST_BUTTON = "**Test a channel** above"
+TEST_COMMAND = "`trainvitals notify test --channel NAME` on the collector's machine"
 _STATES = {
     "delivered": "delivered",
     "given_up": "given up",
@@ -33,7 +36,7 @@ def notice_text(notice: Notice) -> str:
     return f"waiting{failed}, next attempt {in_future(notice.at, now())}"
 
 
-def channels(known: Sequence[Channel]) -> None:
+def channels(known: Sequence[Channel], *, may_write: bool = False) -> None:
     """Show each channel with its newest delivery and error, or how to configure one."""
     if not known:
         st.caption(
@@ -55,26 +58,51 @@ def channels(known: Sequence[Channel]) -> None:
     ]
     st.markdown(table(("channel", "kind", "last delivery", "last error"), rows))
     st.caption(
-        "Deliveries and errors since the start of the collector that answered. To try a channel on "
-        "the collector's machine: `trainvitals notify test --channel NAME`."
+        "Deliveries and errors since the start of the collector that answered. To try a channel: "
+        f"{TEST_BUTTON if may_write else TEST_COMMAND}."
     )
 
 
-def silences(known: Sequence[Silence]) -> None:
-    """Show which findings raise no message, and until when."""
+def silences(known: Sequence[Silence], *, may_write: bool) -> None:
+    """Show what raises no message, until when and why; with `may_write`, buttons that end it."""
     if not known:
         st.caption("No finding is silenced.")
         return
+    # Three columns: more do not fit on a phone.
     rows = [
         (
-            _patterns(silence.projects),
-            _patterns(silence.runs),
-            _patterns(silence.rules),
+            _silenced(silence),
             "for ever" if silence.until is None else _until(silence.until),
+            _why(silence),
         )
         for silence in known
     ]
-    st.markdown(table(("projects", "runs", "rules", "until"), rows))
+    st.markdown(table(("silenced", "until", "reason"), rows))
+    if not may_write:
+        return
+    with st.container(horizontal=True, gap="small"):
+        for silence in known:
+            if silence.id and st.button(f"End: {plain(_short(silence))}", key=f"end_{silence.id}"):
+                _end(silence)
+
+
+def _why(silence: Silence) -> str:
+    if silence.reason:
+        return f"{prose(silence.reason)} (token {plain(silence.by)})"
+    return "–"
+
+
+def _short(silence: Silence) -> str:
+    return shortened(silence.reason, 40)
+
+
+def _end(silence: Silence) -> None:
+    try:
+        client().end_silence(silence.id)
+    except Problem as problem:
+        st.error(f"The silence is not ended: {plain(problem.text)}")
+        return
+    st.rerun()
 
 
 def messages(found: Notifications) -> None:
@@ -94,8 +122,13 @@ def messages(found: Notifications) -> None:
     st.markdown(table(("message", "channel", "state"), rows))
 
 
-def _patterns(patterns: Sequence[str]) -> str:
-    return "all" if "*" in patterns else plain(", ".join(patterns))
+def _silenced(silence: Silence) -> str:
+    """Return the patterns of a silence that leave something out, as Markdown."""
+    named = (("project", silence.projects), ("run", silence.runs), ("rule", silence.rules))
+    parts = [
+        f"{what} {plain(', '.join(patterns))}" for what, patterns in named if "*" not in patterns
+    ]
+    return " · ".join(parts) or "everything"
 
 
 def _until(time: float) -> str:

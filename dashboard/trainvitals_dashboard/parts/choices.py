@@ -37,7 +37,7 @@ def choice(
         key=key,
         placeholder=empty,
         format_func=lambda word: shortened(word, 60),
-        width=160,
+        width=170,
         **bound,
     )
     return None if chosen is None else named.get(chosen, chosen)

@@ -6,6 +6,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Run, RunDetail
 from trainvitals.api.wording import number, percent
+from trainvitals_dashboard.parts.bin import delete_popover
 from trainvitals_dashboard.parts.edit import edit_popover
 from trainvitals_dashboard.parts.session import (
     ALERTS,
@@ -74,6 +75,7 @@ def run_header(run: Run, *, page: str) -> None:
             if run.archived:
                 st.badge("archived", icon=":material/archive:", color="gray")
             edit_popover(run)
+            delete_popover(run)
 
 
 def state_badge(state: str) -> None:

@@ -18,6 +18,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.parts.bin import deleted_here
 from trainvitals_dashboard.parts.board import forget_boards
 from trainvitals_dashboard.parts.header import where_and_when
 from trainvitals_dashboard.parts.ranges import follows
@@ -104,7 +105,12 @@ def live_run(show: Callable[[Live], None], every_s: float) -> None:
         return
     if not st.session_state.pop(_REDRAWN, False):
         forget_boards()  # the page was opened or changed
-    answer = client().run(run_id)
+    try:
+        answer = client().run(run_id)
+    except Problem as problem:
+        if problem.reason == "unknown_run" and deleted_here(run_id):
+            return
+        raise
     live = answer.value.state == "running" and follows()
     drawn = _shown(answer.value) if live else ()
     show(Live(answer, every_s if live else None, drawn, time.monotonic()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -21,6 +21,7 @@ from trainvitals_dashboard.parts.session import (
     guarded,
     now,
 )
+from trainvitals_dashboard.parts.silencing import channel_test_popover, silence_popover
 from trainvitals_dashboard.wording import (
     SEVERITIES,
     SEVERITY_COLOUR,
@@ -55,15 +56,32 @@ def show() -> None:
         state = choice("state", "All states", list(STATES))
     lowest = LOWEST.get(severity or "", "warning")
 
+    _refreshed(lambda: _findings(lowest, state if state in STATES else None))
+    may_write = client().may_write()
+    if may_write:
+        _actions()
+    _refreshed(lambda: _notifications(may_write=may_write))
+
+
+def _refreshed(part: Callable[[], None]) -> None:
+    """Call `part` now and every LIVE_S seconds; what is between two parts stays as it is."""
+
     @st.fragment(run_every=LIVE_S)
-    def refreshed() -> None:
+    def drawn_again() -> None:
         try:
-            _findings(lowest, state if state in STATES else None)
-            _notifications()
+            part()
         except Problem as problem:
             explain(problem)
 
-    refreshed()
+    drawn_again()
+
+
+def _actions() -> None:
+    """Show what a visitor can do about notifications. Not refreshed: it has forms."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        silence_popover()
+        if names := [channel.name for channel in client().notifications().value.channels]:
+            channel_test_popover(names)
 
 
 def _findings(severity: str, state: str | None) -> None:
@@ -153,12 +171,12 @@ def _facts(alert: Alert) -> str:
     return " · ".join(parts)
 
 
-def _notifications() -> None:
+def _notifications(*, may_write: bool) -> None:
     found = client().notifications().value
     st.markdown("#### Channels", anchors=False)
-    channels(found.channels)
+    channels(found.channels, may_write=may_write)
     st.markdown("#### Silences", anchors=False)
-    silences(found.silences)
+    silences(found.silences, may_write=may_write)
     st.markdown("#### Messages", anchors=False)
     messages(found)
 

@@ -96,13 +96,32 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """Findings that raise no message. Names are shell patterns."""
+    """Findings that raise no message: from the settings, or added through the API.
+
+    Names are shell patterns.
+    """
 
     projects: tuple[str, ...]
     runs: tuple[str, ...]
     rules: tuple[str, ...]
     until: float | None = None
     """null: for ever."""
+    id: str = ""
+    """Ends it; "" for one of the settings, which the API cannot end."""
+    reason: str = ""
+    """Why it was added."""
+    by: str = ""
+    """The id of the token that added it."""
+    created_at: float | None = None
+
+
+class ChannelTest(msgspec.Struct, frozen=True):
+    """The outcome of a test message, without the channel's address and key."""
+
+    channel: str
+    delivered: bool
+    answer: str
+    """What the receiver answered, or why the message was not delivered."""
 
 
 class Notifications(msgspec.Struct, frozen=True, kw_only=True):

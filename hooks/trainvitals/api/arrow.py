@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.api.curves import Curve, Heatmap, Series
+from trainvitals.api.curves import Curve, Heatmap, Latest, LatestValues, Series
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 SERIES_COLUMNS: Final = ("step", "last_step", "min", "mean", "max", "last", "nonfinite", "count")
@@ -32,7 +32,7 @@ def decoders() -> dict[type[Any], Callable[[bytes], Any]]:
         import pyarrow  # noqa: F401
     except ImportError:
         return {}
-    return {Series: series_of, Heatmap: heatmap_of}
+    return {Series: series_of, Heatmap: heatmap_of, Latest: latest_of}
 
 
 def series_of(stream: bytes) -> Series:
@@ -82,6 +82,32 @@ def heatmap_of(stream: bytes) -> Heatmap:
         )
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise NotArrow(f"The stream has no heat map: {error}") from error
+
+
+def latest_of(stream: bytes) -> Latest:
+    """Return the newest values of a stream. Raises NotArrow."""
+    table, about = _table(stream)
+    try:
+        values, steps = _column(table.column("value")), _column(table.column("step"))
+        streams, at = [], 0
+        for layout in json.loads(about["streams"]):
+            shape = (len(layout["places"]), len(layout["statistics"]))
+            part = slice(at, at := at + shape[0] * shape[1])
+            streams.append(
+                LatestValues(
+                    **layout,
+                    values=[_finite(row) for row in values[part].reshape(shape)],
+                    steps=steps[part].reshape(shape).tolist(),
+                )
+            )
+        return Latest(streams)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise NotArrow(f"The stream has no newest values: {error}") from error
+
+
+def _finite(values: npt.NDArray[np.float32]) -> list[Any]:
+    """Return the values with None for those that JSON has not."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _table(stream: bytes) -> tuple[Any, dict[str, str]]:

@@ -20,14 +20,17 @@ import msgspec
 
 from trainvitals.api import arrow
 from trainvitals.api.schema import (
+    ChannelTest,
     Checkup,
     Deleted,
     Findings,
     Heatmap,
+    Latest,
     Layouts,
     RunDetail,
     RunPage,
     Series,
+    Silence,
     Version,
 )
 from trainvitals.wire import Batch, WireError, decode
@@ -142,6 +145,10 @@ class Client:
         wanted = {"stream": stream, "statistic": statistic}
         return self.fetch(f"{run_path(run)}/heatmap", Heatmap, **wanted, **query)
 
+    def latest(self, run: str) -> Latest:
+        """Return the newest value of every series of a run."""
+        return self.fetch(f"{run_path(run)}/latest", Latest)
+
     def report_page(self, run: str) -> str:
         """Return the newest diagnosis of a run as one HTML page."""
         target = _target(BASE, f"{run_path(run)}/report.html", {})
@@ -178,6 +185,19 @@ class Client:
     def undelete(self, run: str) -> RunDetail:
         """Take a run out of the bin; the token needs the scope admin."""
         return self._send("POST", f"{run_path(run)}/undelete", RunDetail)
+
+    def silence(self, **wanted: Any) -> Silence:
+        """Add a silence: projects, runs, rules, hours, reason; the token needs the scope admin."""
+        return self._send("POST", "/silences", Silence, wanted)
+
+    def end_silence(self, silence: str) -> Silence:
+        """End a silence; the token needs the scope admin."""
+        return self._send("DELETE", f"/silences/{quote(silence, safe='')}", Silence)
+
+    def test_channel(self, channel: str) -> ChannelTest:
+        """Send a test message to a channel; the token needs the scope admin."""
+        name = quote(channel, safe="")
+        return self._send("POST", f"/notifications/channels/{name}/test", ChannelTest)
 
     def version(self) -> Version:
         """Return the name and the version of the collector."""

@@ -64,6 +64,24 @@ class Heatmap(msgspec.Struct, frozen=True):
     """Smallest value above 0 of the places that were read."""
 
 
+class LatestValues(msgspec.Struct, frozen=True):
+    """The newest value of each series of one stream; null: none in its newest steps."""
+
+    stream: str
+    statistics: list[str]
+    places: list[str]
+    values: list[Numbers]
+    """One row per place, one column per statistic. Infinite values are null too."""
+    steps: list[list[int]]
+    """The step of each value; −1 without a value."""
+
+
+class Latest(msgspec.Struct, frozen=True):
+    """The newest value of every series of a run."""
+
+    streams: list[LatestValues]
+
+
 class Layout(msgspec.Struct, frozen=True):
     """The rows and columns of one stream."""
 

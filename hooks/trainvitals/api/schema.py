@@ -15,6 +15,7 @@ import msgspec
 from trainvitals.api.alerts import Alert as Alert
 from trainvitals.api.alerts import Alerts as Alerts
 from trainvitals.api.alerts import Channel as Channel
+from trainvitals.api.alerts import ChannelTest as ChannelTest
 from trainvitals.api.alerts import Notice as Notice
 from trainvitals.api.alerts import Notifications as Notifications
 from trainvitals.api.alerts import Route as Route
@@ -24,6 +25,8 @@ from trainvitals.api.collector import Setting as Setting
 from trainvitals.api.collector import Viewer as Viewer
 from trainvitals.api.curves import Curve as Curve
 from trainvitals.api.curves import Heatmap as Heatmap
+from trainvitals.api.curves import Latest as Latest
+from trainvitals.api.curves import LatestValues as LatestValues
 from trainvitals.api.curves import Layout as Layout
 from trainvitals.api.curves import Layouts as Layouts
 from trainvitals.api.curves import Series as Series

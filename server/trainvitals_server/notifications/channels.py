@@ -25,7 +25,8 @@ from trainvitals_server.notifications.message import (
 
 TIMEOUT_S: Final = 10.0
 
-Send = Callable[[Message], None]
+Send = Callable[[Message], str]
+"""Delivers a message and returns what the receiver answered; raises DeliveryFailed."""
 
 
 class DeliveryFailed(Exception):  # noqa: N818 - the outcome of an attempt
@@ -40,20 +41,20 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def sender(channel: Channel) -> Send:
-    """Return the function that delivers to `channel`; it raises DeliveryFailed."""
+    """Return the function that delivers to `channel`."""
     deliver = _post if channel.is_webhook else _apprise
 
-    def send(message: Message) -> None:
+    def send(message: Message) -> str:
         try:
             address, key = channel.address, channel.signing_key
         except OSError as error:
             raise DeliveryFailed(f"its file cannot be read: {error.strerror}") from None
-        deliver(address, key, message)
+        return deliver(address, key, message)
 
     return send
 
 
-def _post(address: str, key: str, message: Message) -> None:
+def _post(address: str, key: str, message: Message) -> str:
     body, timestamp = msgspec.json.encode(message), int(wall_clock())
     headers = {
         "Content-Type": "application/json",
@@ -64,8 +65,8 @@ def _post(address: str, key: str, message: Message) -> None:
     # The settings accept http:// and https:// only.
     request = urllib.request.Request(address, body, headers)  # noqa: S310
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
-            pass
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as reply:
+            return f"the webhook answered {reply.status}"
     except urllib.error.HTTPError as error:
         with error:
             raise DeliveryFailed(f"the webhook answered {error.code}") from None
@@ -74,7 +75,7 @@ def _post(address: str, key: str, message: Message) -> None:
         raise DeliveryFailed(f"the webhook is not reachable: {type(error).__name__}") from None
 
 
-def _apprise(address: str, _key: str, message: Message) -> None:
+def _apprise(address: str, _key: str, message: Message) -> str:
     try:
         apprise = importlib.import_module("apprise")
     except ImportError:
@@ -92,3 +93,4 @@ def _apprise(address: str, _key: str, message: Message) -> None:
         raise DeliveryFailed(f"Apprise failed: {type(error).__name__}") from None
     if not is_sent:
         raise DeliveryFailed("Apprise reports that the receiver did not accept the message")
+    return "Apprise reports that the receiver accepted the message"

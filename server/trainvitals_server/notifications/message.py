@@ -12,6 +12,7 @@ import msgspec
 from trainvitals_server.store.notifications import Condition, Delivery
 
 VERSION: Final = 1
+TEST_SUMMARY: Final = "The channel works."
 SUMMARY_MAX: Final = 500
 """Characters of a finding's summary in a message."""
 TIMESTAMP_HEADER: Final = "X-Trainvitals-Timestamp"

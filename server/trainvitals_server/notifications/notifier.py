@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from time import time as wall_clock
 from typing import Final, Protocol
@@ -17,11 +18,17 @@ from typing import Final, Protocol
 import msgspec
 import sqlalchemy as sa
 
-from trainvitals_server.notification_settings import NotificationSettings
+from trainvitals_server.notification_settings import NotificationSettings, Silence
 from trainvitals_server.notifications.channels import DeliveryFailed, Send, sender
-from trainvitals_server.notifications.message import delivered, message_of
+from trainvitals_server.notifications.message import (
+    TEST_SUMMARY,
+    Message,
+    delivered,
+    message_of,
+)
 from trainvitals_server.notifications.plan import RECENT_S, Change, plan
 from trainvitals_server.store import notifications as table
+from trainvitals_server.store import silences
 from trainvitals_server.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -35,11 +42,34 @@ AT_ONCE: Final = 1
 """Messages that are claimed at a time: a claim must outlast the delivery of all of them."""
 
 
+TEST_EVERY_S: Final = 10.0
+"""Shortest time between two tests of a channel."""
+
+
+class TooSoon(Exception):  # noqa: N818 - a state; the test can be repeated later
+    """The channel was tested less than TEST_EVERY_S ago; `wait_s` is the rest."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"The channel was tested just now. Wait {wait_s:.0f} s.")
+        self.wait_s = wait_s
+
+
 class NotifierStore(Protocol):
     """The part of the store that notifications use."""
 
     @property
     def database(self) -> Database: ...
+
+
+def as_setting(silence: silences.StoredSilence) -> Silence:
+    """Return a silence of the database in the form of the configured ones."""
+    patterns = silence.patterns
+    return Silence(
+        projects=patterns.projects,
+        runs=patterns.runs,
+        rules=patterns.rules,
+        until=datetime.fromtimestamp(silence.until, UTC),
+    )
 
 
 def retry_wait_s(attempts: int) -> float:
@@ -99,7 +129,9 @@ class ChannelWorker:
         with self._database.read() as connection:
             held = table.conditions(connection, now - RECENT_S)
             sent = table.sent(connection, self._name, sorted({c.run_pk for c in held}))
-        changes = plan(held, sent, self._settings, self._name, now)
+            added = map(as_setting, silences.held(connection, now))
+        silenced = {"silences": (*self._settings.silences, *added)}
+        changes = plan(held, sent, self._settings.model_copy(update=silenced), self._name, now)
         if len(held) >= table.CONDITIONS_MAX:
             # Conditions over the limit were not read: they may still hold.
             changes = [change for change in changes if change.condition is not None]
@@ -191,6 +223,9 @@ class Notifier:
             if name in routed
         }
         self._threads: list[threading.Thread] = []
+        self._now = now
+        self._senders = {name: sender(channel) for name, channel in settings.channels.items()}
+        self._tested: dict[str, float] = {}
 
     def start(self) -> None:
         """Start the threads; without routes there are none."""
@@ -219,6 +254,22 @@ class Notifier:
         """Return the newest attempts of a channel; nothing of one without a route."""
         worker = self._workers.get(channel)
         return Health() if worker is None else worker.health
+
+    def test(self, channel: str) -> str:
+        """Send a test message to a channel now; return what the receiver answered.
+
+        Raises:
+            KeyError: there is no such channel.
+            TooSoon: it was tested less than TEST_EVERY_S ago.
+            DeliveryFailed: it was not delivered; the text has neither the address nor the key.
+        """
+        send, now = self._senders[channel], self._now()
+        with self._lock:
+            wait_s = self._tested.get(channel, -TEST_EVERY_S) + TEST_EVERY_S - now
+            if wait_s > 0:
+                raise TooSoon(wait_s)
+            self._tested[channel] = now
+        return send(Message(event="test", summary=TEST_SUMMARY))
 
     def _count(self, channel: str, outcome: str) -> None:
         with self._lock:

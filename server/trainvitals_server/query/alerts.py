@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from time import time as wall_clock
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -11,10 +13,11 @@ from fastapi import Query, Request, Response
 
 from trainvitals.api import schema
 from trainvitals_server.auth import Principal, ScopedRouter
-from trainvitals_server.notification_settings import Channel, NotificationSettings, Route, Silence
+from trainvitals_server.notification_settings import Channel, NotificationSettings, Silence
 from trainvitals_server.notifications.notifier import ATTEMPTS_MAX, Notifier
 from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
 from trainvitals_server.store.alerts import NoticeRow, alerts, notices, run_ids
+from trainvitals_server.store.silences import StoredSilence, held
 
 ALERTS_MAX = 500
 NOTICES_MAX = 200
@@ -23,7 +26,7 @@ _OF_ALERTS: Final = 5_000
 
 routes = ScopedRouter(prefix="/api/v1", tags=["alerts"])
 
-_Patterns = TypeVar("_Patterns", Route, Silence)
+_Patterns = TypeVar("_Patterns", schema.Route, schema.Silence)
 
 
 @routes.get("/alerts", **described(schema.Alerts))
@@ -69,24 +72,20 @@ def notifications(
     notifier: Notifier = request.app.state.notifier
     with store_of(request).database.read() as connection:
         rows = notices(connection, project=principal.project, limit=limit)
-        silences = _of_project(settings.silences, principal)
-        if principal.project is not None and any("*" not in one.runs for one in silences):
-            silences = _of_runs(silences, run_ids(connection, principal.project))
-    chosen = _of_project(settings.routes, principal)
+        added = map(added_silence, held(connection, wall_clock()))
+        silences = _of_project((*map(_silence, settings.silences), *added), principal)
+        if principal.project is not None:
+            silences = [_without_others(one, principal.project) for one in silences]
+            if any("*" not in one.runs for one in silences):
+                silences = _of_runs(silences, run_ids(connection, principal.project))
+    chosen = _routes(settings, principal)
     routed = {name for route in chosen for name in route.channels}
-    known = {
-        name: channel
-        for name, channel in settings.channels.items()
-        if principal.project is None or name in routed
-    }
+    known = channels_of(settings, principal)
     return json_response(
         schema.Notifications(
             channels=tuple(_channel(n, c, n in routed, notifier) for n, c in known.items()),
-            routes=tuple(
-                schema.Route(route.channels, route.severity, route.projects, route.rules)
-                for route in chosen
-            ),
-            silences=tuple(map(_silence, silences)),
+            routes=tuple(chosen),
+            silences=tuple(silences),
             cooldown_s=settings.cooldown_s,
             notices=tuple(map(notice, rows)),
         )
@@ -118,7 +117,40 @@ def notice(row: NoticeRow) -> schema.Notice:
     )
 
 
-def _of_project(patterns: tuple[_Patterns, ...], principal: Principal) -> list[_Patterns]:
+def channels_of(settings: NotificationSettings, principal: Principal) -> dict[str, Channel]:
+    """Return name → channel of those that the token may know: with a project, the routed ones."""
+    if principal.project is None:
+        return dict(settings.channels)
+    routed = {name for route in _routes(settings, principal) for name in route.channels}
+    return {name: channel for name, channel in settings.channels.items() if name in routed}
+
+
+def own_project(project: str) -> tuple[str]:
+    """Return the patterns of projects of a silence that a token of this project added."""
+    return (glob.escape(project),)
+
+
+def added_silence(silence: StoredSilence) -> schema.Silence:
+    """Return a silence of the database as the API shows it."""
+    patterns = silence.patterns
+    return schema.Silence(
+        patterns.projects,
+        patterns.runs,
+        patterns.rules,
+        silence.until,
+        str(silence.pk),
+        silence.reason,
+        silence.created_by,
+        silence.created_at,
+    )
+
+
+def _routes(settings: NotificationSettings, principal: Principal) -> list[schema.Route]:
+    every = [schema.Route(r.channels, r.severity, r.projects, r.rules) for r in settings.routes]
+    return _of_project(every, principal)
+
+
+def _of_project(patterns: Iterable[_Patterns], principal: Principal) -> list[_Patterns]:
     """Return the routes or silences that concern the token's project, with its patterns only."""
     if principal.project is None:
         return list(patterns)
@@ -126,11 +158,18 @@ def _of_project(patterns: tuple[_Patterns, ...], principal: Principal) -> list[_
     for one in patterns:
         matching = tuple(p for p in one.projects if fnmatchcase(principal.project, p))
         if matching:
-            kept.append(one.model_copy(update={"projects": matching}))
+            kept.append(msgspec.structs.replace(one, projects=matching))
     return kept
 
 
-def _of_runs(silences: Sequence[Silence], runs: Sequence[str]) -> list[Silence]:
+def _without_others(silence: schema.Silence, project: str) -> schema.Silence:
+    """Return a silence without its id and its reason, unless it is of this project alone."""
+    if silence.projects == own_project(project):
+        return silence
+    return msgspec.structs.replace(silence, id="", reason="", by="", created_at=None)
+
+
+def _of_runs(silences: Sequence[schema.Silence], runs: Sequence[str]) -> list[schema.Silence]:
     """Return the silences that concern one of the runs, with only the patterns that match one.
 
     The others may contain names of other projects' runs.
@@ -141,7 +180,7 @@ def _of_runs(silences: Sequence[Silence], runs: Sequence[str]) -> list[Silence]:
             p for p in silence.runs if p == "*" or any(fnmatchcase(run, p) for run in runs)
         )
         if matching:
-            kept.append(silence.model_copy(update={"runs": matching}))
+            kept.append(msgspec.structs.replace(silence, runs=matching))
     return kept
 
 

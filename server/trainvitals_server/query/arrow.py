@@ -70,6 +70,11 @@ def series_stream(
         "count": at(spans.count, np.uint32),
     }
     batch = pa.record_batch(columns, metadata={"stream": stream, "statistic": statistic})
+    return in_bytes(batch)
+
+
+def in_bytes(batch: Any) -> bytes:
+    """Return a record batch as a stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_OPTIONS) as writer:
         writer.write_batch(batch)

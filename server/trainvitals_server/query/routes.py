@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from trainvitals.api import schema
 from trainvitals.api.arrow import MEDIA_TYPE
@@ -36,6 +37,8 @@ POINTS_MAX = 2000
 COLUMNS_MAX = 512
 PLACES_MAX = 50
 ROWS_MAX = 200
+HEAVY_PLACES = 10
+"""Reads of as many curves or more wait for each other, as heat maps do."""
 
 VARY = {"Vary": "Accept"}
 Value = Literal["min", "mean", "max", "last"]
@@ -152,9 +155,9 @@ def layout(request: Request, principal: Reader, run: RunName) -> Response:
 
 @routes.get(
     "/runs/{run}/series",
-    **described(schema.Series, "unknown_run", "unknown_series", also=MEDIA_TYPE),
+    **described(schema.Series, "unknown_run", "unknown_series", "busy", also=MEDIA_TYPE),
 )
-def series(
+async def series(
     request: Request,
     principal: Reader,
     run: RunName,
@@ -173,14 +176,21 @@ def series(
     With `Accept: application/vnd.apache.arrow.stream`: an Arrow stream with the same numbers, one
     row per place and bucket.
     """
-    summary = run_of(request, principal, run)
-    found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
-    wanted = value or VALUES
-    if wants_arrow(request):
-        streamed = series_stream(stream, statistic, found, wanted)
-        return Response(streamed, headers=VARY, media_type=MEDIA_TYPE)
-    curves = [_curve(name, found.spans, i, wanted) for i, name in enumerate(found.places)]
-    return json_response(schema.Series(str(stream), str(statistic), curves), VARY)
+
+    def read() -> Response:
+        summary = run_of(request, principal, run)
+        found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
+        wanted = value or VALUES
+        if wants_arrow(request):
+            streamed = series_stream(stream, statistic, found, wanted)
+            return Response(streamed, headers=VARY, media_type=MEDIA_TYPE)
+        curves = [_curve(name, found.spans, i, wanted) for i, name in enumerate(found.places)]
+        return json_response(schema.Series(str(stream), str(statistic), curves), VARY)
+
+    if len(place) < HEAVY_PLACES:
+        return await run_in_threadpool(read)
+    heavy: HeavyReads = request.app.state.curve_reads
+    return await heavy.run(read)
 
 
 @routes.get(

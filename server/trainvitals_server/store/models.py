@@ -341,6 +341,25 @@ class NotificationRow(Base):
     """The message "opened" as msgpack."""
 
 
+class SilenceRow(Base):
+    """Findings that raise no message until a time; added by a user while the collector runs."""
+
+    __tablename__ = "silence"
+    __table_args__ = (Index(None, "until"),)
+
+    pk: Mapped[int] = mapped_column(Key, primary_key=True)
+    patterns: Mapped[bytes]
+    """`silences.Patterns` as msgpack."""
+    reason: Mapped[str]
+    created_at: Mapped[float]
+    created_by: Mapped[str]
+    """The id of the token that added it."""
+    until: Mapped[float]
+    ended_at: Mapped[float | None]
+    """When a user ended it; None when no user did."""
+    ended_by: Mapped[str | None]
+
+
 class Token(Base):
     """An access token. Only the SHA-256 of its secret is stored."""
 

@@ -24,6 +24,7 @@ from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
+from trainvitals_server.store.latest import Latest, NewestValues, newest_tracks
 from trainvitals_server.store.layouts import Layouts
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import DroppedRow, Run
@@ -50,6 +51,7 @@ class Store:
         self._limits = limits or SeriesLimits()
         self._histories = Histories()
         self._layouts = Layouts()
+        self._newest = NewestValues()
 
     @classmethod
     def open(
@@ -255,6 +257,12 @@ class Store:
         with self.database.read() as connection:
             newest = {d.layout.stream: d.layout for d in timeline(connection, run_pk)}
         return list(newest.values())
+
+    def latest(self, run_pk: int) -> list[Latest]:
+        """Return the newest value of every series, by stream."""
+        with self.database.read() as connection:
+            tracks = newest_tracks(timeline(connection, run_pk))
+            return [self._newest.of(connection, run_pk, track) for track in tracks]
 
     def frames(
         self, run_pk: int, stream: Stream, from_step: int = 0

@@ -25,7 +25,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 CLOSED = [route for route in routes() if route not in OPEN]
-FILLED = {"{run}": "r", "{code}": "TV201"}
+FILLED = {"{run}": "r", "{code}": "TV201", "{silence}": "1", "{channel}": "none"}
 
 
 @pytest.fixture(scope="module")

@@ -121,3 +121,21 @@ def test_six_heat_maps_at_once_do_not_hold_up_ingest(running):
     assert worst < 3, f"{worst:.1f} s"
     assert set(answers) <= {200, 503}
     assert answers.count(200) >= 2
+
+
+def test_reads_of_many_curves_wait_for_each_other_and_reads_of_few_do_not(tmp_path):
+    with running_collector(tmp_path) as collector:
+        names = [f"layer.{i}" for i in range(10)]
+        layout = Layout(Stream.WEIGHT, 0, (Stat.MEAN,), tuple(map(Place, names)))
+        rows = frame(Stream.WEIGHT, range(3), np.ones((3, 10, 1)))
+        assert collector.send(batch(layout, rows)).status_code == 200
+        collector.app.state.curve_reads.close()
+        collector.app.state.curve_reads = HeavyReads(waiting=0)
+
+        def read(count):
+            return collector.get(
+                "/api/v1/runs/r/series", stream="weight", statistic="mean", place=names[:count]
+            )
+
+        assert read(9).status_code == 200
+        assert (read(10).status_code, read(10).json()["reason"]) == (503, "busy")

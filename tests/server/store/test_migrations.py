@@ -58,6 +58,7 @@ def make_revision_2(url: str) -> None:
         for column in ("sealed_bytes", "span_bytes", "thinned_rows"):
             connection.execute(sa.text(f"ALTER TABLE track DROP COLUMN {column}"))
         connection.execute(sa.text("DROP TABLE notification"))
+        connection.execute(sa.text("DROP TABLE silence"))
         for column in ("notes", "archived", "edited", "binned_id", "binned_state", "deleted_at"):
             connection.execute(sa.text(f"ALTER TABLE run DROP COLUMN {column}"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
