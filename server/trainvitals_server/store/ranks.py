@@ -19,7 +19,7 @@ RANKS_MAX = 7
 """Maximum number of ranks that are compared with the lowest one: the lowest of the others."""
 NORMS = (Scalar.GRADIENT_NORM, Scalar.GRADIENT_NORM_BEFORE_CLIPPING)
 FIRST_STEPS = 64
-NEWEST_STEPS = 256
+NEWEST_STEPS = 128
 """Steps of a rank that are read: from its first one, and up to the newest one of the run."""
 
 

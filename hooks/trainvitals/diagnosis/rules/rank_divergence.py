@@ -151,17 +151,27 @@ class RankDivergence(Rule):
         if not both or len(steps) < self.steps_weight:
             return None
         mine, its = np.array(both).T
-        ours = history.values(Stream.WEIGHT, Stat.L2)[i[:, None], mine]
-        theirs = other.values(Stream.WEIGHT, Stat.L2)[j[:, None], its]
-        relative = _relative(ours, theirs)
-        differs = relative > self.weight_max
-        at = int(np.argmax(np.where(differs[-self.steps_weight :].all(axis=0), relative[-1], -1.0)))
-        run = _trailing(differs[:, at])
-        if run < self.steps_weight:
+        mine_l2, its_l2 = (
+            history.values(Stream.WEIGHT, Stat.L2),
+            other.values(Stream.WEIGHT, Stat.L2),
+        )
+        n = self.steps_weight
+        # All parameters at the newest steps only; the course of the one that differs most.
+        newest = _relative(mine_l2[i[-n:, None], mine], its_l2[j[-n:, None], its])
+        differs = (newest > self.weight_max).all(axis=0)
+        if not differs.any():
             return None
-        name = history.places(Stream.WEIGHT)[both[at][0]].name
-        values = float(ours[-1, at]), float(theirs[-1, at])
-        return _Difference(rank, name, int(steps[-run]), float(relative[-1, at]), *values)
+        at = int(np.argmax(np.where(differs, newest[-1], -1.0)))
+        ours, theirs = mine_l2[i, mine[at]], its_l2[j, its[at]]
+        run = _trailing(_relative(ours, theirs) > self.weight_max)
+        return _Difference(
+            rank,
+            history.places(Stream.WEIGHT)[mine[at]].name,
+            int(steps[-run]),
+            float(newest[-1, at]),
+            float(ours[-1]),
+            float(theirs[-1]),
+        )
 
     @staticmethod
     def sick() -> History:
