@@ -51,6 +51,7 @@ COMMANDS = {
     "up": Command("Run the collector and the dashboard on one port.", extra="server"),
     "serve": Command("Run the collector.", extra="server"),
     "dashboard": Command("Run only the dashboard.", extra="dashboard"),
+    "silence": Command("Add, end and list silences of notifications.", "cli.silence"),
     "notify": Command("Try the channels of notifications.", extra="server"),
     "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
     "db": Command("Upgrade or copy the collector's database.", extra="server"),
