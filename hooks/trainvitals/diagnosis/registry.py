@@ -8,6 +8,7 @@ from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow
 from trainvitals.diagnosis.rules.amp_underflow import AmpUnderflow
+from trainvitals.diagnosis.rules.attention_logit_growth import AttentionLogitGrowth
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
 from trainvitals.diagnosis.rules.bias_regularised import BiasRegularised
 from trainvitals.diagnosis.rules.class_collapse import ClassCollapse
@@ -76,6 +77,7 @@ RULES: tuple[type[Rule], ...] = (
     NoSignal,
     DeadRelu,
     SaturatedActivation,
+    AttentionLogitGrowth,
     MissingNonlinearity,
     SymmetricInit,
     InitScaleTooLarge,

@@ -23,6 +23,7 @@ from trainvitals.wire import STATISTICS, Frame, Layout, Place, Scalar, Stat, Str
 DECIDED_BY_PEOPLE = (
     "TV103",
     "TV107",
+    "TV203",
     "TV407",
     "TV408",
     "TV501",
@@ -50,6 +51,7 @@ CATALOGUE = {
     "TV107": "no_signal",
     "TV201": "dead_relu",
     "TV202": "saturated_activation",
+    "TV203": "attention_logit_growth",
     "TV204": "missing_nonlinearity",
     "TV301": "symmetric_init",
     "TV302": "init_scale_too_large",
