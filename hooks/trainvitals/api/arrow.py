@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.api.curves import Curve, Heatmap, Latest, LatestValues, Series
+from trainvitals.api.planes import ACCEPT_PARAMETER, restored
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
+ACCEPT: Final = f"{MEDIA_TYPE};{ACCEPT_PARAMETER}, application/json;q=0.5"
+"""What `decoders` read. A collector that does not know the parameter ignores it."""
 SERIES_COLUMNS: Final = ("step", "last_step", "min", "mean", "max", "last", "nonfinite", "count")
 """Columns of a stream of curves beside `place`, as in `Curve`; values not asked for are absent."""
 
@@ -45,11 +48,9 @@ def series_of(stream: bytes) -> Series:
         starts = np.searchsorted(column.indices.to_numpy(), np.arange(len(places) + 1))
         if "step" not in table.column_names:
             raise KeyError("step")
-        fields = {
-            name: _column(table.column(name))
-            for name in SERIES_COLUMNS
-            if name in table.column_names
-        }
+        columns = {name: _column(table.column(name)) for name in table.column_names[1:]}
+        columns |= restored(columns, SERIES_COLUMNS)
+        fields = {name: columns[name] for name in SERIES_COLUMNS if name in columns}
         curves = [
             Curve(place, **{name: _numbers(field[a:b]) for name, field in fields.items()})
             for place, a, b in zip(places, starts[:-1], starts[1:], strict=True)

@@ -230,7 +230,7 @@ class Client:
         target = _target(base, path, query)
         wanted = {"If-None-Match": etag} if etag else {}
         if kind in self._arrow:
-            wanted["Accept"] = f"{arrow.MEDIA_TYPE}, application/json;q=0.5"
+            wanted["Accept"] = arrow.ACCEPT
         status, headers, body = self._ask(target, wanted)
         if status == NOT_MODIFIED and etag:
             return Reply(None, etag, 0)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from fastapi import Request
 
 from trainvitals.api.arrow import MEDIA_TYPE
+from trainvitals.api.planes import ACCEPT_PARAMETER, coded
 from trainvitals_server.query.heatmaps import MapRows
 from trainvitals_server.store.series import Curves
 from trainvitals_server.store.tiers import Floats
@@ -36,19 +37,37 @@ _MAP_FIELDS = (
 
 def wants_arrow(request: Request) -> bool:
     """Return whether the request accepts Arrow streams; `*/*` means JSON."""
+    parameters = _parameters(request)
+    refused = ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return parameters is not None and not any(p in refused for p in parameters)
+
+
+def wants_planes(request: Request) -> bool:
+    """Return whether the request accepts Arrow streams with `trainvitals.api.planes`."""
+    return ACCEPT_PARAMETER in (_parameters(request) or ())
+
+
+def _parameters(request: Request) -> list[str] | None:
+    """Return the parameters with which Arrow streams are accepted; None: they are not."""
     for part in request.headers.get("accept", "").split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))
         if kind == MEDIA_TYPE:
-            return not any(p in ("q=0", "q=0.0", "q=0.00", "q=0.000") for p in parameters)
-    return False
+            return parameters
+    return None
 
 
 def series_stream(
-    stream: str, statistic: str, found: Curves, values: Sequence[str] = VALUES
+    stream: str,
+    statistic: str,
+    found: Curves,
+    values: Sequence[str] = VALUES,
+    *,
+    in_planes: bool = False,
 ) -> bytes:
     """Return the curves as a stream with the columns `values`, some of VALUES.
 
-    Buckets without a measurement of a place are left out.
+    `in_planes`: as the columns that `trainvitals.api.planes` makes of them. Buckets without a
+    measurement of a place are left out.
     """
     spans = found.spans
     place, bucket = np.nonzero((spans.count + spans.infinite > 0).T)
@@ -59,13 +78,14 @@ def series_stream(
     fields = dict(
         zip(VALUES, (spans.minimum, spans.mean, spans.maximum, spans.newest), strict=True)
     )
+    numbers = {name: at(fields[name], np.float32) for name in VALUES if name in values}
     columns = {
         "place": pa.DictionaryArray.from_arrays(
             place.astype(np.int16), pa.array(found.places, pa.string())
         ),
         "step": spans.first[bucket],
         "last_step": spans.last[bucket],
-        **{name: at(fields[name], np.float32) for name in VALUES if name in values},
+        **(coded(numbers) if in_planes else numbers),
         "nonfinite": at(spans.infinite, np.uint32),
         "count": at(spans.count, np.uint32),
     }

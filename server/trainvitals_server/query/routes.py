@@ -17,7 +17,13 @@ from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, ScopedRouter
 from trainvitals_server.problems import Problem, answers
 from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
-from trainvitals_server.query.arrow import VALUES, series_stream, wants_arrow, write_map
+from trainvitals_server.query.arrow import (
+    VALUES,
+    series_stream,
+    wants_arrow,
+    wants_planes,
+    write_map,
+)
 from trainvitals_server.query.heatmaps import (
     in_file,
     rows_of,
@@ -182,7 +188,8 @@ async def series(
         found = _curves(request, summary, stream, statistic, place, from_step, to_step, points)
         wanted = value or VALUES
         if wants_arrow(request):
-            streamed = series_stream(stream, statistic, found, wanted)
+            planes = wants_planes(request)
+            streamed = series_stream(stream, statistic, found, wanted, in_planes=planes)
             return Response(streamed, headers=VARY, media_type=MEDIA_TYPE)
         curves = [_curve(name, found.spans, i, wanted) for i, name in enumerate(found.places)]
         return json_response(schema.Series(str(stream), str(statistic), curves), VARY)

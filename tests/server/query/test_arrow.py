@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.batches import batch, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
-from trainvitals.api.arrow import MEDIA_TYPE, NotArrow, heatmap_of, series_of
+from trainvitals.api.arrow import ACCEPT, MEDIA_TYPE, NotArrow, heatmap_of, series_of
 from trainvitals.api.client import Broken, Client
 from trainvitals.wire import Layout, Place, Stat, Stream
 
@@ -41,8 +41,8 @@ def collector(tmp_path_factory):
         yield running
 
 
-def in_arrow(collector, path: str, **query):
-    headers = {**collector.headers, "Accept": f"{MEDIA_TYPE}, application/json;q=0.5"}
+def in_arrow(collector, path: str, *, accept=f"{MEDIA_TYPE}, application/json;q=0.5", **query):
+    headers = {**collector.headers, "Accept": accept}
     answer = httpx2.get(collector.url + path, params=query, headers=headers, trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == MEDIA_TYPE
@@ -131,6 +131,11 @@ def test_50_curves_of_1000_buckets_and_a_map_fit_in_their_bytes(collector):
     assert len(stream) < 740_000
     assert len(collector.get(SERIES, **curves).content) > 6 * len(stream)
     assert len(in_arrow(collector, SERIES, **curves, value=["min", "mean", "max"])) < 560_000
+    in_planes = in_arrow(collector, SERIES, accept=ACCEPT, **curves)
+    assert series_of(in_planes) == series_of(stream)
+    assert len(in_planes) < 520_000
+    drawn = in_arrow(collector, SERIES, accept=ACCEPT, **curves, value=["min", "mean", "max"])
+    assert len(drawn) < 400_000
     columns = {**query, "columns": 500}
     assert len(in_arrow(collector, MAP, **columns)) < 100_000
 
