@@ -63,7 +63,8 @@ def class_numbers(
         return ClassNumbers(float((loss / most)[0]), True, float(loss[0]))
     loss, mean, std, _, high, target, spread = rows(steps[-observations:])
     least = std**2 + mean**2 + (1 - 2 * high) / classes
-    learned = (np.abs(mean - target) < _NEAR * spread) & (target > 1) & (loss > 0)
+    learned = (np.abs(mean - target) < _NEAR * spread) & (loss > 0)
+    learned &= target - 1 / classes > 2 * _NEAR * spread  # the mean of one-hot targets is 1/classes
     if (learned & (least > ratio * loss)).all():
         return ClassNumbers(float((least / loss)[-1]), False, float(loss[-1]))
     return None

@@ -17,6 +17,7 @@ import numpy as np
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.post_training import optimises_reward
 from trainvitals.diagnosis.signals import block_means, middle, noise, trend
+from trainvitals.diagnosis.supervision import target_growth, usual_loss_of_constant
 from trainvitals.wire import Scalar, Stat, Stream
 
 FIRST = 10
@@ -32,6 +33,10 @@ EXPLOSION = 5.0
 """Within the first ten losses, a loss above this multiple of the first is an explosion."""
 RECOVERY = 0.3
 """Share of the initial loss: a run with a fault from the start has recovered after this fall."""
+CONSTANT_STEPS, CONSTANT_SHARE = 150, 0.9
+"""For losses with more noise than `NOISE_MAX`: minimum steps, and share of a constant's loss."""
+TARGET_DRIFT_MAX = 0.15
+"""Logarithm of the RMS of the targets now over that at the start."""
 NOISE_MAX = 0.07
 """Share of the initial loss: a loss with more noise is near its minimum, or no evidence."""
 
@@ -112,18 +117,41 @@ class Course:
 
     @cached_property
     def flat(self) -> bool:
-        """Whether the loss has neither fallen nor risen more than its noise since the start."""
+        """Whether the loss has neither fallen nor risen more than its noise since the start.
+
+        With a noise above NOISE_MAX: `at_constant`.
+        """
         values = self.loss.values
         if not self.known or len(values) < FIRST + LAST:
             return False
         start, band = middle(values[:FIRST]), self.band
-        if self.noise > NOISE_MAX * start or self.falling:
+        if self.noise > NOISE_MAX * start:
+            return self.at_constant
+        if self.falling:
             return False
         blocks = [middle(part) for part in np.array_split(values, min(20, len(values) // 25))]
         # A loss that was far below its start has shown learning, whatever it is now; a loss that
         # was far above it varies, as with bootstrapped targets.
         varied = max(abs(start - block) for block in blocks) > 3 * band
         return bool(not varied and abs(start - self.now()) < band)
+
+    @cached_property
+    def at_constant(self) -> bool:
+        """Whether the loss stays at that of the best constant prediction, where noise hides more.
+
+        After 150 steps, the mean of the newer half is at 90 % of it or above, and there is no
+        downward trend since the start. Not for targets that grew or shrank, as bootstrapped ones.
+        """
+        values = self.loss.values.astype(np.float64)
+        if not self.known or len(values) < CONSTANT_STEPS:
+            return False
+        constant = usual_loss_of_constant(self.history)
+        p, slope = trend(block_means(values, 10))
+        level = float(values[len(values) // 2 :].mean())
+        if constant is None or level < CONSTANT_SHARE * constant or (p < 0.05 and slope < 0):
+            return False
+        drift = math.log(target_growth(self.history, 0, math.inf))
+        return abs(drift) < TARGET_DRIFT_MAX
 
     def learned(self, share: float = 0.05, last: int = 20) -> bool:
         """Return whether the loss has fallen by `share` of its start and by more than its noise."""

@@ -6,8 +6,10 @@ Promise:  pure; an attribute that is missing or unreadable is empty.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -146,7 +148,8 @@ def loss_of_constant(history: History) -> float | None:
     """Return the loss of the best prediction that ignores the input; None if it is not known.
 
     For a cross entropy, the entropy of the class frequencies in nats (ln C before the first
-    histogram of the targets); for a squared error, the variance of the targets.
+    histogram of the targets); for a squared error, the variance of the targets; for a binary cross
+    entropy, the entropy of the mean target, which is an upper bound for several labels.
     """
     kind = only_loss(history)
     if kind is None or len(kind.kinds) != 1:
@@ -154,6 +157,9 @@ def loss_of_constant(history: History) -> float | None:
     if kind.kinds[0] == "MSELoss":
         deviation = history.scalar(Scalar.TARGET_STD).finite().values
         return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
+    if kind.kinds[0] in ("BCELoss", "BCEWithLogitsLoss"):
+        share = history.scalar(Scalar.TARGET_MEAN).finite().values
+        return entropy_of(float(share.mean())) or None if len(share) else None
     if kind.kinds[0] not in ("CrossEntropyLoss", "NLLLoss"):
         return None
     histograms = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
@@ -163,6 +169,35 @@ def loss_of_constant(history: History) -> float | None:
     shares = counts[counts > 0] / max(counts.sum(), 1.0)
     return float(-(shares * np.log(shares)).sum()) or None
 
+
+def entropy_of(share: float) -> float:
+    """Return the entropy of an event of this probability in nats; 0 outside 0 to 1."""
+    if not 0 < share < 1:
+        return 0.0
+    return -share * math.log(share) - (1 - share) * math.log(1 - share)
+
+
+def usual_loss_of_constant(history: History) -> float | None:
+    """Return `loss_of_constant`, for an absolute or a Huber loss that of normal targets.
+
+    With δ = 1, as in a smooth L1 loss. For targets with heavy tails the loss of the best constant
+    is lower.
+    """
+    kind = only_loss(history)
+    if kind is None or kind.kinds not in _DISTANCES:
+        return loss_of_constant(history)
+    deviation = history.scalar(Scalar.TARGET_STD).finite().values
+    if len(deviation) == 0:
+        return None
+    errors = middle(deviation) * _NORMAL
+    if kind.kinds == ("L1Loss",):
+        return float(errors.mean())
+    return float(np.where(errors < 1, 0.5 * errors**2, errors - 0.5).mean())
+
+
+_DISTANCES = (("L1Loss",), ("SmoothL1Loss",), ("HuberLoss",))
+_NORMAL = np.array([abs(NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)])
+"""Magnitudes of a standard normal variable: 200 quantiles."""
 
 OUTLIER_SHARE = 0.7
 """Share of the variance of a batch's targets in one target, above which it is an outlier. The

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import LossKind, loss_of_constant, only_loss
+from trainvitals.diagnosis.supervision import LossKind, entropy_of, loss_of_constant, only_loss
 from trainvitals.wire import Scalar
 
 TRAINED_MAX: Final = 0.8
@@ -51,7 +51,7 @@ def trained_before(history: History, initial: float) -> bool:
         )
     if name in ("BCELoss", "BCEWithLogitsLoss"):
         share = TRAINED_MAX if _one_label(kind) else TRAINED_MAX_ROUGH
-        return _lowest(name, kind, seen) <= initial < share * _entropy(seen.target_mean)
+        return _lowest(name, kind, seen) <= initial < share * entropy_of(seen.target_mean)
     if name in ("HuberLoss", "SmoothL1Loss"):
         return _lowest(name, kind, seen) <= initial < TRAINED_MAX_ROUGH * _huber(seen.target_std)
     return False
@@ -87,12 +87,6 @@ def _lowest(name: str, kind: LossKind, seen: _Batches) -> float:
             probability = math.exp(seen.prediction_max) if name == "NLLLoss" else 1.0
             bound = -math.log(min(1.0, probability)) if probability > 0 else 0.0
     return 0.9 * bound
-
-
-def _entropy(share: float) -> float:
-    if not 0 < share < 1:
-        return 0.0
-    return -share * math.log(share) - (1 - share) * math.log(1 - share)
 
 
 def _huber(error: float) -> float:

@@ -90,7 +90,9 @@ def test_the_repaired_program_never_has_a_headline(headline, program):
 
 def alarms(model, optimizer, loss, batches, steps=120):
     """Train under `watch`, with predictions and targets given; return the rules of all alarms."""
-    with trainvitals.watch(model, optimizer, collector="off", every=4) as monitor:
+    with trainvitals.watch(
+        model, optimizer, collector="off", every=4, total_steps=steps
+    ) as monitor:
         for step in range(steps):
             x, y = batches(step)
             optimizer.zero_grad()
@@ -156,3 +158,82 @@ def test_a_squared_error_on_class_numbers_is_told_from_one_on_indicators(loss, r
 
     found = alarms(model, SGD(model.parameters(), rate, momentum=0.9), loss, batches)
     assert ("loss_task_mismatch" in found) == (loss is class_numbers)
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.embedding(x)).mean(1))
+
+
+def tokens():
+    inputs = torch.randint(3, 20, (1000, 8))
+    labels = torch.randint(3, (1000,))
+    inputs[:, 0] = labels
+    return inputs, labels
+
+
+def random_batches(inputs, labels, size=32):
+    def batches(step):
+        order = torch.Generator().manual_seed(step)
+        at = torch.randint(len(inputs), (size,), generator=order)
+        return inputs[at], labels[at]
+
+    return batches
+
+
+@pytest.mark.parametrize("only_head", [True, False])
+def test_a_front_part_as_xavier_left_it_is_no_frozen_backbone(only_head):
+    model = Encoder()
+    trained = model.head if only_head else model
+    found = alarms(model, adam(trained), F.cross_entropy, random_batches(*tokens()))
+    assert found == ({"parameter_not_updated"} if only_head else set())
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_binary_cross_entropy_with_the_wrong_sign_is_found(sign):
+    model = layers(16, 32, 1)
+
+    def loss(output, target):
+        return sign * F.binary_cross_entropy_with_logits(output, target)
+
+    found = alarms(model, adam(model), loss, random_batches(*two_sides()), steps=60)
+    assert ("loss_task_mismatch" in found) == (sign < 0)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.1])
+def test_a_dropout_that_leaves_nothing_is_found_for_a_binary_loss(share):
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(share), nn.Linear(64, 1))
+    batches = random_batches(*two_sides())
+    found = alarms(model, adam(model), F.binary_cross_entropy_with_logits, batches, steps=200)
+    assert found == ({"over_regularised"} if share > 0.9 else set())
+
+
+@pytest.mark.parametrize("rate", [2e-6, 3e-3])
+def test_a_rate_is_too_low_if_all_steps_together_hardly_move_a_weight(rate):
+    inputs = torch.randn(2000, 12)
+    targets = torch.sin(2 * inputs[:, :1]) + inputs[:, 1:2]
+    model = layers(12, 64, 64, 1, norm=nn.BatchNorm1d)
+    batches = random_batches(inputs, targets)
+    found = alarms(model, adam(model, rate), F.smooth_l1_loss, batches, steps=200)
+    assert ("learning_rate_too_low" in found) == (rate < 1e-3)
+
+
+@pytest.mark.parametrize("rate", [3e-1, 3e-3])
+def test_a_rate_that_saturates_the_output_is_the_cause_of_the_missing_signal(rate):
+    model = layers(16, 64, 32, 1).append(nn.Sigmoid())
+    inputs, labels = two_sides()
+    with trainvitals.watch(model, optimizer := adam(model, rate), collector="off") as monitor:
+        for step in range(100):
+            x, y = random_batches(inputs, labels)(step)
+            optimizer.zero_grad()
+            monitor.loss(F.binary_cross_entropy(model(x), y)).backward()
+            optimizer.step()
+    headline = monitor.diagnosis().headline
+    assert (headline.rule if headline else "") == ("learning_rate_too_high" if rate > 0.1 else "")

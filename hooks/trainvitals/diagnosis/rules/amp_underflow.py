@@ -28,7 +28,8 @@ class AmpUnderflow(Rule):
     Of a weight matrix whose module computes in float16, in the median of the newest 20 measured
     steps: more than 30 % of the gradient's entries are exactly zero, and the mean of the others,
     times the loss scale if there is one, is below 5e-7. The smallest number of float16 is 6e-8, so
-    that such a gradient lies at the end of its range. Runs that have converged are left out.
+    that such a gradient lies at the end of its range. Or every entry is zero, those of the output
+    layer too, and the loss is not. Runs that have converged are left out.
     ## Why it matters
     The backward pass rounds each value below 3e-8 to zero, and the small gradients of a matrix are
     most of it. The weights behind them do not learn, and no error is reported.
@@ -93,7 +94,10 @@ class AmpUnderflow(Rule):
             return
         sizes = self._sizes(history, rows, zero.values)
         share, size = median(zero.values), median(sizes)
-        affected = np.flatnonzero((share > self.zero_share_max) & (size < self.size_max))
+        low = (share > self.zero_share_max) & (size < self.size_max)
+        if self._vanishes_at_once(history, half, zero.values):
+            low[:], size[:] = True, 0.0
+        affected = np.flatnonzero(low)
         if len(affected) == 0:
             return
         worst = int(affected[np.argmax(share[affected])])
@@ -128,6 +132,18 @@ class AmpUnderflow(Rule):
             stream=Stream.GRADIENT,
             statistic=Stat.ZERO_SHARE,
         )
+
+    def _vanishes_at_once(self, history: History, half: set[str], zero: Floats) -> bool:
+        """Whether every entry is 0, those of the output layer's own bias too: not dead units."""
+        heads = [
+            row
+            for row, place in enumerate(history.places(Stream.GRADIENT))
+            if "output" in place.flags and place.module in half and place.trainable
+        ]
+        at_head = window(history, Stream.GRADIENT, Stat.ZERO_SHARE, heads, last=self.window).values
+        loss = history.scalar(Scalar.LOSS).finite().values
+        live = len(loss) > 0 and float(loss[-1]) > 0
+        return bool(len(heads) > 0 and live and (zero == 1).all() and (at_head == 1).all())
 
     def _sizes(self, history: History, rows: list[int], zero: Floats) -> Floats:
         """Return the mean |gradient| over entries that are not 0, scaled as in the backward pass.

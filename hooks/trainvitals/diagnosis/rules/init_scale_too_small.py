@@ -64,7 +64,10 @@ class InitScaleTooSmall(Rule):
     stage: ClassVar[Stage] = Stage.INITIALISATION
     before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV201", "TV304", "TV501", "TV507", "TV806", "TV502", "TV602", "TV603", "TV701"}
+        {
+            *("TV101", "TV201", "TV304", "TV501", "TV502", "TV507"),
+            *("TV601", "TV602", "TV603", "TV701", "TV806"),
+        }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = INITIALISE

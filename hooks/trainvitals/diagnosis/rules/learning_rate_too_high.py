@@ -75,6 +75,7 @@ class LearningRateTooHigh(Rule):
         {
             "TV101",
             "TV102",
+            "TV107",
             "TV201",
             "TV202",
             "TV203",

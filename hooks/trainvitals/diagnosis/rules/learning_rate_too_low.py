@@ -17,6 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
+from trainvitals.diagnosis.supervision import usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Place, Stat, Stream
 
@@ -28,8 +29,10 @@ class LearningRateTooLow(Rule):
     ## What it detects
     The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps,
     is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is below 2e-5
-    while the loss is flat. The gradient must be large enough (RMS
-    above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause. Excluded:
+    while the loss is flat. Or, after 100 steps (500 without a plan), the loss is still above 85 %
+    of that of the best constant prediction, and all seen or planned steps together change the
+    median matrix by less than 5 % of its size. The gradient must be large enough (RMS above 1e-4 of
+    the weights' RMS); otherwise the learning rate is not the cause. Excluded:
     warm-up, the end of a schedule, and converged runs. A model that was trained before (the initial
     loss is clearly below that of the best constant prediction) is fine-tuned with small steps on
     purpose: for it only the limit of 1e-6 holds, and the finding is a note.
@@ -69,6 +72,16 @@ class LearningRateTooLow(Rule):
     gradient_min: float = threshold(
         1e-4, "Minimum RMS of the gradient relative to RMS of the weight, largest matrix."
     )
+    moved_min: float = threshold(
+        0.05, "Update ratio of the median matrix times the steps; below it no model is trained."
+    )
+    level_min: float = threshold(
+        0.85, "Loss now, as a share of that of the best constant prediction, for this condition."
+    )
+    steps_min: int = threshold(100, "Minimum number of steps, for this condition.")
+    steps_min_no_plan: int = threshold(
+        500, "The same if the run does not say how many steps are planned."
+    )
     observations: int = threshold(20, "Captured steps in the median.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -94,6 +107,9 @@ class LearningRateTooLow(Rule):
         usual = middle(ratios)
         if flat and usual < self.update_ratio_median and largest >= limit:
             which, largest, limit = "median", usual, self.update_ratio_median
+        slow = self._slow_limit(history, course, trained=trained)
+        if largest >= limit and 0 < usual < slow:
+            which, largest, limit = "median", usual, slow
         if largest >= limit or largest == 0 or not gradient > self.gradient_min:
             return
         where = names[int(np.nanargmax(ratios))]
@@ -134,6 +150,19 @@ class LearningRateTooLow(Rule):
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,
         )
+
+    def _slow_limit(self, history: History, course: Course, *, trained: bool) -> float:
+        """Return the median ratio with which all steps move a matrix by `moved_min`; 0: not judged.
+
+        Only for a model that is not trained yet: its loss is near that of a constant.
+        """
+        steps = max(len(course.loss), history.total_steps or 0)
+        constant = usual_loss_of_constant(history)
+        least = self.steps_min if history.total_steps else self.steps_min_no_plan
+        if trained or not course.known or constant is None or len(course.loss) < least:
+            return 0.0
+        near = course.now() >= self.level_min * constant
+        return self.moved_min / steps if near else 0.0
 
     def _relative_gradient(self, history: History, names: list[str]) -> float:
         pairs = zip(

@@ -65,7 +65,7 @@ class LossTaskMismatch(Rule):
       each prediction with each target, in a B × B matrix.
     - A squared or absolute error between the outputs of several classes and class numbers.
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
-      30 % of minus the loss of a uniform prediction, −ln(classes).
+      30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one.
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
@@ -309,10 +309,13 @@ class LossTaskMismatch(Rule):
 
     def _negative(self, history: History) -> _Mismatch | None:
         only = only_loss(history)
-        if only is None or only.kinds != ("CrossEntropyLoss",) or only.classes < 2:
+        if only is None or len(only.kinds) != 1:
+            return None
+        binary = only.kinds[0] in _BINARY
+        if not binary and (only.kinds[0] != "CrossEntropyLoss" or only.classes < 2):
             return None
         loss = history.scalar(Scalar.LOSS).finite()
-        uniform = math.log(only.classes)
+        uniform = math.log(2 if binary else only.classes)
         first = loss.values[: self.observations]
         if len(first) < self.observations or not (loss.values < 0).all():
             return None

@@ -43,7 +43,8 @@ class Overfitting(Rule):
     Needs `monitor.loss(value, split="validation")`. One of three cases, at least three evaluations
     after the minimum of the validation loss (medians of three):
     (1) The validation loss has risen by more than 10 % and twice its noise, with an upward
-    trend (Mann–Kendall), and the training loss has fallen by more than 10 % in the same time.
+    trend (Mann–Kendall) or to a level 20 % and twice its noise higher, and the training loss has
+    fallen by more than 10 % in the same time.
     (2) The training loss is less than a tenth of the validation loss, and the validation loss was
     never below half of the initial training loss: the training samples were memorised.
     (3) Six evaluations or more have not improved on the minimum, which is above a quarter of the
@@ -175,8 +176,12 @@ class Overfitting(Rule):
         if best.training_now > (1 - self.training_fall) * best.training:
             return False
         # Without the evaluations of the minimum: noise alone rises from its own minimum.
-        p, slope = trend(series.values[best.at + 2 :].astype(np.float64))
-        return bool(p < self.p_max and slope > 0)
+        after = series.values[best.at + 2 :].astype(np.float64)
+        p, slope = trend(after)
+        # Risen at once and level since then: there is no trend.
+        newer = float(after[len(after) // 2 :].min())
+        level = newer > (1 + 2 * self.rise_min) * best.validation + self.rise_noise * spread
+        return bool((p < self.p_max and slope > 0) or level)
 
     def _one_unit(self, series: Series, course: Course) -> bool:
         """Whether the first evaluation is of the size of the training loss at that step."""

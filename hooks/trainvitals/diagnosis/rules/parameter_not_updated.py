@@ -83,6 +83,9 @@ class ParameterNotUpdated(Rule):
     )
 
     entries_min: int = threshold(64, "Entries of a matrix whose initialisation is recognised.")
+    untrained_share: float = threshold(
+        0.5, "Share of the entries of an unchanged front part that are as they were initialised."
+    )
     uniform_tolerance: float = threshold(
         0.1, "Deviation of its largest entry and its std from those of the default, as a share."
     )
@@ -218,7 +221,8 @@ class ParameterNotUpdated(Rule):
         return Severity.ERROR
 
     def _untrained(self, history: History, places: Sequence[Place]) -> bool:
-        """Whether the matrices have PyTorch's default initialisation: U(−1/√fan_in, 1/√fan_in)."""
+        """Whether most entries have an initialisation of PyTorch: U(−1/√fan_in, 1/√fan_in), or
+        Xavier's U(−√(6/(fan_in + fan_out)), …); training does not keep a distribution uniform."""
         matrices = [
             p
             for p in places
@@ -233,11 +237,15 @@ class ParameterNotUpdated(Rule):
             window(history, Stream.WEIGHT, s, known, last=1).values[0]
             for s in (Stat.MIN, Stat.MAX, Stat.STD)
         )
-        bound = 1 / np.sqrt([float(math.prod(p.shape[1:])) for p in matrices])
-        largest = np.maximum(-low, high) / bound
-        uniform = (largest <= 1 + ROUNDING) & (largest >= 1 - self.uniform_tolerance)
-        uniform &= np.abs(std / bound * math.sqrt(3) - 1) <= self.uniform_tolerance
-        return bool(uniform.all())
+        entries = np.array([float(math.prod(p.shape)) for p in matrices])
+        fan_in = np.array([float(math.prod(p.shape[1:])) for p in matrices])
+        fan_out = entries / fan_in * (fan_in / [float(p.shape[1]) for p in matrices])
+        uniform = np.zeros(len(matrices), bool)
+        for bound in (1 / np.sqrt(fan_in), np.sqrt(6 / (fan_in + fan_out))):
+            largest = np.maximum(-low, high) / bound
+            found = (largest <= 1 + ROUNDING) & (largest >= 1 - self.uniform_tolerance)
+            uniform |= found & (np.abs(std / bound * math.sqrt(3) - 1) <= self.uniform_tolerance)
+        return float(entries[uniform].sum()) > self.untrained_share * float(entries.sum())
 
     def _since(self, history: History, place: Place) -> int:
         if not place.optimized:
