@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -155,16 +155,18 @@ def _heatmap(run: FakeRun, query: dict[str, list[str]]) -> Any:
     stream, statistic = query["stream"][0], query["statistic"][0]
     buckets = _buckets(_steps(run, query), int(query.get("columns", ["200"])[0]))
     layout = next(s for s in run.layout() if s["stream"] == stream)
-    places = query.get("place", [place["name"] for place in layout["places"]])
+    every = [place["name"] for place in layout["places"]]
+    wanted = query.get("place", every)
+    members = {name: _inside(name, every) if name.endswith(".") else [name] for name in wanted}
+    places = list(dict.fromkeys(place for group in members.values() for place in group))
     values = {
         place: [run.value(stream, statistic, place, bucket[len(bucket) // 2]) for bucket in buckets]
         for place in places
     }
     finite = [v for row in values.values() for v in row if v is not None and math.isfinite(v)]
-    rows = (
-        _by_block(values, max if statistic == "nonfinite" else statistics.median)
-        if query.get("by") == ["block"]
-        else values
+    merge = max if statistic == "nonfinite" else statistics.median
+    rows = _merged_rows(
+        values, blocks_of(values) if query.get("by") == ["block"] else members, merge
     )
     return {
         "stream": stream,
@@ -187,14 +189,20 @@ def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _by_block(
-    values: dict[str, list[float | None]], merge: Callable[[list[float]], float]
+def _inside(module: str, every: Sequence[str]) -> list[str]:
+    return [name for name in every if f"{name}.".startswith(module)]
+
+
+def _merged_rows(
+    values: dict[str, list[float | None]],
+    rows: Mapping[str, Sequence[str]],
+    merge: Callable[[list[float]], float],
 ) -> dict[str, list[float | None]]:
-    """Return the merged values of each block; infinite if the value of any of its places is."""
+    """Return the merged values of each row; infinite if the value of any of its places is."""
     made = {}
-    for block, members in blocks_of(values).items():
+    for row, members in rows.items():
         columns = zip(*(values[m] for m in members), strict=True)
-        made[block] = [_merged(column, merge) for column in columns]
+        made[row] = [_merged(column, merge) for column in columns]
     return made
 
 

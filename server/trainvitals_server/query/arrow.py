@@ -3,7 +3,8 @@
 Comes in: `Curves`, or rows of a heat map. Goes out: bytes that `trainvitals.api.arrow` and any
 other Arrow reader decode.
 A stream of curves has one row per place and bucket, ordered by place. A stream of a heat map has
-one row per place or block; the steps of its columns are in the metadata of the schema, as JSON.
+one row per place, module or block; the steps of its columns are in the metadata of the schema, as
+JSON.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.api.blocks import block_of, blocks_of
+from trainvitals.api.blocks import blocks_of
 from trainvitals.wire import Stat
 from trainvitals_server.store.series import Curves
 from trainvitals_server.store.tiers import Floats, Steps
@@ -32,25 +32,59 @@ _encode = msgspec.json.encode
 Floats32 = npt.NDArray[np.float32]
 
 
-def slices_of(places: Sequence[str]) -> list[Sequence[str]]:
-    """Return the places in slices of at most PLACES_AT_ONCE."""
-    return [places[i : i + PLACES_AT_ONCE] for i in range(0, len(places), PLACES_AT_ONCE)]
+@dataclass(frozen=True)
+class Row:
+    """A row of a heat map: one place, or the places that are merged into it."""
+
+    name: str
+    places: Sequence[str]
 
 
-def slices_of_blocks(places: Sequence[str]) -> list[Sequence[str]]:
-    """Return the places in slices of whole blocks; a larger slice than usual is one block."""
-    slices: list[list[str]] = []
-    for members in blocks_of(places).values():
-        if slices and len(slices[-1]) + len(members) <= PLACES_AT_ONCE:
-            slices[-1].extend(members)
+def rows_of_places(wanted: Sequence[str], every: Sequence[str]) -> list[Row]:
+    """Return the rows of places and of modules; "encoder." is the module "encoder".
+
+    The places of a module are those of `every` that are the module or inside it. A module without
+    any is the row of one place with the name of the module, which the store does not know.
+    """
+    return [
+        Row(name, _inside(name[:-1], every) or [name[:-1]])
+        if name.endswith(".")
+        else Row(name, [name])
+        for name in wanted
+    ]
+
+
+def _inside(module: str, every: Sequence[str]) -> list[str]:
+    return [name for name in every if name == module or name.startswith(f"{module}.")]
+
+
+def rows_of_blocks(wanted: Sequence[str]) -> list[Row]:
+    """Return one row per block of the network."""
+    return [Row(block, members) for block, members in blocks_of(wanted).items()]
+
+
+def slices_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows in slices of at most PLACES_AT_ONCE places; a larger slice is one row."""
+    slices: list[list[Row]] = []
+    known: set[str] = set()
+    for row in rows:
+        known = known.union(row.places)
+        if slices and len(known) <= PLACES_AT_ONCE:
+            slices[-1].append(row)
         else:
-            slices.append(list(members))
-    return list(slices)
+            slices.append([row])
+            known = set(row.places)
+    return slices
+
+
+def places_of(rows: Sequence[Row]) -> list[str]:
+    """Return the places of a slice, each once."""
+    return list(dict.fromkeys(place for row in rows for place in row.places))
 
 
 @dataclass(frozen=True)
 class MapRows:
-    """Some rows of a heat map: places or blocks. All numbers are float32, NaN where there is none.
+    """Some rows of a heat map: places, modules or blocks. All numbers are float32, or NaN.
 
     `low`, `high` and `least_positive`, shape (rows,), are over the places of each row.
     """
@@ -68,42 +102,34 @@ class MapRows:
     least_positive: Floats32
 
 
-def rows_of(statistic: str, slices: Iterator[Curves], *, by_block: bool) -> Iterator[MapRows]:
-    """Yield the rows of each slice: one per place, or one per block.
-
-    `by_block` requires that no block is divided between two slices.
-    """
+def rows_of(
+    statistic: str, curves: Iterator[Curves], slices: Iterable[Sequence[Row]]
+) -> Iterator[MapRows]:
+    """Yield the rows of each slice from the curves of its places."""
     # The median of counts is 0 while fewer than half of the tensors are affected.
     merge = largest if statistic == Stat.NONFINITE else median
-    for found in slices:
-        yield _blocks(found, merge) if by_block else _places(found)
+    for found, rows in zip(curves, slices, strict=True):
+        yield _merged(found, rows, merge)
 
 
-def _places(found: Curves) -> MapRows:
+def _merged(found: Curves, rows: Sequence[Row], merge: Callable[[Floats], Floats]) -> MapRows:
     spans = found.spans
+    at = {place: column for column, place in enumerate(found.places)}
+    groups = [[at[place] for place in row.places] for row in rows]
     means = spans.mean.T.astype(np.float32)
-    extremes = _extremes(means)
-    names = list(found.places)
-    return MapRows(names, spans.first, spans.last, means, spans.infinite.T > 0, *extremes)
-
-
-def _blocks(found: Curves, merge: Callable[[Floats], Floats]) -> MapRows:
-    spans, members = found.spans, dict[str, list[int]]()
-    for column, place in enumerate(found.places):
-        members.setdefault(block_of(place), []).append(column)
-    groups = list(members.values())
-    values = np.array([merge(spans.mean[:, group]) for group in groups], np.float32)
-    infinite = np.array([(spans.infinite[:, group] > 0).any(axis=1) for group in groups])
-    low, high, positive = _extremes(spans.mean.T.astype(np.float32))
+    infinite = spans.infinite.T > 0
+    low, high, positive = _extremes(means)
     return MapRows(
-        list(members),
+        [row.name for row in rows],
         spans.first,
         spans.last,
-        values,
-        infinite,
-        np.array([np.fmin.reduce(low[group]) for group in groups]),
-        np.array([np.fmax.reduce(high[group]) for group in groups]),
-        np.array([np.fmin.reduce(positive[group]) for group in groups]),
+        np.array(
+            [means[g[0]] if len(g) == 1 else merge(spans.mean[:, g]) for g in groups], np.float32
+        ),
+        np.array([infinite[g].any(axis=0) for g in groups]),
+        np.array([np.fmin.reduce(low[g]) for g in groups]),
+        np.array([np.fmax.reduce(high[g]) for g in groups]),
+        np.array([np.fmin.reduce(positive[g]) for g in groups]),
     )
 
 
@@ -160,7 +186,7 @@ def in_file(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
 def median(values: Floats) -> Floats:
     """Return the median of each row without its NaN; NaN for a row of NaN. Shape (rows, columns).
 
-    The median of a block does not depend on one tensor that is much larger than the others.
+    The median of a module does not depend on one tensor that is much larger than the others.
     """
     made = np.full(len(values), np.nan)
     known = np.isfinite(values).any(axis=1)

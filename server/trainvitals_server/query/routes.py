@@ -25,11 +25,14 @@ from trainvitals_server.query.arrow import (
     write_map,
 )
 from trainvitals_server.query.heatmaps import (
+    Row,
     in_file,
+    places_of,
     rows_of,
+    rows_of_blocks,
+    rows_of_places,
     sent,
     slices_of,
-    slices_of_blocks,
     write_json,
 )
 from trainvitals_server.query.heavy import HeavyReads
@@ -214,7 +217,7 @@ async def heatmap(
     to_step: ToStep = None,
     columns: Annotated[int, Query(ge=1, le=COLUMNS_MAX)] = 200,
     place: Annotated[
-        list[str] | None, Query(max_length=ROWS_MAX, description="Only these places.")
+        list[str] | None, Query(max_length=ROWS_MAX, description="Only these places and modules.")
     ] = None,
     by: Annotated[
         Literal["place", "block"], Query(description="One row per place or per block.")
@@ -227,14 +230,18 @@ async def heatmap(
     statistic nonfinite the largest.
 
     With `Accept: application/vnd.apache.arrow.stream`: an Arrow stream with the same numbers, one
-    row per place or block.
+    row per place, module or block.
     """
     heavy: HeavyReads = request.app.state.heavy_reads
     write = write_map if wants_arrow(request) else write_json
 
-    def split(every: Sequence[str]) -> list[Sequence[str]]:
+    slices: list[list[Row]] = []
+
+    def split(every: Sequence[str]) -> list[list[str]]:
         wanted = every if place is None else place
-        return slices_of_blocks(wanted) if by == "block" else slices_of(wanted)
+        rows = rows_of_blocks(wanted) if by == "block" else rows_of_places(wanted, every)
+        slices[:] = slices_of(rows)
+        return [places_of(part) for part in slices]
 
     def read() -> IO[bytes]:
         summary = run_of(request, principal, run)
@@ -248,8 +255,8 @@ async def heatmap(
             split=split,
         )
         try:
-            with wanted as slices:
-                rows = rows_of(statistic, slices, by_block=by == "block")
+            with wanted as curves:
+                rows = rows_of(statistic, curves, slices)
                 return in_file(lambda file: write(file, stream, statistic, rows))
         except UnknownSeries as unknown:
             raise Problem("unknown_series", str(unknown)) from unknown

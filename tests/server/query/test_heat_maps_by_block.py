@@ -7,6 +7,7 @@ from helpers.batches import batch, frame
 from helpers.collector import running_collector
 from trainvitals.api.blocks import block_of, blocks_of
 from trainvitals.wire import Layout, Place, Stat, Stream
+from trainvitals_server.query.heatmaps import places_of, rows_of_places, slices_of
 
 NAMES = ("embed.weight", "h.0.q.weight", "h.0.k.weight", "h.0.v.weight", "h.1.q.weight", "bias")
 VALUES = np.array(
@@ -59,6 +60,27 @@ def test_only_the_places_that_are_asked_for_are_sent_in_their_order(collector):
     assert shown["places"] == ["h.1.q.weight", "embed.weight"]
     assert shown["values"] == [[-2, None], [1, 1]]
     assert (shown["steps"], shown["last_steps"]) == ([0, 10], [0, 10])
+
+
+def test_a_name_with_a_dot_at_its_end_is_a_module_with_the_median_of_its_places(collector):
+    shown = heat(collector, place=["h.", "h.0.", "h.0.k.weight", "h.0.k."]).json()
+    assert shown["places"] == ["h.", "h.0.", "h.0.k.weight", "h.0.k."]
+    assert shown["values"] == [[4, 6], [5, 6], [5, 5], [5, 5]]
+    assert shown["nonfinite"] == [[1], [1], [], []]
+    assert (shown["low"], shown["high"], shown["least_positive"]) == (-2, 100, 3)
+
+
+def test_a_module_has_no_places_of_a_module_whose_name_begins_alike(collector):
+    answer = heat(collector, place=["h.0.q.w."])
+    assert (answer.status_code, answer.json()["reason"]) == (404, "unknown_series")
+
+
+def test_rows_that_share_places_are_read_in_slices_of_a_bounded_number_of_places():
+    every = [f"h.{i // 10}.w{i % 10}" for i in range(2_000)]
+    asked = ["h.", *(f"h.{i}." for i in range(200)), "h.3.w1"]
+    slices = slices_of(rows_of_places(asked, every))
+    assert [row.name for rows in slices for row in rows] == asked
+    assert [len(places_of(rows)) for rows in slices] == [2_000, 510, 510, 510, 471]
 
 
 def test_an_unknown_place_and_too_many_places_are_refused(collector):
