@@ -220,7 +220,7 @@ class Client:
         return deleted
 
     def undelete(self, run: str) -> None:
-        """Take a run out of the bin. Raises Problem."""
+        """Restore a run from the bin. Raises Problem."""
         _sent(lambda: self._client.undelete(run))
         self._forget_runs()
 

@@ -66,14 +66,14 @@ def usable_start(value: object) -> int:
 
 
 def is_respawned() -> bool:
-    """Whether this is a spawned worker: it imports the user's script again, to train nothing."""
+    """Whether this is a spawned worker, which imports the user's script again without training."""
     return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
 
 
 def usable_guard(value: object, model: object) -> str:
     """Return the mode of the guard; "off" for an invalid one, "report" where it cannot prevent.
 
-    Of sharded parameters each rank sees its own part: the ranks would not decide the same.
+    Each rank sees only its own part of sharded parameters, so ranks could decide differently.
     """
     from trainvitals.capture.veto import MODES
     from trainvitals.structure.parameters import sharding_of

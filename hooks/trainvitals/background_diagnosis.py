@@ -135,7 +135,7 @@ class BackgroundDiagnosis:
                 self._next_at = time.monotonic() + cost_s / CORE_SHARE_MAX
 
     def _status(self, *, is_due: bool) -> Status:
-        """Take the records in and return the status; apply the rules only if they are due."""
+        """Add the pending records and return the status; apply the rules only if they are due."""
         if is_due:
             self._examine()
             self._verdict = diagnose(self.history, self._findings, rules=self._rules())

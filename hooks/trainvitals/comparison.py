@@ -1,4 +1,5 @@
-"""Compare two runs of a collector: what was configured differently, and where they part.
+"""Compare two runs of a collector: differences in the configuration, and the first step at which
+they diverge.
 
 Comes in: a `Client` and two runs. Goes out: a `Comparison`.
 Values are equal if they differ by at most `TOLERANCE` of the larger one: sums in float32 in another
@@ -45,7 +46,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What two runs have in common, and where they part."""
+    """Where two runs agree and where they diverge."""
 
     a: str
     b: str
@@ -62,7 +63,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_same(self) -> bool:
-        """Whether no difference was found in what both runs recorded."""
+        """Whether the recorded values of both runs do not differ."""
         return not self.scalars and self.layer is None and self.steps[0] == self.steps[1]
 
 

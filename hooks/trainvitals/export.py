@@ -40,7 +40,7 @@ def pages(client: Client, run: str) -> Iterator[Page]:
                     yield rows, frame
                     step = int(frame.steps[-1]) + 1
                 case _:
-                    raise Broken(f"{client.url} answers with other records than a frame.")
+                    raise Broken(f"{client.url} answers with records other than a frame.")
 
 
 def write_csv(found: Iterable[Page], file: IO[bytes]) -> None:

@@ -110,7 +110,7 @@ class Monitor:
                 self._capture.log(given)
 
     def batches(self, loader: Iterable[T]) -> Iterable[T]:
-        """Return an iterable over the batches of a DataLoader that notes their sample indices.
+        """Return an iterable over the batches of a DataLoader that records their sample indices.
 
         Call it in each epoch: `for x, y in monitor.batches(loader):`. The batches, their order and
         the random numbers are those of the loader, which is not changed. Without `watch(record=)`,

@@ -28,8 +28,8 @@ ERASE = "\r\x1b[2K"
 class Screen:
     """The terminal of one run. `report` is the setting: auto, card, line, live or off.
 
-    `live` rewrites one line. The other modes print a line when the verdict changes, because a line
-    that is rewritten cannot be kept apart from the program's own output
+    `live` rewrites one line. The other modes print a line when the verdict changes, because a
+    rewritten line would mix with the program's own output
     (docs/decisions/0011-a-status-line-when-the-verdict-changes.md).
     """
 

@@ -73,7 +73,7 @@ def watch(
             with a generated name such as calm-otter-17.
         project: the run's project; None: from the settings.
         config: hyper-parameters, stored with the run.
-        tags: words for finding the run.
+        tags: labels by which the run can be searched.
         collector: its URL; None: from the settings, otherwise local only; "off": no network.
         total_steps: planned number of steps, for the progress.
         start_step: number of the first step, after a resume; None: 0.

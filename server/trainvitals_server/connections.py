@@ -5,7 +5,7 @@ Comes in: the bytes of a connection. Goes out: requests to the app; problems for
 Promise:  a request arrives completely within `deadline_s` of its first byte (the first request of a
           connection: of the accept), or its connection is closed at most `GRACE_S` later. Headers
           are limited in bytes before they are stored. Connections that wait for their client do not
-          count as busy, so they cannot take the place of an honest request.
+          count as busy, so they do not reduce the capacity for other requests.
 Start at `protocol_class`. uvicorn itself has no deadline, and its limit of header bytes applies to
 h11 only.
 """

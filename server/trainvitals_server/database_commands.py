@@ -37,7 +37,7 @@ def restore_database(
     path: Annotated[Path, typer.Argument(help="A file that `db backup` wrote.")],
     database: DatabaseUrl = None,
 ) -> None:
-    """Replace a SQLite database by a backup; the replaced file is kept. Stop the collector first.
+    """Replace a SQLite database with a backup; the replaced file is kept. Stop the collector first.
 
     For Postgres, use pg_restore.
     """

@@ -1,8 +1,8 @@
-"""Settings of notifications: channels, routes and silences. They are the operator's alone.
+"""Settings of notifications: channels, routes and silences. Only the operator sets them.
 
 They are the table [notifications] of trainvitals.toml, or JSON in TRAINVITALS_NOTIFICATIONS or in
-the file that TRAINVITALS_NOTIFICATIONS_FILE names. Addresses and keys are secrets: they appear in
-no log, no message of an error and no response.
+the file that TRAINVITALS_NOTIFICATIONS_FILE names. Addresses and keys are secrets: they never
+appear in logs, error messages or responses.
 """
 
 from __future__ import annotations

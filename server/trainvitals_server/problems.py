@@ -39,7 +39,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
     "conflict": (409, "The batch conflicts with a stored one"),
     "run_deleted": (409, "The run was deleted"),
     "run_exists": (409, "A run with this id exists"),
-    "too_many_silences": (409, "Too many silences hold"),
+    "too_many_silences": (409, "Too many silences are active"),
     "run_in_other_project": (409, "The run is in another project"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),

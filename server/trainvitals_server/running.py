@@ -24,7 +24,7 @@ _DAY_S: Final = 86_400
 
 
 class NoAnswer(Exception):  # noqa: N818 - shown to the operator
-    """The collector did not do what was asked; the message says what to do."""
+    """The collector did not carry out the request; the message says what to do."""
 
 
 class RunningCollector:

@@ -41,7 +41,7 @@ class _FileSource(PydanticBaseSettingsSource):
         return (Path(path).read_text().strip() if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        # token_file is a path of its own, not the file of a setting called "token".
+        # token_file is a separate setting, not the file of a setting called "token".
         found = {
             name: self.get_field_value(field, name)[0]
             for name, field in self.settings_cls.model_fields.items()

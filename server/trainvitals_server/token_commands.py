@@ -2,7 +2,8 @@
 
 Comes in: the settings. Goes out: the token or the list, on stdout.
 Promise:  a SQLite database that a collector uses is not opened for writing: two writing connections
-          can lose data (https://www.sqlite.org/wal.html#walresetbug). The collector is asked.
+          can lose data (https://www.sqlite.org/wal.html#walresetbug). A request is sent to the
+          collector instead.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _running(settings: Settings, address: str) -> RunningCollector:
     url = parsed(settings.database)
     files = [settings.token_path, own_token_file(url, settings.home_path)]
     if url.database and url.get_backend_name() == "sqlite":
-        # The token file of a collector whose home is the folder of its database, as the demo's.
+        # The token file of a collector whose home is the folder of its database, as in the demo.
         files.append(Path(url.database).parent / "token")
     return RunningCollector(address, files, settings.tls_certificate)
 

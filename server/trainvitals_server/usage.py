@@ -29,7 +29,7 @@ def settings_with(**given: Any) -> Settings:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         refuse(f"A setting is not valid: {problems}")
     except SettingsError as error:
-        # It names the setting; its cause, which holds the text, is not shown.
+        # The message names the setting; its cause, which contains the text, is not shown.
         refuse(f"A setting is not valid: {error}")
 
 

@@ -105,9 +105,10 @@ class Silence(msgspec.Struct, frozen=True):
     runs: tuple[str, ...]
     rules: tuple[str, ...]
     until: float | None = None
-    """null: for ever."""
+    """null: no end."""
     id: str = ""
-    """Ends it; "" for one of the settings, which the API cannot end."""
+    """The id with which the API ends it; "" for a silence from the settings, which the API cannot
+    end."""
     reason: str = ""
     """Why it was added."""
     by: str = ""

@@ -26,7 +26,7 @@ SERIES_COLUMNS: Final = ("step", "last_step", "min", "mean", "max", "last", "non
 
 
 class NotArrow(ValueError):  # noqa: N818 - an answer of another program or version
-    """The bytes are no Arrow stream with the expected columns."""
+    """The bytes are not an Arrow stream with the expected columns."""
 
 
 def decoders() -> dict[type[Any], Callable[[bytes], Any]]:
@@ -107,7 +107,7 @@ def latest_of(stream: bytes) -> Latest:
 
 
 def _finite(values: npt.NDArray[np.float32]) -> list[Any]:
-    """Return the values with None for those that JSON has not."""
+    """Return the values, with None for those that JSON cannot represent."""
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
@@ -118,7 +118,7 @@ def _table(stream: bytes) -> tuple[Any, dict[str, str]]:
     try:
         table = pa.ipc.open_stream(stream).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise NotArrow(f"The answer is no Arrow stream: {error}") from error
+        raise NotArrow(f"The answer is not an Arrow stream: {error}") from error
     about = table.schema.metadata or {}
     return table, {name.decode(): text.decode() for name, text in about.items()}
 

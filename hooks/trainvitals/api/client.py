@@ -2,8 +2,8 @@
 
 Comes in: a collector's address and a token with the scope read.
 Goes out: the structs of `schema`.
-Promise:  no redirect is followed (it would carry the token away), no proxy or `.netrc` is read from
-          the environment, and every exchange ends.
+Promise:  no redirect is followed (it would send the token to another address), no proxy or `.netrc`
+          is read from the environment, and every exchange ends.
 Start at `Client.get`.
 """
 
@@ -118,7 +118,7 @@ class Client:
         return self.fetch("/runs", RunPage, **filters)
 
     def run(self, run: str) -> RunDetail:
-        """Return all that is known of a run except its curves."""
+        """Return the details of a run, without its curves."""
         return self.fetch(run_path(run), RunDetail)
 
     def findings(self, run: str) -> Findings:
@@ -179,11 +179,11 @@ class Client:
         return self._send("PATCH", run_path(run), RunDetail, changes)
 
     def delete(self, run: str, *, now: bool = False) -> Deleted:
-        """Put a run into the bin, or remove it for ever; the token needs the scope admin."""
+        """Move a run to the bin, or delete it permanently; the token needs the scope admin."""
         return self._send("DELETE", f"{run_path(run)}{'?now=true' if now else ''}", Deleted)
 
     def undelete(self, run: str) -> RunDetail:
-        """Take a run out of the bin; the token needs the scope admin."""
+        """Restore a run from the bin; the token needs the scope admin."""
         return self._send("POST", f"{run_path(run)}/undelete", RunDetail)
 
     def silence(self, **wanted: Any) -> Silence:
@@ -214,7 +214,7 @@ class Client:
         """Return the answer at `path` below `base`. Raises Unreachable or Refused."""
         reply = self.get(path, kind, base=base, **query)
         if reply.value is None:
-            raise Broken(f"{self.url} answers that nothing changed, without having been asked.")
+            raise Broken(f"{self.url} answers 304 to a request without an ETag.")
         return reply.value
 
     def get(
@@ -256,7 +256,7 @@ class Client:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, arrow.NotArrow) as error:
             raise Broken(
-                f"{self.url} answers, but not as a trainvitals collector of this version does "
+                f"{self.url} does not answer like a trainvitals collector of this version "
                 f"({error}). Upgrade the older side: pip install -U trainvitals."
             ) from error
 

@@ -52,7 +52,7 @@ class PropagatedLayer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitialLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """The loss before the training, beside that of a prediction that ignores the input."""
+    """The loss before the training, and that of a prediction that ignores the input."""
 
     seen: float
     expected: float | None = None

@@ -160,7 +160,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     explained_by: str = ""
     """Code of the finding that causes this one; "" for a root cause."""
     refuted_by: str = ""
-    """What one would have to see for this to be wrong."""
+    """The observation that would refute this finding."""
     stage: Stage = Stage.MONITOR
     """Position in the chain of causes."""
     last_step: int = -1
@@ -276,9 +276,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     overhead: float | None = None
     """Own CPU time of the whole run as a share of its training time."""
     archived: bool = False
-    """Whether a user took it off the list."""
+    """Whether a user archived it."""
     deleted_at: float | None = None
-    """When it was put into the bin; null for a run that is not there."""
+    """When it was moved to the bin; null for a run that is not in the bin."""
 
     @property
     def version(self) -> tuple[object, ...]:
@@ -291,7 +291,7 @@ class RunPage(msgspec.Struct, frozen=True):
 
     runs: list[Run]
     next_cursor: str | None = None
-    """Ask for the next page with this; null on the last page."""
+    """The cursor of the next page; null on the last page."""
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -345,7 +345,7 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunDetail(Run, frozen=True, kw_only=True):
-    """All that is known of a run except its curves."""
+    """The details of a run, without its curves."""
 
     blind: dict[str, str] = {}
     """Rule → why it could not run."""
@@ -364,7 +364,7 @@ class Deleted(msgspec.Struct, frozen=True):
 
     id: str
     removed_at: float | None = None
-    """Until this time it can be brought back (undelete); null when it is removed for ever."""
+    """Until this time it can be restored (undelete); null if it was deleted permanently."""
 
 
 class Findings(msgspec.Struct, frozen=True):

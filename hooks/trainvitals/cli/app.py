@@ -41,8 +41,8 @@ COMMANDS = {
     "compare": Command("Show where two runs differ.", "cli.compare"),
     "report": Command("Show the full diagnosis of a run.", "cli.report"),
     "check": Command("Print the verdict on a run in one line, with an exit code.", "cli.report"),
-    "run": Command("Run a training script and watch it, without a change to it.", "cli.run"),
-    "checkup": Command("Check a model before its training.", "cli.checkup"),
+    "run": Command("Run a training script and watch it, without changing the script.", "cli.run"),
+    "checkup": Command("Check a model before it is trained.", "cli.checkup"),
     "replay": Command("Run a recorded step again and rank its samples.", "cli.replay"),
     "experiment": Command(
         "Compare initialisations, losses or learning rates by short trainings.", "cli.experiment"
@@ -52,11 +52,11 @@ COMMANDS = {
     "serve": Command("Run the collector.", extra="server"),
     "dashboard": Command("Run only the dashboard.", extra="dashboard"),
     "silence": Command("Add, end and list silences of notifications.", "cli.silence"),
-    "notify": Command("Try the channels of notifications.", extra="server"),
+    "notify": Command("Test the notification channels.", extra="server"),
     "token": Command("Create, list and revoke the collector's tokens.", extra="server"),
-    "db": Command("Upgrade or copy the collector's database.", extra="server"),
+    "db": Command("Back up, restore or upgrade the collector's database.", extra="server"),
     "mcp": Command("Serve the runs of a collector to agents, read-only.", "cli.mcp", "mcp"),
-    "sync": Command("Deliver what ended processes left in the spool, now.", "cli.sync"),
+    "sync": Command("Deliver the batches that ended processes left in the spool.", "cli.sync"),
     "config": Command("Show the value and the origin of each setting.", "cli.config"),
     "doctor": Command(
         "Check the installation, the settings and the connection to the collector.", "cli.doctor"

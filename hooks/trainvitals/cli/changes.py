@@ -17,9 +17,9 @@ from trainvitals.cli.report import UNREACHABLE, USAGE, Run, Url, end
 
 T = TypeVar("T")
 
-NewName = Annotated[str, typer.Argument(metavar="[NAME]", help="Default: as the training said.")]
+NewName = Annotated[str, typer.Argument(metavar="[NAME]", help="Default: the training's name.")]
 Tags = Annotated[
-    list[str] | None, typer.Argument(metavar="[TAG]...", help="Default: as the training said.")
+    list[str] | None, typer.Argument(metavar="[TAG]...", help="Default: the training's tags.")
 ]
 
 
@@ -43,21 +43,21 @@ def changed(call: Callable[[], T]) -> T:
 
 
 def archive(run: Run, collector: Url = None) -> None:
-    """Take RUN off the list of runs; all its data stays."""
+    """Remove RUN from the list of runs. Its data is kept."""
     source = collector_of(collector)
     changed(lambda: source.change(run, archived=True))
     typer.echo(f"The run {run!r} is archived; `trainvitals runs --archived` lists it.", err=True)
 
 
 def unarchive(run: Run, collector: Url = None) -> None:
-    """Put RUN on the list of runs again."""
+    """Return RUN to the list of runs."""
     source = collector_of(collector)
     changed(lambda: source.change(run, archived=False))
-    typer.echo(f"The run {run!r} is on the list again.", err=True)
+    typer.echo(f"The run {run!r} is in the list again.", err=True)
 
 
 def rename(run: Run, name: NewName = "", collector: Url = None) -> None:
-    """Show RUN under another NAME; its id stays, and the training may go on."""
+    """Change the displayed name of RUN. Its id does not change; RUN may still be in training."""
     source = collector_of(collector)
     found = changed(lambda: source.change(run, name=name or None))
     typer.echo(f"The run {found.id!r} is shown as {found.name!r}.", err=True)
@@ -72,7 +72,7 @@ def tag(run: Run, tags: Tags = None, collector: Url = None) -> None:
 
 
 def undelete(run: Run, collector: Url = None) -> None:
-    """Take RUN out of the bin."""
+    """Restore RUN from the bin."""
     source = collector_of(collector)
     found = changed(lambda: source.undelete(run))
-    typer.echo(f"The run {found.id!r} is back.", err=True)
+    typer.echo(f"The run {found.id!r} is restored.", err=True)

@@ -1,7 +1,7 @@
 """`trainvitals compare A B`: where two runs of a collector differ.
 
-Exit code 0 if what both recorded is the same within rounding, 1 if it differs, 2 for wrong usage, 3
-if the collector cannot be reached.
+Exit code 0 if the recorded values of both runs agree within rounding, 1 if they differ, 2 for wrong
+usage, 3 if the collector cannot be reached.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def command(a: RunA, b: RunB, collector: Url = None, as_json: Json = False) -> None:
     """Show where runs A and B differ: configuration, versions, first step and first layer.
 
-    Values that agree within the rounding of float32 are the same. Exit code 0: the same, 1: not.
+    Values that agree within float32 rounding count as equal. Exit code 0: equal, 1: different.
     """
     from trainvitals.comparison import compare
 
@@ -64,7 +64,7 @@ def _show(found: Comparison) -> None:
         table.add_row(f"{what}, first at step {layer.step:,}", _text(layer.a), _text(layer.b))
     console.print(table)
     if found.is_same:
-        console.print("No difference in what both runs recorded.")
+        console.print("The recorded values of both runs do not differ.")
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""`trainvitals delete RUN`: put a run into the collector's bin, or remove it for ever.
+"""`trainvitals delete RUN`: move a run to the collector's bin, or delete it permanently.
 
-Exit code 0, 1 if the question was answered with no, 2 for wrong usage (unknown run, a token without
+Exit code 0, 1 if the user declined, 2 for wrong usage (unknown run, a token without
 the scope admin, no --yes without a terminal), 3 if the collector cannot be reached.
 """
 
@@ -16,8 +16,8 @@ from trainvitals.cli.changes import changed
 from trainvitals.cli.collector_of import collector_of
 from trainvitals.cli.report import USAGE, Run, Url, end
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Now = Annotated[bool, typer.Option("--now", help="Remove it for ever, not into the bin.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
+Now = Annotated[bool, typer.Option("--now", help="Delete it permanently.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,16 +26,16 @@ def register(app: typer.Typer) -> None:
 
 
 def command(run: Run, yes: Yes = False, now: Now = False, collector: Url = None) -> None:
-    """Put RUN into the bin: `trainvitals runs undelete RUN` brings it back for some days.
+    """Move RUN to the bin, from which `trainvitals runs undelete RUN` can restore it for some days.
 
-    With --now, all its data is removed; that cannot be undone. Later batches of its processes are
+    With --now, all its data is deleted; this cannot be undone. Later batches of its processes are
     refused; a new start under this id is a new run. The token needs the scope admin.
     """
     source = collector_of(collector)
     if not yes:
         if not sys.stdin.isatty():
             end(USAGE, f"The run {run!r} is not deleted: repeat the command with --yes.")
-        ever = " for ever" if now else ""
+        ever = " permanently" if now else ""
         typer.confirm(f"Delete the run {run!r} from {source.url}{ever}?", abort=True, err=True)
     deleted = changed(lambda: source.delete(run, now=now))
     if deleted.removed_at is None:

@@ -1,7 +1,7 @@
 """`trainvitals doctor`: check the installation, the settings and the connection to the collector.
 
-Each check prints a line with a sign: ✓ good, ! limited, ✗ wrong. The exit code is 1 when a check
-is wrong.
+Each check prints a line with a symbol: ✓ passed, ! limited, ✗ failed. The exit code is 1 if a check
+failed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def doctor(
 ) -> None:
     """Check the installation, the settings and the connection to the collector.
 
-    The exit code is 1 when a check is wrong.
+    The exit code is 1 if a check failed.
     """
     settings = load(collector=url)
     checks = [*_installed(), *_kernel(), *_token(settings), *_spool(settings)]

@@ -26,12 +26,12 @@ EXPECTED = (
 )
 
 Vary = Annotated[
-    str | None, typer.Option(help="initialisation, loss or learning_rate; as FACTORY says.")
+    str | None, typer.Option(help="initialisation, loss or learning_rate; default: FACTORY's.")
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps of a training.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each training.")]
 Seeds = Annotated[int | None, typer.Option(min=2, help="Number of seeds.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes.")]
-Rate = Annotated[float | None, typer.Option(help="Learning rate, where it does not vary.")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate, unless it is compared.")]
 Robustness = Annotated[
     bool | None, typer.Option(help="Train again with 10 % of the targets wrong.")
 ]

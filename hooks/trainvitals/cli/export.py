@@ -57,7 +57,7 @@ def _note_thinned(run: RunDetail) -> None:
     thinned = run.completeness.thinned
     if thinned:
         typer.echo(
-            f"Not in the file: {thinned:,} rows that the collector has thinned to the minimum, "
+            f"The file omits {thinned:,} rows that the collector has thinned to the minimum, "
             "mean, maximum and last value of 16 steps (its setting retain_stream_bytes).",
             err=True,
         )

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The file to read.")]
 Loss = Annotated[str, typer.Option(help="Name of the training loss (TensorBoard, W&B).")]
-Name = Annotated[str, typer.Option("--run", help="Name of the new run; else the file's name.")]
+Name = Annotated[str, typer.Option("--run", help="Name of the new run; default: the file name.")]
 Project = Annotated[str | None, typer.Option(help="Project of the new run.")]
-Form = Annotated[Format | None, typer.Option("--format", help="Format, if not by the file's name.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to repeat a failed attempt.")]
+Form = Annotated[Format | None, typer.Option("--format", help="Format; default: by the file name.")]
+Wait = Annotated[float, typer.Option(min=0, help="Time to retry, in seconds.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +87,7 @@ def _named(file: Path) -> str:
 def _absent(found: Summary) -> str:
     if not found.absent:
         return ""
-    return f" {found.absent:,} places of the table of steps are empty: not measured."
+    return f" {found.absent:,} cells of the table of steps are empty (not measured)."
 
 
 def _left_out(content: Opened) -> str:
@@ -96,7 +96,7 @@ def _left_out(content: Opened) -> str:
 
 
 def _check_new(source: Client, target: Target) -> None:
-    """End the command when the run exists and is not of this file."""
+    """Exit if the run exists and was not imported from this file."""
     from trainvitals.imports.batches import IMPORT
 
     for name in (target.run, f"{target.project}::{target.run}"):

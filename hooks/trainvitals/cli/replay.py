@@ -22,7 +22,7 @@ NAMES = ("model", "optimizer", "loss", "data")
 EXPECTED = "It must return (model, optimizer, loss, data) or a dict with these names."
 
 File = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A file of the flight recorder.")]
-Step = Annotated[int | None, typer.Option(help="Another step than the one of the file.")]
+Step = Annotated[int | None, typer.Option(help="Replay a step other than the one in the file.")]
 Top = Annotated[int, typer.Option(min=1, help="Number of samples to show.")]
 
 
@@ -65,7 +65,7 @@ def command(
 
 
 def arguments(factory: str, given: object) -> dict[str, Any]:
-    """Return what a factory gave, by name; exit with a message if it is something else."""
+    """Return the factory's result by name; exit with a message if it has another form."""
     if isinstance(given, Mapping):
         found = dict(given)
     elif isinstance(given, (tuple, list)) and len(given) == len(NAMES):
@@ -78,7 +78,7 @@ def arguments(factory: str, given: object) -> dict[str, Any]:
 
 
 def show(found: Replay, top: int) -> None:
-    """Print the result: what was run again, whether it is the recorded step, and the samples."""
+    """Print the result: the replayed step, whether its loss was reproduced, and the samples."""
     from rich.console import Console
     from rich.table import Table
 

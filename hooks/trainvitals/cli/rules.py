@@ -86,7 +86,7 @@ def _run(asked: str | None, as_json: bool) -> None:
 
 def _diagnosed(rule: Rule, history: History, name: str) -> Diagnosis:
     findings = Engine([rule]).examine(history)
-    # An example has only what the rule reads: that other data is missing says nothing.
+    # An example contains only the data that the rule reads, so other missing data is not reported.
     return replace(diagnose(history, findings, rules=[rule], run=f"{name} example"), blind={})
 
 

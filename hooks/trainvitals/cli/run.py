@@ -1,4 +1,4 @@
-"""`trainvitals run train.py …`: run a program and watch its training, without a change to it.
+"""`trainvitals run train.py …`: run a program and watch its training, without changing it.
 
 The program runs in this process, as `__main__`, with its own arguments. Its exit code, its signals
 and its tracebacks are those of `python train.py`; with --fail-on, findings give exit code 1 where
@@ -55,7 +55,7 @@ def command(
     tag: Tags = None,
     fail_on: Fail = FailOn.NEVER,
 ) -> None:
-    """Run SCRIPT with its arguments and watch its training, without a change to it.
+    """Run SCRIPT with its arguments and watch its training, without changing the script.
 
     With torchrun: torchrun --nproc-per-node 2 -m trainvitals run train.py
     """
@@ -86,7 +86,7 @@ def _execute(program: list[str], *, module: bool) -> None:
         return
     path = Path(program[0]).absolute()
     sys.path.insert(0, str(path.resolve().parent))
-    # Not runpy.run_path: it takes `__main__` away again while threads of the program may need it.
+    # Not runpy.run_path: it removes `__main__` again while threads of the program may need it.
     main = ModuleType("__main__")
     main.__file__ = str(path)
     main.__dict__["__builtins__"] = __builtins__
@@ -95,7 +95,7 @@ def _execute(program: list[str], *, module: bool) -> None:
 
 
 def _ended(unasked: Unasked, error: BaseException | None) -> None:
-    """Close the monitor with the end of the program."""
+    """Close the monitor after the program ended."""
     if unasked.monitor is None:
         if error is None and "torch" in sys.modules:
             typer.echo(

@@ -35,8 +35,8 @@ class RunState(StrEnum):
 Project = Annotated[str | None, typer.Option(help="Only runs of this project.")]
 State = Annotated[RunState | None, typer.Option(help="Only runs in this state.")]
 Limit = Annotated[int, typer.Option(min=1, help="Number of runs, newest started first.")]
-Archived = Annotated[bool, typer.Option("--archived", help="With the archived runs.")]
-Binned = Annotated[bool, typer.Option("--deleted", help="The runs in the bin, and no other.")]
+Archived = Annotated[bool, typer.Option("--archived", help="Include archived runs.")]
+Binned = Annotated[bool, typer.Option("--deleted", help="Only the runs in the bin.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the runs as a JSON array.")]
 
 

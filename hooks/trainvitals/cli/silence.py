@@ -17,9 +17,9 @@ from trainvitals.cli.collector_of import collector_of
 from trainvitals.cli.report import Url
 from trainvitals.report.text import clean
 
-Reason = Annotated[str, typer.Argument(help="Why; other people read it.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="As `trainvitals silence list` shows it.")]
-Hours = Annotated[float, typer.Option(help="From now on; at most 720.")]
+Reason = Annotated[str, typer.Argument(help="The reason, for other people.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id shown by `trainvitals silence list`.")]
+Hours = Annotated[float, typer.Option(help="Hours from now; at most 720.")]
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Pattern of runs; repeatable.")]
 Rules = Annotated[list[str] | None, typer.Option("--rule", help="Pattern of rules; repeatable.")]
 Projects = Annotated[
@@ -44,7 +44,7 @@ def add(
     hours: Hours = 1.0,
     collector: Url = None,
 ) -> None:
-    """Let matching findings raise no message for some hours; print the id of the silence."""
+    """Suppress messages about matching findings for some hours; print the id of the silence."""
     source = collector_of(collector)
     patterns = {"runs": runs, "rules": rules, "projects": projects}
     given = {name: values for name, values in patterns.items() if values}
@@ -53,14 +53,14 @@ def add(
 
 
 def end_one(silence: Id, collector: Url = None) -> None:
-    """End a silence; what still holds raises a message then."""
+    """End a silence. Findings that are still open then raise a message."""
     source = collector_of(collector)
     changed(lambda: source.end_silence(silence))
     typer.echo(f"The silence {silence} has ended.", err=True)
 
 
 def list_all(collector: Url = None) -> None:
-    """List the silences that hold: id (- for one of the settings), end, patterns, reason."""
+    """List the active silences: id (- if from the settings), end, patterns, reason."""
     source = collector_of(collector)
     known = changed(lambda: source.fetch("/notifications", Notifications, limit=0))
     for silence in known.silences:

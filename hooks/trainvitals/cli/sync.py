@@ -19,7 +19,7 @@ from trainvitals.config import PORT, load
 if TYPE_CHECKING:
     from trainvitals.ship.adopt import Adoption
 
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to repeat failed attempts.")]
+Wait = Annotated[float, typer.Option(min=0, help="Time to retry, in seconds.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 def command(collector: Url = None, wait: Wait = 10.0) -> None:
     """Deliver the batches of ended processes in the spool folder to their collector.
 
-    Batches are sent only to the collector that their process was set to. Folders of running
-    processes are left to them.
+    Batches are sent only to the collector that their process was configured for. Folders of running
+    processes are skipped.
     """
     from trainvitals.ship import parse_url
     from trainvitals.ship.adopt import Adoption

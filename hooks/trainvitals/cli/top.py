@@ -29,7 +29,7 @@ QUIT: Final = "q"
 BAR: Final = 20
 """Newest points of the loss curve that are shown."""
 
-Once = Annotated[bool, typer.Option(help="Print the table once and end.")]
+Once = Annotated[bool, typer.Option(help="Print the table once and exit.")]
 Every = Annotated[float, typer.Option(min=0.2, help="Seconds between two requests.")]
 
 
@@ -47,7 +47,7 @@ def command(
     as_json: Json = False,
     collector: Url = None,
 ) -> None:
-    """Show runs live, running ones with the lowest health first; q ends it.
+    """Show runs live, running ones with the lowest health first; q quits.
 
     Without a terminal, or with --json, the runs are printed once.
     """
@@ -77,7 +77,7 @@ def command(
 def ordered(runs: Sequence[Run]) -> list[Run]:
     """Return the runs: running ones first, then lost and failed ones, each the worst first.
 
-    Runs of one state without a health (too early) come after those with one.
+    Within a state, runs without a health value (too early) come last.
     """
     places = {"running": 0, "lost": 1, "failed": 2}
     return sorted(
@@ -101,7 +101,7 @@ def table_of(runs: Sequence[Run], url: str, now: float, error: str = "") -> Rend
     from trainvitals.report.text import clean
 
     running = sum(run.state == "running" for run in runs)
-    title = Text(f"{clean(url)}: {len(runs)} runs, {running} running. q ends.", style="dim")
+    title = Text(f"{clean(url)}: {len(runs)} runs, {running} running. q quits.", style="dim")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("run", "state", "verdict", "headline"):
         table.add_column(name, no_wrap=True)
@@ -130,7 +130,8 @@ def _live(
     every: float,
     pressed: Callable[[float], str],
 ) -> None:
-    """Show the table until q is pressed; a request that fails is said above the last table."""
+    """Show the table until q is pressed. After a failed request, the error is shown above the last
+    table."""
     from rich.live import Live
 
     with Live(table_of(listed, source.url, time.time()), screen=True, auto_refresh=False) as live:
@@ -147,8 +148,8 @@ def _live(
 def keys() -> Iterator[Callable[[float], str]]:
     """Yield a function that waits up to some seconds for keys and returns them, or "".
 
-    The terminal gives single keys inside the block and is as before after it. Where standard input
-    is no terminal, or on Windows, the function only waits: Ctrl+C ends the command there.
+    Inside the block the terminal delivers single keys; its mode is restored afterwards. If standard
+    input is not a terminal, or on Windows, the function only waits, and Ctrl+C ends the command.
     """
     try:
         import termios

@@ -35,7 +35,7 @@ log = logging.getLogger("trainvitals")
 HOST: Final = "127.0.0.1"
 CORE_SHARE_MAX: Final = 0.005
 POLL_S: Final = 0.05
-"""How long `stop` waits for the server's thread at most."""
+"""Maximum time that `stop` waits for the server's thread."""
 REQUEST_S: Final = 5.0
 """A client that sends nothing for this time is disconnected."""
 
@@ -78,7 +78,7 @@ class Exporter:
     def observe(self, history: History, diagnosis: Diagnosis) -> bool:
         """Take the newest values; called in the thread of the diagnosis.
 
-        Returns False, without a look at the history, when it would use more than CORE_SHARE_MAX.
+        Returns False, without reading the history, when it would use more than CORE_SHARE_MAX.
         """
         if time.monotonic() < self._next_at:
             return False
@@ -125,7 +125,7 @@ class Exporter:
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         started = time.thread_time()
         try:
-            # A page in a browser reaches loopback through a name that leads there.
+            # A web page can reach the loopback interface through a host name that resolves to it.
             host = environ.get("HTTP_HOST", "").partition(":")[0]
             if host not in (HOST, "localhost"):
                 start_response("421 Misdirected Request", [("Content-Length", "0")])
@@ -150,13 +150,13 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """Bind without the standard server's search for the host's name, which may ask DNS."""
+        """Bind without the standard server's search for the host's name, which may query DNS."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
         self.setup_environ()
 
     def handle_error(self, *_: object) -> None:
-        """Log what a client caused; the standard server prints it on the terminal."""
+        """Log an error caused by a client; the standard server prints it on the terminal."""
         log.debug("A request for /metrics failed.", exc_info=True)
 
 

@@ -12,5 +12,5 @@ from trainvitals.api.schema import Diagnosis
 def as_json(diagnosis: Diagnosis, *, indent: int = 2) -> str:
     """Return the diagnosis as JSON in ASCII. Numbers that are not finite become null."""
     encoded = msgspec.json.encode(diagnosis, enc_hook=float)  # numpy's numbers, as floats
-    # ASCII, so that no name in it reaches a terminal raw.
+    # ASCII: control characters in names must not reach a terminal.
     return json.dumps(json.loads(encoded), indent=indent, ensure_ascii=True)

@@ -1,8 +1,8 @@
 """Format a diagnosis as one HTML page: verdict, findings, curves, the state before the training.
 
 Comes in: a `Diagnosis`, and the curves by `report.curves.CurveKey`.
-Goes out: a page without scripts that loads nothing from anywhere (its Content-Security-Policy
-          forbids it) and follows the reader's choice of light or dark.
+Goes out: a page without scripts that loads no other files (its Content-Security-Policy forbids it)
+          and follows the browser's light or dark setting.
 Promise:  names and texts of the run are escaped.
 Start at `as_html`.
 """

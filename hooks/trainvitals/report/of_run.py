@@ -1,6 +1,6 @@
-"""Make the `Diagnosis` and the curves of a report from what a collector knows of a run.
+"""Make the `Diagnosis` and the curves of a report from the collector's data of a run.
 
-Comes in: the answers of the API, or what the collector reads from its store.
+Comes in: responses of the API, or rows of the collector's store.
 Goes out: the inputs of `card` and `as_html`.
 """
 

@@ -1,4 +1,4 @@
-"""The frame and the style sheet of the HTML reports: light and dark by the reader's setting."""
+"""The frame and the style sheet of the HTML reports: light or dark by the browser's setting."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Status(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What must change for the verdict to be another: the verdict and the headline's code."""
+        """The verdict and the headline's code; a change of either is a new verdict."""
         headline = self.diagnosis.headline
         return (self.diagnosis.verdict.value, headline.code if headline else "")
 

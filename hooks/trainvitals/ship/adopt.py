@@ -45,7 +45,7 @@ class Tally:
 
 
 class Adoption:
-    """Sends left-over spools until none is left for this collector."""
+    """Sends the spools of ended processes until this collector has all of its batches."""
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class Unauthorised:
 
 @dataclass(frozen=True)
 class Away:
-    """The batch was not delivered: try again, not before `after_s` seconds, if given."""
+    """The batch was not delivered. Try again, after `after_s` seconds if given."""
 
     reason: str
     after_s: float | None = None

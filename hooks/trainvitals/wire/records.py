@@ -1,7 +1,7 @@
-"""The kinds of record: what one batch may carry.
+"""The kinds of record that a batch may contain.
 
 A run begins with `RunStart`, announces each stream's rows and columns with a `Layout`, sends
-`Frame`s that refer to it by version, says `Dropped` for what it could not keep, and ends with
+`Frame`s that refer to it by version, reports dropped records with `Dropped`, and ends with
 `RunEnd`. A changed set of tensors is a new layout version of that stream, counted from 0.
 """
 
@@ -42,9 +42,9 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
     """Other names of the same tensor (tied weights)."""
     flags: tuple[str, ...] = ()
-    """Structural facts a rule must know: output (feeds the loss), before_norm (a norm layer
-    follows), recurrent, attention; float16 (the output's type); shard (the entries of this rank,
-    not the whole tensor)."""
+    """Structural facts for the rules: output (its output is the input of the loss), before_norm (a
+    norm layer follows), recurrent, attention; float16 (the output's type); shard (the entries of
+    this rank, not the whole tensor)."""
 
 
 class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):
@@ -100,20 +100,21 @@ class Event(msgspec.Struct, frozen=True, tag="event", omit_defaults=True):
 
 
 class NotWatched(msgspec.Struct, frozen=True, tag="not_watched"):
-    """What is not measured, and why: name → reason. Repeats replace what was said before."""
+    """What is not measured, and why: name → reason. A repeat replaces the earlier record."""
 
     reasons: dict[str, str]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """Sent when nothing else was for a while: silence, not goodbye, means lost contact."""
+    """Sent after some time without other records. Without heartbeats and `RunEnd`, contact is
+    lost."""
 
     time: float
     step: int
 
 
 class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
-    """An interval of records that could not be kept; counted, never silent."""
+    """An interval of records that were dropped, with their number."""
 
     first_step: int
     last_step: int
@@ -125,14 +126,14 @@ class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
 
 
 class RunEnd(msgspec.Struct, frozen=True, tag="end", omit_defaults=True):
-    """The last record of a process: lets the server say complete, or what is missing."""
+    """The last record of a process; the server determines from it whether records are missing."""
 
     time: float
     step: int
     state: str
     """finished | failed | stopped"""
     produced: int = 0
-    """Records handed to delivery in all, this one included."""
+    """Total number of records passed to delivery, including this one."""
     dropped: int = 0
     error: str = ""
     """The exception's class and message, when failed."""
@@ -151,7 +152,7 @@ class Batch(msgspec.Struct, frozen=True):
     source: bytes
     """16 random bytes per process start."""
     seq: int
-    """From 0, one more for each batch of this source."""
+    """Counted from 0 for each source, by 1 for each batch."""
     sent_at: float
     rank: int
     records: tuple[Record, ...]

@@ -1,7 +1,7 @@
 """Tokens of a database that is open for rescue: those that can be read, and one for this start.
 
 The table of tokens may be damaged, so a token with the scope read is made in memory. It is in a
-file of its own, for the operator and the dashboard, and ends with the process.
+separate file, for the operator and the dashboard, and is valid until the process ends.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ def own_token_file(database: URL, home: Path) -> Path:
 
 
 def _may_use(tokens: Tokens, path: Path) -> bool:
-    """Whether the file is absent or empty, or its token is an admin's or a void one of this db."""
+    """Whether the file has no token, or one of this database: an admin's, or one not valid any
+    more."""
     text = read_token(path)
     if not text:
         return text == ""

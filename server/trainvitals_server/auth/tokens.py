@@ -37,7 +37,7 @@ class Scope(StrEnum):
     """Everything."""
 
     def includes(self, wanted: Scope) -> bool:
-        """Whether a token of this scope may do what requires `wanted`."""
+        """Whether a token of this scope permits requests that require `wanted`."""
         return self is Scope.ADMIN or self is wanted
 
 

@@ -34,7 +34,8 @@ class DeliveryFailed(Exception):  # noqa: N818 - the outcome of an attempt
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET without a body, at an address nobody chose."""
+    """A redirected POST would become a GET without a body, at an address that is not in the
+    settings."""
 
     def redirect_request(self, *_: Any) -> None:
         """Refuse the redirect: the response is then an error."""

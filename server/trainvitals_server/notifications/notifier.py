@@ -109,7 +109,8 @@ class ChannelWorker:
         self.health = Health()
 
     def run_once(self, is_stopping: Callable[[], bool] = lambda: False) -> int:
-        """Make messages due, and deliver all that are due; return how many were delivered."""
+        """Create the messages that are due and deliver them; return the number of delivered
+        messages."""
         self._compare()
         done = 0
         while not is_stopping():
@@ -120,7 +121,7 @@ class ChannelWorker:
                 partial(table.claim, channel=self._name, now=now, limit=AT_ONCE)
             )
             if not claimed:
-                return done  # another collector was first
+                return done  # another collector has claimed it
             done += sum(self._deliver(delivery) for delivery in claimed)
         return done
 

@@ -53,7 +53,7 @@ def plan(
             changes.append(Change(key, "reopen", condition))
     for key, row in sent.items():
         if row.is_open and key not in holding:
-            # A message that was not delivered yet needs no message that it is over.
+            # If "opened" was not delivered yet, "resolved" is not sent either.
             is_told = row.pending != "opened" and settings.channels[channel].resolved
             changes.append(Change(key, "resolve" if is_told else "forget"))
     return changes

@@ -118,7 +118,7 @@ def notice(row: NoticeRow) -> schema.Notice:
 
 
 def channels_of(settings: NotificationSettings, principal: Principal) -> dict[str, Channel]:
-    """Return name → channel of those that the token may know: with a project, the routed ones."""
+    """Return name → channel of those visible to the token: with a project, the routed ones."""
     if principal.project is None:
         return dict(settings.channels)
     routed = {name for route in _routes(settings, principal) for name in route.channels}

@@ -30,7 +30,7 @@ Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=_LINE)]
 
 
 class RunChanges(BaseModel):
-    """What to change. A field that is not sent stays as it is."""
+    """What to change. A field that is not sent is not changed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,12 +52,12 @@ class RunChanges(BaseModel):
         pattern=r"^[^\x00]*$",
         description="Free text, as Markdown; null or empty: none.",
     )
-    archived: bool = Field(default=False, description="Whether the list of runs leaves it out.")
+    archived: bool = Field(default=False, description="Whether the list of runs omits it.")
 
 
 @routes.patch("/runs/{run}", **described(schema.RunDetail, "unknown_run"))
 def change(request: Request, principal: Admin, run: RunName, wanted: RunChanges) -> Response:
-    """Change the name, the tags, the notes or the place of a run; return the run."""
+    """Change the name, tags or notes of a run, or archive it; return the run."""
     stored = run_of(request, principal, run)
     store = store_of(request)
     changes = wanted.model_dump(exclude_unset=True)
@@ -75,9 +75,9 @@ def delete(
     request: Request,
     principal: Admin,
     run: RunName,
-    now: Annotated[bool, Query(description="Remove it for ever.")] = False,
+    now: Annotated[bool, Query(description="Delete it permanently.")] = False,
 ) -> Response:
-    """Put a run into the bin. It is unknown at once; `undelete` brings it back for some days.
+    """Move a run to the bin. It is unknown at once; `undelete` can restore it for some days.
 
     Then, or with `now`, all its data is removed. Later batches of its processes are refused
     (run_deleted); a new start under this id begins a new run.
@@ -95,7 +95,7 @@ def delete(
 
 @routes.post("/runs/{run}/undelete", **described(schema.RunDetail, "unknown_run", "run_exists"))
 def undelete(request: Request, principal: Admin, run: RunName) -> Response:
-    """Bring back the run with this id that was deleted last; return it."""
+    """Restore the run that was deleted last under this id; return it."""
     store = store_of(request)
     names = [run] if principal.project is None else [qualified(principal.project, run), run]
     found = [] if "\x00" in run else [key for name in names for key in store.in_bin(name)]

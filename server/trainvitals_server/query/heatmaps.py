@@ -184,7 +184,8 @@ def in_file(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
 
 
 def median(values: Floats) -> Floats:
-    """Return the median of each row without its NaN; NaN for a row of NaN. Shape (rows, columns).
+    """Return the median of each row without its NaN; NaN for a row of NaN. `values`: (rows,
+    columns).
 
     The median of a module does not depend on one tensor that is much larger than the others.
     """

@@ -26,8 +26,8 @@ routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 def latest(request: Request, principal: Reader, run: RunName) -> Response:
     """Return the newest value of every series of the run, and its step.
 
-    A series without a value in its newest 256 steps or more has none here. With `Accept:
-    application/vnd.apache.arrow.stream`: an Arrow stream with one row per series.
+    A series without a value in its newest 256 steps or more may have no value in the response. With
+    `Accept: application/vnd.apache.arrow.stream`: an Arrow stream with one row per series.
     """
     summary = run_of(request, principal, run)
     found = store_of(request).latest(summary.pk)

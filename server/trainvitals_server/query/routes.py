@@ -76,7 +76,7 @@ def run_of(request: Request, principal: Principal, run_id: str) -> StoredRun:
     elif principal.project is None:
         summary = store.run(run_id)
     else:
-        # Of two projects that use one name, a token of one project sees its own.
+        # If two projects use one name, a token of one project selects its project's run.
         summary = store.run(qualified(principal.project, run_id)) or store.run(run_id)
     # A run of another project gets the same response as a run that does not exist.
     if summary is None or not principal.sees(summary.run.project):
@@ -94,8 +94,8 @@ def runs(
         str | None,
         Query(max_length=256, description="Searched in id, name, project, host and tags."),
     ] = None,
-    archived: Annotated[bool, Query(description="With the archived runs.")] = False,
-    deleted: Annotated[bool, Query(description="The runs in the bin, and no other.")] = False,
+    archived: Annotated[bool, Query(description="Include archived runs.")] = False,
+    deleted: Annotated[bool, Query(description="Only the runs in the bin.")] = False,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     cursor: Annotated[
         str | None, Query(max_length=200, description="The cursor of the previous page.")

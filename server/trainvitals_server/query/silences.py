@@ -1,7 +1,7 @@
 """The routes that add and end silences, and that try a channel. They need the scope admin.
 
 A token of one project silences only runs of its project, and tries only channels that a route
-connects to it. The silences that hold are in the answer of GET /api/v1/notifications.
+connects to it. GET /api/v1/notifications returns the active silences.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class NewSilence(BaseModel):
     runs: Listed = Field(default=["*"], description="Ids of runs.")
     rules: Listed = Field(default=["*"], description="Names of rules, run_lost, run_failed.")
     hours: float = Field(
-        gt=0, le=HOURS_MAX, allow_inf_nan=False, description="From now on; at most 30 days."
+        gt=0,
+        le=HOURS_MAX,
+        allow_inf_nan=False,
+        description="Duration in hours, from now; at most 30 days.",
     )
     reason: Annotated[
         str,
@@ -59,7 +62,7 @@ class NewSilence(BaseModel):
 
 @routes.post("/silences", **described(schema.Silence, "too_many_silences"))
 def add_silence(request: Request, principal: Admin, wanted: NewSilence) -> Response:
-    """Let matching findings raise no new message for some hours; return the silence."""
+    """Suppress new messages about matching findings for some hours; return the silence."""
     now = wall_clock()
     patterns = Patterns(_projects(principal, wanted), tuple(wanted.runs), tuple(wanted.rules))
     try:
@@ -85,7 +88,8 @@ def end_silence(
     principal: Admin,
     silence: Annotated[str, Path(pattern="^[0-9]{1,18}$", description="The id of a silence.")],
 ) -> Response:
-    """End a silence that was added through the API; return it. What holds raises a message then."""
+    """End a silence that was added through the API; return it. Open findings then raise a
+    message."""
     database, now = store_of(request).database, wall_clock()
     with database.read() as connection:
         held = {one.pk: one for one in silences.held(connection, now)}

@@ -1,9 +1,10 @@
-"""Where batches become rows and chunks, and come back as runs, series and histories.
+"""Store batches as rows and chunks, and read them as runs, series and histories.
 
 Comes in: decoded batches (`Store.ingest`), findings (`Store.save_findings`).
 Goes out: run summaries, series, histories.
-Promise:  what `ingest` answers is committed and synced; a batch counts once, however often it
-          comes; never a row per scalar. SQLite and Postgres behave alike.
+Promise:  a batch that `ingest` acknowledges is committed and synced; a batch that is sent
+          repeatedly is stored once; no table has one row per scalar. SQLite and Postgres behave
+          alike.
 Start at `store.Store`; `models` has the tables.
 """
 

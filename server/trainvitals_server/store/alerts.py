@@ -143,6 +143,6 @@ def notices(
 
 
 def run_ids(connection: sa.Connection, project: str) -> list[str]:
-    """Return the ids of the runs of a project that readers know, in no order."""
+    """Return the ids of the visible runs of a project, in no order."""
     wanted = sa.select(Run.id).where(Run.project == project, Run.state.not_in(GONE))
     return list(connection.scalars(wanted))

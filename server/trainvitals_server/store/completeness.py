@@ -1,8 +1,8 @@
 """Whether all records of a run are stored: produced = stored + waiting + dropped.
 
 Comes in: the counts of the run's sources. Goes out: `schema.Completeness`.
-`produced` and `dropped` are known when a source has reported its end; what waits on the trainer's
-side cannot be told apart from what is lost, so both are `missing`.
+`produced` and `dropped` are known when a source has reported its end; waiting and lost records
+cannot be distinguished, so both count as `missing`.
 Start at `completeness`; `judged` is pure.
 """
 

@@ -1,4 +1,4 @@
-"""What users change of a run: its name, tags, notes and place; into the bin and out of it.
+"""Changes that users make to a run: name, tags, notes, archiving, deleting and undeleting.
 
 Comes in: a run's key, the changes, who made them. Goes out: the run's row and one event.
 Promise:  the change and its event are in one transaction. A name and tags that a user has set stay
@@ -35,7 +35,7 @@ class Author:
 def edit(connection: sa.Connection, run_pk: int, changes: dict[str, Any], author: Author) -> None:
     """Apply changes of name, tags, notes and archived; None is what the training reported.
 
-    Values that are equal to the stored ones are no change: they leave no event.
+    Values that are equal to the stored ones are not a change and produce no event.
 
     Raises:
         RequestRefused: the run was deleted (unknown_run).
@@ -73,7 +73,7 @@ def edit(connection: sa.Connection, run_pk: int, changes: dict[str, Any], author
 
 
 def put_into_bin(connection: sa.Connection, run_pk: int, author: Author) -> None:
-    """Make a run unknown to every reader, until it is brought back or removed.
+    """Hide a run from every reader, until it is restored or removed.
 
     Its id is free: a run with this id can begin anew.
     """
@@ -94,18 +94,18 @@ def put_into_bin(connection: sa.Connection, run_pk: int, author: Author) -> None
 
 
 def bring_back(connection: sa.Connection, run_pk: int, author: Author) -> None:
-    """Take a run out of the bin.
+    """Restore a run from the bin.
 
     Raises:
         RequestRefused: another run has its id now (run_exists), or it was removed (unknown_run).
     """
     run = _locked(connection, run_pk)
     if run.state != BINNED:
-        raise RequestRefused("The run is not in the bin any more.", reason="unknown_run")
+        raise RequestRefused("The run is no longer in the bin.", reason="unknown_run")
     taken = sa.select(Run.pk).where(Run.id == run.binned_id)
     if connection.scalar(taken) is not None:
         raise RequestRefused(
-            "A new run has the id of the deleted one. Delete it to bring the old one back.",
+            "A new run has the id of the deleted one. Delete the new run to restore the old one.",
             reason="run_exists",
         )
     values = {

@@ -73,7 +73,8 @@ class Histories:
 
 
 def _add_metadata(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:
-    """Add what is no frame: facts, events, what is not watched, dropped records, the state."""
+    """Add everything except frames: facts, events, what is not watched, dropped records, the
+    state."""
     row = connection.execute(
         sa.select(Run.about, Run.not_watched, Run.revision, Run.state).where(Run.pk == run_pk)
     ).one_or_none()
@@ -137,7 +138,8 @@ def _rebuild(
 def _nonfinite_spans(
     connection: sa.Connection, run_pk: int, tracks: list[TimelineTrack]
 ) -> list[tuple[int, int]]:
-    """Return (first step, last step) of the first spans in which a loss or gradient broke."""
+    """Return (first step, last step) of the first spans in which a loss or gradient was not
+    finite."""
     scalars = [track for track in tracks if track.layout.stream is Stream.SCALAR]
     known = {place.name for track in scalars for place in track.layout.places}
     names = [name for name in NONFINITE_SCALARS if name in known]

@@ -51,7 +51,7 @@ class _Known:
 
 
 class NewestValues:
-    """The newest values of the tracks that were asked for last. Safe for concurrent use."""
+    """The newest values of the most recently requested tracks. Safe for concurrent use."""
 
     def __init__(self, series_max: int = SERIES_KEPT) -> None:
         self._kept: LRUCache[tuple[int, int], _Known] = LRUCache(

@@ -47,7 +47,8 @@ class Layouts:
     ) -> dict[TrackKey, int]:
         """Return the keys of those of the `wanted` tracks that the source has.
 
-        A track that is not known yet is looked up: another collector may have stored it.
+        A track that is not in memory is read from the database: another collector may have stored
+        it.
         """
         with self._lock:
             known = self._tracks.get((source_pk, source), {})

@@ -109,7 +109,7 @@ class Run(Base):
     notes: Mapped[bytes | None]
     """Written by users, as UTF-8: text columns of Postgres reject NUL."""
     archived: Mapped[bool] = mapped_column(server_default=sa_false())
-    """Whether a user took the run off the list."""
+    """Whether a user archived the run."""
     edited: Mapped[str] = mapped_column(server_default="")
     """Which of name and tags a user has set, separated by spaces: the run's process no longer
     changes them."""
@@ -118,7 +118,7 @@ class Run(Base):
     binned_state: Mapped[str | None]
     """The state before."""
     deleted_at: Mapped[float | None]
-    """When it was put into the bin, on the collector's clock."""
+    """When it was moved to the bin, on the collector's clock."""
 
 
 class Attempt(Base):

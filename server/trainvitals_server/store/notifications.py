@@ -1,4 +1,4 @@
-"""What holds of the runs, and what was sent about it: the tables that notifications read and write.
+"""The conditions of runs and the messages sent about them: the tables of the notifications.
 
 Several collectors on one database send a message once: a row is unique for run, rule and channel,
 and the collector that changes it first claims its delivery.
@@ -19,7 +19,7 @@ from trainvitals_server.store.models import FindingRow, NotificationRow, Run
 from trainvitals_server.store.removal import GONE
 
 CLAIM_S: Final = 120.0
-"""A delivery that takes longer is repeated: its collector is taken to be gone."""
+"""A delivery that takes longer is repeated, because its collector is assumed to have stopped."""
 CONDITIONS_MAX: Final = 5000
 """Maximum number of conditions that are compared at once; newest reports first."""
 RUN_STATES: Final = {"lost": "run_lost", "failed": "run_failed"}
@@ -79,7 +79,7 @@ class Delivery:
 
 
 def conditions(connection: sa.Connection, since: float) -> list[Condition]:
-    """Return what holds for the runs with a report after `since`, or about which a row is open."""
+    """Return the conditions of the runs that reported after `since` or have an open row."""
     row, watched = FindingRow, _watched(since)
     wanted = (
         sa.select(
@@ -87,7 +87,7 @@ def conditions(connection: sa.Connection, since: float) -> list[Condition]:
             sa.func.count(), sa.func.max(row.pk),
         )
         .join(row, row.run_pk == Run.pk)
-        # TV951 says of a lost run what run_lost says.
+        # TV951 and run_lost report the same condition.
         .where(row.state == str(State.OPEN), row.code != "TV951", watched)
         .group_by(Run.pk, Run.id, Run.project, Run.last_report_at, row.code)
         .order_by(Run.last_report_at.desc())

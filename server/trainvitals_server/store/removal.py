@@ -1,8 +1,8 @@
 """Delete a run: hide it at once, then remove its rows in short transactions.
 
-Comes in: a run's key. Goes out: nothing of the run but its row and the rows of its sources, without
-          their data. They stay so that a key is never used for another run, and so that a late
-          batch of one of its processes is recognised and refused (reason `run_deleted`).
+Comes in: a run's key. Goes out: the run's row and the rows of its sources, without their data. They
+          are kept because a key must never be used for another run, and because a late batch of one
+          of its processes must be recognised and refused (reason `run_deleted`).
 Promise:  each transaction deletes a bounded number of rows, so an ingest waits for one of them at
           most; a removal that was interrupted continues after a restart.
 Start at `hide`; `Removal.run_once` runs in the compactor's thread.
@@ -34,14 +34,14 @@ from trainvitals_server.store.models import (
 )
 
 BINNED: Final = "binned"
-"""State of a run that can be brought back."""
+"""State of a run that can be restored."""
 HIDDEN: Final = "deleting"
 """State of a run that has rows to remove."""
 REMOVED: Final = "deleted"
 """State of a run that has no rows left."""
 ERASED: Final = (HIDDEN, REMOVED)
 GONE: Final = (BINNED, *ERASED)
-"""States of runs that no reader knows."""
+"""States of runs that are hidden from readers."""
 _ROWS: Final = 200
 """Rows with values in one transaction: chunks have up to 128 KiB."""
 _FRAMES: Final = 20
@@ -50,16 +50,17 @@ _SMALL_ROWS: Final = 2000
 
 
 def random_id(run_pk: int) -> str:
-    """Return an id for a run that gives its own one away."""
+    """Return a replacement for the id of a hidden run."""
     # Random: a user may choose any other id.
     return f"deleted/{run_pk}/{secrets.token_hex(16)}"
 
 
 def hide(connection: sa.Connection, run_pk: int, *still: sa.ColumnElement[bool]) -> bool:
-    """Make a run unknown to every reader; a run with its id can begin anew.
+    """Hide a run from every reader; a new run can use its id.
 
-    `still` are conditions of the run's row that hold when it is hidden, whatever another
-    transaction changed since the run was chosen. Return whether the run is hidden by this call.
+    The run is hidden only if the conditions `still` hold for its row at that time: another
+    transaction may have changed the row since the run was chosen. Return whether the run is hidden
+    by this call.
     """
     nothing = msgspec.msgpack.encode({})
     connection.execute(sa.select(Run.pk).where(Run.pk == run_pk).with_for_update())
@@ -108,7 +109,7 @@ class Removal:
 
     def _remove(self, run_pk: int) -> bool:
         with self._database.claim(run_pk) as mine:
-            if not mine:  # a round or another collector; the next turn tries again
+            if not mine:  # a round or another collector holds it; the next turn tries again
                 return False
             for step in (_chunks, _frames, _tracks, _keys, _rest):
                 while not self._is_stopping() and self._database.write(partial(step, run_pk)):

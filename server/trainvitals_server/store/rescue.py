@@ -29,7 +29,7 @@ class ReadOnly(Exception):  # noqa: N818 - a state that the API reports
 
 
 class RescueDatabase:
-    """Readers of a file that is perhaps damaged. Implements `Database`."""
+    """Readers of a file that may be damaged. Implements `Database`."""
 
     dialect = "sqlite"
     exclusive = False
@@ -103,8 +103,9 @@ def open_rescue(url: URL) -> RescueDatabase:
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise StoreUnusable(
-                f"{path} does not begin as a SQLite database: nothing of it can be served. Restore "
-                f"a backup: trainvitals db restore BACKUP. The lock {lock_path(path)} may stay."
+                f"{path} does not begin like a SQLite database: no part of it can be served. "
+                f"Restore a backup: trainvitals db restore BACKUP. The lock {lock_path(path)} may "
+                "stay."
             )
     database = RescueDatabase(path)
     try:

@@ -1,4 +1,4 @@
-"""Put a backup in the place of a SQLite database, and keep the replaced files.
+"""Replace a SQLite database with a backup, and keep the replaced files.
 
 Comes in: the database's URL, the path of a backup. Goes out: the database, and the replaced files
           under other names.
@@ -23,7 +23,7 @@ _MAGIC = b"SQLite format 3\x00"
 
 
 def restore(database_url: str, source: Path, *, now: float | None = None) -> Path | None:
-    """Replace the database by a copy of `source`; return the path of the replaced file, or None.
+    """Replace the database with a copy of `source`; return the path of the replaced file, or None.
 
     The name of the replaced file ends with the time in UTC; its log (`-wal`) is kept beside it.
 
@@ -83,7 +83,7 @@ def _copied(source: Path, part: Path) -> None:
 
 
 def _swapped(part: Path, target: Path, now: float) -> Path | None:
-    """Put `part` in the place of `target` in one step; return the new name of the old file."""
+    """Replace `target` with `part` in one step; return the new name of the old file."""
     kept = None
     if target.exists():
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

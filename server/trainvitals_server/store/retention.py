@@ -40,7 +40,7 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True)
 class Limits:
-    """The budgets; 0 is no limit, where nothing else is said."""
+    """The budgets; 0 means no limit unless stated otherwise."""
 
     stream_bytes: int = 0
     """Compressed bytes of the single rows of one stream of one process."""
@@ -117,7 +117,7 @@ class Retention:
     def run_once(self) -> int:
         """Apply all limits once; return the number of thinned segments and removed runs.
 
-        One collector does so at a time: two would thin and remove more than is needed.
+        Only one collector does so at a time: two would thin and remove more than necessary.
         """
         done = 0
         with self._database.claim(RETENTION_CLAIM) as mine:
@@ -223,7 +223,7 @@ class Retention:
             return list(connection.scalars(wanted))
 
     def _remove(self, run_pk: int, why: str, *still: sa.ColumnElement[bool]) -> bool:
-        """Hide a run for which `still` holds, and say so; return whether it was hidden."""
+        """Hide a run for which `still` holds, and log it; return whether it was hidden."""
         with self._database.read() as connection:
             name = connection.scalar(
                 sa.select(sa.func.coalesce(Run.binned_id, Run.id)).where(Run.pk == run_pk)
@@ -238,9 +238,8 @@ class Retention:
 def used_bytes(connection: sa.Connection) -> int:
     """Return the bytes of the values of all runs, and of those in the bin.
 
-    Of values: compressed, or as received in the log.
-
-    Not the size of the file: neither engine gives space back to the disk by itself.
+    Values are counted as compressed, or as received while they are in the log. The size of the
+    file is not used, because neither engine returns space to the disk by itself.
     """
     log_bytes = 4 * Track.log_rows * Track.places * Track.statistics
     wanted = (

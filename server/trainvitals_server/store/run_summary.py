@@ -129,7 +129,7 @@ class RunUpdate:
         self.changed["loss"] = last if np.isfinite(last) else None
 
     def _overhead(self, columns: dict[str, npt.NDArray[np.float32]]) -> None:
-        """Take in the run's own figure: the trainer measures the whole run."""
+        """Use the overhead that the trainer reports: it covers the whole run."""
         values = columns.get(Scalar.OVERHEAD)
         if values is not None and np.isfinite(values).any():
             self.changed["overhead"] = float(values[np.isfinite(values)][-1])

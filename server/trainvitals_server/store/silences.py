@@ -1,6 +1,6 @@
 """Silences that users add while the collector runs: who, why, until when; added, ended, listed.
 
-Comes in: patterns and reasons, from the API. Goes out: the silences that hold now.
+Comes in: patterns and reasons, from the API. Goes out: the active silences.
 Promise:  a silence stays in the table for KEPT_S after its end, with the tokens that added and
           ended it.
 """
@@ -17,7 +17,7 @@ from trainvitals_server.store.models import SilenceRow
 from trainvitals_server.store.types import RequestRefused
 
 HELD_MAX: Final = 200
-"""Silences that may hold at once: each is compared with every open finding, every 2 s."""
+"""Maximum number of active silences: each is compared with every open finding, every 2 s."""
 KEPT_S: Final = 90 * 86_400.0
 """How long the record of a silence is kept after its end."""
 
@@ -47,7 +47,7 @@ _decoder = msgspec.msgpack.Decoder(Patterns)
 
 
 def held(connection: sa.Connection, now: float) -> list[StoredSilence]:
-    """Return the silences that hold at `now`, the one that ends first at the top."""
+    """Return the silences that are active at `now`, ordered by their end."""
     row = SilenceRow
     columns = (row.pk, row.patterns, row.reason, row.created_at, row.created_by, row.until)
     wanted = sa.select(*columns).where(*_holds(now)).order_by(row.until, row.pk)
@@ -69,12 +69,12 @@ def add(
     """Store a silence and return it; remove records that are older than KEPT_S.
 
     Raises:
-        RequestRefused: HELD_MAX silences hold (too_many_silences).
+        RequestRefused: HELD_MAX silences are active (too_many_silences).
     """
     count = sa.select(sa.func.count()).select_from(SilenceRow).where(*_holds(now))
     if (connection.scalar(count) or 0) >= HELD_MAX:
         raise RequestRefused(
-            f"{HELD_MAX} silences hold already. End one, or use a wider pattern.",
+            f"{HELD_MAX} silences are active already. End one, or use a wider pattern.",
             reason="too_many_silences",
         )
     connection.execute(sa.delete(SilenceRow).where(SilenceRow.until < now - KEPT_S))
@@ -90,7 +90,7 @@ def add(
 
 
 def end(connection: sa.Connection, pk: int, *, token: str, now: float) -> bool:
-    """End a silence; return False when it does not hold."""
+    """End a silence; return False if it is not active."""
     ended = (
         sa.update(SilenceRow)
         .where(SilenceRow.pk == pk, *_holds(now))

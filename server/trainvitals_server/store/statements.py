@@ -161,7 +161,7 @@ PRUNED_CRCS = Statement(
     .order_by(_pruned.c.lo.desc())
     .limit(1)
 )
-"""The checksums of the pruned batches from the one before or at `seq` on."""
+"""The checksums of the pruned batches, from the last one that begins at or before `seq`."""
 TRACKS = Statement(
     sa.select(_track.c.pk, _track.c.stream, _track.c.version).where(
         _track.c.source_pk == sa.bindparam("source_pk")

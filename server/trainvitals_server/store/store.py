@@ -37,7 +37,7 @@ from trainvitals_server.store.types import Ack, StoredRun, Totals
 
 
 class Store:
-    """Batches in; runs, series, histories and findings out."""
+    """Stores batches; returns runs, series, histories and findings."""
 
     def __init__(
         self,
@@ -129,13 +129,13 @@ class Store:
         self.database.write(lambda connection: edit(connection, run_pk, changes, author))
 
     def put_into_bin(self, run_pk: int, token: str) -> float:
-        """Delete a run so that it can be brought back; return the time of it."""
+        """Move a run to the bin; return the time."""
         author = Author(token, self._clock())
         self.database.write(lambda connection: put_into_bin(connection, run_pk, author))
         return author.now
 
     def bring_back(self, run_pk: int, token: str) -> None:
-        """Take a run out of the bin. Raises RequestRefused: see `edits.bring_back`."""
+        """Restore a run from the bin. Raises RequestRefused: see `edits.bring_back`."""
         author = Author(token, self._clock())
         self.database.write(lambda connection: bring_back(connection, run_pk, author))
 

@@ -186,7 +186,8 @@ def logged_rows(
 
 
 def logged_frames(connection: sa.Connection, track_pk: int, lo: int, hi: int) -> Iterator[Frame]:
-    """Yield the frames one by one: a reader of few series must not hold all of their values."""
+    """Yield the frames one by one: a reader of few series must not keep the values of all series in
+    memory."""
     wanted = (
         sa.select(LogFrame.header, LogFrame.values)
         .where(LogFrame.track_pk == track_pk, LogFrame.lo < hi, LogFrame.hi >= lo)

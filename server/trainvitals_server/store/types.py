@@ -43,7 +43,7 @@ class QueueFull(RequestRefused):
 
 
 class StoredRun(msgspec.Struct, frozen=True):
-    """A run as the API answers it, with what only the collector needs."""
+    """A run as in the API, with fields that only the collector needs."""
 
     pk: int
     changes: int
@@ -57,4 +57,4 @@ class Totals(msgspec.Struct, frozen=True):
     bytes: int
     """Of the database file, or of the Postgres database."""
     dropped: dict[str, int]
-    """Records that trainers could not keep, by reason."""
+    """Records that trainers dropped, by reason."""

@@ -58,7 +58,7 @@ def compared(tmp_path_factory):
 def test_the_same_training_twice_has_no_difference(compared):
     result = compared("base", "again")
     assert result.exit_code == 0, result.output
-    assert "No difference in what both runs recorded." in result.output
+    assert "The recorded values of both runs do not differ." in result.output
 
 
 def test_a_changed_weight_is_named_with_its_layer_and_step(compared):

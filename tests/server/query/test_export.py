@@ -166,6 +166,6 @@ def test_an_export_says_how_many_thinned_rows_it_lacks(run, collector, tmp_path)
     collector.store.database.write(lambda connection: thin(scalar.shape.pk, [0], connection))
     done = run("export", "r", "-o", "thin.csv")
     assert done.exit_code == 0, done.output
-    assert "Not in the file: 5 rows" in done.output
+    assert "The file omits 5 rows" in done.output
     with (tmp_path / "thin.csv").open(newline="") as file:
         assert {row["stream"] for row in csv.DictReader(file)} == {"weight"}

@@ -301,7 +301,7 @@ def test_rows_that_a_file_lacks_count_as_not_measured(sqlite_collector, tmp_path
     path.write_text(HEADER + "".join(f"weight,{row}\n" for row in rows))
     done = CliRunner().invoke(app, ["import", str(path), "--collector", sqlite_collector.url])
     assert done.exit_code == 0, done.output
-    assert "1 places of the table of steps are empty" in done.output
+    assert "1 cells of the table of steps are empty" in done.output
     _, found = sqlite_collector.store.frames(sqlite_collector.store.run("some").pk, Stream.WEIGHT)
     np.testing.assert_array_equal(found.values[0], [[1.0, 2.0], [np.nan, 3.0]])
 

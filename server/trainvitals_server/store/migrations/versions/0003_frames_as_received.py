@@ -1,6 +1,6 @@
 """The log keeps frames as received.
 
-The steps and times of a row were bytes of their own kind; the frame's part of the batch's header
+The steps and times of a row were in a separate format; the frame's part of the batch's header
 replaces them. Rows that are not sealed yet are converted.
 """
 

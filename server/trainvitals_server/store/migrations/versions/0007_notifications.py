@@ -1,4 +1,4 @@
-"""What was sent about which rule of which run, and what is to be delivered."""
+"""The messages that were sent for each rule of each run, and those to be delivered."""
 
 import sqlalchemy as sa
 from alembic import op

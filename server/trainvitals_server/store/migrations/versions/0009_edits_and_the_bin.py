@@ -1,4 +1,4 @@
-"""What users change of a run: notes, archived, name and tags of their own; the bin."""
+"""The fields of a run that users change: notes, archived, name, tags; and the bin."""
 
 import sqlalchemy as sa
 from alembic import op
