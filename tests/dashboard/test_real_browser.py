@@ -31,6 +31,8 @@ STRANGERS = """() => [document, ...[...document.querySelectorAll("*")].map(e => 
     .map(e => e.href || e.src || e.tagName)
     .filter(url => !["127.0.0.1", ""].includes(new URL(url, location).hostname))"""
 """Links, images and frames of the page that lead elsewhere."""
+FITS = """() => document.documentElement.scrollWidth
+    <= document.documentElement.clientWidth"""
 HOSTILE_VIEWS = ["/", *(path for path in VIEWS if "onerror" in path)]
 
 
@@ -54,27 +56,37 @@ def address(collector):
 
 
 @pytest.mark.parametrize("path", VIEWS)
-@pytest.mark.parametrize("width", [1600, 390])
-def test_each_view_says_its_headline_without_an_error_and_stays_here(browser, address, path, width):
-    with visit(browser, address + path, width=width, dark=width == 390) as seen:
-        seen.page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=60_000)
-        assert (seen.errors, seen.refused) == ([], [])
-        assert seen.foreign == []
-        across = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-        assert seen.page.evaluate(across), "the page is wider than the screen"
-
-
-@pytest.mark.parametrize("path", HOSTILE_VIEWS)
-def test_a_hostile_name_makes_no_link_no_image_and_no_icon(browser, address, path):
+def test_each_view_says_its_headline_without_an_error_and_stays_here(browser, address, path):
     with visit(browser, address + path) as seen:
-        page = seen.page
-        dialogs = []
+        page, dialogs = seen.page, []
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        page.wait_for_timeout(500)
-        assert page.evaluate(STRANGERS) == []
-        assert "💀" not in seen.text()
-        assert ":skull:" in seen.text().replace("\u2060", "")
-        assert dialogs == []
+        page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=60_000)
+        assert page.evaluate(FITS), "the page is wider than the screen"
+        page.emulate_media(color_scheme="dark")
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.wait_for_function(FITS, timeout=10_000)
+        seen.settle()
+        page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=60_000)
+        assert page.evaluate(FITS), "the page is wider than a phone"
+        if path in HOSTILE_VIEWS:
+            assert_hostile_names_are_text(seen)
+        assert (seen.errors, seen.refused, dialogs) == ([], [], [])
+        assert seen.foreign == []
+
+
+def assert_hostile_names_are_text(seen):
+    """Assert that a name on this page makes no link, no image and no icon."""
+    seen.page.wait_for_timeout(500)
+    assert seen.page.evaluate(STRANGERS) == []
+    assert "💀" not in seen.text()
+    assert ":skull:" in seen.text().replace("\u2060", "")
+
+
+@pytest.mark.parametrize("path", ["/run?run=gpt-small", "/layers?run=sigmoid-deep"])
+def test_a_view_that_is_opened_on_a_phone_fits_too(browser, address, path):
+    with visit(browser, address + path, width=390, dark=True) as seen:
+        assert seen.page.evaluate(FITS), "the page is wider than a phone"
+        assert (seen.errors, seen.refused) == ([], [])
 
 
 def test_a_hostile_layer_is_text_in_the_heat_map(browser, address):

@@ -16,6 +16,8 @@ SEEDS = (0, 1)
 SLOW = {
     *("q_learning_for_longer", "q_learning_at_a_higher_rate", "large_rewards", "huber"),
     *("double", "expected_sarsa", "language_model", "classes_sgd", "numbers_sgd", "two_classes"),
+    *("smooth_absolute_error", "classes", "large_batches", "numbers_huber"),
+    *("transformer_reverse", "recurrent_reverse"),
 }
 
 

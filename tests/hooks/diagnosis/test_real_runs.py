@@ -11,6 +11,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from torch.optim import SGD, Adam  # noqa: E402
 
+from helpers.short_and_slow import parameters  # noqa: E402
 from helpers.small_runs import Outcome, digits, layers, linears, train  # noqa: E402
 
 
@@ -200,9 +201,10 @@ HEALTHY = {
     "a policy gradient at a high but working rate": lambda: policy_gradient(0.03),
     "a long run to the end": lambda: plain(layers(64, 64, 10), 3e-3, steps=800),
 }
+SLOW = {"a long run to the end", "batches of four"}
 
 
-@pytest.mark.parametrize("run", HEALTHY.values(), ids=HEALTHY.keys())
+@pytest.mark.parametrize("run", parameters(HEALTHY, slow=SLOW))
 def test_of_a_healthy_run_nothing_is_said_at_any_time(run):
     assert run().headlines == []
 

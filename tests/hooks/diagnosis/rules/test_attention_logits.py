@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from helpers.short_and_slow import parameters  # noqa: E402
 from trainvitals.api.schema import Severity  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
@@ -108,8 +109,9 @@ HEALTHY = {
     "one_projection_chain": {"fused": True, "data": chain},
     "normed_at_a_high_rate": {"normed": True, "rate": 0.1},
 }
+SLOW = {"another_seed", "slow", "fast", "chain", "wide", "one_projection_chain"}
 
 
-@pytest.mark.parametrize("options", HEALTHY.values(), ids=HEALTHY)
+@pytest.mark.parametrize("options", parameters(HEALTHY, slow=SLOW))
 def test_healthy_transformers_are_silent(options):
     assert findings(**options) == []
