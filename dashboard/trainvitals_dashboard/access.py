@@ -34,7 +34,8 @@ class CollectorAccess:
 def from_environment(
     url: str | None = None, token_file: Path | None = None, *, asks: bool = False
 ) -> CollectorAccess:
-    """Return what the arguments say, else the variables TRAINVITALS_*, else the defaults."""
+    """Return the values of the arguments, else of the variables TRAINVITALS_*, else the
+    defaults."""
     home = Path(os.environ.get("TRAINVITALS_HOME", "~/.trainvitals")).expanduser()
     named = os.environ.get("TRAINVITALS_TOKEN_FILE")
     return CollectorAccess(

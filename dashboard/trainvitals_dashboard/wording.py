@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def in_future(then: float, now: float) -> str:
-    """Return the time from `now` to `then` in its two largest units; "now" if it has come."""
+    """Return the time from `now` to `then` in its two largest units; "now" if it has passed."""
     return "now" if then <= now else f"in {duration(then - now)}"
 
 

@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from trainvitals_server.app import create_app
-from trainvitals_server.connections import Door, protocol_class
+from trainvitals_server.connections import ConnectionTable, protocol_class
 from trainvitals_server.database_commands import db
 from trainvitals_server.notifications.channels import DeliveryFailed, sender
 from trainvitals_server.notifications.message import TEST_SUMMARY, Message
@@ -179,7 +179,7 @@ class _Server(uvicorn.Server):
 def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Config:
     """Return the uvicorn configuration of the collector, for the commands and the tests."""
     app = create_app(settings, mounts=mounts)
-    door = Door(
+    table = ConnectionTable(
         deadline_s=settings.request_deadline_s,
         header_bytes_max=settings.header_bytes_max,
         message_bytes_max=2 * settings.body_bytes_max + 65536,  # with the headers of chunks
@@ -188,7 +188,7 @@ def uvicorn_config(settings: Settings, *, mounts: bool = False) -> uvicorn.Confi
     )
     return uvicorn.Config(
         app,
-        http=protocol_class(door),
+        http=protocol_class(table),
         ws="auto" if mounts else "none",  # only the dashboard uses WebSockets
         headers=[("X-Content-Type-Options", "nosniff")],
         log_level="warning",

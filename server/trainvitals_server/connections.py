@@ -34,7 +34,7 @@ _FILES_RESERVED: Final = 128
 
 
 @dataclass
-class Door:
+class ConnectionTable:
     """The connections of one server, and their limits. Used in the event loop only."""
 
     deadline_s: float
@@ -45,7 +45,7 @@ class Door:
     """Requests that are completely received and not answered yet."""
     count: Callable[[str], None]
     """Called with the reason of each refusal."""
-    busy: set[_Ticket] = field(default_factory=set)
+    busy: set[_Request] = field(default_factory=set)
     """Requests that are completely received and not answered yet, also of clients that left."""
     connections: dict[BoundedProtocol, None] = field(default_factory=dict)
     """The open connections, those that were not used for longest first."""
@@ -71,16 +71,16 @@ class Door:
         self.connections[connection] = None
 
 
-class _Ticket:
+class _Request:
     """One request, from its headers to the end of its answer."""
 
     done = False
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. `door` is set by `protocol_class`."""
+    """One connection. `table` is set by `protocol_class`."""
 
-    door: Door
+    table: ConnectionTable
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -91,21 +91,21 @@ class BoundedProtocol(HttpToolsProtocol):
         self._bytes = 0
         """Received bytes of the headers, then of the rest of the message."""
         self._upgraded = False
-        self._ticket = _Ticket()
-        self._unstarted: set[_Ticket] = set()
+        self._request = _Request()
+        self._unstarted: set[_Request] = set()
         """Requests that wait for the answer of an earlier request on this connection."""
 
     @property
     def is_busy(self) -> bool:
         """Whether a complete request of this connection is being answered."""
-        return self._ticket in self.door.busy
+        return self._request in self.table.busy
 
     # --- the connection ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline of the first request."""
         super().connection_made(transport)
-        self.door.admit(self)
+        self.table.admit(self)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,8 +116,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _leave(self) -> None:
         self._stop_deadline()
         self.resume_writing()
-        self.door.connections.pop(self, None)
-        self.door.busy -= self._unstarted
+        self.table.connections.pop(self, None)
+        self.table.busy -= self._unstarted
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over; the limits of HTTP requests end here."""
@@ -132,7 +132,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._deadline is None:
             self._start_deadline()
         while data and not self._upgraded and not self.transport.is_closing():
-            limit = self.door.header_bytes_max if self._in_headers else self.door.message_bytes_max
+            limit = (
+                self.table.header_bytes_max if self._in_headers else self.table.message_bytes_max
+            )
             room = limit - self._bytes
             if room <= 0:
                 self._refuse("headers_too_large" if self._in_headers else "too_large")
@@ -153,19 +155,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse the request when too many others are being answered."""
         self._in_headers = False
         self._bytes = 0
-        ticket = self._ticket = _Ticket()
-        busy = self.door.busy
-        app = self._app if len(busy) < self.door.busy_max else self._busy
+        request = self._request = _Request()
+        busy = self.table.busy
+        app = self._app if len(busy) < self.table.busy_max else self._busy
         unstarted = self._unstarted
-        unstarted.add(ticket)
+        unstarted.add(request)
 
         async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-            unstarted.discard(ticket)
+            unstarted.discard(request)
             try:
                 await app(scope, receive, send)
             finally:
-                ticket.done = True
-                busy.discard(ticket)
+                request.done = True
+                busy.discard(request)
 
         self.app = answered
         super().on_headers_complete()
@@ -177,19 +179,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._bytes = 0
         self._stop_deadline()
         upgrades = self.parser.should_upgrade() and self._should_upgrade()
-        if not self._ticket.done and not upgrades:
-            self.door.busy.add(self._ticket)
+        if not self._request.done and not upgrades:
+            self.table.busy.add(self._request)
 
     def on_response_complete(self) -> None:
         """Note the use of the connection."""
-        if self in self.door.connections:
-            self.door.used(self)
+        if self in self.table.connections:
+            self.table.used(self)
         super().on_response_complete()
 
     # --- deadlines ---------------------------------------------------------------------------
 
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(self.door.deadline_s, self._late)
+        self._deadline = self.loop.call_later(self.table.deadline_s, self._late)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
@@ -224,7 +226,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse("bad_request")
 
     def _refuse(self, reason: str) -> None:
-        self.door.count(reason)
+        self.table.count(reason)
         cycle = self.cycle
         answered = cycle is None or cycle.response_complete
         if self._in_headers if answered else not cycle.response_started:
@@ -238,7 +240,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(GRACE_S, self.transport.abort)
 
     async def _busy(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.door.count("busy")
+        self.table.count("busy")
         answer = problem_response("busy", _DETAILS["busy"], {"Retry-After": "1"})
         await answer(scope, receive, send)
 
@@ -260,6 +262,6 @@ def _raw(reason: str, defaults: list[tuple[bytes, bytes]]) -> bytes:
     return b"HTTP/1.1 %d \r\n%b\r\n%b" % (answer.status_code, lines, bytes(answer.body))
 
 
-def protocol_class(door: Door) -> type[BoundedProtocol]:
+def protocol_class(table: ConnectionTable) -> type[BoundedProtocol]:
     """Return the protocol class for `uvicorn.Config(http=)`."""
-    return type("CollectorProtocol", (BoundedProtocol,), {"door": door})
+    return type("CollectorProtocol", (BoundedProtocol,), {"table": table})

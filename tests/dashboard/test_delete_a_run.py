@@ -65,7 +65,7 @@ def test_a_deleted_run_is_in_the_bin_and_comes_back(collector, page):
 
 def test_a_running_run_is_deleted_with_a_warning(collector, page):
     app = page(collector.token)
-    assert any("What it sends from now on is refused" in c.value for c in app.caption)
+    assert any("Records that it sends from now on are refused" in c.value for c in app.caption)
 
 
 def test_a_reader_is_not_offered_to_delete(collector, page):

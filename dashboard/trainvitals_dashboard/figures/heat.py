@@ -1,6 +1,7 @@
 """Messages to the heat-map of a board: the cells of the blocks and of the visible tensors.
 
-Comes in: a way to heat maps of the API, the places by block, the places that the browser shows.
+Comes in: a function that requests heat maps, the places by block, the places that the browser
+          shows.
 Goes out: numbered messages (see updates.py); dashboard/board/src/heat.js reads them.
 Promise:  a continuation has at most LIVE_CELLS cells or one column (4 KB), whatever the run's
           length; a place that is not visible is not requested.
@@ -105,7 +106,7 @@ def heat_message(
 
     `newest` is the newest step of the run, `visible` the numbers of the places that the browser
     shows, `here` the selected place. `sent` is the last result, None if the browser has nothing.
-    Without news, the message is an empty continuation.
+    Without new data, the message is an empty continuation.
     """
     names = rows.names
     # The address or a changed layout may name places that do not exist.
@@ -187,7 +188,7 @@ def _grow(
     shown: StepRange,
     wanted: list[int],
 ) -> bool:
-    """Put the news into `sent`; return False if the browser needs all columns again."""
+    """Add the new cells to `sent`; return False if the browser needs all columns again."""
     wanted = wanted or sent.places
     points: Part | None
     try:

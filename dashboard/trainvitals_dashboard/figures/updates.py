@@ -1,6 +1,6 @@
 """Messages to a chart board: all points once, then only the points after the last step.
 
-Comes in: plans (a chart and the way to its curves), the newest step and the range of steps.
+Comes in: plans (a chart and the function that requests its curves), newest step, range of steps.
 Goes out: numbered messages; a message with a `base` continues the message of that number.
 Promise:  a continuation has at most LIVE_POINTS points in all (1.5 KB), whatever the run's length.
 Start at `message_of`.
@@ -32,7 +32,7 @@ def next_number() -> int:
 
 @dataclass(frozen=True)
 class ChartPlan:
-    """A chart over steps, and the way to its curves."""
+    """A chart over steps, and the function that requests its curves."""
 
     chart: Chart
     request: Callable[[int | None, int | None, int], Sequence[Line]]
@@ -56,8 +56,8 @@ def message_of(
     """Return the next message and what the browser has after it.
 
     `newest` is the newest step of the run, -1 before the first. `sent` is the last result for the
-    same board, None if the browser has nothing. Without news, its message is returned again; the
-    browser knows the number and does nothing.
+    same board, None if the browser has nothing. Without new data, its message is returned again;
+    the browser knows the number and does nothing.
     """
     shape = (shown, tuple(plan.chart.key for plan in plans))
     if sent is not None and sent.shape == shape and _grow(sent, plans, newest, shown):
@@ -88,7 +88,7 @@ def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any
 
 
 def _grow(sent: Sent, plans: Sequence[ChartPlan], newest: int, shown: StepRange) -> bool:
-    """Put the news into `sent`; return False if the browser needs all points again."""
+    """Add the new points to `sent`; return False if the browser needs all points again."""
     last, parts = dict(sent.last), []
     wanted = max(1, min(LIVE_POINTS_OF_CURVE, LIVE_POINTS // max(1, len(last))))
     for plan in plans:

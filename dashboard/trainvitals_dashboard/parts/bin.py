@@ -1,4 +1,4 @@
-"""Delete a run from its page, and take it back. Shown to visitors whose token may do so."""
+"""Delete a run from its page, and restore it. Shown to visitors whose token may do so."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def delete_popover(run: RunDetail) -> None:
     if not client().may_write():
         return
     with st.popover("Delete", icon=":material/delete:", key=f"delete_{run.id}"):
-        st.markdown("The run goes into the bin. For some days it can be taken back.")
+        st.markdown("The run is moved to the bin. It can be restored for some days.")
         if run.state == "running":
-            st.caption("It is still running. What it sends from now on is refused.")
+            st.caption("It is still running. Records that it sends from now on are refused.")
         if st.button("Delete this run", type="primary", key=f"delete_now_{run.id}"):
             _delete(run.id)
 
 
 def deleted_here(run_id: str) -> bool:
-    """Return whether this visitor deleted the run; if so, show how to take it back."""
+    """Return whether this visitor deleted the run; if so, show how to restore it."""
     deleted, until = st.session_state.get(_DELETED, ("", None))
     if deleted != run_id:
         return False

@@ -27,7 +27,7 @@ def choice(
         asked = st.session_state[key] = words[asked]
         del st.query_params[key]  # the list writes its own word there
     if asked and asked not in named:
-        # A shared link to runs that are gone still says so.
+        # A shared link may name a value that no run has any more: the list shows it all the same.
         named[asked] = next((option for option, word in words.items() if word == asked), asked)
     bound: dict[str, Any] = {"bind": "query-params", "label_visibility": "collapsed"}
     chosen: str | None = st.selectbox(

@@ -39,7 +39,10 @@ def edit_popover(run: RunDetail) -> None:
         )
         notes = st.text_area("Notes", run.notes, max_chars=NOTES_MAX, key=f"edit_notes_{key}")
         archived = st.checkbox(
-            "Archived", run.archived, help="Off the list of runs.", key=f"edit_archived_{key}"
+            "Archived",
+            run.archived,
+            help="Removed from the list of runs.",
+            key=f"edit_archived_{key}",
         )
         if st.form_submit_button("Save", type="primary"):
             _save(run, changes_of(run, name, tags, notes, archived=archived))

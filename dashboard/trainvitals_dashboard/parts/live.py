@@ -70,7 +70,8 @@ class Live:
     def refreshed(self, part: Callable[[Live], object]) -> None:
         """Call `part` now, and again at each refresh with the newest state of the run.
 
-        `part` writes to no place outside of it. A failed request is explained in place of the part.
+        `part` must not write outside its own container. A failed request is explained in place of
+        the part.
         """
         fresh = [self]
 

@@ -175,8 +175,8 @@ def runs_message(
     """Return the next message and what the browser has after it.
 
     `runs` are all runs that fit the filters; the first `limit` are shown. `now` is in seconds
-    since the epoch. With another `shape` (filters and order), all rows are sent anew. Without news,
-    the last message is returned again.
+    since the epoch. With another `shape` (filters and order), all rows are sent anew. Without a
+    change, the last message is returned again.
     """
     every = ordered(runs, sort)
     rows = {run.id: row_of(run) for run in every[:limit]}

@@ -41,7 +41,7 @@ def silence_popover() -> None:
 def wanted_silence(
     runs: str, rules: str, projects: str, duration: str, reason: str
 ) -> dict[str, Any]:
-    """Return what the form says, as the API takes it. An empty field is all (*)."""
+    """Return the values of the form, as the API expects them. An empty field means all (*)."""
     return {
         "runs": _patterns(runs),
         "rules": _patterns(rules),

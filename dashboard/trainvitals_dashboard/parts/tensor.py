@@ -23,7 +23,7 @@ from trainvitals_dashboard.wording import (
     words,
 )
 
-# The curves of a selected tensor or module, as far as its stream has them.
+# The curves of a selected tensor or module. Those that its stream lacks are left out.
 DETAIL = (
     (Stream.WEIGHT, Stat.L2, "Weight (L2)"),
     (Stream.GRADIENT, Stat.L2, "Gradient (L2)"),

@@ -1,4 +1,4 @@
-"""What is wrong now in all runs, grouped by run and rule, and what was sent about it."""
+"""The open findings of all runs, grouped by run and rule, and the messages about them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def show() -> None:
 
 
 def _refreshed(part: Callable[[], None]) -> None:
-    """Call `part` now and every LIVE_S seconds; what is between two parts stays as it is."""
+    """Call `part` now and every LIVE_S seconds; the elements between two parts are not
+    refreshed."""
 
     @st.fragment(run_every=LIVE_S)
     def drawn_again() -> None:
@@ -159,7 +160,7 @@ def _alert(alert: Alert) -> None:
 
 
 def _facts(alert: Alert) -> str:
-    """Return since when, where, why and who was told, as Markdown."""
+    """Return the start, the place, the cause and the notified channels, as Markdown."""
     parts = [f"since step {alert.since_step:,}", f"found {ago(alert.opened_at, now())}"]
     if alert.places > 1:
         parts.append(f"{alert.places:,} places")

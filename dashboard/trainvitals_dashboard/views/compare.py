@@ -62,7 +62,7 @@ def show() -> None:
 def _choice() -> list[str]:
     known = {run.id: run.name or run.id for run in client().runs(limit=KNOWN_MAX).value.runs}
     wanted = st.query_params.get_all("run")
-    # A run of the URL that is not among the newest is shown all the same.
+    # A run of the URL that is not among the newest is shown, too.
     known |= {run_id: run_id for run_id in wanted if run_id not in known}
     chosen = st.multiselect(
         "Runs",

@@ -102,7 +102,8 @@ def severities_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[st
 
 
 def _ask(run: RunDetail, layout: Layout, statistic: str) -> Ask:
-    """Return the way to the cells; a tensor with NaN or ∞ is not finite in every statistic."""
+    """Return the function that requests cells; a tensor with NaN or ∞ is not finite in any
+    statistic."""
     counted = Stat.NONFINITE in layout.statistics and statistic != Stat.NONFINITE
 
     def ask(

@@ -50,7 +50,7 @@ NOT_REPORTED = {
     "`monitor.loss(value, prediction=…, target=…)`",
     "supervised share": "the targets were not found: `monitor.loss(value, target=…)`",
 }
-"""What a page without these values says: how to report them."""
+"""The text in place of missing values: how to report them."""
 
 NO_LOSS = "no training loss was reported"
 

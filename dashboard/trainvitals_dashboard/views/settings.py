@@ -1,4 +1,4 @@
-"""What the collector is, what the token allows, how it is set, and where to change it."""
+"""The collector, the rights of the token, the settings, and where to change them."""
 
 from __future__ import annotations
 

@@ -13,13 +13,14 @@ from typing import Final
 
 ALLOWANCE_S: Final = 0.25
 FIRST_STEPS: Final = 64
-"""First steps, measured in full as long as a reserve is left: most faults are visible there."""
+"""Number of first steps, measured in full while a reserve is left: most faults are visible
+there."""
 RESERVE_S: Final = 0.05
 """Part of the allowance that the first steps leave for findings."""
 PACE: Final = 0.75
-"""Part of the share that is planned: hooks also cost what they do not measure of themselves."""
+"""Part of the share that is planned: hooks cannot measure all of their own cost."""
 EVERY_MAX: Final = 100
-"""Number of steps after which a full one is due, as long as the account can pay it."""
+"""Number of steps after which a full one is due, if the balance allows it."""
 SMOOTHING: Final = 0.2
 FINDING_STEPS: Final = 16
 NONFINITE_STEPS: Final = 4
@@ -51,7 +52,7 @@ class Budget:
 
     @property
     def balance_s(self) -> float:
-        """What the account can still pay; negative if it is exceeded."""
+        """The cost that is still allowed; negative if the account is exceeded."""
         return ALLOWANCE_S + self.share * self.training_s - self.own_s
 
     def is_full(self, step: int) -> bool:
@@ -87,7 +88,7 @@ class Budget:
         self.own_s += own_s
         self.training_s += step_s or 0.0
         if step + 1 - self.start >= FIRST_STEPS:
-            # From here on, the allowance pays urgent steps only.
+            # From here on, the allowance is used for urgent steps only.
             cost_s = 0.0 if self._is_urgent(step) else own_s
             planned_s = (self._planned_s or 0.0) + PACE * self.share * (step_s or 0.0) - cost_s
             self._planned_s = min(planned_s, self._full_s)

@@ -140,7 +140,8 @@ class Capture:
         target: object = None,
         unless_hooked: bool = False,
     ) -> None:
-        """Record a loss of this step, its terms by name, or (`unless_hooked`) what no hook saw."""
+        """Record a loss of this step or its terms by name; `unless_hooked`: if no hook has recorded
+        it."""
         if unless_hooked and self.scalars.hooked:
             return
         started = time.thread_time()

@@ -27,7 +27,7 @@ class PinnedMemory:
     """Slots of host memory, page-locked if `pinned`, so that a copy does not wait.
 
     Slots are allocated in groups of `SLOTS` and kept: an allocation of pinned memory may wait for
-    the device. Whoever takes a slot gives it back when no copy uses it any more.
+    the device. The caller returns a slot when no copy uses it any more.
     """
 
     def __init__(self, *, pinned: bool) -> None:

@@ -73,7 +73,7 @@ class HookTable(OrderedDict[int, Any]):
 
 
 class Hooked:
-    """One hook on one module, until `remove`; `disarm` takes it away for some steps.
+    """One hook on one module, until `remove`; `disarm` removes it for some steps.
 
     With `kwargs`, the function is called with (module, args, kwargs, output).
     """
@@ -91,7 +91,7 @@ class Hooked:
                 module.__dict__[name] = HookTable()
         self._handle = module.register_forward_hook(self._hook, with_kwargs=kwargs)
         if kwargs:
-            # torch only looks whether it is true; a HookTable leaves it out of copies.
+            # torch only tests its truth value; a HookTable leaves it out of copies.
             module._forward_hooks_with_kwargs[self._handle.id] = self._hook  # type: ignore[assignment]
 
     def arm(self) -> None:
@@ -99,7 +99,7 @@ class Hooked:
         self._module._forward_hooks[self._handle.id] = self._hook
 
     def disarm(self) -> None:
-        """Take the hook out of the module's table: even an empty hook costs some microseconds.
+        """Remove the hook from the module's table: even an empty hook costs some microseconds.
 
         A hook that was never called stays: its module may be inside compiled code, which is
         compiled again when the table changes, and never calls the hook.
@@ -123,8 +123,9 @@ CALLS: Final = 40
 def call_s() -> float:
     """Return the seconds that torch takes to call one hook, measured once in this process.
 
-    A hook cannot measure this part of its cost: a module without any hook is called on a shorter
-    way. 0 if the program has hooks on all modules, which must not see the calls of this function.
+    A hook cannot measure this part of its cost: torch calls a module without hooks on a shorter
+    code path. 0 if the program has hooks on all modules, which must not see the calls of this
+    function.
     """
     if _global_forward_hooks or _global_forward_pre_hooks:
         return 0.0

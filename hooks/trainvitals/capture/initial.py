@@ -1,4 +1,4 @@
-"""Identify the initialisers of a run's parameters, once, in a thread of its own.
+"""Identify the initialisers of a run's parameters, once, in a separate thread.
 
 Comes in: the parameters before the first update. Goes out: one event of kind `initialisers`.
 Promise:  in the training thread, a copy of some entries of each tensor; the thread takes at most

@@ -156,7 +156,7 @@ class LossHooks:
 
 
 class TrainingStep:
-    """Stands in for a model's `training_step` method (Lightning) and passes on what it returns.
+    """Stands in for a model's `training_step` method (Lightning) and returns its result.
 
     It is an attribute of the instance, until `remove`; a copy or a pickle of the model has the
     method itself in its place. Not used if the instance already has an attribute of this name.
@@ -165,7 +165,7 @@ class TrainingStep:
     def __init__(self, model: nn.Module, receive: Callable[[nn.Module, object], None]) -> None:
         self._model = model
         self._receive = receive
-        self.__wrapped__ = model.training_step  # inspect and Lightning look through it
+        self.__wrapped__ = model.training_step  # inspect and Lightning unwrap it
         if "training_step" not in model.__dict__:
             model.__dict__["training_step"] = self
 
@@ -176,7 +176,7 @@ class TrainingStep:
         return output
 
     def remove(self) -> None:
-        """Give the method back. Safe to call twice."""
+        """Restore the method. Safe to call twice."""
         if self._model.__dict__.get("training_step") is self:
             del self._model.__dict__["training_step"]
 
@@ -197,7 +197,7 @@ def loss_of(output: object) -> object:
 
 
 def _trained(module: nn.Module, loss: object) -> Tensor | None:
-    """Return a loss that is about to be trained with, otherwise None."""
+    """Return the loss if it can be trained with: training mode, with a gradient; otherwise None."""
     if not module.training or not torch.is_grad_enabled():
         return None
     return loss if isinstance(loss, Tensor) and loss.requires_grad else None

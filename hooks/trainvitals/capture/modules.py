@@ -77,7 +77,7 @@ class CallSite:
 
 
 class WatchedModule:
-    """A module with a hook; `mode` says what its entries are, once the first pass was seen.
+    """A module with a hook; `mode`, the kind of its entries, is known after the first pass.
 
     `skipped` is the reason why an output could not be measured, "" if there was none.
     """
@@ -96,7 +96,7 @@ class WatchedModule:
         self.know(ModuleFacts(-1, ACTIVATIONS.get(type(module), "")))
 
     def know(self, facts: ModuleFacts) -> None:
-        """Take the facts of the first forward pass."""
+        """Store the facts of the first forward pass."""
         self.mode = mode_of(
             facts.nonlinearity,
             functional=facts.functional,
@@ -124,7 +124,7 @@ class WatchedModule:
     def _usual_at_most(self, elapsed_s: float) -> float:
         """Return the time of a call, without the time in which another thread ran instead.
 
-        The clock of the thread's CPU time would tell, but costs as much as the hook itself.
+        The thread's CPU clock would show this, but reading it costs as much as the hook itself.
         """
         kept = min(elapsed_s, INTERRUPTED * self._usual_s) if self._usual_s else elapsed_s
         self._usual_s += SMOOTHING * (kept - self._usual_s) if self._usual_s else kept

@@ -1,7 +1,7 @@
 """Observe that an optimizer begins a step without the state that it should have.
 
 Comes in: an optimizer before and after each of its steps. Goes out: an event when it is gone.
-Promise:  at most a look at the size of a dict at each step; no tensor is read.
+Promise:  reads at most the size of a dict at each step, and no tensor.
 """
 
 from __future__ import annotations

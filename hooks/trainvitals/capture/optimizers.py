@@ -76,7 +76,8 @@ class Optimizers:
         self._scaler: torch.amp.GradScaler | None = None
         self._is_scaled = self._has_stepped = False
         self._clips: list[Clip] = []
-        # Id of an optimizer → a parameter, the number of gradients, and how often to trust them.
+        # Id of an optimizer → a parameter, the number of gradients, and for how many steps they
+        # hold.
         self._covering: dict[int, tuple[Tensor | None, int, int]] = {}
 
     def attach(self) -> None:

@@ -143,7 +143,7 @@ class Outputs:
             self._remote[row] = values
 
     def failed(self, watched: WatchedModule, error: Exception) -> None:
-        """Count an exception in a hook, and switch a module off that fails again and again."""
+        """Count an exception in a hook, and switch off a module that fails repeatedly."""
         probe = f"activations of {watched.name}"
         self._guard.failed(probe, error)
         if probe in self._guard.off:

@@ -1,7 +1,7 @@
 """Observe that float32 weights have only values of a half-precision type.
 
 Comes in: the parameters before a step. Goes out: one event, if the program rounds the weights.
-Promise:  a look at some entries of some tensors, in two steps of a run; nothing is changed.
+Promise:  reads some entries of some tensors, in two steps of a run, and changes nothing.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from trainvitals.structure.parameters import Parameter
 from trainvitals.wire import Event, EventKind, Record
 
 FULL_STEPS: Final = (8, 32)
-"""The full steps, counted from 0, before which the weights are looked at."""
+"""The full steps, counted from 0, before which the weights are read."""
 TENSORS_MAX: Final = 8
 ENTRIES_MAX: Final = 256
 NONZERO_MIN: Final = 16
-"""Least entries that are not 0: that so many end in zero bits by chance has a probability of
-2^(−13·16)."""
+"""Minimum number of entries that are not 0: all of them end in zero bits by chance with a
+probability of 2^(−13·16)."""
 _DROPPED_BITS: Final = {"bfloat16": 0xFFFF, "float16": 0x1FFF}
-"""The last bits of a float32 that the type does not have: 16 of bfloat16, 13 of float16."""
+"""The low bits of a float32 that the type does not have: 16 of bfloat16, 13 of float16."""
 
 
 class RoundedWeights:
-    """Emits an event the first time that all matrices looked at are rounded."""
+    """Emits an event the first time that all matrices that are read are rounded."""
 
     def __init__(self, emit: Callable[[Record], None]) -> None:
         self._emit = emit
         self._found = False
 
     def look(self, parameters: Sequence[Parameter], full_steps: int, step: int) -> None:
-        """Look at trained float32 matrices in the memory of the CPU, before step `step`."""
+        """Read trained float32 matrices in host memory, before step `step`."""
         if self._found or full_steps not in FULL_STEPS:
             return
         tensors = [p.tensor.detach() for p in parameters if _can_be_read(p.tensor)][:TENSORS_MAX]

@@ -39,7 +39,7 @@ def sample(x: Tensor, *, whole: int | None = None, entries: int = ENTRIES_MAX) -
         every = -(-x.numel() // entries)
         if every <= 1:
             break
-        # A stride without small factors does not meet the same column of every row.
+        # A stride without small factors does not select the same column of every row.
         while math.gcd(every, 30) > 1:
             every += 1
         x = x[(slice(None),) * dim + (slice(None, None, min(every, x.shape[dim])),)]
@@ -57,7 +57,7 @@ def moments(x: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
         low, high = torch.aminmax(x)
         std, mean = torch.std_mean(x, correction=0)
         return {"min": low, "max": high, "mean": mean, "std": std}
-    # Not x[keep]: its size depends on the values, so an accelerator would have to be waited for.
+    # Not x[keep]: its size depends on the values, which requires a wait for an accelerator.
     drop, count = ~keep, keep.sum()
     mean = x.masked_fill(drop, 0.0).sum() / count
     std = ((x - mean).masked_fill(drop, 0.0).square().sum() / count).sqrt()

@@ -327,7 +327,7 @@ def _completed(main: Criterion, seen: Seen) -> Criterion:
 
 
 def _readable(tensor: object) -> Tensor | None:
-    # The types of integers are none that the kernel measures.
+    # The kernel does not measure integer types.
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
         return None
     if tensor.is_nested or tensor.is_quantized or hasattr(tensor, "full_tensor"):

@@ -1,7 +1,7 @@
 """Copy the values of a step from devices to the host without waiting.
 
-On the CPU they are there at once. Otherwise all values of a step are concatenated on each device
-and copied to pinned memory that is kept; the step is emitted when the copies' events have
+On the CPU they are available at once. Otherwise all values of a step are concatenated on each
+device and copied to pinned memory that is kept; the step is emitted when the copies' events have
 completed, some steps later. The path for CUDA was never run on hardware.
 """
 
@@ -54,8 +54,8 @@ class _Waiting(NamedTuple):
 class Transfer:
     """A queue of steps in their order; `emit` is called with each one when it is complete.
 
-    `waiting` are the steps in the queue: nothing has to be submitted that needs no copy while it is
-    empty.
+    `waiting` are the steps in the queue. While it is empty, a step without remote values need not
+    be submitted.
     """
 
     def __init__(self) -> None:

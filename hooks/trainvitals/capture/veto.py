@@ -5,7 +5,7 @@ Goes out: an event for each such update; in the modes veto and stop, the optimiz
 Promise:  with the mode off nothing is read and nothing is changed.
 
 The decision is made where the optimizer steps, after the gradients were reduced over the ranks, so
-that all ranks of a data-parallel job decide the same without a communication of trainvitals.
+that all ranks of a data-parallel job decide the same without communication by trainvitals.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class UpdateGuard:
             self._emit(Event(step, time.time(), EventKind.NONFINITE_UPDATE, text))
 
     def after(self) -> None:
-        """Give the gradients back."""
+        """Restore the gradients."""
         hidden, self._hidden = self._hidden, []
         for parameter, gradient in hidden:
             parameter.grad = gradient

@@ -102,7 +102,7 @@ def _modes(model: nn.Module) -> Iterator[Finding]:
         for name, m in model.named_modules()
         if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
     ]
-    if model.training or norms:  # with such norms, the rule itself speaks
+    if model.training or norms:  # with such norms, the rule itself reports them
         return
     yield WrongTrainEvalMode().finding(
         severity=Severity.INFO,

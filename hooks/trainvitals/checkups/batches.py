@@ -83,7 +83,7 @@ def run(model: nn.Module, batch: object, loss: LossFunction | None) -> Pass:
 
 
 def prediction_of(output: object) -> Any:
-    """Return what a model's output predicts: a tensor, `.logits`, or the first tensor in it."""
+    """Return the prediction in a model's output: a tensor, `.logits`, or the first tensor in it."""
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else None

@@ -1,4 +1,4 @@
-"""What rules look at: the first steps, a thinned middle, and the newest steps of each stream.
+"""The input of the rules: the first steps, a thinned middle, and the newest steps of each stream.
 
 Comes in: records, through `History.add`, in the order of their steps.
 Goes out: arrays, one row for each step kept: `values(stream, statistic)`, `scalar(name)`.
@@ -35,7 +35,7 @@ Flags = npt.NDArray[np.bool_]
 FIRST_STEPS = 64
 """Frames kept from the start of a run: the initial state is evidence throughout the run."""
 STREAM_BYTES_MAX = 16 * 2**20
-"""What one stream's values may take, once it has more than 4 × FIRST_STEPS frames."""
+"""Maximum bytes of one stream's values, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
 EVENTS_MAX = 32
 """Frames with non-finite values that thinning keeps."""
@@ -72,8 +72,8 @@ class Series:
 class StreamFrames:
     """The frames of one stream under its newest layout.
 
-    Frames of an older layout are carried over by the names of places and statistics, so that a
-    layer added at step 1,000 does not erase what is known of the others.
+    Frames of an older layout are carried over by the names of places and statistics, so a layer
+    added at step 1,000 does not erase the values of the others.
     """
 
     layout: Layout
@@ -94,14 +94,14 @@ class StreamFrames:
 
     @property
     def rows_max(self) -> int:
-        """How many frames are kept before the middle is thinned."""
+        """Number of frames at which the middle is thinned."""
         row_bytes = 4 * max(1, len(self.layout.places) * len(self.layout.statistics))
         return int(np.clip(STREAM_BYTES_MAX // row_bytes, 4 * FIRST_STEPS, ROWS_MAX))
 
     def append(self, steps: Steps, values: Values) -> None:
-        """Add frames at the end; steps not newer than the last one replace what follows them.
+        """Append frames, after removing the stored frames from the first new step on.
 
-        A training that resumes from an earlier step takes its later steps back.
+        These exist only if the training resumed from an earlier step.
         """
         slice_rows = self.rows_max // 8  # _thin makes room for that many
         for at in range(0, len(steps), slice_rows):
@@ -123,9 +123,8 @@ class StreamFrames:
         self._used = need
 
     def _thin(self) -> None:
-        # The newest half stays as it is, and so do the first steps; of what lies between, as many
-        # as fill an eighth stay, evenly over the steps. So memory is bounded, there is room again,
-        # and the whole course of a long run stays visible.
+        # Keep the first steps, the newest half of `rows_max`, and of the steps between an eighth of
+        # `rows_max`, evenly spaced. Memory is bounded, and the whole course of a long run is kept.
         recent = self._used - self.rows_max // 2
         middle = self.steps[FIRST_STEPS:recent]
         wanted = np.linspace(middle[0], middle[-1], self.rows_max // 8)
@@ -140,9 +139,9 @@ class StreamFrames:
         self._used = kept
 
     def _events(self, start: int, stop: int) -> Flags:
-        """Return which frames of the middle hold a non-finite value: evidence that must stay.
+        """Return which frames of the middle contain a non-finite value, shape (frames,).
 
-        At most EVENTS_MAX of them, the oldest.
+        At most EVENTS_MAX of them, the oldest: they are kept as evidence.
         """
         columns = [
             self.values[: self._used, :, i] > 0
@@ -191,7 +190,7 @@ class StreamFrames:
 
 
 class History:
-    """The recent captured frames of a run, its first steps, and what is known about it."""
+    """The first and the recent captured frames of a run, and its facts and events."""
 
     def __init__(self) -> None:
         self.facts: dict[str, str | float] = {}
@@ -199,17 +198,17 @@ class History:
         self.events: list[Event] = []
         self.not_watched: dict[str, str] = {}
         self.dropped: list[Dropped] = []
-        """What did not reach the collector; known there only."""
+        """Records that did not reach the collector; known to the collector only."""
         self.ranks: dict[int, History] = {}
         """Rank → gradient norms and L2 norms of weights of other ranks, at some of their first and
         newest steps; known to the collector only."""
         self.is_lost = False
-        """The collector receives nothing any more, and no end of the run was reported."""
+        """Whether contact was lost: records stopped, and no end of the run was reported."""
         self.last_step = -1
         self._streams: dict[Stream, StreamFrames] = {}
 
     def add(self, record: Record) -> None:
-        """Take one record in. Frames of a layout that was never announced are left out."""
+        """Add one record. Frames whose layout was not announced are left out."""
         match record:
             case Frame():
                 self._add_frame(record)
@@ -230,7 +229,7 @@ class History:
                 self.dropped.append(record)
                 del self.dropped[:-1000]
             case _:
-                pass  # heartbeats and ends tell the collector, not the rules
+                pass  # rules do not read heartbeats and ends
 
     def _add_frame(self, frame: Frame) -> None:
         frames = self._streams.get(frame.stream)
@@ -246,7 +245,7 @@ class History:
         return max(0, self.last_step + 1 - int(start))
 
     def has(self, stream: Stream) -> bool:
-        """Whether at least one frame of `stream` is here."""
+        """Whether at least one frame of `stream` is stored."""
         return stream in self._streams and len(self._streams[stream].kept()[0]) > 0
 
     def places(self, stream: Stream) -> tuple[Place, ...]:

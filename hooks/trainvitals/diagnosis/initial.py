@@ -1,4 +1,4 @@
-"""The initial state of a run: the scale of its weights, and the loss it should start with.
+"""The initial state of a run: the scale of its weights, and the expected initial loss.
 
 Comes in: a history. Goes out: `weight_gains`, `now_of`, `initial_loss`.
 Promise:  pure; empty or None if the start of the run, the loss or the layer kind is unknown.

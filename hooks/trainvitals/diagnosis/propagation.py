@@ -1,4 +1,4 @@
-"""How the signal goes forward and the gradient goes back through a model before its training.
+"""Propagation of the signal and of the gradient through a model before its training.
 
 Comes in: the history of some passes. Goes out: one row per hidden layer, and the factors per layer.
 Source: Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232: ln S over the

@@ -42,17 +42,17 @@ class Rule(ABC):
     damages_loss: ClassVar[bool] = True
     """A finding is over only when the loss is back where it would be without the fault."""
     before_training: ClassVar[bool] = False
-    """The rule can judge a model from some forward and backward passes, without an update."""
+    """Whether the rule needs only some forward and backward passes, without an update."""
     permanent: ClassVar[bool] = False
     """A finding is a fact that later steps cannot undo: it is never resolved."""
     fix: ClassVar[str]
     """A PyTorch line that removes the cause; `check` may give a finding a more fitting one."""
     refuted_by: ClassVar[str] = ""
-    """What one would have to see for a finding of this rule to be wrong."""
+    """The observation that would refute a finding of this rule."""
 
     @abstractmethod
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield a finding for each place that has the disease at the history's last step."""
+        """Yield a finding for each place that has the fault at the history's last step."""
 
     @staticmethod
     @abstractmethod

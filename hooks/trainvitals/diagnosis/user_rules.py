@@ -1,6 +1,7 @@
 """Rules from other packages, by the entry-point group `trainvitals.rules`.
 
-Comes in: entry points, each the class of a rule. Goes out: the rules to run beside our own.
+Comes in: entry points, each the class of a rule. Goes out: the rules to run in addition to the
+          built-in ones.
 Promise:  a rule that cannot be used is replaced by a rule that reports this (TV954).
 """
 

@@ -33,7 +33,7 @@ HUBER_DELTA: Final = 1.345
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the alternatives. What is None is as for every other choice."""
+    """One of the alternatives. A field that is None is the same for all choices."""
 
     name: str
     initialiser: str | Callable[[nn.Module], object] | None = None

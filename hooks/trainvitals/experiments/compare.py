@@ -26,7 +26,7 @@ FALL_MIN: Final = 0.1
 
 
 class Verdict(NamedTuple):
-    """The winner, or those that are not told apart."""
+    """The winner, or the choices that the test does not distinguish."""
 
     best: str | None
     tied: tuple[str, ...]

@@ -279,8 +279,8 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     found = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     if len(found) < 2:
         raise ValueError(
-            f"seeds gives {max(0, len(found))} seeds; expected at least 2: without a second one, "
-            "chance cannot be told from a difference."
+            f"seeds gives {max(0, len(found))} seeds; expected at least 2: with one seed, "
+            "a difference cannot be distinguished from chance."
         )
     if not all(isinstance(s, int) and 0 <= s < 2**63 for s in found):
         raise ValueError(f"seeds is {seeds!r}; seeds are whole numbers, at least 0.")

@@ -25,7 +25,7 @@ class Journal:
     """The file of one experiment; it is created with the first outcome."""
 
     def __init__(self, path: str | Path, job: Job) -> None:
-        """Raises ValueError if the file belongs to another experiment or is no such file."""
+        """Raises ValueError if the file belongs to another experiment or is not a journal."""
         self.path = Path(path)
         self._description = description_of(job)
         self.outcomes: dict[tuple[str, int], Outcome] = {}

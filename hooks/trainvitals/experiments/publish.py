@@ -58,7 +58,7 @@ def send(result: Result, name: str, *, collector: str | None, project: str | Non
 
 
 def experiment_of(result: Result) -> Experiment:
-    """Return what a collector keeps of a result."""
+    """Return the part of a result that a collector stores."""
     groups = {
         row.choice: [o for o in result.outcomes if o.choice == row.choice] for row in result.rows
     }

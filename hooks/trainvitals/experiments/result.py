@@ -98,8 +98,8 @@ class Result:
         """Send the result to a collector, as one run with the tag `experiment`; return its id.
 
         The dashboard's page Experiments shows it. `collector` and `project`: None for those of the
-        settings. What the collector does not take within five seconds is kept on disk and sent by a
-        later run, as for every run.
+        settings. Batches that the collector does not accept within five seconds are kept on disk
+        and sent by a later run, as for every run.
 
         Raises ValueError without a collector, or for a name or URL that is not valid.
         """

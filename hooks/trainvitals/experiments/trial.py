@@ -96,7 +96,7 @@ class Job:
 
 
 def run_trial(job: Job, choice: Choice, seed: int) -> Outcome:
-    """Train once, and once more on corrupted targets if the robustness is asked for.
+    """Train once, and again on corrupted targets if the robustness is measured.
 
     Changes the global random states. A training that diverges is an outcome without a metric.
     Raises ValueError, with the choice and the seed, if the user's code fails.

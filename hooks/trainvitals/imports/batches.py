@@ -18,7 +18,7 @@ from trainvitals.wire import Batch, Frame, Layout, Place, Record, RunEnd, RunSta
 from trainvitals.wire.sanitise import sanitised
 
 IMPORT: Final = "import"
-"""Key of the run's configuration that says where the values are from."""
+"""Key of the run's configuration that names the source of the values."""
 TAG: Final = "imported"
 _VALUES: Final = BATCH_VALUES
 """Values of one batch, unless a single step has more."""
@@ -124,7 +124,7 @@ def _records(pages: Iterable[Page]) -> Iterator[Record]:
         known = newest.get(page.stream)
         if known is None or not _is_of(known, page):
             version = 0 if known is None else known.version + 1
-            # The places as they are: the names of a stored run are storable.
+            # The places are not changed: the names of a stored run are storable.
             named = tuple(map(Place, page.places))
             known = newest[page.stream] = Layout(page.stream, version, page.statistics, named)
             yield known

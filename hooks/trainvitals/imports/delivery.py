@@ -22,7 +22,7 @@ _STARTS_MAX: Final = 1000
 
 
 class NotDelivered(Exception):  # noqa: N818 - a state of the delivery
-    """The collector did not take all batches; `rows` were stored before."""
+    """The collector did not accept all batches; `rows` were stored before."""
 
     def __init__(self, message: str, rows: int, *, refused: bool) -> None:
         super().__init__(message)

@@ -37,7 +37,7 @@ class Opened:
 def opened(paths: Sequence[Path], form: str, loss: str) -> Opened:
     """Open a file, or the event files of one run.
 
-    `form` is csv, jsonl or parquet, or "" to tell it by the name; `loss` is the name of the
+    `form` is csv, jsonl or parquet, or "" to derive it from the name; `loss` is the name of the
     training loss in a file of another tool.
 
     Raises:

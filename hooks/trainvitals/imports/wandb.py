@@ -48,7 +48,7 @@ def scalars_of(path: Path, loss: str) -> tuple[Scalars, dict[str, Any]]:
         raise NotInstalled("Files of W&B are decoded by its package: pip install wandb.") from error
     content = path.read_bytes()
     if not content.startswith(_MAGIC):
-        raise BadFile(f"{path} does not begin as a run of W&B.")
+        raise BadFile(f"{path} does not begin like a run of W&B.")
     found, config = Scalars(loss), {}
     for blob in records(content, found):
         record = wandb_internal_pb2.Record()

@@ -1,4 +1,4 @@
-"""The losses on which `backward` is called, for programs whose loss is not seen otherwise.
+"""The losses on which `backward` is called, for programs whose loss is not observed otherwise.
 
 Comes in: calls of torch.autograd.backward and GradScaler.scale. Goes out: the loss, before it was
 scaled, to a function.
@@ -59,7 +59,8 @@ class Backwards:
         self._wrap(torch.amp.GradScaler, "scale", result=self._was_scaled)
 
     def remove(self) -> None:
-        """Give torch its functions back, where nobody else replaced them since. Safe twice."""
+        """Restore torch's functions, unless other code has replaced them since. Safe to call
+        twice."""
         self._receive = lambda _: None
         for owner, name, replaced in self._wrapped:
             if getattr(owner, name) is replaced:

@@ -1,4 +1,4 @@
-"""What several integrations record in the same way."""
+"""Functions that several integrations share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def attached(attach: Callable[[], None]) -> None:
 
 
 def watched(model: Any, optimizer: Any, **options: Any) -> Monitor:
-    """Watch a training; close as failed what a callback left attached to its model or optimizer.
+    """Watch a training; close as failed a monitor that is still attached to its model or optimizer.
 
     Not every framework reports an exception to its callbacks.
     """

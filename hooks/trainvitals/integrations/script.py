@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("trainvitals")
 
 ATTEMPTS_MAX = 64
-"""Number of backward calls without a model after which none is searched any more."""
+"""Number of backward calls without a model after which the search ends."""
 
 
 class Unasked:
     """Attaches one Monitor to the first training of this process; `monitor` is None before.
 
-    `options` are given to `watch`. A program that calls `watch` itself is left to it.
+    `options` are given to `watch`. A program that calls `watch` itself is not watched a second
+    time.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:

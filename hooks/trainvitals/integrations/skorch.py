@@ -21,7 +21,7 @@ from trainvitals.monitor import Monitor
 MODULES: Final = ("module", "criterion", "optimizer")
 """Parameters of a net that name classes; their own parameters have the prefix `<name>__`."""
 CHECKPOINT: Final = "event_cp"
-"""The entry of the history in which skorch's `Checkpoint` notes that it saved."""
+"""The entry of the history in which skorch's `Checkpoint` records that it saved."""
 
 
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stubs
@@ -90,7 +90,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
 
 
 def usual_criterion(net: Any) -> nn.Module | None:
-    """Return the criterion, if the net's loss is what it returns; None if the net has its own way.
+    """Return the criterion if the net's loss is its result; None if the net overrides `get_loss`.
 
     A class that overrides `get_loss` may add terms: what it trains with is seen at `backward`.
     """

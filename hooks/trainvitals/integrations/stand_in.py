@@ -75,7 +75,7 @@ class StandIn(torch.optim.Optimizer):
         return self._update()
 
     def remove(self) -> None:
-        """Give the object its own method back. Safe to call twice."""
+        """Restore the object's own method. Safe to call twice."""
         if self._owner.__dict__.get(self._name) is self._replaced:
             del self._owner.__dict__[self._name]
         self._update = lambda: None

@@ -1,4 +1,4 @@
-"""The flight recorder: the last steps of a run, written to a file when something goes wrong.
+"""The flight recorder: the last steps of a run, written to a file after a fault.
 
 Comes in: the records of the capture, sample indices, losses per sample, random states.
 Goes out: at most three bundles per run (bundle.py), written by a background thread.

@@ -1,4 +1,4 @@
-"""Observe which samples a DataLoader puts into each batch, without a change to it.
+"""Observe which samples a DataLoader puts into each batch, without changing it.
 
 Comes in: a DataLoader. Goes out: an iterable over the same batches, and the sample indices of each.
 Promise:  the DataLoader is not changed; its sampler, its generator and its workers draw the same

@@ -184,7 +184,7 @@ class Recorder:
         return observed
 
     def finding_opened(self, finding: Finding) -> None:
-        """Note a finding; called in the thread of the diagnosis."""
+        """Store a finding; called in the thread of the diagnosis."""
         key = (finding.code, finding.where)
         if finding.severity is not Severity.INFO and key not in self._reported:
             self._reported.add(key)

@@ -45,7 +45,7 @@ def recommend_loss(
 
     Whole numbers are class indices, floats are quantities; zeros and ones are binary, in several
     columns labels; rows with a single 1 are classes. `predictions`, in the form the loss would get
-    them, decide what the targets alone leave open; the tails are then those of the residuals.
+    them, decide what the targets alone do not determine; the tails are then those of the residuals.
     `ordered`: the classes have an order (ratings), and the model predicts a logit per threshold.
 
     `goal`: "accuracy" weights rare classes and bounds heavy tails where the data need it;

@@ -1,4 +1,4 @@
-"""The bias of a model's head from the targets: the output is right on average at the first step.
+"""The bias of a model's head from the targets: the mean output is correct at the first step.
 
 Sources: Karpathy, "A Recipe for Training Neural Networks", 2019; Lin et al. 2017, arXiv:1708.02002
 (prior of a focal loss's bias).

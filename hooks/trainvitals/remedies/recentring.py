@@ -1,4 +1,4 @@
-"""Take the common offset out of a drifted bias, where the model's function stays the same.
+"""Remove the common offset of a drifted bias where this does not change the model's function.
 
 | what follows directly | what is subtracted | where it goes |
 |---|---|---|
@@ -49,7 +49,8 @@ class Recentred:
     rms_before: float
     rms_after: float
     into: str
-    """Where the offset went: running_mean | next bias | nothing; "" if the bias was left."""
+    """Destination of the offset: running_mean | next bias | nothing; "" if the bias is
+    unchanged."""
     reason: str
 
 
@@ -88,7 +89,7 @@ class _Move:
     into: str
     reason: str
     carrier: Tensor | None = None
-    """The tensor that takes the offset up."""
+    """The tensor to which the offset is added."""
     carried: Tensor | None = None
     """What is added to it."""
 
@@ -128,7 +129,9 @@ def recentre(
                 f"{', '.join(layers) or 'none'}."
             )
     if batch is not None and not keep_function:
-        raise ValueError("batch= checks that the function stays; keep_function=False changes it.")
+        raise ValueError(
+            "batch= checks that the function is unchanged; keep_function=False changes it."
+        )
     outputs = _outputs(model, batch)
     before = {key: value.clone() for key, value in model.state_dict().items()} if outputs else {}
     followers = followers_of(model)
@@ -191,7 +194,11 @@ def _move(layer: Any, follower: Any, tied: set[int], *, keep_function: bool) -> 
     is_softmax = isinstance(follower, (nn.Softmax, nn.LogSoftmax)) and follower.dim == -1
     if is_softmax and isinstance(layer, nn.Linear):
         return _Move(bias.mean().expand_as(bias), "nothing", "softmax ignores an offset")
-    what = f"{type(follower).__name__} follows" if follower is not None else "what follows is open"
+    what = (
+        f"{type(follower).__name__} follows"
+        if follower is not None
+        else "the next operation is unknown"
+    )
     if keep_function:
         return _Move(None, "", f"left, the function would change: {what}")
     return _Move(bias.mean().expand_as(bias), "nothing", f"the function changed: {what}")

@@ -1,4 +1,4 @@
-"""Run a model without a trace: eval mode, no gradients, random state restored."""
+"""Run a model without side effects: eval mode, no gradients, random state restored."""
 
 from __future__ import annotations
 

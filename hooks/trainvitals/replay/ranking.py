@@ -1,4 +1,4 @@
-"""Order the samples of a step: the one that most likely did the damage is first."""
+"""Order the samples of a step by how likely each caused the fault."""
 
 from __future__ import annotations
 

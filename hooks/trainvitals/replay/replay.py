@@ -37,7 +37,7 @@ class ReplayError(ValueError):
 
 
 class Replay(msgspec.Struct, kw_only=True):
-    """What a replayed step showed."""
+    """The result of a replayed step."""
 
     run: str
     step: int

@@ -149,7 +149,7 @@ class Places:
     """The first place of each row at which it is not finite; a place where all rows are is none.
 
     A layer that mixes the samples, such as batch norm, spreads one bad row to all. The places
-    before it name the row; it and the places after it are not looked at.
+    before it name the row; it and the places after it are ignored.
     """
 
     def __init__(self, count: int) -> None:
@@ -159,7 +159,7 @@ class Places:
         self._is_mixed = False
 
     def saw(self, place: str, value: object) -> None:
-        """Look at the rows of a value."""
+        """Record the rows of a value that are not finite."""
         if place not in self.order:
             self.order.append(place)
         if self._is_mixed:
@@ -177,7 +177,7 @@ class Places:
 
     @contextmanager
     def observing(self, model: nn.Module) -> Any:
-        """Look at the outputs of all modules while the block runs."""
+        """Observe the outputs of all modules while the block runs."""
 
         def hook_of(name: str) -> Callable[..., None]:
             return lambda _module, _args, output: self.saw(name, output)

@@ -179,7 +179,7 @@ def test_the_offset_is_taken_out_and_the_function_stays(layers, shape, into, lef
     ("layers", "reason"),
     [
         ((nn.Linear(8, 8), nn.ReLU()), "ReLU follows"),
-        ((nn.Linear(8, 8),), "what follows is open"),
+        ((nn.Linear(8, 8),), "the next operation is unknown"),
         ((nn.Linear(8, 8), nn.Linear(8, 8, bias=False)), "Linear follows"),
         ((nn.Linear(8, 8), nn.Dropout(0.5), nn.LayerNorm(8)), "Dropout follows"),
     ],

@@ -1,4 +1,4 @@
-"""The door for batches: what is good is acknowledged, all else is a 4xx and leaves nothing."""
+"""The ingest route acknowledges valid batches; any other gets a 4xx, and nothing is stored."""
 
 import gzip
 import socket

@@ -1,4 +1,4 @@
-"""The dashboard has no door through which a name could become HTML or code."""
+"""The dashboard uses no function that could interpret a name as HTML or code."""
 
 import ast
 import re
@@ -14,17 +14,17 @@ BOARD = PACKAGE / "parts" / "board.py"
 """The one file that may load a component: our own script from the wheel."""
 SCRIPTS = sorted((Path(__file__).parents[2] / "dashboard" / "board" / "src").glob("*.js"))
 HTML = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function")
-DOORS = {"html", "iframe", "components", "component", "declare_component", "write", "help"}
-"""Of `st`: raw HTML, foreign code, and what guesses how to show a value."""
+UNSAFE = {"html", "iframe", "components", "component", "declare_component", "write", "help"}
+"""Attributes of `st` that show raw HTML, run other code, or choose how to show a value."""
 
 
-def doors(source: str) -> list[str]:
+def unsafe_uses(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.keyword(arg="unsafe_allow_html"):
                 found.append("unsafe_allow_html")
-            case ast.Attribute(value=ast.Name(id="st"), attr=attribute) if attribute in DOORS:
+            case ast.Attribute(value=ast.Name(id="st"), attr=attribute) if attribute in UNSAFE:
                 found.append(f"st.{attribute}")
             case ast.ImportFrom(module=str(module)) if "components" in module:
                 found.append(module)
@@ -34,8 +34,8 @@ def doors(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_file_opens_one(path):
-    found = doors(path.read_text())
+def test_no_file_uses_one(path):
+    found = unsafe_uses(path.read_text())
     if path == BOARD:
         found = [name for name in found if not name.startswith("streamlit.components.v2")]
     assert found == []
@@ -60,8 +60,8 @@ def test_the_lint_reads_the_board():
         "eval(name)",
     ],
 )
-def test_the_lint_sees_each_door(sick):
-    assert doors(sick)
+def test_the_lint_finds_each_unsafe_use(sick):
+    assert unsafe_uses(sick)
 
 
 def test_there_is_no_magic_pages_folder():
