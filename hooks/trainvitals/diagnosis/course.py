@@ -33,7 +33,7 @@ EXPLOSION = 5.0
 """Within the first ten losses, a loss above this multiple of the first is an explosion."""
 RECOVERY = 0.3
 """Share of the initial loss: a run with a fault from the start has recovered after this fall."""
-CONSTANT_STEPS, CONSTANT_SHARE = 150, 0.9
+CONSTANT_STEPS, CONSTANT_SHARE = 150, 0.95
 """For losses with more noise than `NOISE_MAX`: minimum steps, and share of a constant's loss."""
 TARGET_DRIFT_MAX = 0.15
 """Logarithm of the RMS of the targets now over that at the start."""
@@ -139,7 +139,7 @@ class Course:
     def at_constant(self) -> bool:
         """Whether the loss stays at that of the best constant prediction, where noise hides more.
 
-        After 150 steps, the mean of the newer half is at 90 % of it or above, and there is no
+        After 150 steps, the mean of the newer half is at 95 % of it or above, and there is no
         downward trend since the start. Not for targets that grew or shrank, as bootstrapped ones.
         """
         values = self.loss.values.astype(np.float64)

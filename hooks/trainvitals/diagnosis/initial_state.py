@@ -36,7 +36,7 @@ def initial_state(
     chi = chi_of([layer.S for layer in deep])
     return Checkup(
         batches=int((steps <= FIRST_STEP_MAX).sum()),
-        initialisers=dict(_of_event(history) if initialisers is None else initialisers),
+        initialisers=dict(identified(history) if initialisers is None else initialisers),
         propagation=layers,
         chi=chi,
         gradient_chi=chi_of([layer.gradient_rms or 0.0 for layer in reversed(deep)]),
@@ -46,7 +46,8 @@ def initial_state(
     )
 
 
-def _of_event(history: History) -> dict[str, Initialiser]:
+def identified(history: History) -> dict[str, Initialiser]:
+    """Return the initialisers that were recognised at the start, by the parameter's name."""
     found: dict[str, Initialiser] = {}
     for event in history.events:
         if event.kind == EventKind.INITIALISERS:

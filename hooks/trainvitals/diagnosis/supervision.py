@@ -149,7 +149,7 @@ def loss_of_constant(history: History) -> float | None:
 
     For a cross entropy, the entropy of the class frequencies in nats (ln C before the first
     histogram of the targets); for a squared error, the variance of the targets; for a binary cross
-    entropy, the entropy of the mean target, which is an upper bound for several labels.
+    entropy of one label for each sample, the entropy of the mean target.
     """
     kind = only_loss(history)
     if kind is None or len(kind.kinds) != 1:
@@ -157,9 +157,8 @@ def loss_of_constant(history: History) -> float | None:
     if kind.kinds[0] == "MSELoss":
         deviation = history.scalar(Scalar.TARGET_STD).finite().values
         return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
-    if kind.kinds[0] in ("BCELoss", "BCEWithLogitsLoss"):
-        share = history.scalar(Scalar.TARGET_MEAN).finite().values
-        return entropy_of(float(share.mean())) or None if len(share) else None
+    if kind.kinds[0] in _BINARY_LOSSES:
+        return _binary(history) if math.prod(kind.target_shape[1:]) == 1 else None
     if kind.kinds[0] not in ("CrossEntropyLoss", "NLLLoss"):
         return None
     histograms = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
@@ -178,12 +177,15 @@ def entropy_of(share: float) -> float:
 
 
 def usual_loss_of_constant(history: History) -> float | None:
-    """Return `loss_of_constant`, for an absolute or a Huber loss that of normal targets.
+    """Return `loss_of_constant`, or a value that is right for usual targets.
 
-    With δ = 1, as in a smooth L1 loss. For targets with heavy tails the loss of the best constant
-    is lower.
+    For an absolute or a Huber loss (δ = 1, as in a smooth L1 loss), that of normal targets: with
+    heavy tails it is lower. For several binary labels, the entropy of the mean target: for labels
+    of different frequencies it is lower.
     """
     kind = only_loss(history)
+    if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in _BINARY_LOSSES:
+        return _binary(history)
     if kind is None or kind.kinds not in _DISTANCES:
         return loss_of_constant(history)
     deviation = history.scalar(Scalar.TARGET_STD).finite().values
@@ -195,6 +197,12 @@ def usual_loss_of_constant(history: History) -> float | None:
     return float(np.where(errors < 1, 0.5 * errors**2, errors - 0.5).mean())
 
 
+def _binary(history: History) -> float | None:
+    share = history.scalar(Scalar.TARGET_MEAN).finite().values
+    return entropy_of(float(share.mean())) or None if len(share) else None
+
+
+_BINARY_LOSSES = ("BCELoss", "BCEWithLogitsLoss")
 _DISTANCES = (("L1Loss",), ("SmoothL1Loss",), ("HuberLoss",))
 _NORMAL = np.array([abs(NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)])
 """Magnitudes of a standard normal variable: 200 quantiles."""

@@ -237,3 +237,66 @@ def test_a_rate_that_saturates_the_output_is_the_cause_of_the_missing_signal(rat
             optimizer.step()
     headline = monitor.diagnosis().headline
     assert (headline.rule if headline else "") == ("learning_rate_too_high" if rate > 0.1 else "")
+
+
+@pytest.mark.parametrize(
+    ("norm", "factor", "found"),
+    [
+        (nn.BatchNorm1d, 1e-4, True),
+        (nn.BatchNorm1d, 40.0, False),
+        (nn.LayerNorm, 1000.0, True),
+        (nn.LayerNorm, 1.0, False),
+    ],
+)
+def test_the_scale_of_inputs_before_a_norm_counts_where_the_norm_does_not_remove_it(
+    norm, factor, found
+):
+    inputs, labels = two_sides()
+    model = layers(16, 64, 32, 1, norm=norm)
+    batches = random_batches(factor * inputs, labels)
+    loss = F.binary_cross_entropy_with_logits
+    assert ("unnormalised_input" in alarms(model, adam(model), loss, batches, steps=30)) == found
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_one_input_for_all_samples_is_found_behind_a_norm_and_a_dropout(factor):
+    inputs, labels = two_sides()
+    model = nn.Sequential(
+        nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 1)
+    )
+    batches = random_batches(factor * inputs, labels)
+    found = alarms(model, adam(model), F.binary_cross_entropy_with_logits, batches, steps=40)
+    assert ("constant_or_duplicate_input" in found) == (factor == 0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_huber_loss_that_is_maximised_is_found(sign):
+    inputs = torch.randn(2000, 8)
+    targets = inputs[:, :1] - inputs[:, 1:2]
+    model = layers(8, 32, 1)
+
+    def loss(output, target):
+        return sign * F.smooth_l1_loss(output, target)
+
+    found = alarms(model, adam(model), loss, random_batches(inputs, targets), steps=60)
+    assert ("loss_task_mismatch" in found) == (sign < 0)
+
+
+@pytest.mark.parametrize(("std", "found"), [(0.02, True), (5 / 3 / 32**0.5, False)])
+def test_tanh_layers_that_let_nothing_through_are_found_at_the_start(std, found):
+    model = layers(64, *[32] * 10, 10, activation=nn.Tanh)
+    for layer in linears(model)[:-1]:
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    rules = alarms(model, adam(model, 1e-3), F.cross_entropy, random_batches(*digits()), steps=40)
+    assert ("init_activation_mismatch" in rules) == found
+
+
+@pytest.mark.parametrize("only_head", [True, False])
+def test_a_front_part_as_kaiming_left_it_is_no_frozen_backbone(only_head):
+    model = layers(64, 40, 40, 40, 10)
+    for layer in linears(model):
+        nn.init.kaiming_normal_(layer.weight)
+    trained = linears(model)[-1] if only_head else model
+    found = alarms(model, adam(trained), F.cross_entropy, random_batches(*digits()))
+    assert ("parameter_not_updated" in found) == only_head

@@ -121,6 +121,10 @@ class ConstantOrDuplicateInput(Rule):
         if not called or any(p.depth < 0 for p in called):
             return None
         first = min(called, key=lambda p: p.depth)
+        low, high = (history.scalar(n).values for n in (Scalar.INPUT_MIN, Scalar.INPUT_MAX))
+        n = self.observations_input
+        if len(low) >= n and len(low) == len(high) and (low[:n] == high[:n]).all():
+            return first if len(np.unique(low[:n])) == 1 else None
         size = history.series(Stream.WEIGHT, Stat.L2, weights[first.module].name).values[:1]
         spread, mean = (
             history.series(Stream.ACTIVATION, s, first.name)

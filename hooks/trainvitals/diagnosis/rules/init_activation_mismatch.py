@@ -14,7 +14,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
@@ -114,6 +114,9 @@ class InitActivationMismatch(Rule):
     measured_max: float = threshold(
         14.0, "The same of a signal that shrinks; above it, other rules warn of the consequence."
     )
+    extreme_min: float = threshold(
+        27.0, "The same, from which a signal that shrinks is a warning until the loss has fallen."
+    )
     loss_ratio_max: float = threshold(
         2.0, "First loss relative to that of no knowledge, for a signal that grows."
     )
@@ -176,6 +179,8 @@ class InitActivationMismatch(Rule):
         course, start = Course(history), initial_loss(history)
         if measured > 0 and start is not None:
             return start.seen > self.loss_ratio_max * start.expected
+        if measured < -self.extreme_min and course.known and len(course.loss) > 1:
+            return not course.converged and not course.learned(share=RECOVERY)
         late = course.known and len(course.loss) >= self.steps_min
         late = late and measured > -self.measured_max
         return late and not course.converged and not course.learned()

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
@@ -75,6 +75,9 @@ class InitScaleTooSmall(Rule):
 
     signal_ratio_min: float = threshold(
         1e-3, "S of the deepest hidden layer relative to the first; fires below this value."
+    )
+    signal_ratio_nothing: float = threshold(
+        1e-6, "The same ratio; a warning below it until the loss has fallen by 30 %."
     )
     sensitivity_min: float = threshold(
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
@@ -221,6 +224,9 @@ class InitScaleTooSmall(Rule):
         )
         late = history.steps_seen >= self.steps_min and steps[-1] >= self.steps_late
         lasting = still and late and not course.learned()
+        # So little signal that the first layers have no gradient.
+        nothing = ratio[-1] < self.signal_ratio_nothing and course.known and len(course.loss) > 1
+        lasting |= nothing and not course.converged and not course.learned(share=RECOVERY)
         place = places[rows[int(alive[int(np.argmax(blind))])]]
         yield self.finding(
             severity=Severity.WARNING if lasting else Severity.INFO,

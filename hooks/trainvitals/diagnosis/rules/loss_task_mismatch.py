@@ -25,6 +25,7 @@ from trainvitals.diagnosis.supervision import (
     only_loss,
     output_module,
 )
+from trainvitals.diagnosis.wrong_sign import wrong_sign
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 BROADCAST: Final = "prediction_and_target_broadcast"
@@ -65,7 +66,8 @@ class LossTaskMismatch(Rule):
       each prediction with each target, in a B × B matrix.
     - A squared or absolute error between the outputs of several classes and class numbers.
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
-      30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one.
+      30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one. A
+      squared or absolute error that is always negative and has doubled.
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
@@ -102,6 +104,7 @@ class LossTaskMismatch(Rule):
     log_probability_min: float = threshold(
         -50.0, "Log-probability of a softmax and a log in two steps; fires below this value."
     )
+    growth_min: float = threshold(2.0, "Growth of a negative squared or absolute error.")
     size_tolerance: float = threshold(
         0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
     )
@@ -309,36 +312,13 @@ class LossTaskMismatch(Rule):
 
     def _negative(self, history: History) -> _Mismatch | None:
         only = only_loss(history)
-        if only is None or len(only.kinds) != 1:
-            return None
-        binary = only.kinds[0] in _BINARY
-        if not binary and (only.kinds[0] != "CrossEntropyLoss" or only.classes < 2):
-            return None
-        loss = history.scalar(Scalar.LOSS).finite()
-        uniform = math.log(2 if binary else only.classes)
-        first = loss.values[: self.observations]
-        if len(first) < self.observations or not (loss.values < 0).all():
-            return None
-        # A policy gradient is negative too, but its advantages are not all near -1.
-        if not (np.abs(first / -uniform - 1) <= self.sign_tolerance).all():
-            return None
-        return _Mismatch(
-            only.step,
-            f"the cross entropy has the wrong sign: the loss started at {number(float(first[0]))}",
-            at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus"),
-            (
-                Evidence(
-                    quantity="loss at the start",
-                    seen=float(first[0]),
-                    limit=0.0,
-                    direction="below",
-                    healthy=(0.0, None),
-                    text="a cross entropy is not negative",
-                    statistic=Scalar.LOSS,
-                ),
-                Evidence(quantity="ln(classes)", seen=uniform),
-            ),
+        shown = only and wrong_sign(
+            history, only, self.observations, self.sign_tolerance, self.growth_min
         )
+        if not only or not shown:
+            return None
+        fix = at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus")
+        return _Mismatch(only.step, shown.text, fix, shown.evidence)
 
     @staticmethod
     def sick() -> History:

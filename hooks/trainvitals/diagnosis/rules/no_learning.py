@@ -76,6 +76,11 @@ class NoLearning(Rule):
         "Minimum number of finished steps of a recurrent network: its loss often stays level at "
         "first, until the gradient through time finds the cue.",
     )
+    plan_share_early: float = threshold(
+        0.6,
+        "Share of the planned steps after which other networks are judged, if that is later than "
+        "`steps_min`: a loss can stay level for a while before it falls.",
+    )
     plan_share: float = threshold(
         0.75, "Share of the planned steps after which a recurrent network is judged, 0 to 1."
     )
@@ -145,7 +150,8 @@ class NoLearning(Rule):
 
     def _steps_min(self, history: History) -> float:
         if not is_recurrent(history):
-            return self.steps_min
+            planned = self.plan_share_early * (history.total_steps or 0)
+            return min(max(self.steps_min, planned), self.steps_min_recurrent)
         planned = self.plan_share * (history.total_steps or math.inf)
         return max(self.steps_min, min(self.steps_min_recurrent, planned))
 

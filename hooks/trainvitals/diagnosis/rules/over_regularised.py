@@ -17,7 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
-from trainvitals.diagnosis.supervision import largest_loss, loss_of_constant
+from trainvitals.diagnosis.supervision import largest_loss, usual_loss_of_constant
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _LESS_DROPOUT: Final = at(
@@ -112,7 +112,7 @@ class OverRegularised(Rule):
 
     def _penalty(self, history: History) -> Iterator[Finding]:
         """Yield a finding if a penalty in the loss shrinks the weights and outweighs the data."""
-        course, constant = Course(history), loss_of_constant(history)
+        course, constant = Course(history), usual_loss_of_constant(history)
         if not constant or not course.known or len(course.loss) < self.steps_min_penalty:
             return
         explained = largest_loss(history)
@@ -175,7 +175,7 @@ class OverRegularised(Rule):
             return None
         if len(course.loss) < self.steps_min_dropout:
             return None
-        constant, now = loss_of_constant(history) or float("nan"), course.now(20)
+        constant, now = usual_loss_of_constant(history) or float("nan"), course.now(20)
         if now <= self.constant_share * constant:
             return None
         known = not np.isnan(constant)

@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial_state import identified
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, median
@@ -22,6 +23,8 @@ from trainvitals.wire import Place, Stat, Stream
 
 UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
 """Statistics of a weight that stay equal from frame to frame while the weight is not updated."""
+_UNNAMED = frozenset({"unknown", "normal", "truncated_normal", "uniform"})
+"""Names of initialisers that trained weights can have too."""
 ROUNDING = 1e-5
 
 
@@ -82,6 +85,9 @@ class ParameterNotUpdated(Rule):
         0.5, "Share of all entries above which an unchanged front part counts as a frozen backbone."
     )
 
+    matrices_min: int = threshold(
+        3, "Unchanged matrices that all fit a named initialiser; one can fit by chance."
+    )
     entries_min: int = threshold(64, "Entries of a matrix whose initialisation is recognised.")
     untrained_share: float = threshold(
         0.5, "Share of the entries of an unchanged front part that are as they were initialised."
@@ -211,7 +217,7 @@ class ParameterNotUpdated(Rule):
             fixed_backbone = entries > self.backbone_share * everything
             if not fixed_backbone:
                 return Severity.WARNING
-            if self._untrained(history, missing):
+            if self._untrained(history, missing) or self._as_initialised(history, missing):
                 return Severity.ERROR
             course = Course(history)
             # A backbone is fixed on purpose when its features are good: then the head learns.
@@ -246,6 +252,17 @@ class ParameterNotUpdated(Rule):
             found = (largest <= 1 + ROUNDING) & (largest >= 1 - self.uniform_tolerance)
             uniform |= found & (np.abs(std / bound * math.sqrt(3) - 1) <= self.uniform_tolerance)
         return float(entries[uniform].sum()) > self.untrained_share * float(entries.sum())
+
+    def _as_initialised(self, history: History, places: Sequence[Place]) -> bool:
+        """Whether all matrices have the scale and the distribution of a named initialiser."""
+        known = identified(history)
+        matrices = [
+            p
+            for p in places
+            if p.kind == "weight" and len(p.shape) >= 2 and math.prod(p.shape) >= self.entries_min
+        ]
+        names = [known[p.name].name if p.name in known else "unknown" for p in matrices]
+        return len(matrices) >= self.matrices_min and not _UNNAMED & {*names}
 
     def _since(self, history: History, place: Place) -> int:
         if not place.optimized:

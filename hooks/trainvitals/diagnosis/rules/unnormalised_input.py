@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,8 @@ class UnnormalisedInput(Rule):
     their bias is a sum over time that can cancel.
     Before a normalisation layer, and elsewhere too: a feature of a table whose RMS is above 10 and
     more than 1,000 times that of the median feature; an input with a mean beyond ±10 that is more
-    than 20 times its standard deviation. The scale of all inputs together is not judged there.
+    than 20 times its standard deviation; an input with a norm below 0.05, which the normalisation's
+    ε hides. Large inputs are judged before a LayerNorm or RMSNorm, not before a BatchNorm.
     ## Why it matters
     The curvature of the loss along the first layer's weights grows with the square of the inputs:
     at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
@@ -116,41 +117,49 @@ class UnnormalisedInput(Rule):
             yield found
 
     def _by_input(self, history: History) -> Iterator[Finding]:
-        """Yield a finding for one huge feature, or for a mean that hides the differences."""
+        """Yield a finding for what the measured input shows, whatever follows the first layer."""
         place = _first_called(history)
         if place is None:
             return
         largest, spread, mean, std = (_first(history, name) for name in _MEASURED)
+        rms, fan_in = math.hypot(mean, std), _fan_in_before_norm(history, place)
+        norm = rms * math.sqrt(fan_in)
+
+        def found(text: str, *evidence: Evidence) -> Finding:
+            return self._finding(history, place.name, f"Unnormalised input: {text}.", *evidence)
+
         if spread > self.feature_ratio and largest > self.rms_max:
-            yield self._finding(
-                history,
-                place.name,
-                f"Unnormalised input: the largest feature has an RMS of {number(largest)}, "
-                f"{times(spread)} that of the median feature.",
-                Evidence(
-                    quantity="RMS of the largest feature over that of the median one",
-                    seen=spread,
-                    limit=self.feature_ratio,
-                    direction="above",
-                    healthy=(1.0, 100.0),
-                    statistic=Scalar.INPUT_FEATURE_SPREAD,
+            yield found(
+                f"the largest feature has an RMS of {number(largest)}, {times(spread)} that of the "
+                "median feature",
+                _limit(
+                    "RMS of the largest feature over that of the median one",
+                    spread,
+                    self.feature_ratio,
+                    (1.0, 100.0),
                 ),
                 Evidence(quantity="RMS of the largest feature", seen=largest),
             )
         elif std > 0 and abs(mean) > max(self.rms_max, self.offset_ratio * std):
-            yield self._finding(
-                history,
-                place.name,
-                f"Unnormalised input: the mean of the inputs is {number(mean)}, and they differ by "
-                f"{number(std)} only.",
-                Evidence(
-                    quantity="mean of the inputs over their standard deviation",
-                    seen=abs(mean) / std,
-                    limit=self.offset_ratio,
-                    direction="above",
-                    healthy=(0.0, 3.0),
+            yield found(
+                f"the mean of the inputs is {number(mean)}, and they differ by {number(std)} only",
+                _limit(
+                    "mean of the inputs over their standard deviation",
+                    abs(mean) / std,
+                    self.offset_ratio,
+                    (0.0, 3.0),
                 ),
                 Evidence(quantity="mean of the inputs", seen=mean),
+            )
+        elif 0 < norm < self.norm_min:
+            yield found(
+                f"an input of {place.name} has a norm of {number(norm)} only",
+                _limit("norm of an input of the first layer", norm, self.norm_min, (0.1, None)),
+            )
+        elif fan_in and rms > self.rms_max and _is_before_layer_norm(history, place):
+            yield found(
+                f"the inputs of {place.name} have an RMS of {number(rms)}; 1 is usual",
+                _limit("RMS of the inputs", rms, self.rms_max, (0.01, self.rms_max / 2)),
             )
 
     def _by_layer(self, history: History) -> Iterator[Finding]:
@@ -275,6 +284,31 @@ class UnnormalisedInput(Rule):
     def healthy() -> History:
         """Return inputs of about 4, as unscaled measurements in centimetres are."""
         return _run(4.0)
+
+
+def _limit(
+    quantity: str, seen: float, limit: float, healthy: tuple[float | None, float | None]
+) -> Evidence:
+    """Return evidence of a value that is above its limit, or below it if no range ends there."""
+    direction: Literal["below", "above"] = "below" if healthy[1] is None else "above"
+    return Evidence(quantity=quantity, seen=seen, limit=limit, direction=direction, healthy=healthy)
+
+
+def _fan_in_before_norm(history: History, first: Place) -> int:
+    """Return the fan-in of the first module's weight if a normalisation follows it, otherwise 0."""
+    for place in history.places(Stream.WEIGHT):
+        if place.module == first.name and len(place.shape) > 1 and "before_norm" in place.flags:
+            return math.prod(place.shape[1:])
+    return 0
+
+
+def _is_before_layer_norm(history: History, first: Place) -> bool:
+    """Whether the next module is a LayerNorm or an RMSNorm, not a BatchNorm.
+
+    The input is a part of the residual stream then, and its size decides what blocks can add.
+    """
+    later = [(p.depth, p.kind) for p in history.places(Stream.ACTIVATION) if p.depth > first.depth]
+    return min(later, default=(0, ""))[1] in ("LayerNorm", "RMSNorm")
 
 
 def _measured(seen: _Input) -> tuple[Evidence, ...]:

@@ -31,7 +31,7 @@ def test_a_dropout_that_keeps_a_twentieth_is_a_warning_at_its_module():
 
 
 def test_without_a_known_loss_of_a_constant_it_is_a_note():
-    [finding] = findings(0.95, kind="L1Loss")
+    [finding] = findings(0.95, kind="KLDivLoss")
     assert finding.severity is Severity.INFO
 
 
