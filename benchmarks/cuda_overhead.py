@@ -3,7 +3,7 @@
     python benchmarks/cuda_overhead.py
     python benchmarks/cuda_overhead.py --seconds 60 --repeats 100
 
-Without a CUDA device it says so and ends. It was never run on one. (A file of the name cuda.py
+Without a CUDA device it prints this and exits. It was never run on one. (A file of the name cuda.py
 would be imported by torch in place of NVIDIA's package.)
 """
 

@@ -5,7 +5,7 @@ python benchmarks/fleet.py --runs 1000
 Printed are medians: from the request of the page to its first row, from a click on a run to its
 curves and back (view switches), and the bytes that the network carries: of a first visit, and of a
 visit with the scripts in the browser's cache. The same is printed for a Streamlit app with two
-pages of one line each, which is the part that is not ours. It needs Chromium.
+pages of one line each, which shows the share of Streamlit itself. It needs Chromium.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Site:
-    """What is clicked and waited for."""
+    """The elements that are clicked, and those that are awaited."""
 
     ready: str
     link: str

@@ -1,4 +1,4 @@
-"""The time that the training thread needs to hand a record over to delivery.
+"""The time that the training thread needs to pass a record to delivery.
 
 Frames of a model of 500 tensors are given to a Shipper at the pace of a fast training, while its
 threads pack, compress and send them to a collector that answers. The figures are the median and the
@@ -54,7 +54,7 @@ class _Answers(BaseHTTPRequestHandler):
         self.wfile.write(answer.encode())
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Print nothing."""
 
 
 def handover(seconds: float = 5.0, pause_s: float = 0.002) -> HandOver:

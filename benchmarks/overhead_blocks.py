@@ -75,7 +75,8 @@ class Times:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What a watched block adds to the loop: a hook on the loss, one before the step, an end.
+    """The additions of a watched block to the loop: a hook on the loss, one before the step, an
+    end.
 
     `share` is what the monitor reports of its own cost; None where it does not measure it.
     """

@@ -1,4 +1,4 @@
-"""What does not depend on the training step: the floor, the import, and the call of `watch`."""
+"""Costs that do not depend on the training step: the floor, the import, and the call of `watch`."""
 
 from __future__ import annotations
 

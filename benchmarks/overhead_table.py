@@ -14,7 +14,7 @@ from overhead_blocks import Interval, Round, interval
 
 ACCOUNT_START_S = 0.25
 ACCOUNT_SHARE = 0.02
-"""What the default may cost: 0.25 s and 2 % of the time since the start of the watch."""
+"""The limit of the default: 0.25 s and 2 % of the time since the start of the watch."""
 
 HEADER = (
     f"{'':2} {'setting':36} {'step ms':>8} {'time ratio':>14} {'CPU ratio':>14} "
@@ -24,7 +24,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of one model; `account` where the cost is held against the account."""
+    """One setting of one model; `account`: whether the cost is compared with the account."""
 
     model: str
     setting: str
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """What the monitor reports of itself: own CPU time over step time, since its start."""
+        """The cost that the monitor reports: its CPU time over the step time, since its start."""
         return interval([r.share for r in self.rounds if r.share is not None]).mean
 
     @property
@@ -94,7 +94,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Floor:
-    """What one read of all weights and gradients costs, and the capture in multiples of it."""
+    """The cost of one read of all weights and gradients, and that of the capture relative to it."""
 
     model: str
     read_once_s: float
@@ -121,7 +121,7 @@ class Floor:
 
 
 def accounts(rows: Sequence[Row]) -> str:
-    """Return the lines that hold the default against the account."""
+    """Return the lines that compare the default with the account."""
     lines = [
         f"The account: {ACCOUNT_START_S} s + {ACCOUNT_SHARE:.0%} of the watched time, in CPU s"
     ]

@@ -127,7 +127,8 @@ _NEEDS = {
 
 
 def available(report: Callable[[str], None]) -> dict[str, Attach]:
-    """Return the peers that can be imported; `report` is given the reason for each other one."""
+    """Return the peers that can be imported; `report` receives the reason for each of the
+    others."""
     usable = {}
     for name, attach in PEERS.items():
         try:

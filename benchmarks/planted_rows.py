@@ -148,7 +148,7 @@ def recorded(case: Case, folder: str, *, per_sample: bool) -> Path:
 
 
 def opened(step: int) -> Finding:
-    """Return a finding of the step that the rules would need more steps for."""
+    """Return a finding of the step; the rules would need more steps to report it."""
     return Finding(
         rule="loss_spike", code="TV504", severity=Severity.WARNING, since_step=step, summary="."
     )

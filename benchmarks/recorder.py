@@ -1,4 +1,4 @@
-"""What the flight recorder costs, beside watching: the ratio of step times with and without it.
+"""The cost of the flight recorder in a watched run: the ratio of step times with and without it.
 
 Blocks of one watched training alternate: with the recorder and without it, on the same model in the
 same memory. The loop reads a shuffled DataLoader and reports losses per sample, so the recorder

@@ -1,4 +1,4 @@
-"""What the collector costs: CPU and bytes for a stored value, time to read.
+"""The costs of the collector: CPU and bytes for a stored value, time to read.
 
     python benchmarks/store.py [--database postgres] [--senders 4] [--batches 150] [--steps 1000000]
 
@@ -114,7 +114,7 @@ class Residual(torch.nn.Module):
 
 
 def record(at: Collector, store: Store) -> list[Recorded]:
-    """Train a small network under `watch`; return what the collector then has of it."""
+    """Train a small network under `watch`; return the values that the collector stored."""
     torch.manual_seed(0)
     model = Residual()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

@@ -1,4 +1,4 @@
-"""What a batch costs the collector, whatever it holds: the limit on the number of ranks.
+"""The cost of a batch in the collector, regardless of its content: it limits the number of ranks.
 
     python benchmarks/store_ranks.py [--database postgres] [--ranks 8] [--batches 150]
 
@@ -70,7 +70,7 @@ def measured(kind: str, ranks: int, count: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a batch costs, whatever it holds.")
+    parser = argparse.ArgumentParser(description="The cost of a batch, regardless of its content.")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--batches", type=int, default=150)

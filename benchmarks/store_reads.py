@@ -1,4 +1,4 @@
-"""What reading curves costs: time, bytes, as JSON and as Arrow streams.
+"""The cost of reading curves: time and bytes, as JSON and as Arrow streams.
 
     python benchmarks/store_reads.py [--database postgres] [--steps 1000000]
 

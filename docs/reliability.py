@@ -1,4 +1,4 @@
-"""Write docs/reliability.md: each guarantee, the tests that hold it, and what no test covers.
+"""Write docs/reliability.md: each guarantee, its tests, and what no test covers.
 
 Comes in: docs/guarantees.toml and the files of the tests. Goes out: the page.
 Promise:  the page names only tests that exist.
@@ -57,7 +57,7 @@ def page() -> str:
     """Return the page as Markdown."""
     parts = [
         "<!-- written by docs/generate.py from docs/guarantees.toml -->",
-        "# Guarantees, and the tests that hold them",
+        "# Guarantees and their tests",
         "",
         "`make test` runs every test below that is not marked slow, `make test-all` every one; "
         "`pytest tests/PATH::NAME` runs one. "

@@ -1,4 +1,4 @@
-"""The detection bench: what trainvitals finds, names and flags falsely.
+"""The detection benchmark: recall, headlines and false alarms of the diagnosis.
 
 make bench-detection                                   # every case, one seed
 make bench-detection ARGS='--seeds 5 --jobs 2 --json result.json'

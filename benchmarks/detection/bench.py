@@ -25,7 +25,7 @@ Job = tuple[Case, int, bool]
 
 @dataclass
 class Result:
-    """Everything that the report shows."""
+    """The data of the report."""
 
     pairs: list[Pair] = field(default_factory=list)
     healthy: list[Outcome] = field(default_factory=list)
@@ -119,7 +119,8 @@ def pair(case: Case, outcome: Outcome) -> Pair:
 
 
 def fix_result(case: Case, outcome: Outcome) -> str | None:
-    """Return what the headline's fix did: `PROVEN`, `NO_FIX` or why it is not proven.
+    """Return the result of the headline's fix: `PROVEN`, `NO_FIX`, or the reason why it is not
+    proven.
 
     None if the headline names no acceptable cause. Proven: the second training has no open alarm
     at the end, and its metric is at most 90 % of the faulty run's, as for a twin.

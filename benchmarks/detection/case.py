@@ -1,4 +1,4 @@
-"""What the bench consists of: fault cases with their repaired twins, and healthy controls.
+"""The cases of the benchmark: faults with their repaired twins, and healthy controls.
 
 Start at `Case`. faults/ and controls.py fill the lists; nothing here depends on a rule's code.
 """
@@ -75,7 +75,7 @@ class Case:
     base: Base
     fault: Fault | None
     change: Change | None = None
-    """What makes a control differ from its base."""
+    """The difference between a control and its base."""
 
     @property
     def kind(self) -> str:

@@ -122,5 +122,5 @@ def standard(y: Tensor) -> Tensor:
 
 
 def generator(seed: int) -> torch.Generator:
-    """Return a random generator of its own, so that no data depends on the model's draws."""
+    """Return a separate random generator, so the data does not depend on the model's draws."""
     return torch.Generator().manual_seed(seed)

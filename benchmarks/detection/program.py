@@ -67,7 +67,7 @@ class Program:
     Receives the program, what `optimizer` returned, the monitor and the number of the step.
     """
     started: list[Callable[[Program, Optimizer], None]] = field(default_factory=list)
-    """Called once, after the optimizer is built and before `watch`."""
+    """Called once, after the optimizer is created and before `watch`."""
     events: list[Callable[[int, Program, Optimizer], None]] = field(default_factory=list)
     """Called after every step."""
 

@@ -54,7 +54,7 @@ class Pair:
     """rule at place, "" without an open alarm."""
     verdict: str
     fix: str | None = None
-    """What a training with the headline's fix showed; None if the headline names no cause."""
+    """The result of a training with the headline's fix; None if the headline names no cause."""
     others: tuple[str, ...] = ()
     """The rules of other tools that fire in the faulty run."""
 

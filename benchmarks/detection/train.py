@@ -1,8 +1,8 @@
-"""Run one program under `trainvitals.watch` and note what the diagnosis says.
+"""Run one program under `trainvitals.watch` and record its diagnosis.
 
 Comes in: a `Case`, a seed and, for a second training, the code of a fix.
 Goes out: an `Outcome`, which is plain data.
-Promise:  the diagnosis is that of the public API, and it sees nothing of the case.
+Promise:  the diagnosis is that of the public API, which has no access to the case.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from detection.repair import UNCHANGED, Repair
 
 CHECKED_AT_FIRST = (0, 1, 2, 3, 4, 9, 14, 19, 29, 39)
 CHECK_EVERY = 20
-"""Steps after the start, or after the onset, at which the diagnosis is asked; then every 20th."""
+"""Steps after the start, or after the onset, at which the diagnosis is computed; then every
+20th."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a user sees of a finding."""
+    """The part of a finding that a user sees."""
 
     rule: str
     where: str
@@ -41,7 +42,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run. `roots` are its open alarms that no other finding explains."""
+    """The outcome of one run. `roots` are its open alarms that no other finding explains."""
 
     case: str
     seed: int
@@ -155,7 +156,7 @@ def _run(case: Case, seed: int, repair: Repair, *, repaired: bool, every: int | 
 
 
 def is_checked(step: int, onset: int) -> bool:
-    """Return whether the diagnosis is asked after `step`; a diagnosis costs about 10 ms."""
+    """Return whether the diagnosis is computed after `step`; a diagnosis costs about 10 ms."""
     return (step + 1) % CHECK_EVERY == 0 or bool({step, step - onset} & {*CHECKED_AT_FIRST})
 
 

@@ -1,4 +1,4 @@
-"""Train each recipe under `watch`, and compare what was found with what was done."""
+"""Train each recipe under `watch`, and compare the findings with the fault."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RULES = frozenset(
     {"no_signal", "entropy_collapse", "reward_without_kl", "rollout_mismatch", "length_drift"}
 )
 EARLY = 15
-"""Steps after each of which the diagnosis is asked; then after every 15th."""
+"""Steps after each of which the diagnosis is computed; then after every 15th."""
 
 
 class Outcome(NamedTuple):
-    """What one training showed."""
+    """The outcome of one training."""
 
     alarms: Mapping[str, int]
     """Rule → number of finished steps when its warning or error was first open."""

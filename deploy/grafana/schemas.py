@@ -1,4 +1,4 @@
-"""What a Grafana board consists of, and its JSON in the classic schema and in schema v2.
+"""The elements of a Grafana board, and its JSON in the classic schema and in schema v2.
 
 Sources: Grafana's dashboard JSON model,
 https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/,

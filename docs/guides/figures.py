@@ -28,13 +28,13 @@ SHORT = 28
 
 
 class Panel(NamedTuple):
-    """One plot with its title; the key below it names the lines and what is said of each."""
+    """One plot with its title; the key below it has the name and a remark for each line."""
 
     title: str
     x_name: str
     lines: Sequence[Line]
     remarks: Sequence[str] = ()
-    """For each line, shown behind its name."""
+    """A remark for each line, shown after its name."""
     may_be_log: bool = True
 
     @property

@@ -73,7 +73,7 @@ def tiny_normal_init(p: Program) -> Places:
 
 
 def deep_tanh(p: Program) -> None:
-    """Ten tanh layers of width 32, with the gain that tanh wants, instead of the given model."""
+    """Replace the model by ten tanh layers of width 32, with the gain for tanh."""
     inputs, outputs = p.data.x.shape[1], output_layer(p.model)[1].out_features
     p.model = models.mlp(inputs, *[32] * 10, outputs, activation=nn.Tanh)
     for _, layer in hidden_layers(p.model):

@@ -1,4 +1,4 @@
-"""Silent success: the run ends without an error and learned nothing, or not what was meant."""
+"""Silent success: the run ends without an error and learned nothing, or the wrong task."""
 
 from __future__ import annotations
 

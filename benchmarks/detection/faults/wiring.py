@@ -24,7 +24,7 @@ NOT_TRAINED = "no_gradient parameter_not_updated"
 
 
 class Detach(nn.Module):
-    """Cuts the graph, as `.detach()`, `.data` or a way through numpy does."""
+    """Cuts the graph, as `.detach()`, `.data` or a conversion to numpy does."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.detach()

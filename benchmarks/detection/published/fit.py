@@ -1,4 +1,4 @@
-"""Models that fit the training samples only, and problems that stop without a defect."""
+"""Models that fit the training samples only, and trainings that stop learning without a defect."""
 
 from __future__ import annotations
 

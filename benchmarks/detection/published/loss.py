@@ -1,4 +1,4 @@
-"""Losses, outputs and targets that do not belong together."""
+"""Losses, outputs and targets that do not match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of the training loop that are missing or joined wrongly."""
+"""Parts of the training loop that are missing or connected incorrectly."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SAMPLES = 256
 
 @dataclass(frozen=True)
 class BiasRun:
-    """One training: the loss at each step, what the audit saw, and what the rules reported."""
+    """One training: the loss at each step, the results of the audit, and the findings."""
 
     losses: Floats
     steps: Floats

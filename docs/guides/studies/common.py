@@ -1,4 +1,4 @@
-"""What the studies share: data, and the course of a metric."""
+"""Functions that the studies share: data, and the course of a metric."""
 
 from __future__ import annotations
 

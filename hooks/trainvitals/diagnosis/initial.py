@@ -53,8 +53,8 @@ class Gain(NamedTuple):
 def weight_gains(history: History) -> list[Gain]:
     """Return the gain of the weight matrices of known layers at the start, by depth.
 
-    PyTorch's default for Linear and convolutions has 0.58, Xavier about 1, He √2 and tanh wants
-    5/3. A layer whose output a normalisation layer rescales is left out, and so are shards.
+    PyTorch's default for Linear and convolutions has 0.58, Xavier about 1, He √2; tanh needs 5/3. A
+    layer whose output a normalisation layer rescales is left out, and so are shards.
     """
     steps = history.steps(Stream.WEIGHT)
     if len(steps) == 0 or steps[0] > START:
@@ -121,7 +121,7 @@ def initial_loss(history: History) -> InitialLoss | None:
     if name in _CLASSES and kind.classes > 1:
         expected = math.log(kind.classes)
         # A cross entropy is at most ln C + the largest difference of two logits. A weighted sum
-        # with another term can be larger: that says nothing of the predictions.
+        # with another term can be larger: that is no evidence about the predictions.
         explained = seen - expected <= 1.05 * (first["max"] - first["min"])
         return InitialLoss(step, seen, expected, f"ln {kind.classes}", explained)
     if name in _BINARY:

@@ -1,4 +1,4 @@
-"""TV203: the queries and keys of an attention grow until its softmax picks one position."""
+"""TV203: the queries and keys of an attention layer grow until its softmax selects one position."""
 
 from __future__ import annotations
 
@@ -42,20 +42,21 @@ class AttentionLogitGrowth(Rule):
     The product of the RMS of the queries and the RMS of the keys, median of the newest five
     measured steps, is above 30 and ten times the smallest of the first five. The logits q·k/√d have
     a standard deviation of that product times √d if q and k are independent, d entries of a head:
-    240 for d = 64. A note only, if the loss has fallen by 30 % since the start. Seen are attention
-    layers whose projections are modules of their own, named q and k, q_proj and k_proj, query and
-    key, to_q and to_k, wq and wk, or one module named qkv, c_attn, in_proj or alike; also those
-    that call `scaled_dot_product_attention`. Not seen: `nn.MultiheadAttention`, whose projections
-    are no modules. Left out: layers with a normalisation beside the projections (QK-norm).
+    240 for d = 64. A note only, if the loss has fallen by 30 % since the start. Covered are
+    attention layers whose projections are separate modules, named q and k, q_proj and k_proj, query
+    and key, to_q and to_k, wq and wk, or one module named qkv, c_attn, in_proj or similar; also
+    those that call `scaled_dot_product_attention`. Not covered: `nn.MultiheadAttention`, whose
+    projections are not modules. Left out: layers with a normalisation beside the projections
+    (QK-norm).
     ## Why it matters
     A softmax of such logits is 1 at one position and 0 elsewhere: it passes no gradient, the layer
-    attends to one token whatever the input is, and large models diverge soon after.
+    attends to one token regardless of the input, and large models diverge soon after.
     ## Evidence
     The product now, its limit, and the product at the start.
     ## What to do
     - Normalise the queries and keys of each head (QK-norm), or cap the logits.
     - Lower the learning rate or lengthen its warm-up; the growth follows the learning rate.
-    - There is no code: the normalisation belongs into the forward of your attention.
+    - There is no code: the normalisation belongs in the forward method of your attention.
     ## When it is wrong
     Queries and keys that a function normalises or scales afterwards (cosine attention).
     ## References

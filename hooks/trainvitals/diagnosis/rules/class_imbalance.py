@@ -63,7 +63,7 @@ class ClassImbalance(Rule):
     - Set the last bias to the logarithm of the class frequencies.
     ## When it is wrong
     Where the frequencies are those of the application and the rare classes need no better recall.
-    Class weights are told from the gradient of the last bias; without a bias there is a note only.
+    Class weights are recognised by the gradient of the last bias; without a bias it is a note only.
     ## References
     He & Garcia, "Learning from Imbalanced Data", 2009; Lin et al., "Focal Loss for Dense Object
     Detection", 2017, arXiv:1708.02002.

@@ -33,7 +33,7 @@ class ClippingAlwaysActive(Rule):
     ## Why it matters
     With SGD, such a limit divides the learning rate by the same factor, differently at each step.
     Adam divides by the gradient's own scale and hardly notices a constant factor, but each
-    gradient then counts the same, whatever its size.
+    gradient then counts the same, regardless of its size.
     ## Evidence
     The share of clipped steps, the median norm after clipping relative to before, and the limit
     that results: the median norm after clipping.
@@ -63,7 +63,7 @@ class ClippingAlwaysActive(Rule):
     ratio_min: float = threshold(
         0.1, "Median norm after clipping relative to before; fires below this value."
     )
-    observations: int = threshold(100, "Newest steps that are looked at.")
+    observations: int = threshold(100, "Newest steps that are examined.")
     observations_min: int = threshold(60, "Minimum number of steps with both norms.")
     fall_min: float = threshold(0.1, "Fall of the loss from which the finding is only a note.")
 

@@ -50,7 +50,7 @@ class ConstantOrDuplicateInput(Rule):
     A model whose input is always the same can only learn the frequencies of the targets. Where all
     targets of a batch are the same, nothing distinguishes the samples: the model learns to output
     the current class and forgets it with the next one. A target that never changes is learned by
-    the last bias alone. One batch is learned by heart: the loss falls to 0, and nothing holds for
+    the last bias alone. One batch is memorised: the loss falls to 0, and the model is wrong for
     other samples.
     ## Evidence
     The spread of the first layer's outputs; the number of classes in a batch, the batches, and the
@@ -61,7 +61,7 @@ class ConstantOrDuplicateInput(Rule):
     ## When it is wrong
     Binary losses are left out: discriminators see real and generated batches in turn. With several
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
-    whose target is class 0 by definition. A test whether the model can learn one batch by heart,
+    whose target is class 0 by definition. A test whether the model can memorise one batch,
     and a data set of 64 samples or fewer, train on one batch on purpose.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
@@ -239,7 +239,7 @@ class ConstantOrDuplicateInput(Rule):
         )
 
     def _repeated(self, history: History, kind: LossKind) -> Iterator[Finding]:
-        """Yield a finding if all measured batches are one small batch, learned by heart."""
+        """Yield a finding if all measured batches are one small batch, which was memorised."""
         samples = kind.target_shape[0]
         parameters = float(history.facts.get("parameters", 0)) / samples
         if samples > self.repeated_samples_max or parameters < self.parameters_min:

@@ -30,7 +30,7 @@ class DroppedRecords(Rule):
     The number of dropped records, and the number for each reason.
     ## What to do
     - `queue_full`: the process produces more than it can send; raise `every` or lower `overhead`.
-    - `spool_full`: the collector was away until 256 MiB waited on the disk; bring it back.
+    - `spool_full`: the collector could not be reached until 256 MiB waited on disk; restart it.
     - `rejected`: the log of the training process has the collector's reason.
     ## When it is wrong
     It is never wrong; a few records of many do not matter. There is no code for the model that

@@ -80,7 +80,7 @@ class InitActivationMismatch(Rule):
     ## Evidence
     The median gain and the initialiser that it looks like, the wanted gain, and both sums.
     ## What to do
-    Initialise with the gain that the nonlinearity wants: He before ReLU, Xavier with gain 5/3
+    Initialise with the gain for the nonlinearity: He before ReLU, Xavier with gain 5/3
     before tanh. Replace sigmoid between layers. Or put a normalisation between the layers.
     ## When it is wrong
     Networks with residual connections or normalisation keep the signal in another way; the

@@ -42,7 +42,7 @@ class InitScaleTooLarge(Rule):
     ## What to do
     - Initialise with He (`kaiming_normal_`) before ReLU, with Xavier before tanh: the standard
       deviation is then about √(2/fan_in) or √(1/fan_in), not 1.
-    - The output layer wants a small scale: PyTorch's default, or a standard deviation of 0.01.
+    - The output layer needs a small scale: PyTorch's default, or a standard deviation of 0.01.
     - For recurrent weights use `orthogonal_`.
     ## When it is wrong
     Weights that are large on purpose, for inputs that are small: then the consequences are missing.

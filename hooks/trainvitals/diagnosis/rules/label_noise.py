@@ -1,4 +1,4 @@
-"""TV807: the model learns the training samples, and nothing of it holds on others."""
+"""TV807: the model fits the training samples and does not generalise to others."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LabelNoise(Rule):
     class frequencies, or the variance of the targets), and after six evaluations or more no
     validation loss (medians of three) was below 97 % of it.
     ## Why it matters
-    The model has only learned its training samples by heart: nothing that it found in them holds
-    for others. Shuffled or misaligned labels have this effect, and the training loss looks good.
+    The model has only memorised its training samples, and does not generalise to others. Shuffled
+    or misaligned labels have this effect, and the training loss looks good.
     ## Evidence
     The best validation loss and the training loss, both as a share of the loss of a constant
     prediction, and the number of evaluations.
@@ -46,7 +46,7 @@ class LabelNoise(Rule):
     - Look at ten random pairs of input and target as the training loop sees them.
     - Check what sorts, shuffles, filters or joins inputs and targets separately.
     - Check that validation and training use the same classes, units and preprocessing.
-    - There is no code for it: the right pairs of input and target are known to your data only.
+    - There is no code for it: only your data contain the right pairs of input and target.
     ## When it is wrong
     Far too few samples for the task; a validation set from another source.
     ## References

@@ -36,8 +36,8 @@ class LossPlateau(Rule):
     The change of the loss in the newest part, the level, and the step since which it is level.
     ## What to do
     - Lower the learning rate by 3 to 10: the loss falls at once if the steps were too large.
-    - If it does not fall: a larger model, or inputs that tell more about the target.
-    - Stop here if the level is what the noise of the data allows.
+    - If it does not fall: a larger model, or more informative inputs.
+    - Stop here if the noise of the data does not allow a lower loss.
     ## When it is wrong
     Some tasks are learned after a long plateau: recurrent networks, grokking.
     ## References

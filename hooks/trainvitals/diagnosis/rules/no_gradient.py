@@ -41,7 +41,7 @@ class NoGradient(Rule):
     - Remove what cuts the graph behind the last layer without a gradient.
     - Call `loss.backward()` between `optimizer.zero_grad()` and `optimizer.step()`.
     - If a part is unused or frozen on purpose, leave it out of the optimizer.
-    - There is no code for a graph that is cut: where it is cut is a line of your program.
+    - There is no code for a graph that is cut: the cut is a line of your program.
     ## When it is wrong
     A small part without a use (the pooler of a pretrained encoder) is a note, and so are experts
     that are not called while others of the same list are. With several

@@ -22,7 +22,7 @@ from trainvitals.wire import Scalar, Stream
 
 @dataclass(frozen=True)
 class NoSignal(Rule):
-    """The gradients of all parameters are exactly zero: the loss says nothing about the model.
+    """The gradients of all parameters are exactly zero: the loss does not depend on the model.
 
     ## What it detects
     (1) The total gradient norm is exactly 0 in each of the newest 20 steps, while a finite loss is

@@ -41,7 +41,7 @@ class NoSupervision(Rule):
     ## What to do
     Print one batch: the decoded inputs beside the targets that count. Check the mask, the
     ignore_index, the template and the maximum length. Skip batches without targets.
-    There is no code for it: why no target counts is decided where the batch is made.
+    There is no code for it: the cause is in the code that makes the batch.
     ## When it is wrong
     Of targets with more than 16,384 entries a part is read: the rule then needs a loss of 0 or NaN.
     Losses whose targets and masks are not in their graph are not seen.

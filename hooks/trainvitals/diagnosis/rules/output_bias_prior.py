@@ -43,7 +43,7 @@ class OutputBiasPrior(Rule):
     - Classes: set the bias to the logarithm of the class frequencies.
     - Regression: set the bias to the mean of the targets, or subtract the mean from the targets.
     ## When it is wrong
-    A loss with class weights wants equal logits; pretrained heads.
+    A loss with class weights, for which equal logits are right; pretrained heads.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019 ("init well"); Lin et al., "Focal Loss
     for Dense Object Detection", 2017, arXiv:1708.02002, section 3.3.

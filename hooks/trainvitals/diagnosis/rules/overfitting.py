@@ -52,8 +52,8 @@ class Overfitting(Rule):
     below the first evaluations by 40 % and four times the noise; the training loss has fallen by
     25 % since, to less than 70 % of the validation loss.
     ## Why it matters
-    From the minimum on, the model learns what is particular to the training samples. Each further
-    step makes it worse on others, although the training loss looks better than before.
+    From the minimum on, the model learns features that are specific to the training samples. Each
+    further step makes it worse on others, although the training loss looks better than before.
     ## Evidence
     The rise of the validation loss since its minimum, and the fall of the training loss.
     ## What to do

@@ -43,15 +43,16 @@ class ParameterJump(Rule):
 
     ## What it detects
     Between two captured steps, the norm of a parameter changed by more than a tenth and by more
-    than 30 times what the optimizer can have done: the number of steps between them times the
-    largest norm of an update so far. The reverse triangle inequality makes this a safe bound. It is
-    a warning if the norm tripled or the loss rose, otherwise a note. Left out: steps with values
-    that are not finite, parameters that jump more than twice within 128 captured steps, and times
-    between captured steps in which the learning rate rose or, under SGD, the gradient norm did.
+    than 30 times the change that the optimizer can have made: the number of steps between them
+    times the largest norm of an update so far. The reverse triangle inequality makes this a safe
+    bound. It is a warning if the norm tripled or the loss rose, otherwise a note. Left out: steps
+    with values that are not finite, parameters that jump more than twice within 128 captured steps,
+    and times between captured steps in which the learning rate rose or, under SGD, the gradient
+    norm did.
     ## Why it matters
-    Something else wrote into the weights: a damaged memory, a kernel that writes past its buffer, a
+    Something else changed the weights: damaged memory, a kernel that writes past its buffer, a
     broken collective operation, an in-place change in the model's code, a checkpoint of another
-    run. Training continues from weights that nobody has chosen.
+    run. Training continues from weights that are not the result of training.
     ## Evidence
     The norm before and after, the ratio to the bound, and the number of parameters that jumped.
     ## What to do
@@ -85,7 +86,7 @@ class ParameterJump(Rule):
     growth_unseen_max: float = threshold(
         3.0, "Growth of learning rate and gradient norm in steps whose update was not captured."
     )
-    frames: int = threshold(128, "Newest captured steps that are looked at.")
+    frames: int = threshold(128, "Newest captured steps that are examined.")
     frames_min: int = threshold(16, "Minimum number of captured steps.")
     jumps_max: int = threshold(2, "Jumps of one parameter in this time; more are on purpose.")
 
@@ -143,7 +144,7 @@ class ParameterJump(Rule):
         calm &= self._as_measured(history, weights.steps)[:, None]
         jumped = calm & np.isfinite(ratio) & (ratio > self.ratio_max)
         jumped &= change > self.change_min * before
-        # What is rewritten again and again is rewritten on purpose.
+        # A parameter that is rewritten repeatedly is rewritten on purpose.
         jumped &= jumped.sum(axis=0) <= self.jumps_max
         if len(jumped) < self.frames_min - 1 or not jumped.any():
             return None

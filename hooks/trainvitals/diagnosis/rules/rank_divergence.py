@@ -45,10 +45,10 @@ class RankDivergence(Rule):
     more than 0.1 %. Left out: parameters that are divided over the ranks (FSDP, tensor
     parallelism), and ranks whose gradient norms were never equal (independent trainings that share
     a run). The collector compares the ranks: up to seven besides the lowest, one more in each
-    round. No process communicates for it.
+    round. The training processes do not communicate for this.
     ## Why it matters
     The gradients are averaged as if all ranks had one model. With different models the average fits
-    none of them; the checkpoint of rank 0 is not what the others train.
+    none of them; the checkpoint of rank 0 is not the model that the others train.
     ## Evidence
     The relative difference, its limit, the values of both ranks, and the first step that differs.
     ## What to do
@@ -56,12 +56,12 @@ class RankDivergence(Rule):
       initialisation after DistributedDataParallel was made, a clipping or an average of weights.
     - Seed each rank alike before the model is made, or make DistributedDataParallel afterwards.
     - If one machine is affected alone, test its memory and its GPU: silent data corruption.
-    - Continue from a checkpoint of before; `torch.distributed.broadcast` of each parameter from
+    - Continue from an earlier checkpoint; `torch.distributed.broadcast` of each parameter from
       rank 0 makes the ranks equal again. There is no code that removes the cause.
     ## When it is wrong
     Methods that let the ranks differ for a while after a common start (local SGD), and parameters
-    that each rank has for itself. Weights are compared at steps that both ranks measured in full:
-    the first steps in general, later ones surely with `watch(every=...)`.
+    that are local to each rank. Weights are compared at steps that both ranks measured in full:
+    usually the first steps, later ones reliably only with `watch(every=...)`.
     ## References
     Li et al., "PyTorch Distributed", 2020, arXiv:2006.15704, section 3; Hochschild et al., "Cores
     that Don't Count", 2021; docs/frameworks.md.

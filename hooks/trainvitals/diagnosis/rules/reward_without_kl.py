@@ -31,7 +31,7 @@ class RewardWithoutKl(Rule):
     reaches about that entropy; far beyond it, it generates what the reference finds unusual.
     ## Why it matters
     A reward model is reliable near the outputs that it was trained on. Far from the reference the
-    measured reward goes on rising and the quality falls.
+    measured reward continues to rise and the quality falls.
     ## Evidence
     The KL divergence, the entropy at the start and the change of the reward.
     ## What to do

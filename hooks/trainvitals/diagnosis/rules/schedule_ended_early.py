@@ -31,7 +31,7 @@ class ScheduleEndedEarly(Rule):
     required. Converged runs are left out.
     ## Why it matters
     The rest of the run changes nothing: it costs compute, and the model stays where the schedule
-    left it. No error and no jump in the loss tells it.
+    left it. No error and no jump in the loss shows it.
     ## Evidence
     The learning rate now as a share of its maximum, and the share of the planned steps at which the
     schedule ended.
@@ -65,7 +65,7 @@ class ScheduleEndedEarly(Rule):
         0.8, "Share of the planned steps; a schedule may end after this point."
     )
     plan_share_certain: float = threshold(
-        0.5, "Share of the planned steps before which an end is reported whatever the loss does."
+        0.5, "Share of the planned steps before which an end is always reported."
     )
     steps_low_without_plan: int = threshold(
         100, "Steps in a row at or below the share if the number of steps is not known."

@@ -1,4 +1,4 @@
-"""TV608: a training goes on, and its optimizer has forgotten the steps before."""
+"""TV608: a training continues, and its optimizer has lost its state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 @dataclass(frozen=True)
 class StateNotRestored(Rule):
-    """A training goes on without the state of its optimizer: the checkpoint was read in part.
+    """A training continues without the state of its optimizer: the checkpoint was loaded in part.
 
     ## What it detects
     An optimizer that keeps a state, such as Adam's moments or the momentum of SGD, begins a step
@@ -29,9 +29,9 @@ class StateNotRestored(Rule):
     steps, and longer if the loss has not come back to its level; then it is a note.
     ## Why it matters
     The moments of Adam begin at zero again: the first updates have the full size of the learning
-    rate in each entry, whatever the gradient. Where the optimizer was left out of a checkpoint, a
-    part of the model, the schedule or the random numbers often are too. The program reports no
-    error, and the loss may need as many steps as were trained before.
+    rate in each entry, regardless of the gradient. Where the optimizer was left out of a
+    checkpoint, a part of the model, the schedule or the random numbers often are too. The program
+    reports no error, and the loss may need as many steps as were trained before.
     ## Evidence
     The number of parameters whose state was empty, and where they are known from before: the level
     of the loss and the learning rate, before and after.
