@@ -41,10 +41,10 @@ from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
-from trainvitals_server.store.blocks import CorruptBlock
+from trainvitals_server.store.compression import CorruptBlock
 from trainvitals_server.store.migrate import parsed
 from trainvitals_server.store.rescue import ReadOnly, open_rescue
-from trainvitals_server.store.retention import Limits
+from trainvitals_server.store.retention import RetentionLimits
 from trainvitals_server.store.seal import Compactor
 from trainvitals_server.store.series_limits import SeriesLimits
 
@@ -175,7 +175,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
     state.compactor = Compactor(
         state.store.database,
         interval_s=settings.seal_interval_s,
-        limits=Limits(
+        limits=RetentionLimits(
             stream_bytes=settings.retain_stream_bytes,
             total_bytes=settings.retain_total_bytes,
             ended_days=settings.retain_ended_days,

@@ -103,7 +103,7 @@ def problem_response(
     )
 
 
-def answers(*reasons: str) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*reasons: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route for OpenAPI: the problems it may answer with."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for reason in reasons:

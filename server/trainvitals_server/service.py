@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 from trainvitals.wire import NEWEST_VERSION, OLDEST_VERSION
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.auth.router import OPEN
-from trainvitals_server.problems import Problem, answers
+from trainvitals_server.problems import Problem, problem_responses
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
@@ -24,7 +24,7 @@ routes = ScopedRouter(tags=["service"])
 RESCUE: Final = "The database is damaged and open for rescue: it is only read, nothing is stored."
 
 Reader = Annotated[Principal, allow(Scope.READ)]
-_CLOSED = answers("unauthorised", "forbidden")
+_CLOSED = problem_responses("unauthorised", "forbidden")
 
 
 class Alive(BaseModel):
@@ -45,7 +45,7 @@ class Version(BaseModel):
     """The database is damaged and only read; no batch is stored."""
 
 
-@routes.get("/healthz", dependencies=[OPEN], responses=answers("not_ready"))
+@routes.get("/healthz", dependencies=[OPEN], responses=problem_responses("not_ready"))
 async def healthz(request: Request) -> Alive:
     """Report that the process is alive and its writer works. Requires no token."""
     store: Store = request.app.state.store
@@ -55,7 +55,7 @@ async def healthz(request: Request) -> Alive:
     return Alive()
 
 
-@routes.get("/readyz", responses={**_CLOSED, **answers("not_ready")})
+@routes.get("/readyz", responses={**_CLOSED, **problem_responses("not_ready")})
 def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - declares the scope
     """Report whether batches can be stored now."""
     store: Store = request.app.state.store

@@ -10,7 +10,7 @@ import pytest
 from trainvitals.api.blocks import blocks_of
 from trainvitals.api.schema import Heatmap
 from trainvitals_dashboard.figures.curves import StepRange
-from trainvitals_dashboard.figures.heat import COLUMNS_MAX, Rows, cells_of, heat_message
+from trainvitals_dashboard.figures.heat import COLUMNS_MAX, HeatRows, cells_of, heat_message
 
 ALL = StepRange()
 
@@ -52,7 +52,7 @@ class Run:
         )
 
     def message(self, sent=None, visible=(), shown=ALL, here="", signs=None):
-        rows = Rows.of("weight L2", self.names, signs or {})
+        rows = HeatRows.of("weight L2", self.names, signs or {})
         return heat_message(
             rows, self.ask, newest=self.step, shown=shown, visible=visible, here=here, sent=sent
         )

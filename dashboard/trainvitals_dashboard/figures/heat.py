@@ -42,7 +42,7 @@ with a value that is not finite are in its field `nonfinite`."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class HeatRows:
     """The rows of a heat-map: the places of a layout by block."""
 
     title: str
@@ -55,7 +55,7 @@ class Rows:
     @classmethod
     def of(
         cls, title: str, places: Sequence[str], signs: Mapping[str, str], unit: str = "tensors"
-    ) -> Rows:
+    ) -> HeatRows:
         """Return the rows of places in order of depth."""
         return cls(title, unit, blocks_of(places), signs)
 
@@ -93,7 +93,7 @@ class HeatSent:
 
 
 def heat_message(
-    rows: Rows,
+    rows: HeatRows,
     ask: Ask,
     *,
     newest: int,
@@ -126,12 +126,12 @@ def heat_message(
     return sent
 
 
-def _beside(rows: Rows, here: str) -> set[str]:
+def _beside(rows: HeatRows, here: str) -> set[str]:
     return next((set(m) for m in rows.blocks.values() if here in m), set())
 
 
 def _whole(
-    rows: Rows,
+    rows: HeatRows,
     names: list[str],
     ask: Ask,
     newest: int,
@@ -181,7 +181,7 @@ def _whole(
 
 def _grow(
     sent: HeatSent,
-    rows: Rows,
+    rows: HeatRows,
     names: list[str],
     ask: Ask,
     newest: int,
@@ -219,7 +219,7 @@ def _more_places(
 
 def _more_columns(
     sent: HeatSent,
-    rows: Rows,
+    rows: HeatRows,
     names: list[str],
     ask: Ask,
     newest: int,

@@ -40,7 +40,7 @@ class ChartPlan:
 
 
 @dataclass
-class Sent:
+class ChartsSent:
     """What the browser has: the last message, and the last step of each curve."""
 
     shape: Any
@@ -51,8 +51,8 @@ class Sent:
 
 
 def message_of(
-    plans: Sequence[ChartPlan], newest: int, shown: StepRange, sent: Sent | None
-) -> Sent:
+    plans: Sequence[ChartPlan], newest: int, shown: StepRange, sent: ChartsSent | None
+) -> ChartsSent:
     """Return the next message and what the browser has after it.
 
     `newest` is the newest step of the run, -1 before the first. `sent` is the last result for the
@@ -65,8 +65,8 @@ def message_of(
     return _whole(plans, newest, shown, shape)
 
 
-def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any) -> Sent:
-    sent = Sent(shape, {})
+def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any) -> ChartsSent:
+    sent = ChartsSent(shape, {})
     parts = []
     for plan in plans:
         key = plan.chart.key
@@ -87,7 +87,7 @@ def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any
     return sent
 
 
-def _grow(sent: Sent, plans: Sequence[ChartPlan], newest: int, shown: StepRange) -> bool:
+def _grow(sent: ChartsSent, plans: Sequence[ChartPlan], newest: int, shown: StepRange) -> bool:
     """Add the new points to `sent`; return False if the browser needs all points again."""
     last, parts = dict(sent.last), []
     wanted = max(1, min(LIVE_POINTS_OF_CURVE, LIVE_POINTS // max(1, len(last))))

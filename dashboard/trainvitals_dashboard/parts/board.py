@@ -24,7 +24,7 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
 from trainvitals_dashboard.figures.curves import StepRange
-from trainvitals_dashboard.figures.heat import Ask, Rows, heat_message
+from trainvitals_dashboard.figures.heat import Ask, HeatRows, heat_message
 from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
 
@@ -58,7 +58,7 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
     return _taken(mount(key, {**sent.message, "tools": tools}), shown)
 
 
-def heat_board(key: str, rows: Rows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
+def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
     """Show a heat-map over the steps 0 to `newest`, and return a click on a tensor.
 
     `here` is the selected tensor. The browser requests the cells of the tensors that are visible.

@@ -9,7 +9,7 @@ import streamlit as st
 from trainvitals.api.schema import Finding, Heatmap, Layout, Layouts, RunDetail
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import Problem
-from trainvitals_dashboard.figures.heat import Ask, Rows
+from trainvitals_dashboard.figures.heat import Ask, HeatRows
 from trainvitals_dashboard.parts.board import heat_board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
@@ -82,13 +82,13 @@ def _page(live: Live) -> None:
         live.refreshed(lambda now: tensor_curves(now.answer.value, layouts.value, findings, place))
 
 
-def rows_of(layout: Layout, statistic: str, findings: Sequence[Finding]) -> Rows:
+def rows_of(layout: Layout, statistic: str, findings: Sequence[Finding]) -> HeatRows:
     """Return the rows of a stream in order of depth, with the severity of their open findings."""
     places = sorted(layout.places, key=lambda p: (p.depth < 0, p.depth))
     names = [place.name for place in places]
     title = f"{layout.stream} {statistic_words(statistic)}"
     unit = "modules" if layout.stream == Stream.ACTIVATION else "tensors"
-    return Rows.of(title, names, severities_of(findings, names), unit)
+    return HeatRows.of(title, names, severities_of(findings, names), unit)
 
 
 def severities_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
@@ -217,7 +217,7 @@ def _flagged(findings: Sequence[Finding]) -> None:
         )
 
 
-def _heat(run: RunDetail, layout: Layout, statistic: str, rows: Rows) -> None:
+def _heat(run: RunDetail, layout: Layout, statistic: str, rows: HeatRows) -> None:
     ask = _ask(run, layout, statistic)
     key = f"heat-{run.id}-{rows.title}"
     # At the first run of the script, only the URL has the selected tensor.

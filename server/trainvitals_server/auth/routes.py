@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainvitals_server.auth.router import Principal, ScopedRouter, allow
 from trainvitals_server.auth.tokens import Scope, Tokens
-from trainvitals_server.problems import Problem, answers
+from trainvitals_server.problems import Problem, problem_responses
 
 routes = ScopedRouter(prefix="/api/v1", tags=["tokens"])
 
 Admin = Annotated[Principal, allow(Scope.ADMIN)]
-_CLOSED = answers("unauthorised", "forbidden")
+_CLOSED = problem_responses("unauthorised", "forbidden")
 _TEXT = r"^[^\x00-\x1f\x7f]*$"
 _DAY_S = 86_400
 
@@ -78,7 +78,9 @@ def _tokens(request: Request, principal: Principal) -> Tokens:
     return tokens
 
 
-@routes.post("/tokens", status_code=201, responses=answers("unauthorised", "forbidden", "invalid"))
+@routes.post(
+    "/tokens", status_code=201, responses=problem_responses("unauthorised", "forbidden", "invalid")
+)
 def create_token(request: Request, principal: Admin, wanted: NewToken) -> CreatedToken:
     """Create a token and return it."""
     lifetime_s = None if wanted.days is None else wanted.days * _DAY_S
@@ -99,7 +101,7 @@ def list_tokens(request: Request, principal: Admin) -> TokenList:
 @routes.delete(
     "/tokens/{token_id}",
     status_code=204,
-    responses=answers("unauthorised", "forbidden", "unknown_token", "invalid"),
+    responses=problem_responses("unauthorised", "forbidden", "unknown_token", "invalid"),
 )
 def revoke_token(
     request: Request,

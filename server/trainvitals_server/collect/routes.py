@@ -19,7 +19,7 @@ from trainvitals.wire import CONTENT_TYPE, Batch, WireError, decode
 from trainvitals.wire.codec import Limits, header_bytes
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.collect.body import ByteBudget, Held, inflate, read_body
-from trainvitals_server.problems import Problem, answers
+from trainvitals_server.problems import Problem, problem_responses
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
@@ -44,7 +44,7 @@ class AckBody(BaseModel):
 @routes.post(
     "/ingest",
     response_model=AckBody,
-    responses=answers(
+    responses=problem_responses(
         "malformed",
         "wire_version",
         "unknown_layout",

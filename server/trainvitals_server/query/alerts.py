@@ -15,7 +15,7 @@ from trainvitals.api import schema
 from trainvitals_server.auth import Principal, ScopedRouter
 from trainvitals_server.notification_settings import Channel, NotificationSettings, Silence
 from trainvitals_server.notifications.notifier import ATTEMPTS_MAX, Notifier
-from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
+from trainvitals_server.query.responses import Reader, States, described, json_response, store_of
 from trainvitals_server.store.alerts import NoticeRow, alerts, notices, run_ids
 from trainvitals_server.store.silences import StoredSilence, held
 

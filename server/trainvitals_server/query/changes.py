@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainvitals.api import schema
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.problems import Problem
-from trainvitals_server.query.answers import described, json_response, store_of
+from trainvitals_server.query.responses import described, json_response, store_of
 from trainvitals_server.query.routes import RunName, run_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import RequestRefused

@@ -14,10 +14,10 @@ from fastapi import Request, Response
 from trainvitals.api import schema
 from trainvitals.api.arrow import MEDIA_TYPE
 from trainvitals_server.auth import ScopedRouter
-from trainvitals_server.query.answers import Reader, described, json_response, store_of
 from trainvitals_server.query.arrow import in_bytes, wants_arrow
+from trainvitals_server.query.responses import Reader, described, json_response, store_of
 from trainvitals_server.query.routes import VARY, RunName, run_of
-from trainvitals_server.store.latest import Latest
+from trainvitals_server.store.latest import StreamLatest
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
@@ -40,7 +40,7 @@ def latest(request: Request, principal: Reader, run: RunName) -> Response:
     return json_response(schema.Latest(streams), VARY)
 
 
-def _about(latest: Latest) -> dict[str, Any]:
+def _about(latest: StreamLatest) -> dict[str, Any]:
     return {
         "stream": str(latest.layout.stream),
         "statistics": [str(statistic) for statistic in latest.layout.statistics],
@@ -48,7 +48,7 @@ def _about(latest: Latest) -> dict[str, Any]:
     }
 
 
-def latest_stream(found: Sequence[Latest]) -> bytes:
+def latest_stream(found: Sequence[StreamLatest]) -> bytes:
     """Return an Arrow stream: one row per series, by stream, place and statistic."""
     about = [_about(each) for each in found]
     columns = {
@@ -66,8 +66,8 @@ def latest_stream(found: Sequence[Latest]) -> bytes:
 
 
 def _pairs(
-    about: list[dict[str, Any]], found: Sequence[Latest]
-) -> list[tuple[dict[str, Any], Latest]]:
+    about: list[dict[str, Any]], found: Sequence[StreamLatest]
+) -> list[tuple[dict[str, Any], StreamLatest]]:
     return list(zip(about, found, strict=True))
 
 

@@ -20,9 +20,9 @@ from trainvitals.report.curves import CurveKey, course_names, key_of, source_of
 from trainvitals.report.of_run import diagnosis_of_run, drawn_curve
 from trainvitals.wire import Layout, Stat, Stream
 from trainvitals_server.auth import ScopedRouter
-from trainvitals_server.problems import answers
-from trainvitals_server.query.answers import Reader, store_of
+from trainvitals_server.problems import problem_responses
 from trainvitals_server.query.heavy import HeavyReads
+from trainvitals_server.query.responses import Reader, store_of
 from trainvitals_server.query.routes import RunName, run_of
 from trainvitals_server.store import Store
 from trainvitals_server.store.series import UnknownSeries
@@ -36,7 +36,7 @@ POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 routes = ScopedRouter(prefix="/api/v1", tags=["runs"])
 
-_PROBLEMS: Final = answers(
+_PROBLEMS: Final = problem_responses(
     "unauthorised", "forbidden", "unknown_run", "busy", "invalid", "internal"
 )
 _PAGE: Final[dict[int | str, dict[str, Any]]] = {

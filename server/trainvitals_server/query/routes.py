@@ -15,8 +15,7 @@ from trainvitals.api import schema
 from trainvitals.api.arrow import MEDIA_TYPE
 from trainvitals.wire import CONTENT_TYPE, Batch, Stat, Stream, encode
 from trainvitals_server.auth import Principal, ScopedRouter
-from trainvitals_server.problems import Problem, answers
-from trainvitals_server.query.answers import Reader, States, described, json_response, store_of
+from trainvitals_server.problems import Problem, problem_responses
 from trainvitals_server.query.arrow import (
     VALUES,
     series_stream,
@@ -36,6 +35,7 @@ from trainvitals_server.query.heatmaps import (
     write_json,
 )
 from trainvitals_server.query.heavy import HeavyReads
+from trainvitals_server.query.responses import Reader, States, described, json_response, store_of
 from trainvitals_server.store import RequestRefused, StoredRun
 from trainvitals_server.store.ingest import qualified
 from trainvitals_server.store.series import Curves, UnknownSeries
@@ -62,7 +62,7 @@ ToStep = Annotated[int | None, Query(ge=0, lt=2**53, description="The last step 
 def _binary(*reasons: str) -> dict[str, Any]:
     """Return the keywords of a route that answers a wire batch or one of these problems."""
     body = {CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}
-    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
+    problems = problem_responses("unauthorised", "forbidden", *reasons, "invalid", "internal")
     return {
         "response_class": Response,
         "responses": {200: {"description": "OK", "content": body}, **problems},

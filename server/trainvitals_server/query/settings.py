@@ -11,7 +11,7 @@ from trainvitals.api import schema
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals_server.auth import ScopedRouter
-from trainvitals_server.query.answers import Reader, described, json_response
+from trainvitals_server.query.responses import Reader, described, json_response
 from trainvitals_server.settings import PREFIX, Settings
 
 SHOWN: Final = frozenset(

@@ -21,7 +21,7 @@ from trainvitals_server.notifications.channels import DeliveryFailed
 from trainvitals_server.notifications.notifier import Notifier, TooSoon
 from trainvitals_server.problems import Problem
 from trainvitals_server.query.alerts import added_silence, channels_of, own_project
-from trainvitals_server.query.answers import described, json_response, store_of
+from trainvitals_server.query.responses import described, json_response, store_of
 from trainvitals_server.store import RequestRefused, silences
 from trainvitals_server.store.silences import Patterns, StoredSilence
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals_server.store.blocks import pack_planes, planes, unpack
+from trainvitals_server.store.compression import pack_planes, planes, unpack
 from trainvitals_server.store.tiers import FIELDS, TIER_FACTOR, Spans, Steps
 
 GROUP_SERIES: Final = 32

@@ -19,7 +19,7 @@ from trainvitals_server.store.models import DroppedRow, Source, Track
 
 
 @dataclass(frozen=True)
-class Counts:
+class RecordCounts:
     """The records of one source."""
 
     host: str
@@ -57,7 +57,7 @@ def completeness(connection: sa.Connection, run_pk: int, state: str) -> Complete
     )
     rows = connection.execute(sa.select(*columns).where(Source.run_pk == run_pk))
     sources = [
-        Counts(
+        RecordCounts(
             row.host,
             row.ended,
             row.records,
@@ -75,7 +75,7 @@ def completeness(connection: sa.Connection, run_pk: int, state: str) -> Complete
     return msgspec.structs.replace(found, thinned=int(connection.scalar(thinned) or 0))
 
 
-def judged(sources: Sequence[Counts], *, running: bool) -> Completeness:
+def judged(sources: Sequence[RecordCounts], *, running: bool) -> Completeness:
     """Return the completeness of a run with these sources."""
     stored = [source.stored for source in sources]
     missing = [source.missing for source in sources]
@@ -90,7 +90,9 @@ def judged(sources: Sequence[Counts], *, running: bool) -> Completeness:
     )
 
 
-def _verdict(sources: Sequence[Counts], dropped: int, *, running: bool) -> tuple[bool | None, str]:
+def _verdict(
+    sources: Sequence[RecordCounts], dropped: int, *, running: bool
+) -> tuple[bool | None, str]:
     if running:
         return None, "The run has not ended."
     gaps = list(_gaps(sources, dropped))
@@ -101,7 +103,7 @@ def _verdict(sources: Sequence[Counts], dropped: int, *, running: bool) -> tuple
     return True, ""
 
 
-def _gaps(sources: Sequence[Counts], dropped: int) -> list[str]:
+def _gaps(sources: Sequence[RecordCounts], dropped: int) -> list[str]:
     gaps = []
     if dropped:
         gaps.append(f"{_records(dropped)} dropped by the training process.")
@@ -126,7 +128,7 @@ def _records(count: int) -> str:
     return f"{count:,} record was" if count == 1 else f"{count:,} records were"
 
 
-def _hosts(sources: Sequence[Counts]) -> str:
+def _hosts(sources: Sequence[RecordCounts]) -> str:
     hosts = sorted({source.host for source in sources if source.host})
     if not hosts:
         return "the training machine"

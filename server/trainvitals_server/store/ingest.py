@@ -28,7 +28,7 @@ from trainvitals.wire import (
     Stream,
 )
 from trainvitals_server.store import statements
-from trainvitals_server.store.layouts import Layouts
+from trainvitals_server.store.layouts import LayoutCache
 from trainvitals_server.store.models import Attempt, Run, Source, Track
 from trainvitals_server.store.prepare import Prepared
 from trainvitals_server.store.removal import GONE
@@ -43,7 +43,7 @@ class Writing:
 
     connection: sa.Connection
     prepared: Prepared
-    layouts: Layouts
+    layouts: LayoutCache
     now: float
 
     def run(self) -> Ack:

@@ -1,6 +1,6 @@
 """The newest value of every series of a run, from memory and the newest rows of the log.
 
-Comes in: the tracks of a run. Goes out: `Latest` for each stream.
+Comes in: the tracks of a run. Goes out: `StreamLatest` for each stream.
 Promise:  a request reads the rows that arrived since the previous one, and no chunk if these are
           still in the log. The first request, and one after rows were sealed unseen, also reads the
           newest sealed segment: a series without a value in the last 256 steps or more is absent.
@@ -31,7 +31,7 @@ SERIES_KEPT: Final = 1_000_000
 
 
 @dataclass(frozen=True)
-class Latest:
+class StreamLatest:
     """The newest values of one stream; arrays have the shape (places, statistics)."""
 
     layout: Layout
@@ -47,7 +47,7 @@ class _Known:
     """Number of rows of the track that the values include."""
     log_pk: int
     """The newest log row among them."""
-    latest: Latest
+    latest: StreamLatest
 
 
 class NewestValues:
@@ -59,7 +59,7 @@ class NewestValues:
         )
         self._lock = threading.Lock()
 
-    def of(self, connection: sa.Connection, run_pk: int, track: TimelineTrack) -> Latest:
+    def of(self, connection: sa.Connection, run_pk: int, track: TimelineTrack) -> StreamLatest:
         """Return the newest values of a track."""
         # SQLite uses the key of a deleted track again, but never that of a run.
         key = run_pk, track.shape.pk
@@ -97,7 +97,7 @@ def _extended(
 def _read(connection: sa.Connection, track: TimelineTrack) -> _Known:
     """Return the newest values of the newest sealed segment and the log."""
     shape = track.shape
-    empty = Latest(
+    empty = StreamLatest(
         track.layout,
         np.full((shape.places, shape.statistics), np.nan, np.float32),
         np.full((shape.places, shape.statistics), -1, np.int64),
@@ -128,7 +128,7 @@ def _logged(connection: sa.Connection, track: TimelineTrack, after: int) -> tupl
     return [read_frame(row.header, row.values) for row in rows], rows[-1].pk if rows else after
 
 
-def _merged(latest: Latest, parts: Sequence[Rows | Frame]) -> Latest:
+def _merged(latest: StreamLatest, parts: Sequence[Rows | Frame]) -> StreamLatest:
     """Return the newest values of `latest` and of all parts, whatever their order."""
     values, steps = latest.values.copy(), latest.steps.copy()
     for part in parts:
@@ -138,4 +138,4 @@ def _merged(latest: Latest, parts: Sequence[Rows | Frame]) -> Latest:
         newer = at >= np.maximum(steps, 0)
         newest = np.take_along_axis(part.values, row[None], axis=0)[0]
         values[newer], steps[newer] = newest[newer], at[newer]
-    return Latest(latest.layout, values, steps)
+    return StreamLatest(latest.layout, values, steps)

@@ -32,7 +32,7 @@ def decode_layout(blob: bytes) -> Layout:
     return _decoder.decode(blob)
 
 
-class Layouts:
+class LayoutCache:
     """The layouts of the tracks that were used last. Safe for concurrent use."""
 
     def __init__(self, places_max: int = PLACES_KEPT) -> None:

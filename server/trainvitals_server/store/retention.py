@@ -39,7 +39,7 @@ _DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True)
-class Limits:
+class RetentionLimits:
     """The budgets; 0 means no limit unless stated otherwise."""
 
     stream_bytes: int = 0
@@ -105,7 +105,7 @@ class Retention:
     def __init__(
         self,
         database: Database,
-        limits: Limits,
+        limits: RetentionLimits,
         clock: Callable[[], float],
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:

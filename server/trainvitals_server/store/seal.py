@@ -40,7 +40,7 @@ from trainvitals_server.store.models import (
     Track,
 )
 from trainvitals_server.store.removal import GONE, Removal
-from trainvitals_server.store.retention import Limits, Retention
+from trainvitals_server.store.retention import Retention, RetentionLimits
 from trainvitals_server.store.tiers import TIER_FACTOR, Spans
 from trainvitals_server.store.track_rows import TrackShape, step_order
 
@@ -83,14 +83,16 @@ class Compactor:
         database: Database,
         *,
         interval_s: float = 2.0,
-        limits: Limits | None = None,
+        limits: RetentionLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._interval_s = interval_s
         self._stopping = threading.Event()
         self._removal = Removal(database, self._stopping.is_set)
-        self._retention = Retention(database, limits or Limits(), clock, self._stopping.is_set)
+        self._retention = Retention(
+            database, limits or RetentionLimits(), clock, self._stopping.is_set
+        )
         self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
 
     def start(self) -> None:

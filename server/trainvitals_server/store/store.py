@@ -24,8 +24,8 @@ from trainvitals_server.store.frames import frames
 from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.initial import initial
-from trainvitals_server.store.latest import Latest, NewestValues, newest_tracks
-from trainvitals_server.store.layouts import Layouts
+from trainvitals_server.store.latest import NewestValues, StreamLatest, newest_tracks
+from trainvitals_server.store.layouts import LayoutCache
 from trainvitals_server.store.migrate import migrate, parsed
 from trainvitals_server.store.models import DroppedRow, Run
 from trainvitals_server.store.prepare import prepare
@@ -50,7 +50,7 @@ class Store:
         self._clock = clock
         self._limits = limits or SeriesLimits()
         self._histories = Histories()
-        self._layouts = Layouts()
+        self._layouts = LayoutCache()
         self._newest = NewestValues()
 
     @classmethod
@@ -258,7 +258,7 @@ class Store:
             newest = {d.layout.stream: d.layout for d in timeline(connection, run_pk)}
         return list(newest.values())
 
-    def latest(self, run_pk: int) -> list[Latest]:
+    def latest(self, run_pk: int) -> list[StreamLatest]:
         """Return the newest value of every series, by stream."""
         with self.database.read() as connection:
             tracks = newest_tracks(timeline(connection, run_pk))

@@ -18,8 +18,8 @@ from trainvitals_server.store.retention import (
     AROUND_FINDING,
     NEWEST_SEGMENTS,
     RETENTION_CLAIM,
-    Limits,
     Retention,
+    RetentionLimits,
     Segment,
     thinnable,
     used_bytes,
@@ -51,7 +51,7 @@ def fill(store: Store, run: str = "r", *, rows: int = ROWS, tags=(), ended: bool
 
 
 def retain(store: Store, now: float = 0.0, **limits) -> int:
-    done = Retention(store.database, Limits(**limits), lambda: now).run_once()
+    done = Retention(store.database, RetentionLimits(**limits), lambda: now).run_once()
     Removal(store.database).run_once()
     return done
 

@@ -6,7 +6,7 @@ from helpers.batches import amounts, batch, ingest, scalar_frame, scalars, start
 from trainvitals.wire import RunEnd, Stat, Stream
 from trainvitals_server.store import RequestRefused, Store
 from trainvitals_server.store.removal import Removal
-from trainvitals_server.store.retention import KEEP_TAG, Limits, Retention, used_bytes
+from trainvitals_server.store.retention import KEEP_TAG, Retention, RetentionLimits, used_bytes
 
 DAY_S = 86_400.0
 
@@ -67,7 +67,7 @@ def test_after_its_days_in_the_bin_a_run_is_removed(timed, clock):
     fill(timed)
     fill(timed, run="other", source=b"o")
     timed.put_into_bin(timed.run("r").pk, "t")
-    retention = Retention(timed.database, Limits(deleted_days=7), lambda: clock[0])
+    retention = Retention(timed.database, RetentionLimits(deleted_days=7), lambda: clock[0])
     clock[0] += 7 * DAY_S - 1
     assert retention.run_once() == 0
     assert listed(timed, binned=True) == ["r"]
@@ -88,7 +88,7 @@ def test_the_bin_counts_in_the_byte_budget_and_goes_first(timed, clock):
     timed.put_into_bin(timed.run("r").pk, "t")
     with timed.database.read() as connection:
         assert used_bytes(connection) == both
-    limits = Limits(total_bytes=both // 2, deleted_days=7)
+    limits = RetentionLimits(total_bytes=both // 2, deleted_days=7)
     assert Retention(timed.database, limits, lambda: clock[0]).run_once() == 1
     assert (listed(timed, binned=True), listed(timed)) == ([], ["other"])
 
@@ -109,7 +109,7 @@ class Meanwhile:
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(deleted_days=7), Limits(deleted_days=1000, total_bytes=1)]
+    "limits", [RetentionLimits(deleted_days=7), RetentionLimits(deleted_days=1000, total_bytes=1)]
 )
 def test_a_run_that_is_undeleted_meanwhile_is_not_removed(timed, clock, caplog, limits):
     fill(timed)
@@ -123,7 +123,11 @@ def test_a_run_that_is_undeleted_meanwhile_is_not_removed(timed, clock, caplog, 
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(ended_days=1, deleted_days=1000), Limits(deleted_days=1000, total_bytes=1)]
+    "limits",
+    [
+        RetentionLimits(ended_days=1, deleted_days=1000),
+        RetentionLimits(deleted_days=1000, total_bytes=1),
+    ],
 )
 def test_a_run_that_gets_the_tag_keep_meanwhile_is_not_removed(timed, clock, limits):
     fill(timed)

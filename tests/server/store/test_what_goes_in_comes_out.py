@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from helpers.batches import amounts, batch, frame, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Layout, Place, Stat, Stream
-from trainvitals_server.store.blocks import CorruptBlock, pack, unpack
+from trainvitals_server.store.compression import CorruptBlock, pack, unpack
 from trainvitals_server.store.seal import Compactor
 from trainvitals_server.store.series import UnknownSeries
 from trainvitals_server.store.tiers import Spans

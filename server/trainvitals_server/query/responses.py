@@ -1,4 +1,4 @@
-"""What the routes share: parameters, descriptions and JSON responses."""
+"""Parameters, descriptions and JSON responses that the routes share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Query, Request, Response
 
 from trainvitals_server.auth import Principal, Scope, allow
-from trainvitals_server.problems import answers
+from trainvitals_server.problems import problem_responses
 from trainvitals_server.query.shapes import schema_of
 from trainvitals_server.store import Store
 
@@ -23,7 +23,7 @@ def described(kind: type[Any], *reasons: str, also: str = "") -> dict[str, Any]:
 
     `also`: a binary content type that the route offers beside JSON.
     """
-    problems = answers("unauthorised", "forbidden", *reasons, "invalid", "internal")
+    problems = problem_responses("unauthorised", "forbidden", *reasons, "invalid", "internal")
     answer = schema_of(kind)
     if also:
         answer["content"][also] = {"schema": {"type": "string", "format": "binary"}}
