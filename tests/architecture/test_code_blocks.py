@@ -1,4 +1,4 @@
-"""Each Python block of the pages that a user copies from runs as it stands."""
+"""Each Python block of the pages for users runs unchanged."""
 
 import re
 from pathlib import Path

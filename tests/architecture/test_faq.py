@@ -1,4 +1,4 @@
-"""What the page of questions says about settings is so."""
+"""The statements of the page of questions about settings are true."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Each guarantee in docs/guarantees.toml names tests that exist, or says that it has none."""
+"""Each guarantee in docs/guarantees.toml names tests that exist, or states that it has none."""
 
 import sys
 from pathlib import Path

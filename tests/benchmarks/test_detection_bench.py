@@ -1,4 +1,4 @@
-"""The detection bench scores as it says, and clear faults stay found."""
+"""The detection benchmark scores as documented, and clear faults are still found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of post-training trains what it says, and the diagnosis sees it."""
+"""The benchmark of post-training trains as documented, and the diagnosis finds its faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle of the chart board: when it is built, and what is said without it."""
+"""The bundle of the chart board: when it is built, and the message without it."""
 
 import shutil
 

@@ -46,7 +46,7 @@ def address(collector):
 
 @pytest.fixture
 def live(browser):
-    """A run that goes on, its page, and the frames that the page received."""
+    """A running run, its page, and the frames that the page received."""
     run = spiking_run()
     with fake_collector(run) as fake, dashboard(fake.url, TOKEN) as url:
         yield run, lambda: visit(browser, f"{url}/run?run=gpt-small"), fake

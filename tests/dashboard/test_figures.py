@@ -1,4 +1,4 @@
-"""Figures show what the data says: limits, layers, zeros."""
+"""Figures show the data: limits, layers, zeros."""
 
 from trainvitals.api.schema import Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence

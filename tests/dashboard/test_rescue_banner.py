@@ -1,4 +1,4 @@
-"""While the collector only reads a damaged database, every page says so."""
+"""While the collector only reads a damaged database, every page shows a warning."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Other people's text stays text, and numbers are short."""
+"""Untrusted text is shown as text, and numbers are short."""
 
 import math
 

@@ -37,7 +37,7 @@ def interruptible() -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """A demo that has printed all it prints before Ctrl-C, and goes on."""
+    """A running demo that has printed all of its output before Ctrl-C."""
 
     process: subprocess.Popen[str]
     lines: list[str]

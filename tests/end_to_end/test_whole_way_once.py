@@ -91,7 +91,7 @@ def _ready(process, log, token) -> Client:
 
 @pytest.fixture(scope="module")
 def local(collector, home, environment):
-    """Train, and return what the training process says at its end."""
+    """Train, and return the diagnosis of the training process at its end."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=home,

@@ -140,7 +140,7 @@ def test_without_a_terminal_no_status_is_written(capsys):
 
 
 class Terminal:
-    """A stream that says that it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def __init__(self):
         self.written, self.writers = "", set()

@@ -1,4 +1,4 @@
-"""The collector serves the host names that it is told to serve, and never two Host headers."""
+"""The collector serves the configured host names, and never two Host headers."""
 
 import anyio
 import pytest

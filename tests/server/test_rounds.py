@@ -53,7 +53,7 @@ class MemoryStore:
 
 
 class Says:
-    """An engine that finds what it is told to, and remembers what it was given."""
+    """An engine that returns given findings and records its arguments."""
 
     def __init__(self, *findings):
         self.findings, self.given = findings, []

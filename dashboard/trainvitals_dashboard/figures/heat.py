@@ -3,8 +3,8 @@
 Comes in: a function that requests heat maps, the places by block, the places that the browser
           shows.
 Goes out: numbered messages (see updates.py); dashboard/board/src/heat.js reads them.
-Promise:  a continuation has at most LIVE_CELLS cells or one column (4 KB), whatever the run's
-          length; a place that is not visible is not requested.
+Promise:  a continuation has at most LIVE_CELLS cells or one column (4 KB), for a run of any length;
+          a place that is not visible is not requested.
 Start at `heat_message`.
 """
 

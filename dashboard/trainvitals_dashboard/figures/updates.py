@@ -2,7 +2,7 @@
 
 Comes in: plans (a chart and the function that requests its curves), newest step, range of steps.
 Goes out: numbered messages; a message with a `base` continues the message of that number.
-Promise:  a continuation has at most LIVE_POINTS points in all (1.5 KB), whatever the run's length.
+Promise:  a continuation has at most LIVE_POINTS points in all (1.5 KB), for a run of any length.
 Start at `message_of`.
 """
 

@@ -26,7 +26,7 @@ def set_window(first: int | None, last: int | None) -> None:
     """Write a range into the URL. It takes effect at the next rerun of the page."""
     chosen = {"from_step": first, "to_step": last}
     # Not from_dict: it would also write the parameters of widgets, which Streamlit refuses. One
-    # update for both ends: two would create an intermediate URL that nobody requested.
+    # update for both ends: two would create an intermediate URL.
     given = {n: str(max(0, v)) for n, v in chosen.items() if v is not None}
     if given:
         st.query_params.update(given)

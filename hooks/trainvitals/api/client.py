@@ -314,7 +314,7 @@ def _target(base: str, path: str, query: Mapping[str, Any]) -> str:
 
 
 def run_path(run: str) -> str:
-    """Return a run's path below /api/v1, whatever is in its name."""
+    """Return a run's path below /api/v1; any name is allowed."""
     name = quote(run, safe="")
     # "." and ".." would be resolved away as path segments.
     return f"/runs/{name.replace('.', '%2E') if set(run) <= {'.'} else name}"

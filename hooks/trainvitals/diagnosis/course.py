@@ -130,8 +130,8 @@ class Course:
         if self.falling:
             return False
         blocks = [middle(part) for part in np.array_split(values, min(20, len(values) // 25))]
-        # A loss that was far below its start has shown learning, whatever it is now; a loss that
-        # was far above it varies, as with bootstrapped targets.
+        # A loss that was far below its start has shown learning, regardless of its current value; a
+        # loss that was far above it varies, as with bootstrapped targets.
         varied = max(abs(start - block) for block in blocks) > 3 * band
         return bool(not varied and abs(start - self.now()) < band)
 

@@ -1,7 +1,7 @@
 """What trainers of post-training log (policy gradients with rewards), by quantity.
 
 Comes in: a history with scalars of `monitor.log`, or of the logs of a Hugging Face Trainer.
-Goes out: one curve for each `Quantity`, whatever name the trainer gave it.
+Goes out: one curve for each `Quantity`, under any of its known names.
 Promise:  pure; a quantity that is not logged is an empty curve.
 """
 

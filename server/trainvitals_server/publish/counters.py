@@ -51,7 +51,7 @@ OUTCOMES: Final = frozenset(
 """Values of the label `outcome` of `ingest_requests_total`; other reasons count as "error".
 
 Requests that are refused before their address is known (timeout, host, bad_request,
-headers_too_large, busy) are counted here too, whatever address they were for."""
+headers_too_large, busy) are counted here too, for any address."""
 
 DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)

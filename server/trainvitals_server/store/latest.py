@@ -129,7 +129,7 @@ def _logged(connection: sa.Connection, track: TimelineTrack, after: int) -> tupl
 
 
 def _merged(latest: StreamLatest, parts: Sequence[Rows | Frame]) -> StreamLatest:
-    """Return the newest values of `latest` and of all parts, whatever their order."""
+    """Return the newest values of `latest` and of all parts, which may be in any order."""
     values, steps = latest.values.copy(), latest.steps.copy()
     for part in parts:
         measured = ~np.isnan(part.values)

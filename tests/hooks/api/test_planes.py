@@ -1,4 +1,4 @@
-"""Columns of float32 come back from planes bit for bit, whatever their values."""
+"""Columns of float32 are restored from planes bit for bit, for any values."""
 
 import numpy as np
 import pytest

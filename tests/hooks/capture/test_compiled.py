@@ -1,4 +1,4 @@
-"""A compiled model is compiled as often as without a monitor, and what is not seen in it is said.
+"""A compiled model is compiled as often as without a monitor; what is not observed is reported.
 
 The decision and its figures: docs/decisions/0008.
 """

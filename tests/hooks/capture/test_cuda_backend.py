@@ -139,7 +139,7 @@ def test_an_upload_copies_every_entry():
 
 
 class Event:
-    """An event that passes when it is told to."""
+    """An event that completes on request."""
 
     def __init__(self):
         self.passed = False
@@ -152,7 +152,7 @@ class Event:
 
 
 class LateTransfer(Transfer):
-    """A transfer from the CPU whose copies are complete when their events are told so."""
+    """A transfer from the CPU whose copies complete on request."""
 
     def __init__(self):
         super().__init__()

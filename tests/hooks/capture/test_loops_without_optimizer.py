@@ -1,4 +1,4 @@
-"""Where no torch optimizer steps, each training loss is a step, and what is not seen is said."""
+"""Without a torch optimizer, each training loss is a step; what is not observed is reported."""
 
 import numpy as np
 import pytest

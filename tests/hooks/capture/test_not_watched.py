@@ -1,4 +1,4 @@
-"""What was not seen is said with the reason, once, and only when it is so."""
+"""Data that was not observed is reported once, with the reason, and only if it is missing."""
 
 import torch
 from torch import nn

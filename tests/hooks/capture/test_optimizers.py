@@ -1,4 +1,4 @@
-"""The torch optimizer is found inside wrappers or when it steps; several are told apart."""
+"""The torch optimizer is found inside wrappers or at its first step; several are distinguished."""
 
 import numpy as np
 import torch

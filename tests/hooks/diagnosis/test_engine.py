@@ -21,7 +21,7 @@ from trainvitals.wire import STATISTICS, Place, Stream
 
 @dataclass(frozen=True)
 class Says(Rule):
-    """A rule that says what the test wants."""
+    """A rule that reports given findings."""
 
     findings: tuple[Finding, ...] = ()
     code: ClassVar[str] = "TV201"

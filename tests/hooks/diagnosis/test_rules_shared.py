@@ -1,4 +1,4 @@
-"""What holds for every rule: a complete page, thresholds with a meaning, examples that decide."""
+"""Properties of every rule: a complete page, thresholds with a meaning, examples that decide."""
 
 import ast
 import inspect

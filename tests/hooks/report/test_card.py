@@ -1,4 +1,4 @@
-"""The card says what it is, where, with which numbers, and what to do; within its width."""
+"""The card shows the fault, its place, the numbers and the advice, within its width."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Kills, forks, cleaned folders, full disks and left-over spools lose nothing and delay nobody."""
+"""Kills, forks, cleaned folders, full disks and left-over spools lose and delay nothing."""
 
 import gc
 import os

@@ -83,7 +83,7 @@ def test_what_is_no_batch_is_refused_with_a_reason(running, body, headers, statu
 
 
 def header(**changes: object) -> bytes:
-    """A body whose header says what no encoder of ours would."""
+    """A body whose header has values that the encoder never writes."""
     fields = {
         "run": "r",
         "project": "p",

@@ -1,4 +1,4 @@
-"""A condition raises one message for each cooldown, and one when it no longer holds."""
+"""A condition raises one message for each cooldown, and one when it ends."""
 
 import datetime
 

@@ -22,7 +22,7 @@ HIDDEN = {
     "rules",
     "notifications",
 }
-"""Paths, addresses, secrets, and what the API tells in another form."""
+"""Paths, addresses, secrets, and settings that the API returns in another form."""
 SECRETS = ("s3cr3t-path", "s3cr3t-key-0123456789", "s3cr3t-host")
 
 

@@ -1,4 +1,4 @@
-"""TV953 over a real database: what two processes over gloo recorded, and what it says of them."""
+"""TV953 over a real database: the records of two gloo processes, and the findings about them."""
 
 import os
 import subprocess

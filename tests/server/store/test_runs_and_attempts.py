@@ -1,4 +1,4 @@
-"""A run is what its newest attempt says; older attempts stay, and nothing is mixed up."""
+"""A run has the state of its newest attempt; older attempts are kept separately."""
 
 import numpy as np
 import pytest

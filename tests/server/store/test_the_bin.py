@@ -1,4 +1,4 @@
-"""A deleted run stays in the bin for a time; names, tags and notes of users outlive a restart."""
+"""A deleted run stays in the bin for a time; users' names, tags and notes survive a restart."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tasks of one commit do not affect each other; a task that nobody waits for is left out."""
+"""Tasks of one commit do not affect each other; a cancelled task is left out."""
 
 import threading
 

@@ -32,10 +32,10 @@ class AbsorbedUpdates(Rule):
     that a step did not change, less the share of entries without a gradient, is above 90 % (median)
     and never below 50 %, while the learning rate is above 0 and some entries do change. Left out:
     embeddings, frozen parameters and those of no optimizer, warm-up and the end of a schedule.
-    The step of the optimizer is measured. Of a program that rounds float32 weights after it, it is
-    seen that all weights are values of bfloat16 or float16 (not on accelerators); it is reported if
-    RMS(ΔW)/RMS(W) is below half of the distance to the next value, for more than half of the
-    matrices.
+    The step of the optimizer is measured. A program that rounds float32 weights after it is
+    recognised if all weights are values of bfloat16 or float16 (not on accelerators); it is
+    reported if RMS(ΔW)/RMS(W) is below half of the distance to the next value, for more than half
+    of the matrices.
     ## Why it matters
     bfloat16 has 8 significant bits: a step below 1/512 of a weight is rounded away, and the same
     step is rounded away again the next time. The gradients look healthy and the loss falls slowly

@@ -32,8 +32,8 @@ class BiasRegularised(Rule):
     and biases before a normalisation layer are not counted. Or: learning rate times weight decay is
     above 0.0005, and the median scale of the normalisation layers has lost a tenth of its size.
     ## Why it matters
-    A bias has no scale to regularise: it moves an output to where the data is. Held at zero, the
-    network needs its weights to produce constant parts such as the mean of the targets.
+    A bias has no scale to regularise: it shifts an output to the level of the data. Held at zero,
+    the network needs its weights to produce constant parts such as the mean of the targets.
     ## Evidence
     The RMS of the biases and of the weights relative to the start, and the strongest decay.
     ## What to do

@@ -22,7 +22,7 @@ class DroppedRecords(Rule):
     The training process reports that it dropped records, with the reason: its queue was full
     (`queue_full`), the spool on its disk was full (`spool_full`), the collector refused them
     (`rejected`), or another one. The training process never waits for the collector, so records
-    are dropped where the collector is too slow or away for too long.
+    are dropped when the collector is too slow or cannot be reached for too long.
     ## Why it matters
     The curves have gaps, and a fault in these steps is not seen by the collector. The diagnosis in
     the training process has these steps.

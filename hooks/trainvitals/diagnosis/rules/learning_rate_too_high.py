@@ -61,7 +61,7 @@ class LearningRateTooHigh(Rule):
     - Add a warm-up of some hundred steps, and clip gradients.
     - With `reduction="sum"`, the gradient is multiplied by the batch size: use the mean.
     ## When it is wrong
-    Adam's first steps have a ratio of about lr·√(3·fan_in), whatever the gradient is: they count
+    Adam's first steps have a ratio of about lr·√(3·fan_in), independent of the gradient: they count
     only while the loss does not fall. Weights that are initialised to zero are excluded.
     ## References
     Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186;

@@ -42,7 +42,7 @@ class LossDivergence(Rule):
     targets grew gradually with the loss, by 40 % or more, as bootstrapped targets do (Q-learning,
     value functions), and never to more than three times their size within ten measured batches. The
     targets are seen in `mse_loss`, `smooth_l1_loss`, `huber_loss` and their modules, and in
-    `run.loss(value, target=...)`; a difference that the program squares itself hides them: set
+    `monitor.loss(value, target=...)`; a difference that the program squares itself hides them: set
     `watch(loss_falls=False)` there.
     ## Why it matters
     The model has lost what it had learned. The steps from the rise on are wasted, unless the loss

@@ -31,7 +31,7 @@ class NoSupervision(Rule):
       is NaN or infinite in that step; otherwise in two measured steps in a row.
     - The loss is multiplied by a factor of exactly 0, in three measured steps.
     - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
-      steps: most samples teach nothing. Only for targets with two or more dimensions.
+      steps: most samples have no effect. Only for targets with two or more dimensions.
     ## Why it matters
     The run ends without an error and has learned nothing. Typical causes are a chat template whose
     answer part was not found, truncation that cuts the answers off, a mask with the wrong sign. A
@@ -82,7 +82,7 @@ class NoSupervision(Rule):
         none = share.values == 0
         loss, diverged = self._at(history, share.steps)
         newest = self.observations
-        # The weights are NaN from then on, whatever the next batches hold.
+        # The weights are NaN from then on, regardless of the next batches.
         if (none & diverged).any() and diverged[-newest:].any():
             return self._none(int(share.steps[np.flatnonzero(none & diverged)[0]]), diverged=True)
         empty = none & (diverged | (loss == 0) | small)

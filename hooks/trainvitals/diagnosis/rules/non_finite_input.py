@@ -32,7 +32,7 @@ class NonFiniteInput(Rule):
     finite: the program handles missing values.
     ## Why it matters
     One such value makes the loss non-finite, and the optimizer then writes NaN into every weight.
-    A batch that is skipped costs nothing; a model of NaN costs the run.
+    A batch that is skipped costs nothing; a model with NaN weights is lost.
     ## Evidence
     The step, and the number of non-finite entries of the input or of the targets; or the number of
     non-finite outputs of the first layer and its largest weight.

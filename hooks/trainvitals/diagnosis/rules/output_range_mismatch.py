@@ -89,7 +89,7 @@ class OutputRangeMismatch(Rule):
     the newest three measured batches, targets lie outside the range of the last activation
     (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation.
     ## Why it matters
-    The model cannot reach these targets, whatever it learns. Logits between 0 and 1 cannot express
+    The model cannot reach these targets with any weights. Logits between 0 and 1 cannot express
     a confident prediction; a ReLU at the output has no gradient where its input is negative.
     ## Evidence
     The last activation, and the targets outside its range.

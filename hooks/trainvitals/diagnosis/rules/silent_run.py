@@ -19,8 +19,8 @@ class SilentRun(Rule):
     ## What it detects
     The collector has received nothing from any process of the run for longer than its setting
     `lost_after_s` (60 s by default), and no record says that the run finished, failed or stopped.
-    A process sends a heartbeat where it has nothing else to send, so a slow step is no silence.
-    The rule has no threshold of its own, and is not applied in the training process.
+    A process sends a heartbeat where it has nothing else to send, so a slow step does not count as
+    silence. The rule has no threshold of its own, and is not applied in the training process.
     ## Why it matters
     A process that is killed, for example for its memory, reports nothing, and neither does one
     that hangs in a collective operation with the whole machine. The curves end as those of a run
@@ -28,7 +28,7 @@ class SilentRun(Rule):
     ## Evidence
     The last step that was received. The verdict of such a run is `failed`.
     ## What to do
-    - Look for the process on its machine, and in the kernel's log for a kill by lack of memory.
+    - Look for the process on its machine, and in the kernel's log for an out-of-memory kill.
     - If it still trains, run `trainvitals doctor` there: the network or the token may be the cause;
       its records are in the spool, and `trainvitals sync` sends them.
     ## When it is wrong

@@ -90,7 +90,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
     Return raw logits from the model and give them to the loss; apply softmax only to show or
     compare probabilities. For one output, use BCEWithLogitsLoss.
     ## When it is wrong
-    Never known to be. In compiled models the graph of the loss cannot be read.
+    No case is known. In compiled models the graph of the loss cannot be read.
     ## References
     PyTorch documentation, torch.nn.CrossEntropyLoss; Wardat et al., "DeepDiagnosis: Automatically
     Diagnosing Faults and Recommending Actionable Fixes in Deep Learning Programs", 2022,

@@ -59,7 +59,7 @@ class TrivialTarget(Rule):
     - Check which input predicts the target: train on one feature at a time.
     - Language models: the target of position i is token i + 1, and the attention is causal.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
-    - There is code only if tokens are not shifted; which input is the target, only you know.
+    - There is code only if tokens are not shifted; only you know which input is the target.
     ## When it is wrong
     Exercises that are solved exactly, such as a plane without noise; an autoencoder for tokens
     whose modules are not named encoder and decoder and whose output layer predicts one position;

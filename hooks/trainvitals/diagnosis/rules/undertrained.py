@@ -26,7 +26,7 @@ class Undertrained(Rule):
     """The planned steps are over, and the loss has hardly fallen or still falls.
 
     ## What it detects
-    Needs `watch(total_steps=…)`; speaks at the last planned step only. It is a warning if the loss
+    Needs `watch(total_steps=…)`; reports at the last planned step only. It is a warning if the loss
     has not fallen by 5 %, is near the loss of the best constant prediction, and (1) the plan has
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss

@@ -66,9 +66,9 @@ class UnnormalisedInput(Rule):
     ## Why it matters
     The curvature of the loss along the first layer's weights grows with the square of the inputs:
     at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
-    all other layers want the usual one. Inputs near 0 leave the bias alone to decide. Behind a
-    first layer with a normalisation, one huge feature hides all others, and a large mean lets the
-    running statistics lag behind the weights: the model is right in training and wrong in
+    all other layers need the usual one. With inputs near 0, the bias alone determines the output.
+    Behind a first layer with a normalisation, one huge feature hides all others, and a large mean
+    lets the running statistics lag behind the weights: the model is right in training and wrong in
     evaluation.
     ## Evidence
     The RMS of the inputs after both measurements.
@@ -117,7 +117,7 @@ class UnnormalisedInput(Rule):
             yield found
 
     def _by_input(self, history: History) -> Iterator[Finding]:
-        """Yield a finding for what the measured input shows, whatever follows the first layer."""
+        """Yield a finding for the measured input, independent of the layers after the first."""
         place = _first_called(history)
         if place is None:
             return
