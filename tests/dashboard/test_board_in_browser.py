@@ -1,5 +1,6 @@
 """The chart board in a real Chromium: one cursor, one zoom, kept while the run goes on."""
 
+from functools import partial
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -49,15 +50,29 @@ def live(browser):
     """A running run, its page, and the frames that the page received."""
     run = spiking_run()
     with fake_collector(run) as fake, dashboard(fake.url, TOKEN) as url:
-        yield run, lambda: visit(browser, f"{url}/run?run=gpt-small"), fake
+        yield run, partial(visit, browser, f"{url}/run?run=gpt-small"), fake
+
+
+@pytest.fixture(scope="module")
+def still(browser, address):
+    """The page of a run that has ended, for tests that only move the cursor."""
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        yield seen
 
 
 def query_of(page):
     return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1600, 390])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        (1600, False),
+        (390, True),
+        pytest.param(1600, True, marks=pytest.mark.slow),
+        pytest.param(390, False, marks=pytest.mark.slow),
+    ],
+)
 def test_every_chart_is_drawn_without_an_error_within_the_page(browser, address, width, dark):
     with visit(browser, f"{address}/run?run=gpt-small", width=width, dark=dark) as seen:
         for chart in ("proof-TV503", LOSS, NORM, RATE):
@@ -69,23 +84,23 @@ def test_every_chart_is_drawn_without_an_error_within_the_page(browser, address,
         assert seen.page.locator("iframe").count() == 0
 
 
-def test_all_charts_have_one_cursor_and_say_the_step_and_the_values_there(browser, address):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
-        hover(seen.page, LOSS, 0.25)
-        step = header(seen.page, LOSS).split("step ")[1].split("\n")[0]
-        assert step == "100"
-        for chart in (NORM, RATE, "proof-TV503"):
-            assert f"step {step}" in header(seen.page, chart)
-        assert "training" in said(seen.page, LOSS)
-        assert "validation" in said(seen.page, LOSS)
+def test_all_charts_have_one_cursor_and_say_the_step_and_the_values_there(still):
+    hover(still.page, LOSS, 0.25)
+    step = header(still.page, LOSS).split("step ")[1].split("\n")[0]
+    assert step == "100"
+    for chart in (NORM, RATE, "proof-TV503"):
+        assert f"step {step}" in header(still.page, chart)
+    assert "training" in said(still.page, LOSS)
+    assert "validation" in said(still.page, LOSS)
 
 
 def test_the_cursor_sends_nothing_to_the_server(browser, address):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
-        sent = []
-        seen.page.on("websocket", lambda ws: ws.on("framesent", lambda frame: sent.append(frame)))
-        seen.page.reload()
-        seen.settle()
+    sent = []
+
+    def listen(page):
+        page.on("websocket", lambda ws: ws.on("framesent", lambda frame: sent.append(frame)))
+
+    with visit(browser, f"{address}/run?run=gpt-small", listen=listen) as seen:
         plot(seen.page, LOSS)
         seen.page.wait_for_timeout(1_000)
         assert sent, "the frames of the page are not seen"
@@ -96,11 +111,10 @@ def test_the_cursor_sends_nothing_to_the_server(browser, address):
         assert sent == []
 
 
-def test_numbers_are_short(browser, address):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
-        for chart in (LOSS, NORM, RATE):
-            longest = max(said(seen.page, chart).split(), key=len)
-            assert len(longest.strip(".,()")) <= 10, longest
+def test_numbers_are_short(still):
+    for chart in (LOSS, NORM, RATE):
+        longest = max(said(still.page, chart).split(), key=len)
+        assert len(longest.strip(".,()")) <= 10, longest
 
 
 def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_all_charts(
@@ -150,17 +164,16 @@ def test_the_keyboard_moves_the_cursor_zooms_and_changes_the_scale(browser, addr
         assert query_of(seen.page)["from_step"] in ("1", "2")
 
 
-def test_lost_steps_and_values_that_are_not_finite_are_drawn_apart(browser, address):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
-        measured = pixel(seen.page, LOSS, 50 / 400)
-        lost = pixel(seen.page, LOSS, 165 / 400)
-        infinite = pixel(seen.page, LOSS, 300 / 400)
-        assert measured[3] == 0
-        assert lost[3] > 0
-        assert max(lost[:3]) - min(lost[:3]) < 60
-        assert infinite[0] > 2 * infinite[1]
-        hover(seen.page, LOSS, 300 / 400)
-        assert "training not finite" in said(seen.page, LOSS)
+def test_lost_steps_and_values_that_are_not_finite_are_drawn_apart(still):
+    measured = pixel(still.page, LOSS, 50 / 400)
+    lost = pixel(still.page, LOSS, 165 / 400)
+    infinite = pixel(still.page, LOSS, 300 / 400)
+    assert measured[3] == 0
+    assert lost[3] > 0
+    assert max(lost[:3]) - min(lost[:3]) < 60
+    assert infinite[0] > 2 * infinite[1]
+    hover(still.page, LOSS, 300 / 400)
+    assert "training not finite" in said(still.page, LOSS)
 
 
 def test_a_range_is_kept_over_many_redrawings_and_smoothing_changes_the_line_only(browser, address):
@@ -218,11 +231,12 @@ def test_the_values_of_a_layer_are_said_by_its_name(browser, address):
 
 def test_live_points_are_appended_in_small_messages(live):
     run, opened, _ = live
-    with opened() as seen:
-        frames = []
-        seen.page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
-        seen.page.reload()
-        seen.settle()
+    frames = []
+
+    def listen(page):
+        page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
+
+    with opened(listen=listen) as seen:
         plot(seen.page, LOSS)
         sizes = []
         for step in (700, 1_000, 1_300):

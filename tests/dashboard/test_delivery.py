@@ -23,6 +23,12 @@ from trainvitals_dashboard.delivery import (
 
 
 @pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def address():
     with fake_collector(spiking_run()) as fake, dashboard(fake.url, TOKEN) as url:
         yield url
@@ -92,8 +98,8 @@ def test_what_is_not_a_file_of_streamlit_is_not_sent(address):
 
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
-def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(address):
-    with chromium() as browser, visit(browser, f"{address}/run?run=gpt-small") as seen:
+def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(address, browser):
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
         assert (seen.refused, seen.errors) == ([], [])
         sizes = "performance.getEntriesByType('resource').map(e => e.encodedBodySize)"
         assert sum(seen.page.evaluate(sizes)) < 1_850_000
@@ -105,15 +111,16 @@ def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(addr
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", ["", "/run?run=gpt-small", "/layers?run=gpt-small", "/alerts"])
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_pages_use_the_fonts_of_the_system(address, page, dark):
+def test_the_pages_use_the_fonts_of_the_system(address, browser, page):
     shown = "e => getComputedStyle(e).fontFamily.split(',')[0]"
-    with chromium() as browser, visit(browser, address + page, dark=dark) as seen:
-        seen.page.wait_for_timeout(500)
-        fonts = [url for url in seen.requests if ".woff" in url]
-        assert [url for url in fonts if "MaterialSymbols" not in url] == []
-        assert seen.page.locator("[data-testid=stApp]").evaluate(shown) == "system-ui"
-        headings = seen.page.locator("h1, h2, h3, h4").evaluate_all(f"all => all.map({shown})")
-        code = seen.page.locator("code").evaluate_all(f"all => all.map({shown})")
-        assert set(headings) <= {"system-ui"}
-        assert set(code) <= {"ui-monospace"}
+    with visit(browser, address + page) as seen:
+        for scheme in ("light", "dark"):
+            seen.page.emulate_media(color_scheme=scheme)
+            seen.page.wait_for_timeout(500)
+            fonts = [url for url in seen.requests if ".woff" in url]
+            assert [url for url in fonts if "MaterialSymbols" not in url] == []
+            assert seen.page.locator("[data-testid=stApp]").evaluate(shown) == "system-ui"
+            headings = seen.page.locator("h1, h2, h3, h4").evaluate_all(f"all => all.map({shown})")
+            code = seen.page.locator("code").evaluate_all(f"all => all.map({shown})")
+            assert set(headings) <= {"system-ui"}
+            assert set(code) <= {"ui-monospace"}

@@ -34,7 +34,7 @@ def whole_rows(page, height):
     return sum(box is not None and box["y"] + box["height"] <= height for box in boxes)
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_twenty_runs_fit_on_a_screen(browser, address, dark):
     with visit(browser, address, dark=dark) as seen:
         seen.page.set_viewport_size({"width": 1600, "height": 1000})
@@ -43,7 +43,7 @@ def test_twenty_runs_fit_on_a_screen(browser, address, dark):
         assert (seen.errors, seen.foreign) == ([], [])
 
 
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_phone_shows_cards_within_its_width(browser, address, dark):
     with visit(browser, address, width=390, dark=dark) as seen:
         card = seen.page.locator("tbody tr").first

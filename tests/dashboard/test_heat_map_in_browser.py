@@ -1,6 +1,7 @@
 """The heat-map in a real Chromium: any number of tensors, only the visible ones are sent."""
 
 import json
+from itertools import product
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -69,9 +70,18 @@ def click_row(page, index):
     page.mouse.click(box["x"] + 40, box["y"] + (index + 0.5) * ROW)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1600, 390])
-@pytest.mark.parametrize("tensors", [304, 2_000])
+@pytest.mark.parametrize(
+    ("tensors", "width", "dark"),
+    [
+        (304, 1600, True),
+        (2_000, 390, False),
+        *(
+            pytest.param(tensors, width, dark, marks=pytest.mark.slow)
+            for tensors, width, dark in product((304, 2_000), (1600, 390), (False, True))
+            if (tensors, width, dark) not in ((304, 1600, True), (2_000, 390, False))
+        ),
+    ],
+)
 def test_all_tensors_have_a_row_within_the_page(browser, address, tensors, width, dark):
     path = f"{address}/layers?run=with-{tensors}"
     with visit(browser, path, width=width, dark=dark) as seen:

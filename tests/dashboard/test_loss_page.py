@@ -133,8 +133,10 @@ def test_in_a_browser_it_is_live_has_no_error_and_hostile_names_are_text():
         dashboard(fake.url, TOKEN) as url,
         chromium() as browser,
     ):
-        for width, dark in ((1600, False), (390, True)):
-            with visit(browser, f"{url}/loss?run=memoriser", width=width, dark=dark) as seen:
+        with visit(browser, f"{url}/loss?run=memoriser") as seen:
+            for width in (1600, 390):
+                if width == 390:
+                    seen.on_a_phone()
                 seen.page.locator("section[data-key='share'] canvas").first.wait_for()
                 seen.page.get_by_text("Gap to the training loss").wait_for()
                 assert seen.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -62,10 +62,7 @@ def test_each_view_says_its_headline_without_an_error_and_stays_here(browser, ad
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=60_000)
         assert page.evaluate(FITS), "the page is wider than the screen"
-        page.emulate_media(color_scheme="dark")
-        page.set_viewport_size({"width": 390, "height": 900})
-        page.wait_for_function(FITS, timeout=10_000)
-        seen.settle()
+        seen.on_a_phone()
         page.get_by_text(VIEWS[path], exact=False).first.wait_for(timeout=60_000)
         assert page.evaluate(FITS), "the page is wider than a phone"
         if path in HOSTILE_VIEWS:

@@ -149,7 +149,9 @@ def test_empty_fields_of_the_form_are_all_and_doubles_are_one():
 
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("width", "dark"), [(1600, False), (390, True)])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1600, False), pytest.param(390, True, marks=pytest.mark.slow)]
+)
 def test_in_a_browser_the_form_stays_open_while_the_page_is_refreshed(collector, width, dark):
     with (
         dashboard(collector.url, collector.token) as url,

@@ -144,64 +144,73 @@ def stack(request, tmp_path_factory):
         yield Stack(home, database_url)
 
 
-@pytest.mark.needs_postgres
-@pytest.mark.needs_prometheus
-def test_the_whole_stack_starts_in_its_order_and_a_step_reaches_prometheus(stack):
-    migrated = stack.run("migrate")
-    assert migrated.returncode == 0, migrated.stderr
-    again = stack.token("prometheus_token")
-    assert stack.run("migrate").returncode == 0
-    assert stack.token("prometheus_token") == again, "a second start made another token"
+@pytest.fixture(scope="module")
+def migrated(stack):
+    """The stack after `migrate` has run once."""
+    done = stack.run("migrate")
+    assert done.returncode == 0, done.stderr
+    return stack
 
+
+@pytest.fixture(scope="module")
+def running(migrated):
+    """The stack with every service up, and the process of its collector."""
     with (
-        stack.up("collector"),
-        stack.up("dashboard"),
-        stack.up("alertmanager"),
-        stack.up("prometheus"),
+        migrated.up("collector") as collector,
+        migrated.up("dashboard"),
+        migrated.up("alertmanager"),
+        migrated.up("prometheus"),
     ):
-        sent = batch(
-            start(), scalars("loss"), scalar_frame([0, 1, 2], [3.0, 2.0, 1.0]), run="first"
-        )
-        collector = f"http://127.0.0.1:{stack.ports['8321']}"
-        answer = httpx2.post(
-            f"{collector}/api/v1/ingest",
-            content=encode(sent),
-            headers={"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {stack.token()}"},
-        )
-        assert (answer.status_code, answer.json()["stored"]) == (200, True)
-        prometheus = Prometheus(int(stack.ports["9090"]))
-        found = prometheus.until('trainvitals_run_step{run="first"}')
-        assert [value for _, value in found] == [2]
-        assert "TrainvitalsRunBroken" in prometheus.rules()
-        assert f"127.0.0.1:{stack.ports['9093']}" in prometheus.alertmanagers()
+        yield migrated, collector
 
 
 @pytest.mark.needs_postgres
-def test_the_token_of_prometheus_may_read_and_nothing_else(stack):
-    stack.run("migrate")
-    with stack.up("collector"):
-        url = f"http://127.0.0.1:{stack.ports['8321']}"
-        headers = {"Authorization": f"Bearer {stack.token('prometheus_token')}"}
-        assert httpx2.get(f"{url}/metrics", headers=headers).status_code == 200
-        sent = httpx2.post(
-            f"{url}/api/v1/ingest", content=b"", headers={**headers, "Content-Type": CONTENT_TYPE}
-        )
-        assert sent.status_code == 403
-
-
-@pytest.mark.needs_postgres
-def test_token_files_are_for_one_user(stack):
-    stack.run("migrate")
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (stack.home / "tokens").iterdir()}
+def test_a_second_start_makes_no_other_token_and_token_files_are_for_one_user(migrated):
+    before = migrated.token("prometheus_token")
+    assert migrated.run("migrate").returncode == 0
+    assert migrated.token("prometheus_token") == before
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in (migrated.home / "tokens").iterdir()
+    }
     assert modes
     assert set(modes.values()) == {0o600}
 
 
 @pytest.mark.needs_postgres
-def test_the_database_address_is_in_no_command_line_and_no_log(stack):
+@pytest.mark.needs_prometheus
+def test_the_whole_stack_starts_in_its_order_and_a_step_reaches_prometheus(running):
+    stack, _ = running
+    sent = batch(start(), scalars("loss"), scalar_frame([0, 1, 2], [3.0, 2.0, 1.0]), run="first")
+    answer = httpx2.post(
+        f"http://127.0.0.1:{stack.ports['8321']}/api/v1/ingest",
+        content=encode(sent),
+        headers={"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {stack.token()}"},
+    )
+    assert (answer.status_code, answer.json()["stored"]) == (200, True)
+    prometheus = Prometheus(int(stack.ports["9090"]))
+    found = prometheus.until('trainvitals_run_step{run="first"}')
+    assert [value for _, value in found] == [2]
+    assert "TrainvitalsRunBroken" in prometheus.rules()
+    assert f"127.0.0.1:{stack.ports['9093']}" in prometheus.alertmanagers()
+
+
+@pytest.mark.needs_postgres
+@pytest.mark.needs_prometheus
+def test_the_token_of_prometheus_may_read_and_nothing_else(running):
+    stack, _ = running
+    url = f"http://127.0.0.1:{stack.ports['8321']}"
+    headers = {"Authorization": f"Bearer {stack.token('prometheus_token')}"}
+    assert httpx2.get(f"{url}/metrics", headers=headers).status_code == 200
+    sent = httpx2.post(
+        f"{url}/api/v1/ingest", content=b"", headers={**headers, "Content-Type": CONTENT_TYPE}
+    )
+    assert sent.status_code == 403
+
+
+@pytest.mark.needs_postgres
+@pytest.mark.needs_prometheus
+def test_the_database_address_is_in_no_command_line_and_no_log(running):
+    stack, collector = running
     secret = (stack.home / "secrets/database_url").read_text()
-    stack.run("migrate")
-    with stack.up("collector") as process:
-        command = Path(f"/proc/{process.pid}/cmdline").read_text()
-    assert secret not in command
+    assert secret not in Path(f"/proc/{collector.pid}/cmdline").read_text()
     assert secret not in stack.log("collector")

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 WAIT_MS = 30_000
+PHONE_PX = 390
 
 
 @dataclass
@@ -59,6 +60,13 @@ class Visit:
             quiet = 0 if running or not shown else quiet + 1
             self.page.wait_for_timeout(150)
 
+    def on_a_phone(self) -> None:
+        """Make the page dark and as wide as a phone, and wait until it has settled."""
+        self.page.emulate_media(color_scheme="dark")
+        self.page.set_viewport_size({"width": PHONE_PX, "height": 900})
+        self.page.wait_for_timeout(200)
+        self.settle()
+
     def text(self) -> str:
         """Return what a person reads on the page. inner_text leaves out shadow roots."""
         tables = self.page.locator(".runs table").all_inner_texts()
@@ -78,8 +86,15 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str, *, width: int = 1600, dark: bool = False) -> Iterator[Visit]:
-    """Yield the page at `url` once it has settled."""
+def visit(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = 1600,
+    dark: bool = False,
+    listen: Callable[[Page], object] = lambda _: None,
+) -> Iterator[Visit]:
+    """Yield the page at `url` once it has settled; `listen` gets it before it is opened."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if dark else "light",
@@ -90,6 +105,7 @@ def visit(browser: Browser, url: str, *, width: int = 1600, dark: bool = False) 
     seen.page.on("response", lambda r: r.status >= 400 and seen.refused.append(r.url))
     seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
     seen.page.on("request", lambda request: seen.requests.append(request.url))
+    listen(seen.page)
     try:
         seen.page.goto(url, timeout=WAIT_MS)
         seen.settle()

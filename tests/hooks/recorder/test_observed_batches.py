@@ -50,7 +50,7 @@ def outcome(*, record, workers, batches=True, context=None, **options):
 
 @pytest.mark.parametrize(
     ("workers", "context", "record_state"),
-    [(0, None, False), (0, None, True), (2, "fork", False), (2, "spawn", False)],
+    [(0, None, False), (0, None, True), (2, "fork", False), (1, "spawn", False)],
     ids=["in this process", "with the state", "fork", "spawn"],
 )
 def test_the_training_and_the_order_of_the_batches_are_the_same(
