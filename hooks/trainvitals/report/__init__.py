@@ -6,6 +6,7 @@ Promise:  control characters and markup in names of layers and runs are removed.
 Start at `card.card`.
 """
 
+from trainvitals.report import load_rich  # noqa: F401 - before any other import of rich
 from trainvitals.report.as_json import as_json
 from trainvitals.report.card import card
 from trainvitals.report.html import as_html
