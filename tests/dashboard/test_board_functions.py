@@ -122,6 +122,13 @@ def test_ticks_of_a_logarithmic_axis_are_round_values(low, high, texts):
     assert [text for text in texts if text in made] == texts
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.38, 0.95), (2e-6, 9e-6), (-3.0, 9.0), (0.0, 1e-3)])
+def test_a_linear_axis_has_two_ticks_at_least(low, high):
+    made = in_node("scale.js", "m.valueTicks(a, b, 2, false)", a=low, b=high)
+    assert len(made) >= 2
+    assert low <= made[0] < made[-1] <= high
+
+
 def test_neighbouring_ticks_never_have_the_same_text():
     made = in_node(
         "scale.js", "m.tickTexts(m.valueTicks(a, b, 5, false), false)", a=1e4, b=1e4 + 0.3

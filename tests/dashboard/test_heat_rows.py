@@ -7,44 +7,69 @@ import pytest
 
 from helpers.bundle import in_node
 
-BLOCKS = [
-    {"name": "embed", "sign": "", "places": [["weight", ""]]},
-    {"name": "h.0", "sign": "error", "places": [["q.weight", "error"], ["k.weight", ""]]},
-    {"name": "h.1", "sign": "", "places": [["q.weight", ""], ["k.weight", ""]]},
+TREE = [
+    ["embed.weight", ""],
+    [
+        "h",
+        "error",
+        [
+            ["0", "error", [["attn", "", [["q", ""], ["k", ""], ["v", ""]]], ["mlp.up", "error"]]],
+            ["1", "", [["attn", "", [["q", ""], ["k", ""], ["v", ""]]], ["mlp.up", ""]]],
+        ],
+    ],
 ]
+"""As `Tree.described` returns it: h is group 0, h.0 group 1, h.0.attn group 2."""
 
 
 def rows(opened=(), text=""):
     found = in_node(
-        "heatrows.js", "m.shownRows(b, new Set(o), f)", b=BLOCKS, o=list(opened), f=text
+        "heatrows.js", "m.shownRows(m.flat(t), new Set(o), f)", t=TREE, o=list(opened), f=text
     )
-    return [(row["full"], row["place"]) for row in found]
+    return [(row["full"], row["id"], row["level"]) for row in found]
 
 
-def test_a_closed_block_is_one_row_and_a_block_of_one_tensor_is_that_tensor():
-    assert rows() == [("embed.weight", 0), ("h.0", None), ("h.1", None)]
-    assert rows([2])[-2:] == [("h.1.q.weight", 3), ("h.1.k.weight", 4)]
-
-
-def test_a_filter_finds_names_by_all_of_its_words_in_closed_blocks():
-    assert rows(text="h.1 K") == [("h.1", None), ("h.1.k.weight", 4)]
-    assert rows(text="weight q") == [
-        ("h.0", None),
-        ("h.0.q.weight", 1),
-        ("h.1", None),
-        ("h.1.q.weight", 3),
+def test_a_row_is_shown_if_all_groups_around_it_are_open():
+    assert rows() == [("embed.weight", "p0", 0), ("h", "g0", 0)]
+    assert rows([1, 2]) == rows()
+    assert rows([0, 1])[1:] == [
+        ("h", "g0", 0),
+        ("h.0", "g1", 1),
+        ("h.0.attn", "g2", 2),
+        ("h.0.mlp.up", "p4", 2),
+        ("h.1", "g3", 1),
     ]
+    assert ("h.0.attn.k", "p2", 3) in rows([0, 1, 2])
+
+
+def test_a_group_says_how_many_places_it_has_and_whether_it_is_open():
+    found = in_node("heatrows.js", "m.shownRows(m.flat(t), new Set([0]))", t=TREE)
+    groups = [(r["full"], r["count"], r["open"]) for r in found if r["place"] is None]
+    assert groups == [("h", 8, True), ("h.0", 4, False), ("h.1", 4, False)]
+
+
+def test_a_filter_finds_names_by_all_of_its_words_and_keeps_the_groups_around_them():
+    assert [full for full, *_ in rows(text="h.1 ATTN.k")] == ["h", "h.1", "h.1.attn", "h.1.attn.k"]
+    assert [full for full, *_ in rows(text="up h.0")] == ["h", "h.0", "h.0.mlp.up"]
     assert rows(text="nothing") == []
 
 
-def test_a_small_network_is_open_and_a_large_one_only_where_the_selected_tensor_is():
-    def opened(blocks, here=None):
-        return in_node("heatrows.js", "[...m.openAtFirst(b, h)]", b=blocks, h=here)
+def test_closing_a_group_closes_the_groups_inside_it():
+    def after(opened, group):
+        expression = "[...m.toggled(m.flat(t), new Set(o), g)]"
+        return in_node("heatrows.js", expression, t=TREE, o=opened, g=group)
 
-    assert opened(BLOCKS) == [0, 1, 2]
-    large = [{"name": f"h.{i}", "sign": "", "places": [["w", ""]] * 20} for i in range(5)]
-    assert opened(large) == []
-    assert opened(large, 45) == [2]
+    assert after([0, 1, 2, 3], 1) == [0, 3]
+    assert after([0], 3) == [0, 3]
+
+
+def test_the_text_of_the_open_groups_names_the_innermost_ones():
+    def text(opened):
+        return in_node("heatrows.js", "m.openText(m.flat(t), new Set(o))", t=TREE, o=opened)
+
+    assert text([]) == "none"
+    assert text(list(range(5))) == "all"
+    assert text([0]) == "h"
+    assert text([0, 1, 2, 3]) == "h.0.attn,h.1"
 
 
 @pytest.mark.parametrize(

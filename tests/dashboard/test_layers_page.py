@@ -37,33 +37,38 @@ def heat_map(app):
 
 def marked(app):
     """Return name → severity of the marked rows of the heat-map."""
-    blocks = heat_map(app)["blocks"]
-    return {
-        **{b["name"]: b["sign"] for b in blocks if b["sign"]},
-        **{f"{b['name']}.{n}": sign for b in blocks for n, sign in b["places"] if sign},
-    }
+
+    def walk(rows, path):
+        for name, sign, *inside in rows:
+            if sign:
+                yield path + name, sign
+            for part in inside:
+                yield from walk(part, f"{path}{name}.")
+
+    return dict(walk(heat_map(app)["rows"], ""))
 
 
-def test_gradients_come_first_ordered_by_depth_in_blocks(open_page, collector):
+def test_gradients_come_first_ordered_by_depth_in_their_module(open_page, collector):
     collector.runs = [vanishing_run()]
     heat = heat_map(open_page("layers", run="sigmoid-deep"))
     assert heat["title"] == "gradient L2 norm"
-    assert [b["name"] for b in heat["blocks"]] == [f"encoder.{i}" for i in range(12)]
-    assert heat["blocks"][0]["places"] == [["weight", ""], ["bias", ""]]
+    [(name, _, rows)] = heat["rows"]
+    assert name == "encoder"
+    assert [row[0] for row in rows] == [f"{i}.{k}" for i in range(12) for k in ("weight", "bias")]
     assert heat["log"] is True
 
 
-def test_a_finding_marks_its_layer_and_its_block(open_page, collector):
+def test_a_finding_marks_its_tensor_and_the_module_around_it(open_page, collector):
     collector.runs = [vanishing_run()]
     app = open_page("layers", run="sigmoid-deep")
-    assert marked(app) == {"encoder.4": "error", "encoder.4.weight": "error"}
+    assert marked(app) == {"encoder": "error", "encoder.4.weight": "error"}
     assert "**TV101 vanishing gradient** at `encoder.4.weight`" in words(app)
 
 
 def test_a_module_in_trouble_marks_its_tensors(open_page, collector):
     collector.runs = [FakeRun("dead", findings=[DEAD])]
     found = marked(open_page("layers", run="dead"))
-    assert set(found) == {"encoder.7", "encoder.7.weight", "encoder.7.bias"}
+    assert set(found) == {"encoder", "encoder.7.weight", "encoder.7.bias"}
     assert set(found.values()) == {"warning"}
 
 
@@ -79,7 +84,7 @@ def test_a_tensor_with_nan_is_not_finite_in_every_statistic(open_page, collector
     rows = dict(zip(points["ids"], cells.reshape(len(points["ids"]), -1), strict=True))
     at = np.array(points["steps"]) >= 300
     np.testing.assert_array_equal(np.isinf(rows["p6"]), at)
-    np.testing.assert_array_equal(np.isinf(rows["b3"]), at)
+    np.testing.assert_array_equal(np.isinf(rows["g0"]), at)
     assert np.isfinite(rows["p7"]).all()
 
 

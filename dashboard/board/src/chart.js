@@ -8,6 +8,8 @@ import { append, gaps, halved, middles, nearest, POINTS_MAX, smoothed, unpack } 
 import { heightOf, numberText, stepText, stepTicks, tickTexts, valueTicks, withRoom } from "./scale.js";
 
 const CLICK_PX = 4;
+/** Names of layers with more characters than this are written at an angle. */
+const UPRIGHT_MAX = 3;
 
 export class Chart {
   constructor(board, sent) {
@@ -190,7 +192,7 @@ export class Chart {
       axes: [
         overSteps
           ? { ...axis, size: 30, grid: { show: false }, splits: (u, _, low, high) => stepTicks(low, high, Math.max(2, u.width / 110)), values: (_, at) => at.map(stepText) }
-          : { ...axis, size: 78, rotate: 40, grid: { show: false }, splits: (u) => this.layerTicks(u), values: (_, at) => at.map((i) => this.layers[i] ?? "") },
+          : { ...axis, size: (_, texts) => layerRoom(texts), rotate: (_, texts) => (longest(texts) > UPRIGHT_MAX ? 40 : 0), grid: { show: false }, splits: (u) => this.layerTicks(u), values: (_, at) => at.map((i) => this.layers[i] ?? "") },
         {
           ...axis, size: (_, texts) => 14 + 6.4 * Math.max(...(texts ?? [""]).map((t) => t.length), 3),
           splits: (u, _, low, high) => valueTicks(low, high, Math.max(2, u.height / 60), this.log),
@@ -343,4 +345,13 @@ export class Chart {
     this.pattern ||= hatched(ctx, this.colours.muted);
     return this.pattern;
   }
+}
+
+function longest(texts) {
+  return Math.max(0, ...(texts ?? []).map((t) => t.length));
+}
+
+/** Return the height of the axis of layers in CSS pixels for its names, null before they are known. */
+function layerRoom(texts) {
+  return longest(texts) > UPRIGHT_MAX ? Math.min(26 + 4.4 * longest(texts), 104) : 26;
 }

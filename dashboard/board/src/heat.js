@@ -1,11 +1,11 @@
-/** A heat-map over steps: rows of blocks and tensors, of which only the visible ones are drawn.
+/** A heat-map over steps: rows of modules and tensors, of which only the visible ones are drawn.
 
 It has the cursor and the range of the charts. The cells of a row are requested from Python when the
 row becomes visible. */
 
 import { element } from "./dom.js";
-import { drawAxis, drawRows, ROW } from "./heatdraw.js";
-import { columnAt, decode, ends, keyValues, openAtFirst, ramp, scaleOf, shownRows } from "./heatrows.js";
+import { drawAxis, drawRows, ROW, sized } from "./heatdraw.js";
+import { columnAt, decode, ends, flat, keyValues, openText, ramp, scaleOf, shownRows, toggled, valueText } from "./heatrows.js";
 import { numberText, stepText } from "./scale.js";
 
 /** Of the height of the window, so that the axis of steps is visible below the rows. */
@@ -53,19 +53,22 @@ export class HeatMap {
     this.take(sent);
   }
 
-  /** Replace everything by a full description; open blocks and the filter stay for the same rows. */
+  /** Replace everything by a full description; open groups and the filter stay for the same rows. */
   take(sent) {
-    const names = JSON.stringify(sent.blocks);
+    const names = sent.title + JSON.stringify(sent.rows, (key, value) => (Array.isArray(value) && typeof value[0] === "string" ? [value[0], value[2]] : value));
     this.sent = sent;
     this.title.textContent = sent.title;
-    this.blocks = sent.blocks;
+    this.tree = flat(sent.rows);
     this.steps = [];
     this.last = [];
     this.rows = new Map();
     this.range = sent.extremes;
     if (names !== this.names) {
       this.names = names;
-      this.open = openAtFirst(sent.blocks, sent.here);
+      this.open = new Set(sent.open);
+      this.filter.value = sent.filter;
+      this.given = sent.given;
+      this.said = this.state();
       this.selected = sent.here;
       this.row = null;
       this.unseen = sent.here !== null;
@@ -147,17 +150,17 @@ export class HeatMap {
     this.arrange();
   }
 
-  /** Compute the shown rows, after a change of the filter or of the open blocks. */
+  /** Compute the shown rows, after a change of the filter or of the open groups. */
   arrange() {
     const before = this.shown?.[this.row];
-    this.shown = shownRows(this.blocks, this.open, this.filter.value);
-    this.row = before ? this.shown.findIndex((r) => r.block === before.block && r.place === before.place) : null;
+    this.shown = shownRows(this.tree, this.open, this.filter.value);
+    this.row = before ? this.shown.findIndex((r) => r.id === before.id) : null;
     if (this.row === -1) this.row = null;
-    const every = this.blocks.reduce((sum, b) => sum + b.places.length, 0);
+    const every = this.tree.filter((r) => r.place !== null).length;
     const found = this.filter.value.trim() ? this.shown.filter((r) => r.place !== null).length : every;
     this.count.textContent = found === every ? `${stepText(every)} ${this.sent.unit}` : `${stepText(found)} of ${stepText(every)} ${this.sent.unit}`;
-    this.openButton.textContent = this.open.size ? "Close all" : "Open all";
-    this.openButton.hidden = this.blocks.every((b) => b.places.length === 1);
+    this.openButton.textContent = this.isAllOpen ? "Close all" : "Open all";
+    this.openButton.hidden = this.tree.every((r) => r.place !== null);
     this.resize();
     if (this.unseen && this.root.isConnected) {
       this.unseen = false;
@@ -165,8 +168,12 @@ export class HeatMap {
     }
   }
 
+  get isAllOpen() {
+    return openText(this.tree, this.open) === "all";
+  }
+
   toggleAll() {
-    this.open = new Set(this.open.size ? [] : this.blocks.keys());
+    this.open = this.isAllOpen ? new Set() : new Set(this.tree.filter((r) => r.group !== null).map((r) => r.group));
     this.arrange();
   }
 
@@ -220,18 +227,28 @@ export class HeatMap {
     this.ask();
   }
 
-  /** Request the cells of the places that are visible, after a pause, if some are missing. */
+  /** Return what the URL has of this chart: the open groups and the filter. */
+  state() {
+    return { open: openText(this.tree, this.open), filter: this.filter.value.trim() };
+  }
+
+  /** After a pause, request the cells of the visible rows, and tell Python of opened groups. */
   ask() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
       if (!this.root.isConnected) return;
-      const places = (ahead) => this.shown.slice(...this.visible(ahead)).filter((r) => r.place !== null).map((r) => r.place);
-      if (places(0).some((id) => !this.rows.has(`p${id}`))) this.board.report("rows", { chart: this.key, places: places(AHEAD) });
+      const rows = (ahead) => this.shown.slice(...this.visible(ahead)).map((r) => r.id);
+      const state = this.state();
+      const changed = state.open !== this.said.open || state.filter !== this.said.filter;
+      if (!changed && rows(0).every((id) => this.rows.has(id))) return;
+      this.given ||= changed; // the URL has no text of the groups that are open at first
+      this.said = state;
+      this.board.report("rows", { chart: this.key, rows: rows(AHEAD), open: this.given ? state.open : null, filter: state.filter });
     }, ASK_MS);
   }
 
   cellsOf(row) {
-    return this.rows.get(row.place === null ? `b${row.block}` : `p${row.place}`);
+    return this.rows.get(row.id);
   }
 
   moved(event) {
@@ -278,12 +295,12 @@ export class HeatMap {
     this.rescale();
   }
 
-  /** Open or close a block, or select a place. */
+  /** Open or close a group, or select a place. */
   clicked(index, step) {
     const row = this.shown[index];
     if (!row) return;
     if (row.place === null) {
-      if (!this.open.delete(row.block)) this.open.add(row.block);
+      this.open = toggled(this.tree, this.open, row.group);
       this.arrange();
       return;
     }
@@ -291,6 +308,14 @@ export class HeatMap {
     const column = columnAt(this.steps, step ?? Infinity);
     this.board.report("click", { chart: this.key, series: row.full, step: this.steps[column] ?? 0 });
     this.rescale();
+  }
+
+  /** Open the group of the row, or close it; from a place or a closed group, go to the one around it. */
+  unfold(open) {
+    const row = this.shown[this.row];
+    if (!row || this.filter.value.trim()) return;
+    if (row.place === null && row.open !== open) this.clicked(this.row, null);
+    else if (!open && row.parents.length) this.reveal(this.shown.findIndex((r) => r.group === row.parents.at(-1)));
   }
 
   /** Follow the cursor of the mouse or of another chart; null removes it. */
@@ -312,8 +337,8 @@ export class HeatMap {
     const actions = {
       ArrowUp: () => this.moveRow(-1),
       ArrowDown: () => this.moveRow(1),
-      ArrowLeft: () => this.moveColumn(at, -1),
-      ArrowRight: () => this.moveColumn(at, 1),
+      ArrowLeft: () => (event.shiftKey ? this.unfold(false) : this.moveColumn(at, -1)),
+      ArrowRight: () => (event.shiftKey ? this.unfold(true) : this.moveColumn(at, 1)),
       Home: () => this.pointAt(low),
       End: () => this.pointAt(high),
       Enter: () => this.row !== null && this.clicked(this.row, this.at),
@@ -356,20 +381,12 @@ export class HeatMap {
     const column = this.at === null ? this.steps.length - 1 : columnAt(this.steps, this.at);
     const [first, last] = [this.steps[column], this.last[column]];
     const where = column < 0 ? "" : first === last ? `step ${stepText(first)}` : `steps ${stepText(first)} to ${stepText(last)}`;
-    const value = row ? this.valueText(row, column) : "";
+    const value = row ? valueText(row, this.cellsOf(row)?.[column], this.sent.merged) : "";
     this.values.replaceChildren(...(where ? [element("span", { class: "where" }, where)] : []),
       ...(row ? [element("span", { class: "value" }, `${row.full} `, element("b", {}, value))] : []));
     const state = row?.place === null ? (row.open ? ", open" : ", closed") : "";
     this.plotRoot.setAttribute("aria-label", `${this.sent.alt}. ${where}${row ? `: ${row.full}${state} ${value}` : ""}. `
-      + `${this.count.textContent}. Keys: up and down change the row, Enter opens it.`);
-  }
-
-  valueText(row, column) {
-    const value = this.cellsOf(row)?.[column];
-    if (value === undefined) return "…";
-    if (Number.isNaN(value)) return "not measured";
-    const text = value === Infinity ? "NaN or ∞" : numberText(value);
-    return row.place === null ? `${text} (median of ${row.count})` : text;
+      + `${this.count.textContent}. Keys: up and down change the row, Enter or Shift with right and left opens and closes it.`);
   }
 
   destroy() {
@@ -378,12 +395,4 @@ export class HeatMap {
     window.removeEventListener("mouseup", this.release);
     this.root.remove();
   }
-}
-
-function sized(canvas, width, height) {
-  const ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  canvas.style.width = `${width}px`;
-  canvas.style.height = `${height}px`;
 }

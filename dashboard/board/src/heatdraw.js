@@ -121,20 +121,21 @@ function cursor(pen, map, top) {
 function name(pen, map, index, y) {
   const row = map.shown[index];
   const { colours, nameWidth } = map;
-  const isBlock = row.place === null;
+  const isGroup = row.place === null;
   const chosen = row.place !== null && row.place === map.selected;
   if (chosen || index === map.row) {
     pen.fillStyle = chosen ? `${colours.line[0]}38` : colours.gap;
     pen.fillRect(0, y, nameWidth - 4, ROW - 1);
   }
-  pen.font = `${isBlock || chosen ? 600 : 400} 11px ${colours.font}`;
+  pen.font = `${isGroup || chosen ? 600 : 400} 11px ${colours.font}`;
   pen.textBaseline = "middle";
   const middle = y + ROW / 2;
-  let x = row.inside ? INDENT : 2;
+  const start = row.level * INDENT;
+  let x = start + 2;
   pen.fillStyle = colours.text;
-  if (isBlock) {
-    triangle(pen, 5, middle, row.open);
-    x = INDENT;
+  if (isGroup) {
+    triangle(pen, start + 5, middle, row.open);
+    x = start + INDENT;
   }
   if (row.sign) {
     pen.fillStyle = colours.severity[row.sign] ?? colours.muted;
@@ -142,7 +143,7 @@ function name(pen, map, index, y) {
     x += 14;
   }
   pen.fillStyle = colours.text;
-  const count = isBlock ? ` ${row.count}` : "";
+  const count = isGroup ? ` ${row.count}` : "";
   const room = nameWidth - 8 - x - pen.measureText(count).width;
   const text = fitted(pen, row.name, room);
   pen.fillText(text, x, middle);
@@ -191,4 +192,13 @@ function penOf(canvas) {
   const pen = canvas.getContext("2d");
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   return pen;
+}
+
+/** Give a canvas a size in CSS pixels. */
+export function sized(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
 }

@@ -1,10 +1,11 @@
 /** The rows, cells and colours of a heat-map: pure functions.
 
 A cell is a float32: NaN is not measured, Infinity is a value that is not finite.
-`blocks` is [{ name, sign, places: [[name within the block, sign], …] }]; a place is known by its
-number, counted over all blocks. */
+A tree of rows is a list of places [name, sign] and groups [name, sign, rows]; a name is without the
+path of the group around it. Groups and places are known by their numbers in depth-first order. */
 
-const OPEN_MAX = 60;
+import { numberText } from "./scale.js";
+
 /** Shades between the ends of the colour scale. */
 export const SHADES = 256;
 /** A distance above this many usual ones between two columns has no measurement. */
@@ -16,46 +17,76 @@ export function decode(text) {
   return new Float32Array(bytes.buffer);
 }
 
-/** Return the full name of a place from its block's name and its name within the block. */
-export function fullName(block, name) {
-  return block && name ? `${block}.${name}` : block || name;
+/** Return the full name of a row from the path of its group and its name within the group. */
+export function fullName(path, name) {
+  return path && name ? `${path}.${name}` : path || name;
 }
 
-/** Return the blocks that are open at first: all, or those of the place `here`. */
-export function openAtFirst(blocks, here = null) {
-  const count = blocks.reduce((sum, b) => sum + b.places.length, 0);
-  const open = new Set(count <= OPEN_MAX ? blocks.keys() : []);
-  let first = 0;
-  blocks.forEach((b, i) => {
-    if (here !== null && here >= first && here < first + b.places.length) open.add(i);
-    first += b.places.length;
-  });
-  return open;
-}
+/** Return all rows of a tree in depth-first order: { id, group, place, name, full, sign, level,
+parents, count }.
 
-/** Return the rows that are shown: { block, place, name, full, sign, count, open }.
-
-`place` is null for the row of a block. A block with one place has only the row of its place. With
-a filter, only places whose full name contains all of its words are shown, and all of them. */
-export function shownRows(blocks, open, filter = "") {
-  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
+`group` is the number of a group, null for a place; `place` the reverse. `parents` are the numbers
+of the groups around the row, `count` the places of a group. */
+export function flat(tree) {
   const rows = [];
-  let first = 0;
-  blocks.forEach((b, block) => {
-    const places = b.places
-      .map(([name, sign], i) => ({ block, place: first + i, name, full: fullName(b.name, name), sign }))
-      .filter((p) => words.every((w) => p.full.toLowerCase().includes(w)));
-    first += b.places.length;
-    if (!places.length) return;
-    if (b.places.length === 1) {
-      rows.push({ ...places[0], name: places[0].full });
-      return;
+  const counts = { group: 0, place: 0 };
+  const walk = (list, path, parents) => {
+    for (const [name, sign, inside] of list) {
+      const kind = inside ? "group" : "place";
+      const number = counts[kind]++;
+      const full = fullName(path, name);
+      const row = { id: `${kind[0]}${number}`, group: null, place: null, name: name || "(output)", full, sign, level: parents.length, parents };
+      row[kind] = number;
+      rows.push(row);
+      if (!inside) continue;
+      const before = counts.place;
+      walk(inside, full, [...parents, number]);
+      row.count = counts.place - before;
     }
-    const isOpen = words.length > 0 || open.has(block);
-    rows.push({ block, place: null, name: b.name || "(root)", full: b.name || "(root)", sign: b.sign, count: b.places.length, open: isOpen });
-    if (isOpen) rows.push(...places.map((p) => ({ ...p, inside: true })));
-  });
+  };
+  walk(tree, "", []);
   return rows;
+}
+
+/** Return the rows of `flat` that are shown, each group with `open`.
+
+A row is shown if all groups around it are open. With a filter, only the places whose full name
+contains all of its words are shown, with the groups around them, which are open. */
+export function shownRows(rows, open, filter = "") {
+  const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!words.length) return rows.filter((r) => r.parents.every((g) => open.has(g))).map((r) => stateOf(r, open.has(r.group)));
+  const hits = rows.filter((r) => r.place !== null && words.every((w) => r.full.toLowerCase().includes(w)));
+  const around = new Set(hits.flatMap((r) => r.parents));
+  const ids = new Set(hits.map((r) => r.id));
+  return rows.filter((r) => (r.place === null ? around.has(r.group) : ids.has(r.id))).map((r) => stateOf(r, true));
+}
+
+function stateOf(row, open) {
+  return row.place === null ? { ...row, open } : row;
+}
+
+/** Open a group or close it; closing it closes the groups inside it. */
+export function toggled(rows, open, group) {
+  if (!open.has(group)) return new Set([...open, group]);
+  const inside = rows.filter((r) => r.group !== null && r.parents.includes(group)).map((r) => r.group);
+  return new Set([...open].filter((g) => g !== group && !inside.includes(g)));
+}
+
+/** Return the open groups as a text: "all", "none", or the paths of the innermost ones. */
+export function openText(rows, open) {
+  const groups = rows.filter((r) => r.group !== null);
+  if (open.size === groups.length) return "all";
+  if (!open.size) return "none";
+  const around = new Set(groups.filter((r) => open.has(r.group)).flatMap((r) => r.parents));
+  return groups.filter((r) => open.has(r.group) && !around.has(r.group)).map((r) => r.full).join(",");
+}
+
+/** Return the text of a cell of a row; `merged` says what the value of a group is. */
+export function valueText(row, value, merged) {
+  if (value === undefined) return "…";
+  if (Number.isNaN(value)) return "not measured";
+  const text = value === Infinity ? "NaN or ∞" : numberText(value);
+  return row.place === null ? `${text} (${merged} of ${row.count})` : text;
 }
 
 /** Return the scale of the colours: { kind, low, high } with heights (log10 on a log scale).

@@ -52,7 +52,8 @@ export function stepTicks(low, high, count) {
 
 /** Return the heights of the ticks of a value axis. */
 export function valueTicks(low, high, count, log) {
-  if (!log) return ticks(low, high, count);
+  // One tick alone does not tell how far two values are apart.
+  if (!log) return [0, 1, 2, 3].map((more) => ticks(low, high, count + more)).find((found, i) => found.length > 1 || i === 3);
   const decades = Math.floor(high) - Math.ceil(low) + 1;
   if (decades >= 3) return ticks(Math.ceil(low), Math.floor(high), count, 1);
   const found = [];

@@ -1,10 +1,9 @@
-"""Messages to the heat-map of a board: the cells of the blocks and of the visible tensors.
+"""Messages to the heat-map of a board: the cells of the visible modules and tensors.
 
-Comes in: a function that requests heat maps, the places by block, the places that the browser
-          shows.
+Comes in: a function that requests heat maps, the tree of places, the rows that the browser shows.
 Goes out: numbered messages (see updates.py); dashboard/board/src/heat.js reads them.
 Promise:  a continuation has at most LIVE_CELLS cells or one column (4 KB), for a run of any length;
-          a place that is not visible is not requested.
+          a row that is not visible is not requested.
 Start at `heat_message`.
 """
 
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.api.blocks import blocks_of
 from trainvitals.api.schema import Heatmap
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
 from trainvitals_dashboard.figures.curves import LOG_FROM, StepRange
+from trainvitals_dashboard.figures.tree import Tree, tree_of
 from trainvitals_dashboard.figures.updates import next_number
-from trainvitals_dashboard.wording import SEVERITIES, clean
+from trainvitals_dashboard.wording import clean
 
 KEY = "heat"
 COLUMNS = 200
@@ -32,48 +31,49 @@ COLUMNS_MAX = 400
 """With more columns than this after live updates, all columns are sent anew."""
 LIVE_CELLS = 480
 ROWS_AT_ONCE = 200
-"""The API sends at most this many places in one request."""
-OPEN_MAX = 60
-"""Up to this many places are all shown at first; as in dashboard/board/src/heatrows.js."""
+"""The API sends at most this many rows in one request."""
+FIRST_ROWS = 60
+"""At most this many rows are sent before the browser has said which are visible."""
 
 Ask = Callable[[Sequence[str] | None, int | None, int | None, int], Heatmap]
-"""Places (None: the blocks), first and last step (None: no limit), and columns to a heat map. Cells
-with a value that is not finite are in its field `nonfinite`."""
+"""Places and modules (None: the blocks), first and last step (None: no limit), and columns to a
+heat map. A module has a dot at its end. Cells with a value that is not finite are in its field
+`nonfinite`."""
 
 
 @dataclass(frozen=True)
 class HeatRows:
-    """The rows of a heat-map: the places of a layout by block."""
+    """The rows of a heat-map: the places of a layout in a tree of modules."""
 
     title: str
     unit: str
     """What a place is: tensors or modules."""
-    blocks: dict[str, list[str]]
+    tree: Tree
     signs: Mapping[str, str]
     """Place → severity of its worst open finding."""
+    merged: str = "median"
+    """What the value of a group is: the median or the largest of its places."""
 
     @classmethod
     def of(
-        cls, title: str, places: Sequence[str], signs: Mapping[str, str], unit: str = "tensors"
+        cls,
+        title: str,
+        places: Sequence[str],
+        signs: Mapping[str, str],
+        unit: str = "tensors",
+        merged: str = "median",
     ) -> HeatRows:
         """Return the rows of places in order of depth."""
-        return cls(title, unit, blocks_of(places), signs)
+        return cls(title, unit, tree_of(places), signs, merged)
 
-    @property
-    def names(self) -> list[str]:
-        """Return the places in the order of the rows; the index is the number of the place."""
-        return [name for members in self.blocks.values() for name in members]
 
-    def described(self) -> list[Part]:
-        """Return the blocks as the browser reads them."""
-        return [
-            {
-                "name": clean(block),
-                "sign": _worst([self.signs.get(m, "") for m in members]),
-                "places": [[clean(_within(block, m)), self.signs.get(m, "")] for m in members],
-            }
-            for block, members in self.blocks.items()
-        ]
+@dataclass(frozen=True)
+class Opened:
+    """What a visitor has opened, as in the URL."""
+
+    groups: str | None = None
+    """As in `Tree.opened`."""
+    filter: str = ""
 
 
 @dataclass
@@ -88,8 +88,8 @@ class HeatSent:
     """Smallest value, largest value and smallest value above 0."""
     steps: list[int] = field(default_factory=list)
     last_steps: list[int] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    """Numbers of the places whose cells it has."""
+    rows: list[str] = field(default_factory=list)
+    """Ids of the rows whose cells it has."""
 
 
 def heat_message(
@@ -98,55 +98,50 @@ def heat_message(
     *,
     newest: int,
     shown: StepRange,
-    visible: Sequence[int],
+    visible: Sequence[str],
     here: str,
     sent: HeatSent | None,
+    opened: Opened = Opened(),
 ) -> HeatSent:
     """Return the next message and what the browser has after it.
 
-    `newest` is the newest step of the run, `visible` the numbers of the places that the browser
-    shows, `here` the selected place. `sent` is the last result, None if the browser has nothing.
-    Without new data, the message is an empty continuation.
+    `newest` is the newest step of the run, `visible` the ids of the rows that the browser shows,
+    `here` the selected place. `sent` is the last result, None if the browser has nothing; then the
+    message contains what is `opened`. Without new data, the message is an empty continuation.
     """
-    names = rows.names
-    # The address or a changed layout may name places that do not exist.
-    wanted = [i for i in dict.fromkeys(visible) if 0 <= i < len(names)][:ROWS_AT_ONCE]
-    shape = (rows.title, shown, tuple(names), tuple(sorted(rows.signs.items())))
-    if (
-        sent is None
-        or sent.shape != shape
-        or not _grow(sent, rows, names, ask, newest, shown, wanted)
-    ):
-        number = names.index(here) if here in names else None
-        if len(names) <= OPEN_MAX:
-            wanted = list(range(len(names)))
-        elif number is not None and not wanted:
-            wanted = [i for i, n in enumerate(names) if n in _beside(rows, here)][:ROWS_AT_ONCE]
-        return _whole(rows, names, ask, newest, shown, wanted, number, shape)
+    # The address or a changed layout may name rows that do not exist.
+    wanted = [row for row in dict.fromkeys(visible) if rows.tree.name_of(row)][:ROWS_AT_ONCE]
+    shape = (rows.title, shown, tuple(rows.tree.places), tuple(sorted(rows.signs.items())))
+    if sent is None or sent.shape != shape or not _grow(sent, rows, ask, newest, shown, wanted):
+        return _whole(rows, ask, newest, shown, wanted, here, opened, shape)
     return sent
-
-
-def _beside(rows: HeatRows, here: str) -> set[str]:
-    return next((set(m) for m in rows.blocks.values() if here in m), set())
 
 
 def _whole(
     rows: HeatRows,
-    names: list[str],
     ask: Ask,
     newest: int,
     shown: StepRange,
-    wanted: list[int],
-    here: int | None,
+    wanted: list[str],
+    here: str,
+    opened: Opened,
     shape: Any,
 ) -> HeatSent:
     until = newest if shown.last is None else shown.last
+    tree = rows.tree
+    groups = tree.opened(opened.groups, here)
+    wanted = wanted or tree.first_rows(groups, here, FIRST_ROWS)
+    # The columns, the extremes of all places, and the rows of those groups that are blocks.
     by_block = ask(None, shown.first, until, COLUMNS)
-    parts = [cells_of(by_block, list(rows.blocks))]
+    blocks = tree.blocks()
+    known = [row for row in wanted if row in blocks]
+    rest = [row for row in wanted if row not in blocks]
+    parts = [cells_of(by_block, [blocks[row] for row in known])]
     try:
-        parts += _places(names, wanted, ask, shown.first, until, COLUMNS, by_block.steps)
+        parts += _cells(rows, rest, ask, shown.first, until, COLUMNS, by_block.steps)
     except Unlike:
-        wanted = []  # the browser asks for them
+        rest = []  # the browser asks for them
+    wanted = known + rest
     everything = shown.first is None and shown.last is None
     extremes = [by_block.low, by_block.high, by_block.least_positive]
     message = {
@@ -164,12 +159,16 @@ def _whole(
                 "alt": f"Heat-map of {clean(rows.title)} over steps, first layer at the top",
                 "log": _is_log(by_block),
                 "extremes": extremes,
-                "blocks": rows.described(),
-                "here": here,
+                "rows": tree.described(rows.signs),
+                "merged": rows.merged,
+                "open": groups,
+                "given": opened.groups is not None,
+                "filter": opened.filter,
+                "here": tree.places.index(here) if here in tree.places else None,
                 "points": {
                     "steps": by_block.steps,
                     "last": by_block.last_steps,
-                    "ids": _ids(len(rows.blocks), wanted),
+                    "ids": wanted,
                     "cells": packed(parts),
                 },
             }
@@ -182,20 +181,19 @@ def _whole(
 def _grow(
     sent: HeatSent,
     rows: HeatRows,
-    names: list[str],
     ask: Ask,
     newest: int,
     shown: StepRange,
-    wanted: list[int],
+    wanted: list[str],
 ) -> bool:
     """Add the new cells to `sent`; return False if the browser needs all columns again."""
-    wanted = wanted or sent.places
+    wanted = wanted or sent.rows
     points: Part | None
     try:
-        if any(i not in sent.places for i in wanted):
-            points = _more_places(sent, names, ask, shown, wanted)
+        if any(row not in sent.rows for row in wanted):
+            points = _more_rows(sent, rows, ask, shown, wanted)
         else:
-            points = _more_columns(sent, rows, names, ask, newest, shown, wanted)
+            points = _more_columns(sent, rows, ask, newest, shown, wanted)
     except Unlike:
         return False
     base = sent.message["seq"]
@@ -208,39 +206,37 @@ def _grow(
     return True
 
 
-def _more_places(
-    sent: HeatSent, names: list[str], ask: Ask, shown: StepRange, wanted: list[int]
+def _more_rows(
+    sent: HeatSent, rows: HeatRows, ask: Ask, shown: StepRange, wanted: list[str]
 ) -> Part:
-    new = [i for i in wanted if i not in sent.places]
-    parts = _places(names, new, ask, shown.first, sent.until, COLUMNS, sent.steps)
-    sent.places = [*sent.places, *new]
-    return {"ids": [f"p{i}" for i in new], "cells": packed(parts)}
+    new = [row for row in wanted if row not in sent.rows]
+    parts = _cells(rows, new, ask, shown.first, sent.until, COLUMNS, sent.steps)
+    sent.rows = [*sent.rows, *new]
+    return {"ids": new, "cells": packed(parts)}
 
 
 def _more_columns(
     sent: HeatSent,
     rows: HeatRows,
-    names: list[str],
     ask: Ask,
     newest: int,
     shown: StepRange,
-    wanted: list[int],
+    wanted: list[str],
 ) -> Part | None:
     first = sent.last_steps[-1] + 1 if sent.last_steps else shown.first or 0
     until = newest if shown.last is None else min(shown.last, newest)
     if first > until:
         return None
-    count = max(1, LIVE_CELLS // max(1, len(rows.blocks) + len(wanted)))
+    count = max(1, LIVE_CELLS // max(1, len(wanted)))
     fresh = ask(None, first, until, count)
     if not fresh.steps:
         return None
     if not sent.steps or len(sent.steps) + len(fresh.steps) > COLUMNS_MAX:
         raise Unlike
-    cells = [cells_of(fresh, list(rows.blocks))]
-    cells += _places(names, wanted, ask, first, until, count, fresh.steps)
+    cells = _cells(rows, wanted, ask, first, until, count, fresh.steps)
     sent.steps += fresh.steps
     sent.last_steps += fresh.last_steps
-    sent.places = list(wanted)
+    sent.rows = list(wanted)
     sent.extremes = [
         _chosen(choose, old, new)
         for choose, old, new in zip(
@@ -254,7 +250,7 @@ def _more_columns(
         "extremes": sent.extremes,
         "steps": fresh.steps,
         "last": fresh.last_steps,
-        "ids": _ids(len(rows.blocks), wanted),
+        "ids": wanted,
         "cells": packed(cells),
     }
 
@@ -269,21 +265,22 @@ class Unlike(Exception):  # noqa: N818 - not an error: the run went on between t
     """The columns of two heat maps of the same range differ."""
 
 
-def _places(
-    names: list[str],
-    wanted: Sequence[int],
+def _cells(
+    rows: HeatRows,
+    wanted: Sequence[str],
     ask: Ask,
     first: int | None,
     last: int | None,
     columns: int,
     steps: list[int],
 ) -> list[npt.NDArray[np.float32]]:
-    if not wanted:
+    names = [name for row in wanted if (name := rows.tree.name_of(row)) is not None]
+    if not names:
         return []
-    found = ask([names[i] for i in wanted], first, last, columns)
+    found = ask(names, first, last, columns)
     if found.steps != steps:
         raise Unlike
-    return [cells_of(found, [names[i] for i in wanted])]
+    return [cells_of(found, names)]
 
 
 def cells_of(data: Heatmap, rows: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -304,10 +301,6 @@ def packed(parts: Sequence[npt.NDArray[np.float32]]) -> str:
     return base64.b64encode(b"".join(part.astype("<f4").tobytes() for part in parts)).decode()
 
 
-def _ids(blocks: int, places: Sequence[int]) -> list[str]:
-    return [*(f"b{i}" for i in range(blocks)), *(f"p{i}" for i in places)]
-
-
 def _is_log(data: Heatmap) -> bool:
     low, high, positive = data.low, data.high, data.least_positive
     return (
@@ -317,12 +310,3 @@ def _is_log(data: Heatmap) -> bool:
         and positive is not None
         and high / positive > LOG_FROM
     )
-
-
-def _within(block: str, name: str) -> str:
-    """Return the name of a place within its block; "" for a module that is the block."""
-    return "" if name == block else name.removeprefix(f"{block}.")
-
-
-def _worst(severities: Sequence[str]) -> str:
-    return next((s for s in SEVERITIES if s in severities), "")

@@ -24,7 +24,7 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
 from trainvitals_dashboard.figures.curves import StepRange
-from trainvitals_dashboard.figures.heat import Ask, HeatRows, heat_message
+from trainvitals_dashboard.figures.heat import Ask, HeatRows, Opened, heat_message
 from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
 
@@ -61,7 +61,8 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
 def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
     """Show a heat-map over the steps 0 to `newest`, and return a click on a tensor.
 
-    `here` is the selected tensor. The browser requests the cells of the tensors that are visible.
+    `here` is the selected tensor. The browser requests the cells of the rows that are visible, and
+    the URL has the open groups and the filter.
     """
     shown = window()
     state, seen = SENT + key, f"visible:{key}"
@@ -73,15 +74,27 @@ def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "
         visible=st.session_state.get(seen, ()),
         here=here,
         sent=st.session_state.get(state),
+        opened=Opened(st.query_params.get("open"), st.query_params.get("filter", "")),
     )
     st.session_state[state] = sent
 
     def asked() -> None:
         # A callback: the rows are known before the script runs.
         event = st.session_state[key].rows
-        st.session_state[seen] = [int(i) for i in event["places"]] if event else []
+        st.session_state[seen] = [str(row) for row in event["rows"]] if event else []
+        if event:
+            _into_url({"open": event["open"], "filter": event["filter"]})
 
     return _taken(mount(key, {**sent.message, "tools": True}, on_rows=asked), shown)
+
+
+def _into_url(state: Mapping[str, str | None]) -> None:
+    """Write what a visitor has opened into the URL; None and "" remove a parameter."""
+    for name, value in state.items():
+        if value and st.query_params.get(name) != value:
+            st.query_params[name] = value
+        elif not value and name in st.query_params:
+            del st.query_params[name]
 
 
 def _taken(event: Any, shown: StepRange) -> Click | None:

@@ -27,6 +27,9 @@ from trainvitals_dashboard.wording import (
     words,
 )
 
+SUMMARY_MAX = 240
+"""Characters of a finding's summary in the line that opens it; the longest ones have about 200."""
+
 
 def verdict_badge(run: Run) -> None:
     """Show the run's verdict as icon, word and colour."""
@@ -146,7 +149,7 @@ def finding_expander(run: RunDetail, finding: Finding, findings: Sequence[Findin
     state = "" if finding.is_open else " — resolved"
     label = (
         f"{arrow}**{plain(finding.code)} {plain(words(finding.rule))}**{state}: "
-        f"{plain(shortened(finding.summary, 110))}"
+        f"{plain(shortened(finding.summary, SUMMARY_MAX))}"
     )
     icon = SEVERITY_ICON.get(finding.severity) if finding.is_open else ":material/done_all:"
     key = f"finding-{finding.code}-{finding.where}-{finding.since_step}"

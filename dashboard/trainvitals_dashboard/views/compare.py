@@ -21,7 +21,7 @@ from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.ranges import range_control
 from trainvitals_dashboard.parts.session import client, guarded
-from trainvitals_dashboard.wording import clean, plain, shortened, words
+from trainvitals_dashboard.wording import clean, shortened, words
 
 RUNS_MAX = 6
 KNOWN_MAX = 500
@@ -145,7 +145,7 @@ def _settings(runs: Sequence[RunDetail]) -> None:
         [
             {"setting": clean(name)}
             | {
-                f"{i + 1}: {plain(clean(run.name or run.id))}": clean(str(config.get(name, "–")))
+                f"{i + 1}: {clean(run.name or run.id)}": clean(str(config.get(name, "–")))
                 for i, (run, config) in enumerate(zip(runs, configs, strict=True))
             }
             for name in different[:SETTINGS_MAX]

@@ -76,7 +76,7 @@ def _page(live: Live) -> None:
         _heat(now.answer.value, layout, statistic, rows)
 
     live.refreshed(heat)
-    place = _selected(places)
+    place = _selected(places, rows.unit)
     if place:
         tensor_facts(run, layouts.value, findings, place)
         live.refreshed(lambda now: tensor_curves(now.answer.value, layouts.value, findings, place))
@@ -88,7 +88,8 @@ def rows_of(layout: Layout, statistic: str, findings: Sequence[Finding]) -> Heat
     names = [place.name for place in places]
     title = f"{layout.stream} {statistic_words(statistic)}"
     unit = "modules" if layout.stream == Stream.ACTIVATION else "tensors"
-    return HeatRows.of(title, names, severities_of(findings, names), unit)
+    merged = "largest" if statistic == Stat.NONFINITE else "median"
+    return HeatRows.of(title, names, severities_of(findings, names), unit, merged)
 
 
 def severities_of(findings: Sequence[Finding], places: Sequence[str]) -> dict[str, str]:
@@ -243,15 +244,16 @@ def _clicked(run: RunDetail, stream: str, places: Sequence[str]) -> None:
         st.session_state["place"] = place
 
 
-def _selected(places: Sequence[str]) -> str | None:
-    st.markdown("#### Tensor", anchors=False)
+def _selected(places: Sequence[str], unit: str) -> str | None:
+    kind = unit.removesuffix("s")
+    st.markdown(f"#### {kind.capitalize()}", anchors=False)
     return st.selectbox(
-        "Tensor",
+        kind.capitalize(),
         places,
         index=None,
         key="place",
         bind="query-params",
-        placeholder="Select a tensor, or click one above",
+        placeholder=f"Select a {kind}, or click one above",
         label_visibility="collapsed",
     )
 
