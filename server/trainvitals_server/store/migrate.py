@@ -103,12 +103,13 @@ def reading_engine(url: URL) -> sa.Engine:
 
 
 def _set_page_size(connection: Any, _: Any) -> None:
-    """Set the page size of a file that is still empty; other files keep theirs.
+    """Set the page size of a file that is still empty, and that it can shrink; others keep theirs.
 
     A batch of 200 KB takes a third less CPU time to write, and half as much to delete, as with
     SQLite's default of 4,096 bytes.
     """
     connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
 
 
 def parsed(database_url: str) -> URL:

@@ -41,6 +41,7 @@ from trainvitals_server.store.models import (
 )
 from trainvitals_server.store.removal import GONE, Removal
 from trainvitals_server.store.retention import Retention, RetentionLimits
+from trainvitals_server.store.shrink import Shrinking
 from trainvitals_server.store.tiers import TIER_FACTOR, Spans
 from trainvitals_server.store.track_rows import TrackShape, step_order
 
@@ -93,6 +94,7 @@ class Compactor:
         self._retention = Retention(
             database, limits or RetentionLimits(), clock, self._stopping.is_set
         )
+        self._shrinking = Shrinking(database, self._stopping.is_set)
         self._thread = threading.Thread(target=self._run, name="trainvitals-seal", daemon=True)
 
     def start(self) -> None:
@@ -114,6 +116,7 @@ class Compactor:
                 self._removal.run_once()
                 if monotonic() >= retained_at + RETENTION_INTERVAL_S:
                     self._retention.run_once()
+                    self._shrinking.run_once()
                     retained_at = monotonic()
             except Exception:
                 # Unsealed rows stay readable in the log, so the next interval tries again.

@@ -31,7 +31,7 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss
     is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
-    steps; above 50 %, a fall by more than 3 % is a warning.
+    steps; above 80 %, a fall by more than 3 % is a warning.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -74,7 +74,7 @@ class Undertrained(Rule):
         0.05, "Maximum p-value of a downward trend in the last third of the losses."
     )
     level_high: float = threshold(
-        0.5, "The same level above which the note is a warning: little was learned."
+        0.8, "The same level above which the note is a warning: little was learned."
     )
     slope_high: float = threshold(
         0.03, "The same fall as `slope_min`, for the warning above `level_high`."
