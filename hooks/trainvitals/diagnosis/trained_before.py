@@ -84,8 +84,8 @@ def _lowest(name: str, kind: LossKind, seen: _Batches) -> float:
             spread = seen.prediction_max - seen.prediction_min
             bound = math.log1p(max(0, kind.classes - 1) * math.exp(-spread))
         case _:  # log-probabilities and probabilities
-            probability = math.exp(seen.prediction_max) if name == "NLLLoss" else 1.0
-            bound = -math.log(min(1.0, probability)) if probability > 0 else 0.0
+            # Logits that are given to an NLLLoss by mistake can exceed 0, up to any size.
+            bound = max(0.0, -seen.prediction_max) if name == "NLLLoss" else 0.0
     return 0.9 * bound
 
 

@@ -37,7 +37,9 @@ class ConstantOrDuplicateInput(Rule):
 
     ## What it detects
     - Inputs: in the first three measured steps, no layer's outputs differ between the samples of a
-      batch, although the first layer's weights are not 0: all samples have one input. An error.
+      batch, although the first layer's weights are not 0: all samples have one input. An error. If
+      the measured input is one number, the same in these steps, only the outputs of the first
+      layer count: a dropout adds differences to the others.
     - Classes: in each of the newest 16 measured batches (8 targets or more) all targets have one
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
@@ -62,7 +64,8 @@ class ConstantOrDuplicateInput(Rule):
     Binary losses are left out: discriminators see real and generated batches in turn. With several
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
     whose target is class 0 by definition. A test whether the model can memorise one batch,
-    and a data set of 64 samples or fewer, train on one batch on purpose.
+    and a data set of 64 samples or fewer, train on one batch on purpose. A model whose first
+    argument and first layer are the same in all steps on purpose, as a time that is always 0.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
     Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
@@ -124,7 +127,8 @@ class ConstantOrDuplicateInput(Rule):
         low, high = (history.scalar(n).values for n in (Scalar.INPUT_MIN, Scalar.INPUT_MAX))
         n = self.observations_input
         if len(low) >= n and len(low) == len(high) and (low[:n] == high[:n]).all():
-            return first if len(np.unique(low[:n])) == 1 else None
+            is_one = len(np.unique(low[:n])) == 1
+            return first if is_one and self._same_outputs(history, first) else None
         size = history.series(Stream.WEIGHT, Stat.L2, weights[first.module].name).values[:1]
         spread, mean = (
             history.series(Stream.ACTIVATION, s, first.name)
@@ -140,6 +144,20 @@ class ConstantOrDuplicateInput(Rule):
         known = every[np.isfinite(every)]
         same = known <= self.spread_max * max(float(scale), 1e-30)
         return first if len(known) and same.all() else None
+
+    def _same_outputs(self, history: History, layer: Place) -> bool:
+        """Whether the outputs of a layer are the same for all samples, two or more of them.
+
+        The measured input alone is no proof: it can be one sample, or the time of an equation
+        beside an input that differs between the samples.
+        """
+        row = [history.places(Stream.ACTIVATION).index(layer)]
+        spread, mean = (
+            window(history, Stream.ACTIVATION, s, row, first=self.observations_input).values[:, 0]
+            for s in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
+        )
+        limit = self.spread_max * np.maximum(mean, 1e-30)
+        return len(spread) >= self.observations_input and bool(np.all(spread <= limit))
 
     def _constant(self, history: History, first: Place) -> Finding:
         spread, mean = (
