@@ -14,7 +14,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.course import RECOVERY, Course
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
@@ -117,6 +117,7 @@ class InitActivationMismatch(Rule):
     extreme_min: float = threshold(
         27.0, "The same, from which a signal that shrinks is a warning until the loss has fallen."
     )
+    healed_min: float = threshold(0.7, "Fall of the loss as a share of its start, for this sum.")
     loss_ratio_max: float = threshold(
         2.0, "First loss relative to that of no knowledge, for a signal that grows."
     )
@@ -180,7 +181,7 @@ class InitActivationMismatch(Rule):
         if measured > 0 and start is not None:
             return start.seen > self.loss_ratio_max * start.expected
         if measured < -self.extreme_min and course.known and len(course.loss) > 1:
-            return not course.converged and not course.learned(share=RECOVERY)
+            return not course.converged and not course.learned(self.healed_min)
         late = course.known and len(course.loss) >= self.steps_min
         late = late and measured > -self.measured_max
         return late and not course.converged and not course.learned()

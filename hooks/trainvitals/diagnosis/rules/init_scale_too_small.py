@@ -12,7 +12,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.course import RECOVERY, Course
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
@@ -77,8 +77,9 @@ class InitScaleTooSmall(Rule):
         1e-3, "S of the deepest hidden layer relative to the first; fires below this value."
     )
     signal_ratio_nothing: float = threshold(
-        1e-6, "The same ratio; a warning below it until the loss has fallen by 30 %."
+        1e-6, "The same ratio; a warning below it until the loss has fallen by `healed_min`."
     )
+    healed_min: float = threshold(0.7, "Fall of the loss as a share of its start, for this ratio.")
     sensitivity_min: float = threshold(
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
     )
@@ -226,7 +227,7 @@ class InitScaleTooSmall(Rule):
         lasting = still and late and not course.learned()
         # So little signal that the first layers have no gradient.
         nothing = ratio[-1] < self.signal_ratio_nothing and course.known and len(course.loss) > 1
-        lasting |= nothing and not course.converged and not course.learned(share=RECOVERY)
+        lasting |= nothing and not course.converged and not course.learned(self.healed_min)
         place = places[rows[int(alive[int(np.argmax(blind))])]]
         yield self.finding(
             severity=Severity.WARNING if lasting else Severity.INFO,

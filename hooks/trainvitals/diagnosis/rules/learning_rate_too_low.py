@@ -120,7 +120,7 @@ class LearningRateTooLow(Rule):
             summary=(
                 f"Learning rate too low{f' ({number(float(rates[-1]))})' if len(rates) else ''}: a "
                 f"step changes {'each' if which == 'largest' else 'the median'} weight matrix by "
-                f"{'at most ' * (which == 'largest')}{largest:.1e} of its size."
+                f"{'at most ' * (which == 'largest')}{number(largest)} of its size."
             ),
             evidence=(
                 Evidence(
