@@ -2,13 +2,14 @@
 
 import json
 import re
-from functools import cache
+import time
+from functools import cache, partial
 from itertools import product
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from helpers.board import board_messages, drawn_in, header, hover, plot, said
+from helpers.board import board_messages, drawn_in, header, hover, plot, said, updates
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import VANISHING, FakeRun, healthy_run, healthy_value, spiking_run
@@ -269,49 +270,56 @@ def test_the_colours_change_between_logarithmic_and_linear(browser, address):
         assert key.inner_text().split()[2] == logarithmic[2]
 
 
-def bytes_of_updates(browser, run, path, text, steps, wait):
-    """Return the bytes that the page receives for each live update, and the messages to boards."""
-    sizes, news = [], []
+def live_updates(browser, run, path, chart, steps):
+    """Return the updates of the board that has a chart, one for each of the steps or more."""
+    found, frames = [], []
+
+    def listen(page):
+        received = partial(keep_bytes, frames)
+        page.on("websocket", lambda ws: ws.on("framereceived", received))
+
     with (
         fake_collector(run) as fake,
         dashboard(fake.url, TOKEN) as url,
-        visit(browser, url + path) as seen,
+        visit(browser, url + path, listen=listen) as seen,
     ):
-        frames = []
-        seen.page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
-        seen.page.reload()
-        seen.settle()
-        wait(seen.page)
+        plot(seen.page, chart)
         for step in steps:
-            frames.clear()
+            start, known = len(frames), {m["seq"] for m in board_messages(frames)}
             run.step = step
-            seen.page.get_by_text(text.format(step=step), exact=False).first.wait_for()
-            seen.page.wait_for_timeout(300)
-            sizes.append(sum(len(f) for f in frames))
-            news += board_messages([f for f in frames if isinstance(f, bytes)])
-    return sizes, news
+            deadline = time.monotonic() + 60
+            while not (news := new_updates(frames[start:], chart, known)):
+                assert time.monotonic() < deadline, f"no update for step {step}"
+                seen.page.wait_for_timeout(100)
+            found += news
+    return found
+
+
+def keep_bytes(frames, frame):
+    if isinstance(frame, bytes):
+        frames.append(frame)
+
+
+def new_updates(frames, chart, known):
+    """Return the updates that the browser did not have, of the board that has a chart."""
+    return [
+        update
+        for update in updates(frames)
+        if update.message["seq"] not in known
+        and any(one["key"].startswith(chart) for one in update.message["charts"])
+    ]
 
 
 def test_an_update_of_the_curves_sends_4_KB_at_most(browser):
-    run = spiking_run()
-    sizes, news = bytes_of_updates(
-        browser,
-        run,
-        "/run?run=gpt-small",
-        "step {step:,} of 2,000",
-        (700, 1_000, 1_300),
-        lambda page: plot(page, "curve-loss"),
-    )
-    assert max(sizes) <= 4096, sizes
-    assert all(message["base"] is not None for message in news)
+    steps = (700, 1_000, 1_300)
+    found = live_updates(browser, spiking_run(), "/run?run=gpt-small", "curve-loss", steps)
+    assert max(update.size for update in found) <= 4096, [update.size for update in found]
+    assert all(update.message["base"] is not None for update in found)
 
 
 def test_an_update_of_the_heat_map_sends_only_new_columns(browser):
     run = spiking_run(step=400, total_steps=2_000)
-    sizes, news = bytes_of_updates(
-        browser, run, "/layers?run=gpt-small", "step {step:,} of 2,000", (430, 460), heat
-    )
-    assert max(sizes) <= 8192, sizes
-    grown = [m for m in news if m["charts"]]
-    assert grown
-    assert all(m["base"] is not None and len(json.dumps(m)) <= 4096 for m in grown)
+    found = live_updates(browser, run, "/layers?run=gpt-small", "heat", (430, 460))
+    assert max(update.size for update in found) <= 8192, [update.size for update in found]
+    news = [update.message for update in found]
+    assert all(m["base"] is not None and len(json.dumps(m)) <= 4096 for m in news)

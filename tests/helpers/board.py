@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from playwright.sync_api import Locator, Page
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 
 def plot(page: Page, chart: str) -> Locator:
@@ -110,4 +112,36 @@ def board_messages(frames: list[bytes]) -> list[dict[str, Any]]:
         if start >= 0:
             text = frame[start:].decode(errors="replace")
             found.append(json.JSONDecoder().raw_decode(text)[0])
+    return found
+
+
+@dataclass(frozen=True)
+class Update:
+    """One message to a board, and what the run of the script that sent it sent for it."""
+
+    message: dict[str, Any]
+    size: int
+    """Bytes of the run's frames, without those of the messages to other boards."""
+
+
+def updates(frames: list[bytes]) -> list[Update]:
+    """Return the messages to boards in order, of the runs of the script that are complete.
+
+    A page with several refreshed parts has several runs at each refresh, one or more parts in
+    each. A time limit would count parts of the runs before and after an update.
+    """
+    found: list[Update] = []
+    of_run: list[bytes] | None = None
+    for frame in frames:
+        kind = ForwardMsg.FromString(frame).WhichOneof("type")
+        if kind == "new_session":
+            of_run = []
+        if of_run is None:
+            continue  # the rest of a run that began before the first frame
+        of_run.append(frame)
+        if kind == "script_finished":
+            boards = [(m, len(f)) for f in of_run for m in board_messages([f])]
+            rest = sum(map(len, of_run)) - sum(size for _, size in boards)
+            found += [Update(message, rest + size) for message, size in boards]
+            of_run = None
     return found
