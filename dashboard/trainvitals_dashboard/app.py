@@ -23,12 +23,15 @@ from trainvitals_dashboard.parts.session import (
 )
 
 ICON = Path(__file__).with_name("icon.svg")
+STYLE = "<style>[data-testid=stMarkdownContainer]:has(> table) { overflow-x: auto; }</style>"
+"""A table that is wider than a phone scrolls in its place. Streamlit lets it leave the screen."""
 
 
 def main() -> None:
     """Show the page that the URL names."""
     # A local file: the browser would fetch a named icon from a font server.
     st.set_page_config(page_title="trainvitals", page_icon=ICON, layout="wide")
+    st.html(STYLE)
     page = st.navigation(
         [
             st.Page(FLEET, title="Runs – trainvitals", url_path="fleet", default=True),

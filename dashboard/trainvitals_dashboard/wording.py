@@ -32,6 +32,7 @@ SEVERITY_ICON = {
     "blind": ":material/visibility_off:",
     "failed": ":material/cancel:",
     "unknown": ":material/hourglass_empty:",
+    "experiment": ":material/science:",
 }
 """One shape per verdict, so that the meaning does not depend on colour alone."""
 VERDICT_WORDS = {"too_early": "too early", "unknown": "not diagnosed yet"}
@@ -45,6 +46,7 @@ SEVERITY_COLOUR = {
     "blind": "violet",
     "failed": "red",
     "unknown": "gray",
+    "experiment": "gray",
 }
 STATE_ICON = {
     "running": ":material/play_arrow:",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from helpers.fake_experiment import experiment_run
 from helpers.fake_runs import (
     HOSTILE,
     failed_run,
@@ -68,6 +69,18 @@ def test_the_address_sorts_and_an_order_that_does_not_exist_is_newest_first(open
     assert list(rows(open_page(sort="-name"))) == ["c", "b", "a"]
     app = open_page(sort="no such order")
     assert (list(rows(app)), table(app)["sort"]) == (["b", "a", "c"], "")
+
+
+def test_the_result_of_an_experiment_has_no_verdict_and_no_steps(open_page, collector):
+    result = experiment_run("sweep")
+    result.step = 0  # that of its end
+    training = young_run("training", fields={"tags": ["experiment"]})
+    collector.runs = [result, training]
+    found = rows(open_page())
+    assert found["sweep"]["verdict"] == "experiment"
+    assert found["sweep"]["about"] == "The result of an experiment; the page Experiments shows it."
+    assert "step 0" not in found["sweep"]["step"]
+    assert found["training"]["verdict"] == "too early"
 
 
 @pytest.mark.parametrize("asked", ["too_early", "too early"])

@@ -12,6 +12,8 @@ PACKAGE = Path(trainvitals_dashboard.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 BOARD = PACKAGE / "parts" / "board.py"
 """The one file that may load a component: our own script from the wheel."""
+APP = PACKAGE / "app.py"
+"""The one file that may add HTML: a constant style sheet."""
 SCRIPTS = sorted((Path(__file__).parents[2] / "dashboard" / "board" / "src").glob("*.js"))
 HTML = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function")
 UNSAFE = {"html", "iframe", "components", "component", "declare_component", "write", "help"}
@@ -38,7 +40,23 @@ def test_no_file_uses_one(path):
     found = unsafe_uses(path.read_text())
     if path == BOARD:
         found = [name for name in found if not name.startswith("streamlit.components.v2")]
+    if path == APP:
+        found.remove("st.html")
     assert found == []
+
+
+def test_the_html_of_the_app_is_a_constant_style_sheet():
+    tree = ast.parse(APP.read_text())
+    [html] = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and "st.html" in ast.unparse(n)]
+    assert ast.unparse(html) == "st.html(STYLE)"
+    [style] = [n for n in ast.walk(tree) if isinstance(n, ast.Assign) and _names(n) == ["STYLE"]]
+    text = ast.literal_eval(style.value)
+    assert text.startswith("<style>")
+    assert text.count("<") == 2
+
+
+def _names(assignment):
+    return [ast.unparse(target) for target in assignment.targets]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Run, RunDetail
 from trainvitals.api.wording import number, percent
 from trainvitals_dashboard.parts.bin import delete_popover
@@ -29,6 +30,7 @@ from trainvitals_dashboard.wording import (
     plain,
     rate,
     shortened,
+    steps,
 )
 
 
@@ -89,6 +91,8 @@ def state_badge(state: str) -> None:
 
 def progress(run: Run) -> str:
     """Return the current step and the total. Not escaped, because it contains only numbers."""
+    if is_result(run):
+        return f"trainings of {steps(run.total_steps)}" if run.total_steps else "no steps"
     if run.step < 0:
         return "no step yet"
     if run.total_steps:

@@ -32,10 +32,20 @@ from trainvitals_dashboard.wording import (
 LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 """The heights of a small curve, from the lowest; as in dashboard/board/src/runtext.js."""
 TAGS_SHOWN = 3
-VERDICTS = ("failed", "error", "warning", "blind", "too_early", "unknown", "healthy")
+VERDICTS = ("failed", "error", "warning", "blind", "too_early", "unknown", "healthy", "experiment")
 """Worst first."""
-SIGNS = {**SEVERITY_SIGN, "failed": "✖", "blind": "◌", "too_early": "…", "unknown": "…"}
-TONES = {"failed": "error", "blind": "neutral", "too_early": "neutral", "unknown": "neutral"}
+SIGNS = {
+    **SEVERITY_SIGN,
+    "failed": "✖",
+    "blind": "◌",
+    "too_early": "…",
+    "unknown": "…",
+    "experiment": "◇",
+}
+TONES = {
+    "failed": "error",
+    **dict.fromkeys(("blind", "too_early", "unknown", "experiment"), "neutral"),
+}
 _STATES = ("running", "lost", "failed", "stopped", "finished")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Finding, RulePage, Run, RunDetail, Verdict
 from trainvitals.api.wording import number, percent, row
 from trainvitals_dashboard.client import Problem
@@ -51,7 +52,12 @@ def tab_title(run: Run) -> str:
 
 
 def verdict_of(run: Run) -> str:
-    """Return the run's verdict, "unknown" before the first diagnosis of a running run."""
+    """Return the run's verdict; "unknown" before the first diagnosis of a running run.
+
+    "experiment" for the result of an experiment, which has no steps to diagnose.
+    """
+    if is_result(run):
+        return "experiment"
     undiagnosed = run.health is None and run.verdict is not Verdict.FAILED
     return "unknown" if undiagnosed else str(run.verdict)
 
@@ -68,6 +74,8 @@ def verdict_text(run: Run) -> str:
     failed = f"{_failure(run)} " if run.verdict is Verdict.FAILED else ""
     if run.headline is not None:
         return f"{failed}{run.headline.summary}"
+    if is_result(run):
+        return "The result of an experiment; the page Experiments shows it."
     if failed:
         return failed.strip()
     if run.step < 0:

@@ -6,10 +6,23 @@ key `experiment`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from trainvitals.api.schema import Run
 
 TAG = "experiment"
 """The tag of the runs, and the key in their configurations."""
+
+
+def is_result(run: Run) -> bool:
+    """Return whether a run is the result of an experiment and not a training with that tag.
+
+    A result has ended and has no step of its own; its end is recorded at step 0.
+    """
+    return TAG in run.tags and run.state == "finished" and run.step <= 0 and run.loss is None
 
 
 class ExperimentRow(msgspec.Struct, frozen=True, kw_only=True):
