@@ -1,5 +1,6 @@
 """The ingest route acknowledges valid batches; any other gets a 4xx, and nothing is stored."""
 
+import asyncio
 import gzip
 import socket
 import struct
@@ -16,6 +17,7 @@ from helpers.batches import SOURCE, amounts, batch, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.wire import CONTENT_TYPE, encode
 from trainvitals_server.cli import listening
+from trainvitals_server.collect import routes
 from trainvitals_server.settings import Settings
 
 GOOD = encode(batch(start(), scalars("loss"), scalar_frame([0, 1], [1.0, float("nan")])))
@@ -57,6 +59,26 @@ def test_a_compressed_batch_is_the_same_batch(sqlite_collector, encoding):
     packed = gzip.compress(GOOD) if encoding == "gzip" else zlib.compress(GOOD)
     assert sqlite_collector.send(packed, **{"Content-Encoding": encoding}).json()["stored"]
     assert not sqlite_collector.send(GOOD).json()["stored"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "in_loop"),
+    [
+        (GOOD, {}, True),
+        (gzip.compress(GOOD, mtime=0), {"Content-Encoding": "gzip"}, False),
+    ],
+)
+def test_a_compressed_batch_is_not_decoded_in_the_event_loop(
+    sqlite_collector, monkeypatch, body, headers, in_loop
+):
+    def observed(*args, **named):
+        seen.append(asyncio._get_running_loop() is not None)
+        return inflate(*args, **named)
+
+    seen, inflate = [], routes.inflate
+    monkeypatch.setattr(routes, "inflate", observed)
+    assert sqlite_collector.send(body, **headers).json()["stored"]
+    assert seen == [in_loop]
 
 
 @pytest.mark.parametrize(
