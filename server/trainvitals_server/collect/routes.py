@@ -28,8 +28,8 @@ routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
 INGEST_PATH: Final = "/api/v1/ingest"
 SMALL_BYTES: Final = 512 * 1024
 SMALL_HEADER_BYTES: Final = 32 * 1024
-"""Uncompressed batches up to these sizes are decoded in the event loop, in less than a millisecond. A
-change of threads costs more than that."""
+"""Uncompressed batches up to these sizes are decoded in the event loop, in less than a
+millisecond. A change of threads costs more than that."""
 
 
 class AckBody(BaseModel):
