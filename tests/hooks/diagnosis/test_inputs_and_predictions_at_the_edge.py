@@ -1,4 +1,4 @@
-"""Constant first arguments on purpose have no alarm; unbounded predictions end no rule."""
+"""Constant first arguments and mixed targets have no alarm; unbounded predictions end no rule."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from torch.nn import functional as F  # noqa: E402
 
 import trainvitals  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
+from trainvitals.diagnosis.rules.loss_oscillation import LossOscillation  # noqa: E402
 from trainvitals.diagnosis.trained_before import trained_before  # noqa: E402
-from trainvitals.wire import Event, EventKind  # noqa: E402
+from trainvitals.wire import Event, EventKind, Stat, Stream  # noqa: E402
 
 
 class OfTimeAndState(nn.Module):
@@ -72,6 +73,22 @@ def test_a_constant_input_is_an_error_only_if_no_sample_differs(program, found):
     rules = {f.rule for f in monitor.diagnosis().alarms}
     assert ("constant_or_duplicate_input" in rules) == found
     assert "monitor_degraded" not in {f.rule for f in monitor.diagnosis().findings}
+
+
+@pytest.mark.parametrize(("lowest", "found"), [(0.28, False), (0.4, True)])
+def test_the_noise_of_mixed_targets_is_no_oscillation(lowest, found):
+    sick = LossOscillation.sick()
+    columns = {"loss": sick.scalar("loss").values, "target_std": np.linspace(lowest, 0.4, 240)}
+    ratio = sick.values(Stream.UPDATE, Stat.RATIO)
+    places = sick.places(Stream.UPDATE)
+    mixed = {"classes": 5.0, "target_shape": "(32, 5)", "target_type": "float32"}
+    example = Example(240).scalars(**columns)
+    example.stream(
+        Stream.UPDATE, places, {p.name: {Stat.RATIO: ratio[:, i]} for i, p in enumerate(places)}
+    )
+    history = example.history
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", mixed))
+    assert bool(list(LossOscillation().check(history))) == found
 
 
 def test_logits_of_any_size_in_an_nll_loss_can_be_judged():

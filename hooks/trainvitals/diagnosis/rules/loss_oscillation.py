@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,12 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import matrices_by_depth, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, median, middle, noise, trend
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.supervision import class_loss, only_loss
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
+
+_ONE_HOT: Final = 0.01
+"""Variation of the standard deviation of targets, as a share; 0 for one-hot ones, above 0.1 for
+mixup."""
 
 
 class _Swing(NamedTuple):
@@ -39,7 +43,8 @@ class LossOscillation(Rule):
     step to step is above 8 % of the initial loss, and the update ratio (median over the matrices)
     is above 0.008. The noise is also more than three times what a batch of this size explains:
     level/√n for n samples, and (1 + p) times as much with a dropout of p. Left out: losses that can
-    be negative, losses whose batch size is not known, runs that have not learned, and warm-up.
+    be negative, losses whose batch size is not known, runs that have not learned, warm-up, and
+    class probabilities as targets that are nearer to one class in some batches (mixup).
     ## Why it matters
     The steps are longer than the valley of the loss is wide: the weights jump from one side to the
     other. More steps do not help; a lower learning rate gives a lower loss at once.
@@ -97,7 +102,7 @@ class LossOscillation(Rule):
         if not ratio >= self.update_ratio_min:
             return
         batch = _batch(history)
-        if not batch:
+        if not batch or _targets_vary(history):
             return
         factor = self.batch_factor * (1 + float(history.facts.get("dropout_max", 0.0)))
         explained = factor * swing.level / math.sqrt(batch)
@@ -178,6 +183,19 @@ def _ratio(history: History) -> float:
     rows = spread_over(matrices_by_depth(history, Stream.UPDATE))
     values = window(history, Stream.UPDATE, Stat.RATIO, rows, last=20).values
     return middle(median(values, axis=1)) if len(values) and rows else float("nan")
+
+
+def _targets_vary(history: History) -> bool:
+    """Whether the targets are probabilities of classes, of another entropy in each batch.
+
+    Then the loss of the right prediction differs between the batches. One-hot and smoothed targets
+    have one standard deviation.
+    """
+    kind = class_loss(history)
+    if kind is None or "float" not in kind.target_type:
+        return False
+    spread = history.scalar(Scalar.TARGET_STD).finite().values.astype(np.float64)
+    return bool(len(spread) > 0 and np.ptp(spread) > _ONE_HOT * spread.max())
 
 
 def _batch(history: History) -> int:
