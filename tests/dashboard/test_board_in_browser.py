@@ -140,6 +140,7 @@ def test_a_dragged_range_is_requested_anew_stands_in_the_address_and_holds_for_a
         assert axis_ends(seen.page, LOSS) == pytest.approx((0, 400), abs=1)
 
 
+@pytest.mark.slow  # an address with a range is opened in the test of the smoothing
 def test_a_shared_address_opens_with_its_range(browser, address):
     path = "/run?run=resnet-baseline&from_step=100&to_step=200"
     with visit(browser, address + path, width=390, dark=True) as seen:
@@ -229,6 +230,7 @@ def test_the_values_of_a_layer_are_said_by_its_name(browser, address):
         assert ". encoder.0: S, across samples 1, M, across units 0.1." in said(seen.page, "signal")
 
 
+@pytest.mark.slow  # the size of an update is measured in test_heat_map_in_browser.py
 def test_live_points_are_appended_in_small_messages(live):
     run, opened, _ = live
     frames = []

@@ -110,7 +110,15 @@ def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(addr
 
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("page", ["", "/run?run=gpt-small", "/layers?run=gpt-small", "/alerts"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "/run?run=gpt-small",
+        pytest.param("/layers?run=gpt-small", marks=pytest.mark.slow),
+        pytest.param("/alerts", marks=pytest.mark.slow),
+    ],
+)
 def test_the_pages_use_the_fonts_of_the_system(address, browser, page):
     shown = "e => getComputedStyle(e).fontFamily.split(',')[0]"
     with visit(browser, address + page) as seen:

@@ -82,6 +82,7 @@ def test_a_verdict_is_chosen_and_written_into_the_address(browser, address):
         assert seen.page.locator("tbody tr").count() == 1
 
 
+@pytest.mark.slow  # test_fleet_page.py has both without a browser
 def test_the_address_chooses_a_verdict_of_two_words_and_archived_runs(browser):
     old = young_run("old", fields={"archived": True})
     with (

@@ -131,8 +131,15 @@ def test_no_page_loads_anything_from_another_host(site):
 
 
 @pytest.mark.needs_chromium
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1600, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1600, "light"),
+        (390, "dark"),
+        pytest.param(1600, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_a_page_fits_its_window_and_stays_on_this_host(browser, address, width, scheme):
     for path in PAGES:
         with opened(browser, f"{address}/{path}", width, scheme) as (page, faults):

@@ -104,7 +104,7 @@ def assembly(name, capability, dtype):
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_compiles_with_wide_reads_and_without_atomics(
     name, capability, tmp_path, monkeypatch

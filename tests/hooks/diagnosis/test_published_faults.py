@@ -209,7 +209,10 @@ FAULTS = {
 }
 CASES = [pytest.param(h, p, id=p.__name__) for h, programs in FAULTS.items() for p in programs]
 PROGRAMS = {p.__name__: p for programs in FAULTS.values() for p in programs}
-SLOW = {"penalty", "batch_of_one", "decay_of_all"}
+SLOW = {
+    *("penalty", "batch_of_one", "decay_of_all", "softmax_and_squares", "sigmoids_with_he"),
+    *("outliers", "scaled_twice", "rare_classes"),
+}
 
 
 @pytest.mark.parametrize(("headline", "program"), CASES)

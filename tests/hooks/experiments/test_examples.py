@@ -18,6 +18,7 @@ def module():
     return loaded
 
 
+@pytest.mark.slow  # the comparison of he and glorot in twenty layers is shorter
 def test_zeros_do_not_learn_and_xavier_and_he_are_not_told_apart():
     result = module().initialisations()
     assert result.best is None
@@ -28,6 +29,7 @@ def test_zeros_do_not_learn_and_xavier_and_he_are_not_told_apart():
     assert zeros.diagnosis == "TV301 symmetric_init"
 
 
+@pytest.mark.slow  # the comparison of two losses on spam is shorter
 def test_huber_beats_mse_on_clean_targets_and_mae_beats_both():
     result = module().outliers()
     mse, mae, huber = (result.row(name) for name in ("mse", "mae", "huber"))

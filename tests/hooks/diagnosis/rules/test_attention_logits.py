@@ -87,7 +87,7 @@ def findings(rate=3e-3, *, data=copied, warm_up=1, seed=0, steps=150, **options)
     return list(AttentionLogitGrowth().check(history))
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fused", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_logits_that_grow_at_a_high_learning_rate_are_found(fused):
     [found] = findings(0.1, fused=fused)
     assert found.severity is Severity.WARNING
@@ -109,7 +109,7 @@ HEALTHY = {
     "one_projection_chain": {"fused": True, "data": chain},
     "normed_at_a_high_rate": {"normed": True, "rate": 0.1},
 }
-SLOW = {"another_seed", "slow", "fast", "chain", "wide", "one_projection_chain"}
+SLOW = {"another_seed", "deeper", "slow", "fast", "chain", "wide", "one_projection_chain"}
 
 
 @pytest.mark.parametrize("options", parameters(HEALTHY, slow=SLOW))
