@@ -25,7 +25,6 @@ WITHOUT_A_RULE = {
     "constant_prediction",
     "data_order",
     "missing_output_bias",
-    "attention_logit_growth",
     "vanishing_activation",
 }
 SHORT = 3
