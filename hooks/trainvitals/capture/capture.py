@@ -36,8 +36,7 @@ from trainvitals.capture.supervision import Supervision
 from trainvitals.capture.veto import UpdateGuard
 from trainvitals.wire import Event, EventKind, NotWatched, Scalar
 
-STEP_HOOKS = 2
-"""Hooks that are called at every step, before and after that of the optimizer."""
+STEP_HOOKS = 2  # called at every step, before and after that of the optimizer
 INITIAL_WAIT_S = 0.2
 BACKGROUND_STEPS = 16  # every how many light steps the cost of background threads is added
 
