@@ -65,6 +65,7 @@ def test_the_interval_is_students_t(blocks: ModuleType) -> None:
     assert math.isnan(blocks.interval([1.0]).half)
 
 
+@pytest.mark.slow  # a benchmark run of half a minute
 def test_every_model_has_four_rows(figures: dict[str, Any]) -> None:
     assert [row["setting"] for row in figures["rows"]] == [
         "every step, all",
@@ -74,6 +75,7 @@ def test_every_model_has_four_rows(figures: dict[str, Any]) -> None:
     ]
 
 
+@pytest.mark.slow  # a benchmark run of half a minute
 def test_every_row_has_its_ratios_with_intervals(figures: dict[str, Any]) -> None:
     for row in figures["rows"]:
         for clock in ("wall", "process", "thread"):
@@ -82,12 +84,14 @@ def test_every_row_has_its_ratios_with_intervals(figures: dict[str, Any]) -> Non
         assert row["own_share"] > 0
 
 
+@pytest.mark.slow  # a benchmark run of half a minute
 def test_the_default_is_held_against_its_account(figures: dict[str, Any]) -> None:
     held = [row for row in figures["rows"] if "allowed_s" in row]
     assert len(held) == 2
     assert all(row["allowed_s"] > 0.25 and "process_excess_s" in row for row in held)
 
 
+@pytest.mark.slow  # a benchmark run of half a minute
 def test_the_capture_is_given_in_multiples_of_one_read(figures: dict[str, Any]) -> None:
     [floor] = figures["floors"]
     assert floor["read_once_s"] > 0

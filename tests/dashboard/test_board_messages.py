@@ -170,7 +170,7 @@ def test_the_layer_of_a_finding_is_marked_and_missing_layers_are_left_out():
 
 
 # The first example loads pandas.
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.none() | st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_any_values_make_valid_json(values):
     n = len(values)

@@ -28,7 +28,7 @@ def message(runs, sent=None, sort="", limit=100):
     return runs_message(runs, sort, limit=limit, now=0.0, shape=("all", sort), sent=sent)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.none() | st.floats(), max_size=30))
 def test_a_curve_of_any_numbers_has_one_known_letter_per_value(values):
     text = spark_text(values)

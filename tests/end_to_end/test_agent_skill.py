@@ -82,6 +82,7 @@ def shell(tmp_path_factory):
         yield trainvitals
 
 
+@pytest.mark.slow  # that its commands and flags exist is checked in a second
 @pytest.mark.timeout(240)
 def test_an_agent_that_follows_it_repairs_a_sick_run(shell):
     program = shell.folder / "train.py"

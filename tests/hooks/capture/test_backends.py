@@ -88,7 +88,7 @@ def test_both_backends_agree(dtype, count, scale):
     st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=40),
     st.integers(0, 60),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_both_backends_agree_on_odd_entries(entries, repeats):
     x = torch.tensor(entries * (repeats + 1), dtype=torch.float32)
     one = [parameter(torch.zeros_like(x), x)]

@@ -176,6 +176,7 @@ print(max(losses) < 10, len(losses))
     assert run(program).stdout.splitlines()[-1] == "True 120"
 
 
+@pytest.mark.slow  # the script and the module without torchrun are shorter
 def test_torchrun_starts_it_as_a_module(run):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = run(LOOP, before=torchrun)

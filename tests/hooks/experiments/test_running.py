@@ -21,6 +21,7 @@ def compared(factory=network, **more):
     )
 
 
+@pytest.mark.slow  # two processes that import torch anew
 def test_processes_give_the_same_result():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

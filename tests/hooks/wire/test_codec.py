@@ -115,7 +115,7 @@ def test_a_body_of_another_version_says_which_versions_are_read():
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_a_damaged_body_is_refused_or_is_still_a_whole_batch(data):
     body = bytearray(encode(batch_of(Layout(Stream.WEIGHT, 0, (Stat.MEAN,), PLACES))))
     for _ in range(data.draw(st.integers(1, 4))):

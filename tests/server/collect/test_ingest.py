@@ -161,7 +161,7 @@ def test_a_header_with_impossible_numbers_is_refused(running, changes):
 
 
 FUZZ = settings(
-    max_examples=150,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

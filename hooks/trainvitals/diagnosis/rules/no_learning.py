@@ -151,7 +151,7 @@ class NoLearning(Rule):
     def _steps_min(self, history: History) -> float:
         if not is_recurrent(history):
             planned = self.plan_share_early * (history.total_steps or 0)
-            return min(max(self.steps_min, planned), self.steps_min_recurrent)
+            return max(self.steps_min, min(planned, self.steps_min_recurrent))
         planned = self.plan_share * (history.total_steps or math.inf)
         return max(self.steps_min, min(self.steps_min_recurrent, planned))
 
