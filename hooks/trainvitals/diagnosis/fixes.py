@@ -142,5 +142,5 @@ STANDARD_INPUT: Final = at(
 )
 STANDARD_TARGET: Final = at(
     Moment.BATCH,
-    "y = (y - y_train.mean(0)) / y_train.std(0)  # predictions are in these units too",
+    "y = (y - y_train.mean(0)) / y_train.std(0)  # predictions too",
 )

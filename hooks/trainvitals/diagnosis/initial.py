@@ -15,7 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
 from trainvitals.wire import EventKind, Place, Scalar, Stream
 
 START: Final = 3
@@ -26,7 +26,6 @@ LAYERS: Final = (
 )
 """Modules whose weights have one row for each output: the fan-in is the product of the rest."""
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
-_BINARY: Final = ("BCEWithLogitsLoss", "BCELoss")
 _TARGET_BATCHES: Final = 16
 """Measured batches from the start whose targets give the scale of a regression."""
 
@@ -124,7 +123,7 @@ def initial_loss(history: History) -> InitialLoss | None:
         # with another term can be larger: that is no evidence about the predictions.
         explained = seen - expected <= 1.05 * (first["max"] - first["min"])
         return InitialLoss(step, seen, expected, f"ln {kind.classes}", explained)
-    if name in _BINARY:
+    if name in BINARY_LOSSES:
         largest = max(abs(first["max"]), abs(first["min"]))
         explained = name == "BCELoss" or seen - math.log(2) <= 1.05 * largest
         return InitialLoss(step, seen, math.log(2), "ln 2", explained)

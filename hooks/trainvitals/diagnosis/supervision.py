@@ -39,6 +39,9 @@ _MOMENTS = (
     *(Scalar.TARGET_MEAN, Scalar.TARGET_STD),
 )
 _CLASS_LOSSES = (("CrossEntropyLoss",), ("NLLLoss",))
+BINARY_LOSSES = ("BCELoss", "BCEWithLogitsLoss")
+DISTANCES = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Losses that compare numbers."""
 
 
 class LossKind(NamedTuple):
@@ -157,7 +160,7 @@ def loss_of_constant(history: History) -> float | None:
     if kind.kinds[0] == "MSELoss":
         deviation = history.scalar(Scalar.TARGET_STD).finite().values
         return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
-    if kind.kinds[0] in _BINARY_LOSSES:
+    if kind.kinds[0] in BINARY_LOSSES:
         return _binary(history) if math.prod(kind.target_shape[1:]) == 1 else None
     if kind.kinds[0] not in ("CrossEntropyLoss", "NLLLoss"):
         return None
@@ -184,7 +187,7 @@ def usual_loss_of_constant(history: History) -> float | None:
     of different frequencies it is lower.
     """
     kind = only_loss(history)
-    if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in _BINARY_LOSSES:
+    if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
         return _binary(history)
     if kind is None or kind.kinds not in _DISTANCES:
         return loss_of_constant(history)
@@ -202,7 +205,6 @@ def _binary(history: History) -> float | None:
     return entropy_of(float(share.mean())) or None if len(share) else None
 
 
-_BINARY_LOSSES = ("BCELoss", "BCEWithLogitsLoss")
 _DISTANCES = (("L1Loss",), ("SmoothL1Loss",), ("HuberLoss",))
 _NORMAL = np.array([abs(NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)])
 """Magnitudes of a standard normal variable: 200 quantiles."""

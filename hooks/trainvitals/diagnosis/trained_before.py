@@ -12,7 +12,13 @@ from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import LossKind, entropy_of, loss_of_constant, only_loss
+from trainvitals.diagnosis.supervision import (
+    BINARY_LOSSES,
+    LossKind,
+    entropy_of,
+    loss_of_constant,
+    only_loss,
+)
 from trainvitals.wire import Scalar
 
 TRAINED_MAX: Final = 0.8
@@ -49,7 +55,7 @@ def trained_before(history: History, initial: float) -> bool:
         return constant is not None and (
             _lowest(name, kind, seen) <= initial < TRAINED_MAX * constant
         )
-    if name in ("BCELoss", "BCEWithLogitsLoss"):
+    if name in BINARY_LOSSES:
         share = TRAINED_MAX if _one_label(kind) else TRAINED_MAX_ROUGH
         return _lowest(name, kind, seen) <= initial < share * entropy_of(seen.target_mean)
     if name in ("HuberLoss", "SmoothL1Loss"):

@@ -8,7 +8,7 @@ Promise:  pure. A policy gradient is negative too: its first losses are not thos
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,8 @@ from trainvitals.api.schema import Evidence
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import LossKind
+from trainvitals.diagnosis.supervision import BINARY_LOSSES, DISTANCES, LossKind
 from trainvitals.wire import Scalar
-
-_BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
-_DISTANCES: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 
 class WrongSign(NamedTuple):
@@ -42,9 +39,9 @@ def wrong_sign(
     if len(only.kinds) != 1 or len(loss) < observations or not (loss < 0).all():
         return None
     kind = only.kinds[0]
-    if kind in _DISTANCES:
+    if kind in DISTANCES:
         return _maximised(kind, loss, observations, growth)
-    classes = 2 if kind in _BINARY else only.classes * (kind == "CrossEntropyLoss")
+    classes = 2 if kind in BINARY_LOSSES else only.classes * (kind == "CrossEntropyLoss")
     if classes < 2:
         return None
     uniform = math.log(classes)

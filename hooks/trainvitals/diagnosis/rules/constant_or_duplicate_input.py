@@ -19,16 +19,20 @@ from trainvitals.diagnosis.places import called as name_of
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Array, Floats, middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, only_loss
+from trainvitals.diagnosis.supervision import (
+    BINARY_LOSSES,
+    DISTANCES,
+    DOWNSTREAM,
+    LossKind,
+    only_loss,
+)
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
-_BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
 _BATCH: Final = (
     *(Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.TARGET_MAJORITY_SHARE),
     *(Scalar.INPUT_MEAN, Scalar.INPUT_STD),
 )
-_NUMBERS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class ConstantOrDuplicateInput(Rule):
             return
         if kind.kinds[0] in _CLASSES:
             yield from self._classes(history, kind, entries)
-        elif kind.kinds[0] in _NUMBERS:
+        elif kind.kinds[0] in DISTANCES:
             yield from self._numbers(history)
         yield from self._repeated(history, kind)
 
@@ -271,7 +275,7 @@ class ConstantOrDuplicateInput(Rule):
         if not course.known or not course.learned(share=0.3) or not smooth:
             return
         measured = len(history.scalar(Scalar.TARGET_MEAN))
-        classes = kind.kinds[0] in (*_CLASSES, *_BINARY)
+        classes = kind.kinds[0] in (*_CLASSES, *BINARY_LOSSES)
         yield self.finding(
             severity=Severity.WARNING if classes else Severity.INFO,
             since_step=0,

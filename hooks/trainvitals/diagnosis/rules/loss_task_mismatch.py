@@ -18,6 +18,8 @@ from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activ
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
+    BINARY_LOSSES,
+    DISTANCES,
     DOWNSTREAM,
     LossKind,
     connected,
@@ -39,11 +41,9 @@ NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 LOG_OF_SOFTMAX: Final = "log_of_softmax_before_nll_loss"
-_SQUARES: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _TARGET: Final = (Scalar.TARGET_MIN, Scalar.TARGET_MAX, Scalar.TARGET_MEAN, Scalar.TARGET_STD)
 _ROUNDING: Final = 1e-3
 _LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
-_BINARY: Final = ("BCELoss", "BCEWithLogitsLoss")
 
 
 class _Mismatch(NamedTuple):
@@ -246,7 +246,7 @@ class LossTaskMismatch(Rule):
         if only is None or len(only.kinds) != 1 or only.last_activation != "softmax":
             return None
         outputs = only.prediction_shape[-1] if only.prediction_shape else 0
-        if only.kinds[0] not in (*_SQUARES, "BCELoss") or outputs < 2:
+        if only.kinds[0] not in (*DISTANCES, "BCELoss") or outputs < 2:
             return None
         low, high, mean, std = (
             history.scalar(name).values[: self.observations].astype(np.float64) for name in _TARGET
@@ -277,7 +277,7 @@ class LossTaskMismatch(Rule):
 
     def _not_binary(self, history: History) -> _Mismatch | None:
         only = only_loss(history)
-        if only is None or len(only.kinds) != 1 or only.kinds[0] not in _BINARY:
+        if only is None or len(only.kinds) != 1 or only.kinds[0] not in BINARY_LOSSES:
             return None
         # Class numbers that were given to monitor.loss: the loss itself compares one-hot vectors.
         if not only.target_type.startswith(("float", "bfloat", "half")):
@@ -338,7 +338,7 @@ def _is_classes(kind: LossKind) -> bool:
         and len(kind.prediction_shape) == len(kind.target_shape) + 1
         and kind.prediction_shape[-1] > 2
         and kind.kinds[:1] != ()
-        and kind.kinds[0] in _SQUARES
+        and kind.kinds[0] in DISTANCES
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from trainvitals.diagnosis.initial import START
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.supervision import DISTANCES, only_loss
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
-
-_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class OutputBiasPrior(Rule):
             return
         if kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
             yield from self._classes(history, *bias)
-        elif kind.kinds[0] in _REGRESSIONS:
+        elif kind.kinds[0] in DISTANCES:
             yield from self._regression(history, bias[0])
 
     def _classes(self, history: History, place: Place, spread: float) -> Iterator[Finding]:

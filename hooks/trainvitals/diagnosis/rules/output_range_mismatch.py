@@ -18,6 +18,7 @@ from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags
 from trainvitals.diagnosis.supervision import (
+    DISTANCES,
     DOWNSTREAM,
     connected,
     in_graph,
@@ -49,7 +50,6 @@ MODULES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Activation → its module in torch.nn."""
-_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _LOSSES: Final = {
     "cross_entropy": "a cross entropy needs logits of both signs",
     "bce_with_logits": "BCEWithLogitsLoss needs logits of both signs",
@@ -135,7 +135,7 @@ class OutputRangeMismatch(Rule):
             )
             return
         only = only_loss(history)
-        if only is None or len(only.kinds) != 1 or only.kinds[0] not in _REGRESSIONS:
+        if only is None or len(only.kinds) != 1 or only.kinds[0] not in DISTANCES:
             return
         if only.last_activation not in RANGES:
             return

@@ -18,6 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
+    DISTANCES,
     DOWNSTREAM,
     OUTLIER_SHARE,
     only_loss,
@@ -25,7 +26,6 @@ from trainvitals.diagnosis.supervision import (
 )
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
-_REGRESSIONS: Final = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _FIRST: Final = 3
 """Measured steps from the start, in which the predictions are still those of the initialisation."""
 
@@ -101,7 +101,7 @@ class TargetNotScaled(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = only_loss(history)
-        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in _REGRESSIONS:
+        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in DISTANCES:
             return
         scales = self._scales(history)
         if scales is None:
