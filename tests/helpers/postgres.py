@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ class Postgres:
 
     directory: Path
     binaries: Path
+    options: str
+    """Of the command `postgres`."""
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.directory}"
@@ -44,20 +48,47 @@ class Postgres:
         _as_user([str(self.binaries / "pg_ctl"), "-D", str(self.directory / "data"), *arguments])
 
     def start(self) -> None:
-        options = f"-k {self.directory} -c listen_addresses='' -c fsync=off -c max_connections=100"
-        log = str(self.directory / "log")
-        self.control("-w", "-o", options, "-l", log, "start")
+        options = f"-k {self.directory} -c listen_addresses='' -c max_connections=100"
+        log = self.directory / "log"
+        try:
+            self.control("-w", "-o", f"{options} {self.options}", "-l", str(log), "start")
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{log.read_text()[-2000:]}") from error
+
+    def kill(self) -> None:
+        """Send SIGKILL to the postmaster and to all its children; return when all have ended."""
+        data = self.directory / "data"
+        stopped: set[int] = set()
+        # All are stopped first: the postmaster or a child would react to the end of another.
+        while new := _working_in(data) - stopped:
+            _signal(new, signal.SIGSTOP)
+            stopped |= new
+        _signal(stopped, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while _working_in(data):
+            assert time.monotonic() < deadline, "processes of Postgres do not end"
+            time.sleep(0.001)
+        # In a container nobody may reap the killed postmaster: Postgres would take it for running.
+        # After a power cut no process has this number either.
+        (data / "postmaster.pid").unlink()
+        for socket in self.directory.glob(".s.PGSQL.*"):
+            socket.unlink()
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Yield a server in a temporary directory. Skips, or fails with CI=true, without binaries."""
+def running_postgres(*, synced: bool = False, options: str = "") -> Iterator[Postgres]:
+    """Yield a server in a temporary directory. Skips, or fails with CI=true, without binaries.
+
+    `synced`: commits are synced to the disk, as by an operator's server. The tests that need no
+    synced commit are faster without.
+    """
     binaries = Path(require("initdb")).parent
     # A short path: a socket's may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="tvpg", dir="/tmp"))
     if os.geteuid() == 0:
         shutil.chown(directory, "nobody")
-    server = Postgres(directory, binaries)
+    fsync = "on" if synced else "off"
+    server = Postgres(directory, binaries, f"-c fsync={fsync} {options}")
     try:
         made = [str(binaries / "initdb"), "-D", str(directory / "data"), "-U", "postgres"]
         _as_user([*made, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
@@ -68,6 +99,23 @@ def running_postgres() -> Iterator[Postgres]:
             server.control("-m", "immediate", "stop")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _working_in(folder: Path) -> set[int]:
+    """Return the processes whose working directory is `folder`: those of a server on its data."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink() == folder:
+                    found.add(int(entry.name))
+    return found
+
+
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _as_user(command: list[str]) -> None:
