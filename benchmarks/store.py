@@ -1,13 +1,15 @@
 """The costs of the collector: CPU and bytes for a stored value, time to read.
 
-    python benchmarks/store.py [--database postgres] [--senders 4] [--batches 150] [--steps 1000000]
+    python benchmarks/store.py [--database sqlite postgres] [--rounds 3] [--steps 1000000]
 
 Part 1 starts a collector, trains a network of 202 tensors under `watch` and keeps its statistics.
 Senders then replay them over HTTP, each as a run of its own, in batches of at most 50,000 values,
 with the client that the trainer uses. The CPU time is that of all processes of the collector (with
 Postgres: and of its server) from the first batch until all is sealed. The acknowledgement times are
-those of the senders, which share the machine with the collector. The collector diagnoses the runs
-only with `--diagnose`: a round takes at most a tenth of a core for each run, whatever it receives.
+those of the senders, which share the machine with the collector and send the next batch at once,
+while the collector seals; commits are synced to the disk. With several databases and rounds, the
+databases take turns in each round. The collector diagnoses the runs only with `--diagnose`: a round
+takes at most a tenth of a core for each run, whatever it receives.
 
 Part 2 is benchmarks/store_reads.py: it reads a run of `--steps` steps over HTTP.
 
@@ -205,9 +207,21 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+@dataclass(frozen=True)
+class Ingested:
+    """One replay."""
+
+    values: int
+    rates: dict[str, float]
+    times: list[float]
+    """Seconds from a request to its acknowledgement."""
+    sealed: int
+    """Segments that were sealed before the last acknowledgement."""
+
+
 def ingest(
     at: Collector, store: Store, recorded: Sequence[Recorded], arguments: Any, pids: Sequence[int]
-) -> dict[str, float]:
+) -> Ingested:
     """Replay the recorded statistics with all senders; return the figures."""
     runs = [f"replay-{i}" for i in range(arguments.senders)]
     made = [batches(run, recorded, arguments.batches) for run in runs]
@@ -218,23 +232,39 @@ def ingest(
         )
         for run, (bodies, _) in zip(runs, made, strict=True)
     ]
-    before, began = cpu_seconds(pids), time.perf_counter()
+    sealed, before, began = segments(store), cpu_seconds(pids), time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     committed_s, committed_cpu = time.perf_counter() - began, cpu_seconds(pids) - before
+    sealed = segments(store) - sealed
     wait_until_sealed(store)
     sealed_cpu = cpu_seconds(pids) - before
     values = sum(count for _, count in made)
-    return {
-        "values": values,
+    rates = {
         "committed_values_per_s_wall": values / committed_s,
         "committed_values_per_cpu_s": values / committed_cpu,
         "committed_and_sealed_values_per_cpu_s": values / sealed_cpu,
-        "ack_ms_p50": float(np.percentile(times, 50)) * 1e3,
-        "ack_ms_p99": float(np.percentile(times, 99)) * 1e3,
     }
+    return Ingested(values, rates, times, sealed)
+
+
+def acknowledgement(rounds: Sequence[Ingested]) -> dict[str, float]:
+    """Return the figures of all requests of some replays."""
+    times = [seconds for each in rounds for seconds in each.times]
+    return {
+        "requests": len(times),
+        "median_ms": float(np.median(times)) * 1e3,
+        "p99_ms": float(np.percentile(times, 99)) * 1e3,
+        "segments_sealed_meanwhile": sum(each.sealed for each in rounds),
+    }
+
+
+def segments(store: Store) -> int:
+    """Return the number of sealed segments."""
+    with store.database.read() as connection:
+        return int(connection.scalar(sa.select(sa.func.sum(Track.segments))) or 0)
 
 
 def wait_until_sealed(store: Store) -> None:
@@ -271,43 +301,69 @@ def database(kind: str) -> Iterator[tuple[str | None, list[int]]]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from helpers.postgres import running_postgres
 
-    with running_postgres() as postgres, postgres.database() as url:
+    with running_postgres(synced=True) as postgres, postgres.database() as url:
         pid = int((postgres.directory / "data" / "postmaster.pid").read_text().split()[0])
         yield url, [pid]
+
+
+def replay(kind: str, recorded: list[Recorded], arguments: Any) -> tuple[Ingested, float]:
+    """Return the figures of one replay into a new database, and the bytes it keeps for a value.
+
+    An empty `recorded` is filled first.
+    """
+    with database(kind) as (url, pids), tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        path = home / "trainvitals.db"
+        with collector(home, url, diagnose=arguments.diagnose) as at:
+            store = Store.open(url or f"sqlite:///{path}")
+            if not recorded:
+                recorded += record(at, store)
+            wait_until_sealed(store)
+            empty = stored_bytes(url or "sqlite", path)
+            made = ingest(at, store, recorded, arguments, [at.pid, *pids])
+            store.close()
+        kept = stored_bytes(url or "sqlite", path) - empty
+    return made, kept / made.values
+
+
+def read_back(kind: str, steps: int) -> Any:
+    """Return the times to read a run of `steps` steps."""
+    with database(kind) as (url, _), tempfile.TemporaryDirectory() as folder:
+        store = Store.open(url or f"sqlite:///{Path(folder) / 'trainvitals.db'}")
+        long_run(store, steps)
+        wide_run(store)
+        store.close()
+        with collector(Path(folder), url) as at:
+            return reads(at, steps)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    kinds = ["sqlite", "postgres"]
+    parser.add_argument("--database", nargs="+", choices=kinds, default=["sqlite"])
+    parser.add_argument("--rounds", type=int, default=1, help="of the replay, for each database")
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--batches", type=int, default=150, help="batches of each sender")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the run that is read")
     parser.add_argument("--diagnose", action="store_true", help="with rounds of diagnosis")
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {"database": arguments.database}
-    with database(arguments.database) as (url, pids), tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        path = home / "trainvitals.db"
-        with collector(home, url, diagnose=arguments.diagnose) as at:
-            store = Store.open(url or f"sqlite:///{path}")
-            recorded = record(at, store)
-            wait_until_sealed(store)
-            empty = stored_bytes(url or "sqlite", path)
-            figures["ingest"] = ingest(at, store, recorded, arguments, [at.pid, *pids])
-            store.close()
-        kept = stored_bytes(url or "sqlite", path) - empty
-        figures["bytes_per_value"] = kept / figures["ingest"]["values"]
-    if not arguments.steps:
-        print(json.dumps(figures, indent=2))
-        return
-    with database(arguments.database) as (url, _), tempfile.TemporaryDirectory() as folder:
-        store = Store.open(url or f"sqlite:///{Path(folder) / 'trainvitals.db'}")
-        long_run(store, arguments.steps)
-        wide_run(store)
-        store.close()
-        with collector(Path(folder), url) as at:
-            figures["reads"] = reads(at, arguments.steps)
+    recorded: list[Recorded] = []
+    made: dict[str, list[tuple[Ingested, float]]] = {kind: [] for kind in arguments.database}
+    for _ in range(arguments.rounds):
+        for kind, results in made.items():
+            results.append(replay(kind, recorded, arguments))
+    figures: dict[str, Any] = {}
+    for kind, results in made.items():
+        rounds = [each for each, _ in results]
+        figures[kind] = {
+            "values_of_a_round": rounds[0].values,
+            "rounds": [each.rates for each in rounds],
+            "acknowledgement": acknowledgement(rounds),
+            "bytes_per_value": float(np.mean([kept for _, kept in results])),
+        }
+        if arguments.steps:
+            figures[kind]["reads"] = read_back(kind, arguments.steps)
     print(json.dumps(figures, indent=2))
 
 

@@ -46,6 +46,13 @@ def test_the_collector_loads_no_torch_and_no_dashboard():
     assert not loaded & {"torch", "streamlit", "trainvitals_dashboard"}
 
 
+def test_a_store_on_sqlite_loads_no_driver_of_postgres(tmp_path):
+    opened = f"Store.open('sqlite:///{tmp_path / 'x.db'}').close()"
+    loaded = loaded_by(f"from trainvitals_server.store import Store; {opened}")
+    assert "sqlalchemy" in loaded
+    assert not loaded & {"psycopg"}
+
+
 def test_the_dashboard_loads_no_torch_and_no_database():
     loaded = loaded_by("import trainvitals_dashboard.client")
     assert not loaded & {"torch", "sqlalchemy", "trainvitals_server"}

@@ -72,9 +72,11 @@ class Database(Protocol):
 
 def open_database(url: URL, *, queue_bytes_max: int) -> Database:
     """Return the database at `url`, which `migrate.parsed` returned."""
-    from trainvitals_server.store.postgres import PostgresDatabase
-    from trainvitals_server.store.sqlite import SqliteDatabase
-
     if url.get_backend_name() == "sqlite":
+        from trainvitals_server.store.sqlite import SqliteDatabase
+
         return SqliteDatabase(url, queue_bytes_max=queue_bytes_max)
+    # psycopg is installed with the extra `postgres` only.
+    from trainvitals_server.store.postgres import PostgresDatabase
+
     return PostgresDatabase(url, queue_bytes_max=queue_bytes_max)

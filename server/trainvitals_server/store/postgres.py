@@ -30,6 +30,14 @@ CONNECTIONS_KEPT: Final = 8
 CONNECTIONS_MAX: Final = 16
 
 
+class BinaryCursor(psycopg.Cursor[Any]):
+    """A cursor with binary results: as text, each byte of a blob is two, to encode and parse."""
+
+    def __init__(self, connection: psycopg.Connection[Any], **options: Any) -> None:
+        super().__init__(connection, **options)
+        self.format = psycopg.pq.Format.BINARY
+
+
 class PostgresDatabase:
     """A Postgres server, which several collectors can share."""
 
@@ -47,8 +55,11 @@ class PostgresDatabase:
             pool_size=CONNECTIONS_KEPT,
             max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
             pool_pre_ping=True,
-            # pgbouncer in transaction mode does not support prepared statements.
-            connect_args={"prepare_threshold": None},
+            connect_args={
+                # pgbouncer in transaction mode does not support prepared statements.
+                "prepare_threshold": None,
+                "cursor_factory": BinaryCursor,
+            },
         )
         sa.event.listen(self._engine, "connect", require_synced_commits)
         sa.event.listen(self._engine, "connect", warn_without_fsync, once=True)

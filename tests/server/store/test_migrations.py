@@ -33,6 +33,20 @@ def test_migrations_and_models_agree(database_url):
         assert compare_metadata(context, Base.metadata) == []
 
 
+@pytest.mark.needs_postgres
+def test_postgres_does_not_compress_values_again(postgres):
+    wanted = sa.text(
+        "SELECT attrelid::regclass::text, attstorage FROM pg_attribute "
+        "WHERE (attrelid, attname) IN (('ingest_log'::regclass, 'values'), "
+        "('chunk'::regclass, 'blob')) ORDER BY 1"
+    )
+    with postgres.database() as url:
+        migrate(url)
+        with engine_of(url).connect() as connection:
+            found = [tuple(row) for row in connection.execute(wanted)]
+    assert found == [("chunk", "e"), ("ingest_log", "e")]  # e: EXTERNAL
+
+
 def test_opening_twice_keeps_what_is_there(database_url):
     first = Store.open(database_url)
     ingest(first, batch(start()))
