@@ -115,7 +115,7 @@ def test_what_is_not_a_file_of_streamlit_is_not_sent(address):
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
 def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(address, browser):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+    with visit(browser, f"{address}/run?run=gpt-small", empty_cache=True) as seen:
         assert (seen.refused, seen.errors) == ([], [])
         sizes = "performance.getEntriesByType('resource').map(e => e.encodedBodySize)"
         assert sum(seen.page.evaluate(sizes)) < 1_550_000
