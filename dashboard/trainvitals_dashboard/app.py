@@ -23,8 +23,17 @@ from trainvitals_dashboard.parts.session import (
 )
 
 ICON = Path(__file__).with_name("icon.svg")
-STYLE = "<style>[data-testid=stMarkdownContainer]:has(> table) { overflow-x: auto; }</style>"
-"""A table that is wider than a phone scrolls in its place. Streamlit lets it leave the screen."""
+STYLE = """<style>
+[data-testid=stMarkdownContainer]:has(> table) { overflow-x: auto; }
+[data-testid=stCaptionContainer] code { font-size: 0.9em; }
+[data-testid=stHorizontalBlock] :is(h2, h4) { padding-top: 0; }
+@media (max-width: 640px) { [data-testid=stHorizontalBlock] h2 { font-size: 1.6rem; } }
+</style>"""
+"""A table that is wider than a phone scrolls in its place. Streamlit lets it leave the screen.
+
+Code in a caption would have 10.5 pixels, and the room above a heading would move it below the
+buttons beside it.
+"""
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 Comes in: requests to the dashboard, before Streamlit sees them.
 Goes out: the document with the address of the server in it, and compressed scripts and styles,
-          both without the fonts of Streamlit; all other requests go on to Streamlit.
+          both without the fonts of Streamlit for text; the icons that can be shown, in place of
+          the font of all icons; all other requests go on to Streamlit.
 
 Streamlit's document does not say where the server is. The browser tries `/run/_stcore/health` and
 `/run/_stcore/host-config` for the page `/run`, gets 404 twice, and then tries `/_stcore/…`. The
@@ -11,11 +12,14 @@ Streamlit sends scripts uncompressed, for servers that have a reverse proxy whic
 Its document loads a font at once, and its styles name fonts for characters that the fonts of the
 system lack. Of the latter, a zero-width character is enough to load 0.17 MB. mount.py sets the
 fonts of the system, and the system has fonts for other characters.
+The font of icons has 0.37 MB and 4,000 icons. dashboard/board/icons.py reduces it for one frontend
+of Streamlit; with any other one, the whole font is sent.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 from pathlib import Path
 from typing import Final
@@ -27,6 +31,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 STATIC: Final = Path(st.__file__).with_name("static")
+ICONS: Final = Path(__file__).with_name("icons")
 MAIN: Final = "fleet"
 PAGES: Final = (
     MAIN,
@@ -56,6 +61,28 @@ A_YEAR: Final = "public, immutable, max-age=31536000"
 """As Streamlit sends them: the names of the files contain a checksum of their content."""
 
 
+def icon_font() -> Path:
+    """Return Streamlit's font of icons. Raises StopIteration if there is none."""
+    return next(STATIC.rglob("MaterialSymbols*.woff2"))
+
+
+def frontend_key() -> str:
+    """Return a key of Streamlit's frontend: the names of its files have checksums of the content.
+
+    The key changes with any script, and so with any icon that a script can show.
+    """
+    names = sorted(file.name for file in STATIC.rglob("*") if file.suffix in (".js", ".woff2"))
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def reduced_icons() -> dict[str, bytes]:
+    """Return path of the request → the reduced font; empty where it is for another frontend."""
+    reduced = ICONS / f"{frontend_key()}.woff2"
+    if not reduced.exists():
+        return {}
+    return {f"/{icon_font().relative_to(STATIC).as_posix()}": reduced.read_bytes()}
+
+
 def document() -> bytes:
     """Return Streamlit's HTML document with the address of the server, without a link to a font.
 
@@ -78,6 +105,7 @@ class Delivery:
             if file.suffix in TYPES
         }
         self._compressed: dict[str, bytes] = {}
+        self._icons = reduced_icons()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
@@ -91,6 +119,9 @@ class Delivery:
         if path in self._documents:
             headers = {"Cache-Control": "no-cache"}
             return Response(self._document, headers=headers, media_type="text/html")
+        if path in self._icons:
+            headers = {"Cache-Control": A_YEAR}
+            return Response(self._icons[path], headers=headers, media_type="font/woff2")
         file = self._files.get(path)
         if file is None or "gzip" not in Headers(scope=scope).get("accept-encoding", ""):
             return None

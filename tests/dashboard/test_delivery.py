@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
@@ -10,16 +11,31 @@ import pytest
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
-from trainvitals_dashboard import mount
+from trainvitals_dashboard import delivery, mount
 from trainvitals_dashboard.delivery import (
     ADDRESS,
     FONT_FACE,
     FONT_LINK,
+    ICONS,
     MAIN,
     PAGES,
     STATIC,
     document,
+    frontend_key,
+    icon_font,
+    reduced_icons,
 )
+
+ICON_WIDTHS = """async names => {
+    await document.fonts.load('24px "Material Symbols Rounded"');
+    const pen = document.createElement('canvas').getContext('2d');
+    pen.font = '24px "Material Symbols Rounded"';
+    return names.filter(name => Math.abs(pen.measureText(name).width - 24) > 1);
+}"""
+"""Which of the names are not shown as one icon, which is as wide as it is high."""
+WORDS_FOR_ICONS = """() => [...document.querySelectorAll('[data-testid=stIconMaterial]')]
+    .filter(e => e.getBoundingClientRect().width > 1.3 * parseFloat(getComputedStyle(e).fontSize))
+    .map(e => e.textContent)"""
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +115,21 @@ def test_what_is_not_a_file_of_streamlit_is_not_sent(address):
 @pytest.mark.needs_chromium
 @pytest.mark.timeout(240)
 def test_a_deep_link_makes_no_request_that_fails_and_a_first_visit_is_small(address, browser):
-    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+    with visit(browser, f"{address}/run?run=gpt-small", empty_cache=True) as seen:
         assert (seen.refused, seen.errors) == ([], [])
         sizes = "performance.getEntriesByType('resource').map(e => e.encodedBodySize)"
-        assert sum(seen.page.evaluate(sizes)) < 1_850_000
+        assert sum(seen.page.evaluate(sizes)) < 1_550_000
         seen.page.get_by_role("link", name="Layers").click()
         seen.page.wait_for_url("**/layers?run=gpt-small", timeout=60_000)
         assert (seen.refused, seen.errors) == ([], [])
+
+
+@pytest.mark.needs_chromium
+@pytest.mark.timeout(240)
+def test_a_first_visit_to_the_list_of_runs_is_below_a_megabyte(address, browser):
+    with visit(browser, address) as seen:
+        sizes = "performance.getEntriesByType('resource').map(e => e.encodedBodySize)"
+        assert sum(seen.page.evaluate(sizes)) < 900_000
 
 
 @pytest.mark.needs_chromium
@@ -132,3 +156,43 @@ def test_the_pages_use_the_fonts_of_the_system(address, browser, page):
             code = seen.page.locator("code").evaluate_all(f"all => all.map({shown})")
             assert set(headings) <= {"system-ui"}
             assert set(code) <= {"ui-monospace"}
+
+
+def test_the_reduced_font_of_icons_is_the_one_of_the_pinned_streamlit():
+    """If this fails after an update of Streamlit: run dashboard/board/icons.py."""
+    pins = (Path(__file__).parents[2] / "constraints.txt").read_text()
+    if f"streamlit=={version('streamlit')}\n" not in pins:
+        pytest.skip("another Streamlit than the pinned one: the whole font is sent")
+    assert [file.stem for file in ICONS.glob("*.woff2")] == [frontend_key()]
+
+
+def test_the_reduced_font_is_sent_in_place_of_the_whole_one(address):
+    [(path, reduced)] = reduced_icons().items()
+    sent = get(address + path)
+    assert sent.content == reduced
+    assert len(reduced) < 0.2 * icon_font().stat().st_size
+    assert sent.headers["content-type"] == "font/woff2"
+
+
+def test_another_frontend_gets_the_whole_font(tmp_path, monkeypatch):
+    static = tmp_path / "static"
+    (static / "media").mkdir(parents=True)
+    (static / "media" / "MaterialSymbols-Rounded.other.woff2").write_bytes(b"whole")
+    monkeypatch.setattr(delivery, "STATIC", static)
+    assert reduced_icons() == {}
+
+
+@pytest.mark.needs_chromium
+@pytest.mark.timeout(240)
+def test_every_icon_of_the_pages_is_in_the_font(address, browser):
+    """If this fails for a new icon: run dashboard/board/icons.py."""
+    sources = Path(delivery.__file__).parent.rglob("*.py")
+    used = {n for file in sources for n in re.findall(r":material/(\w+):", file.read_text())}
+    with visit(browser, f"{address}/run?run=gpt-small") as seen:
+        assert len(used) > 30
+        assert seen.page.evaluate(ICON_WIDTHS, ["no_such_icon"]) == ["no_such_icon"]
+        assert seen.page.evaluate(ICON_WIDTHS, sorted(used)) == []
+        seen.page.get_by_test_id("stMainMenu").click()
+        seen.page.get_by_text("About this rule").first.click(force=True)
+        assert seen.page.get_by_test_id("stIconMaterial").count() > 10
+        assert seen.page.evaluate(WORDS_FOR_ICONS) == []

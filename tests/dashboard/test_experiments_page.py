@@ -7,7 +7,7 @@ import pytest
 
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
-from helpers.fake_experiment import CHOICES, DEPTH, experiment_run
+from helpers.fake_experiment import CHOICES, DEPTH, experiment, experiment_run
 from helpers.fake_runs import HOSTILE, healthy_run
 from trainvitals_dashboard.wording import plain
 
@@ -48,6 +48,26 @@ def test_each_choice_has_a_curve_with_the_range_over_the_seeds(open_page, collec
     first = series[0]["points"]
     assert len(first["step"]) == 20
     assert all(a < b < c for a, b, c in zip(first["min"], first["mean"], first["max"], strict=True))
+
+
+def test_more_choices_than_colours_are_spread_over_charts_of_similar_size(open_page, collector):
+    one = experiment()["curves"][0]
+    seven = [{**one, "choice": f"{rate:g}"} for rate in range(1, 8)]
+    collector.runs = [experiment_run(curves=seven)]
+    shown = charts(open_page("experiments"))
+    assert [len(shown[key]["series"]) for key in ("metric-0", "metric-4")] == [4, 3]
+    assert shown["metric-4"]["title"].endswith("(2 of 2)")
+
+
+def test_the_page_of_its_run_leads_to_the_result(open_page, collector):
+    collector.runs = [experiment_run("deep")]
+    [link] = [
+        e
+        for e in open_page("run", run="deep").get("page_link")
+        if e.proto.label == "Show the result"
+    ]
+    assert link.proto.page == "experiments"
+    assert "run=deep" in link.proto.query_string
 
 
 def test_the_signal_is_shown_for_each_choice_and_layer(open_page, collector):

@@ -2,8 +2,9 @@
 
 from trainvitals.api.schema import Evidence, Finding, Heatmap, Place
 from trainvitals_dashboard.figures import evidence
+from trainvitals_dashboard.figures.charts import Chart, over_layers
 from trainvitals_dashboard.figures.curves import rounded
-from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
+from trainvitals_dashboard.figures.depth import endings, newest_by_place, per_entry
 
 
 def finding(**fields) -> Finding:
@@ -44,3 +45,26 @@ def test_norms_are_compared_per_entry():
 def test_the_newest_known_value_of_each_layer_counts():
     grid = Heatmap("g", "l2", ["a", "b"], [0, 1], [[1.0, None], [None, None]])
     assert newest_by_place(grid) == {"a": 1.0}
+
+
+def test_the_axis_of_a_chart_over_layers_has_the_ends_in_which_the_names_differ():
+    layers = ["embed", "encoder.layers.0.linear1", "encoder.layers.0.linear2"]
+    layers += [
+        "encoder.layers.1.linear1",
+        "encoder.layers.1.linear2",
+        "a.very.long_name_of_one_head",
+    ]
+    part = over_layers(Chart("depth", "RMS"), {"rms": dict.fromkeys(layers, 1.0)})
+    assert part["layers"] == layers
+    ends = ["embed", "0.linear1", "0.linear2", "1.linear1", "1.linear2", "long_name…f_one_head"]
+    assert part["labels"] == ends
+
+
+def test_a_name_that_has_no_ending_of_its_own_is_kept_whole():
+    assert endings(["linear", "head.linear", "x.0", "x.0"]) == [
+        "linear",
+        "head.linear",
+        "x.0",
+        "x.0",
+    ]
+    assert endings([]) == []

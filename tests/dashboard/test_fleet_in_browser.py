@@ -4,6 +4,7 @@ import pytest
 
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
+from helpers.fake_experiment import experiment_run
 from helpers.fake_runs import healthy_run, hostile_run, spiking_run, vanishing_run, young_run
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
@@ -130,3 +131,16 @@ def test_the_table_follows_its_runs_from_an_empty_page_on(browser):
         seen.page.get_by_role("link", name="resnet-baseline", exact=True).wait_for(timeout=60_000)
         assert seen.page.locator("tbody tr").first.inner_text().count("resnet-baseline") == 1
         assert seen.errors == []
+
+
+def test_the_result_of_an_experiment_opens_its_own_page(browser):
+    with (
+        fake_collector(experiment_run("sweep"), healthy_run()) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, url) as seen,
+    ):
+        link = seen.page.get_by_role("link", name="sweep", exact=True)
+        assert link.get_attribute("href") == "experiments?run=sweep"
+        link.click()
+        seen.page.wait_for_url("**/experiments?run=sweep", timeout=60_000)
+        seen.page.get_by_text("During the training").wait_for(timeout=60_000)

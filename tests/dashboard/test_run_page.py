@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from helpers.fake_loss import overfitting_run
 from helpers.fake_runs import (
     DEAD,
     VANISHING,
@@ -141,6 +142,12 @@ def test_a_rule_that_the_collector_does_not_know_leaves_the_finding_readable(ope
     shown = words(app.run())
     assert "The page of this rule is not available" in shown
     assert "have been zero since step 100" in shown
+
+
+def test_the_proof_of_overfitting_has_the_losses_of_all_splits(open_page, collector):
+    collector.runs = [overfitting_run()]
+    shown = chart(open_page("run", run="memoriser"), "proof-TV506")
+    assert [line["name"] for line in shown["series"]] == ["training", "validation"]
 
 
 def test_the_proof_of_fading_gradients_is_the_depth_of_the_network(open_page, collector):

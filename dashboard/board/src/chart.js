@@ -32,6 +32,7 @@ export class Chart {
   take(sent) {
     this.sent = sent;
     this.layers = sent.layers ?? null;
+    this.labels = sent.labels ?? this.layers;
     this.overSteps = this.layers === null;
     this.series = sent.series.map((s, i) => ({
       place: s.place, name: s.name, points: unpack(s.points), broken: new Set(),
@@ -178,7 +179,7 @@ export class Chart {
     return {
       width: Math.max(this.plotRoot.clientWidth, 200),
       height: this.sent.height,
-      padding: [lane, 14, overSteps ? 0 : 4, 0],
+      padding: [lane, 14, overSteps ? 0 : 4, overSteps ? 0 : leftRoom(this.labels[0])],
       legend: { show: false },
       cursor: {
         y: false,
@@ -192,7 +193,7 @@ export class Chart {
       axes: [
         overSteps
           ? { ...axis, size: 30, grid: { show: false }, splits: (u, _, low, high) => stepTicks(low, high, Math.max(2, u.width / 110)), values: (_, at) => at.map(stepText) }
-          : { ...axis, size: (_, texts) => layerRoom(texts), rotate: (_, texts) => (longest(texts) > UPRIGHT_MAX ? 40 : 0), grid: { show: false }, splits: (u) => this.layerTicks(u), values: (_, at) => at.map((i) => this.layers[i] ?? "") },
+          : { ...axis, size: (_, texts) => layerRoom(texts), rotate: (_, texts) => (longest(texts) > UPRIGHT_MAX ? 40 : 0), grid: { show: false }, splits: (u) => this.layerTicks(u), values: (_, at) => at.map((i) => this.labels[i] ?? "") },
         {
           ...axis, size: (_, texts) => 14 + 6.4 * Math.max(...(texts ?? [""]).map((t) => t.length), 3),
           splits: (u, _, low, high) => valueTicks(low, high, Math.max(2, u.height / 60), this.log),
@@ -313,7 +314,7 @@ export class Chart {
       ...(where ? [element("span", { class: "where" }, where)] : []),
       ...parts.map(({ series, i }) => element("span", { class: "value" },
         element("i", { style: `background:${series.colour}`, "aria-hidden": "true" }),
-        ...(this.series.length > 1 ? [`${series.name} `] : []),
+        ...(this.series.length > 1 ? [...breakable(series.name), " "] : []),
         element("b", {}, this.valueText(series.points, i)))));
     this.plotRoot.setAttribute("aria-label", `${this.sent.alt}. ${where ? `${where}: ` : ""}${read.join(", ")}.`);
   }
@@ -349,6 +350,17 @@ export class Chart {
 
 function longest(texts) {
   return Math.max(0, ...(texts ?? []).map((t) => t.length));
+}
+
+/** Return the room left of the axis for the part of the first angled label that the axis of values does not hold. */
+function leftRoom(label) {
+  const length = label?.length ?? 0;
+  return length > UPRIGHT_MAX ? Math.max(0, 4.8 * length - 36) : 0;
+}
+
+/** Return a dotted name with places where a line may end. */
+function breakable(name) {
+  return name.split(/(?<=[._])/).flatMap((part) => [part, element("wbr")]);
 }
 
 /** Return the height of the axis of layers in CSS pixels for its names, null before they are known. */

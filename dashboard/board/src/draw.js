@@ -92,16 +92,31 @@ function limit(u, chart) {
   ctx.stroke();
   ctx.setLineDash([]);
   ctx.textAlign = "right";
-  const above = y - bbox.top > 16 * ratio();
-  ctx.textBaseline = above ? "bottom" : "top";
   const width = ctx.measureText(chart.limit.text).width + 8 * ratio();
   const right = bbox.left + bbox.width;
+  const space = 16 * ratio();
+  const above = y - bbox.top > space
+    && (y + space > bbox.top + bbox.height || behind(u, chart, right - width, y - space, y) <= behind(u, chart, right - width, y, y + space));
+  ctx.textBaseline = above ? "bottom" : "top";
   ctx.fillStyle = chart.colours.background;
   ctx.globalAlpha = 0.8;
   ctx.fillRect(right - width, above ? y - 16 * ratio() : y + 2 * ratio(), width, 14 * ratio());
   ctx.globalAlpha = 1;
   ctx.fillStyle = chart.colours.severity.error;
   ctx.fillText(chart.limit.text, right - 4 * ratio(), above ? y - 3 * ratio() : y + 3 * ratio());
+}
+
+/** Return the number of points right of `left` and between the heights `top` and `bottom`, in canvas pixels. */
+function behind(u, chart, left, top, bottom) {
+  let count = 0;
+  for (const { points } of chart.series) {
+    for (let i = points.step.length - 1; i >= 0 && u.valToPos(points.last[i], "x", true) >= left; i -= 1) {
+      const height = heightOf(points.mean[i], chart.log);
+      const y = height === null ? -1 : u.valToPos(height, "y", true);
+      if (y >= top && y <= bottom) count += 1;
+    }
+  }
+  return count;
 }
 
 function diamond(u, chart) {

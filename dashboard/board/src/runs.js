@@ -132,7 +132,7 @@ class Row {
       link.classList.add(severity);
       return link;
     }));
-    cells.about.textContent = f.about;
+    cells.about.replaceChildren(element("div", {}, f.about));
     cells.about.title = f.about;
     cells.loss.replaceChildren(this.curve(f), element("span", { class: "value" }, f.loss));
     cells.step.textContent = f.step;
@@ -145,7 +145,8 @@ class Row {
   }
 
   link(text, label) {
-    return element("a", { href: `run?run=${encodeURIComponent(this.fields.id)}`, "data-run": this.fields.id, "aria-label": label }, text);
+    const page = this.fields.verdict === "experiment" ? "experiments" : "run";
+    return element("a", { href: `${page}?run=${encodeURIComponent(this.fields.id)}`, "data-run": this.fields.id, "aria-label": label }, text);
   }
 
   curve({ spark: text, loss, tone }) {

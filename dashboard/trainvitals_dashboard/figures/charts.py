@@ -14,6 +14,7 @@ from typing import Any
 
 from trainvitals.api.schema import Curve
 from trainvitals_dashboard.figures.curves import Line, Marks, is_log, rounded
+from trainvitals_dashboard.figures.depth import endings
 from trainvitals_dashboard.figures.palette import palette
 from trainvitals_dashboard.wording import SEVERITIES, SEVERITY_SIGN, clean, shortened
 
@@ -21,6 +22,9 @@ Part = dict[str, Any]
 MARKS_APART = 0.03
 """Findings whose first steps are closer than this share of all steps have one mark."""
 CODES_MAX = 3
+LAYER_MAX = 80
+LABEL_MAX = 20
+"""Characters of the name of a layer above the chart, and at its axis."""
 NO_MARKS = Marks()
 
 
@@ -62,7 +66,8 @@ def over_layers(chart: Chart, lines: Mapping[str, Mapping[str, float]], *, here:
     """Return a chart with one point per layer, first layer at the left.
 
     `lines` maps the name of each line to its value at each layer; a layer that a line lacks is
-    bridged. `here` is the layer of the finding, which is marked.
+    bridged. `here` is the layer of the finding, which is marked. The axis has the ends of the names
+    in which they differ.
     """
     layers = list(dict.fromkeys(layer for line in lines.values() for layer in line))
     values = [value for line in lines.values() for value in line.values()]
@@ -72,7 +77,8 @@ def over_layers(chart: Chart, lines: Mapping[str, Mapping[str, float]], *, here:
         "alt": f"{clean(chart.title)} of each layer, from the first to the last",
         # Zero has no place on a logarithmic axis; the line has a gap there.
         "log": is_log([v for v in values if v > 0]) and min(values) >= 0,
-        "layers": [shortened(clean(layer), 24) for layer in layers],
+        "layers": [shortened(layer, LAYER_MAX) for layer in layers],
+        "labels": [shortened(end, LABEL_MAX) for end in endings(layers)],
         "here": layers.index(here) if here in layers else None,
         "series": [
             {

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainvitals.api.schema import Curve, Dropped, Finding
+from trainvitals.wire import Scalar
+from trainvitals_dashboard.wording import words
 
 LOG_FROM = 50.0
 """Ratio of largest to smallest value above which an axis is logarithmic."""
@@ -52,3 +54,13 @@ def rounded(value: float | None) -> float | None:
     if value is None or not math.isfinite(value) or float(value).is_integer():
         return value
     return float(f"{value:.7g}")
+
+
+def scalar_name(place: str) -> str:
+    """Return the name of a scalar's curve: training, validation, learning rate of group 1."""
+    name, _, part = place.partition("/")
+    if place == Scalar.LOSS:
+        return "training"
+    if name == Scalar.LOSS or name == "log":
+        return part
+    return f"{words(name)} of group {part}" if part else words(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from trainvitals.api.schema import Finding, RunDetail
-from trainvitals.wire import Stat, Stream
+from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.charts import Chart, over_layers
-from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.curves import Line, Marks, scalar_name
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board, still_board
@@ -19,6 +19,7 @@ from trainvitals_dashboard.wording import plain, statistic_words, words
 
 HEIGHT = 240
 LIVE_S = 10
+LINES_MAX = 6
 _BY_DEPTH = {(Stream.GRADIENT, Stat.L2), (Stream.ACTIVATION, Stat.SAMPLE_STD)}
 """Statistics whose findings compare layers; the curve of one layer is not sufficient evidence."""
 
@@ -66,19 +67,34 @@ def _plan(run: RunDetail, finding: Finding, wanted: evidence.Wanted, title: str)
         *(evidence.threshold(finding) or (None, "")),
     )
 
+    is_scalar = wanted.stream == Stream.SCALAR
+    places = _with_splits(run) if is_scalar and wanted.place == Scalar.LOSS else [wanted.place]
+
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
         series = client().series(
             run,
             wanted.stream,
             wanted.statistic,
-            [wanted.place],
+            places,
             from_step=first,
             to_step=last,
             points=points,
         )
-        return [Line(wanted.place, curve) for curve in series.value.series if curve.step]
+        return [
+            Line(scalar_name(curve.place) if is_scalar else curve.place, curve)
+            for curve in series.value.series
+            if curve.step
+        ]
 
     return ChartPlan(Chart(_key(finding), title, marks, HEIGHT, wide=True), request)
+
+
+def _with_splits(run: RunDetail) -> list[str]:
+    """Return the losses of all splits, training first: overfitting is seen in two of them."""
+    layout = client().layout(run).value.of(Stream.SCALAR)
+    splits = [p.name for p in layout.places] if layout else []
+    prefix = f"{Scalar.LOSS}/"
+    return [str(Scalar.LOSS), *(name for name in splits if name.startswith(prefix))][:LINES_MAX]
 
 
 def _by_depth(run: RunDetail, finding: Finding) -> bool:

@@ -11,7 +11,7 @@ from trainvitals.api.schema import Finding, RulePage, Run, RunDetail, Verdict
 from trainvitals.api.wording import number, percent, row
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.parts.proof import proof_chart
-from trainvitals_dashboard.parts.session import LAYERS, client
+from trainvitals_dashboard.parts.session import EXPERIMENTS, LAYERS, client
 from trainvitals_dashboard.wording import (
     SEVERITY_COLOUR,
     SEVERITY_ICON,
@@ -113,6 +113,13 @@ def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 verdict_badge(run)
                 st.markdown(f"**{verdict_line(run)}**", width="content")
+                if is_result(run):
+                    st.page_link(
+                        EXPERIMENTS,
+                        label="Show the result",
+                        icon=":material/science:",
+                        query_params={"run": run.id},
+                    )
             resolved = sum(not f.is_open for f in findings)
             if resolved:
                 st.caption(f"{resolved} earlier finding{'s' * (resolved > 1)} resolved; see below.")
@@ -146,7 +153,7 @@ def ranked(run: RunDetail, findings: Sequence[Finding]) -> None:
     others = [f for f in in_chains(findings) if f is not headline]
     if not others:
         return
-    st.markdown("#### Other findings", anchors=False)
+    st.markdown(f"#### {'Other findings' if headline else 'Findings'}", anchors=False)
     for finding in others:
         finding_expander(run, finding, findings)
 

@@ -102,9 +102,13 @@ def _verdict(found: Experiment) -> None:
 
 def _curves(run: Run, found: Experiment) -> None:
     st.markdown("#### During the training", anchors=False)
-    for first in range(0, len(found.curves), LINES_MAX):
-        part = found.curves[first : first + LINES_MAX]
+    charts = max(1, math.ceil(len(found.curves) / LINES_MAX))
+    lines = max(1, math.ceil(len(found.curves) / charts))
+    for first in range(0, len(found.curves), lines):
+        part = found.curves[first : first + lines]
         title = f"{found.metric} on the held-out data: mean and range over the seeds"
+        if charts > 1:
+            title = f"{title} ({first // lines + 1} of {charts})"
         chart = Chart(f"metric-{first}", title, height=320, wide=True)
         board(f"experiment-{run.id}-{first}", [_plan(chart, part)], found.steps, tools=first == 0)
 

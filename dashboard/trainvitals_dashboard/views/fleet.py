@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.experiment import TAG
+from trainvitals.api.experiment import TAG, is_result
 from trainvitals.api.schema import Run, RunPage
 from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
@@ -162,7 +162,8 @@ def _rows(answer: Answer[RunPage], filters: Filters) -> None:
     st.session_state[SENT + KEY] = sent
     event = mount(KEY, sent.message)
     if event.open:
-        st.switch_page(RUN, query_params={"run": str(event.open)})
+        opened = [run for run in found if run.id == event.open and is_result(run)]
+        st.switch_page(EXPERIMENTS if opened else RUN, query_params={"run": str(event.open)})
     if event.sort is not None and checked_order(str(event.sort)) != sort:
         _sort_by(checked_order(str(event.sort)))
         st.rerun()
@@ -183,7 +184,7 @@ def _plain_list(runs: Sequence[Run]) -> None:
     """Show links to the runs where the bundle of the table is missing."""
     for run in runs[:PAGE]:
         st.page_link(
-            RUN,
+            EXPERIMENTS if is_result(run) else RUN,
             label=f"**{plain(shortened(run.name or run.id, 48))}**",
             icon=SEVERITY_ICON.get(verdict_of(run)),
             query_params={"run": run.id},

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from trainvitals.api.schema import Completeness, Curve, Dropped, Finding, RunDetail, Verdict
+from trainvitals.api.schema import Completeness, Dropped, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.curves import Line, Marks, scalar_name
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import Click, board
 from trainvitals_dashboard.parts.downloads import downloads
@@ -165,18 +165,11 @@ def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
             to_step=last,
             points=points,
         )
-        return [Line(_line_name(curve), curve) for curve in series.value.series if curve.step]
+        return [
+            Line(scalar_name(curve.place), curve) for curve in series.value.series if curve.step
+        ]
 
     return ChartPlan(chart, request)
-
-
-def _line_name(curve: Curve) -> str:
-    name, _, part = curve.place.partition("/")
-    if curve.place == Scalar.LOSS:
-        return "training"
-    if name == Scalar.LOSS or name == "log":
-        return part
-    return f"{words(name)} of group {part}" if part else words(name)
 
 
 def _about(run: RunDetail) -> None:

@@ -24,7 +24,8 @@ FIRST = 10
 LAST = 50
 ACCURACY_DONE = 0.99
 LOSS_DONE = 0.01
-"""Share of the initial loss below which a run has converged."""
+"""Share of the initial loss, or of a constant's loss if that is lower, below which a run has
+converged."""
 PROGRESS_MIN = 0.02
 """Share of the initial loss; a smaller fall is not learning. A classifier's loss starts 1 to 2 %
 above the loss of a uniform prediction, because its first logits differ, and falls by this much
@@ -33,6 +34,8 @@ EXPLOSION = 5.0
 """Within the first ten losses, a loss above this multiple of the first is an explosion."""
 RECOVERY = 0.3
 """Share of the initial loss: a run with a fault from the start has recovered after this fall."""
+LOST_MAX = 0.1
+"""Share of the run's steps: a fault that cost less has no lasting damage."""
 CONSTANT_STEPS, CONSTANT_SHARE = 150, 0.95
 """For losses with more noise than `NOISE_MAX`: minimum steps, and share of a constant's loss."""
 TARGET_DRIFT_MAX = 0.15
@@ -145,10 +148,11 @@ class Course:
         values = self.loss.values.astype(np.float64)
         if not self.known or len(values) < CONSTANT_STEPS:
             return False
-        constant = usual_loss_of_constant(self.history)
         p, slope = trend(block_means(values, 10))
         level = float(values[len(values) // 2 :].mean())
-        if constant is None or level < CONSTANT_SHARE * constant or (p < 0.05 and slope < 0):
+        if self.constant is None or level < CONSTANT_SHARE * self.constant:
+            return False
+        if p < 0.05 and slope < 0:
             return False
         drift = math.log(target_growth(self.history, 0, math.inf))
         return abs(drift) < TARGET_DRIFT_MAX
@@ -165,7 +169,8 @@ class Course:
     @cached_property
     def converged(self) -> bool:
         """Whether the loss is near 0 or an accuracy near 1: stagnation is then no fault."""
-        if self.known and len(self.loss) >= FIRST and self.now(20) < LOSS_DONE * self.initial:
+        start = min(self.initial, math.inf if self.constant is None else self.constant)
+        if self.known and len(self.loss) >= FIRST and self.now(20) < LOSS_DONE * start:
             return True
         return any(
             middle(accuracy.values[-20:]) >= ACCURACY_DONE
@@ -174,39 +179,44 @@ class Course:
         )
 
     @cached_property
-    def expected_initial(self) -> float | None:
-        """The loss of a uniform prediction, in nats: ln C for a cross-entropy; otherwise None."""
-        if self.history.facts.get("loss") != "CrossEntropyLoss":
-            return None
-        heads = [
-            place.shape[0]
-            for place in self.history.places(Stream.WEIGHT)
-            if place.kind == "weight"
-            and len(place.shape) >= 2
-            and "output" in place.flags
-            and "shard" not in place.flags  # it has only some of the classes
-        ]
-        return math.log(heads[0]) if len(heads) == 1 and heads[0] > 1 else None
+    def constant(self) -> float | None:
+        """The loss of the best constant prediction; see `usual_loss_of_constant`."""
+        return usual_loss_of_constant(self.history)
 
-    def recovered(self, since: int) -> bool:
-        """Return whether the loss has recovered from a fault that began at step `since`.
+    def recovered(self, since: int, last: int | None = None) -> bool:
+        """Return whether the damage of a fault that held from step `since` to `last` is undone.
 
-        It has recovered at the best level before `since`, within its noise. For a fault from the
-        start: clearly below the initial loss, and not above the loss of a uniform prediction. True
-        if there is no loss, or a loss without a lower bound.
+        The loss is back at the best level before `since`, within its noise; after a fault from the
+        start, it is clearly below the initial loss and not above the loss of a constant prediction.
+        And the steps that were lost until then are less than `LOST_MAX` of the run. True if there
+        is no loss, or a loss without a lower bound. `last` is by default `since`.
         """
-        if not self.known or len(self.loss) < FIRST or self.converged:
+        loss = self.loss
+        if not self.known or len(loss) < FIRST or self.converged:
             return True
-        now = self.now(20)
-        before = self.loss.values[self.loss.steps < since]
+        last = since if last is None else last
+        before = loss.values[loss.steps < since]
         if len(before) >= 2 * FIRST:
             parts = np.array_split(before, min(20, len(before) // FIRST))
             best = min(middle(part) for part in parts)
-            return now <= best + max(PROGRESS_MIN * best, 2 * self.noise)
-        expected = self.expected_initial
-        if expected is not None and now > 1.05 * expected:
-            return False
-        return self.learned(share=RECOVERY)
+            level = best + max(PROGRESS_MIN * best, 2 * self.noise)
+            if self.now(20) > level:
+                return False
+            last = self._back_at(level, last)
+        else:
+            highest = math.inf if self.constant is None else 1.05 * self.constant
+            if self.now(20) > highest or not self.learned(share=RECOVERY):
+                return False
+        return last - since + 1 < LOST_MAX * (self.history.last_step - int(loss.steps[0]) + 1)
+
+    def _back_at(self, level: float, after: int) -> int:
+        """Return the first step after `after` with a median of 20 losses at `level` or below."""
+        later = self.loss.steps > after
+        steps, values = self.loss.steps[later], self.loss.values[later]
+        for end in range(20, len(values), 20):
+            if middle(values[end - 20 : end]) <= level:
+                return int(steps[end - 20])
+        return int(steps[-1]) if len(steps) else after
 
     @cached_property
     def learning_rate(self) -> Series:

@@ -65,7 +65,7 @@ class Engine:
             return True
         if rule.permanent:
             return False
-        return not rule.damages_loss or course.recovered(finding.since_step)
+        return not rule.damages_loss or course.recovered(finding.since_step, finding.last_step)
 
     def _check(self, rule: Rule, history: History) -> list[Finding]:
         try:

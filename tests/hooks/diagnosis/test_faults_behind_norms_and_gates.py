@@ -300,3 +300,14 @@ def test_a_front_part_as_kaiming_left_it_is_no_frozen_backbone(only_head):
     trained = linears(model)[-1] if only_head else model
     found = alarms(model, adam(trained), F.cross_entropy, random_batches(*digits()))
     assert ("parameter_not_updated" in found) == only_head
+
+
+@pytest.mark.parametrize("decay", [1.0, 1e-5])
+def test_a_decay_that_keeps_a_falling_loss_above_that_of_a_constant_is_found(decay):
+    inputs = torch.randn(2000, 16)
+    rare = ((inputs[:, :4] ** 2).sum(1) > 8).float()[:, None]
+    model = with_norm()
+    optimizer = Adam(model.parameters(), 1e-3, weight_decay=decay)
+    loss = F.binary_cross_entropy_with_logits
+    rules = alarms(model, optimizer, loss, random_batches(inputs, rare), steps=150)
+    assert ("over_regularised" in rules) == (decay == 1.0)

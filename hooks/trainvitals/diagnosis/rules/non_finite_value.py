@@ -53,22 +53,23 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class NonFiniteValue(Rule):
-    """NaN or infinity appeared in the loss, a gradient, a weight or a module's output.
+    """NaN or infinity appeared in the loss, a gradient, an update, a weight or a module's output.
 
     ## What it detects
-    Every step at which the loss, a gradient or a parameter contains NaN or infinity, also if later
-    steps are finite. If the tensors of that step were captured, also the first of them: a module's
-    output (forward pass), only the loss (loss function), or a gradient while the outputs and the
-    loss are finite (backward pass). If they were not captured, the origin is reported as not
-    observed, and every module is measured on the following steps. Excluded: gradients that
-    overflow while a gradient scaler is in use, and infinite outputs while the loss and the
-    gradients are finite, as with attention masks.
+    Every step at which the loss, a gradient, an update or a parameter contains NaN or infinity,
+    also if later steps are finite. If the tensors of that step were captured, also the first of
+    them: a module's output (forward pass), only the loss (loss function), a gradient while the
+    outputs and the loss are finite (backward pass), or an update while all of these are finite
+    (optimizer). If they were not captured, the origin is reported as not observed, and every module
+    is measured on the following steps. Excluded: gradients that overflow while a gradient scaler
+    is in use, and infinite outputs while the loss and the gradients are finite, as with attention
+    masks.
     ## Why it matters
     Once a weight is NaN, every later value is NaN, and more steps do not repair it. A single
     non-finite loss may have changed the weights or the optimizer's moments through its gradient.
     ## Evidence
     The first step, the number of such steps, the place and its number of non-finite entries if
-    observed, and the largest value there in the captured step before.
+    observed (not for updates), and the largest value there in the captured step before.
     ## What to do
     - Run one step with `torch.autograd.set_detect_anomaly(True)`: it names the operation.
     - Clamp the arguments of logarithms, divisions and roots away from 0; `torch.where` does not
@@ -109,13 +110,13 @@ class NonFiniteValue(Rule):
             gradients = gradients[:0]  # a gradient scaler skips the steps that overflow
         weight = self._first(history, Stream.WEIGHT)
         bad = np.union1d(loss, gradients)
-        if weight is not None:
-            bad = np.union1d(bad, [weight.step])
+        update = self._first_update(history)
+        bad = np.union1d(bad, [first.step for first in (weight, update) if first is not None])
         if not len(bad):
             return
         step = int(bad[0])
         broken = self._is_broken(history, int(bad[-1]))
-        origin = self._origin(history, bad, loss, gradients, weight)
+        origin = self._origin(history, bad, loss, gradients, weight, update)
         largest, before = self._largest_before(history, origin)
         fix = self._fix(history, step, origin, largest)
         yield self.finding(
@@ -125,7 +126,7 @@ class NonFiniteValue(Rule):
             summary=self._summary(step, len(bad), history.last_step, origin, broken),
             evidence=(
                 Evidence(
-                    quantity="steps with a non-finite loss, gradient or weight",
+                    quantity="steps with a non-finite loss, gradient, update or weight",
                     seen=float(len(bad)),
                     limit=0.0,
                     direction="above",
@@ -141,7 +142,7 @@ class NonFiniteValue(Rule):
                             text=f"at step {origin.first.step}",
                         )
                     ]
-                    if origin.first
+                    if origin.first and origin.first.entries > 0
                     else []
                 ),
                 *(
@@ -160,7 +161,7 @@ class NonFiniteValue(Rule):
             advice=self._advice(history, step),
             confidence=1.0 if origin.is_observed else 0.9,
             stream=origin.stream if origin.first else Stream.SCALAR,
-            statistic=Stat.NONFINITE if origin.first else Scalar.NONFINITE_LOSS,
+            statistic=self._statistic(origin),
         )
 
     def _summary(self, step: int, steps: int, last: int, origin: Origin, broken: bool) -> str:
@@ -182,6 +183,11 @@ class NonFiniteValue(Rule):
             return True
         return not Course(history).recovered(newest)
 
+    def _statistic(self, origin: Origin) -> str:
+        if origin.first is None:
+            return Scalar.NONFINITE_LOSS
+        return Stat.RMS if origin.stream is Stream.UPDATE else Stat.NONFINITE
+
     def _origin(
         self,
         history: History,
@@ -189,6 +195,7 @@ class NonFiniteValue(Rule):
         loss: Steps,
         gradients: Steps,
         weight: First | None,
+        update: First | None,
     ) -> Origin:
         """Return the origin, if the tensors of one of the `bad` steps were captured.
 
@@ -197,6 +204,8 @@ class NonFiniteValue(Rule):
         for step in bad.tolist():
             if weight is not None and weight.step <= step:
                 break  # later non-finite values are consequences of the weights
+            if update is not None and update.step < step:
+                break
             output = self._first(history, Stream.ACTIVATION, at=step)
             if output is not None:
                 return Origin(
@@ -223,6 +232,14 @@ class NonFiniteValue(Rule):
                     gradient,
                     True,
                 )
+        if update is not None and update.step == int(bad[0]):
+            return Origin(
+                f"in the update of {update.place.name}, while the loss, the gradients and the "
+                "weights before it were finite",
+                Stream.UPDATE,
+                update,
+                True,
+            )
         if weight is not None and weight.step <= int(bad[0]):
             return Origin(
                 f"in the weights before the step, in {weight.place.name}",
@@ -309,6 +326,16 @@ class NonFiniteValue(Rule):
         place = int(order[-1] if stream is Stream.GRADIENT else order[0])
         entries = float(history.values(stream, Stat.NONFINITE)[row, place])
         return First(int(steps[row]), places[place], place, entries)
+
+    def _first_update(self, history: History) -> First | None:
+        """Return the first tensor of the first captured step whose update is not finite."""
+        rms = history.values(Stream.UPDATE, Stat.RMS)
+        measured = np.isfinite(history.values(Stream.UPDATE, Stat.UNCHANGED_SHARE))
+        rows, places = np.nonzero(measured & ~np.isfinite(rms))
+        if not len(rows):
+            return None
+        step = int(history.steps(Stream.UPDATE)[rows[0]])
+        return First(step, history.places(Stream.UPDATE)[places[0]], int(places[0]), float("nan"))
 
     def _largest_before(self, history: History, origin: Origin) -> tuple[float, int]:
         """Return (largest |value| in the captured step before, that step); NaN if unknown."""

@@ -35,7 +35,8 @@ class OverRegularised(Rule):
     ## What it detects
     The optimizer has a weight decay, the norm of the weight matrices (median over the matrices) has
     been below half of its first value for five captured steps in a row, and the loss is still above
-    90 % of its initial value. Or: more than half of the first loss was another term than the error
+    90 % of its initial value, or after 100 steps above 120 % of that of the best constant
+    prediction. Or: more than half of the first loss was another term than the error
     of the predictions, the norm has fallen as above, and after 100 steps the loss is above 60 % of
     that of the best constant prediction: a penalty on the weights. Or: a dropout module had a
     probability of 0.9 or more at the start of the run, and after 100 steps the loss is above 30 %
@@ -86,7 +87,14 @@ class OverRegularised(Rule):
     )
     steps_min: int = threshold(20, "Minimum number of finished steps.")
 
-    steps_min_penalty: int = threshold(100, "Minimum number of finished steps for a penalty.")
+    level_min: float = threshold(
+        1.2,
+        "Loss relative to that of a constant prediction; above it, a loss that has fallen is no "
+        "learning.",
+    )
+    steps_min_penalty: int = threshold(
+        100, "Minimum number of finished steps for a penalty, and for `level_min`."
+    )
     observations_penalty: int = threshold(
         3, "Captured steps in a row with a norm at or below `norm_share`, for a penalty."
     )
@@ -219,7 +227,9 @@ class OverRegularised(Rule):
         fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
         shares = self._shares(history)
         run = int(trailing_run(shares.values <= self.norm_share))
-        if run < self.observations or fall > self.fall_min:
+        level = course.now(20) / course.constant if course.constant else 0.0
+        above = level > self.level_min and len(course.loss) >= self.steps_min_penalty
+        if run < self.observations or (fall > self.fall_min and not above):
             return
         now, since = float(shares.values[-1]), int(shares.steps[-run])
         yield self.finding(
@@ -230,20 +240,32 @@ class OverRegularised(Rule):
             f"{number(course.initial, 4)} to only {number(course.now(20), 4)}.",
             evidence=(
                 self._norm(now),
-                Evidence(
-                    quantity="fall of the loss since the start",
-                    seen=fall,
-                    limit=self.fall_min,
-                    direction="below",
-                    unit="share",
-                    statistic=Scalar.LOSS,
-                ),
+                self._above_constant(level) if fall > self.fall_min else self._no_fall(fall),
                 Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
                 Evidence(quantity="learning rate", seen=_largest(history, Scalar.LEARNING_RATE)),
             ),
             confidence=0.95,
             stream=Stream.WEIGHT,
             statistic=Stat.L2,
+        )
+
+    def _no_fall(self, fall: float) -> Evidence:
+        return Evidence(
+            quantity="fall of the loss since the start",
+            seen=fall,
+            limit=self.fall_min,
+            direction="below",
+            unit="share",
+            statistic=Scalar.LOSS,
+        )
+
+    def _above_constant(self, level: float) -> Evidence:
+        return Evidence(
+            quantity="loss relative to that of a constant prediction",
+            seen=level,
+            limit=self.level_min,
+            direction="above",
+            statistic=Scalar.LOSS,
         )
 
     def _shares(self, history: History) -> Window:

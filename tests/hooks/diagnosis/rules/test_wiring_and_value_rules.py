@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import trainvitals
 from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
@@ -313,3 +314,18 @@ class TestNonFiniteValue:
     def test_a_first_module_with_bad_outputs_has_no_fix_because_its_input_must_be_checked(self):
         [finding] = self.run(loss=[20], outputs=[20])
         assert finding.fix == ""
+
+
+def test_an_update_that_is_not_finite_is_found_before_the_forward_pass_that_fails():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    model[0].bias.data.fill_(-100.0)  # all gradients of the first layer are 0
+    optimizer = torch.optim.Adam(model.parameters(), eps=0.0)
+    with trainvitals.watch(model, optimizer, collector="off") as monitor:
+        loss = monitor.loss(model(torch.randn(16, 4)).square().mean())
+        loss.backward()
+        optimizer.step()
+        finding = monitor.diagnosis().headline
+    assert (finding.rule, finding.where) == ("non_finite_value", "0.weight")
+    assert "in the update of 0.weight" in finding.summary
+    assert "group['eps']" in finding.fix
