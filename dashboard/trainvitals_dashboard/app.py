@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from trainvitals_dashboard.parts.memory import freeze_once
 from trainvitals_dashboard.parts.session import (
     ALERTS,
     BIAS,
@@ -60,6 +61,7 @@ def main() -> None:
     if signed_in():
         rescue_banner()
         page.run()
+        freeze_once(page.url_path)
 
 
 main()
