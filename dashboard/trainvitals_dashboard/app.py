@@ -28,7 +28,7 @@ STYLE = """<style>
 [data-testid=stMarkdownContainer]:has(> table) { overflow-x: auto; }
 [data-testid=stCaptionContainer] code { font-size: 0.9em; }
 [data-testid=stHorizontalBlock] :is(h2, h4) { padding-top: 0; }
-@media (max-width: 640px) { [data-testid=stHorizontalBlock] h2 { font-size: 1.6rem; } }
+@media (max-width: 640px) { [data-testid=stMarkdownContainer] :is(h2, h3) { font-size: 1.4rem; } }
 </style>"""
 """A table that is wider than a phone scrolls in its place. Streamlit lets it leave the screen.
 
