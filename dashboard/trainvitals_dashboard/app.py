@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from trainvitals_dashboard.parts.memory import freeze_once
 from trainvitals_dashboard.parts.session import (
     ALERTS,
     BIAS,
@@ -27,7 +28,7 @@ STYLE = """<style>
 [data-testid=stMarkdownContainer]:has(> table) { overflow-x: auto; }
 [data-testid=stCaptionContainer] code { font-size: 0.9em; }
 [data-testid=stHorizontalBlock] :is(h2, h4) { padding-top: 0; }
-@media (max-width: 640px) { [data-testid=stHorizontalBlock] h2 { font-size: 1.6rem; } }
+@media (max-width: 640px) { [data-testid=stMarkdownContainer] :is(h2, h3) { font-size: 1.4rem; } }
 </style>"""
 """A table that is wider than a phone scrolls in its place. Streamlit lets it leave the screen.
 
@@ -60,6 +61,7 @@ def main() -> None:
     if signed_in():
         rescue_banner()
         page.run()
+        freeze_once(page.url_path)
 
 
 main()

@@ -106,10 +106,15 @@ class Optimizers:
         return bool(self.known and owned) and not self.ids & owned
 
     def facts(self) -> dict[str, str | float]:
-        """Return facts for the rules: the class of the first optimizer, and the number of them."""
+        """Return facts for the rules: the class of the first optimizer, the number of them, and
+        the largest momentum (Adam's β₁)."""
         if not self.known:
             return {}
-        return {"optimizer": type(self.known[0]).__name__, "optimizers": float(len(self.known))}
+        return {
+            "optimizer": type(self.known[0]).__name__,
+            "optimizers": float(len(self.known)),
+            "momentum": max(map(_momentum, self.known)),
+        }
 
     def scaling(self, optimizer: Optimizer) -> Scaling:
         """Return what GradScaler does in this step of `optimizer`."""
@@ -285,6 +290,15 @@ def scaling_of(optimizer: Optimizer) -> Scaling:
 
 def _read(value: Tensor) -> float | Tensor:
     return float(value) if value.device.type == "cpu" else value.detach().reshape(())
+
+
+def _momentum(optimizer: Optimizer) -> float:
+    """Return the largest momentum, or β₁, of the parameter groups; 0 if there is none."""
+    values = [
+        _number(group.get("momentum") or next(iter(group.get("betas") or ()), 0.0))
+        for group in optimizer.param_groups
+    ]
+    return max((value for value in values if 0 <= value < 1), default=0.0)
 
 
 def group_scalars(optimizers: Iterable[Optimizer]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, is_recurrent
 from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
@@ -32,6 +33,45 @@ class Damage(NamedTuple):
     confidence: float
     ratio: float
     """The update ratio that a lower learning rate has to reduce."""
+    fix: str = ""
+    """Another fix than a lower learning rate."""
+
+
+MOMENTUM_STEPS = 100
+"""Minimum number of finished steps before a momentum is judged."""
+
+
+def carried_too_far(history: History, course: Course, ratio: Window) -> Damage | None:
+    """Return a momentum m with which each gradient acts for more steps than the run has.
+
+    These are 1/(1 − m) steps (Goh, "Why Momentum Really Works", 2017). The run has its planned
+    steps; without a plan, those until now. None if the loss has converged.
+    """
+    momentum = float(history.facts.get("momentum", 0.0))
+    steps = history.total_steps or history.steps_seen
+    if not 0 < momentum < 1 or history.steps_seen < MOMENTUM_STEPS or course.converged:
+        return None
+    acts = 1 / (1 - momentum)
+    if not acts > steps:
+        return None
+    return Damage(
+        int(course.loss.steps[0]) if len(course.loss) else 0,
+        f"with a momentum of {momentum:g} each gradient acts for about {number(acts)} steps, and "
+        f"moves the weights {number(acts)} times as far as one step of this rate, but the run has "
+        f"{steps} steps",
+        (
+            Evidence(
+                quantity="steps for which a gradient acts, 1/(1 − momentum)",
+                seen=acts,
+                limit=float(steps),
+                direction="above",
+                healthy=(1.0, 100.0),
+            ),
+        ),
+        0.8,
+        first_ratio(ratio),
+        for_each_group("['momentum'] = 0.9") if history.facts.get("optimizer") == "SGD" else "",
+    )
 
 
 def grown(course: Course, ratio: Window) -> Damage | None:

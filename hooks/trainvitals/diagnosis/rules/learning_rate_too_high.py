@@ -15,7 +15,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window
-from trainvitals.diagnosis.rate_damage import collapsed, grown, overwritten
+from trainvitals.diagnosis.rate_damage import carried_too_far, collapsed, grown, overwritten
 from trainvitals.diagnosis.rises import (
     cause_of,
     is_erratic,
@@ -38,7 +38,7 @@ class LearningRateTooHigh(Rule):
     """The updates are so large, relative to the weights, that the loss rises or cannot fall.
 
     ## What it detects
-    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of six cases:
+    The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of seven cases:
     (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its noise,
     or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
     threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
@@ -49,7 +49,8 @@ class LearningRateTooHigh(Rule):
     of the first three updates was larger than the weights. (5) The loss grows by the same factor of
     1.02 or more in each step from its first tenth on, tenfold in all. (6) The loss of a classifier
     that is not recurrent is above half of its start, r of the first steps was above 0.03, and the
-    norm of the gradient has fallen below a hundredth.
+    norm of the gradient has fallen below a hundredth. (7) With momentum m, each gradient acts for
+    1/(1 − m) steps, and the run has fewer, at least 100.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -267,7 +268,7 @@ class LearningRateTooHigh(Rule):
         )
 
     def _damaged(self, history: History, ratio: Window, course: Course) -> Finding | None:
-        """Return a finding if the loss shows what the first updates did: cases 4 to 6."""
+        """Return a finding for what the first updates did, or the momentum does: cases 4 to 7."""
         damage = (
             grown(course, ratio)
             or collapsed(
@@ -281,6 +282,7 @@ class LearningRateTooHigh(Rule):
             or overwritten(
                 course, ratio, ratio_min=self.overwritten_ratio, steps_min=self.rise_steps
             )
+            or carried_too_far(history, course, ratio)
         )
         if damage is None:
             return None
@@ -290,7 +292,7 @@ class LearningRateTooHigh(Rule):
             damage.evidence,
             damage.confidence,
             course,
-            lower_rate(damage.ratio),
+            damage.fix or lower_rate(damage.ratio),
         )
 
     def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:

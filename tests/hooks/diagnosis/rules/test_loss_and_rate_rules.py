@@ -200,6 +200,20 @@ class TestLearningRateTooHigh:
         [finding] = self.check(1e-3, loss, rate=rate)
         assert finding.since_step == 50
 
+    @pytest.mark.parametrize(
+        ("momentum", "planned", "found"),
+        [(0.999, 500, True), (0.999, None, True), (0.999, 5000, False), (0.9, 500, False)],
+    )
+    def test_a_momentum_that_acts_for_more_steps_than_the_run_has_is_found(
+        self, momentum, planned, found
+    ):
+        history = steps_of(1e-3, np.linspace(2, 1, 200))
+        history.facts.update(momentum=momentum, optimizer="SGD")
+        history.total_steps = planned
+        findings = list(LearningRateTooHigh().check(history))
+        assert bool(findings) == found
+        assert all("group['momentum'] = 0.9" in finding.fix for finding in findings)
+
 
 class TestLearningRateTooLow:
     def check(self, *args, **kwargs):
