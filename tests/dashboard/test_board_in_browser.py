@@ -45,12 +45,20 @@ def address(collector):
         yield url
 
 
+@pytest.fixture(scope="module")
+def growing():
+    """A collector to which tests add running runs of their own names, and its dashboard."""
+    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url:
+        yield fake, url
+
+
 @pytest.fixture
-def live(browser):
-    """A running run, its page, and the frames that the page received."""
-    run = spiking_run()
-    with fake_collector(run) as fake, dashboard(fake.url, TOKEN) as url:
-        yield run, partial(visit, browser, f"{url}/run?run=gpt-small"), fake
+def live(browser, growing):
+    """A running run, a function that opens its page, and the collector."""
+    fake, url = growing
+    run = spiking_run(f"live-{len(fake.runs)}")
+    fake.runs.append(run)
+    return run, partial(visit, browser, f"{url}/run?run={run.id}"), fake
 
 
 @pytest.fixture(scope="module")
@@ -263,10 +271,12 @@ def test_the_curve_of_a_finding_goes_on_with_the_run_too(live):
     run, opened, _ = live
     with opened() as seen:
         plot(seen.page, "proof-TV503")
+        assert "700" not in header(seen.page, "proof-TV503")
         run.step = 700
         seen.page.wait_for_function(
             "() => [...document.querySelectorAll('*')].some(e => e.shadowRoot"
-            "?.querySelector(\"section[data-key^='proof'] header\")?.textContent.includes('700'))",
+            "?.querySelector(\"section[data-key^='proof'] header\")"
+            "?.textContent.includes('to 700'))",
             timeout=30_000,
         )
 

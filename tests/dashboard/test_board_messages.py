@@ -175,4 +175,7 @@ def test_the_layer_of_a_finding_is_marked_and_missing_layers_are_left_out():
 def test_any_values_make_valid_json(values):
     n = len(values)
     shown = Curve("x", list(range(n)), list(range(n)), *[values] * 4, [0] * n, [1] * n)
-    json.dumps(described([Line("x", shown)]), allow_nan=False)
+    text = json.dumps(described([Line("x", shown)]), allow_nan=False)
+    sent = json.loads(text)["series"][0]["points"]
+    assert sent["step"] == list(range(n))
+    assert sent["mean"] == [v if v is None else pytest.approx(v, rel=1e-3) for v in values]

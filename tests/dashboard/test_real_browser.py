@@ -55,6 +55,20 @@ def address(collector):
         yield url
 
 
+@pytest.fixture(scope="module")
+def empty_dashboard():
+    """A collector to which tests add runs of their own names, and the dashboard of it."""
+    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url:
+        yield fake, url
+
+
+@pytest.fixture
+def live(empty_dashboard):
+    fake, url = empty_dashboard
+    fake.runs = []
+    return fake, url
+
+
 @pytest.mark.parametrize("path", VIEWS)
 def test_each_view_says_its_headline_without_an_error_and_stays_here(browser, address, path):
     with visit(browser, address + path) as seen:
@@ -132,13 +146,11 @@ def test_a_search_is_written_into_the_address(browser, address):
         )
 
 
-def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(browser):
-    run = spiking_run()
-    with (
-        fake_collector(run) as fake,
-        dashboard(fake.url, TOKEN) as url,
-        visit(browser, f"{url}/run?run=gpt-small") as seen,
-    ):
+def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(browser, live):
+    fake, url = live
+    run = spiking_run("followed")
+    fake.runs.append(run)
+    with visit(browser, f"{url}/run?run=followed") as seen:
         run.step = 700
         seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=60_000)
         run.state = "finished"
@@ -149,25 +161,30 @@ def test_a_run_is_followed_without_a_click_and_left_alone_when_it_has_ended(brow
         assert len(fake.asked) == asked
 
 
-def test_the_first_run_and_new_layers_values_appear_without_a_click(browser):
-    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url, visit(browser, url) as seen:
+def test_the_first_run_and_new_layers_values_appear_without_a_click(browser, live):
+    fake, url = live
+    with visit(browser, url) as seen:
         seen.page.get_by_text("No runs yet").wait_for(timeout=60_000)
-        run = spiking_run()
+        run = spiking_run("first")
         fake.runs.append(run)
-        seen.page.get_by_role("link", name="gpt-small", exact=True).wait_for(timeout=60_000)
-        seen.page.goto(f"{url}/layers?run=gpt-small")
+        seen.page.get_by_role("link", name="first", exact=True).wait_for(timeout=60_000)
+        seen.page.goto(f"{url}/layers?run=first")
         seen.settle()
+        heat = plot(seen.page, "heat")
+        heat.press("End")
+        assert "to 400." in said(seen.page, "heat")
         run.step = 700
         seen.page.get_by_text("step 700 of 2,000", exact=False).first.wait_for(timeout=60_000)
+        seen.settle()
+        heat.press("End")
+        assert "to 700." in said(seen.page, "heat")
 
 
-def test_layers_that_are_measured_for_the_first_time_appear_without_a_click(browser):
-    run = spiking_run(layers=[])
-    with (
-        fake_collector(run) as fake,
-        dashboard(fake.url, TOKEN) as url,
-        visit(browser, f"{url}/layers?run=gpt-small") as seen,
-    ):
+def test_layers_that_are_measured_for_the_first_time_appear_without_a_click(browser, live):
+    fake, url = live
+    run = spiking_run("measured-late", layers=[])
+    fake.runs.append(run)
+    with visit(browser, f"{url}/layers?run=measured-late") as seen:
         seen.page.get_by_text("No layer was measured yet.").wait_for(timeout=60_000)
         run.layers = ["encoder.0", "encoder.1"]
         run.step = 410
