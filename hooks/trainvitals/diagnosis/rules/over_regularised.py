@@ -70,7 +70,7 @@ class OverRegularised(Rule):
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     explains: ClassVar[frozenset[str]] = frozenset(
         {
-            *("TV101", "TV106", "TV201", "TV303", "TV501", "TV502", "TV505", "TV507"),
+            *("TV101", "TV106", "TV201", "TV303", "TV305", "TV501", "TV502", "TV505", "TV507"),
             *("TV601", "TV602", "TV701", "TV702", "TV806"),
         }
     )

@@ -71,7 +71,10 @@ class ParameterJump(Rule):
     code: ClassVar[str] = "TV606"
     stage: ClassVar[Stage] = Stage.WIRING
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV102", "TV201", "TV202", "TV501", "TV806", "TV503", "TV504", "TV601", "TV701", "TV901"}
+        {
+            *("TV101", "TV102", "TV201", "TV202", "TV501", "TV806"),
+            *("TV503", "TV504", "TV601", "TV701", "TV901"),
+        }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.UPDATE)
     fix: ClassVar[str] = ""
