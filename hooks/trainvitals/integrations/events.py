@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -10,7 +12,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from trainvitals.ending import described
+from trainvitals.ending import described, ending_of
 from trainvitals.monitor import Monitor
 from trainvitals.watching import watch
 from trainvitals.wire import Event, EventKind
@@ -18,8 +20,11 @@ from trainvitals.wire import Event, EventKind
 log = logging.getLogger("trainvitals")
 
 LEFT: Final = "The training was left without its last event."
-_watched: weakref.WeakSet[Monitor] = weakref.WeakSet()
-"""The monitors of the integrations; those of the program itself are not closed here."""
+_watched: weakref.WeakKeyDictionary[Monitor, int] = weakref.WeakKeyDictionary()
+"""The monitors of the integrations, and the threads that opened them.
+
+The monitors of the program itself are not closed here.
+"""
 
 
 def attached(attach: Callable[[], None]) -> None:
@@ -43,7 +48,7 @@ def watched(model: Any, optimizer: Any, **options: Any) -> Monitor:
         if _is_of(older, model, optimizer):
             close_left(older)
     monitor = watch(model, optimizer, **options)
-    _watched.add(monitor)
+    _watched[monitor] = threading.get_ident()
     return monitor
 
 
@@ -51,6 +56,32 @@ def close_left(monitor: Monitor | None) -> None:
     """Close a monitor as failed if it is open although its training is not running any more."""
     if monitor is not None and not monitor._closed:
         monitor._close("failed", LEFT)
+
+
+def report_exceptions(owner: type, name: str) -> None:
+    """Wrap the method `name` of a framework's trainer class, which trains and calls callbacks.
+
+    For frameworks that report no exception to their callbacks. An exception that leaves the method
+    closes the monitors that the integrations opened in this call, and in its thread. The exception,
+    the arguments and the result are unchanged. A second call for the same method changes nothing.
+    """
+    original = getattr(owner, name)
+    if getattr(original, "_reports_exceptions", False):
+        return
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        before = set(_watched)
+        try:
+            return original(*args, **kwargs)
+        except BaseException as error:
+            for monitor, thread in list(_watched.items()):
+                if monitor not in before and thread == threading.get_ident():
+                    monitor._close(*ending_of(error))
+            raise
+
+    method._reports_exceptions = True  # type: ignore[attr-defined]
+    setattr(owner, name, method)
 
 
 def _is_of(monitor: Monitor, model: Any, optimizer: Any) -> bool:

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastai.callback.core import Callback
-from fastai.learner import SkipToEpoch
+from fastai.learner import Learner, SkipToEpoch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainvitals.integrations.events import attached, close_left, watched
+from trainvitals.integrations.events import attached, close_left, report_exceptions, watched
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
+
+report_exceptions(Learner, "fit")
 
 
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no types
@@ -94,6 +96,8 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
             "start_step": batches(learn, first_epoch(learn)),
         }
         self.monitor = watched(learn.model, self._optimizer(learn), **(found | self._options))
+        if self._stand_in is not None:
+            self.monitor._at_close.append(self._stand_in.remove)
 
     def _optimizer(self, learn: Any) -> Any:
         if isinstance(getattr(learn.opt, "opt", None), Optimizer):

@@ -14,10 +14,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-from trainvitals.integrations.events import saved_checkpoint, watched
+from trainvitals.integrations.events import report_exceptions, saved_checkpoint, watched
 from trainvitals.monitor import Monitor
+
+report_exceptions(Trainer, "train")
 
 EVALUATION_LOSS = "eval_loss"
 MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})

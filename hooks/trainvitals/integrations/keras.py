@@ -18,12 +18,13 @@ import keras
 import torch
 from torch import Tensor
 
-from trainvitals.integrations.events import attached, close_left, watched
+from trainvitals.integrations.events import attached, close_left, report_exceptions, watched
 from trainvitals.integrations.keras_layers import LayersOf
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
 
 log = logging.getLogger("trainvitals")
+report_exceptions(keras.Model, "fit")
 
 
 class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
@@ -88,6 +89,7 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
             "start_step": start,
         }
         self.monitor = watched(self._layers.view, self._stand_in, **(found | self._options))
+        self.monitor._at_close.append(self._remove)
         self._observe_loss(model, self.monitor)
 
     def _observe_loss(self, model: Any, monitor: Monitor) -> None:
@@ -103,13 +105,16 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
         model.__dict__["compute_loss"] = compute_loss
 
     def _close(self) -> None:
+        self._remove()
+        if self.monitor is not None:
+            self.monitor.close()
+
+    def _remove(self) -> None:
         if self._stand_in is not None:
             self._stand_in.remove()
         if self._layers is not None:
             self._layers.remove()
             self._layers.model.__dict__.pop("compute_loss", None)
-        if self.monitor is not None:
-            self.monitor.close()
 
 
 def rate(optimizer: Any) -> float:

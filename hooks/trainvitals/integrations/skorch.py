@@ -11,12 +11,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch import nn
 
 from trainvitals.integrations.backward import Backwards
-from trainvitals.integrations.events import attached, close_left, saved_checkpoint, watched
+from trainvitals.integrations.events import (
+    attached,
+    close_left,
+    report_exceptions,
+    saved_checkpoint,
+    watched,
+)
 from trainvitals.monitor import Monitor
+
+report_exceptions(NeuralNet, "partial_fit")
 
 MODULES: Final = ("module", "criterion", "optimizer")
 """Parameters of a net that name classes; their own parameters have the prefix `<name>__`."""

@@ -130,6 +130,22 @@ def test_a_healthy_fit_is_healthy_and_a_learning_rate_far_too_high_is_named():
     assert sick.monitor.diagnosis().headline.rule == "learning_rate_too_high"
 
 
+class Breaks(fastai.Callback):
+    def after_batch(self):
+        raise RuntimeError("a bad batch")
+
+
+def test_a_fit_that_raises_is_failed_and_leaves_nothing_on_the_optimizer():
+    callback = watching()
+    made = learner(callback, Breaks())
+    with pytest.raises(RuntimeError, match="a bad batch"):
+        fitted(made)
+    monitor = callback.monitor
+    assert (monitor._closed, monitor._state) == (True, "failed")
+    assert monitor._error == "RuntimeError: a bad batch"
+    assert "step" not in vars(made.opt)
+
+
 def test_the_fit_is_the_same_bit_for_bit_and_leaves_nothing_on_the_optimizer():
     plain, watched = fitted(learner()), fitted(learner(watching()))
     pairs = zip(plain.model.parameters(), watched.model.parameters(), strict=True)

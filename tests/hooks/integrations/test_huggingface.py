@@ -8,7 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
@@ -170,3 +176,15 @@ def test_a_program_that_is_not_changed_has_the_loss_of_the_whole_step_too(
         torch.optim.Optimizer.__init__ = made
     unasked.monitor.close()
     assert losses_of(unasked.monitor) == pytest.approx(logged(trainer), abs=1e-3)
+
+
+def test_a_training_that_raises_is_failed(tmp_path):
+    class Breaks(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            raise RuntimeError("no more data")
+
+    callback = TrainvitalsCallback(collector="off", every=1)
+    with pytest.raises(RuntimeError, match="no more data"):
+        trained(tmp_path, callbacks=[callback, Breaks()])
+    assert (callback.monitor._closed, callback.monitor._state) == (True, "failed")
+    assert callback.monitor._error == "RuntimeError: no more data"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals import watch
 from trainvitals.api.schema import Verdict
 from trainvitals.integrations.keras import TrainvitalsCallback
 from trainvitals.wire import Stat, Stream
@@ -216,10 +217,44 @@ def test_a_fit_that_raises_leaves_its_parts_to_the_next_one():
     with pytest.raises(RuntimeError, match="no more data"):
         fitted(made, callback, Breaks())
     first = callback.monitor
+    assert (first._state, first._error) == ("failed", "RuntimeError: no more data")
+    assert "apply" not in vars(made.optimizer)
+    assert "compute_loss" not in vars(made)
     fitted(made, callback)
     assert first._closed
     assert len(values(callback, "loss")) == 36
     assert "apply" not in vars(made.optimizer)
+
+
+def test_an_exception_in_the_data_or_in_a_step_closes_the_monitor_as_failed():
+    class Data(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("file 2 is gone")
+            return data()[0][:SIZE], data()[1][:SIZE]
+
+    callback = watching()
+    with pytest.raises(OSError, match="file 2 is gone"):
+        model().fit(Data(), callbacks=[callback], shuffle=False, verbose=0)
+    monitor = callback.monitor
+    assert (monitor._closed, monitor._state) == (True, "failed")
+    assert monitor._error == "OSError: file 2 is gone"
+
+
+def test_a_monitor_of_the_program_stays_open_when_a_fit_raises():
+    class Breaks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("no more data")
+
+    net = torch.nn.Linear(2, 1)
+    own = watch(net, torch.optim.SGD(net.parameters(), 0.1), collector="off")
+    with pytest.raises(RuntimeError, match="no more data"):
+        fitted(model(), watching(), Breaks())
+    assert not own._closed
+    own.close()
 
 
 def test_another_backend_is_named(monkeypatch, caplog):

@@ -142,20 +142,21 @@ class Failing(WithPenalty):
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same callback", "another callback"])
-def test_the_next_training_closes_what_an_exception_left(same):
+def test_a_fit_that_raises_is_failed_and_the_next_one_is_watched(same):
     before = torch.autograd.backward
     first = watching()
     fitted = net(first, kind=Failing)
     with pytest.raises(RuntimeError, match="a bad batch"):
         fitted.fit(*data())
     left = first.monitor
+    assert (left._closed, left._state) == (True, "failed")
+    assert left._error == "RuntimeError: a bad batch"
     second = first if same else watching()
     if not same:
         fitted.callbacks_ = [(n, second if c is first else c) for n, c in fitted.callbacks_]
     fitted.history.clear()
     fitted.max_epochs = 1
     fitted.partial_fit(*data())
-    assert (left._closed, left._state) == (True, "failed")
     assert second.monitor is not left
     assert second.monitor._state == "finished"
     assert torch.autograd.backward is before
