@@ -2,11 +2,12 @@
  *
  * Plain C, called through ctypes with data pointers: no torch header or ABI is touched. native.py
  * is the only caller. A tensor is read once, in blocks that stay in the first-level cache: one pass
- * for the sums and extremes, one for the squared deviations from the block's own mean, then the copy
- * and the drift if they are wanted; blocks are merged in double (Chan, Golub & LeVeque 1979). Never
- * E[x^2] - E[x]^2: far from zero that subtracts two nearly equal numbers. Blocks with non-finite,
- * very large or very small entries take a slower loop in double, so that squares neither overflow
- * nor vanish.
+ * for the sums, the extremes and the squared deviations from the mean of the blocks before, then the
+ * copy and the drift if they are wanted; blocks are merged in double (Chan, Golub & LeVeque 1979). A
+ * block whose mean differs by more than its spread is read again, for the deviations from its own
+ * mean. Never E[x^2] - E[x]^2: far from zero that subtracts two nearly equal numbers. Blocks with
+ * non-finite, very large or very small entries take a slower loop in double, so that squares
+ * neither overflow nor vanish.
  *
  * `rows[t]` is the row of tensor t in the output matrix, which has `columns` columns.
  */
@@ -71,23 +72,28 @@ static void add_floats(Moments *a, const float *x, int n)
 {
     int whole = n / LANES * LANES;
     Sums s;
+    float shift = (float)a->mean;
     if (whole)
-        sums_of(x, whole, &s);
-    if (!whole || s.nonfinite || !is_ordinary(s.low, s.high)) {
+        sums_of(x, whole, shift, &s);
+    if (!whole || !isfinite(s.square) || !is_ordinary(s.low, s.high)) {
         add_doubles(a, x, n);
         return;
     }
-    float mean = s.sum / (float)whole;
-    /* A float32 sum of large numbers is off; the small deviations from it are not. */
-    double off, m2;
-    deviations_of(x, whole, mean, &off, &m2);
-    off /= whole;
-    m2 -= whole * off * off;
+    double off = s.sum / whole, m2 = s.square - whole * off * off;
+    if (m2 < 0.5 * s.square) {
+        /* The shift is far from the block's mean: too many digits cancel. */
+        sums_of(x, whole, 0, &s);
+        shift = s.sum / (float)whole;
+        /* A float32 sum of large numbers is off; the small deviations from it are not. */
+        deviations_of(x, whole, shift, &off, &m2);
+        off /= whole;
+        m2 -= whole * off * off;
+    }
     a->absolute += s.absolute;
     a->zeros += s.zeros;
     a->low = s.low < a->low ? s.low : a->low;
     a->high = s.high > a->high ? s.high : a->high;
-    merge(a, whole, mean + off, m2 > 0 ? m2 : 0);
+    merge(a, whole, shift + off, m2 > 0 ? m2 : 0);
     add_doubles(a, x + whole, n - whole);
 }
 
@@ -190,7 +196,6 @@ typedef struct {
 static void add_change(Change *c, const void *old, const void *new, int64_t at, int n, int dtype,
                        float *old_buffer, float *new_buffer)
 {
-    float difference[BLOCK];
     if (dtype == FLOAT64) {
         const double *a = (const double *)old + at, *b = (const double *)new + at;
         for (int i = 0; i < n; i++) {
@@ -202,9 +207,9 @@ static void add_change(Change *c, const void *old, const void *new, int64_t at, 
     }
     const float *a = as_floats(old, at, n, dtype, old_buffer);
     const float *b = as_floats(new, at, n, dtype, new_buffer);
-    int whole = n / LANES * LANES, same = differences_of(a, b, whole, difference);
     double part_sum, part_square;
-    deviations_of(difference, whole, 0, &part_sum, &part_square);
+    int whole = n / LANES * LANES;
+    int same = differences_of(a, b, whole, &part_sum, &part_square);
     if (same == whole || (part_square > 1e-20 && part_square < 1e30)) {
         c->square += part_square;
         c->sum += part_sum;
