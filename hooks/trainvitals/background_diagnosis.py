@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from textwrap import indent
 
 from msgspec.structs import replace
 
@@ -179,6 +180,6 @@ class BackgroundDiagnosis:
                 f" at {finding.where}" if finding.where else "",
                 finding.since_step,
                 finding.summary,
-                f" Fix: {finding.fix}" if finding.fix else "",
+                f"\nFix:\n{indent(finding.fix, '    ')}" if finding.fix else "",
             )
         self._opened(finding)

@@ -91,11 +91,18 @@ def value_text(value: float | str | None, unit: str) -> str:
     return f"{text} {unit}" if unit else text
 
 
+_BEYOND = {"above": "more", "below": "less", "": "beyond"}
+
+
 def row(evidence: Evidence) -> Row:
     """Return one evidence item as text, with the limit that was applied to this very value."""
     limit = ""
     if evidence.limit is not None:
-        limit = f"reported {evidence.direction} {value_text(evidence.limit, evidence.unit)}"
+        limit = value_text(evidence.limit, evidence.unit)
+        if evidence.seen == evidence.limit:  # the rule includes its limit
+            limit = f"reported at {limit} or {_BEYOND[evidence.direction]}"
+        else:
+            limit = f"reported {evidence.direction} {limit}"
     if evidence.text:
         limit = f"{limit} ({evidence.text})" if limit else evidence.text
     healthy = ""

@@ -255,7 +255,7 @@ class Capture:
         steps = self._loss_steps
         if steps.optimizer_stepped or not (steps.active or now) or not self.scalars.waiting:
             return
-        self._report("gradients and updates", reasons.NO_OPTIMIZER_STEPPED)
+        self._report("gradients and updates", reasons.without_step(known=bool(self.optimizers)))
         for value in self.scalars.take_losses():
             started = time.thread_time()
             with self._guard.probe("weights"):

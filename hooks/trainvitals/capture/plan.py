@@ -55,6 +55,7 @@ class CapturePlan:
         self.grouping: object = None
         """By what the parameters are grouped; it changes when a parameter is frozen or moved."""
         self.sharding = sharding
+        self._known: object = None
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -74,6 +75,11 @@ class CapturePlan:
     def group(self, optimizers: Sequence[Optimizer]) -> None:
         """Group the parameters by optimizer, if one was frozen or an optimizer changed."""
         trained = [m.is_trained for m in self._members]
+        held = [[id(p) for g in o.param_groups for p in g["params"]] for o in optimizers]
+        known = trained, [id(o) for o in optimizers], held
+        if self._known == known:
+            return  # on every full step: sets are made only when something changed
+        self._known = known
         sets = [(id(o), optimized_ids([o])) for o in optimizers]
         if self.grouping == (trained, sets):
             return

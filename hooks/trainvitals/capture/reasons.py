@@ -40,6 +40,11 @@ NO_OPTIMIZER_STEPPED: Final = (
     "no torch optimizer with this model's parameters stepped, so each training loss counts as one "
     "step. Pass the torch optimizer to watch(), if there is one."
 )
+OPTIMIZER_IDLE: Final = (
+    "the optimizer never stepped, so each training loss counts as one step. Call optimizer.step() "
+    "after loss.backward(). If something else updates the weights, their gradients and updates "
+    "are not measured."
+)
 NO_STEP: Final = (
     "no torch optimizer with this model's parameters stepped. Pass the optimizer that trains it: "
     "watch(model, optimizer)."
@@ -73,6 +78,11 @@ NO_NORM: Final = (
     "some parameters are sharded ({:.60}) and others are on several ranks: the part of this rank "
     "would count these several times. Each row of the gradients is measured."
 )
+
+
+def without_step(*, known: bool) -> str:
+    """Return why losses are steps: a torch optimizer is known and idle, or none is known."""
+    return OPTIMIZER_IDLE if known else NO_OPTIMIZER_STEPPED
 
 
 def unseen(

@@ -97,6 +97,9 @@ def predicted_classes(x: Tensor, dim: int) -> dict[str, Tensor]:
 
 def nonfinite_count(x: Tensor, keep: Tensor | None = None) -> Tensor:
     """Return the number of NaN and infinite entries where `keep` (None: of all), 0-dim, float."""
+    # The sum of finite entries can be infinite; that of a NaN or an infinity is never finite.
+    if x.is_cpu and math.isfinite(x.sum().item()):
+        return torch.zeros(())
     bad = (x - x) != 0  # 0 for finite entries, NaN for the others
     return (bad if keep is None else bad & keep).sum(dtype=torch.float32)
 

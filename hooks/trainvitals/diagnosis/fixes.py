@@ -26,7 +26,8 @@ class Moment(StrEnum):
 
 def at(moment: Moment, code: str) -> str:
     """Return `code` as a part of a fix."""
-    return f"{moment}\n{code}"
+    needed = "from trainvitals import remedies\n" if "remedies." in code else ""
+    return f"{moment}\n{needed}{code}"
 
 
 def parts(fix: str) -> dict[Moment, str]:

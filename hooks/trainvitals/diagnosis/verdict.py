@@ -31,11 +31,12 @@ _MISSING: Mapping[Need, str] = {
     Stream.ACTIVATION: "no activations were measured: the model is compiled, is in "
     "eval mode, or is not the model that is trained",
 }
+_NO_GRADIENT = "the optimizer stepped, and no parameter had a gradient"
 _REASON_NAMES: Mapping[Need, tuple[str, ...]] = {
     Scalar.LOSS: ("loss",),
     Stream.GRADIENT: ("optimizer", "gradients and updates"),
     Stream.UPDATE: ("optimizer", "gradients and updates"),
-    Stream.WEIGHT: ("optimizer",),
+    Stream.WEIGHT: ("optimizer", "gradients and updates"),
     Stream.ACTIVATION: ("activations",),
 }
 """Names in `not_watched` that give the reason for a missing need."""
@@ -81,6 +82,8 @@ def _missing(history: History, need: Need, not_watched: Mapping[str, str]) -> Re
     option = history.facts.get(f"{need}_off")
     if option:
         return Reason(f"switched off by {option}", True)
+    if need is Stream.GRADIENT and _seen(history, Stream.UPDATE):
+        return Reason(_NO_GRADIENT, False)
     names = _REASON_NAMES[need]
     reported = next((not_watched[name] for name in names if name in not_watched), "")
     return Reason(reported or _MISSING[need], False)

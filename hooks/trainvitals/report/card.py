@@ -146,9 +146,10 @@ def _headline(
 def _code_lines(code: str, width: int) -> Iterator[str]:
     """Yield the lines of `code`; a comment line of more than `width` characters becomes several.
 
-    Each of them begins with `#` and the indentation, so that the code can be copied and run.
+    Each of them begins with `#` and the indentation, so that the code can be copied and run. The
+    comment behind a statement is shown above it if both have more than `width` characters.
     """
-    for line in code.splitlines():
+    for line in [part for whole in code.splitlines() for part in _behind(whole, width)]:
         comment = line.lstrip()
         if not comment.startswith("#") or len(line) <= width:
             yield line
@@ -156,6 +157,15 @@ def _code_lines(code: str, width: int) -> Iterator[str]:
         begin = f"{line[: len(line) - len(comment)]}# "
         text = comment.removeprefix("#").strip()
         yield from wrap(text, width, initial_indent=begin, subsequent_indent=begin)
+
+
+def _behind(line: str, width: int) -> tuple[str, ...]:
+    """Return a line as (comment, statement) if it is too long and ends in a comment."""
+    statement, mark, comment = line.rpartition("  # ")
+    if len(line) <= width or not statement.strip():
+        return (line,)
+    indentation = statement[: len(statement) - len(statement.lstrip())]
+    return f"{indentation}{mark.strip()} {comment}", statement.rstrip()
 
 
 def _evidence(evidence: Sequence[Evidence]) -> Table:

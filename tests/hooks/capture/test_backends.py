@@ -104,6 +104,33 @@ def test_a_small_spread_far_from_zero_is_not_lost():
     assert row[COLUMN[Stat.MEAN]] == pytest.approx(float(x.double().mean()), rel=1e-7)
 
 
+BLOCK = 2048  # of parameters.c: the mean of the blocks before is the shift of the next one
+
+
+@pytest.mark.parametrize(
+    ("means", "spread"),
+    [
+        ([1e4, -1e4, 0.0, 1e4], 1e-1),  # each block is far from those before
+        ([1e3, 1e3, 1e3], 1e-2),
+        ([1e6, 0.0, 0.0], 1e-6),  # small entries after large ones
+        ([0.0, 5.0, 5.0], 0.0),  # constant blocks
+    ],
+)
+def test_blocks_with_other_means_than_those_before_are_measured_as_exactly(means, spread):
+    torch.manual_seed(0)
+    parts = [mean + spread * torch.randn(BLOCK) for mean in means]
+    entries = torch.cat([*parts, torch.full((7,), means[-1])])
+    exact = entries.double()
+    row, _ = gradient_row(entries)
+    assert row[0] == pytest.approx(float(exact.mean()), rel=1e-6)
+    assert row[1] == pytest.approx(float(exact.std(correction=0)), rel=1e-5)
+    assert row[5] == pytest.approx(float(exact.norm()), rel=1e-6)
+    # A block of its own, to which another mean was the shift, is not hidden by the others.
+    alone, _ = gradient_row(torch.cat([parts[0], parts[-1]]))
+    pair = torch.cat([parts[0], parts[-1]]).double()
+    assert alone[1] == pytest.approx(float(pair.std(correction=0)), rel=1e-5)
+
+
 def test_subnormal_and_huge_entries_keep_their_norm():
     for x in (torch.full((5000,), 1e-40), torch.full((5000,), 1e30)):
         row, total = gradient_row(x)

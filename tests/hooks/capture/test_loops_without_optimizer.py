@@ -126,6 +126,7 @@ def test_an_optimizer_that_is_given_and_never_steps_does_not_hide_the_losses():
     losses = hand_written_steps(model, capture, 20)
     assert capture.step == 19
     np.testing.assert_allclose(history.scalar("loss").values, losses, rtol=1e-6)
+    assert "Call optimizer.step()" in capture.not_watched["gradients and updates"]
 
 
 def test_losses_before_a_first_step_that_fails_are_no_steps():

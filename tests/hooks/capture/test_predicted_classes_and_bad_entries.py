@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.supervised_loop import Loop
+from trainvitals.capture.supervised_values import nonfinite_count
 
 LABELS = torch.arange(32) % 4
 
@@ -89,3 +90,16 @@ def test_masked_targets_and_integers_do_not_count():
     loop = Loop(model)
     loop.step(F.cross_entropy(model(torch.tensor([1, 2, 3])), torch.tensor([0, 1, 2])))
     assert (loop.scalar("nonfinite_inputs"), loop.scalar("nonfinite_targets")) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "count"),
+    [
+        ([3e38, 3e38, 1.0], 0),  # their sum overflows
+        ([math.inf, -math.inf, 1.0], 2),  # their sum is NaN
+        ([math.nan, 1.0, math.inf], 2),
+        ([0.0, -1.0, 2.0], 0),
+    ],
+)
+def test_entries_are_counted_as_non_finite_one_by_one(entries, count):
+    assert float(nonfinite_count(torch.tensor(entries))) == count

@@ -187,6 +187,20 @@ def test_the_name_of_the_run_replaces_its_id():
     assert "r1" not in shown
 
 
+def test_a_long_comment_behind_a_statement_is_shown_above_it():
+    code = "for x in y:\n    x = x.clamp(-5, 5)  # a feature that is nearly constant can be far out"
+    shown = [line[4:] for line in card(sick(fix=code), width=60).splitlines()]
+    start = shown.index("for x in y:")
+    comment, *more = (line for line in shown[start + 1 :] if line.strip().startswith("#"))
+    assert comment.startswith("    # a feature")
+    assert shown[start + 2 + len(more)] == "    x = x.clamp(-5, 5)"
+
+
+def test_a_value_at_its_limit_is_not_said_to_be_above_it():
+    same = Evidence(quantity="steps in a row", seen=3.0, limit=3.0, direction="above")
+    assert "reported at 3 or more" in card(sick(evidence=(same,)))
+
+
 def test_every_line_of_a_long_comment_in_a_fix_is_a_comment():
     long = "if True:\n    # " + "a word and " * 20 + "\n    x = 1"
     lines = card(sick(fix=long), width=60).splitlines()

@@ -83,7 +83,7 @@ class Table:
 
     Refers to the tensors, so that the pointers stay valid. A tensor that does not fill one range
     of memory is copied. `first` are the addresses of first values, `offsets` the places of copies.
-    `kernels` is the library to call.
+    `kernels` is the library to call; names that end in `_at` are addresses of arrays.
     """
 
     def __init__(self, tensors: Sequence[Tensor], rows: Sequence[int]) -> None:
@@ -103,8 +103,30 @@ class Table:
         self.trained = np.ones(len(self.tensors), np.bool_)
         self.fixed = (self.counts.ctypes.data, self.dtypes.ctypes.data)
         self.rows_at = self.rows.ctypes.data
+        self.pointers_at = self.pointers.ctypes.data
+        self.first_at = 0
+        self._no_copies = np.zeros(len(self.tensors), np.int64)
+        self.no_copies_at = self._no_copies.ctypes.data
         self.size = len(self.tensors)
         self.kernels = _keeping_gil if self.bytes <= GIL_BYTES_MAX else _releasing_gil
+
+
+class Copies:
+    """Memory for the weights before a step, for the trained tensors of a table.
+
+    `memory` is used if it is large enough, otherwise new memory. A frozen tensor has the address 0.
+    """
+
+    def __init__(self, table: Table, memory: npt.NDArray[np.uint8] | None) -> None:
+        if memory is None or len(memory) < table.copy_bytes:
+            memory = np.empty(table.copy_bytes, np.uint8)
+        self.table = table
+        self.memory = memory
+        self._all = np.where(table.trained, table.offsets + memory.ctypes.data, 0)
+        self._trained = self._all[table.trained]
+        self.all_at = self._all.ctypes.data
+        self.trained_at = self._trained.ctypes.data
+        self.sizes: list[int] = table.sizes[table.trained].tolist()
 
 
 NO_TENSORS: Final = Table([], [])
@@ -123,8 +145,8 @@ class NativeGroup:
         self._moving = [m for m in members if m.is_trained]
         self._trained = self._table(self._moving)
         self._totals: Any = (ctypes.c_double * 2)()
-        self._buffer: npt.NDArray[np.uint8] | None = None
-        self._copies: Integers | None = None
+        self._copies: Copies | None = None
+        self._has_copies = False
 
     def norm(self, step: Step, owner: object, unscale: float | Tensor = 1.0) -> None:
         """Write the total of all gradients."""
@@ -170,45 +192,43 @@ class NativeGroup:
             return
         if table.first is None:
             table.first = np.array([m.first_address for m in members], np.int64)
+            table.first_at = table.first.ctypes.data
             table.trained = np.array([m.is_trained for m in members])
-        copies = np.zeros(table.size, np.int64)
-        self._copies = None
-        if keep:
-            copies = np.where(table.trained, self._reserve(table), 0)
-            self._copies = copies[table.trained]
+        copies = self._reserve(table) if keep else None
+        self._has_copies = keep
         if step.squares is None:
             step.squares = np.zeros(step.rows)
         table.kernels.tv_weights(
             table.size,
             table.rows_at,
-            table.pointers.ctypes.data,
+            table.pointers_at,
             *table.fixed,
-            table.first.ctypes.data,
-            copies.ctypes.data,
+            table.first_at,
+            table.no_copies_at if copies is None else copies.all_at,
             step.matrix(Stream.WEIGHT).ctypes.data,
             _COLUMNS[Stream.WEIGHT],
             _DRIFT,
             step.squares.ctypes.data,
         )
-        _write_magnitudes(step, Stream.WEIGHT, table, table.pointers.ctypes.data)
+        _write_magnitudes(step, Stream.WEIGHT, table, table.pointers_at)
         if distinct:
             found = [(m.row, m.tensor.detach()) for m in self._members]
             _write_distinct_rows(step, Stream.WEIGHT, found)
 
     def updates(self, step: Step) -> None:
         """Write the statistics of each change since `weights`."""
-        before, self._copies = self._copies, None
-        if before is None or step.squares is None:
+        before = self._copies
+        if before is None or not self._has_copies or step.squares is None:
             return
-        sizes = self._trained.sizes
+        self._has_copies = False
         table = self._fresh(frozen=False)
-        if table.size != len(before) or not np.array_equal(table.sizes, sizes):
+        if table is not before.table and table.sizes.tolist() != before.sizes:
             return  # a weight was replaced inside the step: not an update
         table.kernels.tv_updates(
             table.size,
             table.rows_at,
-            before.ctypes.data,
-            table.pointers.ctypes.data,
+            before.trained_at,
+            table.pointers_at,
             *table.fixed,
             step.squares.ctypes.data,
             step.matrix(Stream.UPDATE).ctypes.data,
@@ -217,7 +237,7 @@ class NativeGroup:
 
     def release(self) -> None:
         """Release the copies of weights."""
-        self._buffer = self._copies = None
+        self._copies, self._has_copies = None, False
 
     def _put_total(self, step: Step, owner: object, unscale: float) -> None:
         squares, nonfinite = self._totals
@@ -277,11 +297,12 @@ class NativeGroup:
                 entries = members[row].tensor.numel()
                 matrix[row] = spread(matrix[row].astype(np.float64), gradient, entries)
 
-    def _reserve(self, table: Table) -> Integers:
-        """Return the address of each tensor's copy."""
-        if self._buffer is None or len(self._buffer) < table.copy_bytes:
-            self._buffer = np.empty(table.copy_bytes, np.uint8)
-        return table.offsets + self._buffer.ctypes.data
+    def _reserve(self, table: Table) -> Copies:
+        """Return the memory for copies of a table's tensors."""
+        if self._copies is None or self._copies.table is not table:
+            memory = None if self._copies is None else self._copies.memory
+            self._copies = Copies(table, memory)
+        return self._copies
 
 
 class Prepared:

@@ -2,170 +2,21 @@
  *
  * Plain C, called through ctypes with data pointers: no torch header or ABI is touched. native.py
  * is the only caller. A tensor is read once, in blocks that stay in the first-level cache: one pass
- * for the sums and extremes, one for the squared deviations from the block's own mean, then the copy
- * and the drift if they are wanted; blocks are merged in double (Chan, Golub & LeVeque 1979). Never
- * E[x^2] - E[x]^2: far from zero that subtracts two nearly equal numbers. Blocks with non-finite,
- * very large or very small entries take a slower loop in double, so that squares neither overflow
- * nor vanish.
+ * for the sums, the extremes and the squared deviations from the mean of the blocks before, then the
+ * copy and the drift if they are wanted; blocks are merged in double (Chan, Golub & LeVeque 1979). A
+ * block whose mean differs by more than its spread is read again, for the deviations from its own
+ * mean. Never E[x^2] - E[x]^2: far from zero that subtracts two nearly equal numbers. Blocks with
+ * non-finite, very large or very small entries take a slower loop in double, so that squares
+ * neither overflow nor vanish.
  *
  * `rows[t]` is the row of tensor t in the output matrix, which has `columns` columns.
  */
-#include "floats.h"
-#include <stdlib.h>
-
-#define BLOCK 2048
-#define LANES 32 /* the vector loops take a multiple of it */
+#include "blocks.h"
 
 typedef struct {
     double mean, m2, absolute, low, high;
     int64_t finite, zeros, nonfinite;
 } Moments;
-
-typedef struct {
-    float sum, absolute, low, high;
-    int32_t zeros, nonfinite; /* nonfinite: not 0 if an entry is not finite */
-} Sums;
-
-/* Distance of software prefetch, in floats: the hardware's stops at the end of each page. */
-#define AHEAD (2 * BLOCK)
-
-VECTORISED static void sums_of_any(const float *restrict x, int n, Sums *out)
-{
-    Floats sum[2] = {{0}}, absolute[2] = {{0}}, low[2], high[2];
-    Bits zeros[2] = {{0}}, top[2] = {{0}};
-    for (int k = 0; k < 2; k++) {
-        low[k] = (Floats){0} + INFINITY;
-        high[k] = (Floats){0} - INFINITY;
-    }
-    for (int i = 0; i < n; i += 2 * WIDTH)
-        for (int k = 0; k < 2; k++) {
-            Floats v = *(const Floats *)(x + i + k * WIDTH);
-            Bits bits = (Bits)v & 0x7fffffff, below = v < low[k], above = v > high[k];
-            sum[k] += v;
-            absolute[k] += (Floats)bits;
-            low[k] = SELECT(below, v, low[k]);
-            high[k] = SELECT(above, v, high[k]);
-            zeros[k] -= bits == 0; /* a true comparison is -1 */
-            top[k] |= bits >= 0x7f800000;
-        }
-    *out = (Sums){0, 0, INFINITY, -INFINITY, 0, 0};
-    for (int k = 0; k < 2; k++)
-        for (int j = 0; j < WIDTH; j++) {
-            out->sum += sum[k][j];
-            out->absolute += absolute[k][j];
-            out->low = low[k][j] < out->low ? low[k][j] : out->low;
-            out->high = high[k][j] > out->high ? high[k][j] : out->high;
-            out->zeros += zeros[k][j];
-            out->nonfinite |= top[k][j];
-        }
-}
-
-#ifdef HAVE_X86
-/* The same with the instructions for minimum and maximum, which the compiler does not find: half
- * the time of sums_of_any. */
-__attribute__((target("avx2,fma"))) static void sums_of_avx2(const float *restrict x, int n,
-                                                         Sums *out)
-{
-    __m256 sum[4], absolute[4], low[2], high[2], none = _mm256_setzero_ps();
-    __m256i zeros[2], top[2];
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    for (int k = 0; k < 4; k++)
-        sum[k] = absolute[k] = none;
-    for (int k = 0; k < 2; k++) {
-        low[k] = _mm256_set1_ps(INFINITY);
-        high[k] = _mm256_set1_ps(-INFINITY);
-        zeros[k] = top[k] = _mm256_setzero_si256();
-    }
-    for (int i = 0; i < n; i += 4 * WIDTH)
-        for (int k = 0; k < 4; k++) {
-            if (k % 2 == 0)
-                __builtin_prefetch(x + AHEAD + i + k * WIDTH);
-            __m256 v = _mm256_loadu_ps(x + i + k * WIDTH), bits = _mm256_and_ps(v, magnitude);
-            sum[k] = _mm256_add_ps(sum[k], v);
-            absolute[k] = _mm256_add_ps(absolute[k], bits);
-            low[k & 1] = _mm256_min_ps(v, low[k & 1]);
-            high[k & 1] = _mm256_max_ps(v, high[k & 1]);
-            zeros[k & 1] = _mm256_sub_epi32(
-                zeros[k & 1], _mm256_castps_si256(_mm256_cmp_ps(v, none, _CMP_EQ_OQ)));
-            top[k & 1] = _mm256_max_epi32(top[k & 1], _mm256_castps_si256(bits));
-        }
-    *out = (Sums){0, 0, INFINITY, -INFINITY, 0, 0};
-    Floats all = ((Floats)sum[0] + (Floats)sum[1]) + ((Floats)sum[2] + (Floats)sum[3]);
-    Floats magnitudes = ((Floats)absolute[0] + (Floats)absolute[1]) +
-                        ((Floats)absolute[2] + (Floats)absolute[3]);
-    out->sum = SUM(all);
-    out->absolute = SUM(magnitudes);
-    for (int k = 0; k < 2; k++) {
-        Floats l = (Floats)low[k], h = (Floats)high[k];
-        Bits z = (Bits)zeros[k], t = (Bits)top[k];
-        for (int j = 0; j < WIDTH; j++) {
-            out->low = l[j] < out->low ? l[j] : out->low;
-            out->high = h[j] > out->high ? h[j] : out->high;
-            out->zeros += z[j];
-            out->nonfinite |= t[j] >= 0x7f800000;
-        }
-    }
-}
-#endif
-
-static void sums_of(const float *restrict x, int n, Sums *out)
-{
-#ifdef HAVE_X86
-    if (__builtin_cpu_supports("avx2")) {
-        sums_of_avx2(x, n, out);
-        return;
-    }
-#endif
-    sums_of_any(x, n, out);
-}
-
-VECTORISED static void deviations_of(const float *restrict x, int n, float mean, double *sum,
-                                     double *m2)
-{
-    Floats plain[4] = {{0}}, square[4] = {{0}};
-    for (int i = 0; i < n; i += 4 * WIDTH)
-        for (int k = 0; k < 4; k++) {
-            Floats d = *(const Floats *)(x + i + k * WIDTH) - mean;
-            plain[k] += d;
-            square[k] += d * d;
-        }
-    Floats all = (plain[0] + plain[1]) + (plain[2] + plain[3]);
-    Floats squares = (square[0] + square[1]) + (square[2] + square[3]);
-    *sum = SUM(all);
-    *m2 = SUM(squares);
-}
-
-VECTORISED static float squares_of(const float *restrict x, int n)
-{
-    Floats square[4] = {{0}};
-    for (int i = 0; i < n; i += 4 * WIDTH)
-        for (int k = 0; k < 4; k++) {
-            if (k % 2 == 0)
-                __builtin_prefetch(x + AHEAD + i + k * WIDTH);
-            Floats v = *(const Floats *)(x + i + k * WIDTH);
-            square[k] += v * v;
-        }
-    Floats all = (square[0] + square[1]) + (square[2] + square[3]);
-    return SUM(all);
-}
-
-/* b - a; returns the number of equal entries. */
-VECTORISED static int differences_of(const float *restrict a, const float *restrict b, int n,
-                                     float *restrict difference)
-{
-    Bits same = {0};
-    int total = 0;
-    for (int i = 0; i < n; i += WIDTH) {
-        __builtin_prefetch(a + AHEAD + i);
-        __builtin_prefetch(b + AHEAD + i);
-        Floats x = *(const Floats *)(a + i), y = *(const Floats *)(b + i);
-        *(Floats *)(difference + i) = y - x;
-        same -= x == y;
-    }
-    for (int j = 0; j < WIDTH; j++)
-        total += same[j];
-    return total;
-}
 
 static void merge(Moments *a, int64_t n, double mean, double m2)
 {
@@ -221,23 +72,28 @@ static void add_floats(Moments *a, const float *x, int n)
 {
     int whole = n / LANES * LANES;
     Sums s;
+    float shift = (float)a->mean;
     if (whole)
-        sums_of(x, whole, &s);
-    if (!whole || s.nonfinite || !is_ordinary(s.low, s.high)) {
+        sums_of(x, whole, shift, &s);
+    if (!whole || !isfinite(s.square) || !is_ordinary(s.low, s.high)) {
         add_doubles(a, x, n);
         return;
     }
-    float mean = s.sum / (float)whole;
-    /* A float32 sum of large numbers is off; the small deviations from it are not. */
-    double off, m2;
-    deviations_of(x, whole, mean, &off, &m2);
-    off /= whole;
-    m2 -= whole * off * off;
+    double off = s.sum / whole, m2 = s.square - whole * off * off;
+    if (m2 < 0.5 * s.square) {
+        /* The shift is far from the block's mean: too many digits cancel. */
+        sums_of(x, whole, 0, &s);
+        shift = s.sum / (float)whole;
+        /* A float32 sum of large numbers is off; the small deviations from it are not. */
+        deviations_of(x, whole, shift, &off, &m2);
+        off /= whole;
+        m2 -= whole * off * off;
+    }
     a->absolute += s.absolute;
     a->zeros += s.zeros;
     a->low = s.low < a->low ? s.low : a->low;
     a->high = s.high > a->high ? s.high : a->high;
-    merge(a, whole, mean + off, m2 > 0 ? m2 : 0);
+    merge(a, whole, shift + off, m2 > 0 ? m2 : 0);
     add_doubles(a, x + whole, n - whole);
 }
 
@@ -272,8 +128,9 @@ static double write_moments(const Moments *m, int64_t count, float *row)
 
 static const Moments NO_MOMENTS = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
 
-/* Statistics of gradients, columns 0 to 7; a tensor whose pointer is NULL has none. totals: the sum of squares of all entries, NaN if an
- * entry is not finite, and the number of tensors with such an entry. */
+/* Statistics of gradients, columns 0 to 7; a tensor whose pointer is NULL has none. totals: the sum
+ * of squares of all entries, NaN if an entry is not finite, and the number of tensors with such an
+ * entry. */
 void tv_gradients(int64_t tensors, const int64_t *rows, const void *const *data,
                   const int64_t *counts, const int32_t *dtypes, float *out, int64_t columns,
                   double *totals)
@@ -339,7 +196,6 @@ typedef struct {
 static void add_change(Change *c, const void *old, const void *new, int64_t at, int n, int dtype,
                        float *old_buffer, float *new_buffer)
 {
-    float difference[BLOCK];
     if (dtype == FLOAT64) {
         const double *a = (const double *)old + at, *b = (const double *)new + at;
         for (int i = 0; i < n; i++) {
@@ -351,9 +207,9 @@ static void add_change(Change *c, const void *old, const void *new, int64_t at, 
     }
     const float *a = as_floats(old, at, n, dtype, old_buffer);
     const float *b = as_floats(new, at, n, dtype, new_buffer);
-    int whole = n / LANES * LANES, same = differences_of(a, b, whole, difference);
     double part_sum, part_square;
-    deviations_of(difference, whole, 0, &part_sum, &part_square);
+    int whole = n / LANES * LANES;
+    int same = differences_of(a, b, whole, &part_sum, &part_square);
     if (same == whole || (part_square > 1e-20 && part_square < 1e30)) {
         c->square += part_square;
         c->sum += part_sum;
@@ -419,50 +275,4 @@ void tv_updates(int64_t tensors, const int64_t *rows, const void *const *before,
         row[2] = counts[t] ? (float)(c.sum / count) : NAN;
         row[3] = counts[t] ? (float)((double)c.same / count) : NAN;
     }
-}
-
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-#define ROWS_MAX 256
-
-static double entry_of(const void *data, int64_t at, int dtype, float *buffer)
-{
-    return dtype == FLOAT64 ? ((const double *)data)[at] : *as_floats(data, at, 1, dtype, buffer);
-}
-
-/* The number of distinct rows over the number of rows of a matrix (rows x entries), of which every
- * row_step-th row (at most ROWS_MAX) and every entry_step-th entry is compared, with a tolerance of
- * about 1e-5 of the largest entry. NaN if an entry is not finite. */
-double tv_distinct_rows(const void *data, int32_t dtype, int64_t rows, int64_t entries,
-                        int64_t row_step, int64_t entry_step)
-{
-    float buffer[1];
-    uint64_t hashes[ROWS_MAX];
-    double most = 0;
-    int64_t kept = 0, distinct = 0;
-    for (int64_t i = 0; i < rows; i += row_step)
-        for (int64_t j = 0; j < entries; j += entry_step) {
-            double v = fabs(entry_of(data, i * entries + j, dtype, buffer));
-            if (!isfinite(v))
-                return NAN;
-            most = v > most ? v : most;
-        }
-    for (int64_t i = 0; i < rows && kept < ROWS_MAX; i += row_step) {
-        uint64_t hash = 1469598103934665603u; /* FNV-1a over the rounded entries */
-        for (int64_t j = 0; j < entries; j += entry_step) {
-            double v = entry_of(data, i * entries + j, dtype, buffer);
-            int64_t rounded = most > 0 ? (int64_t)nearbyint(v / most * 1e5) : 0;
-            hash = (hash ^ (uint64_t)rounded) * 1099511628211u;
-            hash ^= hash >> 29;
-        }
-        hashes[kept++] = hash;
-    }
-    qsort(hashes, (size_t)kept, sizeof hashes[0], by_value);
-    for (int64_t i = 0; i < kept; i++)
-        distinct += i == 0 || hashes[i] != hashes[i - 1];
-    return (double)distinct / (double)kept;
 }

@@ -13,10 +13,10 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import clipping
-from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.history import History, Series, Steps
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, log10, median, middle, robust_z
+from trainvitals.diagnosis.signals import Flags, Floats, log10, median, middle, noise, robust_z
 from trainvitals.wire import Scalar, Stream
 
 
@@ -31,7 +31,8 @@ class LossSpike(Rule):
     a fault; it stays listed after it is over. It is a warning if the loss has not recovered after
     50 steps (10 for a jump of more than half the initial loss), or if three spikes occur within
     1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps by more than the
-    initial loss count.
+    initial loss count. If the loss was negative at some step, as in a policy gradient, the jump
+    must also exceed 4 times the largest step-to-step noise in 64 earlier steps.
     ## Why it matters
     A spike follows one bad update: a corrupted batch, a learning rate at the edge of stability, or
     outdated second moments of the optimizer. A run that does not recover has lost progress.
@@ -66,6 +67,11 @@ class LossSpike(Rule):
         3.0, "95 % quantile of the loss over its median in a window; heavy-tailed above this value."
     )
     window: int = threshold(64, "Number of previous steps that a loss is compared with.")
+    noise_factor_signed: float = threshold(
+        4.0,
+        "Height of the jump of a loss that can be negative, relative to the largest step-to-step "
+        "noise in a window before it.",
+    )
     recovery_steps: int = threshold(50, "Steps after which a loss that is still high is a warning.")
     repeats_max: int = threshold(3, "Number of spikes per 1,000 steps that is a warning.")
 
@@ -80,6 +86,8 @@ class LossSpike(Rule):
         least = self.jump_min if not course.converged else self.jump_min_converged
         height_min = least * abs(course.initial)
         found = (z > self.z_min) & (jump > height_min)
+        if not course.known:
+            found &= self._exceeds_noise(course.loss, loss.steps, jump)
         starts = np.flatnonzero(found)
         if not len(starts):
             return
@@ -128,6 +136,19 @@ class LossSpike(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _exceeds_noise(self, whole: Series, steps: Steps, jump: Floats) -> Flags:
+        """Return for each of `steps` whether the jump exceeds the noise of all windows before it.
+
+        The advantages of a converged policy are almost always zero; one explored action then
+        gives a loss that was usual at the start of the training.
+        """
+        ends = np.arange(self.window, len(whole) + 1, self.window)
+        noises = np.array([noise(whole.values[end - self.window : end]) for end in ends])
+        largest = np.r_[0.0, np.maximum.accumulate(noises)]
+        usual = largest[np.searchsorted(whole.steps[ends - 1], steps)]
+        exceeds: Flags = jump > self.noise_factor_signed * usual
+        return exceeds
 
     def _is_heavy_tailed(self, loss: Series) -> bool:
         """Whether large values are normal for this loss (a KL term, a sum over few episodes)."""

@@ -16,9 +16,12 @@ from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.places import layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Flags
+from trainvitals.diagnosis.signals import Flags, trailing_run
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
+
+MEASURED_MAX = 256
+"""Newest measured steps in which the first step without a gradient is searched."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class NoGradient(Rule):
         owned = [places[i] for i in rows]
         newest = absent[-self.observations :]
         if newest.all():
-            yield from self._nowhere(history, owned, int(steps[-self.observations]))
+            first = _first_step(steps, absent)
+            yield from self._nowhere(history, owned, int(steps[-self.observations]), first)
             return
         ran = self._ran(history, owned, steps[-self.observations :])
         found: Flags = np.all(newest, axis=0) & ran
@@ -90,7 +94,8 @@ class NoGradient(Rule):
         if not seen and len(steps) >= self.observations_unseen:
             found = np.all(absent[-self.observations_unseen :], axis=0)
         if found.any():
-            yield self._part(owned, found, int(steps[0]), seen=seen)
+            first = _first_step(steps, absent[:, found])
+            yield self._part(owned, found, first, seen=seen)
         elif (head := self._frozen_output(places, newest)) is not None:
             yield self._frozen(head, places, int(steps[0]))
 
@@ -101,7 +106,7 @@ class NoGradient(Rule):
 
         Absent, not unmeasured: the update was measured, and it was exactly zero.
         """
-        n = self.observations_unseen
+        n = max(self.observations_unseen, MEASURED_MAX)
         seen = window(history, Stream.GRADIENT, Stat.NONFINITE, rows, last=n)
         at = rows_named(history, Stream.UPDATE, names)
         known = [row for row in at if row is not None]
@@ -127,10 +132,12 @@ class NoGradient(Rule):
         ran[:] = [p.module in modules for p in places]
         return ran
 
-    def _nowhere(self, history: History, places: Sequence[Place], since: int) -> Iterator[Finding]:
+    def _nowhere(
+        self, history: History, places: Sequence[Place], newest: int, since: int
+    ) -> Iterator[Finding]:
         if len(history.scalar(Scalar.LOSS)) < self.observations:
             return
-        skipped = history.scalar(Scalar.SKIPPED_STEP).since(since)
+        skipped = history.scalar(Scalar.SKIPPED_STEP).since(newest)
         if (skipped.values > 0).any():
             return  # a step that the gradient scaler skips has no gradients
         yield self.finding(
@@ -161,7 +168,10 @@ class NoGradient(Rule):
         observations = self.observations if seen else self.observations_unseen
         others = len(missing) - 1
         more = f", and {others} more" if others else ""
-        ran = "although its module ran" if seen else "and its module was not seen to run"
+        whose = ("their modules", "were") if others else ("its module", "was")
+        ran = f"although {whose[0]} ran"
+        if not seen:
+            ran = f"and {whose[0]} {whose[1]} not seen to run"
         return self.finding(
             severity=severity,
             where=layer_of(cut),
@@ -249,6 +259,12 @@ class NoGradient(Rule):
     def healthy() -> History:
         """Return an expert that was not called in these steps."""
         return _run((8, 8), ran=False)
+
+
+def _first_step(steps: Steps, absent: Flags) -> int:
+    """Return the first of the newest steps in a row at which all gradients were absent."""
+    nowhere: Flags = np.all(absent, axis=1)
+    return int(steps[-trailing_run(nowhere)])
 
 
 def _entries(places: Sequence[Place]) -> int:

@@ -13,7 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import higher_rate
+from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -21,7 +21,7 @@ from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import class_loss, has_class_head, loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.diagnosis.update_ratio import update_ratios
-from trainvitals.wire import Scalar, Stream
+from trainvitals.wire import Scalar, Stat, Stream
 
 SMALL_UPDATE: Final = 3e-4
 """Median update ratio RMS(ΔW)/RMS(W) below which the steps are too small to learn in a short run;
@@ -42,7 +42,7 @@ class NoLearning(Rule):
     before (the initial loss is clearly below that of the best constant prediction), losses with a
     noise above 7 % of their initial level, and those that fall within their noise since the start.
     A recurrent network is judged after 300 steps, or after three quarters of the planned steps if
-    that is earlier.
+    that is earlier. It is an error if a torch optimizer is known and has never stepped.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -123,12 +123,14 @@ class NoLearning(Rule):
         several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
         steps = int(course.loss.steps[-1])
+        idle = _idle_optimizer(history)
         yield self.finding(
             # With several optimizers (GANs), one loss is weak evidence.
-            severity=Severity.INFO if several > 1 else Severity.WARNING,
+            severity=Severity.ERROR if idle else Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
             summary=f"No learning: the loss was {number(start, 4)} at the start and is "
-            f"{number(now, 4)} after {steps + 1} steps.",
+            f"{number(now, 4)} after {steps + 1} steps"
+            + (f"; the optimizer ({idle}) never stepped." if idle else "."),
             evidence=(
                 Evidence(
                     quantity="fall of the loss since the start",
@@ -142,7 +144,7 @@ class NoLearning(Rule):
                 Evidence(quantity="loss at the start", seen=start),
                 Evidence(quantity="noise of the loss from step to step", seen=course.noise),
             ),
-            fix=_fix(history),
+            fix=ZERO_BACKWARD_STEP if idle else _fix(history),
             confidence=0.8,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
@@ -200,6 +202,22 @@ class NoLearning(Rule):
     def healthy() -> History:
         """Return a loss with the noise of small batches that falls slowly."""
         return Example(400).scalars(loss=np.linspace(2.303, 1.6, 400) + _noise(400, 0.3)).history
+
+
+def _idle_optimizer(history: History) -> str:
+    """Return the class of the known optimizer if none has stepped; "": one has, or is not known.
+
+    Its steps record the norm of the gradients and, unless they are switched off, the statistics.
+    """
+    facts = history.facts
+    if not float(facts.get("optimizers", 0)) > 0 or f"{Stream.UPDATE}_off" in facts:
+        return ""
+    measured = ((Stream.UPDATE, Stat.RMS), (Stream.GRADIENT, Stat.L2), (Stream.WEIGHT, Stat.L2))
+    if len(history.scalar(Scalar.GRADIENT_NORM)) or any(
+        np.isfinite(history.values(stream, statistic)).any() for stream, statistic in measured
+    ):
+        return ""
+    return str(facts.get("optimizer", ""))
 
 
 def _fix(history: History) -> str:

@@ -27,6 +27,9 @@ _LESS_DROPOUT: Final = at(
     "        module.p = min(module.p, 0.1)",
 )
 
+SHRINKING: Final = frozenset({"AdamW", "SGD", "Muon"})
+"""Optimizers whose weight decay multiplies each weight by 1 − lr · weight_decay per step."""
+
 
 @dataclass(frozen=True)
 class OverRegularised(Rule):
@@ -36,12 +39,14 @@ class OverRegularised(Rule):
     The optimizer has a weight decay, the norm of the weight matrices (median over the matrices) has
     been below half of its first value for five captured steps in a row, and the loss is still above
     90 % of its initial value, or after 100 steps above 120 % of that of the best constant
-    prediction. Or: more than half of the first loss was another term than the error
-    of the predictions, the norm has fallen as above, and after 100 steps the loss is above 60 % of
-    that of the best constant prediction: a penalty on the weights. Or: a dropout module had a
-    probability of 0.9 or more at the start of the run, and after 100 steps the loss is above 30 %
-    of that of the best constant prediction; it is a note where that loss is not known. Losses that
-    can be negative are left out.
+    prediction. It is a warning if the norm has fallen as above, the learning rate times the weight
+    decay is 0.005 or more (not Adam, which scales the decay too), and after 100 steps the loss is
+    above 60 % of that of the best constant prediction. Or: more than half of the first loss was
+    another term than the error of the predictions, the norm has fallen as above, and after 100
+    steps the loss is above 60 % of that of the best constant prediction: a penalty on the weights.
+    Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
+    steps the loss is above 30 % of that of the best constant prediction; it is a note where that
+    loss is not known. Losses that can be negative are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -91,6 +96,11 @@ class OverRegularised(Rule):
         1.2,
         "Loss relative to that of a constant prediction; above it, a loss that has fallen is no "
         "learning.",
+    )
+    rate_min: float = threshold(
+        0.005,
+        "Learning rate times weight decay, the share of each weight that a step removes; at or "
+        "above it, the decay is compared with `unexplained_min`.",
     )
     steps_min_penalty: int = threshold(
         100, "Minimum number of finished steps for a penalty, and for `level_min`."
@@ -228,23 +238,30 @@ class OverRegularised(Rule):
         shares = self._shares(history)
         run = int(trailing_run(shares.values <= self.norm_share))
         level = course.now(20) / course.constant if course.constant else 0.0
-        above = level > self.level_min and len(course.loss) >= self.steps_min_penalty
-        if run < self.observations or (fall > self.fall_min and not above):
+        late = len(course.loss) >= self.steps_min_penalty
+        above = level > self.level_min and late
+        rate = decay * _largest(history, Scalar.LEARNING_RATE)
+        decoupled = history.facts.get("optimizer") in SHRINKING
+        heavy = late and decoupled and rate >= self.rate_min and level > self.unexplained_min
+        if run < self.observations or (fall > self.fall_min and not (above or heavy)):
             return
+        broken = fall <= self.fall_min or above
         now, since = float(shares.values[-1]), int(shares.steps[-run])
         yield self.finding(
-            severity=Severity.ERROR,
+            severity=Severity.ERROR if broken else Severity.WARNING,
             since_step=since,
             summary=f"Over-regularised: with a weight decay of {number(decay)}, the weights have "
             f"{percent(now)} of their first norm (median matrix), and the loss went from "
             f"{number(course.initial, 4)} to only {number(course.now(20), 4)}.",
             evidence=(
                 self._norm(now),
-                self._above_constant(level) if fall > self.fall_min else self._no_fall(fall),
+                self._no_fall(fall)
+                if fall <= self.fall_min
+                else self._above_constant(level, self.level_min if above else self.unexplained_min),
                 Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
                 Evidence(quantity="learning rate", seen=_largest(history, Scalar.LEARNING_RATE)),
             ),
-            confidence=0.95,
+            confidence=0.95 if broken else 0.8,
             stream=Stream.WEIGHT,
             statistic=Stat.L2,
         )
@@ -259,11 +276,11 @@ class OverRegularised(Rule):
             statistic=Scalar.LOSS,
         )
 
-    def _above_constant(self, level: float) -> Evidence:
+    def _above_constant(self, level: float, limit: float) -> Evidence:
         return Evidence(
             quantity="loss relative to that of a constant prediction",
             seen=level,
-            limit=self.level_min,
+            limit=limit,
             direction="above",
             statistic=Scalar.LOSS,
         )

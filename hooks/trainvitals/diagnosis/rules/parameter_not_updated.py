@@ -26,6 +26,8 @@ UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
 _UNNAMED = frozenset({"unknown", "normal", "truncated_normal", "uniform"})
 """Names of initialisers that trained weights can have too."""
 ROUNDING = 1e-5
+SQUARE_OVERFLOWS = 1e19
+"""RMS of a gradient whose squares exceed float32, rounded down from the root of 3.4e38."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ParameterNotUpdated(Rule):
     A backbone that is frozen by leaving it out of the optimizer. It is only a note if the backbone
     comes before all trained layers, holds most of the entries, and the loss falls by a fifth within
     100 steps; it is an error if its weights are those of PyTorch's default initialisation.
+    Gradients above 1e19, whose square overflows in Adam, are left out: they have exploded.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -114,6 +117,9 @@ class ParameterNotUpdated(Rule):
             wanted &= (
                 gradient.values > ROUNDING * np.nanmax(gradient.values, axis=1, initial=0)[:, None]
             )
+        # Adam squares the gradient in float32: above 1.8e19 the square is infinite and the update
+        # zero. The gradients exploded; the parameter is wired correctly.
+        wanted &= ~(gradient.values > SQUARE_OVERFLOWS)
         # A gradient scaler skips the update of a step with non-finite gradients.
         wanted &= ~(nonfinite > 0)
         stuck = wanted.all(axis=0) & self._unmoved(history, [places[i] for i in rows], names)

@@ -53,6 +53,27 @@ class TestNoLearning:
     def test_a_low_loss_that_stays_low_had_converged_before_it_was_watched(self):
         assert not findings(NoLearning(), loss=5.6e-8 * (1 + noise(200, 0.02)))
 
+    def never_stepped(self, **columns):
+        example = Example(150).scalars(loss=2.3 + noise(150, 0.02), **columns)
+        example.history.facts.update(optimizer="Adam", optimizers=1.0)
+        return example
+
+    def test_it_is_an_error_if_the_optimizer_never_stepped(self):
+        [finding] = NoLearning().check(self.never_stepped().history)
+        assert finding.severity is Severity.ERROR
+        assert "the optimizer (Adam) never stepped" in finding.summary
+        assert "optimizer.step()" in finding.fix
+
+    def test_an_optimizer_with_gradients_or_updates_has_stepped(self):
+        [finding] = NoLearning().check(self.never_stepped(gradient_norm=np.ones(150)).history)
+        assert finding.severity is Severity.WARNING
+        place = Place("0.weight", kind="weight", shape=(8, 8))
+        example = self.never_stepped().stream(
+            Stream.UPDATE, [place], {place.name: {Stat.RMS: 1e-3}}
+        )
+        [finding] = NoLearning().check(example.history)
+        assert "never stepped" not in finding.summary
+
     def test_of_a_game_of_several_optimizers_it_is_a_note(self):
         example = Example(150).scalars(loss=0.69 + noise(150, 0.01))
         example.history.facts["optimizers"] = 2.0
@@ -232,3 +253,20 @@ class TestLearningRateTooLow:
     def test_the_end_of_a_schedule_is_left_out(self):
         rate = np.r_[np.full(50, 0.1), np.geomspace(0.1, 1e-7, 50)]
         assert not self.check(rate * 1e-3, np.linspace(2, 1, 100), rate=rate)
+
+
+class TestSignedLossSpike:
+    """Losses that can be negative, such as those of policy gradients."""
+
+    def test_a_loss_that_was_usual_at_the_start_of_the_training_is_no_spike(self):
+        # REINFORCE in a corridor: the converged policy explores once after 170 steps.
+        loss = np.r_[noise(128, 0.4), 0.001 * noise(200, 1.0)]
+        loss[300], loss[301:] = 0.35, 0.05 + loss[301:]
+        assert not findings(LossSpike(), loss=loss)
+
+    def test_a_jump_above_all_noise_is_found(self):
+        # A negative log-likelihood that falls below zero.
+        loss = np.linspace(5, -3, 300) + noise(300, 0.1)
+        loss[220:] += 8
+        [finding] = findings(LossSpike(), loss=loss)
+        assert (finding.severity, finding.since_step) == (Severity.WARNING, 220)

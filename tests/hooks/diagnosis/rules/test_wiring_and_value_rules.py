@@ -68,6 +68,17 @@ class TestInitScaleTooSmall:
 
 
 class TestParameterNotUpdated:
+    @pytest.mark.parametrize(("size", "expected"), [(1e18, ["a"]), (3e21, [])])
+    def test_a_gradient_whose_square_overflows_has_exploded(self, size, expected):
+        place = Place("a", kind="weight", shape=(8, 8), module="a")
+        still = dict.fromkeys((Stat.L2, Stat.MEAN, Stat.ABS_MEAN), 2.0)
+        example = Example(9).scalars(loss=np.full(9, -1e9))
+        example.stream(Stream.WEIGHT, [place], {"a": still})
+        example.stream(Stream.UPDATE, [place], {"a": {Stat.RMS: 0.0}})
+        gradient = {Stat.L2: size * 8, Stat.NONFINITE: 0.0}
+        example.stream(Stream.GRADIENT, [place], {"a": gradient})
+        assert [f.where for f in ParameterNotUpdated().check(example.history)] == expected
+
     def check(
         self,
         *,
