@@ -49,7 +49,7 @@ NAMES: Final = MappingProxyType(
         Quantity.REWARD: ("reward", "critic/rewards/mean", "critic/score/mean"),
         Quantity.REWARD_STD: ("reward_std",),
         Quantity.EQUAL_GROUPS_SHARE: ("equal_groups_share", "frac_reward_zero_std"),
-        Quantity.KL: ("kl", "actor/kl_loss"),
+        Quantity.KL: ("kl", "actor/kl_loss", "actor/reward_kl_penalty"),
         Quantity.ENTROPY: ("entropy", "actor/entropy", "actor/entropy_loss"),
         Quantity.CLIPPED_SHARE: ("clip_ratio", "clip_ratio/region_mean", "actor/pg_clipfrac"),
         Quantity.LENGTH: (
@@ -65,7 +65,12 @@ NAMES: Final = MappingProxyType(
         Quantity.ROLLOUT_GAP: ("rollout_gap", "sampling/sampling_logp_difference/mean"),
     }
 )
-"""Quantity → names, the first that is logged counts: ours, then those of TRL and veRL."""
+"""Quantity → names, the first that is logged counts: ours, then those of TRL and veRL.
+
+veRL's names are those in its source: `compute_data_metrics`, `DataParallelPPOActor` and
+`apply_kl_penalty`. Its `training/rollout_probs_diff_mean` compares probabilities, not their
+logarithms, and is no ROLLOUT_GAP.
+"""
 
 
 def name_of(history: History, quantity: Quantity) -> str:

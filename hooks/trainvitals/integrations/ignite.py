@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from ignite.handlers.checkpoint import CheckpointEvents
 from torch import nn
 
@@ -80,6 +80,7 @@ class TrainvitalsHandler:
         self.monitor = watched(model, optimizer, **(found | self._options))
         if self._loss is None:
             Backwards.of(self.monitor)
+        observe_batches(trainer, self.monitor)
 
     def _epoch_started(self, trainer: Any) -> None:
         if self.monitor is not None:
@@ -106,6 +107,27 @@ class TrainvitalsHandler:
         owners = (getattr(handler[0], "__self__", None) for handler in handlers)
         if all(isinstance(owner, TrainvitalsHandler) for owner in owners):
             raise error
+
+
+def observe_batches(trainer: Any, monitor: Monitor) -> None:
+    """Let the flight recorder observe the trainer's DataLoader until the monitor closes.
+
+    Not with a subclass of Engine: the one for resumable runs replaces the sampler of a DataLoader.
+    """
+    state = trainer.state
+    loader = state.dataloader
+    if type(trainer) is not Engine or loader is None:
+        return
+    observed = monitor.batches(loader)
+    if observed is loader:
+        return
+    state.dataloader = observed
+
+    def restore() -> None:
+        if state.dataloader is observed:
+            state.dataloader = loader
+
+    monitor._at_close.append(restore)
 
 
 def micro_batches(trainer: Any) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainvitals.integrations.events import saved_checkpoint, watched
 from trainvitals.monitor import Monitor
+from trainvitals.recorder.batches import ObservedBatches
 
 if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
     from lightning.pytorch import Callback
@@ -46,6 +47,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # no stubs where it 
             "start_step": trainer.global_step,
         }
         self.monitor = watched(pl_module, trainer.optimizers, **(found | self._options))
+        observe_batches(trainer, self.monitor)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Record the number of the epoch, from 1."""
@@ -74,3 +76,32 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # no stubs where it 
         """Close the monitor: the diagnosis is printed."""
         if self.monitor is not None:
             self.monitor.close()
+
+
+def observe_batches(trainer: Any, monitor: Monitor) -> None:
+    """Let the flight recorder observe the Trainer's DataLoader until the monitor closes.
+
+    Not with several loaders, nor with one that the Trainer makes again during the training, nor
+    with one without a length, of which Lightning reads a batch ahead of the training.
+    """
+    loop = trainer.fit_loop
+    combined = loop._combined_loader
+    if combined is None or len(combined.flattened) != 1 or loop.max_batches == math.inf:
+        return
+    if trainer.reload_dataloaders_every_n_epochs:
+        return
+    loader = combined.flattened[0]
+    observed = monitor.batches(loader)
+    if observed is loader:
+        return
+    combined.flattened = [observed]
+    # The iterator of the first epoch exists before any callback knows the optimizers.
+    if isinstance(observed, ObservedBatches) and not loader.num_workers:
+        iterators = combined._iterator.iterators
+        iterators[0] = observed.adopted(iterators[0])
+
+    def restore() -> None:
+        if combined.flattened[0] is observed:
+            combined.flattened = [loader]
+
+    monitor._at_close.append(restore)

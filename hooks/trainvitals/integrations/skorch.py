@@ -88,6 +88,7 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
         self.monitor = watched(net.module_, net.optimizer_, **(found | self._options))
         if criterion is None and "loss" not in self._options:
             Backwards.of(self.monitor)
+        observe_batches(net, self.monitor)
 
     def _record_checkpoint(self, net: Any, index: int) -> None:
         if len(net.history) >= -index and net.history[index].get(CHECKPOINT):
@@ -96,6 +97,28 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # skorch has no stub
     def _close(self) -> None:
         if self.monitor is not None:
             self.monitor.close()
+
+
+def observe_batches(net: Any, monitor: Monitor) -> None:
+    """Let the flight recorder observe the DataLoader that the net makes for this training.
+
+    The method is replaced for its next call only: skorch takes attributes for parameters.
+    """
+    original = net.get_iterator
+
+    def get_iterator(dataset: Any, training: bool = False) -> Any:
+        made = original(dataset, training=training)
+        if not training:
+            return made
+        restore()
+        return monitor.batches(made)
+
+    def restore() -> None:
+        if net.__dict__.get("get_iterator") is get_iterator:
+            del net.__dict__["get_iterator"]
+
+    net.__dict__["get_iterator"] = get_iterator
+    monitor._at_close.append(restore)
 
 
 def usual_criterion(net: Any) -> nn.Module | None:

@@ -61,12 +61,28 @@ class ObservedBatches:
         self._waiting: deque[object] = deque()
         name = "sampler" if loader.batch_sampler is None else "batch_sampler"
         inner = getattr(loader, name)
-        self._loader.__dict__[name] = _ObservedSampler(inner, self._drawn)
+        self._loader.__dict__[name] = sampler = _ObservedSampler(inner, self._drawn)
+        # Accelerate's DataLoaderShard reads from another DataLoader. Its dispatcher, which has a
+        # slice_fn, reads the batches of all ranks: their indices are not those of this rank.
+        base = loader.__dict__.get("base_dataloader")
+        if base is not None and "slice_fn" not in loader.__dict__:
+            base = copy.copy(base)
+            base.__dict__[name] = sampler
+            self._loader.__dict__["base_dataloader"] = base
         self._in_process = loader.num_workers == 0
 
     def __iter__(self) -> Iterator[Any]:
         self._waiting.clear()
         return _Batches(iter(self._loader), self._arrived)
+
+    def adopted(self, iterator: Any) -> Iterator[Any]:
+        """Return an iterator that the user's DataLoader made and that is not advanced, observed.
+
+        The DataLoader has no workers: they would have been given indices already.
+        """
+        self._waiting.clear()
+        iterator._sampler_iter = _Indices(iterator._sampler_iter, self._drawn)
+        return _Batches(iterator, self._arrived)
 
     def __len__(self) -> int:
         return len(self._loader)

@@ -34,6 +34,34 @@ class TestNames:
             history = Example(3).scalars(**{f"log/{name}": [1.0, 2.0, 3.0]}).history
             assert logged(history, quantity).values.tolist() == [1, 2, 3]
 
+    @pytest.mark.parametrize(
+        ("name", "quantity"),
+        [
+            ("critic/rewards/mean", Quantity.REWARD),
+            ("critic/score/mean", Quantity.REWARD),
+            ("response_length/mean", Quantity.LENGTH),
+            ("response_length/clip_ratio", Quantity.TRUNCATED_SHARE),
+            ("actor/pg_clipfrac", Quantity.CLIPPED_SHARE),
+            ("actor/kl_loss", Quantity.KL),
+            ("actor/reward_kl_penalty", Quantity.KL),
+            ("actor/entropy", Quantity.ENTROPY),
+        ],
+    )
+    def test_the_names_in_the_source_of_verl_are_read(self, name, quantity):
+        history = run(**{f"log__{name.replace('/', '__')}": 0.5})
+        assert f"log/{name}" in history.scalar_names()
+        read = {q for q in Quantity if len(logged(history, q).values)}
+        assert read == {quantity}
+
+    @pytest.mark.parametrize(
+        "name",
+        ["actor/ppo_kl", "training/rollout_probs_diff_mean", "critic/rewards/max"],
+    )
+    def test_other_names_of_verl_are_no_quantity(self, name):
+        history = run(**{f"log__{name.replace('/', '__')}": 0.5})
+        assert f"log/{name}" in history.scalar_names()
+        assert not [q for q in Quantity if len(logged(history, q).values)]
+
     def test_our_name_is_preferred_and_is_the_value_of_the_quantity(self):
         assert all(names[0] == quantity for quantity, names in NAMES.items())
 
