@@ -121,6 +121,26 @@ class Client:
         """Return the details of a run, without its curves."""
         return self.fetch(run_path(run), RunDetail)
 
+    def id_of(self, run: str) -> str:
+        """Return the id of the run with this id, or else with this displayed name.
+
+        Raises Refused if there is no such run, and if several runs have this name.
+        """
+        try:
+            return self.run(run).id
+        except Refused as refused:
+            if refused.reason != "unknown_run":
+                raise
+            found = [r.id for r in self.runs(search=run, archived=True).runs if r.name == run]
+            if not found:
+                raise Refused(404, "unknown_run", f"No run has the id or name {run!r}.") from None
+        if len(found) > 1:
+            shown = ", ".join(found[:5])
+            raise Refused(
+                409, "ambiguous", f"{len(found)} runs are named {run!r}: give an id ({shown})."
+            )
+        return found[0]
+
     def findings(self, run: str) -> Findings:
         """Return a run's findings, ranked."""
         return self.fetch(f"{run_path(run)}/findings", Findings)

@@ -13,7 +13,7 @@ import typer
 
 from trainvitals.api.client import Refused, Unreachable
 from trainvitals.cli.collector_of import collector_of
-from trainvitals.cli.report import UNREACHABLE, USAGE, Run, Url, end
+from trainvitals.cli.report import UNREACHABLE, USAGE, RunId, Url, end
 
 T = TypeVar("T")
 
@@ -42,28 +42,28 @@ def changed(call: Callable[[], T]) -> T:
         end(USAGE, str(refused))
 
 
-def archive(run: Run, collector: Url = None) -> None:
+def archive(run: RunId, collector: Url = None) -> None:
     """Remove RUN from the list of runs. Its data is kept."""
     source = collector_of(collector)
     changed(lambda: source.change(run, archived=True))
     typer.echo(f"The run {run!r} is archived; `trainvitals runs --archived` lists it.", err=True)
 
 
-def unarchive(run: Run, collector: Url = None) -> None:
+def unarchive(run: RunId, collector: Url = None) -> None:
     """Return RUN to the list of runs."""
     source = collector_of(collector)
     changed(lambda: source.change(run, archived=False))
     typer.echo(f"The run {run!r} is in the list again.", err=True)
 
 
-def rename(run: Run, name: NewName = "", collector: Url = None) -> None:
+def rename(run: RunId, name: NewName = "", collector: Url = None) -> None:
     """Change the displayed name of RUN. Its id does not change; RUN may still be in training."""
     source = collector_of(collector)
     found = changed(lambda: source.change(run, name=name or None))
     typer.echo(f"The run {found.id!r} is shown as {found.name!r}.", err=True)
 
 
-def tag(run: Run, tags: Tags = None, collector: Url = None) -> None:
+def tag(run: RunId, tags: Tags = None, collector: Url = None) -> None:
     """Replace the tags of RUN."""
     source = collector_of(collector)
     found = changed(lambda: source.change(run, tags=tags or None))
@@ -71,7 +71,7 @@ def tag(run: Run, tags: Tags = None, collector: Url = None) -> None:
     typer.echo(f"The run {found.id!r} has the tags: {shown}.", err=True)
 
 
-def undelete(run: Run, collector: Url = None) -> None:
+def undelete(run: RunId, collector: Url = None) -> None:
     """Restore RUN from the bin."""
     source = collector_of(collector)
     found = changed(lambda: source.undelete(run))

@@ -34,6 +34,7 @@ def command(a: RunA, b: RunB, collector: Url = None, as_json: Json = False) -> N
     from trainvitals.comparison import compare
 
     source = collector_of(collector)
+    a, b = guarded(lambda: source.id_of(a)), guarded(lambda: source.id_of(b))
     found = guarded(lambda: compare(source, a, b))
     if as_json:
         import msgspec

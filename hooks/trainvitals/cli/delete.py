@@ -14,7 +14,7 @@ import typer
 
 from trainvitals.cli.changes import changed
 from trainvitals.cli.collector_of import collector_of
-from trainvitals.cli.report import USAGE, Run, Url, end
+from trainvitals.cli.report import USAGE, RunId, Url, end
 
 Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
 Now = Annotated[bool, typer.Option("--now", help="Delete it permanently.")]
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("delete")(command)
 
 
-def command(run: Run, yes: Yes = False, now: Now = False, collector: Url = None) -> None:
+def command(run: RunId, yes: Yes = False, now: Now = False, collector: Url = None) -> None:
     """Move RUN to the bin, from which `trainvitals runs undelete RUN` can restore it for some days.
 
     With --now, all its data is deleted; this cannot be undone. Later batches of its processes are

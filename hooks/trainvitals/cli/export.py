@@ -45,6 +45,7 @@ def command(run: Run, output: Output, as_: As = Format.CSV, collector: Url = Non
 
     source = collector_of(collector)
     try:
+        run = guarded(lambda: source.id_of(run))
         guarded(lambda: _write(source, run, output, as_))
         _note_thinned(guarded(lambda: source.run(run)))
     except NotInstalled as missing:

@@ -42,6 +42,7 @@ class FailOn(StrEnum):
 
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 Url = Annotated[str | None, typer.Option("--collector", help="URL of the collector.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the diagnosis as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; set the exit code.")]
@@ -68,6 +69,7 @@ def report(
 ) -> None:
     """Show the full diagnosis of RUN. The exit code is the same as for `check`."""
     source = collector_of(collector)
+    run = guarded(lambda: source.id_of(run))
     diagnosis = _diagnosis(source, run, wait)
     if html:
         page = guarded(lambda: source.report_page(run))
@@ -102,6 +104,7 @@ def check(
     4 too early, 5 blind (rules could not run), 6 the run failed.
     """
     source = collector_of(collector)
+    run = guarded(lambda: source.id_of(run))
     diagnosis = _diagnosis(source, run, wait)
     if junit:
         _write_junit(junit, diagnosis, fail_on, quiet=quiet)

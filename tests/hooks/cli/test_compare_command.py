@@ -93,7 +93,7 @@ def test_a_shorter_run_differs_by_its_steps_alone(compared):
 def test_an_unknown_run_gives_2(compared):
     result = compared("base", "nobody")
     assert result.exit_code == 2
-    assert "No run with this id" in result.output
+    assert "No run has the id or name 'nobody'" in result.output
 
 
 def test_values_are_the_same_within_the_rounding_of_float32():

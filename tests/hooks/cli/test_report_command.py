@@ -24,6 +24,7 @@ from trainvitals.api.schema import (
     Layouts,
     Place,
     RunDetail,
+    RunPage,
     Series,
     Severity,
     State,
@@ -59,7 +60,11 @@ PAGE = "<!doctype html><h1>größe</h1>"
 
 @contextmanager
 def collector(
-    *findings: Finding, health: float | None = 0.5, token: str = "", **fields: Any
+    *findings: Finding,
+    health: float | None = 0.5,
+    token: str = "",
+    names: tuple[str, ...] = (),
+    **fields: Any,
 ) -> Iterator[str]:
     """Run a collector that knows the run `r` with these findings; yield its address."""
     headline = next((f for f in findings if f.is_alarm), None)
@@ -81,6 +86,7 @@ def collector(
     )
     layout = Layout("activation", ("dead_share",), (Place("encoder.3"),))
     answers = {
+        "/api/v1/runs": RunPage([replace(about, name=name) for name in names]),
         "/api/v1/runs/r": about,
         "/api/v1/runs/r/findings": Findings(findings),
         "/api/v1/runs/r/layout": Layouts([layout]),
@@ -287,7 +293,7 @@ def test_an_unknown_run_is_a_usage_error():
     with collector() as url:
         done = CliRunner().invoke(app, ["check", "other/run", "--collector", url])
     assert done.exit_code == 2
-    assert "No such run." in done.stderr
+    assert "No run has the id or name 'other/run'" in done.stderr
 
 
 def test_the_token_comes_from_the_token_file(tmp_path):
@@ -298,3 +304,21 @@ def test_the_token_comes_from_the_token_file(tmp_path):
     assert refused.exit_code == 2
     assert "TRAINVITALS_TOKEN" in refused.stderr
     assert let_in.exit_code == 0
+
+
+def test_a_run_is_found_by_its_displayed_name():
+    with collector(FINDING, names=("calm-otter-17", "calm-otter-175")) as url:
+        found = CliRunner().invoke(app, ["check", "calm-otter-17", "--collector", url])
+    assert found.exit_code == 1
+    assert "TV201" in found.output
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("calm-otter-175",), "No run has the id or name"), (("a", "a"), "2 runs are named 'a'")],
+)
+def test_a_name_of_no_run_or_of_several_is_wrong_usage(names, said):
+    with collector(FINDING, names=names) as url:
+        found = CliRunner().invoke(app, ["check", "a", "--collector", url])
+    assert found.exit_code == 2
+    assert said in found.output
