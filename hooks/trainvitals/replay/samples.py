@@ -40,8 +40,8 @@ class Measured:
 def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
     """Return the losses, gradient norms and first non-finite places of the samples of a batch.
 
-    `loss` is called with (prediction, target); None: the model returns the loss, and each sample
-    is a pass of its own. Raises ValueError if there is no loss per sample.
+    `loss` is called with (prediction, target); None: the model returns the loss of a batch, and
+    each sample is a further pass of its own, with other dropout masks. Raises ValueError if there is no loss per sample.
     """
     count = samples_of(batch)
     if not count:
@@ -88,8 +88,10 @@ def _losses(
 ) -> tuple[list[Tensor], float]:
     """Return the loss of each sample, with its graph, and that of the whole batch."""
     if loss is None:
-        own = [_own_loss(model, row) for row in rows_of(batch, count)]
-        return own, sum(float(value.detach()) for value in own) / count
+        # The whole batch first: it draws the dropout masks of the training, and its mean over
+        # targets is that of the training also if the rows have different numbers of targets.
+        total = float(_own_loss(model, batch).detach())
+        return [_own_loss(model, row) for row in rows_of(batch, count)], total
     inputs, target = divided(batch)
     prediction = prediction_of(called(model, inputs))
     with torch.no_grad():
