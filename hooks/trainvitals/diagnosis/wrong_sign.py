@@ -19,6 +19,9 @@ from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, DISTANCES, LossKind
 from trainvitals.wire import Scalar
 
+CROSS_ENTROPY_GROWTH = 10.0
+"""A policy gradient with negative rewards is also a negative cross entropy, and grows less."""
+
 
 class WrongSign(NamedTuple):
     """Half a sentence, and the numbers that prove it."""
@@ -33,7 +36,8 @@ def wrong_sign(
     """Return the evidence of a loss of one kind whose values are all negative.
 
     A cross entropy must begin within `tolerance` of minus that of a uniform prediction, in its
-    first `observations`; a squared or absolute error must have grown by the factor `growth`.
+    first `observations`, or have grown by `CROSS_ENTROPY_GROWTH`; a squared or absolute error must
+    have grown by the factor `growth`.
     """
     loss = history.scalar(Scalar.LOSS).finite().values.astype(np.float64)
     if len(only.kinds) != 1 or len(loss) < observations or not (loss < 0).all():
@@ -46,7 +50,7 @@ def wrong_sign(
         return None
     uniform = math.log(classes)
     if not (np.abs(loss[:observations] / -uniform - 1) <= tolerance).all():
-        return None
+        return _maximised(kind, loss, observations, CROSS_ENTROPY_GROWTH)
     first = float(loss[0])
     evidence = Evidence(
         quantity="loss at the start",

@@ -61,11 +61,12 @@ TYPES = {
 
 @needs_triton
 @pytest.mark.timeout(400)
-def test_the_arithmetic_agrees_with_the_native_kernels():
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_arithmetic_agrees_with_the_native_kernels(chosen):
     file = Path(__file__).with_name("interpreted_kernels.py")
     # Triton reads the variable when it is imported: in this process it would affect other tests.
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, str(file)],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

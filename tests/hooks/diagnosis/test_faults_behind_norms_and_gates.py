@@ -311,3 +311,33 @@ def test_a_decay_that_keeps_a_falling_loss_above_that_of_a_constant_is_found(dec
     loss = F.binary_cross_entropy_with_logits
     rules = alarms(model, optimizer, loss, random_batches(inputs, rare), steps=150)
     assert ("over_regularised" in rules) == (decay == 1.0)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_cross_entropy_that_is_maximised_from_large_logits_on_is_found(sign):
+    model = layers(64, *[64] * 5, 10, activation=nn.SELU)
+    for layer in linears(model):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+
+    def loss(output, target):
+        return sign * F.cross_entropy(output, target)
+
+    found = alarms(model, adam(model, 1e-2), loss, random_batches(*digits()), steps=30)
+    assert ("loss_task_mismatch" in found) == (sign < 0)
+
+
+@pytest.mark.parametrize("factor", [50.0, 1.0])
+def test_a_layer_that_is_too_large_between_normalisation_layers_is_found(factor):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x):
+            return x + self.down(F.gelu(self.up(self.norm(x))))
+
+    model = nn.Sequential(Block(), Block(), Block(), nn.LayerNorm(64), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[0].up.weight *= factor
+    found = alarms(model, adam(model), F.cross_entropy, random_batches(*digits()), steps=30)
+    assert ("init_scale_too_large" in found) == (factor > 1)

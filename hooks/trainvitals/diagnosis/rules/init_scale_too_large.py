@@ -18,7 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, initial_loss, now_of, weight_gains
 from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats
+from trainvitals.diagnosis.signals import Floats, middle
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 
@@ -31,7 +31,8 @@ class InitScaleTooLarge(Rule):
     input of unit scale, and the network shows a consequence: the first loss is more than twice that
     of a prediction that ignores the input, or is not finite; the standard deviation across samples
     grows by more than 30 times from the first layer to the last; more than half of the outputs of a
-    sigmoid or tanh layer are saturated; or the states of a recurrent layer have an RMS above 0.7.
+    sigmoid or tanh layer are saturated; the states of a recurrent layer have an RMS above 0.7; or
+    its gain and the standard deviation of its outputs are ten times those of the median layer.
     The finding ends when the loss has fallen clearly below that of no knowledge and the gain has
     become usual or the run has converged. Layers before a normalisation layer are left out.
     ## Why it matters
@@ -92,6 +93,9 @@ class InitScaleTooLarge(Rule):
     saturated_share_max: float = threshold(
         0.5, "Share of saturated outputs of a sigmoid or tanh layer, 0 to 1."
     )
+    outlier_min: float = threshold(
+        10.0, "Gain of a layer, and the signal behind it, relative to the median layer."
+    )
     state_rms_max: float = threshold(0.7, "RMS of the states of a recurrent layer, 0 to 1.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -136,7 +140,7 @@ class InitScaleTooLarge(Rule):
     def _consequences(self, history: History, large: list[Gain]) -> list[tuple[str, Evidence]]:
         """Return (half a sentence, evidence) for each measured consequence."""
         found = [self._loss(history), self._growth(history), self._saturation(history)]
-        found.append(self._states(history, large))
+        found += [self._states(history, large), self._outlier(history, large)]
         return [consequence for consequence in found if consequence is not None]
 
     def _loss(self, history: History) -> tuple[str, Evidence] | None:
@@ -215,6 +219,29 @@ class InitScaleTooLarge(Rule):
             healthy=(0.0, 0.5),
         )
         return f"the states of the recurrent layer have an RMS of {number(worst)}", evidence
+
+    def _outlier(self, history: History, large: list[Gain]) -> tuple[str, Evidence] | None:
+        """Return a layer that multiplies its input unlike all others."""
+        largest = max(large, key=lambda g: g.value)
+        usual = middle(np.array([g.value for g in weight_gains(history)]))
+        places = history.places(Stream.ACTIVATION)
+        signal = _first_row(history, Stat.SAMPLE_STD, list(range(len(places))))
+        here = signal[[p.name == largest.place.module for p in places]]
+        if not largest.value > self.outlier_min * usual or len(here) != 1:
+            return None
+        others = signal[np.isfinite(signal)]
+        ratio = float(here[0]) / middle(others) if len(others) else math.nan
+        if not ratio > self.outlier_min:
+            return None
+        evidence = Evidence(
+            quantity=f"standard deviation across samples behind {called(largest.place)}, relative "
+            "to the median layer",
+            seen=ratio,
+            limit=self.outlier_min,
+            direction="above",
+            healthy=(0.1, 3.0),
+        )
+        return f"its outputs are {times(ratio)} as large as those of the median layer", evidence
 
     @staticmethod
     def sick() -> History:
