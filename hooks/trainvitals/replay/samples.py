@@ -41,7 +41,8 @@ def measured(model: nn.Module, batch: object, loss: Loss | None) -> Measured:
     """Return the losses, gradient norms and first non-finite places of the samples of a batch.
 
     `loss` is called with (prediction, target); None: the model returns the loss of a batch, and
-    each sample is a further pass of its own, with other dropout masks. Raises ValueError if there is no loss per sample.
+    each sample is a further pass of its own, with other dropout masks. Raises ValueError if there
+    is no loss per sample.
     """
     count = samples_of(batch)
     if not count:
