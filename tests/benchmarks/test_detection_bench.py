@@ -96,6 +96,7 @@ def test_a_twin_is_better_by_a_tenth_on_average_and_finite():
     assert not is_better([0.5], [0.46])
     assert is_better([math.inf], [0.9])
     assert not is_better([math.inf], [math.inf])
+    assert not is_better([0.0], [0.0])
 
 
 def test_quantiles_are_interpolated():

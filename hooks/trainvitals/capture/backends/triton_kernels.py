@@ -278,7 +278,7 @@ def moment_rows(
     norm = tl.sqrt(square) * scaled
     # Rounding of the moments must not turn the norm of the largest float32 into infinity.
     largest = 3.4028234663852886e38
-    norm = tl.where(norm <= largest * (1 + 1e-6), tl.minimum(norm, largest), norm)
+    norm = tl.where(norm * (1 - 1e-6) <= largest, tl.minimum(norm, largest), norm)
     tl.store(row + 5, norm.to(tl.float32))
     share = tl.sum(zeros) / tl.maximum(count, 1) * unit
     tl.store(row + 6, tl.where(known & (count > 0), share, nan).to(tl.float32))
