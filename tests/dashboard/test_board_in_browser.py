@@ -16,6 +16,7 @@ from helpers.board import (
     pixel,
     plot,
     said,
+    says,
 )
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
@@ -226,10 +227,11 @@ def test_a_clicked_step_has_a_link_to_the_layers_around_it(browser, address):
 def test_runs_are_compared_on_one_board_with_one_cursor(browser, address):
     path = "/compare?run=sigmoid-deep&run=resnet-baseline"
     with visit(browser, address + path, width=390, dark=True) as seen:
-        hover(seen.page, "compare-loss", 0.5)
         for chart in ("compare-loss", "compare-gradient_norm"):
-            assert "step 200: sigmoid-deep " in said(seen.page, chart)
-            assert ", resnet-baseline " in said(seen.page, chart)
+            plot(seen.page, chart)
+            hover(seen.page, "compare-loss", 0.4)
+            hover(seen.page, "compare-loss", 0.5)
+            says(seen.page, chart, "step 200: sigmoid-deep .*, resnet-baseline ")
 
 
 def test_the_values_of_a_layer_are_said_by_its_name(browser, address):

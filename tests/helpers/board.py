@@ -46,6 +46,14 @@ def said(page: Page, chart: str) -> str:
     return plot(page, chart).get_attribute("aria-label") or ""
 
 
+def says(page: Page, chart: str, pattern: str) -> None:
+    """Wait until what a screen reader says of a chart contains the pattern."""
+    page.wait_for_function(
+        "([label, pattern]) => RegExp(pattern).test(label.getAttribute('aria-label') ?? '')",
+        arg=[plot(page, chart).element_handle(), pattern],
+    )
+
+
 def header(page: Page, chart: str) -> str:
     """Return the text above a chart."""
     return page.locator(f"section[data-key^='{chart}'] header").first.inner_text()
