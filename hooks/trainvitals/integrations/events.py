@@ -44,7 +44,7 @@ def watched(model: Any, optimizer: Any, **options: Any) -> Monitor:
 
     Not every framework reports an exception to its callbacks.
     """
-    for older in list(_watched):
+    for older in _living_monitors():
         if _is_of(older, model, optimizer):
             close_left(older)
     monitor = watch(model, optimizer, **options)
@@ -71,17 +71,22 @@ def report_exceptions(owner: type, name: str) -> None:
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        before = set(_watched)
+        before = _living_monitors()
         try:
             return original(*args, **kwargs)
         except BaseException as error:
-            for monitor, thread in list(_watched.items()):
-                if monitor not in before and thread == threading.get_ident():
+            for monitor in _living_monitors() - before:
+                if _watched.get(monitor) == threading.get_ident():
                     monitor._close(*ending_of(error))
             raise
 
     method._reports_exceptions = True  # type: ignore[attr-defined]
     setattr(owner, name, method)
+
+
+def _living_monitors() -> set[Monitor]:
+    # `keyrefs` is a copy: another thread may add a monitor, and iterating would then raise.
+    return {monitor for ref in _watched.keyrefs() if (monitor := ref()) is not None}
 
 
 def _is_of(monitor: Monitor, model: Any, optimizer: Any) -> bool:
