@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 
+import numpy as np
+
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.plan import CapturePlan
 from trainvitals.capture.step import PARAMETER_STREAMS, Step
@@ -75,9 +77,12 @@ class Emission:
         self._streams.scalars(number, time, step.all_scalars, urgent=nonfinite or bool(places))
         if nonfinite and step.has_nonfinite_gradient:
             self._nonfinite(number)
+        if not places:
+            return
+        moment = np.array([number], np.int64), np.array([time])  # all frames of a step share them
         for stream, rows in places.items():
             if stream in PARAMETER_STREAMS:
-                self._streams.frame(stream, number, time, rows, step.matrix(stream))
+                self._streams.frame(stream, *moment, rows, step.matrix(stream))
             # A step that became a full one late has no outputs: absent is not the same as finite.
             elif stream in step.matrices:
-                self._streams.frame(stream, number, time, rows, step.matrices[stream])
+                self._streams.frame(stream, *moment, rows, step.matrices[stream])

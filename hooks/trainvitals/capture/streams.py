@@ -37,18 +37,18 @@ class Streams:
     def frame(
         self,
         stream: Stream,
-        step: int,
-        time: float,
+        step: npt.NDArray[np.int64],
+        time: npt.NDArray[np.float64],
         places: tuple[Place, ...],
         values: npt.NDArray[np.float32],
     ) -> None:
-        """Emit one step of a stream: float32, shape (places, statistics); it is not copied."""
+        """Emit one step of a stream, shape (places, statistics); no array is copied.
+
+        `step` and `time` (seconds since 1970) have one element.
+        """
         if self._places.get(stream) is not places:
             self._announce(stream, places)
-        version = self._versions[stream]
-        self._emit(
-            Frame(stream, version, np.array([step], np.int64), np.array([time]), values[None])
-        )
+        self._emit(Frame(stream, self._versions[stream], step, time, values[None]))
 
     def scalars(
         self, step: int, time: float, scalars: Callable[[], Mapping[str, float]], *, urgent: bool

@@ -84,6 +84,19 @@ def test_both_backends_agree(dtype, count, scale):
         assert total_of(step) == pytest.approx(total_of(steps[0]), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_both_backends_agree_on_updates_of_weights_that_exceed_the_caches(dtype):
+    """The kernel copies weights of more than 1 MiB past the caches; 613 entries end unaligned."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(n, generator=generator).to(dtype) for n in (700_000, 613, 1, 40_003)]
+    parameters = [parameter(weight) for weight in weights]
+    a, b = (
+        measured(kind, parameters, change=lambda w: w * 1.25) for kind in (NativeGroup, PlainGroup)
+    )
+    for stream in (Stream.WEIGHT, Stream.UPDATE):
+        np.testing.assert_allclose(a.matrices[stream], b.matrices[stream], rtol=1e-4, atol=1e-6)
+
+
 @given(
     st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=40),
     st.integers(0, 60),

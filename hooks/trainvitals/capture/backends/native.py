@@ -118,11 +118,12 @@ class Copies:
     """
 
     def __init__(self, table: Table, memory: npt.NDArray[np.uint8] | None) -> None:
-        if memory is None or len(memory) < table.copy_bytes:
-            memory = np.empty(table.copy_bytes, np.uint8)
+        if memory is None or len(memory) < table.copy_bytes + ALIGNMENT:
+            memory = np.empty(table.copy_bytes + ALIGNMENT, np.uint8)
         self.table = table
         self.memory = memory
-        self._all = np.where(table.trained, table.offsets + memory.ctypes.data, 0)
+        start = -(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self._all = np.where(table.trained, table.offsets + start, 0)
         self._trained = self._all[table.trained]
         self.all_at = self._all.ctypes.data
         self.trained_at = self._trained.ctypes.data

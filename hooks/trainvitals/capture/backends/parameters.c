@@ -224,6 +224,43 @@ static void add_change(Change *c, const void *old, const void *new, int64_t at, 
     }
 }
 
+/* Copies of more bytes than this in one call go past the caches: they would not stay there until
+ * the optimizer has stepped, and an ordinary store reads its line from memory first. */
+#define CACHED_BYTES_MAX (1 << 20)
+
+static void copy_cached(void *to, const void *from, int64_t bytes)
+{
+    memcpy(to, from, (size_t)bytes);
+}
+
+typedef void (*Copy)(void *, const void *, int64_t);
+
+#ifdef HAVE_X86
+__attribute__((target("avx2"))) static void copy_past_caches(void *to, const void *from,
+                                                             int64_t bytes)
+{
+    int64_t whole = (uintptr_t)to % sizeof(__m256i) ? 0 : bytes / 32 * 32;
+    for (int64_t at = 0; at < whole; at += 32)
+        _mm256_stream_si256((__m256i *)((char *)to + at),
+                            _mm256_loadu_si256((const __m256i *)((const char *)from + at)));
+    copy_cached((char *)to + whole, (const char *)from + whole, bytes - whole);
+}
+#endif
+
+static Copy copy_for(int64_t tensors, const int64_t *counts, const int32_t *dtypes)
+{
+#ifdef HAVE_X86
+    int64_t bytes = 0;
+    for (int64_t t = 0; t < tensors; t++)
+        bytes += counts[t] * width_of(dtypes[t]);
+    if (bytes > CACHED_BYTES_MAX && __builtin_cpu_supports("avx2"))
+        return copy_past_caches;
+#else
+    (void)tensors, (void)counts, (void)dtypes;
+#endif
+    return copy_cached;
+}
+
 /* Statistics of weights, columns 0 to 7, and from `drift_column` the RMS and the mean of the change
  * since `first[t]` (NULL: not wanted). `copies[t]` (NULL: not wanted) receives a copy; `squares`
  * the sum of squares of each row. */
@@ -233,6 +270,7 @@ void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
                 double *squares)
 {
     float buffer[BLOCK], first_buffer[BLOCK];
+    Copy copy = copy_for(tensors, counts, dtypes);
     for (int64_t t = 0; t < tensors; t++) {
         Moments m = NO_MOMENTS;
         Change drift = {0, 0, 0};
@@ -243,8 +281,7 @@ void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
             if (first[t])
                 add_change(&drift, first[t], data[t], at, n, dtypes[t], first_buffer, buffer);
             if (copies[t])
-                memcpy((char *)copies[t] + at * width, (const char *)data[t] + at * width,
-                       (size_t)(n * width));
+                copy((char *)copies[t] + at * width, (const char *)data[t] + at * width, n * width);
         }
         float *row = out + rows[t] * columns;
         squares[rows[t]] = write_moments(&m, counts[t], row);
@@ -253,6 +290,9 @@ void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
             row[drift_column + 1] = (float)(drift.sum / (double)counts[t]);
         }
     }
+#ifdef HAVE_X86
+    _mm_sfence(); /* another thread may read the copies */
+#endif
 }
 
 /* Statistics of after - before: RMS, RMS over the RMS of `before` (from `squares`, the rows' sums
