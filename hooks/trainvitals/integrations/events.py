@@ -111,3 +111,14 @@ def saved_checkpoint(monitor: Monitor | None, text: str = "") -> None:
     if monitor is None or monitor._closed or (capture := monitor._capture) is None:
         return
     capture._emit(Event(max(0, capture.step), time.time(), EventKind.CHECKPOINT, text))
+
+
+def records(monitor: Monitor | None) -> bool:
+    """Whether the flight recorder is on, and needs the sample indices of the batches."""
+    return monitor is not None and not monitor._closed and monitor._recorder is not None
+
+
+def no_indices(monitor: Monitor, reason: str) -> None:
+    """Record why the sample indices of a training cannot be observed."""
+    if monitor._recorder is not None:
+        monitor._recorder.no_indices(reason)

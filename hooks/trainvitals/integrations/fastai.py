@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from fastai.callback.core import Callback
+from fastai.data.load import DataLoader
 from fastai.learner import Learner, SkipToEpoch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainvitals.integrations.events import attached, close_left, report_exceptions, watched
+from trainvitals.integrations.events import (
+    attached,
+    close_left,
+    no_indices,
+    records,
+    report_exceptions,
+    watched,
+)
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
 
 report_exceptions(Learner, "fit")
+
+NO_BATCHES: Final = "the DataLoader of fastai does not cut its list of indices into batches"
 
 
 class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no types
@@ -59,6 +71,17 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
         """Record the number of the epoch, from 1."""
         if self.monitor is not None:
             self.monitor.log(epoch=self.learn.epoch + 1)
+
+    def before_batch(self) -> None:
+        """Record the sample indices of a training batch, if the flight recorder is on."""
+        monitor = self.monitor
+        if monitor is None or not self.learn.training or not records(monitor):
+            return
+        found = sample_indices(self.learn)
+        if found is None:
+            no_indices(monitor, NO_BATCHES)
+        elif monitor._recorder is not None:
+            monitor._recorder.delivered(found)
 
     def after_loss(self) -> None:
         """Record the training loss, or add the loss of a batch to that of the validation."""
@@ -105,6 +128,28 @@ class TrainvitalsCallback(Callback):  # type: ignore[misc]  # fastai has no type
         groups = [list(group) for group in learn.opt.param_lists]
         self._stand_in = StandIn.of(learn.opt, "step", groups, lambda: rates(learn.opt))
         return self._stand_in
+
+
+def sample_indices(learn: Any) -> npt.NDArray[np.int64] | None:
+    """Return the sample indices of the Learner's current batch, int64; None if they are unknown.
+
+    fastai's DataLoader draws the indices of an epoch at once and divides the list into batches of
+    `bs`, also with worker processes. A loader without indices and one that makes its batches
+    otherwise have no known indices. A skipped sample shifts those after it, which only the last
+    batch of the epoch shows.
+    Source: fastai, `DataLoader.__iter__`, `create_batches`.
+    """
+    loader, first = learn.dl, getattr(learn.xb[0], "shape", ()) if len(learn.xb) else ()
+    drawn, size = getattr(loader, "_DataLoader__idxs", None), getattr(loader, "bs", None)
+    divides = getattr(getattr(loader, "create_batches", None), "__func__", None)
+    if divides is not DataLoader.create_batches or not loader.indexed:
+        return None
+    if not isinstance(drawn, Sequence) or not size:
+        return None
+    indices = drawn[learn.iter * size : (learn.iter + 1) * size]
+    if not first or first[0] != len(indices) or not all(isinstance(i, int) for i in indices):
+        return None
+    return np.asarray(indices, np.int64)
 
 
 def rates(optimizer: Any) -> Sequence[float]:

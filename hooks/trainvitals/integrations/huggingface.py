@@ -10,17 +10,25 @@ after its step, so they appear at the next step.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from transformers import Trainer, TrainerCallback
 
-from trainvitals.integrations.events import report_exceptions, saved_checkpoint, watched
+from trainvitals.integrations.events import (
+    no_indices,
+    records,
+    report_exceptions,
+    saved_checkpoint,
+    watched,
+)
 from trainvitals.monitor import Monitor
 
 report_exceptions(Trainer, "train")
 
+UNKNOWN_ITERATOR: Final = "the Trainer reads its batches from a {kind}, not a loader of Accelerate"
 EVALUATION_LOSS = "eval_loss"
 MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
 """Entries of the Trainer's logs that the monitor measures itself, or that number the steps."""
@@ -36,6 +44,7 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
     def __init__(self, **options: Any) -> None:
         self.monitor: Monitor | None = None
         self._options = options
+        self._batches: tuple[Any, Any] = (None, None)
 
     def on_train_begin(
         self,
@@ -94,8 +103,58 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Close the monitor: the diagnosis is printed."""
+        self._batches = (None, None)
         if self.monitor is not None:
             self.monitor.close()
+
+    def observed(self, iterator: Any) -> Any:
+        """Return an iterator over the same batches that records their sample indices.
+
+        `iterator` is the Trainer's, the same one for each step of an epoch.
+        """
+        if self.monitor is None or not records(self.monitor):
+            return iterator
+        if self._batches[0] is not iterator:
+            self._batches = iterator, observed_batches(iterator, self.monitor)
+        return self._batches[1]
+
+
+def observed_batches(iterator: Iterator[Any], monitor: Monitor) -> Iterator[Any]:
+    """Return the iterator that the Trainer's loader makes while the monitor observes it.
+
+    The Trainer's own iterator is then never started, so it draws no random number. It is the
+    generator of `DataLoaderShard.__iter__`, whose argument is the loader, also the one that skips
+    batches after a resume. An iterator that is not such a generator is returned.
+    """
+    kind: str = type(iterator).__name__
+    if inspect.isgenerator(iterator):
+        if inspect.getgeneratorstate(iterator) == inspect.GEN_CREATED:
+            loader: Any = inspect.getgeneratorlocals(iterator).get("self")
+            observed = monitor.batches(loader)
+            return iterator if observed is loader else iter(observed)
+        kind = "generator that is started"
+    no_indices(monitor, UNKNOWN_ITERATOR.format(kind=kind))
+    return iterator
+
+
+def observe_batches(trainer: type) -> None:
+    """Let the callbacks of each Trainer observe the batches that `get_batch_samples` reads.
+
+    No event of a callback contains the iterator. Arguments and results are unchanged.
+    """
+    original = trainer.get_batch_samples  # type: ignore[attr-defined]
+
+    @functools.wraps(original)
+    def get_batch_samples(self: Any, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TrainvitalsCallback):
+                epoch_iterator = callback.observed(epoch_iterator)
+        return original(self, epoch_iterator, *args, **kwargs)
+
+    trainer.get_batch_samples = get_batch_samples  # type: ignore[attr-defined]
+
+
+observe_batches(Trainer)
 
 
 def sums_losses(model: Any) -> bool:

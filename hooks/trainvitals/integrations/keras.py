@@ -12,19 +12,30 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from typing import Any
+import sys
+from typing import Any, Final
 
 import keras
 import torch
 from torch import Tensor
 
-from trainvitals.integrations.events import attached, close_left, report_exceptions, watched
+from trainvitals.integrations.events import (
+    attached,
+    close_left,
+    no_indices,
+    records,
+    report_exceptions,
+    watched,
+)
 from trainvitals.integrations.keras_layers import LayersOf
 from trainvitals.integrations.stand_in import StandIn
 from trainvitals.monitor import Monitor
 
 log = logging.getLogger("trainvitals")
 report_exceptions(keras.Model, "fit")
+
+NO_ITERATOR: Final = "this version of Keras does not read its batches from an epoch_iterator in fit"
+SEVERAL: Final = "with steps_per_execution, fit reads the batches of several steps at once"
 
 
 class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
@@ -91,6 +102,8 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
         self.monitor = watched(self._layers.view, self._stand_in, **(found | self._options))
         self.monitor._at_close.append(self._remove)
         self._observe_loss(model, self.monitor)
+        if records(self.monitor):
+            observe_batches(self.monitor)
 
     def _observe_loss(self, model: Any, monitor: Monitor) -> None:
         original = model.compute_loss
@@ -115,6 +128,34 @@ class TrainvitalsCallback(keras.callbacks.Callback):  # type: ignore[misc]  # Ke
         if self._layers is not None:
             self._layers.remove()
             self._layers.model.__dict__.pop("compute_loss", None)
+
+
+def observe_batches(monitor: Monitor) -> None:
+    """Let the flight recorder observe each loader that the running `fit` makes for an epoch.
+
+    No attribute of the model contains the object that makes them: `fit` has it in a local variable.
+    """
+    iterator = epoch_iterator()
+    original = getattr(iterator, "_get_iterator", None)
+    if original is None:
+        return no_indices(monitor, NO_ITERATOR)
+    if iterator.steps_per_execution != 1:
+        return no_indices(monitor, SEVERAL)
+    iterator._get_iterator = lambda: monitor.batches(original())
+    return None
+
+
+def epoch_iterator() -> Any:
+    """Return the local variable `epoch_iterator` of the `fit` that calls this thread's callbacks.
+
+    None if there is none. The innermost `fit` counts: a callback may fit another model.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and "epoch_iterator" in frame.f_code.co_varnames:
+            return frame.f_locals.get("epoch_iterator")
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 def rate(optimizer: Any) -> float:

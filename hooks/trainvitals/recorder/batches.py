@@ -8,6 +8,7 @@ Promise:  the DataLoader is not changed; its sampler, its generator and its work
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -18,12 +19,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 Indices = npt.NDArray[np.int64]
 
+ITERATION: Final = "iteration"
+"""The attribute in which loaders of Accelerate count epochs: it seeds their samplers."""
+
 NO_LOADER: Final = "monitor.batches was given a {kind}, not a torch DataLoader"
 ITERABLE: Final = "the DataLoader reads an IterableDataset: its samples have no indices"
 OUT_OF_ORDER: Final = "the DataLoader delivers batches out of order (in_order=False)"
 STARTED: Final = (
     "the DataLoader's persistent workers run already: call monitor.batches before the first epoch"
 )
+STATEFUL: Final = "the DataLoader keeps its position for checkpoints (StatefulDataLoader)"
 NOT_CALLED: Final = "the DataLoader did not ask its batch sampler for indices"
 NO_NUMBERS: Final = "the batch sampler yields {kind}, not integers"
 
@@ -36,7 +41,11 @@ def unobservable(loader: object) -> str:
         return ITERABLE
     if loader.num_workers and not getattr(loader, "in_order", True):
         return OUT_OF_ORDER
-    return STARTED if loader.__dict__.get("_iterator") is not None else ""
+    base = loader.__dict__.get("base_dataloader", loader)
+    # The checkpoint reads the position from the user's DataLoader, which is not the one that runs.
+    if hasattr(type(base), "load_state_dict"):
+        return STATEFUL
+    return STARTED if base.__dict__.get("_iterator") is not None else ""
 
 
 class ObservedBatches:
@@ -70,10 +79,13 @@ class ObservedBatches:
             base.__dict__[name] = sampler
             self._loader.__dict__["base_dataloader"] = base
         self._in_process = loader.num_workers == 0
+        self._original = weakref.ref(loader)
+        self._iteration = loader.__dict__.get(ITERATION)
 
     def __iter__(self) -> Iterator[Any]:
         self._waiting.clear()
-        return _Batches(iter(self._loader), self._arrived)
+        self._follow_iteration()
+        return _Batches(iter(self._loader), self._arrived, self._ended)
 
     def adopted(self, iterator: Any) -> Iterator[Any]:
         """Return an iterator that the user's DataLoader made and that is not advanced, observed.
@@ -82,7 +94,7 @@ class ObservedBatches:
         """
         self._waiting.clear()
         iterator._sampler_iter = _Indices(iterator._sampler_iter, self._drawn)
-        return _Batches(iterator, self._arrived)
+        return _Batches(iterator, self._arrived, self._ended)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -91,6 +103,19 @@ class ObservedBatches:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+    def _follow_iteration(self) -> None:
+        """Take the number of the epoch that `set_epoch` of the user's DataLoader has set."""
+        original = self._original()
+        wanted = None if original is None else original.__dict__.get(ITERATION)
+        if wanted != self._iteration and wanted is not None:
+            self._loader.__dict__[ITERATION] = self._iteration = wanted
+
+    def _ended(self) -> None:
+        original = self._original()
+        if original is not None and ITERATION in original.__dict__:
+            self._iteration = self._loader.__dict__[ITERATION]
+            original.__dict__[ITERATION] = self._iteration
 
     def _drawn(self, indices: object) -> None:
         self._waiting.append(indices)
@@ -152,14 +177,20 @@ class _Indices:
 class _Batches:
     """The iterator over the batches; its attributes are those of DataLoader's iterator."""
 
-    def __init__(self, inner: Iterator[Any], arrived: Callable[[], None]) -> None:
-        self._inner, self._on_arrival = inner, arrived
+    def __init__(
+        self, inner: Iterator[Any], arrived: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
+        self._inner, self._on_arrival, self._on_end = inner, arrived, ended
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        batch = next(self._inner)
+        try:
+            batch = next(self._inner)
+        except StopIteration:
+            self._on_end()
+            raise
         self._on_arrival()
         return batch
 

@@ -160,9 +160,22 @@ class Recorder:
             observed = self._observed(loader)
         except Exception as error:  # noqa: BLE001 - never into the training
             self._failed(error)
-            self._no_indices(f"observing the DataLoader raised {type(error).__name__}")
+            self.no_indices(f"observing the DataLoader raised {type(error).__name__}")
             return loader
         return loader if observed is None else observed
+
+    def delivered(self, indices: Indices) -> None:
+        """Keep the sample indices of a batch of this step; int64, one per sample."""
+        if self._is_off:
+            return
+        # A loader that reads ahead draws no indices for the last batches of an epoch.
+        if self._context.of_torch is None:
+            self._guarded(self._read_states)
+        self._context.batches.append(indices)
+
+    def no_indices(self, reason: str) -> None:
+        """Store why there are no sample indices; the diagnosis shows it."""
+        self.problems[BATCHES] = reason
 
     def _observed(self, loader: Any) -> ObservedBatches | None:
         """Return the observer of a loader, the same in each epoch; None if there is none."""
@@ -173,13 +186,13 @@ class Recorder:
         if key in self._loaders:
             return self._loaders[key][1]
         if reason := unobservable(loader):
-            self._no_indices(reason)
+            self.no_indices(reason)
             return None
         loaders = self._loaders
         # None first: after an exception below, the next epoch does not try again.
         here = weakref.ref(loader, lambda _: loaders.pop(key, None))
         loaders[key] = (here, None)
-        observed = ObservedBatches(loader, self._drawn, self._delivered, self._no_indices)
+        observed = ObservedBatches(loader, self._drawn, self.delivered, self.no_indices)
         loaders[key] = (here, observed)
         return observed
 
@@ -245,13 +258,6 @@ class Recorder:
         self._batches_begin_steps = True
         if not self._is_off and not self._context.batches:
             self._guarded(self._read_states)
-
-    def _delivered(self, indices: Indices) -> None:
-        if not self._is_off:
-            self._context.batches.append(indices)
-
-    def _no_indices(self, reason: str) -> None:
-        self.problems[BATCHES] = reason
 
     def _look_at(self, frame: Frame) -> None:
         version, columns, skipped = self._columns

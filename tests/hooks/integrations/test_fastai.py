@@ -7,6 +7,7 @@ import of other packages then fails, too. So fastai is not installed with the ot
 from __future__ import annotations
 
 import pickle
+import random
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from torch.utils.data import TensorDataset
 
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.api.schema import Verdict
+from trainvitals.recorder import bundle
+from trainvitals.replay import replay
 
 fastai = pytest.importorskip("fastai.learner", reason="fastai is not installed")
 pytest.importorskip("fastai.callback.schedule")  # adds lr_find and fit_one_cycle
 training = pytest.importorskip("fastai.callback.training")
 DataLoaders = pytest.importorskip("fastai.data.core").DataLoaders
-DataLoader = pytest.importorskip("fastai.data.load").DataLoader
+fastai_load = pytest.importorskip("fastai.data.load")
+DataLoader = fastai_load.DataLoader
 OptimWrapper = pytest.importorskip("fastai.optimizer").OptimWrapper
 TrainvitalsCallback = pytest.importorskip("trainvitals.integrations.fastai").TrainvitalsCallback
 
@@ -48,11 +52,15 @@ def data():
     return TensorDataset(x, (x[:, 0] > 0).long())
 
 
-def learner(*callbacks, **more):
+def network():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
-    loaders = DataLoaders(DataLoader(data(), bs=32), DataLoader(data(), bs=64))
-    made = fastai.Learner(loaders, model, nn.CrossEntropyLoss(), cbs=list(callbacks), **more)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def learner(*callbacks, on=None, loading=None, **more):
+    train = DataLoader(on or data(), bs=32, **(loading or {}))
+    loaders = DataLoaders(train, DataLoader(data(), bs=64))
+    made = fastai.Learner(loaders, network(), nn.CrossEntropyLoss(), cbs=list(callbacks), **more)
     made.logger, made.create_mbar = fastai.noop, False
     return made
 
@@ -142,7 +150,8 @@ def test_a_fit_that_raises_is_failed_and_leaves_nothing_on_the_optimizer():
         fitted(made)
     monitor = callback.monitor
     assert (monitor._closed, monitor._state) == (True, "failed")
-    assert monitor._error == "RuntimeError: a bad batch"
+    assert monitor._error.startswith("RuntimeError: ")  # fastai adds the name of the callback
+    assert "a bad batch" in monitor._error
     assert "step" not in vars(made.opt)
 
 
@@ -151,3 +160,87 @@ def test_the_fit_is_the_same_bit_for_bit_and_leaves_nothing_on_the_optimizer():
     pairs = zip(plain.model.parameters(), watched.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert "step" not in vars(watched.opt)
+
+
+# The flight recorder.
+
+BAD = 77
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_planted_bad_row_is_named_first(tmp_path, workers):
+    rows = data()
+    rows.tensors[0][BAD, 3] = float("nan")
+    callback = watching(record=tmp_path)
+    fitted(learner(callback, on=rows, loading={"shuffle": True, "num_workers": workers}), epochs=1)
+    [path] = callback.monitor.recordings
+    found = bundle.read(path)
+    [indices] = found.contexts[found.description.step].batches
+    assert (len(indices), BAD in indices) == (32, True)
+    again = replay(found, network(), None, nn.CrossEntropyLoss(), rows)
+    assert again.samples[0].index == BAD
+
+
+class Kept(TrainvitalsCallback):
+    def after_train(self):
+        self.contexts = self.monitor._recorder._ring.freeze().contexts
+
+
+def test_the_recorded_rows_are_those_of_the_batch_and_the_order_is_the_same(tmp_path):
+    def seen(*callbacks):
+        class Inputs(fastai.Callback):
+            order = 60
+
+            def before_fit(self):
+                self.rows = []
+
+            def before_batch(self):
+                if self.learn.training:
+                    self.rows.append(self.learn.xb[0])
+
+        random.seed(0)
+        inputs = Inputs()
+        made = learner(*callbacks, inputs, loading={"shuffle": True})
+        fitted(made, epochs=2)
+        return torch.stack(inputs.rows), made.model[0].weight
+
+    callback = Kept(collector="off", record=tmp_path)
+    (plain, weight), (recorded, its_weight) = seen(), seen(callback)
+    assert torch.equal(plain, recorded)
+    assert torch.equal(weight, its_weight)
+    of_steps = [data().tensors[0][context.batches[0]] for context in callback.contexts]
+    assert torch.equal(torch.stack(of_steps), recorded)
+
+
+class Skips(DataLoader):
+    def create_item(self, index):
+        if index == 3:
+            raise fastai_load.SkipItemException
+        return super().create_item(index)
+
+
+def test_a_loader_that_skips_samples_is_named_at_the_end_of_its_epoch(tmp_path):
+    callback = watching(record=tmp_path)
+    made = learner(callback)
+    made.dls[0].__class__ = Skips
+    fitted(made, epochs=1)
+    assert callback.monitor.diagnosis().not_watched["sample indices"]
+
+
+class Halves(DataLoader):
+    def create_batches(self, samples):
+        return (self.do_batch([self.do_item(s) for s in pair]) for pair in pairs(samples))
+
+
+def pairs(samples):
+    found = list(samples)
+    return [found[i : i + 16] for i in range(0, len(found), 16)]
+
+
+def test_a_loader_that_makes_its_batches_itself_has_no_indices(tmp_path):
+    callback = Kept(collector="off", record=tmp_path)
+    made = learner(callback)
+    made.dls[0].__class__ = Halves
+    fitted(made, epochs=1)
+    assert callback.monitor.diagnosis().not_watched["sample indices"]
+    assert not any(context.batches for context in callback.contexts)

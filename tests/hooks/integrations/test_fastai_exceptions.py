@@ -93,12 +93,16 @@ def callback_class(monkeypatch):
     """The integration, imported with the stand-in in place of fastai."""
     core, learner = ModuleType("fastai.callback.core"), ModuleType("fastai.learner")
     core.Callback = Callback
+    load = ModuleType("fastai.data.load")
+    load.DataLoader = type("DataLoader", (), {})
     learner.SkipToEpoch, learner.Learner = SkipToEpoch, Learner
     monkeypatch.setattr(Learner, "fit", Learner.fit)
     for name, module in {
         "fastai": ModuleType("fastai"),
         "fastai.callback": ModuleType("fastai.callback"),
         core.__name__: core,
+        "fastai.data": ModuleType("fastai.data"),
+        load.__name__: load,
         learner.__name__: learner,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import keras
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -11,10 +18,13 @@ from skorch import NeuralNet
 from skorch.dataset import Dataset
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import Trainer, TrainingArguments
 
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals.integrations.huggingface import TrainvitalsCallback as OfTheTrainer
 from trainvitals.integrations.ignite import TrainvitalsHandler
+from trainvitals.integrations.keras import TrainvitalsCallback as OfKeras
 from trainvitals.integrations.lightning import TrainvitalsCallback as OfLightning
 from trainvitals.integrations.skorch import TrainvitalsCallback as OfSkorch
 from trainvitals.recorder import bundle
@@ -38,7 +48,11 @@ def rows(bad=True):
     return x, (x[:, 0] > 0).long()
 
 
-def network():
+def network(train=None):
+    if train is of_keras:
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(16, "relu"), keras.layers.Dense(2)]
+        return keras.Sequential([keras.Input((8,)), *layers])
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
 
@@ -124,23 +138,63 @@ def of_accelerate(model, data, **options):
     return monitor
 
 
-FRAMEWORKS = [of_lightning, of_ignite, of_skorch, of_accelerate]
+class WithLoss(nn.Module):
+    """Returns its loss, as the models of transformers do."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x, labels):
+        logits = self.body(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def of_the_trainer(model, data, **options):
+    callback = OfTheTrainer(**options)
+    arguments = TrainingArguments(
+        "unused",
+        num_train_epochs=2,
+        per_device_train_batch_size=SIZE,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    rows = [{"x": x, "labels": y} for x, y in zip(*data, strict=True)]
+    callbacks = [callback] if options else []
+    Trainer(WithLoss(model), arguments, train_dataset=rows, callbacks=callbacks).train()
+    return callback.monitor
+
+
+def of_keras(model, data, **options):
+    callback = OfKeras(**options)
+    callbacks = [callback] if options else []
+    model.compile(
+        keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(*map(np.asarray, data), SIZE, epochs=2, callbacks=callbacks, verbose=0)
+    return callback.monitor
+
+
+FRAMEWORKS = [of_lightning, of_ignite, of_skorch, of_accelerate, of_the_trainer, of_keras]
 
 
 @pytest.mark.parametrize("train", FRAMEWORKS)
 def test_a_planted_bad_row_is_named_first(tmp_path, train):
-    monitor = train(network(), rows(), collector="off", every=1, record=tmp_path)
+    monitor = train(network(train), rows(), collector="off", every=1, record=tmp_path)
     [path] = monitor.recordings
     found = bundle.read(path)
     [indices] = found.contexts[found.description.step].batches
     assert (len(indices), BAD in indices) == (SIZE, True)
-    again = replay(found, network(), None, nn.CrossEntropyLoss(), TensorDataset(*rows()))
+    again = replay(found, network(train), None, nn.CrossEntropyLoss(), TensorDataset(*rows()))
     assert again.samples[0].index == BAD
 
 
 @pytest.mark.parametrize("train", FRAMEWORKS)
 def test_the_training_is_the_same_bit_for_bit(tmp_path, train):
-    plain, recorded = network(), network()
+    plain, recorded = network(train), network(train)
     torch.manual_seed(1)
     train(plain, rows(bad=False))
     torch.manual_seed(1)

@@ -14,12 +14,15 @@ pytest.importorskip("trl", reason="TRL is in the dependency group `dev`")
 
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.diagnosis.post_training import Quantity, logged
 from trainvitals.integrations.huggingface import TrainvitalsCallback
+from trainvitals.recorder import bundle
+from trainvitals.replay import replay
 
 pytestmark = [
     pytest.mark.usefixtures("own_home"),
@@ -141,3 +144,35 @@ def test_sft_records_its_token_accuracy(tmp_path):
     assert len(history.scalar("log/mean_token_accuracy")) >= 5
     loss = history.scalar("loss").values
     assert loss[-1] < loss[0]
+
+
+BAD = 19
+
+
+def test_sft_names_the_row_that_the_model_cannot_read_first(tmp_path):
+    texts = [" ".join((WORDS[3 + i % 8], WORDS[3 + i // 8], "l")) for i in range(32)]
+    texts[BAD] = "a b m"
+
+    def model():
+        made, word = policy(tmp_path), WORDS.index("m")
+
+        def broken(_, given, output):
+            return output.masked_fill((given[0] == word).any(1)[:, None, None], float("nan"))
+
+        made.get_input_embeddings().register_forward_hook(broken)
+        return made
+
+    callback = TrainvitalsCallback(collector="off", every=1, record=tmp_path / "recordings")
+    trainer = SFTTrainer(
+        model=model(),
+        args=SFTConfig(**common(tmp_path, 4), max_length=16),
+        train_dataset=Dataset.from_list([{"text": text} for text in texts]),
+        processing_class=tokenizer(),
+        callbacks=[callback],
+    )
+    trainer.train()
+    [path] = callback.monitor.recordings
+    data = DataLoader(trainer.train_dataset, collate_fn=trainer.data_collator)
+    again = replay(bundle.read(path), model(), None, None, data)
+    assert len(again.samples) == 8
+    assert again.samples[0].index == BAD

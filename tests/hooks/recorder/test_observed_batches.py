@@ -114,10 +114,18 @@ class Stream1(IterableDataset):
         return iter(torch.zeros(4, 8))
 
 
+class Stateful(DataLoader):
+    """As torchdata's StatefulDataLoader: a checkpoint contains its position."""
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
 @pytest.mark.parametrize(
     ("loader", "reason"),
     [
         ([1, 2], "was given a list"),
+        (Stateful(TensorDataset(torch.zeros(4, 8)), batch_size=2), "position for checkpoints"),
         (DataLoader(Stream1(), batch_size=2), "IterableDataset"),
     ],
 )
