@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
+from trainvitals_server.store import statements
 from trainvitals_server.store.chunks import AXIS_GROUP, span_chunks
 from trainvitals_server.store.database import Database
 from trainvitals_server.store.models import Chunk, Track
@@ -90,7 +91,7 @@ def _merge(database: Database, track: TrackShape, block: _Block) -> None:
         old = sa.select(sa.func.sum(sa.func.length(Chunk.blob))).where(*replaced)
         change = added - int(connection.scalar(old) or 0)
         connection.execute(sa.delete(Chunk).where(*replaced))
-        connection.execute(sa.insert(Chunk), rows)
+        statements.NEW_CHUNKS.run(connection, *rows)
         owner = sa.update(Track).where(Track.pk == track.pk)
         connection.execute(owner.values(span_bytes=Track.span_bytes + change))
 

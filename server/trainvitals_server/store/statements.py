@@ -7,9 +7,10 @@ driver of SQLite (23 µs and 2.5 µs): for SQLite, `Statement` compiles once and
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -19,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from trainvitals_server.store.models import (
     Attempt,
     BatchKey,
+    Chunk,
     DroppedRow,
     EventRow,
     LogFrame,
@@ -28,9 +30,20 @@ from trainvitals_server.store.models import (
     Track,
 )
 
-_run, _source, _track, _attempt, _batch, _frame, _event, _dropped, _pruned = (
+_run, _source, _track, _attempt, _batch, _frame, _event, _dropped, _pruned, _chunk = (
     cast("sa.Table", model.__table__)
-    for model in (Run, Source, Track, Attempt, BatchKey, LogFrame, EventRow, DroppedRow, PrunedKeys)
+    for model in (
+        Run,
+        Source,
+        Track,
+        Attempt,
+        BatchKey,
+        LogFrame,
+        EventRow,
+        DroppedRow,
+        PrunedKeys,
+        Chunk,
+    )
 )
 
 _SQLITE: Final = sqlite.dialect(paramstyle="named")
@@ -68,26 +81,46 @@ class Statement:
         """Execute it once for each of `rows`, at least one, which have the same keys."""
         if connection.dialect.name != "sqlite":
             connection.execute(self._clause, rows)
-            return
-        for values in rows:
-            self._sqlite(connection, values)
+        elif len(rows) == 1:
+            self._sqlite(connection, rows[0])
+        else:
+            sql, constants = self._text(tuple(rows[0]))
+            execute_many(connection, sql, [{**constants, **values} for values in rows])
 
     def _sqlite(self, connection: sa.Connection, values: Values) -> sqlite3.Cursor:
-        names = tuple(values)
+        sql, constants = self._text(tuple(values))
+        return execute(connection, sql, {**constants, **values} if constants else values)
+
+    def _text(self, names: tuple[str, ...]) -> tuple[str, Values]:
+        """Return (SQL, constants) of the statement with parameters of these names."""
         if (known := self._compiled.get(names)) is None:
             # The names of the parameters decide which columns an INSERT or UPDATE sets.
             made = self._clause.compile(dialect=_SQLITE, column_keys=list(names))
             fixed = {name: value for name, value in made.params.items() if name not in names}
             known = self._compiled[names] = str(made), fixed
-        sql, constants = known
-        return execute(connection, sql, {**constants, **values} if constants else values)
+        return known
 
 
 def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> sqlite3.Cursor:
     """Execute SQL with SQLite's driver; raise what SQLAlchemy raises for it."""
-    driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    with _sqlalchemy_errors(connection, sql):
+        return _driver(connection).execute(sql, values or {})
+
+
+def execute_many(connection: sa.Connection, sql: str, rows: Sequence[Any]) -> int:
+    """Execute SQL for each of `rows` with SQLite's driver; return the number of changed rows."""
+    with _sqlalchemy_errors(connection, sql):
+        return _driver(connection).executemany(sql, rows).rowcount
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
+
+
+@contextlib.contextmanager
+def _sqlalchemy_errors(connection: sa.Connection, sql: str) -> Iterator[None]:
     try:
-        return driver.execute(sql, values or {})
+        yield
     except sqlite3.Error as error:
         raise sa.exc.DBAPIError.instance(
             sql, None, error, sqlite3.Error, dialect=connection.dialect
@@ -184,6 +217,14 @@ MORE_ROWS = Statement(
     )
 )
 """Add `added` stored steps to the track `track_pk`."""
+NEW_CHUNKS = Statement(sa.insert(_chunk))
+
+
+def delete_frames(connection: sa.Connection, pks: Sequence[int]) -> int:
+    """Delete rows of the log; return how many were there."""
+    if connection.dialect.name == "sqlite":
+        return execute_many(connection, "DELETE FROM ingest_log WHERE pk = ?", [(p,) for p in pks])
+    return connection.execute(sa.delete(_frame).where(_frame.c.pk.in_(pks))).rowcount
 
 
 def insert_or_ignore(connection: sa.Connection, table: Any) -> Any:

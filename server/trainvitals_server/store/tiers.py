@@ -51,8 +51,12 @@ class Spans:
     def folded_rows(cls, steps: Steps, values: npt.NDArray[np.float32], n: int) -> Spans:
         """Return `of_rows(steps, values).every(n)`, several times faster for finite values."""
         spans = len(steps) // n
+        rest = cls.of_rows(steps[spans * n :], values[spans * n :]).every(n)
+        # One array for all: to join the rest afterwards would copy every field.
+        folded = np.empty((FIELDS, spans + len(rest), values.shape[1]))
+        folded[:, spans:] = rest.fields
         whole = values[: spans * n].reshape(spans, n, values.shape[1])
-        fields = np.empty((FIELDS, spans, whole.shape[2]))
+        fields = folded[:, :spans]
         fields[_MIN], fields[_MAX] = whole.min(axis=1), whole.max(axis=1)
         fields[_MEAN] = whole.mean(axis=1, dtype=np.float64)
         fields[_LAST] = whole[:, -1]
@@ -65,11 +69,9 @@ class Spans:
             absent = np.isnan(gaps).all(axis=(0, 1))
             fields[:_COUNT, :, odd[absent]], fields[_COUNT, :, odd[absent]] = np.nan, 0
             fields[:, :, odd[~absent]] = _folded_gaps(gaps[:, :, ~absent])
-        folded = cls(steps[: spans * n : n], steps[n - 1 :: n][:spans], np.full(spans, n), fields)
-        if len(steps) == spans * n:
-            return folded
-        rest = cls.of_rows(steps[spans * n :], values[spans * n :]).every(n)
-        return cls.joined([folded, rest], whole.shape[2])
+        first = np.append(steps[: spans * n : n], rest.first)
+        last = np.append(steps[n - 1 :: n][:spans], rest.last)
+        return cls(first, last, np.append(np.full(spans, n), rest.rows), folded)
 
     @classmethod
     def joined(cls, parts: Sequence[Spans], series: int) -> Spans:
