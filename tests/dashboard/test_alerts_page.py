@@ -11,6 +11,7 @@ from helpers.fake_runs import (
     spiking_run,
     vanishing_run,
 )
+from helpers.sent import codes
 
 STRANGERS = """() => [...document.querySelectorAll("a[href], img[src], iframe")]
     .map(e => e.href || e.src || e.tagName)
@@ -117,7 +118,7 @@ def test_channels_have_their_last_error_and_silences_their_end(open_page, collec
 def test_without_a_channel_it_shows_how_to_configure_one(open_page, collector):
     app = open_page("alerts")
     assert "No channel is configured" in words(app)
-    assert "[notifications.channels.team]" in app.code[0].value
+    assert "[notifications.channels.team]" in codes(app)[0]
 
 
 def test_a_collector_that_is_away_is_explained(open_page, collector):

@@ -1,18 +1,11 @@
 """Two to six runs beside each other."""
 
-import json
-
 from helpers.fake_runs import FakeRun, healthy_run, hostile_run, vanishing_run
+from helpers.sent import charts, codes, table
 
 
 def words(app):
-    return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info, *app.code))
-
-
-def charts(app):
-    """Return key → what the board draws, for each chart of the page."""
-    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return {chart["key"]: chart for message in messages for chart in message["charts"]}
+    return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info))
 
 
 def test_the_runs_of_the_address_are_drawn_over_the_same_steps(open_page, collector):
@@ -21,15 +14,15 @@ def test_the_runs_of_the_address_are_drawn_over_the_same_steps(open_page, collec
     loss = charts(app)["compare-loss"]
     assert [line["name"] for line in loss["series"]] == ["resnet-baseline", "sigmoid-deep"]
     assert len(charts(app)) == 4
-    assert "trainvitals compare resnet-baseline sigmoid-deep" in words(app)
+    assert codes(app) == ["trainvitals compare resnet-baseline sigmoid-deep"]
 
 
 def test_the_verdicts_are_a_table(open_page, collector):
     collector.runs = [healthy_run(), vanishing_run()]
     app = open_page("compare", run=["resnet-baseline", "sigmoid-deep"])
-    table = app.dataframe[0].value
-    assert list(table["run"]) == ["resnet-baseline", "sigmoid-deep"]
-    assert list(table["verdict"]) == ["healthy", "error"]
+    found = table(app, "Verdicts")
+    assert [row["run"] for row in found] == ["resnet-baseline", "sigmoid-deep"]
+    assert [row["verdict"] for row in found] == ["healthy", "error"]
 
 
 def test_only_settings_that_differ_are_listed(open_page, collector):
@@ -39,9 +32,8 @@ def test_only_settings_that_differ_are_listed(open_page, collector):
         FakeRun("b", detail={"config": {"lr": 0.2, **shared}}),
     ]
     app = open_page("compare", run=["a", "b"])
-    table = app.dataframe[1].value
-    assert list(table["setting"]) == ["lr"]
-    assert table.iloc[0].tolist()[1:] == ["0.1", "0.2"]
+    [row] = table(app, "Settings that differ")
+    assert list(row.values()) == ["lr", "0.1", "0.2"]
 
 
 def test_equal_settings_are_said_to_be_equal(open_page, collector):

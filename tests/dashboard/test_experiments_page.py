@@ -1,6 +1,5 @@
 """The page of the experiments: the recommendation, curves with bands, the signal, the table."""
 
-import json
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +8,7 @@ from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_experiment import CHOICES, DEPTH, experiment, experiment_run
 from helpers.fake_runs import HOSTILE, healthy_run
+from helpers.sent import charts, codes, table
 from trainvitals_dashboard.wording import plain
 
 
@@ -20,12 +20,6 @@ def lines_of_table(app):
     """Return the cells of the table of all choices, as Markdown; the first line is the header."""
     [text] = [e.value for e in app.markdown if e.value.startswith("| choice |")]
     return [[cell.strip() for cell in line[2:-2].split(" | ")] for line in text.splitlines()]
-
-
-def charts(app):
-    """Return key → what a board draws, for each chart of the page."""
-    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return {chart["key"]: chart for message in messages for chart in message["charts"]}
 
 
 def test_a_winner_is_named_with_the_reason(open_page, collector):
@@ -70,12 +64,21 @@ def test_the_page_of_its_run_leads_to_the_result(open_page, collector):
     assert "run=deep" in link.proto.query_string
 
 
+def test_the_page_of_its_run_draws_no_chart(open_page, collector):
+    collector.runs = [experiment_run("deep")]
+    app = open_page("run", run="deep")
+    assert charts(app) == {}
+    assert "#### Curves" not in words(app)
+    assert "#### About this run" in words(app)
+
+
 def test_the_signal_is_shown_for_each_choice_and_layer(open_page, collector):
     collector.runs = [experiment_run("deep")]
     app = open_page("experiments")
-    table = app.dataframe[0].value
-    assert table.shape == (len(CHOICES), DEPTH)
-    assert table.loc["zeros"].tolist() == [0.0] * DEPTH
+    rows = {row.pop("choice"): list(row.values()) for row in table(app, "Signal of each layer")}
+    assert list(rows) == list(CHOICES)
+    assert all(len(cells) == DEPTH for cells in rows.values())
+    assert rows["zeros"] == ["0"] * DEPTH
     assert len(charts(app)["signal-deep"]["series"]) == len(CHOICES)
 
 
@@ -112,7 +115,7 @@ def test_without_an_experiment_it_shows_how_to_send_one(open_page, collector):
     collector.runs = [healthy_run()]
     app = open_page("experiments")
     assert "No experiment was sent" in words(app)
-    compile(app.code[0].value, "example", "exec")
+    compile(codes(app)[0], "example", "exec")
 
 
 def test_a_result_that_cannot_be_read_is_said_to_be_one(open_page, collector):

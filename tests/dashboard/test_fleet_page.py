@@ -1,7 +1,5 @@
 """The fleet page lists all runs and explains how to connect the first one."""
 
-import json
-
 import pytest
 
 from helpers.fake_experiment import experiment_run
@@ -14,6 +12,7 @@ from helpers.fake_runs import (
     vanishing_run,
     young_run,
 )
+from helpers.sent import codes, messages
 from trainvitals_dashboard import client
 
 
@@ -23,8 +22,8 @@ def words(app):
 
 def table(app):
     """Return the message to the table of runs."""
-    [element] = app.get("bidi_component")
-    return json.loads(element.proto.json or element.proto.mixed.json)
+    [message] = messages(app)
+    return message
 
 
 def rows(app):
@@ -127,7 +126,7 @@ def test_a_filter_that_nothing_fits_says_so(open_page, collector):
 
 def test_an_empty_collector_says_how_to_attach_with_its_own_address(open_page, collector):
     app = open_page()
-    code = app.code[0].value
+    code = codes(app)[0]
     assert f'collector="{collector.url}"' in code
     compile(code, "six lines", "exec")
 
@@ -156,7 +155,7 @@ def test_a_collector_that_never_answered_is_named_with_what_to_do(open_page, col
     app = open_page()
     assert "does not answer" in app.error[0].value
     assert collector.url in app.error[0].value
-    assert app.code[0].value == "trainvitals serve"
+    assert "`trainvitals serve`" in words(app)
 
 
 def test_a_token_that_is_refused_names_the_file_and_the_command(open_page, collector):
@@ -164,7 +163,7 @@ def test_a_token_that_is_refused_names_the_file_and_the_command(open_page, colle
     app = open_page()
     assert "does not accept the token" in app.error[0].value
     assert "/token`" in app.caption[0].value
-    assert app.code[0].value == "trainvitals token create read"
+    assert "`trainvitals token create read`" in words(app)
 
 
 def test_where_others_can_come_in_nothing_is_shown_without_a_token(open_page, collector):

@@ -1,18 +1,11 @@
 """The state before the training, and the biases, as pages of a run."""
 
-import json
-
 from helpers.fake_runs import FakeRun, healthy_run, vanishing_run
+from helpers.sent import charts, table
 
 
 def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info))
-
-
-def charts(app):
-    """Return key → what the board draws, for each chart of the page."""
-    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return {chart["key"]: chart for message in messages for chart in message["charts"]}
 
 
 def metrics(app):
@@ -39,9 +32,9 @@ class TestInitialisation:
 
     def test_tensors_with_the_same_initialiser_are_one_row(self, open_page, collector):
         collector.runs = [healthy_run()]
-        text = words(open_page("initialisation", run="resnet-baseline")).replace("\\", "")
-        assert "| he_normal (gain 1.41) | 12 |" in text
-        assert "and 8 more" in text
+        [row] = table(open_page("initialisation", run="resnet-baseline"), "Initialisers")
+        assert (row["initialiser"], row["tensors"]) == ("he_normal (gain 1.41)", "12")
+        assert row["names"].endswith("and 8 more")
 
     def test_what_was_not_measured_is_said(self, open_page, collector):
         run = FakeRun("late")
@@ -58,17 +51,16 @@ class TestBias:
         collector.runs = [healthy_run()]
         app = open_page("bias", run="resnet-baseline")
         assert "relative to the spread of the layer's output" in words(app)
-        [table] = app.dataframe
-        row = table.value.iloc[0]
+        row = table(app, "Biases")[0]
         assert row["bias"].endswith(".bias")
         assert float(row["drift / S"]) > 0
         assert all(line["name"].endswith(".bias") for line in charts(app)["bias"]["series"])
 
     def test_weights_are_not_listed(self, open_page, collector):
         collector.runs = [healthy_run()]
-        [table] = open_page("bias", run="resnet-baseline").dataframe
-        assert all(name.endswith(".bias") for name in table.value["bias"])
-        assert len(table.value) == 12
+        rows = table(open_page("bias", run="resnet-baseline"), "Biases")
+        assert all(row["bias"].endswith(".bias") for row in rows)
+        assert len(rows) == 12
 
     def test_a_run_without_biases_says_so(self, open_page, collector):
         run = FakeRun("bare", layers=[])

@@ -1,7 +1,6 @@
 """Layers over steps: where in the network it happens."""
 
 import base64
-import json
 
 import numpy as np
 
@@ -13,25 +12,20 @@ from helpers.fake_runs import (
     hostile_run,
     vanishing_run,
 )
+from helpers.sent import charts
 
 
 def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption))
 
 
-def messages(app):
-    """Return the charts of all boards of the page, in order."""
-    sent = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return [chart for message in sent for chart in message["charts"]]
-
-
 def titles(app):
     """Return the titles of the charts of the selected tensor."""
-    return [chart["title"] for chart in messages(app) if chart.get("kind") != "heat"]
+    return [chart["title"] for chart in charts(app).values() if chart.get("kind") != "heat"]
 
 
 def heat_map(app):
-    [found] = [chart for chart in messages(app) if chart.get("kind") == "heat"]
+    [found] = [chart for chart in charts(app).values() if chart.get("kind") == "heat"]
     return found
 
 

@@ -1,6 +1,5 @@
 """The page of the loss: course, noise, evaluations, terms, ranges, and what was not measured."""
 
-import json
 from urllib.parse import quote
 
 import pytest
@@ -9,16 +8,11 @@ from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_loss import hostile_loss_run, overfitting_run
 from helpers.fake_runs import HOSTILE, FakeRun, blind_run, healthy_run, spiking_run
+from helpers.sent import charts
 
 
 def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info)).replace("\\", "")
-
-
-def charts(app):
-    """Return key → what the board draws, for each chart of the page."""
-    messages = [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-    return {chart["key"]: chart for message in messages for chart in message["charts"]}
 
 
 def metrics(app):

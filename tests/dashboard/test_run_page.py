@@ -1,7 +1,5 @@
 """The page of a run shows the verdict first, then the evidence and the fix."""
 
-import json
-
 import pytest
 
 from helpers.fake_loss import overfitting_run
@@ -18,19 +16,15 @@ from helpers.fake_runs import (
     vanishing_run,
     young_run,
 )
+from helpers.sent import charts, codes, table
 
 
 def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption))
 
 
-def messages(app):
-    """Return what is sent to each chart board of the page."""
-    return [json.loads(e.proto.json or e.proto.mixed.json) for e in app.get("bidi_component")]
-
-
 def chart(app, key):
-    [found] = [c for m in messages(app) for c in m["charts"] if c["key"].startswith(key)]
+    [found] = [c for c in charts(app).values() if c["key"].startswith(key)]
     return found
 
 
@@ -50,7 +44,7 @@ def test_the_verdict_comes_first_with_numbers_reason_and_fix(open_page, collecto
     assert f"| update ratio of the first layer | 2.5e−10 | {limit} |" in shown.replace("\\", "")
     assert "**Why it matters.**" in shown
     assert "**What would prove this wrong:**" in shown
-    assert app.code[0].value == VANISHING["fix"]
+    assert codes(app)[0] == VANISHING["fix"]
 
 
 def test_a_failed_run_shows_its_exception_first_and_its_headline_below(open_page, collector):
@@ -65,7 +59,7 @@ def test_a_long_exception_is_one_line_in_the_verdict_and_whole_below_it(open_pag
     collector.runs = [failed_run(error=error)]
     app = open_page("run", run="failed")
     assert "CUDA error\\.**" in words(app)
-    assert app.code[0].value == error
+    assert codes(app)[0] == error
 
 
 def test_a_lost_run_says_that_contact_was_lost(open_page, collector):
@@ -171,6 +165,18 @@ def test_loss_gradient_norm_and_learning_rate_carry_the_findings(open_page, coll
         assert [m["text"] for m in chart(app, key)["marks"]] == ["✖ TV101", "▲ TV501"]
 
 
+def test_a_chart_without_data_is_not_drawn(open_page, collector):
+    collector.runs = [FakeRun("short", scalars=("loss",))]
+    assert list(charts(open_page("run", run="short"))) == ["curve-loss"]
+
+
+def test_a_run_without_curves_says_so(open_page, collector):
+    collector.runs = [FakeRun("bare", scalars=())]
+    app = open_page("run", run="bare")
+    assert charts(app) == {}
+    assert "No loss, gradient norm or learning rate was recorded yet." in words(app)
+
+
 def test_training_and_validation_are_one_picture(open_page, collector):
     collector.runs = [healthy_run()]
     shown = chart(open_page("run", run="resnet-baseline"), "curve-loss")
@@ -231,7 +237,8 @@ def test_own_cost_and_what_is_not_watched_are_shown_with_reasons(open_page, coll
         "Complete": "58 missing",
         "Not monitored": "1",
     }
-    assert "shape () has no rows" in str(app.dataframe[0].value.to_dict())
+    [left_out] = table(app, "Unmonitored")
+    assert left_out["reason"].endswith("shape () has no rows")
 
 
 def test_an_unknown_run_leads_back_to_all_runs(open_page, collector):

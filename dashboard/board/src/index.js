@@ -1,12 +1,22 @@
 /** The entry that Streamlit calls: once when the board appears, and again on every change. */
 
 import uplotStyle from "uplot/dist/uPlot.min.css";
+import blocksStyle from "./blocks.css";
 import runsStyle from "./runs.css";
 import style from "./style.css";
 import { Board } from "./board.js";
+import { CodeBlock } from "./code.js";
 import { element } from "./dom.js";
 import { RunTable } from "./runs.js";
+import { Table } from "./table.js";
 
+/** Kind of a message → what shows it, and its styles. */
+const KINDS = {
+  board: [Board, uplotStyle, style],
+  runs: [RunTable, runsStyle],
+  code: [CodeBlock, blocksStyle],
+  table: [Table, blocksStyle],
+};
 const BOARDS = new WeakMap();
 let calls = 0;
 
@@ -17,9 +27,8 @@ export default function show(component) {
   try {
     let board = BOARDS.get(parent);
     if (!board) {
-      board = data.kind === "runs"
-        ? new RunTable(parent, element("style", {}, runsStyle))
-        : new Board(parent, element("style", {}, uplotStyle, style));
+      const [Shown, ...styles] = KINDS[data.kind ?? "board"];
+      board = new Shown(parent, element("style", {}, ...styles));
       BOARDS.set(parent, board);
     }
     board.call = call;

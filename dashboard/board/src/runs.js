@@ -2,11 +2,9 @@
 
 import { element } from "./dom.js";
 import { COLUMNS, ORDERS } from "./runcolumns.js";
-import { ago, counts, spark } from "./runtext.js";
+import { ago, counts } from "./runtext.js";
+import { sparkline } from "./sparkline.js";
 import { background } from "./theme.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 96, HEIGHT = 26, MARGIN = 3;
 
 export class RunTable {
   constructor(parent, style) {
@@ -150,20 +148,8 @@ class Row {
   }
 
   curve({ spark: text, loss, tone }) {
-    const svg = document.createElementNS(SVG, "svg");
-    for (const [name, value] of [["viewBox", `0 0 ${WIDTH} ${HEIGHT}`], ["width", WIDTH], ["height", HEIGHT], ["role", "img"], ["aria-label", `Loss, now ${loss}`]]) svg.setAttribute(name, value);
-    const { paths, end } = spark(text, WIDTH, HEIGHT, MARGIN);
+    const svg = sparkline(text, `Loss, now ${loss}`);
     svg.classList.toggle("sick", tone === "error");
-    for (const d of paths) {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("d", d);
-      svg.append(path);
-    }
-    if (end) {
-      const dot = document.createElementNS(SVG, "circle");
-      for (const [name, value] of [["cx", end[0]], ["cy", end[1]], ["r", 2.4]]) dot.setAttribute(name, value);
-      svg.append(dot);
-    }
     return svg;
   }
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Channel, Notice, Notifications, Silence
 from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.parts.blocks import code
 from trainvitals_dashboard.parts.session import client, now
 from trainvitals_dashboard.wording import ago, in_future, plain, prose, shortened, table, words
 
@@ -43,7 +44,7 @@ def channels(known: Sequence[Channel], *, may_write: bool = False) -> None:
             "No channel is configured for the runs that this token sees. On the collector's "
             "machine, in `trainvitals.toml` (or as JSON in `TRAINVITALS_NOTIFICATIONS`):"
         )
-        st.code(NO_CHANNEL, language="toml")
+        code("no_channel", NO_CHANNEL)
         return
     rows = [
         (

@@ -19,6 +19,7 @@ from trainvitals.api.schema import Curve, RunDetail
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import VALUES, Client
 from trainvitals_dashboard.figures.curves import StepRange
+from trainvitals_dashboard.parts.blocks import code
 from trainvitals_dashboard.parts.ranges import window
 from trainvitals_dashboard.parts.session import client
 from trainvitals_dashboard.wording import clean
@@ -69,8 +70,7 @@ def _curve_downloads(run: RunDetail, scalars: Sequence[str], name: str) -> None:
         on_click="ignore",
     )
     st.caption("All stored values:")
-    command = f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv"
-    st.code(command, language="bash")
+    code("export", f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv")
 
 
 def _curves(

@@ -111,8 +111,7 @@ def explain(problem: Problem) -> None:
             "stores its data on its own disk.",
             icon=":material/cloud_off:",
         )
-        st.caption("If the collector is not running, start it:")
-        st.code("trainvitals serve", language="bash")
+        st.caption("If the collector is not running, start it: `trainvitals serve`")
         st.caption("To show another collector: `trainvitals dashboard --collector URL`.")
         st.caption(_said(problem))
     elif problem.reason in ("unauthorised", "forbidden"):
@@ -128,9 +127,9 @@ def explain(problem: Problem) -> None:
         else:
             st.caption(
                 f"The token is read from {literal(str(access.token_file))} at each request. Create "
-                "a read token on the collector's machine and write it to this file:"
+                "a read token on the collector's machine (`trainvitals token create read`) and "
+                "write it to this file."
             )
-            st.code("trainvitals token create read", language="bash")
     elif problem.reason == "unknown_run":
         st.warning(
             f"**No run {literal(run_in_url())}** has reported to {url}.",

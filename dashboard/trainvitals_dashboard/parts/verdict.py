@@ -10,6 +10,7 @@ from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Finding, RulePage, Run, RunDetail, Verdict
 from trainvitals.api.wording import number, percent, row
 from trainvitals_dashboard.client import Problem
+from trainvitals_dashboard.parts.blocks import code
 from trainvitals_dashboard.parts.proof import proof_chart
 from trainvitals_dashboard.parts.session import EXPERIMENTS, LAYERS, client
 from trainvitals_dashboard.wording import (
@@ -102,7 +103,7 @@ def _failure(run: Run) -> str:
 def _failure_text(run: Run) -> None:
     """Show the complete error if it has more than one line."""
     if len(run.error.strip().splitlines()) > 1:
-        st.code(run.error.strip(), language=None, wrap_lines=True)
+        code("failure", run.error.strip())
 
 
 def verdict_card(run: RunDetail, findings: Sequence[Finding]) -> None:
@@ -238,7 +239,7 @@ def finding_body(run: RunDetail, finding: Finding, findings: Sequence[Finding]) 
     if finding.advice:
         st.markdown(f"**What to do**\n\n{bulleted(finding.advice)}")
     if finding.fix:
-        st.code(finding.fix, language="python", wrap_lines=True)
+        code(f"fix-{finding.code}-{finding.where}-{finding.since_step}", finding.fix)
     if finding.refuted_by:
         st.caption(f"**What would prove this wrong:** {prose(finding.refuted_by)}")
     _rule_page(finding)

@@ -13,10 +13,12 @@ from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks
 from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.blocks import Column, rows
 from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control, window
+from trainvitals_dashboard.parts.run_rows import spark_text
 from trainvitals_dashboard.parts.session import (
     BIAS,
     client,
@@ -34,6 +36,17 @@ from trainvitals_dashboard.wording import (
 COLUMNS = 200
 LINES_MAX = 6
 LIVE_S = 5
+CURVE_POINTS = 48
+"""Points of a small curve; the table is sent again at each refresh."""
+TABLE_COLUMNS = (
+    Column("bias"),
+    Column("of"),
+    Column("smallest", "number"),
+    Column("largest", "number"),
+    Column("drift (RMS)", "number"),
+    Column("drift / S", "number"),
+    Column("drift over steps", "curve"),
+)
 SHIFTED = ("bias", "norm_shift")
 """Kinds of parameters that are added to an output."""
 BIAS_RULES = ("TV701", "TV702", "TV703", "TV704")
@@ -179,29 +192,31 @@ def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift]) -> None:
     )
     layout = layouts.of(Stream.WEIGHT)
     places = {p.name: p for p in layout.places} if layout else {}
-    rows = [
-        {
-            "bias": clean(d.name),
-            "of": clean(places[d.name].module_kind) if d.name in places else "",
-            "smallest": _text(lowest.get(d.name)),
-            "largest": _text(highest.get(d.name)),
-            "drift (RMS)": _text(newest(d.drift)),
-            "drift / S": _text(newest(d.ratio)),
-            "drift over steps": [v for v in d.drift if v is not None],
-        }
+    cells = [
+        (
+            clean(d.name),
+            clean(places[d.name].module_kind) if d.name in places else "",
+            _text(lowest.get(d.name)),
+            _text(highest.get(d.name)),
+            _text(newest(d.drift)),
+            _text(newest(d.ratio)),
+            spark_text(_thinned([v for v in d.drift if v is not None])),
+        )
         for d in drifts
     ]
-    st.dataframe(
-        rows,
-        hide_index=True,
-        column_config={"drift over steps": st.column_config.LineChartColumn(width="medium")},
-    )
+    rows("biases", "Biases", TABLE_COLUMNS, cells)
     st.caption(
         "The largest drift comes first. Smallest and largest are the extremes of the newest "
         "measured step. What to do: "
         "`remedies.biases.parameter_groups` (own learning rate, no or L2 decay), "
         "`remedies.biases.recentre`, `remedies.biases.audit`."
     )
+
+
+def _thinned(values: Sequence[float]) -> Sequence[float]:
+    """Return at most CURVE_POINTS values at equal distances; the last one is kept."""
+    every = -(-len(values) // CURVE_POINTS)
+    return values[::-1][:: max(1, every)][::-1]
 
 
 def _text(value: float | None) -> str:

@@ -17,6 +17,7 @@ from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line
 from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.blocks import Column, code, rows
 from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.ranges import range_control
@@ -31,6 +32,14 @@ CHARTS = (
     ("Gradient norm", str(Scalar.GRADIENT_NORM)),
     ("Learning rate", f"{Scalar.LEARNING_RATE}/0"),
     ("Validation loss", f"{Scalar.LOSS}/validation"),
+)
+VERDICT_COLUMNS = (
+    Column("run"),
+    Column("verdict"),
+    Column("state"),
+    Column("steps", "number"),
+    Column("loss", "number"),
+    Column("git commit"),
 )
 
 
@@ -56,7 +65,7 @@ def show() -> None:
     _settings(runs)
     first, second = (shlex.quote(clean(run.id)) for run in runs[:2])
     st.caption("The first step and the first layer at which two runs differ:")
-    st.code(f"trainvitals compare {first} {second}", language="bash")
+    code("command", f"trainvitals compare {first} {second}")
 
 
 def _choice() -> list[str]:
@@ -78,19 +87,21 @@ def _choice() -> list[str]:
 
 
 def _verdicts(runs: Sequence[RunDetail]) -> None:
-    st.dataframe(
+    rows(
+        "verdicts",
+        "Verdicts",
+        VERDICT_COLUMNS,
         [
-            {
-                "run": clean(run.name or run.id),
-                "verdict": words(str(run.verdict)),
-                "state": run.state,
-                "steps": run.step + 1,
-                "loss": "–" if run.loss is None else number(run.loss),
-                "git commit": run.metadata.git_commit[:12],
-            }
+            (
+                clean(run.name or run.id),
+                words(str(run.verdict)),
+                clean(run.state),
+                f"{run.step + 1:,}",
+                "–" if run.loss is None else number(run.loss),
+                clean(run.metadata.git_commit[:12]),
+            )
             for run in runs
         ],
-        hide_index=True,
     )
 
 
@@ -141,16 +152,17 @@ def _settings(runs: Sequence[RunDetail]) -> None:
     if not different:
         st.caption("The configurations and the versions are the same.")
         return
-    st.dataframe(
+    rows(
+        "settings",
+        "Settings that differ",
         [
-            {"setting": clean(name)}
-            | {
-                f"{i + 1}: {clean(run.name or run.id)}": clean(str(config.get(name, "–")))
-                for i, (run, config) in enumerate(zip(runs, configs, strict=True))
-            }
+            Column("setting"),
+            *(Column(f"{i}: {clean(run.name or run.id)}") for i, run in enumerate(runs, 1)),
+        ],
+        [
+            (clean(name), *(clean(str(config.get(name, "–"))) for config in configs))
             for name in different[:SETTINGS_MAX]
         ],
-        hide_index=True,
     )
     if len(different) > SETTINGS_MAX:
         st.caption(f"{len(different) - SETTINGS_MAX} more settings differ.")

@@ -13,11 +13,11 @@ from trainvitals.api.schema import Curve, Experiment, ExperimentCurve, Run
 from trainvitals.api.wording import number
 from trainvitals_dashboard.figures.charts import Chart, over_layers
 from trainvitals_dashboard.figures.curves import Line, rounded
-from trainvitals_dashboard.figures.palette import palette
 from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.blocks import Column, Shaded, code, rows
 from trainvitals_dashboard.parts.board import board, forget_boards, still_board
 from trainvitals_dashboard.parts.header import brand
-from trainvitals_dashboard.parts.session import age_banner, client, guarded, is_dark, now
+from trainvitals_dashboard.parts.session import age_banner, client, guarded, now
 from trainvitals_dashboard.wording import ago, clean, plain, prose, shortened, table
 
 LINES_MAX = 6
@@ -54,10 +54,10 @@ def show() -> None:
 def _none_yet() -> None:
     st.info("No experiment was sent to this collector.", icon=":material/science:")
     st.caption("Compare initialisations, losses or learning rates, and send the result:")
-    st.code(
+    code(
+        "example",
         'result = trainvitals.experiment(factory, data, vary="initialisation")\n'
         'result.send("initialisation of my network")',
-        language="python",
     )
 
 
@@ -151,7 +151,7 @@ def _table(found: Experiment) -> None:
 
 
 def _signals(run: Run, found: Experiment) -> None:
-    """Show S of each hidden layer for each choice: as curves, and as a table with colours."""
+    """Show S of each hidden layer for each choice: as curves, and as a shaded table."""
     st.markdown("#### Signal through the depth, before the training", anchors=False)
     shown = [one for one in found.signals if len(one.layers) > 1]
     if not shown:
@@ -168,29 +168,27 @@ def _signals(run: Run, found: Experiment) -> None:
     values = [v for one in shown for v in one.S if v]
     if not values:
         return
-    # Imported here: only this table needs it, and Streamlit imports it anyway for a table.
-    import pandas as pd  # type: ignore[import-untyped]  # pandas has no types of its own
-
-    frame = pd.DataFrame(
-        {clean(one.choice): dict(zip(map(clean, one.layers), one.S, strict=True)) for one in shown}
-    ).T
-    low, high, dark = math.log10(min(values)), math.log10(max(values)), is_dark()
-    st.dataframe(
-        frame.style.map(lambda v: _coloured(v, low, high, dark)).format(number, na_rep="–"),
+    low, high = math.log10(min(values)), math.log10(max(values))
+    names = list(dict.fromkeys(name for one in shown for name in one.layers))
+    rows(
+        f"signals-{run.id}",
+        "Signal of each layer",
+        [Column("choice"), *(Column(clean(name), "number") for name in names)],
+        [
+            (clean(one.choice), *(_shaded(lines.get(name), low, high) for name in names))
+            for one in shown
+            for lines in [dict(zip(one.layers, one.S, strict=True))]
+        ],
     )
-    st.caption("One row per choice, first hidden layer at the left; the colour is logarithmic.")
+    st.caption("One row per choice, first hidden layer at the left; the shade is logarithmic.")
 
 
-def _coloured(value: float | None, low: float, high: float, dark: bool) -> str:
-    """Return CSS: small to large in the sequential colours of the theme, none for no value."""
+def _shaded(value: float | None, low: float, high: float) -> Shaded:
+    """Return a cell; `low` and `high` are the decimal logarithms of the palest and the darkest."""
     if value is None or not math.isfinite(value):
-        return ""
-    colours = palette(dark).sequential
+        return Shaded("–")
     share = (math.log10(value) - low) / (high - low) if value > 0 and high > low else 0.0
-    at = round(share * (len(colours) - 1))
-    is_strong = at >= len(colours) // 2
-    text = "#0f1519" if is_strong == dark else "#ffffff"
-    return f"background-color: {colours[at]}; color: {text}"
+    return Shaded(number(value), round(share, 2))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from trainvitals.api.experiment import TAG, is_result
 from trainvitals.api.schema import Run, RunPage
 from trainvitals_dashboard.access import chosen
 from trainvitals_dashboard.client import Answer, Problem
+from trainvitals_dashboard.parts.blocks import code
 from trainvitals_dashboard.parts.board import BUNDLE, SENT, forget_boards, mount
 from trainvitals_dashboard.parts.choices import choice
 from trainvitals_dashboard.parts.header import brand, links_to_all_runs
@@ -97,9 +98,9 @@ def empty() -> None:
     """Show how to connect the first run."""
     st.markdown("## No runs yet", anchors=False)
     st.markdown("Add trainvitals to a training script. The run appears here after its first steps:")
-    st.code(SIX_LINES.format(url=chosen().url), language="python")
+    code("six_lines", SIX_LINES.format(url=chosen().url))
     st.caption("Alternatively, omit `collector=` and set this variable for the training process:")
-    st.code(f"export TRAINVITALS_COLLECTOR={chosen().url}", language="bash")
+    code("variable", f"export TRAINVITALS_COLLECTOR={chosen().url}")
     st.button("Refresh", icon=":material/refresh:")
 
 

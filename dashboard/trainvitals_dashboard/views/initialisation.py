@@ -10,6 +10,7 @@ from trainvitals.api.schema import Checkup, Finding, Initialiser, Layouts, Place
 from trainvitals.api.wording import initialiser_text, number, percent
 from trainvitals.wire import Stream
 from trainvitals_dashboard.figures.charts import Chart, over_layers
+from trainvitals_dashboard.parts.blocks import Column, rows
 from trainvitals_dashboard.parts.board import still_board
 from trainvitals_dashboard.parts.header import run_header, where_and_when
 from trainvitals_dashboard.parts.session import (
@@ -23,15 +24,21 @@ from trainvitals_dashboard.wording import (
     SEVERITY_ICON,
     at_place,
     clean,
-    literal,
     plain,
     prose,
-    table,
     words,
 )
 
 LAYERS_MIN = 2
 NAMES_SHOWN = 4
+GROUP_COLUMNS = (Column("initialiser"), Column("tensors", "number"), Column("names"))
+TENSOR_COLUMNS = (
+    Column("tensor"),
+    Column("shape"),
+    Column("into"),
+    Column("initialiser"),
+    Column("confidence", "number"),
+)
 
 
 def show() -> None:
@@ -123,30 +130,31 @@ def _initialisers(found: Mapping[str, Initialiser], layouts: Layouts) -> None:
     groups: dict[str, list[str]] = {}
     for name, one in found.items():
         groups.setdefault(initialiser_text(one), []).append(name)
-    rows = [
+    grouped = [
         (
-            plain(text),
+            clean(text),
             f"{len(names):,}",
-            ", ".join(literal(n) for n in names[:NAMES_SHOWN])
+            ", ".join(clean(n) for n in names[:NAMES_SHOWN])
             + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""),
         )
         for text, names in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-    st.markdown(table(("initialiser", "tensors", "names"), rows))
+    rows("initialisers", "Initialisers", GROUP_COLUMNS, grouped)
     layout = layouts.of(Stream.WEIGHT)
     places = {p.name: p for p in layout.places} if layout else {}
     with st.expander(f"Each tensor ({len(found)})"):
-        st.dataframe([_row(n, i, places.get(n)) for n, i in found.items()], hide_index=True)
+        each = [_row(n, i, places.get(n)) for n, i in found.items()]
+        rows("tensors", "Initialiser of each tensor", TENSOR_COLUMNS, each)
 
 
-def _row(name: str, initialiser: Initialiser, place: Place | None) -> dict[str, str]:
-    return {
-        "tensor": clean(name),
-        "shape": " × ".join(map(str, place.shape)) if place else "",
-        "into": clean(place.nonlinearity) if place else "",
-        "initialiser": initialiser_text(initialiser),
-        "confidence": percent(initialiser.confidence),
-    }
+def _row(name: str, initialiser: Initialiser, place: Place | None) -> tuple[str, ...]:
+    return (
+        clean(name),
+        " × ".join(map(str, place.shape)) if place else "",
+        clean(place.nonlinearity) if place else "",
+        clean(initialiser_text(initialiser)),
+        percent(initialiser.confidence),
+    )
 
 
 if __name__ == "__main__":

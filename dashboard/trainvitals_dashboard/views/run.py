@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Completeness, Dropped, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks, scalar_name
 from trainvitals_dashboard.figures.updates import ChartPlan
+from trainvitals_dashboard.parts.blocks import Column, code, rows
 from trainvitals_dashboard.parts.board import Click, board
 from trainvitals_dashboard.parts.downloads import downloads
 from trainvitals_dashboard.parts.header import run_header
@@ -56,6 +58,13 @@ def _page(live: Live) -> None:
         st.text(run.notes)  # not Markdown: it could load images from other machines
     verdict_card(run, findings)
     ranked(run, findings)
+    if not is_result(run):
+        _over_steps(live, findings)
+    _about(run)
+
+
+def _over_steps(live: Live, findings: Sequence[Finding]) -> None:
+    run = live.answer.value
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
@@ -65,7 +74,6 @@ def _page(live: Live) -> None:
 
     live.refreshed(lambda now: _curves(now.answer.value, findings))
     _logged(live)
-    _about(run)
 
 
 def _shown(run: RunDetail) -> list[str]:
@@ -78,28 +86,25 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
     names = _scalars(run)
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
     marks = Marks(open_findings, _lost(run))
-    click = board(
-        f"curves-{run.id}",
-        [
-            _plan(
-                run,
-                Chart(
-                    f"curve-{scalar}",
-                    title,
-                    marks,
-                    height=height,
-                    wide=scalar == Scalar.LOSS,
-                    # The shape of a schedule is only recognisable on a linear axis.
-                    log_allowed=scalar != Scalar.LEARNING_RATE,
-                    clicks=True,
-                ),
-                [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX],
-            )
-            for title, scalar, height in CHARTS
-        ],
-        run.step,
-    )
-    _to_layers(run, click)
+    plans = []
+    for title, scalar, height in CHARTS:
+        places = [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
+        chart = Chart(
+            f"curve-{scalar}",
+            title,
+            marks,
+            height=height,
+            wide=scalar == Scalar.LOSS,
+            # The shape of a schedule is only recognisable on a linear axis.
+            log_allowed=scalar != Scalar.LEARNING_RATE,
+            clicks=True,
+        )
+        if places:
+            plans.append(_plan(run, chart, places))
+    if not plans:
+        st.caption("No loss, gradient norm or learning rate was recorded yet.")
+        return
+    _to_layers(run, board(f"curves-{run.id}", plans, run.step))
 
 
 def _logged(live: Live) -> None:
@@ -154,8 +159,6 @@ def _to_layers(run: RunDetail, click: Click | None) -> None:
 
 def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        if not places:
-            return []
         series = client().series(
             run,
             Stream.SCALAR,
@@ -185,7 +188,7 @@ def _about(run: RunDetail) -> None:
         st.metric("Not monitored", f"{len(run.not_watched):,}", help="Tensors and modules")
     if run.dropped:
         with st.expander(f"Missing records ({len(run.dropped)})"):
-            rows = [
+            missing = [
                 (
                     f"{d.first_step:,} to {d.last_step:,}",
                     plain(d.stream),
@@ -194,18 +197,16 @@ def _about(run: RunDetail) -> None:
                 )
                 for d in run.dropped[:100]
             ]
-            st.markdown(table(("steps", "stream", "reason", "records"), rows))
+            st.markdown(table(("steps", "stream", "reason", "records"), missing))
     if run.not_watched:
         with st.expander(f"Unmonitored tensors and modules ({len(run.not_watched)})"):
-            st.dataframe(
-                [{"name": n, "reason": r} for n, r in run.not_watched.items()], hide_index=True
-            )
+            reasons = [(clean(n), clean(r)) for n, r in run.not_watched.items()]
+            rows("not_watched", "Unmonitored", [Column("name"), Column("reason")], reasons)
     if run.events:
         with st.expander(f"Events ({len(run.events)})"):
-            st.dataframe(
-                [{"step": e.step, "what": e.kind, "text": e.text} for e in run.events],
-                hide_index=True,
-            )
+            columns = [Column("step"), Column("what"), Column("text")]
+            happened = [(f"{e.step:,}", clean(e.kind), clean(e.text)) for e in run.events]
+            rows("events", "Events", columns, happened)
     _where_from(run)
 
 
@@ -227,7 +228,7 @@ def _complete_help(completeness: Completeness) -> str:
 def _where_from(run: RunDetail) -> None:
     with st.expander("Run metadata"):
         meta = run.metadata
-        rows = [
+        facts = [
             ("run", run.id),
             ("project", run.project),
             ("host", run.host),
@@ -238,13 +239,11 @@ def _where_from(run: RunDetail) -> None:
             ("steps", steps(run.step + 1)),
             *((words(name), str(fact)) for name, fact in meta.facts.items()),
         ]
-        st.dataframe(
-            [{"what": what, "value": clean(value)} for what, value in rows if value],
-            hide_index=True,
-        )
+        known = [(clean(what), clean(value)) for what, value in facts if value]
+        rows("metadata", "Run metadata", [Column("what"), Column("value")], known)
         if run.config:
             st.caption("Configuration")
-            st.code(json.dumps(run.config, indent=2, ensure_ascii=False), language="json")
+            code("configuration", json.dumps(run.config, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
