@@ -9,17 +9,10 @@ from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_experiment import CHOICES, DEPTH, experiment, experiment_run
 from helpers.fake_runs import HOSTILE, healthy_run
 from helpers.sent import charts, codes, table
-from trainvitals_dashboard.wording import plain
 
 
 def words(app):
     return "\n".join(e.value for e in (*app.markdown, *app.caption, *app.info, *app.warning))
-
-
-def lines_of_table(app):
-    """Return the cells of the table of all choices, as Markdown; the first line is the header."""
-    [text] = [e.value for e in app.markdown if e.value.startswith("| choice |")]
-    return [[cell.strip() for cell in line[2:-2].split(" | ")] for line in text.splitlines()]
 
 
 def test_a_winner_is_named_with_the_reason(open_page, collector):
@@ -89,9 +82,9 @@ def test_a_network_without_depth_says_why_there_is_no_signal(open_page, collecto
 
 def test_the_table_is_that_of_the_result(open_page, collector):
     collector.runs = [experiment_run()]
-    found = lines_of_table(open_page("experiments"))
-    assert [line[0] for line in found[2:]] == [name.replace("_", "\\_") for name in CHOICES]
-    assert found[2][2] == plain("0.93 to 0.95")
+    found = table(open_page("experiments"), "Every choice")
+    assert [row["choice"] for row in found] == list(CHOICES)
+    assert found[0]["95 % interval"] == "0.93 to 0.95"
 
 
 def test_columns_in_which_no_choice_has_a_value_are_left_out(open_page, collector):
@@ -99,10 +92,10 @@ def test_columns_in_which_no_choice_has_a_value_are_left_out(open_page, collecto
     cells = [("zeros", "", "", "symmetric_init " * 20), ("he", "120", "", "")]
     rows = [{"choice": c[0], "cells": c, "learned": False} for c in cells]
     collector.runs = [experiment_run(header=header, rows=rows)]
-    found = lines_of_table(open_page("experiments"))
-    assert found[0] == ["choice", "steps", "diagnosis"]
-    assert found[2] == ["zeros", "", plain("symmetric_init " * 20)]
-    assert found[3] == ["he", "120", ""]
+    zeros, he = table(open_page("experiments"), "Every choice")
+    long = ("symmetric_init " * 20).strip()
+    assert zeros == {"choice": "zeros", "steps": "", "diagnosis": long}
+    assert he == {"choice": "he", "steps": "120", "diagnosis": ""}
 
 
 def test_the_address_chooses_an_experiment(open_page, collector):
@@ -152,9 +145,8 @@ def test_in_a_browser_it_has_no_error_and_hostile_names_are_text():
                 across = "document.documentElement.scrollWidth"
                 assert seen.page.evaluate(across) <= width
                 assert seen.errors == []
-                table = seen.page.locator("[data-testid=stMarkdownContainer]:has(> table)")
-                assert right_of(table) <= width
-                assert table.evaluate("e => getComputedStyle(e).overflowX") == "auto"
+                for found in seen.page.locator(".rows table").all():
+                    assert right_of(found) <= width
         with visit(browser, f"{url}/experiments?run={quote(HOSTILE)}") as seen:
             assert "<img src=x onerror" in seen.text()
             assert seen.foreign == []

@@ -18,7 +18,7 @@ from trainvitals_dashboard.parts.blocks import Column, Shaded, code, rows
 from trainvitals_dashboard.parts.board import board, forget_boards, still_board
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.session import age_banner, client, guarded, now
-from trainvitals_dashboard.wording import ago, clean, plain, prose, shortened, table
+from trainvitals_dashboard.wording import ago, clean, plain, prose, shortened
 
 LINES_MAX = 6
 """Curves in one chart: the palette has six colours."""
@@ -139,11 +139,10 @@ def _within(one: ExperimentCurve, first: int, last: int | None) -> Curve:
 
 def _table(found: Experiment) -> None:
     st.markdown("#### Every choice", anchors=False)
-    # Markdown: its cells wrap. A data frame cuts off long cells, such as the diagnosis.
-    cells = [[plain(cell) for cell in row.cells] for row in found.rows]
+    cells = [[clean(cell) for cell in row.cells] for row in found.rows]
     filled = [i for i in range(len(found.header)) if any(line[i] for line in cells)]
-    header = [plain(found.header[i]) for i in filled]
-    st.markdown(table(header, [[line[i] for i in filled] for line in cells]))
+    columns = [Column(clean(found.header[i])) for i in filled]
+    rows("choices", "Every choice", columns, [[line[i] for i in filled] for line in cells])
     st.caption(
         "The interval is the 95 % interval over the seeds. Final losses of different losses "
         "have different units."
