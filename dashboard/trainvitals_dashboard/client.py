@@ -47,6 +47,7 @@ from trainvitals.api.schema import (
     Series,
     Version,
 )
+from trainvitals.comparison import Comparison, compare
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -239,6 +240,10 @@ class Client:
     def report_page(self, run: str) -> str:
         """Return the report of a run as one HTML page. Raises Problem."""
         return _sent(lambda: self._client.report_page(run))
+
+    def comparison(self, a: str, b: str) -> Comparison:
+        """Return where two runs differ first; some 10 requests or more. Raises Problem."""
+        return _sent(lambda: compare(self._client, a, b))
 
     def _forget_runs(self) -> None:
         with self._runs_lock:

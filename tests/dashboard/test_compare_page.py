@@ -1,7 +1,13 @@
 """Two to six runs beside each other."""
 
-from helpers.fake_runs import FakeRun, healthy_run, hostile_run, vanishing_run
+import pytest
+
+from helpers.fake_runs import FakeRun, healthy_run, healthy_value, hostile_run, vanishing_run
 from helpers.sent import charts, codes, table
+
+
+def asked(collector, word):
+    return [path for path in collector.asked if word in path]
 
 
 def words(app):
@@ -15,6 +21,36 @@ def test_the_runs_of_the_address_are_drawn_over_the_same_steps(open_page, collec
     assert [line["name"] for line in loss["series"]] == ["resnet-baseline", "sigmoid-deep"]
     assert len(charts(app)) == 4
     assert codes(app) == ["trainvitals compare resnet-baseline sigmoid-deep"]
+
+
+def test_the_first_step_and_the_first_layer_that_differ_are_found_on_demand(open_page, collector):
+    def later(stream, statistic, place, step):
+        known = healthy_value(stream, statistic, place, step)
+        return known if step < 100 or known is None else 2 * known
+
+    collector.runs = [FakeRun("a"), FakeRun("b", values=later)]
+    app = open_page("compare", run=["a", "b"])
+    assert not asked(collector, "/heatmap")
+    app = app.button[-1].click().run()
+    assert not app.exception
+    found = {row["quantity"]: row for row in table(app, "First differences")}
+    assert found["loss"]["first at step"] == "100"
+    [layer] = [row for name, row in found.items() if name.startswith("first layer: ")]
+    assert int(layer["first at step"]) >= 100
+    assert float(layer["2: b"]) == pytest.approx(2 * float(layer["1: a"]), rel=1e-6)
+
+
+def test_runs_with_the_same_values_are_said_not_to_differ(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b")]
+    app = open_page("compare", run=["a", "b"])
+    assert "do not differ" in words(app.button[-1].click().run())
+
+
+def test_a_search_that_fails_is_said(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b")]
+    app = open_page("compare", run=["a", "b"])
+    collector.down = True
+    assert "The search failed" in words(app.button[-1].click().run())
 
 
 def test_the_verdicts_are_a_table(open_page, collector):

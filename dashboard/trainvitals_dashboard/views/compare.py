@@ -11,7 +11,7 @@ from msgspec import structs
 
 from trainvitals.api.schema import RunDetail
 from trainvitals.api.wording import number
-from trainvitals.comparison import flat
+from trainvitals.comparison import Comparison, flat
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
@@ -22,11 +22,13 @@ from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.ranges import range_control
 from trainvitals_dashboard.parts.session import client, guarded
-from trainvitals_dashboard.wording import clean, shortened, words
+from trainvitals_dashboard.wording import clean, plain, shortened, statistic_words, words
 
 RUNS_MAX = 6
 KNOWN_MAX = 500
 SETTINGS_MAX = 100
+FOUND = "first_difference"
+"""Key of the session: ids of two runs, and where they differ."""
 CHARTS = (
     ("Loss", str(Scalar.LOSS)),
     ("Gradient norm", str(Scalar.GRADIENT_NORM)),
@@ -63,9 +65,7 @@ def show() -> None:
         max(run.step for run in runs),
     )
     _settings(runs)
-    first, second = (shlex.quote(clean(run.id)) for run in runs[:2])
-    st.caption("The first step and the first layer at which two runs differ:")
-    code("command", f"trainvitals compare {first} {second}")
+    _first_difference(runs[0], runs[1])
 
 
 def _choice() -> list[str]:
@@ -137,6 +137,43 @@ def _plan(runs: Sequence[RunDetail], title: str, scalar: str) -> ChartPlan:
         log_allowed=not scalar.startswith(str(Scalar.LEARNING_RATE)),
     )
     return ChartPlan(chart, request)
+
+
+def _first_difference(a: RunDetail, b: RunDetail) -> None:
+    """Offer to search the first step and the first layer at which the first two runs differ."""
+    st.markdown("#### First difference", anchors=False)
+    names = [clean(run.name or run.id) for run in (a, b)]
+    if st.button("Find the first difference", icon=":material/search:"):
+        try:
+            st.session_state[FOUND] = (a.id, b.id), client().comparison(a.id, b.id)
+        except Problem as problem:
+            st.caption(f"The search failed: {plain(problem.text)}")
+    pair, found = st.session_state.get(FOUND, (None, None))
+    if pair == (a.id, b.id):
+        _differences(found, names)
+    st.caption("The same in a terminal:")
+    command = " ".join(shlex.quote(clean(run.id)) for run in (a, b))
+    code("command", f"trainvitals compare {command}")
+
+
+def _differences(found: Comparison, names: Sequence[str]) -> None:
+    places = [(words(one.place), one) for one in found.scalars]
+    if (layer := found.layer) is not None:
+        what = f"{layer.stream} {statistic_words(layer.statistic)} of {clean(layer.place)}"
+        places.append((f"first layer: {what}", layer))
+    if not places:
+        st.caption("The values that both runs recorded do not differ.")
+        return
+    columns = [Column("quantity"), Column("first at step", "number")]
+    columns += [Column(f"{i}: {name}", "number") for i, name in enumerate(names, 1)]
+    cells = [(what, f"{d.step:,}", _digits(d.a), _digits(d.b)) for what, d in places]
+    rows("differences", "First differences", columns, cells)
+    st.caption("Values that differ by rounding in float32 count as equal.")
+
+
+def _digits(value: float | None) -> str:
+    # All digits of float32: the first difference of two runs is often in the last ones.
+    return "–" if value is None else f"{value:.9g}"
 
 
 def _settings(runs: Sequence[RunDetail]) -> None:
