@@ -39,7 +39,7 @@ def torch_states(cuda: Collection[int] | None = None) -> TorchStates:
     if wanted and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count()) if cuda is None else cuda
         found = {index: torch.cuda.get_rng_state(index) for index in devices}
-    return TorchStates(torch.get_rng_state(), found)
+    return TorchStates(torch.default_generator.get_state(), found)
 
 
 def other_states() -> OtherStates:

@@ -38,7 +38,7 @@ BUNDLES_MAX: Final = 3
 WAIT_S: Final = 2.0
 """A bundle is written so long after its cause, with the findings that opened until then."""
 CLOSE_S: Final = 10.0
-OTHERS_SHARE_MAX: Final = 0.002
+OTHERS_SHARE_MAX: Final = 0.001
 """Share of the training time for reading Python's and NumPy's states."""
 ERRORS_MAX: Final = 3
 NAME: Final = "flight recorder"
@@ -144,9 +144,15 @@ class Recorder:
 
         Shape (samples, ...): averaged over the other dimensions.
         """
-        if self._is_off or not isinstance(value, Tensor) or value.numel() < 2 or not value.dim():
+        if self._is_off or not isinstance(value, Tensor):
             return
-        self._guarded(lambda: self._context.losses.append(_per_sample(value)))
+        started = time.perf_counter()
+        try:
+            if value.dim() and value.numel() > 1:
+                self._context.losses.append(_per_sample(value))
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._failed(error)
+        self._training_s += time.perf_counter() - started
 
     def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
         """Return an iterable over the same batches that observes their sample indices.
@@ -205,8 +211,14 @@ class Recorder:
 
     def step_ended(self, number: int) -> None:
         """End a step: add its context to the ring, and freeze the ring if there is a reason."""
-        if not self._is_off:
-            self._guarded(lambda: self._end(number))
+        if self._is_off:
+            return
+        started = time.perf_counter()
+        try:
+            self._end(number)
+        except Exception as error:  # noqa: BLE001 - never into the training
+            self._failed(error)
+        self._training_s += time.perf_counter() - started
 
     def close(self) -> None:
         """Write what is pending, and wait for it for at most 10 s."""

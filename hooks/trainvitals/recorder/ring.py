@@ -20,6 +20,8 @@ from trainvitals.wire import Frame, Layout, Stream
 STEPS_MAX: Final = 256
 BYTES_MAX: Final = 64 * 2**20
 LAYOUTS_MAX: Final = 64
+REMOVED_AT_ONCE: Final = 16
+"""Old steps are removed so many at once, which takes less time. Until then the ring holds more."""
 OTHER_STATES_BYTES: Final = 32_768
 """Size of Python's state, a tuple of 625 numbers, and of NumPy's."""
 
@@ -91,13 +93,18 @@ class Ring:
         size = context.nbytes
         self.nbytes += size
         self._contexts.append((size, context))
-        oldest = context.step - self._steps_max
+        surplus = len(self._contexts) - self._steps_max
+        if surplus >= REMOVED_AT_ONCE or self.nbytes > self._bytes_max:
+            self._remove_old(context.step)
+
+    def _remove_old(self, step: int) -> None:
+        oldest = step - self._steps_max
         while self._frames and self._frames[0][0] <= oldest:
             self._drop_frame()
         while len(self._contexts) > self._steps_max:
             self._drop_context()
         while self.nbytes > self._bytes_max:
-            of_frame = self._frames[0][0] if self._frames else context.step + 1
+            of_frame = self._frames[0][0] if self._frames else step + 1
             if of_frame <= self._contexts[0][1].step:
                 self._drop_frame()
             elif len(self._contexts) > 1 or not self._frames:
@@ -107,6 +114,8 @@ class Ring:
 
     def freeze(self) -> Frozen:
         """Return the ring as it is now."""
+        if self._contexts:
+            self._remove_old(self._contexts[-1][1].step)
         return Frozen(
             dict(self._layouts),
             [frame for _, frame in self._frames],
