@@ -41,6 +41,7 @@ from trainvitals.api.schema import (
     Layouts,
     Notifications,
     RulePage,
+    Rules,
     Run,
     RunDetail,
     RunPage,
@@ -256,6 +257,10 @@ class Client:
     def rule(self, code: str) -> Answer[RulePage]:
         """Return the page of a rule. Requested at each call: an upgrade may change it."""
         return self._get(f"/rules/{quote(code, safe='')}", RulePage)
+
+    def rules(self) -> Answer[Rules]:
+        """Return code, name and summary of each rule."""
+        return self._get("/rules", Rules)
 
     def initial(self, run: Run) -> Answer[Checkup]:
         """Return the state of a run before its training."""

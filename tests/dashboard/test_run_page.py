@@ -107,6 +107,24 @@ def test_a_closed_finding_asks_for_nothing_and_an_open_one_shows_its_chain(open_
     assert "**TV101** vanishing gradient → **TV501** no learning" in words(app)
 
 
+def test_the_rules_that_found_nothing_are_listed_when_they_are_wanted(open_page, collector):
+    run = blind_run()
+    run.findings = [DEAD]
+    collector.runs = [run]
+    app = open_page("run", run=run.id)
+    assert asked(collector, "/rules") == []
+    app.session_state["silent"] = True
+    listed = {row["code"] for row in table(app.run(), "Rules that found nothing")}
+    assert "TV101" in listed
+    assert not listed & {"TV201", "TV501", "TV504"}  # one has a finding, two could not run
+
+
+def test_before_a_verdict_no_rule_is_said_to_have_found_nothing(open_page, collector):
+    collector.runs = [young_run()]
+    labels = [e.label for e in open_page("run", run="ten-steps").expander]
+    assert "Rules that found nothing" not in labels
+
+
 def test_the_page_of_a_rule_is_requested_when_it_is_opened(open_page, collector):
     collector.runs = [vanishing_run()]
     app = open_page("run", run="sigmoid-deep")

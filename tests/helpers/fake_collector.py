@@ -22,7 +22,7 @@ from helpers.fake_alerts import NO_NOTIFICATIONS, SETTINGS, alerts_of
 from helpers.fake_findings import finding_of
 from helpers.fake_runs import FakeRun, run_of
 from trainvitals.api.blocks import blocks_of
-from trainvitals.diagnosis.registry import rule_by_code
+from trainvitals.diagnosis.registry import all_rules, rule_by_code
 
 TOKEN = "tv_read_1_secret"
 
@@ -51,7 +51,7 @@ class FakeCollector:
         if parts == ["runs"]:
             return self._page(query)
         if parts[0] == "rules":
-            return _rule_page(parts[1])
+            return _rule_page(parts[1]) if len(parts) > 1 else _rules()
         match parts:
             case ["alerts"]:
                 return alerts_of(self.runs, query, self.notifications["notices"])
@@ -96,6 +96,11 @@ class FakeCollector:
         cursor = str(first + limit) if len(found) > first + limit else None
         page = found[first : first + limit]
         return {"runs": [run_of(run) for run in page], "next_cursor": cursor}
+
+
+def _rules() -> Any:
+    pages = [rule.page() for rule in all_rules()]
+    return {"rules": [{"code": p.code, "rule": p.rule, "summary": p.summary} for p in pages]}
 
 
 def _rule_page(code: str) -> Any:

@@ -26,6 +26,7 @@ from trainvitals_dashboard.parts.session import (
     client,
     guarded,
 )
+from trainvitals_dashboard.parts.silent_rules import silent_rules
 from trainvitals_dashboard.parts.verdict import ranked, verdict_card
 from trainvitals_dashboard.wording import clean, plain, steps, table, words
 
@@ -58,6 +59,7 @@ def _page(live: Live) -> None:
         st.text(run.notes)  # not Markdown: it could load images from other machines
     verdict_card(run, findings)
     ranked(run, findings)
+    silent_rules(run, findings)
     if not is_result(run):
         _over_steps(live, findings)
     _about(run)
