@@ -321,6 +321,7 @@ class Monitor:
         try:
             for undo in self._at_close:
                 undo()
+            self._capture.abandon_step(failed=state == "failed")
             self._capture.detach()
             self._diagnosis.stop()
             if self._exporter is not None:

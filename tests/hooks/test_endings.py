@@ -5,10 +5,13 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import torch
 
 import trainvitals
 from helpers.watching import network, own_home, train, watched  # noqa: F401 - own_home is a fixture
+from trainvitals.capture import Capture
+from trainvitals.wire import Event, EventKind, Frame
 
 
 def ending_of(monkeypatch, monitor):
@@ -102,3 +105,74 @@ def test_a_forked_child_is_silent_and_the_parent_goes_on():
         """
     )
     assert done.returncode == 0, done.stderr
+
+
+TRAINING = """
+monitor = trainvitals.watch(model, optimizer, collector='off')
+for step in range(300):
+    x = torch.randn(16, 4)
+    y = x[:, :2] - x[:, 2:]
+    if step == {bad}:
+        x[3, 1] = float('nan')
+    optimizer.zero_grad()
+    output = model(x)
+    loss = monitor.loss(nn.functional.mse_loss(output, y))
+    if not torch.isfinite(loss):
+        {end}
+    loss.backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "end", "said"),
+    [
+        (0, "raise ValueError('not finite')", "failed after 0 steps: ValueError: not finite."),
+        (30, "raise ValueError('not finite')", "failed after 30 steps: ValueError: not finite."),
+        (30, "sys.exit(1)", "Non-finite input"),
+    ],
+)
+def test_a_program_that_ends_itself_at_a_nan_loss_is_diagnosed(bad, end, said):
+    """The last step has no update; its loss, weights and outputs are recorded nevertheless."""
+    done = run_script("import sys" + TRAINING.format(bad=bad, end=end))
+    assert said in done.stderr
+    assert f"ERROR TV902 non_finite_input since step {bad}" in done.stderr
+
+
+def test_a_nan_loss_of_a_step_without_captured_outputs_is_reported_as_such():
+    end = "raise ValueError('not finite')"
+    script = TRAINING.format(bad=200, end=end).replace("'off')", "'off', every=64)")
+    done = run_script(script)
+    assert "failed after 200 steps" in done.stderr
+    assert "TV901 non_finite_value since step 200" in done.stderr
+    assert "the origin was not observed" in done.stderr
+
+
+def test_a_forward_pass_that_raises_leaves_what_was_measured_before():
+    """The binary cross entropy of torch raises when a prediction is NaN."""
+    done = run_script(
+        """
+        model = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = trainvitals.watch(model, optimizer, collector='off')
+        x = torch.ones(3, 4)
+        x[1, 2] = float('nan')
+        nn.functional.binary_cross_entropy(model(x), torch.ones(3, 1))
+        """
+    )
+    assert "failed after 0 steps: RuntimeError: all elements of input" in done.stderr
+    assert "ERROR TV902 non_finite_input at 0 since step 0" in done.stderr
+
+
+def test_a_run_that_ends_well_has_no_unfinished_step():
+    records = []
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = Capture(model, optimizer, emit=records.append, every=1)
+    model(torch.ones(3, 8))  # an evaluation after the last step
+    capture.abandon_step(failed=False)
+    assert not [r for r in records if isinstance(r, Event | Frame)]
+    capture.abandon_step(failed=True)
+    kinds = [r.kind for r in records if isinstance(r, Event)]
+    assert kinds == [EventKind.STEP_UNFINISHED]
+    capture.detach()

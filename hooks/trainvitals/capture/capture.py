@@ -18,7 +18,7 @@ from trainvitals.capture import reasons
 from trainvitals.capture.budget import Budget
 from trainvitals.capture.emission import Emission, Places
 from trainvitals.capture.facts import facts_of
-from trainvitals.capture.guard import Guard, log
+from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import call_s
 from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.loss import NOTHING, LossHooks, Seen, examined_of
@@ -28,6 +28,7 @@ from trainvitals.capture.operations import LossEvents
 from trainvitals.capture.optimizer_state import OptimizerState
 from trainvitals.capture.optimizers import Optimizers, group_scalars
 from trainvitals.capture.outputs import Outputs
+from trainvitals.capture.plan import CapturePlan
 from trainvitals.capture.reasons import UNSEEN_STEPS, Names
 from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.scalars import Loss, StepScalars, total_of
@@ -100,7 +101,7 @@ class Capture:
         self._own_s = self._background_seen_s = 0.0
         self._last_end: float | None = None
         self._loss_hook: LossHooks | None = None
-        self._copies_are_stepped = self._force_full = False
+        self._force_full = False
         self._loss_events = LossEvents(emit)
         self._recorded: float | None = None
         try:
@@ -116,19 +117,17 @@ class Capture:
 
     @property
     def overhead(self) -> float | None:
-        """Own CPU time over training time, whole run, as last recorded; None before the first.
+        """Own CPU time over training time, whole run, as last recorded, in float32 as on the wire.
 
-        Rounded to float32, as on the wire, so that every output shows the same number.
-        """
+        None before the first."""
         return None if self._recorded is None else float(np.float32(self._recorded))
 
     @property
     def watched(self) -> tuple[str, ...]:
         """Names of the parameters and modules that are measured."""
         plan = self._measurement.plan
-        if plan is None:
-            return self._outputs.names
-        return (*(p.name for p in plan.parameters), *self._outputs.names)
+        parameters = () if plan is None else plan.parameters
+        return (*(p.name for p in parameters), *self._outputs.names)
 
     def loss(
         self,
@@ -170,6 +169,22 @@ class Capture:
     def finding_opened(self) -> None:
         """Raise the budget for some steps."""
         self._budget.after_finding(self.step)
+
+    def abandon_step(self, *, failed: bool) -> None:
+        """Emit what was measured of a step that did not end; call it before `detach`.
+
+        Unless the program `failed`, only if its loss is not finite: the loop may have ended there.
+        """
+        with self._guard.probe("unfinished step"):
+            measured = self._outputs.has_rows or self.scalars.waiting
+            if not (measured and self._is_full() and (failed or self._force_full)):
+                return
+            step, plan = self._measurement.unfinished()
+            step.put_taken(self.scalars.take())
+            self._outputs.take(step)
+            self._emit(Event(self.step + 1, time.time(), EventKind.STEP_UNFINISHED))
+            places = self._places(plan, updates=False)
+            self._emission.submit(self.step + 1, time.time(), step, places)
 
     def detach(self) -> None:
         """Remove every hook and emit all pending records. Safe to call twice."""
@@ -213,17 +228,7 @@ class Capture:
         self._outputs.attach()
         self._optimizers.attach()
         self.facts |= self._optimizers.facts()
-        if not self._optimizers.step_others_tensors():
-            return
-        if self._optimizers.wrapped:
-            self._copies_are_stepped = True
-            self._report("optimizer", reasons.STEPS_COPIES)
-            return
-        log.warning(
-            "The optimizer contains none of the model's parameters: it trains another model. "
-            "Build it from this model's parameters(). The training goes on."
-        )
-        self._report("optimizer", reasons.OTHER_MODEL)
+        self._copies_are_stepped = self._optimizers.report_others(self._report)
 
     def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
         started = time.thread_time()
@@ -331,18 +336,12 @@ class Capture:
         return self._full or (self._force_full and not self._budget.vital_only)
 
     def _is_supervised(self) -> bool:
-        supervised = self._measurement.is_supervised(forced=self._force_full)
-        return supervised and "supervision" not in self._guard.off
+        off = "supervision" in self._guard.off
+        return not off and self._measurement.is_supervised(forced=self._force_full)
 
     def _end_step(self, number: int, *, full: bool) -> None:
-        now = time.time()
         step, plan = self._measurement.begin()
-        taken = self.scalars.take()
-        if taken.on_device:
-            for name, value in taken.scalars().items():
-                step.put_scalar(name, value)
-        else:
-            step.taken = taken
+        step.put_taken(self.scalars.take())
         step.scalars |= group_scalars(self._optimizers.known)
         if self._last_end is not None:
             step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
@@ -354,15 +353,17 @@ class Capture:
         if full:
             plan.frozen_is_known = True
             self._outputs.take(step)
-            # A hand-written update, or an update of copies, can change any parameter.
-            unknown = self._copies_are_stepped or not self.optimizers
-            optimized = None if unknown else self._optimizers.ids
-            updates = bool(self.optimizers)
-            places = self._emission.places(plan, self._outputs, optimized, updates=updates)
+            places = self._places(plan, updates=bool(self.optimizers))
             reported = self.not_watched.get("activations")
             if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
                 self._report("activations", f"no activation was measured before step {number}")
-        self._emission.submit(number, now, step, places)
+        self._emission.submit(number, time.time(), step, places)
+
+    def _places(self, plan: CapturePlan, *, updates: bool) -> Places:
+        # A hand-written update, or an update of copies, can change any parameter.
+        unknown = self._copies_are_stepped or not self.optimizers
+        optimized = None if unknown else self._optimizers.ids
+        return self._emission.places(plan, self._outputs, optimized, updates=updates)
 
     def _nonfinite(self) -> None:
         """Measure this step and some later ones in full."""

@@ -74,7 +74,8 @@ class Emission:
 
     def _emit(self, number: int, time: float, step: Step, places: Places) -> None:
         nonfinite = step.is_nonfinite
-        self._streams.scalars(number, time, step.all_scalars, urgent=nonfinite or bool(places))
+        if step.is_finished or step.all_scalars():
+            self._streams.scalars(number, time, step.all_scalars, urgent=nonfinite or bool(places))
         if nonfinite and step.has_nonfinite_gradient:
             self._nonfinite(number)
         if not places:

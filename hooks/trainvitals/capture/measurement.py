@@ -21,6 +21,7 @@ from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.step import Step
 from trainvitals.capture.veto import UpdateGuard
+from trainvitals.wire import Stream
 
 RESCAN_STEPS: Final = 64
 """Number of steps between two searches for new or removed parameters."""
@@ -124,6 +125,15 @@ class Measurement:
         step, plan = self.begin()
         if self._is_full():
             self._take_weights(step, plan, plan.groups.get(None, ()), keep=False)
+
+    def unfinished(self) -> tuple[Step, CapturePlan]:
+        """Return the step that an exception ended, with all weights."""
+        step, plan = self.begin()
+        step.is_finished = False
+        if Stream.WEIGHT not in step.matrices:
+            groups = [group for several in plan.groups.values() for group in several]
+            self._take_weights(step, plan, groups, keep=False)
+        return step, plan
 
     def end(self, *, full: bool, next_is_full: bool) -> None:
         """End the step; keep the memory for copies of the weights only if it is needed at once."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from trainvitals.capture import calls
-from trainvitals.capture.guard import Guard
+from trainvitals.capture import calls, reasons
+from trainvitals.capture.guard import Guard, log
 from trainvitals.structure.parameters import local_of, optimized_ids
 from trainvitals.wire import Scalar
 
@@ -100,10 +100,23 @@ class Optimizers:
         """The ids of all tensors that the known optimizers update."""
         return optimized_ids(self.known)
 
-    def step_others_tensors(self) -> bool:
-        """Whether optimizers are known and update no parameter of the models."""
+    def report_others(self, report: Callable[[str, str], None]) -> bool:
+        """Report optimizers that update no parameter of the models.
+
+        Return whether a wrapper lets them update copies of the parameters.
+        """
         owned = {id(p) for model in self._models.values() for p in model.parameters()}
-        return bool(self.known and owned) and not self.ids & owned
+        if not (self.known and owned) or self.ids & owned:
+            return False
+        if self.wrapped:
+            report("optimizer", reasons.STEPS_COPIES)
+            return True
+        log.warning(
+            "The optimizer contains none of the model's parameters: it trains another model. "
+            "Build it from this model's parameters(). The training goes on."
+        )
+        report("optimizer", reasons.OTHER_MODEL)
+        return False
 
     def facts(self) -> dict[str, str | float]:
         """Return facts for the rules: the class of the first optimizer, the number of them, and

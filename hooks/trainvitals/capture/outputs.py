@@ -174,6 +174,11 @@ class Outputs:
                 else:
                     hooked.disarm()
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether an output of this step was measured."""
+        return self._written
+
     def take(self, step: Step) -> None:
         """Move the rows of this step into `step`, if a module was measured."""
         if not self._written:

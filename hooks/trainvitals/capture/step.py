@@ -57,6 +57,8 @@ class Step:
     replicas: int = 1
     taken: Taken | None = None
     """Scalars that the training reported, none of them on a device."""
+    is_finished: bool = True
+    """False if an exception ended the step."""
     _clipped: list[str] = field(default_factory=list)
     """Names in `scalars` of the optimizers' norms before clipping."""
 
@@ -93,6 +95,14 @@ class Step:
             self.scalars[name] = max(value, self.scalars.get(name, value))
         else:
             self.scalars[name] = value
+
+    def put_taken(self, taken: Taken) -> None:
+        """Add the scalars that the training reported."""
+        if not taken.on_device:
+            self.taken = taken
+            return
+        for name, value in taken.scalars().items():
+            self.put_scalar(name, value)
 
     def put_clipped(self, owner: object, norm: float | Tensor) -> None:
         """Add the norm of an optimizer's gradients before clipping."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from trainvitals.wire import (
     Dropped,
     Event,
+    EventKind,
     Frame,
     Layout,
     NotWatched,
@@ -37,6 +38,8 @@ FIRST_STEPS = 64
 STREAM_BYTES_MAX = 16 * 2**20
 """Maximum bytes of one stream's values, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
+LAST_EVENTS = 8
+"""Newest events, among which a run that failed reports its unfinished step."""
 EVENTS_MAX = 32
 """Frames with non-finite values that thinning keeps."""
 NONFINITE_SCALARS = (Scalar.NONFINITE_LOSS, Scalar.NONFINITE_GRADIENTS)
@@ -204,7 +207,7 @@ class History:
         newest steps; known to the collector only."""
         self.is_lost = False
         """Whether contact was lost: records stopped, and no end of the run was reported."""
-        self.last_step = -1
+        self._newest_step = -1
         self._streams: dict[Stream, StreamFrames] = {}
 
     def add(self, record: Record) -> None:
@@ -236,7 +239,17 @@ class History:
         if frames is None or frames.layout.version != frame.layout:
             return
         frames.append(frame.steps, frame.values)
-        self.last_step = max(self.last_step, int(frame.steps[-1]))
+        self._newest_step = max(self._newest_step, int(frame.steps[-1]))
+
+    @property
+    def last_step(self) -> int:
+        """The newest finished step; −1 before the first."""
+        newest = self._newest_step
+        unfinished = any(
+            event.kind == EventKind.STEP_UNFINISHED and event.step == newest
+            for event in self.events[-LAST_EVENTS:]
+        )
+        return newest - unfinished
 
     @property
     def steps_seen(self) -> int:

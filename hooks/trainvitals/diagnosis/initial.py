@@ -41,6 +41,9 @@ _DISTANCES: Final[Mapping[str, tuple[Callable[[float], float], str]]] = MappingP
 """The largest loss of the prediction 0 for targets of a mean square, and its description."""
 
 
+_SQUARES: Final = ("MSELoss", "HuberLoss")
+
+
 class Gain(NamedTuple):
     """The scale of a weight matrix: RMS(W)·√fan_in, the factor on inputs of unit scale."""
 
@@ -97,6 +100,9 @@ class InitialLoss(NamedTuple):
     E[y²]/2 for a Huber loss, and √E[y²], an upper bound, for an absolute or smooth one."""
     formula: str
     """How `expected` was derived: "ln 10"."""
+    power: int
+    """The power of the predictions' distance from the targets in the loss: 2 for a squared and a
+    Huber error, otherwise 1."""
     explained: bool
     """The measured predictions account for a loss that is this far above the expected one."""
 
@@ -122,11 +128,11 @@ def initial_loss(history: History) -> InitialLoss | None:
         # A cross entropy is at most ln C + the largest difference of two logits. A weighted sum
         # with another term can be larger: that is no evidence about the predictions.
         explained = seen - expected <= 1.05 * (first["max"] - first["min"])
-        return InitialLoss(step, seen, expected, f"ln {kind.classes}", explained)
+        return InitialLoss(step, seen, expected, f"ln {kind.classes}", 1, explained)
     if name in BINARY_LOSSES:
         largest = max(abs(first["max"]), abs(first["min"]))
         explained = name == "BCELoss" or seen - math.log(2) <= 1.05 * largest
-        return InitialLoss(step, seen, math.log(2), "ln 2", explained)
+        return InitialLoss(step, seen, math.log(2), "ln 2", 1, explained)
     if name in _DISTANCES:
         return _distance(history, name, step, seen, first)
     return None
@@ -147,7 +153,8 @@ def _distance(
     # What predictions of this mean and spread cost if they are independent of the targets.
     cost = (first["mean"] - float(mean[0])) ** 2 + first["std"] ** 2 + float(std[0]) ** 2
     limit, formula = _DISTANCES[name]
-    return InitialLoss(step, seen, limit(power), formula, seen <= 3 * limit(cost))
+    explained = seen <= 3 * limit(cost)
+    return InitialLoss(step, seen, limit(power), formula, 2 if name in _SQUARES else 1, explained)
 
 
 def _first_prediction(history: History) -> Mapping[str, float] | None:

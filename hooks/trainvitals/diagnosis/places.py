@@ -125,8 +125,9 @@ def layer_of(place: Place) -> str:
 
 
 def called(place: Place) -> str:
-    """Return the name of a layer for a sentence: "layer 3" where the name is only a number."""
-    name = layer_of(place)
+    """Return the name of a layer for a sentence: "layer 3" where the name is only a number, "the
+    model" for a model that is a single layer."""
+    name = layer_of(place) or "the model"
     return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 

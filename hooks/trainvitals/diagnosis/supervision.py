@@ -227,16 +227,8 @@ def outlier_share(history: History) -> float:
     """
     kind = only_loss(history)
     entries = int(np.prod(kind.target_shape)) if kind and kind.target_shape else 0
-    low, high, mean, std = (
-        history.scalar(name).values.astype(np.float64)
-        for name in (
-            Scalar.TARGET_MIN,
-            Scalar.TARGET_MAX,
-            Scalar.TARGET_MEAN,
-            Scalar.TARGET_STD,
-        )
-    )
-    if entries < 24 or not len(low) == len(high) == len(mean) == len(std) >= 8:
+    low, high, mean, std = _targets(history)
+    if entries < 24 or not len(low) == len(high) == len(mean) == len(std) >= BATCHES_KNOWN:
         return 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.maximum(high - mean, mean - low) ** 2 / (entries * std**2)
@@ -248,6 +240,44 @@ def outlier_share(history: History) -> float:
     ):
         return 0.0
     return float(np.quantile(share, 1 - OUTLIER_BATCHES)) if len(share) else 0.0
+
+
+TAIL_DISTANCE = 4.5
+"""Distance of a target from the mean of its batch in standard deviations, from which a few targets
+may hold the deviation: the largest of 64 normal values has 2.4, one of two equal outliers 5.6."""
+USUAL_BATCHES = 0.1
+"""Share of the batches with a smaller standard deviation than the usual one."""
+BATCHES_KNOWN = 8
+
+
+def usual_deviation(history: History) -> float:
+    """Return the standard deviation of the targets in a batch without outliers.
+
+    The 10 % quantile over the measured batches. NaN if targets are not measured, and before eight
+    batches as long as a few distant targets can hold the deviation.
+    """
+    low, high, mean, std = _targets(history)
+    known = np.isfinite(std)
+    if not known.any():
+        return math.nan
+    if len(std) < BATCHES_KNOWN and len(low) == len(high) == len(mean) == len(std):
+        furthest = np.maximum(high - mean, mean - low)[known]
+        if (furthest > TAIL_DISTANCE * std[known]).any():
+            return math.nan
+    return float(np.quantile(std[known], USUAL_BATCHES))
+
+
+def _targets(history: History) -> list[Array]:
+    """Return min, max, mean and standard deviation of the targets of each measured batch."""
+    return [
+        history.scalar(name).values.astype(np.float64)
+        for name in (
+            Scalar.TARGET_MIN,
+            Scalar.TARGET_MAX,
+            Scalar.TARGET_MEAN,
+            Scalar.TARGET_STD,
+        )
+    ]
 
 
 GROWTH_BATCHES = 5

@@ -36,6 +36,8 @@ class InitialLossAnomaly(Rule):
     The first loss is more than twice the loss of a prediction that ignores the input: ln C for a
     cross entropy over C classes, ln 2 for a binary cross entropy, the mean square of the targets
     for a squared error, half of it for a Huber loss, its root for an absolute or smooth L1 error.
+    For a squared or Huber error the limit is four times: predictions with the spread of the targets
+    and the opposite sign are twice as far away.
     The predictions of the first step must account for it: another term of the
     loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
     value. The rule needs the kind of the loss, its reduction "mean" and a single loss in the
@@ -82,7 +84,9 @@ class InitialLossAnomaly(Rule):
     refuted_by: ClassVar[str] = "The first loss contains a term that is not a prediction error."
 
     loss_ratio_max: float = threshold(
-        2.0, "First loss relative to that of a prediction that ignores the input."
+        2.0,
+        "First loss relative to that of a prediction that ignores the input; squared for a squared "
+        "or Huber error.",
     )
     excess_min: float = threshold(
         0.5, "Least excess of a cross entropy over that value, in nats: a batch of few samples."
@@ -97,7 +101,8 @@ class InitialLossAnomaly(Rule):
         if start is None or not start.explained or not course.known:
             return
         classes = start.formula.startswith("ln")
-        if not start.seen > self.loss_ratio_max * start.expected:
+        limit = self.loss_ratio_max**start.power
+        if not start.seen > limit * start.expected:
             return
         if classes and start.seen - start.expected < self.excess_min:
             return
@@ -120,7 +125,7 @@ class InitialLossAnomaly(Rule):
                 Evidence(
                     quantity="first loss relative to that of no knowledge",
                     seen=start.seen / start.expected,
-                    limit=self.loss_ratio_max,
+                    limit=limit,
                     direction="above",
                     healthy=(None, 1.5),
                 ),

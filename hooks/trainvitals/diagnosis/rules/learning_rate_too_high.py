@@ -159,14 +159,15 @@ class LearningRateTooHigh(Rule):
         )
         onsets = steps[high[np.searchsorted(big, steps[high]) > 0]] if len(high) else steps[:0]
         cause = cause_of(big, onsets)
-        worst = float(values.max())
         if cause is None:
             very_big = ratio.steps[ratio.values > 5 * self.update_ratio_max]
             cause = cause_of(very_big, broken, within=3)
         if cause is None:
             return None
         onset, since = cause
-        after = values[steps >= onset]
+        first = int(np.searchsorted(steps, onset)) if onset <= steps[-1] else 0
+        after = values[first:]
+        worst = float(after.max())
         stays_nonfinite = bool(len(broken)) and int(broken[-1]) >= int(steps[-1])
         if not stays_nonfinite and is_erratic(values) and worst < self.erratic_max * start:
             return None
@@ -177,7 +178,7 @@ class LearningRateTooHigh(Rule):
             return None  # the loss has fallen since
         peak = float(np.nanmax(ratio.values))
         derived = f"initial loss + {percent(self.rise_max)} + {self.rise_noise:g} × its noise"
-        reached, at = number(worst, 4), int(steps[np.argmax(values)])
+        reached, at = number(worst, 4), int(steps[first + np.argmax(after)])
         if (broken >= since).any():
             reached, at = "a non-finite value", int(broken[broken >= since][0])
         span = max(1, at - since)

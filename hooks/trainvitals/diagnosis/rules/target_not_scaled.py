@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
@@ -23,6 +24,8 @@ from trainvitals.diagnosis.supervision import (
     OUTLIER_SHARE,
     only_loss,
     outlier_share,
+    usual_deviation,
+    usual_loss_of_constant,
 )
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
@@ -50,9 +53,10 @@ class TargetNotScaled(Rule):
     the predictions, or their standard deviation is above 10, each also in units of ten standard
     deviations of the initial predictions if these are larger than 1. Where the targets are not
     measured, the first loss gives their distance, and 30 is the limit, if the loss has not fallen
-    by 30 % in 100 steps. With MSELoss also the reverse: the standard deviation of the targets is
-    below 0.01 and a thirtieth of that of the initial predictions, and after 100 steps the loss
-    still exceeds half of the targets' variance.
+    by 30 % in 100 steps. The deviation is that of batches without outliers; the finding is
+    information once the loss is 1 % of that of a constant prediction. With MSELoss also the
+    reverse: the standard deviation of the targets is below 0.01 and a thirtieth of that of the
+    initial predictions, and after 100 steps the loss still exceeds half of the targets' variance.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -98,6 +102,10 @@ class TargetNotScaled(Rule):
         0.5, "Loss divided by the variance of the targets, for targets that are small."
     )
 
+    fitted_max: float = threshold(
+        0.01, "Loss divided by that of a constant prediction, below which this is information."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = only_loss(history)
@@ -107,14 +115,21 @@ class TargetNotScaled(Rule):
         if scales is None:
             yield from self._from_loss(history, kind.kinds[0])
             return
-        if outlier_share(history) >= OUTLIER_SHARE:
-            scales = scales._replace(std=0.0)  # it is the deviation of a few targets
+        usual = usual_deviation(history)
+        # The deviation that a few targets have says nothing about the scale of the others.
+        held_by_few = math.isnan(usual) or outlier_share(history) >= OUTLIER_SHARE
+        scales = scales._replace(std=0.0 if held_by_few else min(scales.std, usual))
         unit = max(1.0, scales.predicted_std)
         far = abs(scales.mean - scales.predicted_mean)
         if max(far, scales.std) > self.scale_max * unit:
-            yield self._large(scales, far, unit)
+            found = self._large(scales, far, unit)
+            yield replace(found, severity=Severity.INFO) if self._is_fitted(history) else found
         elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
             yield from self._small(history, scales)
+
+    def _is_fitted(self, history: History) -> bool:
+        constant = usual_loss_of_constant(history)
+        return constant is not None and Course(history).now() < self.fitted_max * constant
 
     def _scales(self, history: History) -> _Scales | None:
         mean, std = (history.scalar(n).finite() for n in (Scalar.TARGET_MEAN, Scalar.TARGET_STD))

@@ -281,6 +281,25 @@ class TestTargetNotScaled:
         assert self.check(rate=3e-3, **small)
         assert not self.check(rate=3e-3, **(small | {"steps": 20}))
 
+    @pytest.mark.parametrize("steps", [4, 60])
+    def test_the_deviation_that_a_few_targets_have_is_not_that_of_all(self, steps):
+        def two_percent_outliers(y: Tensor) -> Tensor:
+            return torch.where(torch.arange(len(y))[:, None] % 50 == 0, 100 * y, y)
+
+        assert not self.check(
+            y=two_percent_outliers, steps=steps, batch=64, loss=nn.functional.huber_loss
+        )
+
+    @pytest.mark.parametrize(("loss", "severity"), [(2e5, "warning"), (2e3, "info")])
+    def test_a_scale_that_the_model_has_fitted_is_information(self, loss, severity):
+        example = Example(20).scalars(
+            loss=loss, target_mean=5000, target_std=1000, prediction_mean=0, prediction_std=0.1
+        )
+        kind = Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {"target_shape": "(32, 1)"})
+        example.history.add(kind)
+        [finding] = findings(TargetNotScaled(), example.history)
+        assert finding.severity == severity
+
     def test_other_losses_are_left_alone(self):
         history = TargetNotScaled.sick()
         history.events.append(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {}))

@@ -17,6 +17,7 @@ from trainvitals.api.schema import Finding, Severity  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.diagnosis.causes import headline_of  # noqa: E402
 from trainvitals.diagnosis.examine import Engine  # noqa: E402
+from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.initial import initial_loss, weight_gains  # noqa: E402
 from trainvitals.diagnosis.rules.init_activation_mismatch import (  # noqa: E402
@@ -27,6 +28,7 @@ from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall  
 from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly  # noqa: E402
 from trainvitals.diagnosis.rules.output_bias_prior import OutputBiasPrior  # noqa: E402
 from trainvitals.diagnosis.rules.redundant_bias import RedundantBias  # noqa: E402
+from trainvitals.wire import Event, EventKind  # noqa: E402
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CROSS_ENTROPY = nn.functional.cross_entropy
@@ -251,6 +253,20 @@ class TestInitialLossAnomaly:
 
         finding = found(InitialLossAnomaly, train(scaled(layers(16, 32, 1), 20), squared))
         assert "mean square of the targets" in finding.summary
+
+    @pytest.mark.parametrize(
+        ("kind", "loss", "reported"),
+        [("MSELoss", 3.9, False), ("MSELoss", 4.1, True), ("L1Loss", 2.1, True)],
+    )
+    def test_a_squared_error_counts_from_twice_the_distance_that_the_targets_have(
+        self, kind, loss, reported
+    ):
+        targets = {"target_mean": 0.0, "target_std": 1.0}
+        usual = {"mean": 0.0, "std": 1.0, "min": -3.0, "max": 3.0}
+        predictions = {f"prediction_{name}": value for name, value in usual.items()}
+        example = Example(1).scalars(loss=loss, **targets, **predictions)
+        example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, kind, {"reduction": "mean"}))
+        assert (found(InitialLossAnomaly, example.history) is not None) == reported
 
     def test_it_ends_when_the_loss_is_clearly_below_the_expected_one(self):
         model = scaled(mlp(), 12, "6.weight")

@@ -212,6 +212,15 @@ class TestLearningRateTooHigh:
         loss = np.r_[np.full(10, 2.0), np.full(10, 50.0), np.linspace(2, 0.5, 80)]
         assert not self.check(np.r_[np.full(20, 0.5), np.full(80, 1e-3)], loss)
 
+    def test_a_first_loss_that_is_the_largest_is_no_rise(self):
+        """A first step from far away swings the loss, which stays below where it began."""
+        assert not self.check(np.full(5, 2.0), np.array([28.7, 1.2, 2.0, 5.2, 11.7]))
+
+    def test_the_loss_that_is_named_comes_after_the_large_update(self):
+        loss = np.r_[90.0, np.full(40, 2.0), np.full(39, 50.0)]
+        [finding] = self.check(np.r_[np.full(40, 1e-3), np.full(40, 0.8)], loss)
+        assert "from 2 to 50 within" in finding.summary
+
     def test_weights_that_start_at_zero_do_not_count(self):
         assert not self.check(5.0, np.full(40, 2.0), weight=1e-6)
 
