@@ -3,6 +3,7 @@
 import base64
 
 import numpy as np
+import pytest
 
 from helpers.fake_runs import (
     DEAD,
@@ -122,6 +123,31 @@ def test_a_tensor_has_weight_gradient_and_update(open_page, collector):
     collector.runs = [healthy_run()]
     app = open_page("layers", run="resnet-baseline", place="encoder.3.weight")
     assert titles(app)[:3] == ["Weight (L2)", "Gradient (L2)", "Update: RMS(ΔW) / RMS(W)"]
+
+
+@pytest.mark.parametrize("stream", ["weight", "gradient"])
+def test_the_distribution_of_the_entries_is_drawn_as_two_filled_charts(
+    open_page, collector, stream
+):
+    collector.runs = [healthy_run()]
+    drawn = charts(open_page("layers", run="resnet-baseline", place="encoder.3.weight"))
+    percentiles, extremes = (drawn[f"detail-{stream}-{key}"] for key in ("magnitude_p95", "max"))
+    assert percentiles["title"].endswith(": percentiles of |x|, x ≠ 0")
+    assert [s["name"] for s in percentiles["series"]] == ["95 %", "median", "5 %"]
+    assert [s["name"] for s in extremes["series"]] == ["largest", "mean", "smallest"]
+    high, middle, low = (s["points"]["mean"][0] for s in percentiles["series"])
+    assert high > middle > low > 0 > extremes["series"][2]["points"]["mean"][0]
+    assert percentiles["filled"]
+    assert extremes["filled"]
+    assert not drawn[f"detail-{stream}-l2"]["filled"]
+
+
+def test_no_two_curves_of_a_chart_have_one_key_by_which_live_points_are_added(open_page, collector):
+    collector.runs = [healthy_run()]
+    drawn = charts(open_page("layers", run="resnet-baseline", place="encoder.3.weight"))
+    for key, chart in drawn.items():
+        places = [series["place"] for series in chart.get("series", ())]
+        assert len(places) == len(set(places)), key
 
 
 def test_a_chosen_statistic_is_written_into_the_address(open_page, collector):

@@ -17,9 +17,13 @@ HOSTILE = (
 )
 """HTML, a link, an image and an icon: what a run or a layer may be called."""
 
+ENTRIES = [
+    *("mean", "std", "min", "max", "l2", "nonfinite"),
+    *("magnitude_p05", "magnitude_p50", "magnitude_p95"),
+]
 STATISTICS = {
-    "weight": ["mean", "std", "l2", "nonfinite", "drift_rms", "drift_mean"],
-    "gradient": ["mean", "std", "l2", "nonfinite"],
+    "weight": [*ENTRIES, "drift_rms", "drift_mean"],
+    "gradient": ENTRIES,
     "update": ["rms", "ratio", "mean"],
     "activation": ["mean", "std", "sample_std", "dead_share", "saturated_share"],
     "scalar": ["value"],
@@ -133,6 +137,11 @@ def healthy_value(stream: str, statistic: str, name: str, step: int) -> float | 
     values = {
         "l2": {"weight": 8.0, "gradient": 0.1}.get(stream, 1.0) * base,
         "ratio": 1e-3,
+        "min": -0.3,
+        "max": 0.3,
+        "magnitude_p05": 0.006,
+        "magnitude_p50": 0.07,
+        "magnitude_p95": 0.2,
         "mean": 0.02 * math.sin(step / 30 + base),
         "nonfinite": 0.0,
         "drift_rms": 0.01 * math.sqrt(step + 1) if "bias" in name else math.nan,

@@ -200,6 +200,8 @@ export class Chart {
           values: (_, at) => tickTexts(at, this.log),
         },
       ],
+      // Between the first and the last curve: the share of entries between two percentiles.
+      bands: this.sent.filled && this.series.length > 1 ? [{ series: [1, this.series.length], fill: `${this.series[0].colour}1f` }] : [],
       series: [{}, ...this.series.map((s) => ({ stroke: s.colour, width: 1.8, points: { show: single || !overSteps, size: 5, fill: s.colour } }))],
       hooks: {
         drawClear: [(u) => { underlay(u, this); }],

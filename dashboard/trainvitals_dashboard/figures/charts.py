@@ -43,6 +43,8 @@ class Chart:
     """The axis may be logarithmic at first; the visitor can change it in any case."""
     clicks: bool = False
     """A click on a point is reported."""
+    filled: bool = False
+    """The area between the first and the last curve is filled."""
 
 
 def over_steps(chart: Chart, lines: Sequence[Line], steps: int) -> Part:
@@ -54,6 +56,7 @@ def over_steps(chart: Chart, lines: Sequence[Line], steps: int) -> Part:
         "alt": f"{clean(chart.title)} over steps",
         "log": chart.log_allowed and is_log(values),
         "clicks": chart.clicks,
+        "filled": chart.filled,
         "series": [
             {"place": line.curve.place, "name": clean(line.name), "points": points(line.curve)}
             for line in lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
+from msgspec.structs import replace
 
 from trainvitals.api.schema import Finding, Layout, Layouts, Place, RunDetail
 from trainvitals.api.wording import initialiser_text, percent
@@ -34,12 +35,18 @@ DETAIL = (
     (Stream.ACTIVATION, Stat.DEAD_SHARE, "Output: dead share"),
     (Stream.ACTIVATION, Stat.SATURATED_SHARE, "Output: saturated share"),
 )
-# The distribution of the entries of a tensor: three curves in one chart.
+# The distribution of the entries of a tensor: two charts with three curves each, from high to low.
+TENSORS = ((Stream.WEIGHT, "Weight"), (Stream.GRADIENT, "Gradient"))
 DISTRIBUTIONS = (
-    (Stream.WEIGHT, "Weight: magnitude of the entries"),
-    (Stream.GRADIENT, "Gradient: magnitude of the entries"),
+    (
+        "percentiles of |x|, x ≠ 0",
+        {Stat.MAGNITUDE_P95: "95 %", Stat.MAGNITUDE_P50: "median", Stat.MAGNITUDE_P05: "5 %"},
+    ),
+    (
+        "smallest to largest entry",
+        {Stat.MAX: "largest", Stat.MEAN: "mean", Stat.MIN: "smallest"},
+    ),
 )
-SHARES = ((Stat.MAGNITUDE_P95, "95 %"), (Stat.MAGNITUDE_P50, "median"), (Stat.MAGNITUDE_P05, "5 %"))
 SHIFTS = ("bias", "norm_shift")
 
 
@@ -78,9 +85,10 @@ def tensor_curves(run: RunDetail, layouts: Layouts, findings: Sequence[Finding],
         if _is_measured(layouts.of(stream), statistic, name)
     ]
     plans += [
-        _plan(run, stream, dict(SHARES), title, name, here)
-        for stream, title in DISTRIBUTIONS
-        if _is_measured(layouts.of(stream), Stat.MAGNITUDE_P50, name)
+        _plan(run, stream, lines, f"{of}: {title}", name, here)
+        for title, lines in DISTRIBUTIONS
+        for stream, of in TENSORS
+        if all(_is_measured(layouts.of(stream), statistic, name) for statistic in lines)
     ]
     bias = _bias_beside(layouts, name)
     if bias and _is_measured(layouts.of(Stream.WEIGHT), Stat.DRIFT_RMS, bias):
@@ -126,7 +134,10 @@ def _plan(
     findings: Sequence[Finding],
     key: str = "",
 ) -> ChartPlan:
-    """Return a chart with one curve for each statistic of `lines`, which has their names."""
+    """Return a chart with one curve for each statistic of `lines`, which has their names.
+
+    The area between the first and the last of several curves is filled.
+    """
     marks = Marks(findings, [d for d in run.dropped if d.stream == stream])
 
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
@@ -135,11 +146,16 @@ def _plan(
             series = client().series(
                 run, stream, statistic, [place], from_step=first, to_step=last, points=points
             )
-            found += [Line(name, curve) for curve in series.value.series if curve.step]
+            # A chart tells its curves apart by their place, and these are all of one tensor.
+            found += [
+                Line(name, replace(curve, place=str(statistic)))
+                for curve in series.value.series
+                if curve.step
+            ]
         return found
 
     key = key or f"detail-{stream}-{next(iter(lines))}"
-    return ChartPlan(Chart(key, title, marks, height=200), request)
+    return ChartPlan(Chart(key, title, marks, height=200, filled=len(lines) > 1), request)
 
 
 def _initialiser(run: RunDetail, name: str) -> str:
