@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from trainvitals.api.schema import Finding
 from trainvitals.config import ClientSettings
@@ -70,26 +70,14 @@ def is_respawned() -> bool:
     return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
 
 
-def usable_guard(value: object, model: object) -> str:
-    """Return the mode of the guard; "off" for an invalid one, "report" where it cannot prevent.
-
-    Each rank sees only its own part of sharded parameters, so ranks could decide differently.
-    """
+def usable_guard(value: object) -> str:
+    """Return the mode of the guard; "off" for an invalid one."""
     from trainvitals.capture.veto import MODES
-    from trainvitals.structure.parameters import sharding_of
 
-    if value not in MODES:
-        log.warning("guard=%s is not used: it must be one of %s.", _shown(value), ", ".join(MODES))
-        return "off"
-    models: Any = dict(model) if isinstance(model, Mapping) else {"": model}
-    if value in ("veto", "stop") and sharding_of(models) is not None:
-        log.warning(
-            "guard=%s only reports: the parameters are sharded, and each rank sees its part of "
-            "the gradients.",
-            value,
-        )
-        return "report"
-    return str(value)
+    if value in MODES:
+        return str(value)
+    log.warning("guard=%s is not used: it must be one of %s.", _shown(value), ", ".join(MODES))
+    return "off"
 
 
 def usable_activations(given: object) -> bool | str | list[str]:

@@ -83,7 +83,7 @@ def watch(
         guard: what happens to an update with non-finite gradients. "off": nothing; "report": an
             event; "veto": it is prevented, so that weights and optimizer stay finite; "stop": it
             is prevented, and `optimizer.step()` raises StopTraining. All but "off" wait for an
-            accelerator at each step.
+            accelerator at each step. Sharded parameters need clip_grad_norm_ (docs/guard.md).
         activations: "auto", True, False, or names or globs of modules.
         loss_falls: False for a loss that is not expected to fall (policy gradients, adversarial
             losses, sums over episodes): switches off the rules on its level.
@@ -111,7 +111,7 @@ def watch(
             activations=usable_activations(activations),
             every=usable_steps("every", every),
             start_step=usable_start(start_step),
-            guard=usable_guard(guard, model),
+            guard=usable_guard(guard),
             loss_falls=bool(loss_falls),
             collector=usable_collector(collector, settings),
             start={

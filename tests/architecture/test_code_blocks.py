@@ -12,6 +12,7 @@ PAGES = (
     "resuming.md",
     "experiments.md",
     "flight-recorder.md",
+    "guard.md",
     "remedies.md",
     "guides/biases.md",
     "guides/loss.md",

@@ -13,6 +13,7 @@ from torch import nn
 
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals.capture.veto import UpdateGuard
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -175,3 +176,18 @@ def test_an_unknown_mode_is_a_warning_and_off(caplog):
         training = Training(OPTIMIZERS["sgd"], guard="always").run()
     assert "guard='always' is not used" in caplog.text
     assert not training.is_finite
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1.0])
+def test_gradients_that_were_not_measured_are_read(sparse, bad):
+    """On an accelerator the measured values arrive later: `total` is None."""
+    table = nn.Embedding(5, 2, sparse=sparse)
+    optimizer = torch.optim.SGD(table.parameters(), 0.1)
+    (table(torch.tensor([1, 1, 3])).sum() * bad).backward()
+    guard = UpdateGuard("veto", lambda record: None, lambda name, reason: None)
+    guard.before(optimizer, None, 0)
+    assert guard.vetoed == (bad != 1)
+    assert (table.weight.grad is None) == (bad != 1)
+    guard.after()
+    assert table.weight.grad is not None

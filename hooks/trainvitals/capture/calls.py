@@ -1,8 +1,8 @@
-"""Observe two functions of torch that accept no hooks: GradScaler.step and clip_grad_norm_.
+"""Observe functions of torch that accept no hooks: GradScaler.step, and the gradients' total norm.
 
 Comes in: the calls of the training program. Goes out: calls of an `Observer`'s methods.
-Promise:  arguments, results and exceptions of torch's functions are unchanged. Both functions are
-          replaced while at least one observer is attached, and restored after the last one.
+Promise:  arguments, results and exceptions of torch's functions are unchanged. They are replaced
+          while at least one observer is attached, and restored after the last one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Observer(Protocol):
         """`scaler.step(optimizer)` has returned."""
 
     def clips(self, gradients: Sequence[Tensor], norm: Tensor) -> None:
-        """clip_grad_norm_ is about to clip `gradients`, whose total L2 norm is `norm`."""
+        """clip_grad_norm_ or get_total_norm found that the L2 norm of `gradients` is `norm`."""
 
 
 _observers: list[weakref.ref[Observer]] = []
@@ -44,6 +44,9 @@ def attach(observer: Observer) -> None:
         # this function up at each call. Versions of torch without it are not observed.
         if hasattr(clip_grad, "_get_total_norm"):
             _restores.append(_replace(clip_grad, "_get_total_norm", _total_norm))
+        # The same function under its public name, which torchtitan calls before it clips.
+        if hasattr(torch.nn.utils, "get_total_norm"):
+            _restores.append(_replace(torch.nn.utils, "get_total_norm", _total_norm))
 
 
 def detach(observer: Observer) -> None:

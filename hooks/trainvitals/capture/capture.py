@@ -75,7 +75,7 @@ class Capture:
         self._guard = Guard(self._report)
         self._budget = Budget(overhead, every, start_step)
         self._initial = InitialValues(emit, self._guard)
-        self.updates = UpdateGuard(guard, emit)
+        self.updates = UpdateGuard(guard, emit, self._report)
         self._background_cpu_s = background_cpu_s
         self._emission = Emission(emit, self._was_nonfinite)
         self.scalars = StepScalars()

@@ -16,7 +16,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.backends import Group
 from trainvitals.capture.initial import InitialValues
 from trainvitals.capture.optimizer_state import OptimizerState
-from trainvitals.capture.optimizers import UNSCALED, Optimizers, closure_of
+from trainvitals.capture.optimizers import UNSCALED, Optimizers, Scaling, closure_of
 from trainvitals.capture.plan import CapturePlan, Planner
 from trainvitals.capture.rounded_weights import RoundedWeights
 from trainvitals.capture.step import Step
@@ -99,12 +99,13 @@ class Measurement:
         self._state.before(optimizer, number)
         groups = self._groups(plan, optimizer)
         has_closure = closure_of(args, kwargs) is not None
-        updates = has_closure or self._take_gradients(step, optimizer, groups)
+        scaling = UNSCALED if has_closure else self._take_gradients(step, optimizer, groups)
         if self._is_full():
-            self._take_weights(step, plan, groups, keep=updates)
+            self._take_weights(step, plan, groups, keep=scaling is not None)
             self._rounded.look(plan.parameters, self.full_steps, number)
-        if self._updates.mode != "off" and updates and not has_closure:
-            self._updates.before(optimizer, step.totals.get(id(optimizer)), number)
+        if self._updates.mode != "off" and scaling is not None and not has_closure:
+            total, norm = step.totals.get(id(optimizer)), scaling.norm_of_all_ranks
+            self._updates.before(optimizer, total, number, sharding=plan.sharding, norm=norm)
 
     def after(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
         """Measure updates after an optimizer's update of step `number`."""
@@ -154,15 +155,15 @@ class Measurement:
         plan.group(self._optimizers.known)  # it stepped for the first time
         return plan.groups.get(id(optimizer), ())
 
-    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> bool:
-        """Measure the gradients; return False if GradScaler skips this update."""
+    def _take_gradients(self, step: Step, optimizer: Optimizer, groups: Groups) -> Scaling | None:
+        """Measure the gradients; return how they are scaled, None if the update is skipped."""
         scaling = self._optimizers.scaling(optimizer)
         unscale = scaling.unscale
         if scaling is not UNSCALED:
             for name, value in scaling.scalars.items():
                 step.put_scalar(name, value)
             if isinstance(unscale, float) and math.isnan(unscale):
-                return False  # an overflow is normal with GradScaler
+                return None  # an overflow is normal with GradScaler
             if scaling.clipped is not None:
                 step.put_clipped(optimizer, scaling.clipped * unscale)
         if not self._is_full():
@@ -174,7 +175,7 @@ class Measurement:
         if self._is_full():
             for group in groups:
                 group.gradients(step, optimizer, unscale, distinct=self._is_early())
-        return True
+        return scaling
 
     def _take_weights(self, step: Step, plan: CapturePlan, groups: Groups, *, keep: bool) -> None:
         if self._steps == 0 and not self._initial.is_taken:

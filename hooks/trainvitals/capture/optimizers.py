@@ -30,23 +30,33 @@ class Scaling(NamedTuple):
     """What GradScaler and clip_grad_norm_ do in a step: scalars, and the factor that unscales.
 
     The factor is NaN in a step whose update is skipped: its gradients overflowed. `clipped` is the
-    norm before clipping, still scaled.
+    norm before clipping, still scaled; `is_of_all_ranks` is whether it is the same on each rank.
     """
 
     scalars: dict[str, float | Tensor]
     unscale: float | Tensor = 1.0
     clipped: float | Tensor | None = None
+    is_of_all_ranks: bool = False
+
+    @property
+    def norm_of_all_ranks(self) -> float | Tensor | None:
+        """The norm before clipping if torch has reduced it over the ranks, else None."""
+        return self.clipped if self.is_of_all_ranks else None
 
 
 UNSCALED: Final = Scaling({})
 
 
 class Clip(NamedTuple):
-    """A call of clip_grad_norm_: id of the first gradient, number of gradients, total norm."""
+    """A call of clip_grad_norm_: id of the first gradient, number of gradients, total norm.
+
+    `is_of_all_ranks`: the gradients are DTensors, so torch has reduced their norm over the ranks.
+    """
 
     first: int
     size: int
     norm: float | Tensor
+    is_of_all_ranks: bool
 
 
 class Optimizers:
@@ -133,20 +143,22 @@ class Optimizers:
         """Return what GradScaler does in this step of `optimizer`."""
         if not self._clips and self._scaler is None and not hasattr(optimizer, "grad_scale"):
             return UNSCALED
-        clipped = self._norm_before_clipping(optimizer)
+        clip = self._clip_of(optimizer)
+        clipped = (None, False) if clip is None else (clip.norm, clip.is_of_all_ranks)
         fused = scaling_of(optimizer)
         if fused.scalars or self._scaler is None:
-            return fused if clipped is None else fused._replace(clipped=clipped)
+            return fused if clip is None else Scaling(fused.scalars, fused.unscale, *clipped)
         skipped = self._is_scaled and not self._has_stepped
         scalars: dict[str, float | Tensor] = {Scalar.SKIPPED_STEP: float(skipped)}
         if isinstance(scale := getattr(self._scaler, "_scale", None), Tensor):
             scalars[Scalar.LOSS_SCALE] = _read(scale)
-        return Scaling(scalars, math.nan if skipped else 1.0, clipped)
+        return Scaling(scalars, math.nan if skipped else 1.0, *clipped)
 
-    def _norm_before_clipping(self, optimizer: Optimizer) -> float | Tensor | None:
-        """Return the norm that clip_grad_norm_ found since the last step of `optimizer`.
+    def _clip_of(self, optimizer: Optimizer) -> Clip | None:
+        """Return the clipping of all gradients of `optimizer` since its last step.
 
-        None unless its latest calls have as many gradients as the optimizer.
+        Its norm is the total of several calls. None unless the latest calls have as many gradients
+        as the optimizer.
         """
         if not self._clips:
             return None
@@ -156,7 +168,7 @@ class Optimizers:
             # As in the step before: to search all gradients costs 0.2 ms for 500 of them.
             self._covering[id(optimizer)] = first, size, left - 1
             self._clips = []
-            return clip.norm
+            return clip
         params = [p for group in optimizer.param_groups for p in group["params"]]
         of_gradient = {id(p.grad): p for p in params if p.grad is not None}
         mine = [c for c in self._clips if c.first in of_gradient]
@@ -175,8 +187,9 @@ class Optimizers:
         one, *others = taken.values()
         if not others:
             self._covering[id(optimizer)] = of_gradient[one.first], count, CLIPS_SEARCHED_STEPS
-            return one.norm
-        return sum((clip.norm**2 for clip in others), one.norm**2) ** 0.5
+            return one
+        norm = sum((clip.norm**2 for clip in others), one.norm**2) ** 0.5
+        return Clip(one.first, count, norm, all(clip.is_of_all_ranks for clip in taken.values()))
 
     # Called by calls.py.
 
@@ -204,7 +217,8 @@ class Optimizers:
         with self._guard.probe("norm before clipping"):
             whole = local_of(norm)
             if type(whole) is Tensor and gradients:
-                clip = Clip(id(gradients[0]), len(gradients), _read(whole))
+                reduced = whole is not norm
+                clip = Clip(id(gradients[0]), len(gradients), _read(whole), reduced)
                 self._clips = [*self._clips[1 - CLIPS_MAX :], clip]
 
     def _begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -74,6 +74,11 @@ NORM_OF_SHARDS: Final = (
     "the parameters are sharded ({:.60}): gradient_norm_of_shards is this rank's part. The total "
     "is the root of the sum of its squares over all ranks."
 )
+GUARD_WITHOUT_NORM: Final = (
+    "the parameters are sharded ({:.60}), and no norm over all ranks is known: updates are made. "
+    "Call clip_grad_norm_ before each step, with all parameters of the optimizer; "
+    'max_norm=float("inf") changes nothing.'
+)
 NO_NORM: Final = (
     "some parameters are sharded ({:.60}) and others are on several ranks: the part of this rank "
     "would count these several times. Each row of the gradients is measured."

@@ -288,14 +288,17 @@ def _unobserved(monkeypatch):
 
 @pytest.mark.usefixtures("_unobserved")
 def test_torchs_functions_are_their_own_again_after_the_last_monitor():
-    originals = torch.amp.GradScaler.step, clip_grad._get_total_norm
+    def functions():
+        return torch.amp.GradScaler.step, clip_grad._get_total_norm, torch.nn.utils.get_total_norm
+
+    originals = functions()
     captures = [captured(network())[0] for _ in range(2)]
-    assert (torch.amp.GradScaler.step, clip_grad._get_total_norm) != originals
+    assert all(a is not b for a, b in zip(functions(), originals, strict=True))
     captures[0].detach()
     captures[0].detach()
-    assert (torch.amp.GradScaler.step, clip_grad._get_total_norm) != originals
+    assert all(a is not b for a, b in zip(functions(), originals, strict=True))
     captures[1].detach()
-    assert (torch.amp.GradScaler.step, clip_grad._get_total_norm) == originals
+    assert functions() == originals
     assert not calls._observers
 
 
