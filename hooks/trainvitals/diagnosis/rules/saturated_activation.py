@@ -15,6 +15,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import called, window
+from trainvitals.diagnosis.post_training import gain_of_reward
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.wire import Place, Stat, Stream
@@ -29,7 +30,8 @@ class SaturatedActivation(Rule):
     ## What it detects
     The share of saturated outputs (|tanh| > 0.99, or sigmoid outside 0.01 to 0.99) has a median
     above 50 % over the newest 20 captured steps. Excluded: gates of LSTM and GRU, output layers,
-    runs that have converged, and runs whose loss has fallen by half.
+    runs that have converged, runs whose loss has fallen by half, and those whose logged reward has
+    risen clearly.
     ## Why it matters
     The derivative of a saturated output is below 0.02. Hardly any gradient passes through, and
     the layers before it stop learning.
@@ -61,6 +63,11 @@ class SaturatedActivation(Rule):
     saturated_share_max: float = threshold(0.5, "Share of saturated outputs, 0 to 1.")
     observations: int = threshold(20, "Newest captured steps in the median.")
     observations_min: int = threshold(8, "Minimum number of captured steps.")
+    reward_gain_max: float = threshold(
+        0.5,
+        "Rise of a logged reward since the start, in standard deviations of single rewards, above "
+        "which the run learns in spite of it.",
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first of the layers with the largest share."""
@@ -75,6 +82,9 @@ class SaturatedActivation(Rule):
         share = np.nan_to_num(median(seen.values[-self.observations :]))
         sick = share > self.saturated_share_max
         if not sick.any() or course.learned(share=0.5):
+            return
+        gain = gain_of_reward(history, self.observations)
+        if gain is not None and gain > self.reward_gain_max:
             return
         order = sorted(
             np.flatnonzero(sick), key=lambda i: (-round(float(share[i]), 1), places[rows[i]].depth)

@@ -155,5 +155,17 @@ class TestSaturatedActivation:
     def test_gates_and_outputs_saturate_by_design(self, changes):
         assert not self.share(0.9, **changes)
 
+    @pytest.mark.parametrize(("reached", "reported"), [(0.3, True), (0.9, False)])
+    def test_a_policy_whose_reward_has_risen_clearly_may_saturate(self, reached, reported):
+        places = [
+            Place("1", kind="Tanh", depth=1, nonlinearity="tanh"),
+            Place("2", kind="Linear", depth=2),
+        ]
+        example = Example(60).scalars(
+            loss=np.zeros(60), log__reward=np.linspace(0.2, reached, 60), log__reward_std=0.5
+        )
+        example.stream(Stream.ACTIVATION, places, {"1": {Stat.SATURATED_SHARE: 0.9}})
+        assert bool(list(SaturatedActivation().check(example.history))) == reported
+
     def test_a_run_that_has_converged_may_saturate(self):
         assert not self.share(0.9, loss=np.r_[np.full(10, 2.0), np.full(30, 0.01)])
