@@ -7,6 +7,7 @@ Output for scripts goes to stdout, messages for people go to stderr.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shlex
 import socket
@@ -233,21 +234,28 @@ def _notify() -> None:
 @notify.command("test")
 def send_test_message(
     channel: Annotated[str | None, typer.Option(help="Only this channel.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Send a test message to each channel; exit 1 when one is not delivered."""
+    """Send a test message to each channel; exit 1 when one is not delivered.
+
+    As JSON: name of the channel → the reason for which it is not delivered, null if it is.
+    """
     channels = settings_with().notifications.channels
     if channel is not None and channel not in channels:
         refuse(f"No channel has this name. Channels: {', '.join(channels) or 'none'}.")
     if not channels:
         refuse("The settings have no channel: docs/notifications.md shows an example.")
-    failed = False
+    reasons: dict[str, str | None] = {}
     for name in [channel] if channel else channels:
+        reasons[name] = None
         try:
             sender(channels[name])(Message(event="test", summary=TEST_SUMMARY))
         except DeliveryFailed as failure:
-            failed = True
-            typer.echo(f"{name}: {failure}", err=True)
-        else:
-            typer.echo(f"{name}: delivered")
-    if failed:
+            reasons[name] = str(failure)
+        if not as_json:
+            reason = reasons[name]
+            typer.echo(f"{name}: {reason or 'delivered'}", err=reason is not None)
+    if as_json:
+        typer.echo(json.dumps(reasons, indent=2))
+    if any(reason is not None for reason in reasons.values()):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ Promise:  a SQLite database that a collector uses is not opened for writing: two
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,10 +87,21 @@ def create_token(
 
 
 @token.command("list")
-def list_tokens(database: DatabaseUrl = None) -> None:
-    """List the tokens: id, scope, project, state, label."""
+def list_tokens(
+    database: DatabaseUrl = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tokens as JSON.")] = False,
+) -> None:
+    """List the tokens: id, scope, project, day of creation, state, label.
+
+    As JSON, times are in seconds since the epoch. The tokens themselves are not stored.
+    """
     with _tokens(database) as tokens:
-        for row in tokens.all():
+        known = tokens.all()
+        if as_json:
+            rows = [row._asdict() | {"state": row.state(time.time())} for row in known]
+            typer.echo(json.dumps(rows, indent=2))
+            return
+        for row in known:
             made = time.strftime("%Y-%m-%d", time.gmtime(row.created_at))
             state = row.state(time.time())
             typer.echo(f"{row.id}\t{row.scope}\t{row.project or '*'}\t{made}\t{state}\t{row.label}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
+
+from trainvitals.cli.version import show_version
 
 GROUP = "trainvitals.commands"
 USAGE = 2
@@ -151,7 +153,6 @@ app = typer.Typer(
     add_completion=False,
     # A traceback with local variables would print tokens.
     pretty_exceptions_show_locals=False,
-    help="Monitor PyTorch training runs and diagnose their faults.",
     epilog=(
         "Exit codes: 0 success or healthy, 1 findings at or above --fail-on, 2 wrong usage, "
         "3 the collector cannot be reached."
@@ -160,5 +161,12 @@ app = typer.Typer(
 
 
 @app.callback()
-def _frame() -> None:
-    pass
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Monitor PyTorch training runs and diagnose their faults."""

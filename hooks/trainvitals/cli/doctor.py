@@ -1,11 +1,12 @@
 """`trainvitals doctor`: check the installation, the settings and the connection to the collector.
 
 Each check prints a line with a symbol: ✓ passed, ! limited, ✗ failed. The exit code is 1 if a check
-failed.
+failed. With --json the checks are a list.
 """
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ from trainvitals.config import ClientSettings, load
 PACKAGES = {"torch": "torch", "fastapi": "server", "streamlit": "dashboard", "psycopg": "postgres"}
 """Package → the extra that installs it."""
 GOOD, LESS, WRONG = "✓", "!", "✗"
+STATES = {GOOD: "passed", LESS: "limited", WRONG: "failed"}
 
 
 class Check(NamedTuple):
@@ -38,6 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     url: Annotated[str | None, typer.Option("--collector", help="URL of the collector.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check the installation, the settings and the connection to the collector.
 
@@ -46,8 +49,12 @@ def doctor(
     settings = load(collector=url)
     checks = [*_installed(), *_kernel(), *_token(settings), *_spool(settings)]
     checks += _collector(settings, collector_of(url))
-    for check in checks:
-        typer.echo(f"{check.sign} {check.text}")
+    if as_json:
+        typer.echo(
+            json.dumps([{"state": STATES[c.sign], "text": c.text} for c in checks], indent=2)
+        )
+    else:
+        typer.echo("\n".join(f"{check.sign} {check.text}" for check in checks))
     raise typer.Exit(1 if any(check.sign == WRONG for check in checks) else 0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
+import msgspec
 import typer
 
 from trainvitals.api.schema import Notifications, Silence
@@ -22,6 +23,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Id shown by `trainvitals 
 Hours = Annotated[float, typer.Option(help="Hours from now; at most 720.")]
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Pattern of runs; repeatable.")]
 Rules = Annotated[list[str] | None, typer.Option("--rule", help="Pattern of rules; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the silences as JSON.")]
 Projects = Annotated[
     list[str] | None, typer.Option("--project", help="Pattern of projects; repeatable.")
 ]
@@ -59,10 +61,16 @@ def end_one(silence: Id, collector: Url = None) -> None:
     typer.echo(f"The silence {silence} has ended.", err=True)
 
 
-def list_all(collector: Url = None) -> None:
-    """List the active silences: id (- if from the settings), end, patterns, reason."""
+def list_all(collector: Url = None, as_json: Json = False) -> None:
+    """List the active silences: id (- if from the settings), end, patterns, reason.
+
+    As JSON, `until` is in seconds since the epoch, and null for a silence without end.
+    """
     source = collector_of(collector)
     known = changed(lambda: source.fetch("/notifications", Notifications, limit=0))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(known.silences), indent=2).decode())
+        return
     for silence in known.silences:
         typer.echo("\t".join(_row(silence)))
 

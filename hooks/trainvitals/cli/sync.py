@@ -7,6 +7,7 @@ read.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +18,13 @@ from trainvitals.cli.report import FINDINGS, UNREACHABLE, USAGE, Url, end
 from trainvitals.config import PORT, load
 
 if TYPE_CHECKING:
-    from trainvitals.ship.adopt import Adoption
+    from collections.abc import Mapping
+
+    from trainvitals.ship.adopt import Adoption, Tally
 
 Wait = Annotated[float, typer.Option(min=0, help="Time to retry, in seconds.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("sync")(command)
 
 
-def command(collector: Url = None, wait: Wait = 10.0) -> None:
+def command(collector: Url = None, wait: Wait = 10.0, as_json: Json = False) -> None:
     """Deliver the batches of ended processes in the spool folder to their collector.
 
     Batches are sent only to the collector that their process was configured for. Folders of running
@@ -47,14 +52,18 @@ def command(collector: Url = None, wait: Wait = 10.0) -> None:
     adoption = Adoption(address, settings.read_token, settings.spool_dir, SPOOL_BYTES_MAX)
     _deliver(adoption, wait)
     tally = adoption.tally
-    typer.echo(
-        f"{tally.batches:,} batches with {tally.records:,} records are delivered to {address.url}."
-    )
-    if tally.rejected:
-        typer.echo(f"The collector rejected {tally.rejected:,} records permanently.", err=True)
     waiting: Counter[str] = Counter()
     for url, batches in left_over(settings.spool_dir):
         waiting[url] += batches
+    if as_json:
+        typer.echo(json.dumps(_counts(tally, address.url, waiting), indent=2))
+    else:
+        typer.echo(
+            f"{tally.batches:,} batches with {tally.records:,} records are delivered to "
+            f"{address.url}."
+        )
+    if tally.rejected:
+        typer.echo(f"The collector rejected {tally.rejected:,} records permanently.", err=True)
     mine = waiting.pop(address.url, 0)
     for url, batches in sorted(waiting.items()):
         hint = f"; to send them: trainvitals sync --collector {url}" if url else ""
@@ -70,6 +79,20 @@ def command(collector: Url = None, wait: Wait = 10.0) -> None:
     if tally.failed:
         raise typer.Exit(UNREACHABLE)
     raise typer.Exit(FINDINGS if tally.rejected else 0)
+
+
+def _counts(tally: Tally, collector: str, waiting: Mapping[str, int]) -> dict[str, object]:
+    """Return the counts; `waiting` maps the URL of a collector ("": unknown) to its batches."""
+    return {
+        "collector": collector,
+        "delivered_batches": tally.batches,
+        "delivered_records": tally.records,
+        "rejected_records": tally.rejected,
+        "waiting_batches": dict(waiting),
+        "running_folders": tally.running,
+        "unreadable_folders": tally.failed,
+        "reason": tally.reason,
+    }
 
 
 def _deliver(adoption: Adoption, wait_s: float) -> None:

@@ -1,4 +1,4 @@
-"""`trainvitals version`."""
+"""`trainvitals version` and `trainvitals --version`."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def register(app: typer.Typer) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(version_of("trainvitals"))
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and exit if the option was given."""
+    if wanted:
+        version()
+        raise typer.Exit

@@ -77,7 +77,10 @@ def test_an_unknown_command_is_a_usage_error():
 
 
 def test_the_version_is_one_line():
-    assert runner.invoke(app, ["version"]).stdout.count("\n") == 1
+    shown = runner.invoke(app, ["version"]).stdout
+    assert shown.count("\n") == 1
+    assert runner.invoke(app, ["--version"]).stdout == shown
+    assert runner.invoke(app, ["--version"]).exit_code == 0
 
 
 def test_rules_are_listed_and_each_has_a_page():
@@ -151,6 +154,15 @@ def test_doctor_is_content_without_a_collector_until_one_is_set(monkeypatch):
     done = runner.invoke(app, ["doctor"])
     assert done.exit_code == 1
     assert "✗ collector http://127.0.0.1:9" in done.stdout
+
+
+def test_doctor_prints_its_checks_as_json(monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_COLLECTOR", "http://127.0.0.1:9")
+    done = runner.invoke(app, ["doctor", "--json"])
+    assert done.exit_code == 1
+    shown = runner.invoke(app, ["doctor"]).stdout.splitlines()
+    signs = {"passed": "✓", "limited": "!", "failed": "✗"}
+    assert [f"{signs[c['state']]} {c['text']}" for c in json.loads(done.stdout)] == shown
 
 
 def test_doctor_counts_what_waits_to_be_sent(tmp_path):

@@ -1,5 +1,7 @@
 """`sync` delivers the spools of ended processes now, and says what was sent and what waits."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -52,6 +54,18 @@ def test_the_run_of_an_ended_process_is_complete_after_it(home, tmp_path, monkey
         assert (shown.complete, shown.stored) == (True, 5)
         again = sync("--collector", collector.url)
         assert (again.exit_code, again.stdout.split()[0]) == (0, "0")
+        spool_of(home, collector.url, b"f" * 16).close()
+        counts = json.loads(sync("--collector", collector.url, "--json").stdout)
+        assert counts == {
+            "collector": collector.url,
+            "delivered_batches": 3,
+            "delivered_records": 5,
+            "rejected_records": 0,
+            "waiting_batches": {NOWHERE: 3},
+            "running_folders": 0,
+            "unreadable_folders": 0,
+            "reason": "",
+        }
     assert len(folders(home / "spool")) == 1
 
 

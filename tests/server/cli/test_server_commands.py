@@ -1,5 +1,6 @@
 """serve, token and db: what they print, what they refuse, how they exit."""
 
+import json
 import socket
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_token_is_made_listed_and_revoked(run):
     assert token.split("_", 3)[3] not in listed
     assert run("token", "revoke", token_id).exit_code == 0
     assert "revoked" in run("token", "list").stdout
+    shown = run("token", "list", "--json").stdout
+    [row] = json.loads(shown)
+    assert {
+        "id": token_id,
+        "scope": "read",
+        "project": "p",
+        "state": "revoked",
+    }.items() <= row.items()
+    assert token.split("_", 3)[3] not in shown
     again = run("token", "revoke", token_id)
     assert again.exit_code == 2
     assert "No valid token" in again.stderr

@@ -73,6 +73,11 @@ def test_the_test_command_says_what_failed_without_the_address(configured, hook)
     hook.status = 404
     done = CliRunner().invoke(app, ["notify", "test"])
     assert (done.exit_code, done.stderr) == (1, "a: the webhook answered 404\n")
+    done = CliRunner().invoke(app, ["notify", "test", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"a": "the webhook answered 404"})
+    hook.status = 200
+    done = CliRunner().invoke(app, ["notify", "test", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"a": None})
 
 
 def test_without_channels_or_with_an_unknown_one_it_is_wrong_usage(configured):

@@ -1,5 +1,6 @@
 """`trainvitals silence` adds, lists and ends silences of a running collector."""
 
+import json
 import time
 
 import pytest
@@ -48,6 +49,10 @@ def test_a_silence_is_added_listed_and_ended(collector, called):
     assert configured == ["-", "for ever", "sandbox", "*", "*", ""]
     assert listed[0] == silence["id"]
     assert listed[2:] == ["*", "night-*,old", "run_lost", "the cluster is upgraded"]
+    shown = json.loads(called("list", "--json").stdout)
+    assert [one["id"] for one in shown] == ["", silence["id"]]
+    assert shown[1]["runs"] == ["night-*", "old"]
+    assert shown[1]["until"] == pytest.approx(silence["until"])
     assert called("end", silence["id"]).exit_code == 0
     assert held(collector) == []
 
