@@ -55,8 +55,8 @@ def moments(x: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
         return {}
     if keep is None:
         low, high = torch.aminmax(x)
-        std, mean = torch.std_mean(x, correction=0)
-        return {"min": low, "max": high, "mean": mean, "std": std}
+        # Not torch.std_mean, which takes three times as long as both together.
+        return {"min": low, "max": high, "mean": x.mean(), "std": x.std(correction=0)}
     # Not x[keep]: its size depends on the values, which requires a wait for an accelerator.
     drop, count = ~keep, keep.sum()
     mean = x.masked_fill(drop, 0.0).sum() / count
