@@ -49,11 +49,13 @@ from trainvitals.api.schema import (
     Version,
 )
 from trainvitals.comparison import Comparison, compare
+from trainvitals_dashboard.kept import Kept, memory_of
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 KEPT_BYTES_MAX = 64 * 2**20
+"""Memory of all kept answers, not the size of their bodies."""
 TIMEOUT_S = 5.0
 TEST_TIMEOUT_S = 15.0
 POINTS = 500
@@ -87,15 +89,6 @@ class Answer(Generic[T_co]):
     """Why the value is not current; None when it is current."""
 
 
-@dataclass
-class _Kept:
-    value: Any
-    at: float
-    version: object
-    etag: str
-    size: int
-
-
 class Client:
     """Sends requests to one collector with one token. Thread-safe."""
 
@@ -112,7 +105,7 @@ class Client:
         self._client = ApiClient(url, token, timeout_s=TIMEOUT_S, exchange=exchange, binary=True)
         # A delivery may take 10 s.
         self._patient = ApiClient(url, token, timeout_s=TEST_TIMEOUT_S, exchange=exchange)
-        self._kept: LRUCache[str, _Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
+        self._kept: LRUCache[str, Kept] = LRUCache(KEPT_BYTES_MAX, lambda kept: kept.size)
         self._lock = threading.Lock()
         self._runs_lock = threading.Lock()
         self._every_run: dict[bool, Answer[RunPage]] = {}
@@ -346,16 +339,16 @@ class Client:
         if kept is not None and reply.value is None:
             value, size = kept.value, kept.size
         else:
-            value, size = reply.value, reply.size
+            value, size = reply.value, memory_of(key) + memory_of(reply.value)
         now = self._clock()
-        self._keep(key, _Kept(value, now, version, reply.etag, size))
+        self._keep(key, Kept(value, now, version, reply.etag, size))
         return Answer(value, now)
 
-    def _recall(self, key: str) -> _Kept | None:
+    def _recall(self, key: str) -> Kept | None:
         with self._lock:
             return self._kept.get(key)
 
-    def _keep(self, key: str, kept: _Kept) -> None:
+    def _keep(self, key: str, kept: Kept) -> None:
         with self._lock:
             if kept.size <= self._kept.maxsize:
                 self._kept[key] = kept
