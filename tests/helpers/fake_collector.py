@@ -26,6 +26,9 @@ from trainvitals.diagnosis.registry import all_rules, rule_by_code
 
 TOKEN = "tv_read_1_secret"
 
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""Of the report of a run."""
+
 
 @dataclass
 class FakeCollector:
@@ -68,7 +71,8 @@ class FakeCollector:
             case ["findings"]:
                 return {"findings": [finding_of(f) for f in run.findings]}
             case ["report.html"]:
-                return f"<!doctype html><title>{run.id}</title>"
+                head = f'<!doctype html><meta content="{POLICY}"><title>{run.id}</title>'
+                return f"{head}<body><h2>Curves</h2></body>"
             case ["initial"]:
                 return run.initial()
             case ["layout"]:

@@ -7,6 +7,7 @@ import style from "./style.css";
 import { Board } from "./board.js";
 import { CodeBlock } from "./code.js";
 import { element } from "./dom.js";
+import { embedded } from "./embed.js";
 import { RunTable } from "./runs.js";
 import { Table } from "./table.js";
 
@@ -44,3 +45,5 @@ export default function show(component) {
     BOARDS.delete(parent);
   };
 }
+
+embedded(show);

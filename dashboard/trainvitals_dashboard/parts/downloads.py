@@ -11,6 +11,7 @@ import io
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -18,8 +19,11 @@ import streamlit as st
 from trainvitals.api.schema import Curve, RunDetail
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import VALUES, Client
-from trainvitals_dashboard.figures.curves import StepRange
+from trainvitals_dashboard.figures.curves import Line, StepRange
+from trainvitals_dashboard.figures.report import with_board
+from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.blocks import code
+from trainvitals_dashboard.parts.board import BUNDLE
 from trainvitals_dashboard.parts.ranges import window
 from trainvitals_dashboard.parts.session import client
 from trainvitals_dashboard.wording import clean
@@ -27,18 +31,23 @@ from trainvitals_dashboard.wording import clean
 POINTS = 2000
 """As many as the API sends for one curve."""
 PLACES_MAX = 50
+REPORT_POINTS = 1000
+"""Of each curve in the HTML report: a zoom cannot request more from there."""
 COLUMNS = ("curve", "step", "last_step", "count", "min", "mean", "max", "last", "nonfinite")
 
 
-def downloads(run: RunDetail, scalars: Sequence[str]) -> None:
-    """Show the downloads of a run. The files are made when they are requested."""
+def downloads(run: RunDetail, scalars: Sequence[str], plans: Sequence[ChartPlan]) -> None:
+    """Show the downloads of a run. The files are made when they are requested.
+
+    `plans`: the charts of the report. Their requests must not need a run of the script.
+    """
     name = re.sub(r"[^\w.-]+", "-", clean(run.name or run.id))[:60] or "run"
     source = client()
     with st.popover("Download", icon=":material/download:"):
         st.caption("Verdict, findings and curves of the whole run, as one file:")
         st.download_button(
             "HTML report",
-            lambda: source.report_page(run.id),
+            lambda: report_with_board(source.report_page(run.id), plans, run.step),
             file_name=f"{name}.html",
             mime="text/html",
             on_click="ignore",
@@ -71,6 +80,24 @@ def _curve_downloads(run: RunDetail, scalars: Sequence[str], name: str) -> None:
     )
     st.caption("All stored values:")
     code("export", f"trainvitals export {shlex.quote(clean(run.id))} -o {name}.csv")
+
+
+def report_with_board(page: str, plans: Sequence[ChartPlan], newest: int) -> str:
+    """Return the report of a run with its charts over the steps 0 to `newest`."""
+    if not plans or not BUNDLE.exists():
+        return page
+    detailed = [_of_report(plan) for plan in plans]
+    message = message_of(detailed, newest, StepRange(), None).message
+    return with_board(page, message, BUNDLE.read_text(encoding="utf-8"))
+
+
+def _of_report(plan: ChartPlan) -> ChartPlan:
+    """Return a chart without links to other pages, and with REPORT_POINTS points of each curve."""
+
+    def request(first: int | None, last: int | None, _: int) -> Sequence[Line]:
+        return plan.request(first, last, REPORT_POINTS)
+
+    return ChartPlan(replace(plan.chart, clicks=False), request)
 
 
 def _curves(

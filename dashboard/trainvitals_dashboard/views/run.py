@@ -70,7 +70,7 @@ def _over_steps(live: Live, findings: Sequence[Finding]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(run.step)
-        downloads(run, _shown(run))
+        downloads(run, _shown(run), _plans(run, findings))
         if live.every_s is not None:
             st.caption("updates automatically", width="content")
 
@@ -85,6 +85,15 @@ def _shown(run: RunDetail) -> list[str]:
 
 
 def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
+    plans = _plans(run, findings)
+    if not plans:
+        st.caption("No loss, gradient norm or learning rate was recorded yet.")
+        return
+    _to_layers(run, board(f"curves-{run.id}", plans, run.step))
+
+
+def _plans(run: RunDetail, findings: Sequence[Finding]) -> list[ChartPlan]:
+    """Return the charts of the training; a report that is downloaded has them, too."""
     names = _scalars(run)
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
     marks = Marks(open_findings, _lost(run))
@@ -103,10 +112,7 @@ def _curves(run: RunDetail, findings: Sequence[Finding]) -> None:
         )
         if places:
             plans.append(_plan(run, chart, places))
-    if not plans:
-        st.caption("No loss, gradient norm or learning rate was recorded yet.")
-        return
-    _to_layers(run, board(f"curves-{run.id}", plans, run.step))
+    return plans
 
 
 def _logged(live: Live) -> None:
@@ -160,8 +166,11 @@ def _to_layers(run: RunDetail, click: Click | None) -> None:
 
 
 def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
+    # Read now: a download is made outside a run of the script.
+    source = client()
+
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        series = client().series(
+        series = source.series(
             run,
             Stream.SCALAR,
             Stat.VALUE,
