@@ -22,10 +22,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 SCRIPT = re.search(r"```bash\n(#!/bin/bash\n.*?)```", PAGE, re.DOTALL)[1]
 JOB = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
-FRAMEWORKS = (ROOT / "docs" / "frameworks.md").read_text()
-PROGRAM = re.search(r"### DistributedDataParallel\n.*?```python\n(.*?)```", FRAMEWORKS, re.DOTALL)[
-    1
-]
+DISTRIBUTED = (ROOT / "docs" / "frameworks" / "distributed-data-parallel.md").read_text()
+PROGRAM = re.search(r"```python\n(.*?)```", DISTRIBUTED, re.DOTALL)[1]
 COMMANDS = {
     "srun": 'exec "$@"',
     "scontrol": "echo 127.0.0.1",

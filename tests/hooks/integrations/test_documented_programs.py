@@ -1,4 +1,4 @@
-"""Each program of the page on frameworks runs with its command, and its run is diagnosed."""
+"""The program of each framework's page runs with its command, and its run is diagnosed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ pytestmark = [
     pytest.mark.slow,  # a minute and a half; each integration has tests of its own
 ]
 
-PAGE = Path(__file__).parents[3] / "docs" / "frameworks.md"
-PROGRAMS = dict(re.findall(r"\n### (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+ROOT = Path(__file__).parents[3]
+OVERVIEW = (ROOT / "docs" / "frameworks.md").read_text()
+PROGRAMS = {
+    page.stem: program
+    for page in sorted((ROOT / "docs" / "frameworks").glob("*.md"))
+    for program in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+}
 MODULES = {
     "accelerate": "accelerate.commands.accelerate_cli",
     "torchrun": "torch.distributed.run",
 }
 """Commands that are installed beside the interpreter, and their modules."""
-BLIND = {"A plain loop, and `torch.compile`"}
+BLIND = {"plain-loop"}
 
 
 def command_of(program):
@@ -44,17 +49,19 @@ def needs(program):
     return [name for name in dict.fromkeys(names) if importlib.util.find_spec(name) is None]
 
 
-def test_the_page_has_a_program_for_each_integration():
-    folder = PAGE.parents[1] / "hooks" / "trainvitals" / "integrations"
+def test_there_is_a_page_for_each_integration():
+    folder = ROOT / "hooks" / "trainvitals" / "integrations"
     offered = {p.stem for p in folder.glob("*.py") if "class Trainvitals" in p.read_text()}
     shown = set(re.findall(r"integrations\.(\w+) import", "".join(PROGRAMS.values())))
     assert shown == offered
     assert len(PROGRAMS) == len(offered) + 4
+    linked = re.findall(r"\(frameworks/([\w-]+)\.md\)", OVERVIEW)
+    assert sorted(linked) == sorted(PROGRAMS)
 
 
-@pytest.mark.parametrize("title", PROGRAMS)
-def test_the_program_runs_and_is_diagnosed(title, tmp_path):
-    program = PROGRAMS[title]
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_program_runs_and_is_diagnosed(page, tmp_path):
+    program = PROGRAMS[page]
     if missing := needs(program):
         pytest.skip(f"not installed: {', '.join(missing)}")
     arguments, variables = command_of(program)
@@ -69,5 +76,5 @@ def test_the_program_runs_and_is_diagnosed(title, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"trainvitals: run \S+: (\w+)", done.stdout + done.stderr)[1] == (
-        "blind" if title in BLIND else "healthy"
+        "blind" if page in BLIND else "healthy"
     )
