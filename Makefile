@@ -77,6 +77,10 @@ bench: bench-store
 bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector (ARGS='--database postgres')
 	$(BIN)/python benchmarks/store.py $(ARGS)
 
+.PHONY: bench-tabs
+bench-tabs: $(VENV)/.installed ## Memory of the dashboard and the collector with 20 tabs on live runs (ARGS='--minutes 10')
+	$(BIN)/python benchmarks/fleet_tabs.py $(ARGS)
+
 .PHONY: bench-cuda
 bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where there is one
 	$(BIN)/python benchmarks/cuda_overhead.py $(ARGS)
