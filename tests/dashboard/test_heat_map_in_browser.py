@@ -323,3 +323,16 @@ def test_an_update_of_the_heat_map_sends_only_new_columns(browser):
     assert max(update.size for update in found) <= 8192, [update.size for update in found]
     news = [update.message for update in found]
     assert all(m["base"] is not None and len(json.dumps(m)) <= 4096 for m in news)
+
+
+def test_an_update_of_a_tensor_gives_each_percentile_its_own_points(browser):
+    run = spiking_run(step=400, total_steps=2_000)
+    path = "/layers?run=gpt-small&place=encoder.3.weight"
+    found = live_updates(browser, run, path, "detail-weight-magnitude", (430, 460))
+    for update in found:
+        [chart] = [c for c in update.message["charts"] if c["key"] == "detail-weight-magnitude_p95"]
+        high, middle, low = (
+            chart["points"][f"magnitude_p{share}"]["mean"][0] for share in ("95", "50", "05")
+        )
+        assert high > middle > low
+        assert len(json.dumps(update.message)) <= 4096
