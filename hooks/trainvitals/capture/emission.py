@@ -55,8 +55,8 @@ class Emission:
         self._transfer.submit(step, lambda step: self._emit(number, time, step, places))
 
     def finish(self) -> None:
-        """Emit all steps, and wait for the values on devices."""
-        self._transfer.poll(wait=True)
+        """Emit all steps; wait a limited time for the values on devices."""
+        self._transfer.finish()
         self._streams.flush()
 
     def flush(self) -> None:

@@ -134,7 +134,7 @@ def late(steps: int) -> str:
     """Return the reason for steps whose values did not arrive from a device."""
     return (
         f"{steps:,} steps were not recorded: the device did not finish measuring them before too "
-        "many later steps waited. Raise every= or lower overhead=."
+        "many later steps waited, or within 2 s at the end. Raise every= or lower overhead=."
     )
 
 

@@ -7,6 +7,7 @@ completed, some steps later. The path for CUDA was never run on hardware.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import compress
@@ -28,6 +29,9 @@ from trainvitals.capture.step import Remote, Step
 
 WAITING_MAX: Final = 64
 """Maximum number of steps on their way; the oldest is dropped instead of waiting for it."""
+FINISH_S: Final = 2.0
+POLL_S: Final = 0.001
+"""Longest wait for the last steps at the end of a run, and the time between two looks."""
 Emit = Callable[[Step], None]
 
 
@@ -36,12 +40,8 @@ class _Copy(NamedTuple):
     host: Tensor
     event: Any
 
-    def is_done(self, *, wait: bool = False) -> bool:
-        if self.event is None:
-            return True
-        if wait:
-            self.event.synchronize()
-        return bool(self.event.query())
+    def is_done(self) -> bool:
+        return self.event is None or bool(self.event.query())
 
 
 class _Waiting(NamedTuple):
@@ -78,11 +78,25 @@ class Transfer:
         self.waiting.append(_Waiting(step, copies, emit, take_spans()))
         self.poll()
 
-    def poll(self, *, wait: bool = False) -> None:
-        """Emit the steps that are complete, in order; with `wait` (at the end) all of them."""
+    def finish(self) -> None:
+        """Emit the steps that are complete within `FINISH_S`, and give up the others.
+
+        A device that does not answer, as when a collective operation of the program hangs, must not
+        keep the program from its end.
+        """
+        until = time.monotonic() + FINISH_S
+        self.poll()
+        while self.waiting and time.monotonic() < until:
+            time.sleep(POLL_S)
+            self.poll()
+        self.given_up += len(self.waiting)
+        self.waiting.clear()
+
+    def poll(self) -> None:
+        """Emit the steps that are complete, in order."""
         while self.waiting:
             step, copies, emit, spans = self.waiting[0]
-            if not all(copy.is_done(wait=wait) for copy in copies):
+            if not all(copy.is_done() for copy in copies):
                 break
             self.waiting.popleft()
             self._device_s += seconds_of(spans)

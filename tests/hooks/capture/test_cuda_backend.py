@@ -10,6 +10,7 @@ memory, several devices, speed, and that equal entries give equal bits on a GPU.
 import os
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -148,9 +149,6 @@ class Event:
     def query(self):
         return self.passed
 
-    def synchronize(self):
-        self.passed = True
-
 
 class LateTransfer(Transfer):
     """A transfer from the CPU whose copies complete on request."""
@@ -196,8 +194,19 @@ def test_steps_are_emitted_in_their_order_when_their_events_have_passed():
 def test_at_the_end_every_step_is_waited_for():
     transfer, emitted = LateTransfer(), []
     transfer.submit(step_with(1.0), emitted.append)
-    transfer.poll(wait=True)
-    assert len(emitted) == 1
+    threading.Timer(0.1, setattr, (transfer.events[0], "passed", True)).start()
+    transfer.finish()
+    assert (len(emitted), transfer.given_up) == (1, 0)
+
+
+def test_a_device_that_hangs_does_not_keep_the_program_from_its_end(monkeypatch):
+    monkeypatch.setattr(transfer_module, "FINISH_S", 0.05)
+    transfer, emitted = LateTransfer(), []
+    for value in (1.0, 2.0):
+        transfer.submit(step_with(value), emitted.append)
+    transfer.events[0].passed = True
+    transfer.finish()
+    assert (len(emitted), transfer.given_up) == (1, 1)
 
 
 def test_a_device_that_does_not_answer_costs_a_bounded_amount_of_memory():
@@ -223,7 +232,7 @@ def test_steps_that_a_device_did_not_deliver_are_reported_at_the_end():
     for event in late.events:
         event.passed = True
     capture.detach()
-    assert capture.not_watched["steps"].startswith("3 steps were not recorded")
+    assert capture.not_watched["steps"].startswith("3 steps were not recorded: the device")
     assert any("steps" in r.reasons for r in records if isinstance(r, NotWatched))
 
 
