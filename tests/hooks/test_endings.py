@@ -164,6 +164,15 @@ def test_a_forward_pass_that_raises_leaves_what_was_measured_before():
     assert "ERROR TV902 non_finite_input at 0 since step 0" in done.stderr
 
 
+def test_a_program_that_fails_before_its_first_step_is_not_told_to_pass_the_optimizer_it_passed():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="off")
+    monitor.close()
+    reason = monitor.diagnosis().not_watched["optimizer"]
+    assert reason.startswith("the optimizer never stepped: the run ended before its first step")
+
+
 def test_a_run_that_ends_well_has_no_unfinished_step():
     records = []
     model = network()

@@ -381,15 +381,15 @@ class Capture:
             steps=self.step + 1 - self._budget.start,
             loss=self.scalars.seen,
             optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
+            optimizer_known=bool(self.optimizers),
             unknown_optimizers=self._optimizers.unknown,
             activations=bool(self._outputs.names) or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,
             compiled=self._outputs.compiled,
             full_steps=self._measurement.full_steps,
         )
-        for name, reason in (unseen | self._outputs.skipped).items():
-            if name not in self.not_watched:
-                self._report(name, reason)
+        for name, reason in (unseen | self._outputs.skipped | self.not_watched).items():
+            self._report(name, reason)
 
     def _report(self, name: str, reason: str) -> None:
         if self.not_watched.get(name) == reason:

@@ -49,6 +49,10 @@ NO_STEP: Final = (
     "no torch optimizer with this model's parameters stepped. Pass the optimizer that trains it: "
     "watch(model, optimizer)."
 )
+NEVER_STEPPED: Final = (
+    "the optimizer never stepped: the run ended before its first step, or the loop does not call "
+    "optimizer.step()."
+)
 FIRST_NEVER_STEPPED: Final = (
     "the first optimizer never stepped, and the steps of the run are the steps of the first one. "
     "Put an optimizer that always steps first: watch(models, [optimizer, ...])."
@@ -95,6 +99,7 @@ def unseen(
     steps: int,
     loss: bool,
     optimizer_stepped: bool,
+    optimizer_known: bool,
     unknown_optimizers: Sequence[str],
     activations: bool,
     eval_mode: bool,
@@ -110,7 +115,7 @@ def unseen(
     if not optimizer_stepped:
         given = ", ".join(sorted(set(unknown_optimizers)))[:60]
         contains = f"{given} contains no torch optimizer. " if given else ""
-        found["optimizer"] = contains + NO_STEP
+        found["optimizer"] = contains + (NEVER_STEPPED if optimizer_known else NO_STEP)
     elif not steps:
         found["steps"] = FIRST_NEVER_STEPPED
     if steps and not loss:

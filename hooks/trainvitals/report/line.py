@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
-from trainvitals.report.text import at_place, clean, counted
+from trainvitals.report.text import at_place, clean, counted, failure
 
 
 def line(diagnosis: Diagnosis, *, name: str = "") -> str:
@@ -33,7 +33,7 @@ def verdict_text(diagnosis: Diagnosis) -> str:
     """Return the verdict as text. "Healthy" is never the default."""
     steps = counted(diagnosis.step + 1, "step")
     if diagnosis.verdict is Verdict.FAILED:
-        return f"failed after {steps}: {clean(diagnosis.error) or 'no reason was given'}."
+        return f"failed after {steps}: {failure(diagnosis.error) or 'no reason was given'}."
     if diagnosis.checkup is not None and diagnosis.is_checkup:
         if diagnosis.verdict is Verdict.BLIND:
             return f"nothing found, but {_blind(diagnosis)}"

@@ -25,6 +25,18 @@ def clean(text: str, *, lines: bool = False) -> str:
     return "".join(kept)
 
 
+def failure(error: str) -> str:
+    """Return an exception's class and message in one line, without a period at its end.
+
+    A message with a traceback, such as that of an exception in a worker of a DataLoader, is
+    reduced to its first line and the exception below the traceback.
+    """
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    if any(line.endswith("Traceback (most recent call last):") for line in lines[1:]):
+        lines = [f"{lines[0].rstrip('.')}: {lines[-1]}"]
+    return clean(" ".join(lines)).rstrip(". ")
+
+
 def shortened(text: str, length_max: int) -> str:
     """Return the cleaned `text`, with its middle replaced by `…` if it is too long.
 

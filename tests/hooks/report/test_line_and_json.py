@@ -79,6 +79,29 @@ def test_a_failed_run_says_so_and_what_was_found():
     assert "failed after 100 steps: RuntimeError: boom. WARNING TV701" in line(failed)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("IndexError: Target 10 is out of bounds.", "IndexError: Target 10 is out of bounds."),
+        (
+            "RuntimeError: CUDA error: x\nFor debugging …\n",
+            "RuntimeError: CUDA error: x For debugging ….",
+        ),
+        (
+            "ValueError: Caught ValueError in DataLoader worker process 1.\n"
+            "Original Traceback (most recent call last):\n"
+            '  File "worker.py", line 374, in _worker_loop\n    data = fetcher.fetch(index)\n'
+            "ValueError: corrupt jpeg\n",
+            "ValueError: Caught ValueError in DataLoader worker process 1: "
+            "ValueError: corrupt jpeg.",
+        ),
+    ],
+)
+def test_the_reason_of_a_failure_is_one_sentence(error, said):
+    failed = Diagnosis(step=99, verdict=Verdict.FAILED, error=error)
+    assert line(failed) == f"trainvitals: failed after 100 steps: {said}"
+
+
 def test_an_unmeasured_run_is_not_called_healthy():
     assert "nothing measured" in line(Diagnosis())
 
