@@ -66,7 +66,7 @@ def experiment(
             held out, at most 16.
         vary: "initialisation", "loss", "learning_rate", or a dict name → a loss module, a learning
             rate, the name of a strategy of `remedies.initialise`, or a function of the model.
-        steps: optimizer steps of a training.
+        steps: optimizer steps of a training; at least 1.
         seeds: how many (0, 1, …), or the seeds; at least 2.
         loss: the loss where it does not vary; None: mean squared error, cross entropy or binary
             cross entropy, by the targets. It gets predictions and targets of the same shape, or
@@ -75,7 +75,7 @@ def experiment(
             accuracy, or the median absolute error of a regression.
         learning_rate: where it does not vary; default 0.001.
         optimizer: called as optimizer(parameters, lr=…); None: AdamW.
-        batch_size: of (inputs, targets).
+        batch_size: samples in a batch of (inputs, targets); at least 1.
         held_out: (inputs, targets) to compare on, instead of a part of `data`.
         robustness: train a second time with 10 % of the targets wrong.
         workers: number of processes; None or 1: none. The script then needs

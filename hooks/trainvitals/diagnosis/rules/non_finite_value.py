@@ -60,10 +60,10 @@ class NonFiniteValue(Rule):
     also if later steps are finite. If the tensors of that step were captured, also the first of
     them: a module's output (forward pass), only the loss (loss function), a gradient while the
     outputs and the loss are finite (backward pass), or an update while all of these are finite
-    (optimizer). If they were not captured, the origin is reported as not observed, and every module
-    is measured on the following steps. Excluded: gradients that overflow while a gradient scaler
-    is in use, and infinite outputs while the loss and the gradients are finite, as with attention
-    masks.
+    (optimizer; if parameters are sharded, also another rank's gradient). If they were not captured,
+    the origin is reported as not observed, and every module is measured on the following steps.
+    Excluded: gradients that overflow while a gradient scaler is in use, and infinite outputs while
+    the loss and the gradients are finite, as with attention masks.
     ## Why it matters
     Once a weight is NaN, every later value is NaN, and more steps do not repair it. A single
     non-finite loss may have changed the weights or the optimizer's moments through its gradient.
@@ -233,13 +233,7 @@ class NonFiniteValue(Rule):
                     True,
                 )
         if update is not None and update.step == int(bad[0]):
-            return Origin(
-                f"in the update of {update.place.name}, while the loss, the gradients and the "
-                "weights before it were finite",
-                Stream.UPDATE,
-                update,
-                True,
-            )
+            return _in_update(update)
         if weight is not None and weight.step <= int(bad[0]):
             return Origin(
                 f"in the weights before the step, in {weight.place.name}",
@@ -275,6 +269,8 @@ class NonFiniteValue(Rule):
             return ""  # the operation is in the loss or the model: see `_advice`
         if largest >= self.overflow_min:
             return clipping(1.0)
+        if origin.first is None or "shard" in origin.first.place.flags:
+            return ""  # the cause may be a gradient of another rank
         return EPSILON if origin.stream in (Stream.WEIGHT, Stream.UPDATE) else ""
 
     def _advice(self, history: History, step: int) -> str:
@@ -353,6 +349,20 @@ class NonFiniteValue(Rule):
     def healthy() -> History:
         """Return scores masked with −inf on purpose: the loss and the gradients are finite."""
         return _run(loss=np.zeros(21), gradients=np.zeros(21), output=np.full(21, 6.0))
+
+
+def _in_update(update: First) -> Origin:
+    """Return the origin of an update that is not finite, after finite gradients of this rank.
+
+    Clipping by the norm over all ranks writes NaN from one rank's shard into all shards.
+    """
+    where, rank = f"in the update of {update.place.name}", ""
+    if is_shard := "shard" in update.place.flags:
+        where, rank = f"first seen {where}", " of this rank"
+    words = f"{where}, while the loss, the gradients and the weights before it{rank} were finite"
+    if is_shard:
+        words += "; the parameters are sharded, so the cause may be a gradient of another rank"
+    return Origin(words, Stream.UPDATE, update, is_observed=not is_shard)
 
 
 def _run(

@@ -340,3 +340,29 @@ def test_an_update_that_is_not_finite_is_found_before_the_forward_pass_that_fail
     assert (finding.rule, finding.where) == ("non_finite_value", "0.weight")
     assert "in the update of 0.weight" in finding.summary
     assert "group['eps']" in finding.fix
+
+
+def finding_of_an_update(*flags):
+    """Return the finding of an update that is NaN at step 5, after finite gradients."""
+    place = Place("0.weight", kind="weight", depth=0, flags=flags)
+    rms = np.r_[np.full(5, 1e-3), np.nan]
+    example = Example(6).scalars(
+        loss=np.ones(6), nonfinite_loss=np.zeros(6), nonfinite_gradients=np.zeros(6)
+    )
+    columns = {"0.weight": {Stat.RMS: rms, Stat.UNCHANGED_SHARE: 0.0}}
+    [finding] = NonFiniteValue().check(example.stream(Stream.UPDATE, [place], columns).history)
+    return finding
+
+
+def test_an_update_of_a_shard_may_come_from_the_gradient_of_another_rank():
+    finding = finding_of_an_update("shard")
+    assert (finding.where, finding.since_step) == ("0.weight", 5)
+    assert "the gradients and the weights before it of this rank were finite" in finding.summary
+    assert "the cause may be a gradient of another rank" in finding.summary
+    assert finding.fix == "", "a larger epsilon does not change the gradient of another rank"
+
+
+def test_an_update_of_a_whole_tensor_comes_from_this_rank():
+    finding = finding_of_an_update()
+    assert "another rank" not in finding.summary
+    assert "group['eps']" in finding.fix
