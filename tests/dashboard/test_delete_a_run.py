@@ -1,13 +1,11 @@
 """The page of a run deletes it after a second click, and takes it back."""
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.chromium import chromium, dashboard, visit
 from helpers.collector import running_collector
-from trainvitals_dashboard import access
-from trainvitals_dashboard.app import __file__ as APP
+from helpers.opened_page import checked, click, opener
 from trainvitals_server.auth import Scope
 
 
@@ -22,27 +20,8 @@ def collector(tmp_path):
 @pytest.fixture
 def page(collector, tmp_path):
     """Return a function that opens the page of the run with a token."""
-
-    def opened(token):
-        file = tmp_path / "viewer"
-        file.write_text(token)
-        access.choose(access.CollectorAccess(collector.url, file, asks=False))
-        app = AppTest.from_file(str(APP), default_timeout=30).run()
-        app.query_params["run"] = "r"
-        return checked(app.switch_page("views/run.py").run())
-
-    yield opened
-    access._chosen.clear()
-
-
-def checked(app):
-    assert not app.exception, app.exception
-    return app
-
-
-def click(app, label):
-    [button] = [b for b in app.button if b.label == label]
-    return checked(button.click().run())
+    with opener(collector, tmp_path, "run", run="r") as opened:
+        yield opened
 
 
 def status(collector):

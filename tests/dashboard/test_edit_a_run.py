@@ -1,13 +1,11 @@
 """The page of a run offers name, tags, notes and archived to those whose token may change them."""
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.collector import running_collector
+from helpers.opened_page import click, opener
 from trainvitals.api.schema import RunDetail
-from trainvitals_dashboard import access
-from trainvitals_dashboard.app import __file__ as APP
 from trainvitals_dashboard.client import Client, Problem
 from trainvitals_dashboard.parts.edit import changes_of
 from trainvitals_server.auth import Scope
@@ -24,19 +22,8 @@ def collector(tmp_path):
 @pytest.fixture
 def page(collector, tmp_path):
     """Return a function that opens the page of the run with a token."""
-
-    def opened(token):
-        file = tmp_path / "viewer"
-        file.write_text(token)
-        access.choose(access.CollectorAccess(collector.url, file, asks=False))
-        app = AppTest.from_file(str(APP), default_timeout=30).run()
-        app.query_params["run"] = "r"
-        app = app.switch_page("views/run.py").run()
-        assert not app.exception, app.exception
-        return app
-
-    yield opened
-    access._chosen.clear()
+    with opener(collector, tmp_path, "run", run="r") as opened:
+        yield opened
 
 
 def stored(collector):
@@ -49,13 +36,6 @@ def widget(app, kind, label):
     return found
 
 
-def save(app):
-    [button] = [b for b in app.button if b.label == "Save"]
-    app = button.click().run()
-    assert not app.exception, app.exception
-    return app
-
-
 def test_an_admin_changes_a_run_in_its_header(collector, page):
     app = page(collector.token)
     assert widget(app, "text_input", "Name").value == "first"
@@ -64,25 +44,25 @@ def test_an_admin_changes_a_run_in_its_header(collector, page):
     widget(app, "text_input", "Tags").set_value(" keep , x,x,")
     widget(app, "text_area", "Notes").set_value("why *this* one")
     widget(app, "checkbox", "Archived").check()
-    app = save(app)
+    app = click(app, "Save")
     assert stored(collector) == ("Better", ["keep", "x"], "why *this* one", True)
     assert any("Better" in m.value for m in app.markdown)
     assert [t.value for t in app.text] == ["why *this* one"], "shown as text, not as Markdown"
     widget(app, "text_input", "Name").set_value("")
     widget(app, "checkbox", "Archived").uncheck()
-    save(app)
+    click(app, "Save")
     assert stored(collector) == ("first", ["keep", "x"], "why *this* one", False)
 
 
 def test_the_form_shows_what_someone_else_has_saved_since(collector, page):
     app = page(collector.token)
     widget(app, "text_input", "Name").set_value("Mine")
-    app = save(app)
+    app = click(app, "Save")
     collector.store.edit(collector.store.run("r").pk, {"name": "Theirs"}, "t")
     app = app.run()
     assert widget(app, "text_input", "Name").value == "Theirs"
     widget(app, "text_area", "Notes").set_value("x")
-    save(app)
+    click(app, "Save")
     assert stored(collector) == ("Theirs", ["a"], "x", False)
 
 
@@ -95,7 +75,7 @@ def test_a_reader_is_not_offered_the_form(collector, page):
 def test_what_the_collector_refuses_is_said_and_not_saved(collector, page):
     app = page(collector.token)
     widget(app, "text_input", "Tags").set_value("x" * 65)
-    app = save(app)
+    app = click(app, "Save")
     assert any("Nothing is saved" in e.value for e in app.error)
     assert stored(collector) == ("first", ["a"], "", False)
 

@@ -5,13 +5,11 @@ import time
 
 import httpx2
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from helpers.chromium import chromium, dashboard, visit
 from helpers.collector import running_collector
+from helpers.opened_page import checked, click, opener
 from helpers.webhook import running_webhook
-from trainvitals_dashboard import access
-from trainvitals_dashboard.app import __file__ as APP
 from trainvitals_dashboard.parts.silencing import wanted_silence
 from trainvitals_server.auth import Scope
 
@@ -39,26 +37,8 @@ def collector(tmp_path, hook):
 @pytest.fixture
 def page(collector, tmp_path):
     """Return a function that opens the page with a token."""
-
-    def opened(token):
-        file = tmp_path / "viewer"
-        file.write_text(token)
-        access.choose(access.CollectorAccess(collector.url, file, asks=False))
-        app = AppTest.from_file(str(APP), default_timeout=30).run()
-        return checked(app.switch_page("views/alerts.py").run())
-
-    yield opened
-    access._chosen.clear()
-
-
-def checked(app):
-    assert not app.exception, app.exception
-    return app
-
-
-def click(app, label):
-    [button] = [b for b in app.button if b.label == label]
-    return checked(button.click().run())
+    with opener(collector, tmp_path, "alerts") as opened:
+        yield opened
 
 
 def text(app):
