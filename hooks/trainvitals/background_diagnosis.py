@@ -44,19 +44,21 @@ class BackgroundDiagnosis:
         show: Callable[[Status], None] | None = None,
         clear: Callable[[], None] | None = None,
         observe: Callable[[History, Diagnosis], bool] | None = None,
+        tick: Callable[[], None] | None = None,
     ) -> None:
         """`opened` is called once for each finding, in the background thread or in `diagnosis`.
 
         `show` is called with the status in the background thread, at most every 0.5 s; `clear`
         before a finding is logged. `observe` is called in the background thread with the history
-        and the newest diagnosis after new records; again if it returns False.
+        and the newest diagnosis after new records; again if it returns False. `tick` is called in
+        the background thread every 0.5 s; it must not raise.
         """
         self.history = History()
         self.cpu_s = 0.0
         self.frames_left_out = 0
         self._engine = engine or Engine()
         self._opened = opened
-        self._show, self._clear, self._observe = show, clear, observe
+        self._show, self._clear, self._observe, self._tick = show, clear, observe, tick
         self._status_before: tuple[float, int] | None = None
         self._verdict = Diagnosis()
         self._is_examined = self._is_observed = True
@@ -124,6 +126,8 @@ class BackgroundDiagnosis:
                     status = self._status(is_due=is_due) if self._inbox else None
                     if self._observe is not None and not self._is_observed:
                         self._is_observed = self._observe(self.history, self._verdict)
+                if self._tick is not None:
+                    self._tick()
                 # Outside the lock: a terminal may be stopped, and `diagnosis` must not wait for it.
                 if status is not None and self._show is not None:
                     self._show(status)

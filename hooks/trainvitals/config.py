@@ -57,6 +57,8 @@ class ClientSettings:
     metrics_port: int = 0
     """Port of `/metrics` of this run on 127.0.0.1, for Prometheus; each process of a machine adds
     its local rank. 0: none. Needs prometheus-client."""
+    system_metrics: bool = True
+    """0: the use of CPU, memory and GPUs is not recorded."""
     disabled: bool = False
     """1: `watch` does nothing."""
     origins: dict[str, str] = field(default_factory=dict, compare=False)
@@ -233,5 +235,6 @@ _PARSERS: Final[dict[str, Callable[[object], object]]] = {
     "spool_dir": _path,
     "rules": _rules,
     "metrics_port": _port,
+    "system_metrics": _flag,
     "disabled": _flag,
 }

@@ -30,6 +30,7 @@ from trainvitals.ending import open_monitors as _open
 from trainvitals.identity import local_rank, rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
+from trainvitals.system_metrics import SystemMetrics
 from trainvitals.wire import NotWatched, Record, RunEnd
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Monitor:
         self._shipper: Shipper | None = None
         self._recorder: Recorder | None = None
         self._exporter: Exporter | None = None
+        self._system: SystemMetrics | None = None
         self._problems: dict[str, str] = {}
         self._on_finding: OnFinding | None = None
         self._opened: deque[Finding] = deque()
@@ -215,12 +217,14 @@ class Monitor:
             log.warning("Settings of rules that are not used: %s.", "; ".join(rules.problems))
         capture.facts.update(rules.facts)
         self._exporter = self._export(capture, start) if self._settings.metrics_port else None
+        self._system = SystemMetrics() if self._settings.system_metrics else None
         self._diagnosis = BackgroundDiagnosis(
             self._finding_opened,
             Engine(rules.rules),
             show=self._screen.show,
             clear=self._screen.clear,
             observe=self._exporter.observe if self._exporter is not None else None,
+            tick=self._system.read_if_due if self._system is not None else None,
         )
         if collector:
             self._shipper = Shipper(
@@ -290,6 +294,10 @@ class Monitor:
             self._opened.append(finding)
 
     def _step_ended(self, step: int) -> None:
+        if self._system is not None and (reading := self._system.take()) is not None:
+            if self._capture is not None:
+                self._capture.scalars.log(reading)  # of the step that begins
+            self._report_problems()
         if self._recorder is not None:
             self._recorder.step_ended(step)
             if len(self._recorder.problems) != len(self._problems):
@@ -309,7 +317,8 @@ class Monitor:
         return {**(self._capture.not_watched if self._capture else {}), **self._problems}
 
     def _report_problems(self) -> None:
-        problems = dict(self._recorder.problems) if self._recorder is not None else {}
+        parts = (self._recorder, self._system)
+        problems = {k: v for part in parts if part is not None for k, v in part.problems.items()}
         if problems != self._problems:
             self._problems = problems
             self._emit(NotWatched(problems))

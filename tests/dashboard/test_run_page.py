@@ -286,3 +286,13 @@ def test_hostile_names_stay_text(open_page, collector):
         assert "<img" not in outside_code.replace("\\<", "")
         assert "](" not in outside_code
         assert "http://" not in outside_code
+
+
+def test_the_use_of_the_machine_has_a_section_of_its_own(open_page, collector):
+    names = ("loss", "system/process_cores", "system/gpu0_share", "log/reward")
+    collector.runs = [healthy_run(scalars=names)]
+    labels = [e.label for e in open_page("run", run="resnet-baseline").expander]
+    assert [label for label in labels if "System" in label or "Logged" in label] == [
+        "Logged scalars (1)",
+        "System (2)",
+    ]

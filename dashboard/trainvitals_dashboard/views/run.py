@@ -39,6 +39,13 @@ CHARTS = (
 )
 LINES_MAX = 6
 LOGGED_MAX = 24
+SYSTEM = {
+    "system/process_cores": "CPU of the process (cores)",
+    "system/cpu_share": "CPU of the machine (share, 0 to 1)",
+    "system/process_memory_gib": "Memory of the process (GiB)",
+    "system/available_memory_gib": "Available memory of the machine (GiB)",
+}
+"""Titles of what a process uses of its machine; a GPU's have its number."""
 AROUND = 50
 """Steps before and after a clicked step that the page of the layers shows."""
 
@@ -75,7 +82,8 @@ def _over_steps(live: Live, findings: Sequence[Finding]) -> None:
             st.caption("updates automatically", width="content")
 
     live.refreshed(lambda now: _curves(now.answer.value, findings))
-    _logged(live)
+    _scalars_of(live, "log/", "Logged scalars")
+    _scalars_of(live, "system/", "System")
 
 
 def _shown(run: RunDetail) -> list[str]:
@@ -115,10 +123,10 @@ def _plans(run: RunDetail, findings: Sequence[Finding]) -> list[ChartPlan]:
     return plans
 
 
-def _logged(live: Live) -> None:
-    """Show the scalars that the user logged, in a section that is closed at first."""
+def _scalars_of(live: Live, prefix: str, title: str) -> None:
+    """Show the scalars whose names begin with `prefix`, in a section that is closed at first."""
     run = live.answer.value
-    logged = [name for name in _scalars(run) if name.startswith("log/")][:LOGGED_MAX]
+    logged = [name for name in _scalars(run) if name.startswith(prefix)][:LOGGED_MAX]
     if not logged:
         return
 
@@ -126,14 +134,23 @@ def _logged(live: Live) -> None:
         run = now.answer.value
         marks = Marks(dropped=_lost(run))
         plans = [
-            _plan(run, Chart(name, name.removeprefix("log/"), marks, height=200), [name])
+            _plan(run, Chart(name, _title(name, prefix), marks, height=200), [name])
             for name in logged
         ]
-        board(f"logged-{run.id}", plans, run.step)
+        board(f"{prefix}{run.id}", plans, run.step)
 
-    with st.expander(f"Logged scalars ({len(logged)})", on_change="rerun") as opened:
+    with st.expander(f"{title} ({len(logged)})", on_change="rerun") as opened:
         if opened.open:
             live.refreshed(draw)
+
+
+def _title(name: str, prefix: str) -> str:
+    short = name.removeprefix(prefix)
+    if prefix != "system/" or not short.startswith("gpu"):
+        return SYSTEM.get(name, short)
+    gpu, _, rest = short.partition("_")
+    what = {"share": "busy (share, 0 to 1)", "memory_gib": "memory in use (GiB)"}.get(rest, rest)
+    return f"GPU {gpu.removeprefix('gpu')} {what}"
 
 
 def _scalars(run: RunDetail) -> list[str]:

@@ -179,7 +179,8 @@ class EventKind(StrEnum):
 
 class Scalar(StrEnum):
     """Names of the scalars that trainvitals measures. A user's scalar is `log/<name>`, the loss of
-    another split `loss/<split>`, a value of a parameter group `<name>/<group>`, from 0."""
+    another split `loss/<split>`, a value of a parameter group `<name>/<group>`, from 0, what the
+    process uses of its machine `system/<name>`."""
 
     LOSS = "loss"
     """The training loss of the step: the mean over its micro-batches."""
