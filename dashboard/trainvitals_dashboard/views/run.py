@@ -264,7 +264,7 @@ def _where_from(run: RunDetail) -> None:
             ("git commit", meta.git_commit),
             ("command", " ".join(meta.argv)),
             ("versions", ", ".join(f"{n} {v}" for n, v in meta.versions.items())),
-            ("steps", steps(run.step + 1)),
+            ("steps", steps(run.finished_step + 1)),
             *((words(name), str(fact)) for name, fact in meta.facts.items()),
         ]
         known = [(clean(what), clean(value)) for what, value in facts if value]

@@ -41,6 +41,7 @@ from trainvitals.api.rules import RulePage as RulePage
 from trainvitals.api.rules import Rules as Rules
 from trainvitals.api.rules import Threshold as Threshold
 from trainvitals.wire.records import Place as Place
+from trainvitals.wire.vocabulary import EventKind
 
 
 class Severity(StrEnum):
@@ -357,6 +358,14 @@ class RunDetail(Run, frozen=True, kw_only=True):
     events: list[Event] = []
     notes: str = ""
     """Written by users of the collector."""
+
+    @property
+    def finished_step(self) -> int:
+        """The newest finished step, −1 before the first; `step` counts an unfinished one too."""
+        return self.step - any(
+            event.kind == EventKind.STEP_UNFINISHED and event.step == self.step
+            for event in self.events
+        )
 
 
 class Deleted(msgspec.Struct, frozen=True):

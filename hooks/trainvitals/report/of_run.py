@@ -31,7 +31,7 @@ def diagnosis_of_run(
     watched = (p.name for s in layouts if s.stream != Stream.SCALAR for p in s.places)
     return Diagnosis(
         run=about.id,
-        step=about.step,
+        step=about.finished_step,
         verdict=about.verdict,
         headline=headline_of(findings),
         findings=tuple(findings),

@@ -143,7 +143,8 @@ class RunUpdate:
                 self.changed["state"] = record.state
                 self.changed["error"] = record.error.encode(errors="replace")
                 self.changed["ended_at"] = record.time
-                self.changed["step"] = max(record.step, self._get("step"))
+                if record.step:  # 0 is also the step of a run that finished none
+                    self.changed["step"] = max(record.step, self._get("step"))
             case NotWatched():
                 known = msgspec.msgpack.decode(self._get("not_watched"))
                 self.changed["not_watched"] = msgspec.msgpack.encode({**known, **record.reasons})

@@ -33,13 +33,13 @@ class InitialLossAnomaly(Rule):
     """The model starts worse than a prediction that ignores the input: confident and wrong.
 
     ## What it detects
-    The first loss is more than twice the loss of a prediction that ignores the input: ln C for a
-    cross entropy over C classes, ln 2 for a binary cross entropy, the mean square of the targets
-    for a squared error, half of it for a Huber loss, its root for an absolute or smooth L1 error.
-    For a squared or Huber error the limit is four times: predictions with the spread of the targets
-    and the opposite sign are twice as far away.
-    The predictions of the first step must account for it: another term of the
-    loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
+    The loss at the start (the first one, or the median of the first three if that is lower) is more
+    than twice the loss of a prediction that ignores the input: ln C for a cross entropy over C
+    classes, ln 2 for a binary cross entropy, the mean square of the targets for a squared error,
+    half of it for a Huber loss, its root for an absolute or smooth L1 error. For a squared or Huber
+    error the limit is four times: predictions with the spread of the targets and the opposite sign
+    are twice as far away. The predictions of the first step must account for it: another term of
+    the loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
     value. The rule needs the kind of the loss, its reduction "mean" and a single loss in the
     program.
     ## Why it matters
@@ -47,7 +47,7 @@ class InitialLossAnomaly(Rule):
     outputs that are large at random: the first steps shrink them, with large gradients that kill
     units, and a cross entropy that starts saturated hardly has a gradient for the other classes.
     ## Evidence
-    The first loss, the expected one and its formula, and the bias of the output layer.
+    The loss at the start, the expected one and its formula, and the bias of the output layer.
     ## What to do
     - Initialise the output layer with a small scale and its bias with zeros or the log prior.
     - Look for a missing normalisation, or inputs or features that are not scaled.
@@ -115,7 +115,7 @@ class InitialLossAnomaly(Rule):
             where=bias.name if named and bias else output_module(history),
             since_step=start.step,
             summary=(
-                f"Initial loss: the first loss is {number(start.seen)}, "
+                f"Initial loss: the loss starts at {number(start.seen)}, "
                 f"{times(start.seen / start.expected)} that of a prediction that ignores the input "
                 f"({start.formula} = {number(start.expected)})"
                 + (f"; {bias.name} is as large as {number(bias.largest)}" * named if bias else "")
@@ -123,13 +123,13 @@ class InitialLossAnomaly(Rule):
             ),
             evidence=(
                 Evidence(
-                    quantity="first loss relative to that of no knowledge",
+                    quantity="loss at the start relative to that of no knowledge",
                     seen=start.seen / start.expected,
                     limit=limit,
                     direction="above",
                     healthy=(None, 1.5),
                 ),
-                Evidence(quantity="first loss", seen=start.seen, statistic=Scalar.LOSS),
+                Evidence(quantity="loss at the start", seen=start.seen, statistic=Scalar.LOSS),
                 Evidence(quantity="loss of no knowledge", seen=start.expected, text=start.formula),
                 *self._bias_evidence(bias, named=named),
             ),
