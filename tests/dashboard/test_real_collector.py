@@ -123,7 +123,7 @@ def test_up_serves_api_and_dashboard_on_one_port(tmp_path):
         assert httpx2.get(f"{url}/api/v1/runs").status_code == 401
         with chromium() as browser, visit(browser, url) as seen:
             seen.page.get_by_text("No runs yet").wait_for(timeout=20_000)
-            assert f'collector="{url}"' in seen.text()
+            seen.page.get_by_text(f'collector="{url}"').first.wait_for(timeout=20_000)
             assert (seen.errors, seen.foreign) == ([], [])
     finally:
         process.kill()
