@@ -45,7 +45,8 @@ def test_an_error_after_the_last_step_makes_the_run_failed(monkeypatch):
 
 
 def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    head = "import torch, trainvitals\nfrom torch import nn\nmodel = nn.Linear(4, 2)\n"
+    head = "import torch, trainvitals\nfrom torch import nn\ntorch.manual_seed(0)\n"
+    head += "model = nn.Linear(4, 2)\n"
     head += "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
     return subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(script)],

@@ -174,8 +174,9 @@ class LearningRateTooHigh(Rule):
         explosive = worst > 10 * start or stays_nonfinite
         if not explosive and (len(after) < 10 or (after > start).mean() < 0.5):
             return None
-        if not stays_nonfinite and middle(after[-10:]) < 0.95 * start:
-            return None  # the loss has fallen since
+        settled = len(after) >= 10 or not stays_nonfinite
+        if settled and middle(after[-10:]) < 0.95 * start:
+            return None  # the loss has fallen since; a later NaN has another cause
         peak = float(np.nanmax(ratio.values))
         derived = f"initial loss + {percent(self.rise_max)} + {self.rise_noise:g} × its noise"
         reached, at = number(worst, 4), int(steps[first + np.argmax(after)])

@@ -196,6 +196,14 @@ class TestLearningRateTooHigh:
         example.stream(Stream.UPDATE, places, {"0.weight": {Stat.RATIO: 50.0}})
         assert list(LearningRateTooHigh().check(example.history))
 
+    def test_a_nan_long_after_the_loss_has_fallen_again_is_not_its_fault(self):
+        loss = np.r_[2.0, 2.0, 2.0, 9.0, np.linspace(2, 0.1, 190), np.full(6, np.nan)]
+        example = Example(200).scalars(loss=loss, nonfinite_loss=np.isnan(loss))
+        places = [Place("0.weight", kind="weight", shape=(16, 16), depth=0)]
+        ratio = np.r_[np.full(4, 0.4), np.full(196, 1e-3)]
+        example.stream(Stream.UPDATE, places, {"0.weight": {Stat.RATIO: ratio}})
+        assert not list(LearningRateTooHigh().check(example.history))
+
     def test_a_loss_that_rises_with_small_steps_is_not(self):
         assert not self.check(1e-2, np.linspace(0.1, 5, 200))
 
