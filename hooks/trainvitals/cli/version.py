@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version as version_of
+from typing import Annotated
 
 import typer
 
@@ -12,9 +14,12 @@ def register(app: typer.Typer) -> None:
     app.command("version")(version)
 
 
-def version() -> None:
+def version(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the version as JSON.")] = False,
+) -> None:
     """Print the version."""
-    typer.echo(version_of("trainvitals"))
+    found = version_of("trainvitals")
+    typer.echo(json.dumps({"version": found}) if as_json else found)
 
 
 def show_version(wanted: bool) -> None:

@@ -29,6 +29,9 @@ from trainvitals.monitor import Monitor
 report_exceptions(Trainer, "train")
 
 UNKNOWN_ITERATOR: Final = "the Trainer reads its batches from a {kind}, not a loader of Accelerate"
+NO_METHOD: Final = (
+    "this version of transformers has no Trainer.get_batch_samples, in which batches are observed"
+)
 EVALUATION_LOSS = "eval_loss"
 MEASURED: Final = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
 """Entries of the Trainer's logs that the monitor measures itself, or that number the steps."""
@@ -63,6 +66,8 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             "start_step": state.global_step,
         }
         self.monitor = watched(model, optimizer, **(found | self._options))
+        if not OBSERVES_BATCHES:
+            no_indices(self.monitor, NO_METHOD)
         capture = self.monitor._capture
         if capture is not None and args.gradient_accumulation_steps > 1 and sums_losses(model):
             capture.scalars.are_parts = True
@@ -137,12 +142,15 @@ def observed_batches(iterator: Iterator[Any], monitor: Monitor) -> Iterator[Any]
     return iterator
 
 
-def observe_batches(trainer: type) -> None:
+def observe_batches(trainer: type) -> bool:
     """Let the callbacks of each Trainer observe the batches that `get_batch_samples` reads.
 
-    No event of a callback contains the iterator. Arguments and results are unchanged.
+    No event of a callback contains the iterator. Arguments and results are unchanged. False, and
+    nothing is changed, if the class has no such method, as in transformers before 4.46.
     """
-    original = trainer.get_batch_samples  # type: ignore[attr-defined]
+    original = getattr(trainer, "get_batch_samples", None)
+    if original is None:
+        return False
 
     @functools.wraps(original)
     def get_batch_samples(self: Any, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -152,9 +160,10 @@ def observe_batches(trainer: type) -> None:
         return original(self, epoch_iterator, *args, **kwargs)
 
     trainer.get_batch_samples = get_batch_samples  # type: ignore[attr-defined]
+    return True
 
 
-observe_batches(Trainer)
+OBSERVES_BATCHES: Final = observe_batches(Trainer)
 
 
 def sums_losses(model: Any) -> bool:

@@ -81,6 +81,8 @@ def test_the_version_is_one_line():
     assert shown.count("\n") == 1
     assert runner.invoke(app, ["--version"]).stdout == shown
     assert runner.invoke(app, ["--version"]).exit_code == 0
+    as_json = runner.invoke(app, ["version", "--json"]).stdout
+    assert json.loads(as_json) == {"version": shown.strip()}
 
 
 def test_rules_are_listed_and_each_has_a_page():
