@@ -31,7 +31,7 @@ from trainvitals.identity import local_rank, rank, run_start
 from trainvitals.screen import Screen, write_page
 from trainvitals.ship import Shipper
 from trainvitals.system_metrics import SystemMetrics
-from trainvitals.wire import NotWatched, Record, RunEnd
+from trainvitals.wire import Event, EventKind, NotWatched, Record, RunEnd
 
 if TYPE_CHECKING:
     from torch import nn
@@ -251,6 +251,8 @@ class Monitor:
             )
         self._put = self._emit
         self._emit(run_start(facts=capture.facts, **start))
+        if start_step and rank() == 0:
+            self._emit(Event(start_step, time.time(), EventKind.RESUMED))
         for record in early:
             self._emit(record)
         self._name = start["name"]

@@ -163,7 +163,9 @@ def _marks(marks: Marks, steps: int) -> list[Part]:
         sign = SEVERITY_SIGN.get(worst.severity, "●")
         text = f"{sign} {' '.join(codes[:CODES_MAX])}{more}"
         made.append({"step": step, "text": text, "severity": worst.severity})
-    return made
+    # The browser draws a mark without a known severity in grey.
+    resumed = [{"step": step, "text": "↻ resumed", "severity": ""} for step in marks.resumed]
+    return made + resumed
 
 
 def _order(severity: str) -> int:

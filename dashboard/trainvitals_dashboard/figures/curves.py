@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trainvitals.api.schema import Curve, Dropped, Finding
-from trainvitals.wire import Scalar
+from trainvitals.api.schema import Curve, Dropped, Event, Finding
+from trainvitals.wire import EventKind, Scalar
 from trainvitals_dashboard.wording import words
 
 LOG_FROM = 50.0
@@ -30,6 +30,21 @@ class Marks:
     dropped: Sequence[Dropped] = ()
     threshold: float | None = None
     threshold_name: str = ""
+    resumed: Sequence[int] = ()
+    """First steps of the attempts after the first one, from `resumes`."""
+
+
+def resumes(events: Iterable[Event]) -> tuple[int, ...]:
+    """Return the first step of each attempt that continued the run, ascending.
+
+    `events` are those of the run, oldest first. An attempt replaces the later steps of the attempts
+    before it, so a beginning at a later step than a newer one is on no curve.
+    """
+    kept: list[int] = []
+    for event in events:
+        if event.kind == EventKind.RESUMED:
+            kept = [step for step in kept if step < event.step] + [event.step]
+    return tuple(kept)
 
 
 @dataclass(frozen=True)

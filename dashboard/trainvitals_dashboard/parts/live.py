@@ -91,8 +91,8 @@ class Live:
         shape, numbers = _shown(answer.value)
         waited = time.monotonic() - self.at
         if shape != self.drawn[0] or (numbers != self.drawn[1] and waited > NUMBERS_S):
-            # The charts that the browser has are kept.
-            st.session_state[_REDRAWN] = True
+            # The charts that the browser has are kept, but not if a new attempt has replaced steps.
+            st.session_state[_REDRAWN] = answer.value.attempt == self.answer.value.attempt
             st.rerun()
         return Live(answer, self.every_s, self.drawn, self.at)
 

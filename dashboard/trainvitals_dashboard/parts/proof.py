@@ -9,7 +9,7 @@ from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures import evidence
 from trainvitals_dashboard.figures.charts import Chart, over_layers
-from trainvitals_dashboard.figures.curves import Line, Marks, scalar_name
+from trainvitals_dashboard.figures.curves import Line, Marks, resumes, scalar_name
 from trainvitals_dashboard.figures.depth import newest_by_place, per_entry
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board, still_board
@@ -61,11 +61,9 @@ def _over_time(run: RunDetail, finding: Finding) -> bool:
 
 
 def _plan(run: RunDetail, finding: Finding, wanted: evidence.Wanted, title: str) -> ChartPlan:
-    marks = Marks(
-        [finding],
-        [d for d in run.dropped if d.stream == wanted.stream],
-        *(evidence.threshold(finding) or (None, "")),
-    )
+    lost = [d for d in run.dropped if d.stream == wanted.stream]
+    limit, name = evidence.threshold(finding) or (None, "")
+    marks = Marks([finding], lost, limit, name, resumes(run.events))
 
     is_scalar = wanted.stream == Stream.SCALAR
     places = _with_splits(run) if is_scalar and wanted.place == Scalar.LOSS else [wanted.place]

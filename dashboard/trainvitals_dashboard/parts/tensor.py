@@ -12,7 +12,7 @@ from trainvitals.api.wording import initialiser_text, percent
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.curves import Line, Marks, resumes
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.session import client
@@ -138,7 +138,8 @@ def _plan(
 
     The area between the first and the last of several curves is filled.
     """
-    marks = Marks(findings, [d for d in run.dropped if d.stream == stream])
+    lost = [d for d in run.dropped if d.stream == stream]
+    marks = Marks(findings, lost, resumed=resumes(run.events))
 
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
         found = []

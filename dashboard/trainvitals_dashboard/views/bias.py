@@ -11,7 +11,7 @@ from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
 from trainvitals.api.wording import number
 from trainvitals.wire import Stat, Stream
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.curves import Line, Marks, resumes
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.blocks import Column, rows
 from trainvitals_dashboard.parts.board import board
@@ -168,6 +168,7 @@ def _chart(run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding])
     marks = Marks(
         [f for f in findings if f.code in BIAS_RULES and f.is_open],
         [d for d in run.dropped if d.stream == Stream.WEIGHT],
+        resumed=resumes(run.events),
     )
     # The heat-maps of the table above have the points already.
     plan = ChartPlan(

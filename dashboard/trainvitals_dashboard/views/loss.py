@@ -11,7 +11,7 @@ from trainvitals.api.wording import number
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.client import VALUES
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks
+from trainvitals_dashboard.figures.curves import Line, Marks, resumes
 from trainvitals_dashboard.figures.loss import (
     DECLINE_ERRORS,
     WINDOW_MAX,
@@ -218,9 +218,11 @@ def _charts(
     marks = Marks(
         [f for f in findings if f.is_open and concerns_loss(f)],
         dropped,
-        *((first[1].value, f"lowest {clean(first[0])} loss") if first else (None, "")),
+        first[1].value if first else None,
+        f"lowest {clean(first[0])} loss" if first else "",
+        resumes(run.events),
     )
-    others = Marks(dropped=dropped)
+    others = Marks(dropped=dropped, resumed=marks.resumed)
     losses = [n for n in names if _is_loss(n)][:LINES_MAX]
     plans = [_lines(run, Chart("loss", "Loss", marks, height=320, wide=True), losses)]
     if terms := [n for n in names if n.startswith(f"{Scalar.LOSS_TERM}/")][:LINES_MAX]:

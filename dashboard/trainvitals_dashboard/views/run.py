@@ -12,7 +12,7 @@ from trainvitals.api.schema import Completeness, Dropped, Finding, RunDetail, Ve
 from trainvitals.api.wording import percent
 from trainvitals.wire import Scalar, Stat, Stream
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line, Marks, scalar_name
+from trainvitals_dashboard.figures.curves import Line, Marks, resumes, scalar_name
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.blocks import Column, code, rows
 from trainvitals_dashboard.parts.board import Click, board
@@ -104,7 +104,7 @@ def _plans(run: RunDetail, findings: Sequence[Finding]) -> list[ChartPlan]:
     """Return the charts of the training; a report that is downloaded has them, too."""
     names = _scalars(run)
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
-    marks = Marks(open_findings, _lost(run))
+    marks = Marks(open_findings, _lost(run), resumed=resumes(run.events))
     plans = []
     for title, scalar, height in CHARTS:
         places = [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
@@ -132,7 +132,7 @@ def _scalars_of(live: Live, prefix: str, title: str) -> None:
 
     def draw(now: Live) -> None:
         run = now.answer.value
-        marks = Marks(dropped=_lost(run))
+        marks = Marks(dropped=_lost(run), resumed=resumes(run.events))
         plans = [
             _plan(run, Chart(name, _title(name, prefix), marks, height=200), [name])
             for name in logged

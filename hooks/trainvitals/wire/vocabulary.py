@@ -169,6 +169,9 @@ class EventKind(StrEnum):
     CLASS_HISTOGRAM = "class_histogram"
     """Number of target entries of each class, up to 64 classes, summed over the measured batches:
     after the 1st, the 8th and the 64th. Attributes: class number → count."""
+    RESUMED = "resumed"
+    """The process continues the run: this step is its first one, above 0 (`start_step`). Sent by
+    rank 0."""
     STEP_UNFINISHED = "step_unfinished"
     """An exception ended this step. The loss, the weights and the outputs that were measured in it
     follow."""

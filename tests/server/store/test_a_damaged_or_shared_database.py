@@ -1,5 +1,8 @@
 """A database that is damaged, emptied or in use is refused; a failed writer ends the collector."""
 
+import concurrent.futures
+import contextlib
+import ctypes
 import os
 import signal
 import sqlite3
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from helpers.batches import batch, ingest, start
 from helpers.collector import running_collector
@@ -18,6 +22,7 @@ from trainvitals_server.store import Store
 from trainvitals_server.store.lock import one_collector
 from trainvitals_server.store.migrate import StoreUnusable, lock_path, migrate, parsed
 
+ROOT = Path(__file__).parents[3]
 COMMAND = """
 import typer
 from trainvitals_server.cli import register
@@ -111,6 +116,31 @@ def test_after_a_failure_of_the_disk_nothing_is_acknowledged_and_healthz_tells(t
         assert collector.send(batch(start())).status_code >= 500
         answer = collector.get("/healthz")
         assert (answer.status_code, answer.json()["reason"]) == (503, "not_ready")
+
+
+def test_healthz_and_the_check_of_compose_fail_after_the_writer_was_killed(
+    tmp_path,
+):
+    def check():
+        service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["collector"]
+        command = service["healthcheck"]["test"][1:]
+        own = collector.url.removeprefix("http://")
+        there = [part.replace("127.0.0.1:8321", own) for part in command]
+        return subprocess.run([sys.executable, *there[1:]], capture_output=True).returncode
+
+    with running_collector(tmp_path) as collector:
+        assert (collector.get("/healthz").status_code, check()) == (200, 0)
+        writer = collector.store.database._thread
+        # Raised in the thread itself at its next instruction, outside of any task.
+        kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        assert kill(ctypes.c_ulong(writer.ident), ctypes.py_object(SystemExit)) == 1
+        # It waits in a lock; a task wakes it.
+        with contextlib.suppress(RuntimeError, SystemExit, concurrent.futures.TimeoutError):
+            collector.store.database.submit(lambda _: None).result(10)
+        writer.join(10)
+        assert not writer.is_alive()
+        assert collector.get("/healthz").status_code == 503
+        assert check() == 1
 
 
 def test_the_command_exits_with_1_when_the_writer_fails(tmp_path):
