@@ -13,7 +13,16 @@ import torch
 pytest.importorskip("trl", reason="TRL is in the dependency group `dev`")
 
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from helpers.trl_models import WORDS, common, policy, tokenizer
 from helpers.watching import own_home  # noqa: F401 - a fixture
@@ -61,19 +70,23 @@ def of_dpo(model, folder, callbacks, **arguments):
     )
 
 
-def of_grpo(model, folder, callbacks, **arguments):
+def of_grpo(model, folder, callbacks, kind=GRPOTrainer, config=GRPOConfig, **arguments):
     def reward(completions, **_):
         return [text.split().count("a") / 6 for text in completions]
 
     own = {"num_generations": 4, "max_completion_length": 6, "beta": 0.04}
-    return GRPOTrainer(
+    return kind(
         model=model,
         reward_funcs=reward,
-        args=GRPOConfig(**common(folder, STEPS) | own | arguments),
+        args=config(**common(folder, STEPS) | own | arguments),
         train_dataset=Dataset.from_list([{"prompt": words_of(i)} for i in range(ROWS)]),
         processing_class=tokenizer(),
         callbacks=callbacks,
     )
+
+
+def of_rloo(*given, **arguments):
+    return of_grpo(*given, kind=RLOOTrainer, config=RLOOConfig, **arguments)
 
 
 class Kept(TrainvitalsCallback):
@@ -112,6 +125,8 @@ CASES = [
     (of_grpo, FOUR_PARTS),
     (of_grpo, TWICE),
     (of_grpo, ACCUMULATED | FOUR_PARTS),
+    (of_rloo, TWICE),
+    (of_rloo, ACCUMULATED | FOUR_PARTS),
 ]
 
 
