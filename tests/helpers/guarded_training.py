@@ -35,11 +35,17 @@ OPTIMIZERS = {
     "zero": lambda p: ZeroRedundancyOptimizer(p, torch.optim.AdamW, lr=1e-2),
 }
 PRECISIONS = ("float32", "bfloat16", "mixed")
+SCALED = "scaled"
+"""Parameters in float16 in the forward pass, and a GradScaler."""
+SCALE = 1024.0
+MESHES = {"fsdp": (2,), "mixed": (2,), "hsdp21": (2, 1), "hsdp12": (1, 2)}
+"""Ranks that hold replicas of a shard, if any, and ranks between which parameters are sharded."""
 
 
 class Case(NamedTuple):
-    """`fault` is where the gradient of one rank stops to be finite: at its loss, or at one output
-    unit of the first layer, whose row is in the shard of rank 0; "" for a healthy training."""
+    """`fault` is where the gradient of one rank stops to be finite: at its loss, at one output unit
+    of the first layer, whose row is in the shard of rank 0, or, late, in this rank's own shard
+    after the gradients were reduced and unscaled; "" for a healthy training."""
 
     kind: str
     optimizer: str
@@ -81,7 +87,35 @@ def cases() -> list[Case]:
             Case("fsdp1", "adamw", *plain, "", "veto"),
             Case("mixed", "adamw", *plain, "", "veto"),
         ]
-    return found
+    return found + cases_of_meshes() + cases_of_scaling()
+
+
+def cases_of_meshes() -> list[Case]:
+    """Return the cases of FSDP2 with replicas (HSDP)."""
+    faults = ("loss nan", "unit nan", "unit inf", "")
+    clipped = itertools.product(("hsdp21", "hsdp12"), ("adamw", "fused"), PRECISIONS, faults)
+    found = [
+        Case(kind, optimizer, precision, 1 + 2 * ((n + n // 4) % 2), fault, "clip", "veto")
+        for n, (kind, optimizer, precision, fault) in enumerate(clipped)
+    ]
+    without_norm = itertools.product(("hsdp21", "hsdp12"), ("unit nan", ""))
+    return found + [
+        Case(kind, "adamw", "float32", 1, fault, "", "veto") for kind, fault in without_norm
+    ]
+
+
+def cases_of_scaling() -> list[Case]:
+    """Return the cases with a GradScaler, which skips a step itself if a gradient is not finite."""
+    kinds = ("ddp", "fsdp", "hsdp21", "hsdp12")
+    every = itertools.product(kinds, ("adamw", "fused"), ("clip", ""), ("unit nan", "unit inf", ""))
+    found = [
+        Case(kind, optimizer, SCALED, 1 + 2 * ((n + n // 3) % 2), fault, norm, "veto")
+        for n, (kind, optimizer, norm, fault) in enumerate(every)
+    ]
+    late = itertools.product(("fsdp", "hsdp12"), ("adamw", "fused"))
+    return found + [
+        Case(kind, optimizer, SCALED, 1, "late nan", "clip", "veto") for kind, optimizer in late
+    ]
 
 
 class Training:
@@ -96,6 +130,8 @@ class Training:
         network[0].register_forward_hook(self._spoil_unit)
         self.model = distributed_model(case, network)
         self.optimizer = OPTIMIZERS[case.optimizer](self.model.parameters())
+        is_scaled = case.precision == SCALED
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE) if is_scaled else None
         self.monitor = None
         if is_watched:
             self.monitor = trainvitals.watch(
@@ -113,12 +149,12 @@ class Training:
                 self.optimizer.zero_grad()
                 for micro_batch in range(self.case.micro_batches):
                     with self._without_reduction(micro_batch < self.case.micro_batches - 1):
-                        self._loss(micro_batch).backward()
+                        self._scaled(self._loss(micro_batch)).backward()
                 self._norm()
                 before = self._state()
                 self.stopped_at = self.at  # stays if step() raises
                 try:
-                    self.optimizer.step()
+                    self._step()
                 finally:
                     if self.at == BAD_STEP:
                         self.moved = str(before) != str(self._state())
@@ -137,6 +173,7 @@ class Training:
             "stopped_at": self.stopped_at,
             "is_finite": all(bool(v.isfinite().all()) for v in values),
             "weights": weights(self.model),
+            "scale": 0 if self.scaler is None else self.scaler.get_scale(),
             "vetoed": monitor._capture.updates.vetoed,
             "events": [[e.step, e.text] for e in events if e.kind == "nonfinite_update"],
             "safe": monitor.safe_to_save(),
@@ -154,7 +191,8 @@ class Training:
         x = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
         place, _, self.value = self.case.fault.partition(" ")
         self.spoil = self._is_bad(micro_batch) and place == "unit"
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._is_autocast()):
+        lower = torch.float16 if self.case.precision == SCALED else torch.bfloat16
+        with torch.autocast("cpu", lower, enabled=self._is_autocast()):
             out = self.model(x.to(torch.bfloat16) if self.case.precision == "bfloat16" else x)
         loss = out.float().square().mean()
         if self._is_bad(micro_batch) and place == "loss":
@@ -162,7 +200,17 @@ class Training:
         return loss if self.monitor is None else self.monitor.loss(loss)
 
     def _is_autocast(self) -> bool:
-        return self.case.precision == "mixed" and self.case.kind == "ddp"
+        return self.case.precision in ("mixed", SCALED) and self.case.kind == "ddp"
+
+    def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def _step(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
     def _spoil_unit(self, _module, _args, output):
         # The gradient of the first sample and unit: row 0 of the first layer's gradient alone.
@@ -176,12 +224,17 @@ class Training:
     def _without_reduction(self, skip: bool):
         if self.case.kind == "ddp" and skip:
             return self.model.no_sync()
-        if self.case.kind == "fsdp":
+        if self.case.kind in MESHES and self.case.kind != "mixed":
             self.model.set_requires_gradient_sync(not skip)
         return contextlib.nullcontext()
 
     def _norm(self) -> None:
         parameters = list(self.model.parameters())
+        if self.scaler is not None and self.case.norm:
+            self.scaler.unscale_(self.optimizer)
+        if self._is_bad(self.case.micro_batches - 1) and self.case.fault == "late nan":
+            with torch.no_grad():
+                parameters[0].grad._local_tensor[0, 0] = float("nan")
         if self.case.norm == "clip":
             clip_grad_norm_(parameters, MAX_NORM)
         elif self.case.norm == "unclipped":
@@ -204,10 +257,12 @@ def distributed_model(case: Case, network: nn.Module) -> nn.Module:
         return FullyShardedDataParallel(
             network, use_orig_params=True, device_id=torch.device("cpu")
         )
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    shape = MESHES[case.kind]
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+    lower = {"mixed": torch.bfloat16, SCALED: torch.float16}.get(case.precision)
     policy = MixedPrecisionPolicy()
-    if case.precision == "mixed":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if lower is not None:
+        policy = MixedPrecisionPolicy(param_dtype=lower, reduce_dtype=torch.float32)
     if case.kind == "mixed":  # only one layer is sharded
         fully_shard(network[0], mesh=mesh, mp_policy=policy)
         return network

@@ -20,12 +20,19 @@ MADE = [program.BAD_STEP, "the update was made"]
 
 def decided(case):
     """Whether the guard can decide for all ranks together."""
-    return case.kind == "ddp" or (case.kind == "fsdp" and bool(case.norm))
+    # With one rank for each replica, each rank has the whole reduced gradients, as with ddp.
+    return case.kind in ("ddp", "hsdp21") or (case.kind in ("fsdp", "hsdp12") and bool(case.norm))
 
 
-VETOED = [c for c in CASES if c.fault and c.guard == "veto" and decided(c)]
+def skipped(case):
+    """Whether GradScaler sees the fault, which is before it unscales the gradients."""
+    return case.precision == program.SCALED and case.fault.startswith("unit")
+
+
+SKIPPED = [c for c in CASES if skipped(c)]
+VETOED = [c for c in CASES if c.fault and c.guard == "veto" and decided(c) and not skipped(c)]
 HEALTHY = [c for c in CASES if not c.fault]
-UNDECIDED = [c for c in CASES if c.fault and c.guard == "veto" and not decided(c)]
+UNDECIDED = [c for c in CASES if c.fault and c.guard == "veto" and c not in (*VETOED, *SKIPPED)]
 SHARDED = [c for c in UNDECIDED if c.kind != "fsdp1"]
 
 
@@ -74,8 +81,27 @@ def test_no_rank_makes_an_update_that_is_not_finite_on_one(ranks, case):
         assert found["errors"] == "{}"
 
 
-def test_the_replicas_of_ddp_stay_equal(ranks):
-    for case in (c for c in VETOED if c.kind == "ddp"):
+@pytest.mark.parametrize("case", SKIPPED, ids=names(SKIPPED))
+def test_a_step_that_the_scaler_skips_is_skipped_by_all_ranks_and_is_no_veto(ranks, case):
+    for found in (rank[case.name] for rank in ranks):
+        assert not found["moved"]
+        assert found["is_finite"]
+        assert found["scale"] == program.SCALE / 2
+        assert (found["vetoed"], found["events"]) == (0, [])
+        assert found["safe"]
+        assert found["errors"] == "{}"
+
+
+def test_a_late_fault_that_the_scaler_does_not_see_is_prevented_on_all_ranks(ranks):
+    late = [c for c in VETOED if c.fault == "late nan"]
+    assert {c.kind for c in late} == {"fsdp", "hsdp12"}
+    for found in (rank[c.name] for c in late for rank in ranks):
+        assert found["scale"] == program.SCALE  # the scaler has seen finite gradients
+        assert (found["vetoed"], found["moved"]) == (1, False)
+
+
+def test_the_replicas_of_ddp_and_hsdp_stay_equal(ranks):
+    for case in (c for c in (*VETOED, *SKIPPED) if c.kind in ("ddp", "hsdp21")):
         first, second = (rank[case.name]["weights"] for rank in ranks)
         assert first == second, case.name
 

@@ -24,6 +24,7 @@ from trainvitals.integrations.events import (
     saved_checkpoint,
     watched,
 )
+from trainvitals.integrations.generated_rows import rows_of
 from trainvitals.monitor import Monitor
 
 report_exceptions(Trainer, "train")
@@ -123,6 +124,13 @@ class TrainvitalsCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             self._batches = iterator, observed_batches(iterator, self.monitor)
         return self._batches[1]
 
+    def batches_read(self, trainer: Any) -> None:
+        """Tell a trainer that divides its batches by itself that those of a step are read."""
+        if self.monitor is None or not records(self.monitor):
+            return
+        if (rows := rows_of(trainer)) is not None:
+            rows.read(self.monitor)
+
 
 def observed_batches(iterator: Iterator[Any], monitor: Monitor) -> Iterator[Any]:
     """Return the iterator that the Trainer's loader makes while the monitor observes it.
@@ -154,10 +162,13 @@ def observe_batches(trainer: type) -> bool:
 
     @functools.wraps(original)
     def get_batch_samples(self: Any, epoch_iterator: Any, *args: Any, **kwargs: Any) -> Any:
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, TrainvitalsCallback):
-                epoch_iterator = callback.observed(epoch_iterator)
-        return original(self, epoch_iterator, *args, **kwargs)
+        found = [c for c in self.callback_handler.callbacks if isinstance(c, TrainvitalsCallback)]
+        for callback in found:
+            epoch_iterator = callback.observed(epoch_iterator)
+        samples = original(self, epoch_iterator, *args, **kwargs)
+        for callback in found:
+            callback.batches_read(self)
+        return samples
 
     trainer.get_batch_samples = get_batch_samples  # type: ignore[attr-defined]
     return True

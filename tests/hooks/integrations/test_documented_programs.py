@@ -54,7 +54,7 @@ def test_there_is_a_page_for_each_integration():
     offered = {p.stem for p in folder.glob("*.py") if "class Trainvitals" in p.read_text()}
     shown = set(re.findall(r"integrations\.(\w+) import", "".join(PROGRAMS.values())))
     assert shown == offered
-    assert len(PROGRAMS) == len(offered) + 4
+    assert len(PROGRAMS) == len(offered) + 6
     linked = re.findall(r"\(frameworks/([\w-]+)\.md\)", OVERVIEW)
     assert sorted(linked) == sorted(PROGRAMS)
 

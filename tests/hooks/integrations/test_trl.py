@@ -8,16 +8,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
-import torch
 
 pytest.importorskip("trl", reason="TRL is in the dependency group `dev`")
 
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from helpers.trl_models import WORDS, common, policy, tokenizer
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.diagnosis.post_training import Quantity, logged
 from trainvitals.integrations.huggingface import TrainvitalsCallback
@@ -29,44 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.timeout(240),
 ]
-
-WORDS = ("<pad>", "<end>", "<unk>", *"abcdefghijklm")
-
-
-def tokenizer():
-    """A tokenizer of 16 words, built here: nothing is downloaded."""
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
-    )
-
-
-def policy(folder):
-    """A random model that was read from a folder: TRL reads the reference from there again."""
-    torch.manual_seed(0)
-    size = {"vocab_size": len(WORDS), "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
-    config = GPT2Config(**size, bos_token_id=1, eos_token_id=1, pad_token_id=0)
-    GPT2LMHeadModel(config).save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
-    return GPT2LMHeadModel.from_pretrained(folder / "model")
-
-
-def common(folder, steps):
-    return {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "max_steps": steps,
-        "logging_steps": 1,
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "learning_rate": 1e-3,
-        "seed": 0,
-    }
 
 
 def grpo(folder, reward, steps=14):
