@@ -148,3 +148,25 @@ def test_without_the_script_streamlit_shows_both(open_page, collector, monkeypat
     assert open_page("run", run="sigmoid-deep").code[0].value == VANISHING["fix"]
     [table] = open_page("bias", run="resnet-baseline").dataframe
     assert list(table.value)[:2] == ["bias", "of"]
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+def test_a_column_is_sorted_with_the_keyboard_and_the_rows_are_downloaded(browser, address, width):
+    with visit(browser, f"{address}/bias?run=resnet-baseline", width=width) as seen:
+        found = seen.page.get_by_role("table", name="Biases")
+        found.wait_for(timeout=60_000)
+        head = found.get_by_role("columnheader").first
+        names = {}
+        for way in ("ascending", "descending", "none"):
+            head.get_by_role("button").press("Enter")
+            assert head.get_attribute("aria-sort") == way
+            names[way] = found.locator("tbody td:first-child").all_inner_texts()
+        assert names["ascending"] == names["descending"][::-1]
+        assert names["ascending"][0].startswith("encoder.0")
+        with seen.page.expect_download() as saved:
+            seen.page.get_by_role("button", name="Biases: download all rows as CSV").press("Enter")
+        assert saved.value.suggested_filename == "biases.csv"
+        lines = saved.value.path().read_text().splitlines()
+        assert lines[0].startswith('"bias","of","smallest"')
+        assert len(lines) == 1 + len(names["none"])
+        assert (seen.errors, seen.foreign) == ([], [])

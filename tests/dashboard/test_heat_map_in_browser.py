@@ -8,6 +8,7 @@ from itertools import product
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from helpers.board import board_messages, drawn_in, header, hover, plot, said, updates
 from helpers.chromium import chromium, dashboard, visit
@@ -336,3 +337,44 @@ def test_an_update_of_a_tensor_gives_each_percentile_its_own_points(browser):
         )
         assert high > middle > low
         assert len(json.dumps(update.message)) <= 4096
+
+
+def sizes_of_runs(frames):
+    """Return the bytes of each complete run of the script or of refreshed parts."""
+    sizes, size = [], None
+    for frame in frames:
+        kind = ForwardMsg.FromString(frame).WhichOneof("type")
+        size = 0 if kind == "new_session" else size
+        if size is None:
+            continue  # the rest of a run that began before the first frame
+        size += len(frame)
+        if kind == "script_finished":
+            sizes.append(size)
+            size = None
+    return sizes
+
+
+def test_an_update_of_the_page_of_200_biases_sends_4_KB_at_most(browser):
+    run = spiking_run(layers=[f"encoder.{i}" for i in range(200)], step=400, total_steps=2_000)
+    frames = []
+
+    def listen(page):
+        received = partial(keep_bytes, frames)
+        page.on("websocket", lambda ws: ws.on("framereceived", received))
+
+    with (
+        fake_collector(run) as fake,
+        dashboard(fake.url, TOKEN) as url,
+        visit(browser, f"{url}/bias?run=gpt-small", listen=listen) as seen,
+    ):
+        table = seen.page.get_by_role("table", name="Biases")
+        table.wait_for()
+        before = table.inner_text()
+        frames.clear()
+        run.step = 460
+        seen.page.wait_for_timeout(16_000)
+        sizes = sizes_of_runs(frames)
+        assert len(sizes) >= 4
+        assert max(sizes) <= 4096, sizes
+        assert table.inner_text() != before
+        assert seen.errors == []

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
+from trainvitals_dashboard.figures.tables import table_message
 from trainvitals_dashboard.parts import board
 
 
@@ -43,13 +44,29 @@ def code(key: str, text: str) -> None:
 
 
 def rows(
-    key: str, label: str, columns: Sequence[Column], cells: Sequence[Sequence[str | Shaded]]
+    key: str,
+    label: str,
+    columns: Sequence[Column],
+    cells: Sequence[Sequence[str | Shaded]],
+    *,
+    live: bool = False,
 ) -> None:
     """Show a table; on a narrow screen each row is a card, whose title is the first cell.
 
     `key` is unique on the page and `label` is the name for a screen reader. Each row has one cell
-    per column, plain text. A reader asks for the rows after the first 100 with a button.
+    per column, plain text. A reader asks for the rows after the first 100 with a button. A click on
+    the name of a column sorts, and a button downloads all rows as CSV.
+
+    `live`: the table is refreshed; an update has only some of the changed rows. The first cells
+    are unique.
     """
+    if board.BUNDLE.exists() and live:
+        state = board.SENT + key
+        heads = [c._asdict() for c in columns]
+        sent = table_message(label, heads, cells, st.session_state.get(state))
+        st.session_state[state] = sent
+        board.mount(key, sent.message)
+        return
     if board.BUNDLE.exists():
         shown = {"columns": [c._asdict() for c in columns], "rows": [list(line) for line in cells]}
         board.mount(key, {"kind": "table", "label": label, **shown})

@@ -80,6 +80,9 @@ def _page(live: Live) -> None:
         st.markdown("#### Drift of the biases", width="content", anchors=False)
         range_control(run.step)
 
+    drawn: list[str] = []
+    """The biases of the chart: another one in an update would send all points again."""
+
     def drift(now: Live) -> None:
         newest = now.answer.value
         measured = client().layout(newest).value
@@ -87,10 +90,17 @@ def _page(live: Live) -> None:
         if not drifts:
             st.info("No bias was measured in these steps.", icon=":material/hourglass_empty:")
             return
-        _chart(newest, drifts, findings)
-        _table(newest, measured, drifts)
+        _chart(newest, drifts, findings, drawn)
 
+    def table(now: Live) -> None:
+        newest = now.answer.value
+        measured = client().layout(newest).value
+        if drifts := _drifts(newest, measured):
+            _table(newest, measured, drifts, live=now.every_s is not None)
+
+    # Apart: each of the two updates has at most 4 KB.
     live.refreshed(drift)
+    live.refreshed(table)
 
 
 def _flagged(findings: Sequence[Finding]) -> None:
@@ -152,19 +162,29 @@ def newest(values: Sequence[float | None]) -> float | None:
     return next((v for v in reversed(values) if v is not None), None)
 
 
-def _chart(run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding]) -> None:
+def _chart(
+    run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding], drawn: list[str]
+) -> None:
+    """Draw the biases named in `drawn`; where it is empty, choose them and add their names."""
+    known = {d.name: d for d in drifts}
     relative = [d for d in drifts if newest(d.ratio) is not None][:LINES_MAX]
-    shown = relative or list(drifts[:LINES_MAX])
+    if not all(name in known for name in drawn):
+        drawn.clear()
+    drawn[:] = drawn or [d.name for d in relative or drifts[:LINES_MAX]]
+    shown = [known[name] for name in drawn]
     st.caption(
         "**Drift / S**: change since the start, relative to the spread of the layer's output "
         "across samples; above 1 the bias outweighs the signal"
         if relative
         else "**Drift**: RMS of the change since the start"
     )
-    lines = [
-        Line(clean(d.name), _curve(d.name, d.steps, d.ratio if relative else d.drift))
-        for d in shown
-    ]
+
+    def lines(first: int | None, _last: int | None, points: int) -> list[Line]:
+        return [
+            Line(clean(d.name), _curve(d, d.ratio if relative else d.drift, first or 0, points))
+            for d in shown
+        ]
+
     marks = Marks(
         [f for f in findings if f.code in BIAS_RULES and f.is_open],
         [d for d in run.dropped if d.stream == Stream.WEIGHT],
@@ -173,20 +193,32 @@ def _chart(run: RunDetail, drifts: Sequence[Drift], findings: Sequence[Finding])
     # The heat-maps of the table above have the points already.
     plan = ChartPlan(
         Chart("bias", "Drift / S" if relative else "Drift", marks, height=300, wide=True),
-        lambda _first, _last, _points: lines,
+        lines,
     )
     board(f"bias-{run.id}", [plan], run.step)
 
 
-def _curve(name: str, steps: Sequence[int], values: Sequence[float | None]) -> Curve:
-    known = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
-    numbers: list[float | None] = [v for _, v in known]
-    at = [s for s, _ in known]
-    count = [1] * len(known)
-    return Curve(name, at, at, numbers, numbers, numbers, numbers, [0] * len(known), count)
+def _curve(drift: Drift, values: Sequence[float | None], first: int, points: int) -> Curve:
+    """Return the values from the step `first` on in at most `points` buckets."""
+    known = [(s, v) for s, v in zip(drift.steps, values, strict=True) if v is not None]
+    known = [(step, value) for step, value in known if step >= first]
+    size = max(1, -(-len(known) // points))
+    parts = [known[i : i + size] for i in range(0, len(known), size)]
+    numbers = [[value for _, value in part] for part in parts]
+    return Curve(
+        drift.name,
+        [part[0][0] for part in parts],
+        [part[-1][0] for part in parts],
+        [min(n) for n in numbers],
+        [sum(n) / len(n) for n in numbers],
+        [max(n) for n in numbers],
+        [n[-1] for n in numbers],
+        [0] * len(parts),
+        [len(part) for part in parts],
+    )
 
 
-def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift]) -> None:
+def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift], *, live: bool) -> None:
     lowest, highest = (
         {p: newest(row) for p, row in zip(heat.places, heat.values, strict=True)}
         for heat in (_heat(run, Stream.WEIGHT, Stat.MIN), _heat(run, Stream.WEIGHT, Stat.MAX))
@@ -205,7 +237,7 @@ def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift]) -> None:
         )
         for d in drifts
     ]
-    rows("biases", "Biases", TABLE_COLUMNS, cells)
+    rows("biases", "Biases", TABLE_COLUMNS, cells, live=live)
     st.caption(
         "The largest drift comes first. Smallest and largest are the extremes of the newest "
         "measured step. What to do: "
