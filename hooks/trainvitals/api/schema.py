@@ -193,7 +193,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     """Open ones first, ranked by cause; resolved ones last."""
     health: float = 1.0
-    """0 (broken) to 1 (nothing found)."""
+    """0 (broken, also every run that failed or was lost) to 1 (nothing found)."""
     blind: dict[str, str] = {}
     """Rule → why it could not run."""
     error: str = ""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainvitals.api.schema import Diagnosis, Finding
+from trainvitals.api.schema import Diagnosis, Finding, Verdict
 from trainvitals.diagnosis.causes import explained, headline_of, health_of
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.episodes import continued
@@ -96,19 +96,20 @@ def diagnose(
     headline = headline_of(findings)
     reasons = dict(history.not_watched if not_watched is None else not_watched)
     blind = blind_rules(history, checked, reasons)
+    verdict = verdict_of(
+        history.steps_seen,
+        headline,
+        {rule: reason for rule, reason in blind.items() if not reason.is_chosen},
+        state=state,
+        steps_needed=max((rule.steps_needed for rule in checked), default=0),
+    )
     return Diagnosis(
         run=run,
         step=history.last_step,
-        verdict=verdict_of(
-            history.steps_seen,
-            headline,
-            {rule: reason for rule, reason in blind.items() if not reason.is_chosen},
-            state=state,
-            steps_needed=max((rule.steps_needed for rule in checked), default=0),
-        ),
+        verdict=verdict,
         headline=headline,
         findings=tuple(findings),
-        health=health_of(findings),
+        health=0.0 if verdict is Verdict.FAILED else health_of(findings),
         blind={rule: reason.text for rule, reason in blind.items()},
         error=error,
         watched=tuple(watched),

@@ -129,6 +129,12 @@ SHUFFLED: Final = at(
     "rows = torch.randint(len(x_train), (batch_size,))  # as DataLoader(..., shuffle=True)\n"
     "x, y = x_train[rows], y_train[rows]",
 )
+USUAL_LOSS: Final = at(
+    Moment.LOSS,
+    "loss = remedies.recommend_loss(y, prediction, 'calibration').loss(prediction, y)",
+)
+"""A cross entropy for classes and labels, a squared error for numbers, instead of a loss of the
+program's own."""
 RELU_FOR_SIGMOID: Final = at(
     Moment.BEFORE_TRAINING,
     "for name, module in [*model.named_modules()]:\n"

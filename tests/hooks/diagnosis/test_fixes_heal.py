@@ -157,6 +157,33 @@ def no_nonlinearity() -> Sick:
     return clusters(mlp(activation=nn.Identity))
 
 
+def loss_times_zero() -> Sick:
+    return clusters(mlp(), loss=lambda output, y: 0.0 * nn.functional.cross_entropy(output, y))
+
+
+def detached_loss() -> Sick:
+    model = mlp()
+
+    def loss(output, y):
+        penalty = sum((w**2).sum() for w in model.parameters())
+        return nn.functional.cross_entropy(output.detach(), y) + 1e-6 * penalty
+
+    return clusters(model, loss=loss)
+
+
+def relative_error_of_zeros() -> Sick:
+    sick = numbers(mlp(outputs=1))
+    sick.y = sick.y.where(sick.y.abs() > 0.1, 0.0)
+    sick.loss = lambda output, y: ((output - y).abs() / y.abs()).mean()
+    return sick
+
+
+def target_among_the_features() -> Sick:
+    sick = numbers(mlp(outputs=1))
+    sick.x[:, 3:4] = 2.0 * sick.y
+    return sick
+
+
 SICK = {
     "symmetric_init": constant_weights,
     "init_scale_too_large": weights_times_thirty,
@@ -179,6 +206,10 @@ SICK = {
     "constant_or_duplicate_input": one_class_in_a_batch,
     "wrong_train_eval_mode": norms_in_eval_mode,
     "missing_nonlinearity": no_nonlinearity,
+    "no_supervision": loss_times_zero,
+    "loss_term_inactive": detached_loss,
+    "non_finite_value": relative_error_of_zeros,
+    "trivial_target": target_among_the_features,
 }
 
 

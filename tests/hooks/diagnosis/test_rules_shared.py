@@ -30,7 +30,6 @@ DECIDED_BY_PEOPLE = (
     "TV512",
     "TV513",
     "TV514",
-    "TV606",
     "TV608",
     "TV807",
     "TV808",

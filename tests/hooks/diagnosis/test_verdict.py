@@ -105,6 +105,11 @@ def test_a_run_that_failed_or_is_lost_is_failed_whatever_else_is_known(state):
     assert verdict(run(150), state=state, error="RuntimeError: boom") is Verdict.FAILED
 
 
+@pytest.mark.parametrize(("state", "health"), [("failed", 0.0), ("lost", 0.0), ("finished", 1.0)])
+def test_the_health_of_a_run_that_failed_is_0_although_nothing_was_found(state, health):
+    assert diagnose(run(150), [], state=state).health == health
+
+
 @pytest.mark.parametrize("state", ["finished", "stopped", "running"])
 def test_how_else_a_run_ends_does_not_make_it_sick(state):
     assert verdict(run(150), state=state) is Verdict.HEALTHY

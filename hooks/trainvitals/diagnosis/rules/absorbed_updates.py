@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -12,7 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import Moment, at
+from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import matrices_by_depth, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -45,7 +46,8 @@ class AbsorbedUpdates(Rule):
     ## What to do
     - Keep the weights in float32 and compute in bfloat16 (`torch.autocast`).
     - With bfloat16 weights, use an optimizer with float32 master weights or stochastic rounding.
-    - With float32 weights, the learning rate is far too small.
+    - With float32 weights, the learning rate is far too small. If the program rounds them after the
+      step, keep the unrounded weights; the code raises the rate above the rounding instead.
     ## When it is wrong
     Optimizers that change only some entries in a step on purpose (coordinate descent, masks).
     ## References
@@ -172,7 +174,7 @@ class AbsorbedUpdates(Rule):
                     unit="share",
                 ),
             ),
-            fix="",  # the line that rounds is in the program
+            fix=_larger_than_rounding(usual, _HALF_DISTANCE[event.text]),
             confidence=0.9,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,
@@ -212,6 +214,15 @@ class AbsorbedUpdates(Rule):
     def healthy() -> History:
         """Return layers behind dead units: the entries that do not change have no gradient."""
         return _run(0.97, 0.96)
+
+
+def _larger_than_rounding(ratio: float, half_distance: float) -> str:
+    """Return the fix that raises updates of `ratio` to the half distance, up to a hundredfold.
+
+    The line that rounds is in the program; an update of this size is not rounded away.
+    """
+    factor = min(100.0, math.ceil(half_distance / ratio)) if ratio > 0 else 100.0
+    return for_each_group(f"['lr'] *= {factor:.0f}")
 
 
 def _run(unchanged: float, without_gradient: float) -> History:

@@ -43,6 +43,14 @@ NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
 LOG_OF_SOFTMAX: Final = "log_of_softmax_before_nll_loss"
 _TARGET: Final = (Scalar.TARGET_MIN, Scalar.TARGET_MAX, Scalar.TARGET_MEAN, Scalar.TARGET_STD)
 _ROUNDING: Final = 1e-3
+_LOG_SOFTMAX: Final = at(
+    Moment.BEFORE_TRAINING,
+    "*_, (name, last) = model.named_modules()\n"
+    "own = not type(last).__module__.startswith('torch.')\n"
+    "assert own and not [*last.parameters()], 'use F.log_softmax where the logarithm is computed'\n"
+    "model.set_submodule(name, nn.LogSoftmax(-1))",
+)
+"""Raises AssertionError if the two steps are not in an own module behind the output layer."""
 _LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
 
 
@@ -170,7 +178,7 @@ class LossTaskMismatch(Rule):
         return _Mismatch(
             int(lowest.steps[np.argmax(low)]),
             f"the logarithm of a softmax is computed in two steps, and reaches {number(smallest)}",
-            "",  # where the two steps are is a line of the model's own code
+            _LOG_SOFTMAX,
             (
                 Evidence(
                     quantity="smallest log-probability",

@@ -11,7 +11,9 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import USUAL_LOSS, Moment, at
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.own_loss import has_usual_loss
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -38,7 +40,8 @@ class LossTermInactive(Rule):
     The name of the term, its value and its share of the loss.
     ## What to do
     Remove `.detach()`, `.item()` or `torch.no_grad()` from the term; give it a weight above 0.
-    There is no code for it: the term is detached or weighted in your loss function.
+    There is code for a factor of 0, which is the term alone, and for predictions that are detached,
+    which is the usual loss. A named term is detached in your loss function.
     ## When it is wrong
     A weight that is 0 on purpose for more than 20 steps. Terms of a loss that was summed without
     names are seen only if torch's own loss functions computed them.
@@ -173,6 +176,7 @@ class LossTermInactive(Rule):
                 Evidence(quantity="factor of the term", seen=0.0),
                 Evidence(quantity="loss", seen=float(loss.values[-1])),
             ),
+            fix=at(Moment.LOSS, f"loss = nn.{zero[0]}()(prediction, y)  # plus your other terms"),
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
@@ -214,6 +218,7 @@ class LossTermInactive(Rule):
                 Evidence(quantity="gradient / weight", seen=factor),
                 Evidence(quantity="parameters", seen=float(ratio.shape[1])),
             ),
+            fix=USUAL_LOSS if has_usual_loss(history) else "",
             stream=Stream.GRADIENT,
             statistic=Stat.L2,
         )

@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Steps, Values
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, middle
@@ -41,7 +42,8 @@ class NoSupervision(Rule):
     ## What to do
     Print one batch: the decoded inputs beside the targets that count. Check the mask, the
     ignore_index, the template and the maximum length. Skip batches without targets.
-    There is no code for it: the cause is in the code that makes the batch.
+    There is code only for a loss that is multiplied by 0: the loss without the factor. Otherwise
+    the cause is in the code that makes the batch.
     ## When it is wrong
     Of targets with more than 16,384 entries a part is read: the rule then needs a loss of 0 or NaN.
     Losses whose targets and masks are not in their graph are not seen.
@@ -151,6 +153,7 @@ class NoSupervision(Rule):
                     if len(others) else float(len(loss)),
                 ),
             ),
+            fix=at(Moment.LOSS, f"loss = nn.{kind.kinds[0]}()(prediction, y)  # unweighted"),
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )  # fmt: skip

@@ -11,20 +11,14 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
-from trainvitals.diagnosis.fixes import Moment, at, clipping
+from trainvitals.diagnosis.fixes import USUAL_LOSS, Moment, at, clipping
 from trainvitals.diagnosis.history import History, Steps
+from trainvitals.diagnosis.own_loss import OPERATIONS, computes_its_loss, operations_before
 from trainvitals.diagnosis.places import range_before
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Floats
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
-OPERATIONS = {
-    "log": "x.clamp_min(1e-8).log()",
-    "sqrt": "(x + 1e-8).sqrt()",
-    "div": "a / b.clamp_min(1e-8)",
-    "exp": "x.clamp_max(80.0).exp()",
-}
-"""Operation that capture found out of range before a non-finite loss → its guarded form."""
 EPSILON = at(
     Moment.BEFORE_TRAINING,
     "for group in optimizer.param_groups:\n    group['eps'] = max(group.get('eps', 0.0), 1e-8)",
@@ -76,7 +70,8 @@ class NonFiniteValue(Rule):
       help, because the gradient still passes through the other branch.
     - Use losses that take logits (`BCEWithLogitsLoss`, `CrossEntropyLoss`).
     - If the values grew over the steps before, lower the learning rate and clip gradients.
-    - There is code only where clipping or an epsilon helps; an operation is a line of your model.
+    - There is code where clipping or an epsilon helps, and the usual loss for these targets if the
+      origin is in a loss function of your own. An operation in the model is a line of your code.
     ## When it is wrong
     A training loop that skips such steps on purpose: the finding remains as a warning, because
     these steps have no effect.
@@ -242,7 +237,7 @@ class NonFiniteValue(Rule):
                 True,
             )
         what = "in the loss" if len(loss) and loss[0] == bad[0] else "in a gradient"
-        if operations := self._operations(history, int(bad[0])):
+        if operations := operations_before(history, int(bad[0])):
             what += f", behind a {' and a '.join(operations)} whose argument was out of range"
         return Origin(
             f"{what}; the origin was not observed, because the activations of that step were not "
@@ -264,7 +259,9 @@ class NonFiniteValue(Rule):
 
     def _fix(self, history: History, step: int, origin: Origin, largest: float) -> str:
         """Return the fix that follows from the evidence; "" if none does."""
-        operations = self._operations(history, step)
+        if _is_in_own_loss(history, step, origin):
+            return USUAL_LOSS
+        operations = operations_before(history, step)
         if len(operations) == 1 and origin.stream is not Stream.WEIGHT:
             return ""  # the operation is in the loss or the model: see `_advice`
         if largest >= self.overflow_min:
@@ -275,18 +272,11 @@ class NonFiniteValue(Rule):
 
     def _advice(self, history: History, step: int) -> str:
         """Return the advice with the guarded form of the operation that left its range."""
-        operations = self._operations(history, step)
+        operations = operations_before(history, step)
         if len(operations) != 1:
             return ""
         guarded = OPERATIONS[operations[0]]
         return f"- Write `{guarded}` for the operation {operations[0]}.\n{self.page().what_to_do}"
-
-    def _operations(self, history: History, step: int) -> list[str]:
-        """Return the operations that capture found out of range before the loss of that step."""
-        for event in history.events:
-            if event.kind == EventKind.NONFINITE_LOSS and event.step == step:
-                return [name for name in event.text.split(",") if name in OPERATIONS]
-        return []
 
     def _bad_steps(self, history: History, name: Scalar) -> Steps:
         series = history.scalar(name)
@@ -349,6 +339,17 @@ class NonFiniteValue(Rule):
     def healthy() -> History:
         """Return scores masked with −inf on purpose: the loss and the gradients are finite."""
         return _run(loss=np.zeros(21), gradients=np.zeros(21), output=np.full(21, 6.0))
+
+
+def _is_in_own_loss(history: History, step: int, origin: Origin) -> bool:
+    """Whether the origin is in the program's own loss, or in a gradient right behind it."""
+    if origin.stream is Stream.SCALAR:
+        is_behind = origin.is_observed
+    else:
+        first = origin.first
+        is_gradient = origin.stream is Stream.GRADIENT
+        is_behind = is_gradient and first is not None and "output" in first.place.flags
+    return is_behind and computes_its_loss(history, step)
 
 
 def _in_update(update: First) -> Origin:

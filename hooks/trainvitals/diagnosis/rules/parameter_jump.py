@@ -13,6 +13,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.places import rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -21,6 +22,21 @@ from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _ADAPTIVE: Final = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adafactor", "Lion")
 """Optimizers whose update hardly grows with the gradient."""
+
+
+_RESTORE: Final = "\n".join(
+    (
+        at(Moment.BEFORE_TRAINING, "kept = [p.detach().clone() for p in model.parameters()]"),
+        at(
+            Moment.STEP,
+            "with torch.no_grad():\n"
+            "    for p, old in zip(model.parameters(), kept):\n"
+            "        if not p.norm() <= 3 * old.norm() + 0.1 * p.numel() ** 0.5:  # also NaN\n"
+            "            p.copy_(old)\n"
+            "        old.copy_(p)",
+        ),
+    )
+)
 
 
 class _Jump(NamedTuple):
@@ -59,7 +75,8 @@ class ParameterJump(Rule):
     - Load the last checkpoint before this step.
     - If one rank or one machine is affected alone, test its hardware.
     - Look for code that writes to `.data` or copies into parameters.
-    - There is no code for it: the process has no copy of the weights before the change.
+    - The code keeps a copy of the weights, one step old, and restores a weight whose norm tripled
+      within a step. It limits the damage; it does not remove the cause.
     ## When it is wrong
     Weights that your program replaces on purpose: loading a checkpoint, averaging, pruning, a new
     head, clipping of weights. Without a rise of the loss these are only notes.
@@ -77,7 +94,7 @@ class ParameterJump(Rule):
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Stream.UPDATE)
-    fix: ClassVar[str] = ""
+    fix: ClassVar[str] = _RESTORE
     refuted_by: ClassVar[str] = "Your program replaced these weights at this step on purpose."
 
     ratio_max: float = threshold(

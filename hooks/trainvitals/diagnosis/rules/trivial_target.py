@@ -24,7 +24,21 @@ _SEVERAL_ITERATIONS: Final = ("LBFGS",)
 _SHIFT: Final = at(
     Moment.TRAINING_BATCH, "x, y = x[:, :-1], x[:, 1:]  # the target is the next token"
 )
-_DROP: Final = ""
+_DROP: Final = "\n".join(
+    (
+        at(
+            Moment.BEFORE_TRAINING,
+            "leaking = torch.ones(x_train.shape[1], dtype=torch.bool)  # by batch: see below",
+        ),
+        at(
+            Moment.TRAINING_BATCH,
+            "columns = F.one_hot(y) if y.dtype == torch.long else y.reshape(len(y), -1)\n"
+            "r = torch.corrcoef(torch.cat([x, columns], 1).T)[: x.shape[1], x.shape[1] :].abs()\n"
+            "leaking &= (r > 0.999).any(1) | (x.std(0) == 0)  # these determine a target",
+        ),
+        at(Moment.BATCH, "x = x.masked_fill(leaking, 0.0)  # better: leave these columns out"),
+    )
+)
 _CONTAINED: Final = {
     Scalar.TARGET_IN_TOKENS_SHARE: ("the labels are the tokens, not shifted by one", _SHIFT),
     Scalar.TARGET_IN_FEATURES: ("the target, or a copy of it, is among the features", _DROP),
@@ -59,7 +73,8 @@ class TrivialTarget(Rule):
     - Check which input predicts the target: train on one feature at a time.
     - Language models: the target of position i is token i + 1, and the attention is causal.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
-    - There is code only if tokens are not shifted; only you know which input is the target.
+    - There is code for tokens that are not shifted, and for a table: it sets the columns to 0 that
+      determine a target linearly in every batch so far.
     ## When it is wrong
     Exercises that are solved exactly, such as a plane without noise; an autoencoder for tokens
     whose modules are not named encoder and decoder and whose output layer predicts one position;
