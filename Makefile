@@ -81,6 +81,10 @@ bench-store: $(VENV)/.installed ## CPU, bytes and reading times of the collector
 bench-tabs: $(VENV)/.installed ## Memory of the dashboard and the collector with 20 tabs on live runs (ARGS='--minutes 10')
 	$(BIN)/python benchmarks/fleet_tabs.py $(ARGS)
 
+.PHONY: bench-pages
+bench-pages: $(VENV)/.installed ## Times and bytes of each page in Chromium, with 1,000 runs and 10 million points
+	$(BIN)/python benchmarks/pages.py $(ARGS)
+
 .PHONY: bench-cuda
 bench-cuda: $(VENV)/.installed ## What watching costs on a CUDA device, where there is one
 	$(BIN)/python benchmarks/cuda_overhead.py $(ARGS)

@@ -8,9 +8,8 @@ from itertools import product
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from helpers.board import board_messages, drawn_in, header, hover, plot, said, updates
+from helpers.board import board_messages, drawn_in, header, hover, plot, run_sizes, said, updates
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import VANISHING, FakeRun, healthy_run, healthy_value, spiking_run
@@ -339,21 +338,6 @@ def test_an_update_of_a_tensor_gives_each_percentile_its_own_points(browser):
         assert len(json.dumps(update.message)) <= 4096
 
 
-def sizes_of_runs(frames):
-    """Return the bytes of each complete run of the script or of refreshed parts."""
-    sizes, size = [], None
-    for frame in frames:
-        kind = ForwardMsg.FromString(frame).WhichOneof("type")
-        size = 0 if kind == "new_session" else size
-        if size is None:
-            continue  # the rest of a run that began before the first frame
-        size += len(frame)
-        if kind == "script_finished":
-            sizes.append(size)
-            size = None
-    return sizes
-
-
 def test_an_update_of_the_page_of_200_biases_sends_4_KB_at_most(browser):
     run = spiking_run(layers=[f"encoder.{i}" for i in range(200)], step=400, total_steps=2_000)
     frames = []
@@ -373,7 +357,7 @@ def test_an_update_of_the_page_of_200_biases_sends_4_KB_at_most(browser):
         frames.clear()
         run.step = 460
         seen.page.wait_for_timeout(16_000)
-        sizes = sizes_of_runs(frames)
+        sizes = run_sizes(frames)
         assert len(sizes) >= 4
         assert max(sizes) <= 4096, sizes
         assert table.inner_text() != before

@@ -153,3 +153,20 @@ def updates(frames: list[bytes]) -> list[Update]:
             found += [Update(message, rest + size) for message, size in boards]
             of_run = None
     return found
+
+
+def run_sizes(frames: list[bytes]) -> list[int]:
+    """Return the bytes of all frames of each complete run of the script, in order."""
+    sizes: list[int] = []
+    size: int | None = None
+    for frame in frames:
+        kind = ForwardMsg.FromString(frame).WhichOneof("type")
+        if kind == "new_session":
+            size = 0
+        if size is None:
+            continue  # the rest of a run that began before the first frame
+        size += len(frame)
+        if kind == "script_finished":
+            sizes.append(size)
+            size = None
+    return sizes

@@ -96,8 +96,11 @@ def visit(
     dark: bool = False,
     empty_cache: bool = False,
     listen: Callable[[Page], object] = lambda _: None,
+    settled: bool = True,
 ) -> Iterator[Visit]:
-    """Yield the page at `url` once it has settled; `listen` gets it before it is opened.
+    """Yield the page at `url`, once it has settled; `listen` gets it before it is opened.
+
+    A page that is refreshed more often than every second never settles.
 
     The page shares cached scripts with other visits of `browser` unless `empty_cache`, but no
     cookie and no local storage.
@@ -112,7 +115,8 @@ def visit(
         page.on("request", lambda request: seen.requests.append(request.url))
         listen(page)
         page.goto(url, timeout=WAIT_MS)
-        seen.settle()
+        if settled:
+            seen.settle()
         yield seen
 
 
@@ -159,9 +163,19 @@ def _opener(browser: Browser) -> Page:
 
 
 @contextlib.contextmanager
-def dashboard(collector: str, token: str, *arguments: str, **environment: str) -> Iterator[str]:
-    """Yield the address of a dashboard that was started as its command is."""
-    command = [sys.executable, "-c", _START, "--port", "0", "--collector", collector, *arguments]
+def dashboard(
+    collector: str,
+    token: str,
+    *arguments: str,
+    refresh_s: float | None = None,
+    **environment: str,
+) -> Iterator[str]:
+    """Yield the address of a dashboard that was started as its command is.
+
+    `refresh_s`: the seconds between the refreshes of all pages, in place of their own.
+    """
+    start = _START if refresh_s is None else _REFRESHED.format(refresh_s) + _START
+    command = [sys.executable, "-c", start, "--port", "0", "--collector", collector, *arguments]
     given: dict[str, Any] = {"TRAINVITALS_TOKEN": token, **environment}
     process = subprocess.Popen(
         command, env={**os.environ, **given}, stderr=subprocess.PIPE, text=True, cwd=Path("/")
@@ -188,3 +202,11 @@ register(app)
 app()
 """
 """The command alone: `trainvitals` has others beside it."""
+
+_REFRESHED = """
+import streamlit as st
+own = st.fragment
+def fragment(function=None, *, run_every=None):
+    return own(function, run_every={} if run_every else None)
+st.fragment = fragment
+"""

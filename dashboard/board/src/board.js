@@ -31,14 +31,15 @@ export class Board {
   /** Take what Python sent: everything, or the points since the message `base`. */
   take(sent, component) {
     this.component = component;
+    // Streamlit may replace a message by the next one before the browser has it, also the first.
+    if (sent.base !== null && sent.seq !== this.sequence && sent.base !== this.sequence) {
+      this.report("resync", this.sequence ?? -1);
+      return;
+    }
     const themed = this.theme(sent.colours);
     if (sent.base === null) {
       if (sent.seq !== this.sequence) this.replace(sent);
     } else if (sent.seq !== this.sequence) {
-      if (sent.base !== this.sequence) {
-        this.report("resync", this.sequence ?? -1);
-        return;
-      }
       this.sequence = sent.seq;
       GROUP.full = sent.full;
       for (const part of sent.charts) {

@@ -1,5 +1,6 @@
 /** What all charts of a page share: the cursor, the range of steps, and the smoothing. */
 
+/** The pause of keys: several of them make one range. */
 const DEBOUNCE_MS = 250;
 /** For this long, data of an older range does not undo the range that the user chose. */
 const WAIT_MS = 6000;
@@ -41,21 +42,21 @@ export class Group {
     if (changed) this.rescale();
   }
 
-  /** Show a range that the user chose, and report it after a pause. */
-  choose(range, board) {
+  /** Show a range that the user chose, and report it after a pause. The end of a drag has none. */
+  choose(range, board, pause = 0) {
     if (same(range, this.range)) return;
     this.range = range;
     this.asked = { range, until: Date.now() + WAIT_MS };
     this.rescale();
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => board.report("range", { first: range?.[0] ?? null, last: range?.[1] ?? null }), DEBOUNCE_MS);
+    this.timer = setTimeout(() => board.report("range", { first: range?.[0] ?? null, last: range?.[1] ?? null }), pause);
   }
 
   /** Zoom around a step by a factor; 0.5 shows half of the steps. */
   zoom(factor, around, board) {
     const [low, high] = this.extent();
     const first = around - (around - low) * factor;
-    this.choose(this.within(first, first + (high - low) * factor), board);
+    this.choose(this.within(first, first + (high - low) * factor), board, DEBOUNCE_MS);
   }
 
   /** Return a valid range for two drawn steps; null where it covers all steps. */

@@ -23,7 +23,6 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
-from trainvitals_dashboard.figures.curves import StepRange
 from trainvitals_dashboard.figures.heat import Ask, HeatRows, Opened, heat_message
 from trainvitals_dashboard.figures.updates import ChartPlan, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
@@ -33,6 +32,10 @@ PACKAGE = Path(__file__).parents[1]
 BUNDLE = PACKAGE / "assets" / "board.js"
 SENT = "sent_to_board:"
 """Prefix of the keys of what the browser has, in the state of the session."""
+REDRAWN = "page_drawn_again"
+"""Key in the state of the session: at the next run of the page, the browser has its charts."""
+CHOSEN = "range_chosen"
+"""Key in the state of the session: the visitor has chosen the range of this run of the script."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
 
     `tools`: show the hint about keys and the choice of smoothing, once on a page.
 
-    A new range of steps is written into the URL and the page runs again.
+    A new range of steps is written into the URL; then these charts are sent, and the page runs
+    again.
     """
-    shown = window()
     state = SENT + key
-    sent = message_of(plans, newest, shown, st.session_state.get(state))
+    sent = message_of(plans, newest, window(), st.session_state.get(state))
     st.session_state[state] = sent
-    return _taken(mount(key, {**sent.message, "tools": tools}), shown)
+    return _taken(mount(key, {**sent.message, "tools": tools}))
 
 
 def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
@@ -64,13 +67,12 @@ def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "
     `here` is the selected tensor. The browser requests the cells of the rows that are visible, and
     the URL has the open groups and the filter.
     """
-    shown = window()
     state, seen = SENT + key, f"visible:{key}"
     sent = heat_message(
         rows,
         ask,
         newest=newest,
-        shown=shown,
+        shown=window(),
         visible=st.session_state.get(seen, ()),
         here=here,
         sent=st.session_state.get(state),
@@ -85,7 +87,7 @@ def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "
         if event:
             _into_url({"open": event["open"], "filter": event["filter"]})
 
-    return _taken(mount(key, {**sent.message, "tools": True}, on_rows=asked), shown)
+    return _taken(mount(key, {**sent.message, "tools": True}, on_rows=asked))
 
 
 def _into_url(state: Mapping[str, str | None]) -> None:
@@ -97,15 +99,25 @@ def _into_url(state: Mapping[str, str | None]) -> None:
             del st.query_params[name]
 
 
-def _taken(event: Any, shown: StepRange) -> Click | None:
-    """Apply a range that the visitor chose, and return the click."""
-    if event.range is not None:
-        chosen = _steps(event.range)
-        if chosen != (shown.first, shown.last):
-            set_window(*chosen)
-            st.rerun()
+def _taken(event: Any) -> Click | None:
+    """Draw the rest of the page if the visitor chose a range, and return the click."""
+    if st.session_state.pop(CHOSEN, False):
+        st.session_state[REDRAWN] = True
+        st.rerun()
     click = event.click
     return Click(click["chart"], click["series"], int(click["step"])) if click else None
+
+
+def _take_range(key: str) -> None:
+    """Write a range that the visitor chose into the URL.
+
+    A callback: the charts of the same run of the script have the new range already.
+    """
+    given = st.session_state[key].range
+    shown = window()
+    if given is not None and (chosen := _steps(given)) != (shown.first, shown.last):
+        set_window(*chosen)
+        st.session_state[CHOSEN] = True
 
 
 def still_board(key: str, parts: Sequence[Part]) -> None:
@@ -147,7 +159,7 @@ def mount(key: str, message: Part, on_rows: Callable[[], None] = _ignore) -> Any
     return _renderer(get_bidi_component_manager())(
         key=key,
         data=message,
-        on_range_change=_ignore,
+        on_range_change=lambda: _take_range(key),
         on_click_change=_ignore,
         on_rows_change=on_rows,
         on_open_change=_ignore,

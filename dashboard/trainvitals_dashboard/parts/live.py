@@ -19,14 +19,13 @@ import streamlit as st
 from trainvitals.api.schema import Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.parts.bin import deleted_here
-from trainvitals_dashboard.parts.board import forget_boards
+from trainvitals_dashboard.parts.board import REDRAWN, forget_boards
 from trainvitals_dashboard.parts.header import where_and_when
 from trainvitals_dashboard.parts.ranges import follows
 from trainvitals_dashboard.parts.session import age_banner, client, explain, run_or_hint
 
 NUMBERS_S = 15.0
 """A finding of which only the numbers changed is drawn again after this time."""
-_REDRAWN = "page_drawn_again"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Live:
         waited = time.monotonic() - self.at
         if shape != self.drawn[0] or (numbers != self.drawn[1] and waited > NUMBERS_S):
             # The charts that the browser has are kept, but not if a new attempt has replaced steps.
-            st.session_state[_REDRAWN] = answer.value.attempt == self.answer.value.attempt
+            st.session_state[REDRAWN] = answer.value.attempt == self.answer.value.attempt
             st.rerun()
         return Live(answer, self.every_s, self.drawn, self.at)
 
@@ -104,7 +103,7 @@ def live_run(show: Callable[[Live], None], every_s: float) -> None:
     """
     if not (run_id := run_or_hint()):
         return
-    if not st.session_state.pop(_REDRAWN, False):
+    if not st.session_state.pop(REDRAWN, False):
         forget_boards()  # the page was opened or changed
     try:
         answer = client().run(run_id)
