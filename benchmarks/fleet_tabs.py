@@ -3,10 +3,12 @@
 python benchmarks/fleet_tabs.py --tabs 20 --minutes 10
 
 The collector and the dashboard are processes of their own, started by their commands. Three running
-runs of 60 tensors get 10 steps a second each. The tabs of Chromium show, in turns, the page of a
-run, its layers, one of its tensors and the page of all runs. Printed after each minute: resident
-memory of both processes (MiB), the heap of the median tab after a collection of its garbage (MiB),
-and whether each tab still follows its run. The last lines are slopes by least squares.
+runs of 60 tensors have 6,000 steps already and get 10 more a second each: what the collector keeps
+of a run in memory is bounded, and these runs have reached the bound. The tabs of Chromium show, in
+turns, the page of a run, its layers, one of its tensors and the page of all runs. Printed after
+each minute: resident memory of both processes (MiB), the heap of the median tab after a collection
+of its garbage (MiB), and whether each tab still follows its run. The last lines are slopes by least
+squares.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ RUNS = ("live-0", "live-1", "live-2")
 SCALARS = ("loss", "gradient_norm", "learning_rate/0", "step_time_s", "overhead")
 TENSORS = tuple(f"blocks.{i}.{part}.weight" for i in range(20) for part in ("query", "key", "out"))
 STEPS_PER_S = 10
+STEPS_BEFORE = 6000
+STEPS_AT_ONCE = 25
+"""Steps of one batch before the tabs are opened."""
 PATHS = ("/run?run={run}", "/layers?run={run}", "/layers?run={run}&place={tensor}", "/")
 STARTED_S = 90
 LIVE = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
@@ -104,6 +109,8 @@ class Sender(threading.Thread):
     url: str
     token: str
     stop: threading.Event = field(default_factory=threading.Event)
+    ready: threading.Event = field(default_factory=threading.Event)
+    """The steps before the tabs are opened have been sent."""
     failure: Exception | None = None
 
     def __post_init__(self) -> None:
@@ -117,25 +124,35 @@ class Sender(threading.Thread):
             self._send()
         except Exception as error:  # noqa: BLE001 - raised in the main thread by `sample`
             self.failure = error
+            self.ready.set()
+
+    def check(self) -> None:
+        """Raise the exception that stopped the sending, if there is one."""
+        if self.failure is not None:
+            raise self.failure
 
     def _send(self) -> None:
         headers = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {self.token}"}
-        sequence = 0
+        sequence = at = 0
         with httpx2.Client(headers=headers, trust_env=False, timeout=30) as http:
             while not self.stop.is_set():
                 began = time.monotonic()
+                until = at + (STEPS_AT_ONCE if at < STEPS_BEFORE else STEPS_PER_S)
                 for number, name in enumerate(RUNS):
-                    batch = batch_of(name, number, sequence)
+                    batch = batch_of(name, number, sequence, at, until)
                     answer = http.post(f"{self.url}/api/v1/ingest", content=encode(batch))
-                    answer.raise_for_status()
-                sequence += 1
-                self.stop.wait(max(0.0, 1 - (time.monotonic() - began)))
+                    if answer.is_error:
+                        raise RuntimeError(f"a batch was refused: {answer.text}")
+                at, sequence = until, sequence + 1
+                if at >= STEPS_BEFORE:
+                    self.ready.set()
+                    self.stop.wait(max(0.0, 1 - (time.monotonic() - began)))
 
 
-def batch_of(name: str, number: int, sequence: int) -> Batch:
-    """Return one second of a healthy run; the first batch has the start and the layouts."""
+def batch_of(name: str, number: int, sequence: int, first: int, until: int) -> Batch:
+    """Return steps of a healthy run; the first batch has the start and the layouts."""
     records: list[Any] = [] if sequence else start(name)
-    steps = np.arange(sequence * STEPS_PER_S, (sequence + 1) * STEPS_PER_S, dtype=np.int64)
+    steps = np.arange(first, until, dtype=np.int64)
     noise = np.random.default_rng((number, sequence))
     at = time.time() - (steps[-1] - steps) / STEPS_PER_S
     for stream, places in (("scalar", SCALARS), *((str(s), TENSORS) for s in LIVE)):
@@ -246,8 +263,7 @@ def watch(
     for at in [*range(int(whole) + 1), *([minutes] if rest else [])]:
         while (left := began + 60 * at - time.monotonic()) > 0:
             pause(tabs, min(left, 1))
-        if sender.failure is not None:
-            raise sender.failure
+        sender.check()
         sample = Sample(
             (time.monotonic() - began) / 60,
             collector.rss_mib(),
@@ -275,7 +291,8 @@ def main() -> None:
         sender = Sender(collector.url, (home / "token").read_text().strip())
         sender.start()
         stack.callback(sender.stop.set)
-        time.sleep(5)
+        sender.ready.wait()
+        sender.check()
         board = stack.enter_context(service("dashboard", home, "--collector", collector.url))
         browser = stack.enter_context(chromium())
         tabs = open_tabs(browser, board.url, asked.tabs)

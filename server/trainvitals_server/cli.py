@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from trainvitals_server.app import create_app
 from trainvitals_server.connections import ConnectionTable, protocol_class
 from trainvitals_server.database_commands import db
-from trainvitals_server.memory import limit_arenas
+from trainvitals_server.memory import return_freed_memory
 from trainvitals_server.notifications.channels import DeliveryFailed, sender
 from trainvitals_server.notifications.message import TEST_SUMMARY, Message
 from trainvitals_server.service import RESCUE
@@ -109,7 +109,7 @@ def refuse_bare_public_bind(settings: Settings) -> None:
 
 def _serve(settings: Settings, *, mounts: bool) -> None:
     refuse_bare_public_bind(settings)
-    limit_arenas()
+    return_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with contextlib.ExitStack() as stack:

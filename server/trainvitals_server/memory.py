@@ -6,15 +6,23 @@ import ctypes
 from typing import Final
 
 ARENAS_MAX: Final = 2
+MAPPED_FROM: Final = 2**20
+"""Bytes from which a block is mapped by itself, and returned to the system when it is freed."""
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-"""The number of the parameter in glibc's malloc.h."""
+"""The numbers of the parameters in glibc's malloc.h."""
 
 
-def limit_arenas() -> bool:
-    """Let all threads share two arenas of glibc's allocator; return whether that was possible.
+def return_freed_memory() -> bool:
+    """Set glibc's allocator to keep less of what is freed; return whether that was possible.
 
     Call it before threads start. By default each of the collector's threads gets an arena of its
-    own, up to eight per core, and freed memory stays in the arena that it came from.
+    own, up to eight per core, and freed memory stays in the arena that it came from; the size from
+    which blocks are mapped grows to 32 MiB with the largest block that was freed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_ARENA_MAX, ARENAS_MAX) == 1
+    if mallopt is None:
+        return False
+    shares = mallopt(_M_ARENA_MAX, ARENAS_MAX)
+    maps = mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)
+    return bool(shares and maps)

@@ -35,7 +35,7 @@ Flags = npt.NDArray[np.bool_]
 
 FIRST_STEPS = 64
 """Frames kept from the start of a run: the initial state is evidence throughout the run."""
-STREAM_BYTES_MAX = 16 * 2**20
+STREAM_BYTES_MAX = 4 * 2**20
 """Maximum bytes of one stream's values, once it has more than 4 × FIRST_STEPS frames."""
 ROWS_MAX = 4096
 LAST_EVENTS = 8
@@ -183,6 +183,11 @@ class StreamFrames:
         frames.append(self.steps[: self._used], values)
         return frames
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, with the room for further frames."""
+        return self.steps.nbytes + self.values.nbytes
+
     def kept(self) -> tuple[Steps, Values]:
         """Return (steps, values) kept, shapes (n,) and (n, places, statistics)."""
         return self.steps[: self._used], self.values[: self._used]
@@ -240,6 +245,12 @@ class History:
             return
         frames.append(frame.steps, frame.values)
         self._newest_step = max(self._newest_step, int(frame.steps[-1]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frames of all streams and ranks."""
+        of_ranks = sum(history.nbytes for history in self.ranks.values())
+        return of_ranks + sum(frames.nbytes for frames in self._streams.values())
 
     @property
     def last_step(self) -> int:

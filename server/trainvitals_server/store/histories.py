@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
 import sqlalchemy as sa
@@ -24,7 +25,10 @@ from trainvitals_server.store.series import curves
 from trainvitals_server.store.timeline import TimelineTrack, timeline
 from trainvitals_server.store.track_rows import read_rows
 
-HISTORIES_MAX = 64
+BYTES_MAX = 256 * 2**20
+"""Bytes of all histories that are kept. A run for which there is no room is read in each round."""
+IDLE_S = 60.0
+"""A history that no round has used for so long makes room for others."""
 SEGMENTS_MAX = 24
 """Sealed segments that a rebuilt history reads: half are the newest, half spread evenly before."""
 
@@ -46,12 +50,14 @@ class _Kept:
     """The newest row of the log that is in the history."""
     events: int = 0
     ranks: OtherRanks = field(default_factory=OtherRanks)
+    used_at: float = field(default_factory=monotonic)
 
 
 class Histories:
-    """The histories of the most recently diagnosed runs."""
+    """The histories of the diagnosed runs, at most `bytes_max` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -65,11 +71,26 @@ class Histories:
                 kept = _rebuild(connection, run_pk, tracks, identity)
             _add_metadata(connection, run_pk, kept)
             kept.ranks.read_one(connection, run_pk, kept.history)
-            self._kept[run_pk] = kept
-            self._kept.move_to_end(run_pk)
-            while len(self._kept) > HISTORIES_MAX:
-                self._kept.popitem(last=False)
+            self._keep(run_pk, kept)
             return kept.history
+
+    def _keep(self, run_pk: int, kept: _Kept) -> None:
+        """Keep a history if there is room for it.
+
+        The rounds read the runs in turns: if the history that was not used for the longest time
+        made room for the next run, none would be found again.
+        """
+        self._kept.pop(run_pk, None)
+        kept.used_at = now = monotonic()
+        room = self._bytes_max - kept.history.nbytes
+        total = sum(other.history.nbytes for other in self._kept.values())
+        for pk, other in list(self._kept.items()):
+            if total <= room or now - other.used_at < IDLE_S:
+                break
+            total -= other.history.nbytes
+            del self._kept[pk]
+        if total <= room:
+            self._kept[run_pk] = kept
 
 
 def _add_metadata(connection: sa.Connection, run_pk: int, kept: _Kept) -> None:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READERS_MAX = 8
+READER_CACHE_KB = 4096
+"""Pages that each reader keeps; what it reads again comes from the page cache of the system."""
 _ERRORS_OF_TASKS = (IntegrityError, DataError, ProgrammingError)
 """Errors of a statement, not of the disk."""
 GROUP_MAX = 256
@@ -96,7 +98,7 @@ class SqliteDatabase:
     def _connect_reader(self) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        for pragma in ("busy_timeout=10000", "query_only=ON", "cache_size=-16384"):
+        for pragma in ("busy_timeout=10000", "query_only=ON", f"cache_size=-{READER_CACHE_KB}"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 

@@ -23,7 +23,8 @@ from trainvitals.wire import (
     Stat,
     Stream,
 )
-from trainvitals_server.store import RequestRefused, Store
+from trainvitals_server.store import RequestRefused, Store, histories
+from trainvitals_server.store.histories import Histories
 from trainvitals_server.store.seal import Compactor
 
 LOSS = scalars("loss")
@@ -229,6 +230,29 @@ def test_a_history_goes_on_without_being_read_again(store):
     assert history.values(Stream.WEIGHT, Stat.STD).tolist() == [
         [4.0 * i + 1, 4.0 * i + 3] for i in range(6)
     ]
+
+
+def test_histories_are_kept_while_there_is_room_for_them(store, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(histories, "monotonic", lambda: float(next(clock)))
+    for run in "abc":
+        source = run.encode() * 16
+        ingest(store, batch(LOSS, scalar_frame([0, 1], [2.0, 1.5]), run=run, source=source))
+    pk = {run: store.run(run).pk for run in "abc"}
+    with store.database.read() as connection:
+        size = Histories().get(connection, pk["a"]).nbytes
+        kept = Histories(bytes_max=2 * size)
+        read = lambda run: kept.get(connection, pk[run])  # noqa: E731
+        a, b, c = read("a"), read("b"), read("c")
+        assert read("a") is a
+        assert read("b") is b, "runs in turns do not remove each other"
+        assert read("c") is not c, "there is no room for a third"
+        for _ in range(6):  # a minute without a round of "a"
+            read("b")
+        c = read("c")
+        assert read("c") is c
+        assert read("b") is b
+        assert read("a") is not a
 
 
 def test_a_history_of_another_collector_is_the_same(store):
