@@ -45,16 +45,19 @@ class BackgroundDiagnosis:
         clear: Callable[[], None] | None = None,
         observe: Callable[[History, Diagnosis], bool] | None = None,
         tick: Callable[[], None] | None = None,
+        rank: int = 0,
     ) -> None:
         """`opened` is called once for each finding, in the background thread or in `diagnosis`.
 
         `show` is called with the status in the background thread, at most every 0.5 s; `clear`
         before a finding is logged. `observe` is called in the background thread with the history
         and the newest diagnosis after new records; again if it returns False. `tick` is called in
-        the background thread every 0.5 s; it must not raise.
+        the background thread every 0.5 s; it must not raise. The findings that a `rank` above 0
+        logs begin with it.
         """
         self.history = History()
         self.cpu_s = 0.0
+        self._rank = rank
         self.frames_left_out = 0
         self._engine = engine or Engine()
         self._opened = opened
@@ -178,7 +181,8 @@ class BackgroundDiagnosis:
                 self._clear()
             log.log(
                 level,
-                "%s %s%s since step %d: %s%s",
+                "%s%s %s%s since step %d: %s%s",
+                f"rank {self._rank}: " if self._rank else "",
                 finding.code,
                 finding.rule,
                 f" at {finding.where}" if finding.where else "",

@@ -225,6 +225,7 @@ class Monitor:
             clear=self._screen.clear,
             observe=self._exporter.observe if self._exporter is not None else None,
             tick=self._system.read_if_due if self._system is not None else None,
+            rank=rank(),
         )
         if collector:
             self._shipper = Shipper(

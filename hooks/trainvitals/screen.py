@@ -71,9 +71,13 @@ class Screen:
         self._is_drawn = False
 
     def ended(self, diagnosis: Diagnosis, history: History) -> None:
-        """Print the end report: a card on a terminal, otherwise one line."""
+        """Print the end report: a card on a terminal, otherwise one line.
+
+        Ranks after the first print it only if they failed: the others would repeat the report.
+        """
         stream = sys.stderr
-        if self._report == "off" or stream is None:
+        is_wanted = self._talks or diagnosis.verdict == "failed"
+        if self._report == "off" or not is_wanted or stream is None:
             return
         from trainvitals.report import card, line
         from trainvitals.report.curves import curves_of

@@ -14,6 +14,7 @@ import torch
 import trainvitals
 from helpers.watching import network, own_home, train, watched  # noqa: F401 - own_home is a fixture
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
+from trainvitals.diagnosis.history import History
 from trainvitals.report.status import Status, status_line
 from trainvitals.screen import ERASE, Screen
 
@@ -195,6 +196,16 @@ def test_a_second_rank_writes_no_status(monkeypatch):
     assert terminal.written == ""
 
 
+def test_a_second_rank_reports_at_the_end_only_that_it_failed(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    screen = Screen("card", is_first_rank=False)
+    screen.ended(Diagnosis(verdict=Verdict.ERROR, step=9), History())
+    assert terminal.written == ""
+    screen.ended(Diagnosis(verdict=Verdict.FAILED, error="ValueError: x", step=9), History())
+    assert "ValueError: x" in terminal.written
+
+
 def test_the_address_of_the_run_is_printed_once_at_the_start(capsys, monkeypatch):
     monkeypatch.setenv("TRAINVITALS_REPORT", "line")
     model = network()
@@ -247,3 +258,11 @@ def test_the_end_report_shows_the_generated_name_and_not_the_id(capsys, monkeypa
     shown = capsys.readouterr().err
     assert f"run {monitor._name}: " in shown
     assert monitor.run not in shown
+
+
+def test_a_finding_that_another_rank_logs_begins_with_its_rank(monkeypatch, caplog):
+    monkeypatch.setenv("RANK", "1")
+    watched(steps=30, lr=1e12).close()
+    said = [r.getMessage() for r in caplog.records if "since step" in r.getMessage()]
+    assert said
+    assert all(re.match("rank 1: TV[0-9]{3} ", text) for text in said)

@@ -72,23 +72,23 @@ class Capture:
         self.facts: dict[str, str | float] = {}
         self._emit = emit
         self._on_step = on_step
-        self._guard = Guard(self._report)
+        self._guard = Guard(self.report)
         self._budget = Budget(overhead, every, start_step)
         self._initial = InitialValues(emit, self._guard)
-        self.updates = UpdateGuard(guard, emit, self._report)
+        self.updates = UpdateGuard(guard, emit, self.report)
         self._background_cpu_s = background_cpu_s
         self._emission = Emission(emit, self._was_nonfinite)
         self.scalars = StepScalars()
-        self._names = Names(self._report)
+        self._names = Names(self.report)
         seen = {} if self._budget.vital_only else self.models
-        self._outputs = Outputs(seen, activations, self._guard, self._report)
+        self._outputs = Outputs(seen, activations, self._guard, self.report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
         )
         self._measurement = Measurement(
             self.models,
             self._optimizers,
-            self._report,
+            self.report,
             is_full=self._is_full,
             nonfinite=self._nonfinite,
             initial=self._initial,
@@ -201,7 +201,7 @@ class Capture:
         with self._guard.probe("transfer"):
             self._emission.finish()
             if lost := self._emission.given_up:
-                self._report("steps", reasons.late(lost))
+                self.report("steps", reasons.late(lost))
             self._initial.emit(wait_s=INITIAL_WAIT_S)
         self._measurement.release()
 
@@ -224,11 +224,11 @@ class Capture:
             vital_only=self._budget.vital_only, activations=self._outputs.wanted
         )
         if self._budget.vital_only:
-            self._report("layers", reasons.VITAL_ONLY)
+            self.report("layers", reasons.VITAL_ONLY)
         self._outputs.attach()
         self._optimizers.attach()
         self.facts |= self._optimizers.facts()
-        self._copies_are_stepped = self._optimizers.report_others(self._report)
+        self._copies_are_stepped = self._optimizers.report_others(self.report)
 
     def _loss_module_returned(self, value: Tensor, seen: Seen) -> None:
         started = time.thread_time()
@@ -242,7 +242,7 @@ class Capture:
 
     def _take_loss(self, value: Loss, seen: Seen, *, hooked: bool) -> None:
         if "loss" in self.not_watched and not self.scalars.seen:
-            self._report("loss", f"no loss was recorded before step {self.step + 1}")
+            self.report("loss", f"no loss was recorded before step {self.step + 1}")
         if self.scalars.loss(total_of(value), hooked=hooked):
             self._nonfinite()
             self._loss_events.add(examined_of(value), self.step + 1)
@@ -260,7 +260,7 @@ class Capture:
         steps = self._loss_steps
         if steps.optimizer_stepped or not (steps.active or now) or not self.scalars.waiting:
             return
-        self._report("gradients and updates", reasons.without_step(known=bool(self.optimizers)))
+        self.report("gradients and updates", reasons.without_step(known=bool(self.optimizers)))
         for value in self.scalars.take_losses():
             started = time.thread_time()
             with self._guard.probe("weights"):
@@ -356,7 +356,7 @@ class Capture:
             places = self._places(plan, updates=bool(self.optimizers))
             reported = self.not_watched.get("activations")
             if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
-                self._report("activations", f"no activation was measured before step {number}")
+                self.report("activations", f"no activation was measured before step {number}")
         self._emission.submit(number, time.time(), step, places)
 
     def _places(self, plan: CapturePlan, *, updates: bool) -> Places:
@@ -389,9 +389,10 @@ class Capture:
             full_steps=self._measurement.full_steps,
         )
         for name, reason in (unseen | self._outputs.skipped | self.not_watched).items():
-            self._report(name, reason)
+            self.report(name, reason)
 
-    def _report(self, name: str, reason: str) -> None:
+    def report(self, name: str, reason: str) -> None:
+        """Add `name` to what is not watched, with the reason; the same one is sent once."""
         if self.not_watched.get(name) == reason:
             return
         self.not_watched[name] = reason

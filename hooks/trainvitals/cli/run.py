@@ -37,6 +37,13 @@ Fail = Annotated[
 ]
 
 
+CALLBACKS = {
+    "keras": "model.fit(…, callbacks=[TrainvitalsCallback()])",
+    "fastai": "Learner(…, cbs=TrainvitalsCallback())",
+}
+"""Frameworks with optimizers of their own, in which `run` sees no training, and what attaches."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
@@ -98,14 +105,20 @@ def _ended(unasked: Unasked, error: BaseException | None) -> None:
     """Close the monitor after the program ended."""
     if unasked.monitor is None:
         if error is None and "torch" in sys.modules:
-            typer.echo(
-                "trainvitals: no training was seen: no model whose optimizer steps, or the "
-                "program calls watch itself.",
-                err=True,
-            )
+            typer.echo(f"trainvitals: no training was seen: {_why_none()}.", err=True)
         return
     kind = None if error is None else type(error)
     unasked.monitor.__exit__(kind, error, None if error is None else error.__traceback__)
+
+
+def _why_none() -> str:
+    for name, call in CALLBACKS.items():
+        if name in sys.modules:
+            return (
+                f"the optimizers of {name} are not torch's. Pass {call}, where TrainvitalsCallback "
+                f"is that of trainvitals.integrations.{name}, unless the program does"
+            )
+    return "no model whose optimizer steps, or the program calls watch itself"
 
 
 def _end_as_python(error: BaseException) -> NoReturn:

@@ -32,6 +32,9 @@ log = logging.getLogger("trainvitals")
 ATTEMPTS_MAX = 64
 """Number of backward calls without a model after which the search ends."""
 
+LATER = "later trainings"
+"""In `not_watched`: an optimizer that steps and was created after the monitor was attached."""
+
 
 class Unasked:
     """Attaches one Monitor to the first training of this process; `monitor` is None before.
@@ -46,6 +49,7 @@ class Unasked:
         self._optimizers: list[weakref.ref[Optimizer]] = []
         self._attempts = 0
         self._trainer: object = None
+        self._steps: Any = None  # the handle of the hook on the steps of all optimizers
 
     def install(self) -> None:
         """Observe torch, now or as soon as the program imports it."""
@@ -65,6 +69,27 @@ class Unasked:
     def _constructed(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         self._optimizers = [o for o in self._optimizers if o() is not None]
         self._optimizers.append(weakref.ref(optimizer))
+        if self.monitor is not None and self._steps is None:
+            from torch.optim.optimizer import register_optimizer_step_post_hook
+
+            self._steps = register_optimizer_step_post_hook(self._stepped)
+
+    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+        quietly(self._report_unwatched, optimizer)
+
+    def _report_unwatched(self, optimizer: Optimizer) -> None:
+        """Report once that an optimizer steps that was created after the monitor was attached."""
+        monitor = self.monitor
+        if monitor is None or monitor._closed or monitor._capture is None:
+            self._steps.remove()
+        elif all(known is not optimizer for known in monitor._capture.optimizers):
+            self._steps.remove()
+            monitor._capture.report(
+                LATER,
+                f"after step {monitor._capture.step}, {type(optimizer).__name__} that was created "
+                "later trains; `trainvitals run` watches the first training of a program: call "
+                "`watch` for each",
+            )
 
     def _backward(self, loss: Tensor | None) -> None:
         if self.monitor is None:

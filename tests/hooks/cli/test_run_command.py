@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -197,6 +198,40 @@ def test_a_module_is_run_by_its_name(run, tmp_path):
 def test_a_program_without_training_says_that_none_was_seen(run):
     assert "no training was seen" in run("import torch").stderr
     assert run("print(1)").stderr == ""
+
+
+def test_a_second_training_of_a_program_is_named_as_not_watched(run):
+    again = LOOP.split("torch.set_num_threads(1)\n")[1].split("print(")[0]
+    shown = f"""
+{LOOP}
+import trainvitals.monitor
+[monitor] = trainvitals.monitor._open
+print(monitor.diagnosis().not_watched.get("later trainings"))
+{again}
+print(monitor.diagnosis().not_watched.get("later trainings"))
+"""
+    done = run(shown)
+    _, before, after = done.stdout.splitlines()
+    assert before == "None", done.stderr
+    assert after.startswith("after step 119, AdamW that was created later trains; ")
+
+
+def test_a_framework_with_its_own_optimizers_is_told_of_its_callback(run):
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("needs keras")
+    program = """
+import os
+os.environ["KERAS_BACKEND"] = "torch"
+import keras
+import numpy as np
+
+model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(np.zeros((8, 4)), np.zeros((8, 1)), verbose=0)
+"""
+    said = run(program).stderr
+    assert "no training was seen: the optimizers of keras are not torch's" in said
+    assert "model.fit(…, callbacks=[TrainvitalsCallback()])" in said
 
 
 @pytest.mark.parametrize("program", [[], ["no_such_file.py"]])
