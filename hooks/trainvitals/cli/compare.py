@@ -59,13 +59,20 @@ def _show(found: Comparison) -> None:
         table.add_row(name, *versions)
     for difference in found.scalars:
         where = f"{difference.place}, first at step {difference.step:,}"
-        table.add_row(where, _text(difference.a), _text(difference.b))
+        table.add_row(where, _stored(difference.a), _stored(difference.b))
     if (layer := found.layer) is not None:
         what = f"{layer.stream} {layer.statistic} of {layer.place}"
-        table.add_row(f"{what}, first at step {layer.step:,}", _text(layer.a), _text(layer.b))
+        table.add_row(f"{what}, first at step {layer.step:,}", _stored(layer.a), _stored(layer.b))
     console.print(table)
     if found.is_same:
         console.print("The recorded values of both runs do not differ.")
+
+
+def _stored(value: float | None) -> str:
+    """Return the shortest text that reads back to the same float32."""
+    import numpy as np
+
+    return "–" if value is None else str(np.float32(value))
 
 
 def _text(value: Any) -> str:

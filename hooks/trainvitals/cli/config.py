@@ -27,9 +27,10 @@ def show(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
         described = {name: {"value": value, "origin": origin} for name, value, origin in rows}
         typer.echo(json.dumps(described, indent=2))
         return
+    name_width = max(map(len, names))
     width = max(len(value) for _, value, _ in rows)
     for name, value, origin in rows:
-        typer.echo(f"{name:<11} {value:<{width}}  {origin}")
+        typer.echo(f"{name:<{name_width}} {value:<{width}}  {origin}")
 
 
 def shown(settings: ClientSettings, name: str) -> str:

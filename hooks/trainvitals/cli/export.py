@@ -6,6 +6,7 @@ reached.
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,8 @@ def command(run: Run, output: Output, as_: As = Format.CSV, collector: Url = Non
         _note_thinned(guarded(lambda: source.run(run)))
     except NotInstalled as missing:
         end(USAGE, str(missing))
+    except BrokenPipeError:  # the reader of stdout, such as head, has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         end(USAGE, f"The file is not written: {error}.")
 

@@ -8,6 +8,7 @@ Source: Model Context Protocol, specification of 2025-06-18, modelcontextprotoco
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import msgspec
 import typer
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
-from trainvitals.api.client import Client
+from trainvitals.api.client import Client, Refused, Unreachable
 from trainvitals.api.schema import RulePage
 from trainvitals.cli.collector_of import collector_of
 from trainvitals.cli.report import Url
@@ -51,8 +53,24 @@ def server_for(source: Client) -> MCPServer:
         log_level="WARNING",
     )
     for tool in tools_for(source):
-        server.add_tool(tool, annotations=ToolAnnotations(read_only_hint=True))
+        server.add_tool(_with_reason(tool), annotations=ToolAnnotations(read_only_hint=True))
     return server
+
+
+def _with_reason(tool: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return the tool with errors that an agent may read.
+
+    The SDK keeps the text of any other exception from the client, and logs its traceback.
+    """
+
+    @functools.wraps(tool)
+    def called(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return tool(*args, **kwargs)
+        except (Refused, Unreachable) as error:
+            raise ToolError(str(error)) from error
+
+    return called
 
 
 def tools_for(source: Client) -> tuple[Callable[..., dict[str, Any]], ...]:

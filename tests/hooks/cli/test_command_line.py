@@ -134,6 +134,13 @@ def test_config_shows_where_each_value_comes_from(monkeypatch):
     assert shown["report"]["origin"] == "default"
 
 
+def test_config_aligns_its_columns():
+    lines = runner.invoke(app, ["config", "show"]).stdout.splitlines()
+    columns = [line.rindex("default") for line in lines if line.endswith(" default")]
+    assert len(columns) > 5
+    assert len(set(columns)) == 1
+
+
 def test_config_never_shows_a_token(monkeypatch):
     monkeypatch.setenv("TRAINVITALS_TOKEN", "tv_read_1_secret")
     assert "secret" not in runner.invoke(app, ["config", "show"]).stdout

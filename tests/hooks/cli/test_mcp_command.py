@@ -92,4 +92,5 @@ def test_an_agent_finds_the_fault_its_meaning_and_its_curve(served):
 def test_an_unknown_run_is_an_error_of_the_tool_and_the_server_goes_on(served):
     unknown, listed = ask(served, ("get_run", {"run": "no such run"}), ("list_runs", {}))
     assert unknown.is_error
+    assert "No run with this id" in unknown.content[0].text
     assert not listed.is_error

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -97,6 +99,15 @@ def test_csv_and_jsonl_hold_the_stored_values(run, collector, tmp_path, sealed):
 
     assert keyed([json.loads(x, parse_constant=refuse) for x in lines]) == expected()
     assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_reader_that_stops_early_is_no_error(run, collector):
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ("-m", "trainvitals", "export", "r", "-o", "-", "--collector", collector.url)
+    done = subprocess.run([sys.executable, *words], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_parquet_holds_the_stored_bits_of_nan_too(run, tmp_path):
