@@ -90,7 +90,8 @@ class UpdateGuard:
         else:
             self._reached_weights(step)
         if self.mode == "stop":
-            self.stopping = f"the gradients of step {step} are not finite"
+            done = "prevented; the weights are those before it" if can_prevent else "made"
+            self.stopping = f"the gradients of step {step} are not finite. Its update was {done}"
         if self._events < EVENTS_MAX:
             self._events += 1
             text = "the update was prevented" if can_prevent else "the update was made"
