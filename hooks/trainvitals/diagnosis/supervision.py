@@ -209,39 +209,6 @@ _DISTANCES = (("L1Loss",), ("SmoothL1Loss",), ("HuberLoss",))
 _NORMAL = np.array([abs(NormalDist().inv_cdf((i + 0.5) / 200)) for i in range(200)])
 """Magnitudes of a standard normal variable: 200 quantiles."""
 
-OUTLIER_SHARE = 0.7
-"""Share of the variance of a batch's targets in one target, above which it is an outlier. The
-largest of 64 normal values has 0.1."""
-OUTLIER_DISTANCE = 25.0
-"""Distance of the most distant target in standard deviations of the batch with the smallest one."""
-OUTLIER_BATCHES = 0.2
-"""Share of the batches that have an outlier; 2 % of the targets are in half of batches of 32."""
-
-
-def outlier_share(history: History) -> float:
-    """Return the share of the variance of a batch's targets that its most distant one holds.
-
-    That of the fifth of the measured batches with the largest shares, 0 to 1: a few outliers are
-    not in every batch. 0 if it is not known, with fewer than eight batches, or for batches of fewer
-    than 24 targets.
-    """
-    kind = only_loss(history)
-    entries = int(np.prod(kind.target_shape)) if kind and kind.target_shape else 0
-    low, high, mean, std = _targets(history)
-    if entries < 24 or not len(low) == len(high) == len(mean) == len(std) >= BATCHES_KNOWN:
-        return 0.0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.maximum(high - mean, mean - low) ** 2 / (entries * std**2)
-    share = share[np.isfinite(share)]
-    # Rare ones among zeros, or small counts: the most distant target is not far from the others.
-    usual = std[std > 0].min(initial=np.inf)
-    if not max(float(np.abs(high - mean).max()), float(np.abs(low - mean).max())) > (
-        OUTLIER_DISTANCE * usual
-    ):
-        return 0.0
-    return float(np.quantile(share, 1 - OUTLIER_BATCHES)) if len(share) else 0.0
-
-
 TAIL_DISTANCE = 4.5
 """Distance of a target from the mean of its batch in standard deviations, from which a few targets
 may hold the deviation: the largest of 64 normal values has 2.4, one of two equal outliers 5.6."""
@@ -256,7 +223,7 @@ def usual_deviation(history: History) -> float:
     The 10 % quantile over the measured batches. NaN if targets are not measured, and before eight
     batches as long as a few distant targets can hold the deviation.
     """
-    low, high, mean, std = _targets(history)
+    low, high, mean, std = targets_of(history)
     known = np.isfinite(std)
     if not known.any():
         return math.nan
@@ -267,7 +234,7 @@ def usual_deviation(history: History) -> float:
     return float(np.quantile(std[known], USUAL_BATCHES))
 
 
-def _targets(history: History) -> list[Array]:
+def targets_of(history: History) -> list[Array]:
     """Return min, max, mean and standard deviation of the targets of each measured batch."""
     return [
         history.scalar(name).values.astype(np.float64)

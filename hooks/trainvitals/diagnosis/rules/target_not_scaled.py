@@ -16,14 +16,13 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import STANDARD_TARGET
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.outliers import OUTLIER_SHARE, outlier_share
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
     DISTANCES,
     DOWNSTREAM,
-    OUTLIER_SHARE,
     only_loss,
-    outlier_share,
     usual_deviation,
     usual_loss_of_constant,
 )

@@ -13,8 +13,14 @@ from trainvitals.api.wording import percent
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.outliers import (
+    OUTLIER_SHARE,
+    RareOutliers,
+    outlier_share,
+    rare_outliers,
+)
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.supervision import OUTLIER_SHARE, only_loss, outlier_share
+from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 
@@ -27,6 +33,13 @@ class TargetOutliers(Rule):
     batch's targets, (t − mean)²/(n·variance), in a fifth of at least eight measured batches of 24
     targets or more, and it is 25 times as far as the standard deviation of the batch with the
     smallest one. Of 64 normal values, the most distant one holds a tenth.
+    Rarer outliers, after 150 steps, in batches of 16 targets or more: at least three losses are ten
+    times as high as the lowest decile of their 50 neighbours and hold more than half of the sum of
+    all losses. Each of these batches that is measured has a target at eight standard deviations of
+    a usual batch or more; in one or more, a target at 25 holds 70 % of the variance, and the loss
+    is its squared distance still. In both cases, batches whose most distant target is at 8 to 25
+    deviations are not more than those with an outlier: a heavy tail (log-normal, Student's t) has
+    more of them.
     ## Why it matters
     A squared error weighs a target by the square of its distance: one that is a hundred times as
     far counts as much as ten thousand others. The gradient points to the outliers, changes with
@@ -50,7 +63,7 @@ class TargetOutliers(Rule):
     permanent: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset(
         {
-            *("TV102", "TV105", "TV305", "TV501", "TV502", "TV503", "TV504", "TV505"),
+            *("TV102", "TV105", "TV106", "TV305", "TV501", "TV502", "TV503", "TV504", "TV505"),
             *("TV601", "TV701", "TV803"),
         }
     )
@@ -63,6 +76,9 @@ class TargetOutliers(Rule):
         OUTLIER_SHARE,
         "Share of the variance of a batch in its most distant target, in a fifth of the batches.",
     )
+    loss_share_max: float = threshold(
+        0.5, "Share of the sum of the losses in the steps with a rare outlier."
+    )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
@@ -70,21 +86,39 @@ class TargetOutliers(Rule):
         if kind is None or kind.kinds != ("MSELoss",):
             return
         share = outlier_share(history)
-        if not share > self.share_max:
+        if share > self.share_max:
+            seen = f"in a fifth of the batches one target holds {percent(share)} or more of the "
+            yield self._found(
+                history,
+                f"Outliers in the targets: {seen}variance, and MSELoss squares its error.",
+                ("share of the variance in one target", share, self.share_max, 0.3),
+            )
             return
+        rare = rare_outliers(history)
+        if rare is not None and rare.loss_share > self.loss_share_max:
+            yield self._found(
+                history,
+                _summary(rare),
+                ("share of the loss", rare.loss_share, self.loss_share_max, self.loss_share_max),
+            )
+
+    def _found(
+        self, history: History, summary: str, decided: tuple[str, float, float, float]
+    ) -> Finding:
+        """Return the finding; `decided` is a share, its value, its limit and the healthy end."""
         low, high = (history.scalar(n).finite() for n in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
-        yield self.finding(
+        quantity, seen, limit, healthy = decided
+        return self.finding(
             severity=Severity.WARNING,
             since_step=int(high.steps[0]),
-            summary=f"Outliers in the targets: in a fifth of the batches one target holds "
-            f"{percent(share)} or more of the variance, and MSELoss squares its error.",
+            summary=summary,
             evidence=(
                 Evidence(
-                    quantity="share of the variance in one target",
-                    seen=share,
-                    limit=self.share_max,
+                    quantity=quantity,
+                    seen=seen,
+                    limit=limit,
                     direction="above",
-                    healthy=(0.0, 0.3),
+                    healthy=(0.0, healthy),
                     unit="share",
                 ),
                 Evidence(quantity="smallest target", seen=float(low.values.min())),
@@ -104,6 +138,14 @@ class TargetOutliers(Rule):
     def healthy() -> History:
         """Return batches of 64 targets from a normal distribution."""
         return _run(2.4)
+
+
+def _summary(rare: RareOutliers) -> str:
+    return (
+        f"Rare outliers in the targets: {rare.steps} of {rare.of} steps have "
+        f"{percent(rare.loss_share)} of the loss, which MSELoss takes from one target at "
+        f"{rare.distance:.0f} standard deviations or more."
+    )
 
 
 def _run(largest: float) -> History:
