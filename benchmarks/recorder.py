@@ -30,12 +30,18 @@ import trainvitals
 from overhead_blocks import interval
 
 BLOCK_S = 0.05
+SIZES = ((64, 64, 32), (784, 512, 128), (784, 1024, 256))
+"""Inputs, width and samples of a batch; the second is the reference model of overhead.py."""
 
 
-def model_of(width: int) -> nn.Module:
+def model_of(inputs: int, width: int) -> nn.Module:
     """Return an MLP of three layers."""
     return nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+        nn.Linear(inputs, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 10),
     )
 
 
@@ -70,12 +76,12 @@ def ratios_kept(ratios: list[float]) -> list[float]:
     return sorted(ratios)[cut : len(ratios) - cut]
 
 
-def measure(width: int, samples: int, seconds: float) -> None:
+def measure(inputs: int, width: int, samples: int, seconds: float) -> None:
     """Print a line for one size of model and batch."""
     torch.manual_seed(0)
-    model = model_of(width)
+    model = model_of(inputs, width)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randn(4096, 64)
+    x = torch.randn(4096, inputs)
     loader = DataLoader(TensorDataset(x, x[:, :10].argmax(1)), samples, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         monitor: Any = trainvitals.watch(
@@ -113,7 +119,7 @@ def measure(width: int, samples: int, seconds: float) -> None:
         middle, half = statistics.median(ratios) - 1, 1.25 * interval(ratios_kept(ratios)).half
         step_s = statistics.median(plain)
         print(
-            f"width {width:5}  batch {samples:4}  step {step_s * 1e3:7.3f} ms  "
+            f"{inputs}-{width}-{width}-10  batch {samples:4}  step {step_s * 1e3:7.3f} ms  "
             f"recorder {middle * 100:+6.2f} % ± {half * 100:.2f}  "
             f"own time {statistics.median(own) * 1e6:5.1f} µs = "
             f"{statistics.median(own) / step_s * 100:.2f} %  "
@@ -131,8 +137,8 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     os.environ["TRAINVITALS_REPORT"] = "off"
     torch.set_num_threads(1)
-    for width, samples in ((64, 32), (512, 128), (1024, 256)):
-        measure(width, samples, seconds)
+    for inputs, width, samples in SIZES:
+        measure(inputs, width, samples, seconds)
 
 
 if __name__ == "__main__":

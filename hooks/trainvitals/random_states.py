@@ -21,6 +21,11 @@ class TorchStates(NamedTuple):
     cuda: dict[int, Tensor]
     """By the index of the device."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+        return int(self.cpu.nbytes) + sum(state.nbytes for state in self.cuda.values())
+
 
 class OtherStates(NamedTuple):
     """States of Python's `random` and of NumPy's global generator, as these modules give them."""

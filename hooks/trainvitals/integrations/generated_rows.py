@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from trainvitals.integrations.events import no_indices, records
 from trainvitals.monitor import Monitor
-from trainvitals.recorder.batches import Indices
+from trainvitals.recorder.ring import Indices
 
 COLUMN: Final = "trainvitals_positions"
 GENERATES: Final = "_generate_and_score_completions"
@@ -46,9 +47,7 @@ class GeneratedRows:
         """Take the batches of this step from the recorder: they are not what is trained."""
         self.monitor = monitor
         if records(monitor) and monitor._recorder is not None:
-            batches = monitor._recorder._context.batches
-            self._read = deque(batches)
-            batches.clear()
+            self._read = deque(monitor._recorder.take_batches())
 
     def generate(self, examples: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the trainer's method, and number the rows of its result."""
@@ -71,7 +70,8 @@ class GeneratedRows:
         buffered = getattr(self._trainer, PARTS)
         positions = [each.pop(COLUMN, None) for each in buffered]
         if None not in positions:  # the batch was generated in this call
-            self._parts = [indices[found.numpy()] for found in positions]
+            read = np.asarray(indices)
+            self._parts = [read[found.numpy()] for found in positions]
         place = next(n for n, each in enumerate(buffered) if each is part)
         monitor = self.monitor
         if monitor is None or monitor._recorder is None:

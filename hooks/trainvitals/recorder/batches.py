@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import DataLoader, IterableDataset
 
-Indices = npt.NDArray[np.int64]
+from trainvitals.recorder.ring import Indices
+
+INT: Final = {int}
+"""The types in the list of a plain sampler, which is kept as it is until it is written."""
 
 ITERATION: Final = "iteration"
 """The attribute in which loaders of Accelerate count epochs: it seeds their samplers."""
@@ -129,6 +131,9 @@ class ObservedBatches:
         if not self._in_process:
             self._started()
         given = self._waiting.popleft()
+        if type(given) is list and set(map(type, given)) == INT:
+            self._delivered(given)
+            return
         try:
             found = np.asarray(given)
         except Exception:  # noqa: BLE001 - indices can be any objects

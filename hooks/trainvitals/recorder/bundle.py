@@ -143,7 +143,10 @@ def _arrays_of(frozen: Frozen) -> Arrays:
     return {
         **_of_frames(frozen.frames),
         **_of_states(frozen.contexts),
-        **_runs("batch", ((c.step, batch) for c in frozen.contexts for batch in c.batches)),
+        **_runs(
+            "batch",
+            ((c.step, np.asarray(batch, np.int64)) for c in frozen.contexts for batch in c.batches),
+        ),
         **_runs(
             "loss", ((c.step, loss.cpu().numpy()) for c in frozen.contexts for loss in c.losses)
         ),

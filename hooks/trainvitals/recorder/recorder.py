@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader
 
 from trainvitals.api.schema import Finding, Severity
 from trainvitals.random_states import OtherStates, other_states, torch_states
-from trainvitals.recorder.batches import Indices, ObservedBatches, unobservable
+from trainvitals.recorder.batches import ObservedBatches, unobservable
 from trainvitals.recorder.bundle import Description, write
-from trainvitals.recorder.ring import STEPS_MAX, Frozen, Ring, StepContext
+from trainvitals.recorder.ring import STEPS_MAX, Frozen, Indices, Ring, StepContext
 from trainvitals.recorder.snapshots import Snapshot, Snapshots
 from trainvitals.wire import Frame, Layout, Record, RunStart, Scalar, Stream
 
@@ -38,7 +38,9 @@ BUNDLES_MAX: Final = 3
 WAIT_S: Final = 2.0
 """A bundle is written so long after its cause, with the findings that opened until then."""
 CLOSE_S: Final = 10.0
-OTHERS_SHARE_MAX: Final = 0.001
+OTHER_STATES_BYTES: Final = 32_768
+"""Size of Python's state, a tuple of 625 numbers, and of NumPy's."""
+OTHERS_SHARE_MAX: Final = 0.0005
 """Share of the training time for reading Python's and NumPy's states."""
 ERRORS_MAX: Final = 3
 NAME: Final = "flight recorder"
@@ -105,7 +107,8 @@ class Recorder:
         self._batches_begin_steps = False
         self._others: OtherStates | None = None
         self._others_step = -1
-        self._others_at = self._others_cost_s = 0.0
+        self._others_due = 0.0
+        self._states_bytes = 0
         self._is_off = False
         self._context = StepContext(start_step)
         self._guarded(lambda: self._begin(start_step))
@@ -149,7 +152,7 @@ class Recorder:
         started = time.perf_counter()
         try:
             if value.dim() and value.numel() > 1:
-                self._context.losses.append(_per_sample(value))
+                self._context.add_losses(_per_sample(value))
         except Exception as error:  # noqa: BLE001 - never into the training
             self._failed(error)
         self._training_s += time.perf_counter() - started
@@ -171,13 +174,17 @@ class Recorder:
         return loader if observed is None else observed
 
     def delivered(self, indices: Indices) -> None:
-        """Keep the sample indices of a batch of this step; int64, one per sample."""
+        """Keep the sample indices of a batch of this step, one per sample."""
         if self._is_off:
             return
         # A loader that reads ahead draws no indices for the last batches of an epoch.
         if self._context.of_torch is None:
             self._guarded(self._read_states)
-        self._context.batches.append(indices)
+        self._context.add_batch(indices)
+
+    def take_batches(self) -> list[Indices]:
+        """Remove the batches of this step, and return them: other rows are trained."""
+        return self._context.take_batches()
 
     def no_indices(self, reason: str) -> None:
         """Store why there are no sample indices; the diagnosis shows it."""
@@ -251,12 +258,17 @@ class Recorder:
 
     def _read_states(self) -> None:
         context = self._context
-        context.of_torch = torch_states(self._cuda)
+        states = torch_states(self._cuda)
+        self._states_bytes = self._states_bytes or states.nbytes
+        if context.of_torch is None:
+            context.nbytes += self._states_bytes
+        context.of_torch = states
         now = time.perf_counter()
-        if now - self._others_at >= self._others_cost_s / OTHERS_SHARE_MAX:
+        if now >= self._others_due:
             self._others, self._others_step = other_states(), context.step
-            self._others_at = now
-            self._others_cost_s = time.perf_counter() - now
+            context.nbytes += OTHER_STATES_BYTES
+            ended = time.perf_counter()
+            self._others_due = ended + (ended - now) / OTHERS_SHARE_MAX
         context.others, context.others_step = self._others, self._others_step
 
     def _end(self, number: int) -> None:

@@ -7,6 +7,7 @@ losses per sample). Goes out: `Frozen`, a copy of the references that a thread c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,13 +23,13 @@ BYTES_MAX: Final = 64 * 2**20
 LAYOUTS_MAX: Final = 64
 REMOVED_AT_ONCE: Final = 16
 """Old steps are removed so many at once, which takes less time. Until then the ring holds more."""
-OTHER_STATES_BYTES: Final = 32_768
-"""Size of Python's state, a tuple of 625 numbers, and of NumPy's."""
+
+Indices = Sequence[int] | npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
 class StepContext:
-    """What a step began with. `batches` are the sample indices of its batches, int64.
+    """What a step began with. `batches` are the sample indices of its batches.
 
     `losses` are the losses per sample of its micro-batches, float32. `others` are the states of
     Python's and NumPy's generators at the start of step `others_step`, which can be an earlier one.
@@ -38,22 +39,26 @@ class StepContext:
     of_torch: TorchStates | None = None
     others: OtherStates | None = None
     others_step: int = -1
-    batches: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    batches: list[Indices] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
+    nbytes: int = 0
+    """Bytes of what was added."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of this step."""
-        size = 0
-        for batch in self.batches:
-            size += batch.nbytes
-        for loss in self.losses:
-            size += 4 * loss.numel()
-        if self.of_torch is not None:
-            size += self.of_torch.cpu.numel()
-            for state in self.of_torch.cuda.values():
-                size += state.numel()
-        return size + OTHER_STATES_BYTES * (self.others_step == self.step)
+    def add_batch(self, indices: Indices) -> None:
+        """Add the sample indices of a batch."""
+        self.batches.append(indices)
+        self.nbytes += 8 * len(indices)
+
+    def take_batches(self) -> list[Indices]:
+        """Remove all batches, and return them."""
+        taken, self.batches = self.batches, []
+        self.nbytes -= 8 * sum(len(indices) for indices in taken)
+        return taken
+
+    def add_losses(self, losses: Tensor) -> None:
+        """Add the losses per sample of a micro-batch."""
+        self.losses.append(losses)
+        self.nbytes += 4 * len(losses)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def recorded(folder, **arguments):
     """Return the rows of each step as recorded, those that the model saw, and the contexts."""
     callback = Kept(collector="off", record=folder / "recordings")
     model = trained(folder, callback, **arguments)
-    rows = [[batch.tolist() for batch in context.batches] for context in callback.contexts]
+    rows = [[list(batch) for batch in context.batches] for context in callback.contexts]
     assert callback.monitor.diagnosis().not_watched == {}
     return rows, model.seen, callback.contexts
 

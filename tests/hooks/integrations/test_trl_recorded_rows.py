@@ -147,6 +147,6 @@ def test_the_rows_of_each_step_are_recorded_and_the_training_is_bit_identical(
     batches = iter(seen)
     size = arguments.get("gradient_accumulation_steps", 1)
     steps = [[next(batches) for _ in range(size)] for _ in range(STEPS)]
-    assert [[b.tolist() for b in c.batches] for c in callback.contexts] == steps
+    assert [[list(b) for b in c.batches] for c in callback.contexts] == steps
     assert len({row for rows in seen for row in rows}) >= 6
     assert callback.monitor.diagnosis().not_watched == {}

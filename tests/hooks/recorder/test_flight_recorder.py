@@ -247,8 +247,9 @@ def test_the_ring_has_at_most_its_bytes_and_keeps_the_newest():
     ring = Ring(bytes_max=100_000)
     for step in range(100):
         ring.frame(frame_of(step, 1000))
-        batches = [np.arange(500)]
-        ring.end_step(StepContext(step, batches=batches))
+        context = StepContext(step)
+        context.add_batch(np.arange(500))
+        ring.end_step(context)
         frozen = ring.freeze()
         size = sum(f.values.nbytes for f in frozen.frames) + sum(c.nbytes for c in frozen.contexts)
         assert ring.nbytes == size <= 100_000

@@ -77,7 +77,7 @@ def test_the_indices_are_those_of_the_batch_that_arrived(tmp_path, workers):
         monitor._recorder.step_ended(step)
     contexts = monitor._recorder._ring.freeze().contexts
     monitor.close()
-    assert [[i.tolist() for i in c.batches] for c in contexts] == [[s] for s in seen]
+    assert [[list(i) for i in c.batches] for c in contexts] == [[s] for s in seen]
 
 
 def test_a_dataloader_is_not_changed_by_it(tmp_path):
