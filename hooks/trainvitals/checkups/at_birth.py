@@ -6,16 +6,23 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.api.schema import Evidence, Finding, PropagatedLayer, Severity
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.propagation import LAYERS_MIN, propagation, weighted
 from trainvitals.diagnosis.rule import Rule
-from trainvitals.diagnosis.rules.dead_relu import DeadRelu
+from trainvitals.diagnosis.rules.dead_relu import (
+    ADVICE_DEAD_AT_INITIALISATION,
+    BIASES_TO_ZERO,
+    LEAKY,
+    NEGATIVE_BIAS,
+    DeadRelu,
+)
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.no_learning import NoLearning
 from trainvitals.diagnosis.rules.parameter_not_updated import ParameterNotUpdated
@@ -28,6 +35,8 @@ from trainvitals.wire import Stat, Stream
 
 R = TypeVar("R", bound=Rule)
 
+ALWAYS_ZERO = ("units", "always zero")
+SATURATED = ("entries", "saturated")
 SAMPLES_MIN = 32
 """Minimum number of samples of a batch for a statement about its dead units."""
 OUTSIDE_ERROR = 0.2
@@ -56,11 +65,13 @@ def findings_at_birth(
     yield from _gradients(propagation(history), vanishing, exploding)
     if samples >= SAMPLES_MIN:
         dead = _of(DeadRelu, rules)
-        shown = "units that are always zero"
-        yield from _units(history, Stat.INACTIVE_SHARE, dead, dead.dead_share_warning, shown)
+        units = _units(history, Stat.INACTIVE_SHARE, dead, dead.dead_share_warning, ALWAYS_ZERO)
+        # Nothing was trained yet, so the rule's own code, a smaller learning rate, cannot help.
+        fix = _against_dead_units(history)
+        yield from (replace(f, fix=fix, advice=ADVICE_DEAD_AT_INITIALISATION) for f in units)
     saturated = _of(SaturatedActivation, rules)
     limit = saturated.saturated_share_max
-    yield from _units(history, Stat.SATURATED_SHARE, saturated, limit, "saturated entries")
+    yield from _units(history, Stat.SATURATED_SHARE, saturated, limit, SATURATED)
     if fitted is not None:
         yield from _not_fitted(*fitted, steps)
 
@@ -114,7 +125,7 @@ def _modes(model: nn.Module) -> Iterator[Finding]:
 
 
 def _units(
-    history: History, statistic: Stat, rule: Rule, share_max: float, what: str
+    history: History, statistic: Stat, rule: Rule, share_max: float, words: tuple[str, str]
 ) -> Iterator[Finding]:
     places = history.places(Stream.ACTIVATION)
     rows = [
@@ -131,15 +142,16 @@ def _units(
     first, share = places[rows[bad[0]]], float(shares[bad[0]])
     worst = float(np.nanmax(shares))
     more = f"; {len(bad) - 1} other layers are affected" if len(bad) > 1 else ""
+    what, state = words
     yield rule.finding(
         severity=Severity.WARNING,
         where=first.name,
         since_step=0,
-        summary=f"Before the training, the share of {what} of {first.name} is {percent(share)} "
-        f"on these batches{more}.",
+        summary=f"Before the training, {percent(share)} of the {what} of {called(first)} are "
+        f"{state} on these batches{more}.",
         evidence=(
             Evidence(
-                quantity=f"share of {what}",
+                quantity=f"share of {what} that are {state}",
                 seen=share,
                 limit=share_max,
                 direction="above",
@@ -153,6 +165,12 @@ def _units(
         stream=Stream.ACTIVATION,
         statistic=statistic,
     )
+
+
+def _against_dead_units(history: History) -> str:
+    biases = [i for i, p in enumerate(history.places(Stream.WEIGHT)) if p.kind == "bias"]
+    means = window(history, Stream.WEIGHT, Stat.MEAN, biases, first=1).values
+    return BIASES_TO_ZERO if (means < NEGATIVE_BIAS).any() else LEAKY
 
 
 def _gradients(

@@ -92,7 +92,21 @@ class TestWhatItFinds:
     def test_a_bias_that_kills_all_units(self):
         model = stack()
         nn.init.constant_(model[0].bias, -50.0)
-        assert found(checked(model)) == ("dead_relu", "1")
+        finding = checked(model).headline
+        assert (finding.rule, finding.where) == ("dead_relu", "1")
+        assert "100 % of the units of layer 1 are always zero" in finding.summary
+        assert "nn.init.zeros_(m.bias)" in finding.fix  # not a smaller learning rate
+        exec(finding.fix, {"model": model, "nn": nn})
+        assert "dead_relu" not in {f.rule for f in checked(model).findings}
+
+    def test_a_weight_that_kills_all_units(self):
+        model = stack()
+        with torch.no_grad():
+            model[0].weight.copy_(-model[0].weight.abs())
+            model[0].bias.zero_()
+        findings = checked(model, batch=(X.abs(), Y)).findings
+        [fix] = [f.fix for f in findings if f.rule == "dead_relu"]
+        assert "LeakyReLU" in fix
 
     def test_tanh_units_that_are_saturated(self):
         model = stack(activation=nn.Tanh)
