@@ -29,11 +29,11 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).par
 from big_run import BIG, OTHER, TENSORS, Sender, fill  # noqa: E402 - found by the line above
 from fleet import FIRST_ROW, SHOWN, Traffic  # noqa: E402
 from fleet_tabs import service  # noqa: E402
-from helpers.board import drag, run_sizes  # noqa: E402
+from helpers.board import drag, plot, run_sizes  # noqa: E402
 from helpers.chromium import chromium  # noqa: E402
 
 VISITS = 5
-LIVE_S = 25
+LIVE_S = 15
 SETTLED_MS = 1_000
 WAIT_MS = 60_000
 SIZE = {"width": 1600, "height": 1000}
@@ -214,6 +214,7 @@ def live_updates(browser: Browser, url: str, view: View, found: Found) -> None:
 def dragged(page: Page, key: str, first: float, last: float) -> None:
     """Drag over a chart or the heat-map, from and to a share of its width."""
     if key != "heat":
+        plot(page, key).locator(".u-over").wait_for(timeout=WAIT_MS)
         drag(page, key, first, last)
         return
     box = page.locator(chart(key)).first.bounding_box()

@@ -42,22 +42,24 @@ def main() -> None:
     # A local file: the browser would fetch a named icon from a font server.
     st.set_page_config(page_title="trainvitals", page_icon=ICON, layout="wide")
     st.html(STYLE)
+    # Each update of a page has the titles of all pages twice: they are short.
     page = st.navigation(
         [
-            st.Page(FLEET, title="Runs – trainvitals", url_path="fleet", default=True),
-            st.Page(RUN, title="Run – trainvitals", url_path="run"),
-            st.Page(LOSS, title="Loss – trainvitals", url_path="loss"),
-            st.Page(LAYERS, title="Layers – trainvitals", url_path="layers"),
-            st.Page(INITIAL, title="Initialisation – trainvitals", url_path="initialisation"),
-            st.Page(BIAS, title="Bias – trainvitals", url_path="bias"),
-            st.Page(COMPARE, title="Compare – trainvitals", url_path="compare"),
-            st.Page(EXPERIMENTS, title="Experiments – trainvitals", url_path="experiments"),
-            st.Page(ALERTS, title="Alerts – trainvitals", url_path="alerts"),
-            st.Page(RULE, title="Rule – trainvitals", url_path="rule"),
-            st.Page(SETTINGS, title="Settings – trainvitals", url_path="settings"),
+            st.Page(FLEET, title="Runs", url_path="fleet", default=True),
+            st.Page(RUN, title="Run", url_path="run"),
+            st.Page(LOSS, title="Loss", url_path="loss"),
+            st.Page(LAYERS, title="Layers", url_path="layers"),
+            st.Page(INITIAL, title="Initialisation", url_path="initialisation"),
+            st.Page(BIAS, title="Bias", url_path="bias"),
+            st.Page(COMPARE, title="Compare", url_path="compare"),
+            st.Page(EXPERIMENTS, title="Experiments", url_path="experiments"),
+            st.Page(ALERTS, title="Alerts", url_path="alerts"),
+            st.Page(RULE, title="Rule", url_path="rule"),
+            st.Page(SETTINGS, title="Settings", url_path="settings"),
         ],
         position="hidden",
     )
+    st.set_page_config(page_title=f"{page.title} – trainvitals")
     if signed_in():
         rescue_banner()
         page.run()

@@ -77,6 +77,8 @@ window.WebSocket = class extends WebSocket {
       window.lost = true;
       const at = whole.index + whole[0].length - 4;
       new Uint8Array(data).set([57, 57, 57, 57], at); // 9999, as long as null
+      const colours = text.decode(data).indexOf('"colours"');
+      new Uint8Array(data).set([95], colours + 1); // a continuation has none
     });
   }
 };

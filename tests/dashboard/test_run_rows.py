@@ -76,6 +76,19 @@ def test_without_news_the_message_is_the_same():
     assert message(runs, first) is first
 
 
+def test_an_update_of_many_runs_is_small_and_all_changes_arrive_within_some_updates():
+    runs = [run(healthy_run(f"run-{i}")) for i in range(60)]
+    sent = message(runs)
+    later = [run(healthy_run(f"run-{i}", step=390)) for i in range(60)]
+    arrived = set()
+    for _ in range(12):
+        sent = message(later, sent)
+        assert len(json.dumps(sent.message)) <= 2_000
+        arrived |= {row["id"] for row in sent.message["rows"]}
+    assert len(arrived) == 60
+    assert message(later, sent) is sent
+
+
 def test_a_new_run_is_put_into_its_place():
     old = run(healthy_run("old"))
     first = message([old])

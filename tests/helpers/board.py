@@ -170,3 +170,28 @@ def run_sizes(frames: list[bytes]) -> list[int]:
             sizes.append(size)
             size = None
     return sizes
+
+
+def part_sizes(frames: list[bytes]) -> list[int]:
+    """Return the bytes of each refreshed part of each complete run of the script.
+
+    A busy server refreshes several parts in one run; what is common to them counts for each.
+    """
+    sizes: list[int] = []
+    common, parts = -1, dict[str, int]()
+    for frame in frames:
+        message = ForwardMsg.FromString(frame)
+        kind = message.WhichOneof("type")
+        if kind == "new_session":
+            common, parts = 0, {}
+        if common < 0:
+            continue  # the rest of a run that began before the first frame
+        part = message.delta.fragment_id if kind == "delta" else ""
+        if part:
+            parts[part] = parts.get(part, 0) + len(frame)
+        else:
+            common += len(frame)
+        if kind == "script_finished":
+            sizes += [common + size for size in parts.values()]
+            common = -1
+    return sizes

@@ -9,8 +9,11 @@ export const POINTS_MAX = 1600;
 /** A distance more than this many times larger than both adjacent distances is a gap. */
 const GAP_FACTOR = 4;
 
-/** Return columns from what Python sends; columns that follow from others are not sent. */
-export function unpack(sent) {
+/** Return columns from what Python sends; columns that follow from others are not sent.
+
+A live update has arrays in the order of COLUMNS, without their names. */
+export function unpack(given) {
+  const sent = Array.isArray(given) ? Object.fromEntries(COLUMNS.map((name, i) => [name, given[i]])) : given;
   const n = sent.step.length;
   return {
     step: sent.step.slice(),

@@ -26,6 +26,8 @@ LAYER_MAX = 80
 LABEL_MAX = 20
 """Characters of the name of a layer above the chart, and at its axis."""
 NO_MARKS = Marks()
+COLUMNS = ("step", "last", "mean", "min", "max", "count", "bad")
+"""As in dashboard/board/src/points.js."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,14 @@ def points(curve: Curve, after: int = -1) -> Part:
         made["count"] = [curve.count[i] for i in kept]
     if any(curve.nonfinite[i] for i in kept):
         made["bad"] = [curve.nonfinite[i] for i in kept]
+    return made
+
+
+def unnamed(columns: Part) -> list[Any]:
+    """Return the columns of `points` in the order of COLUMNS, None for one that follows."""
+    made = [columns.get(name) for name in COLUMNS]
+    while made[-1] is None:
+        made.pop()
     return made
 
 

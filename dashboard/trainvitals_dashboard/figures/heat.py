@@ -2,7 +2,8 @@
 
 Comes in: a function that requests heat maps, the tree of places, the rows that the browser shows.
 Goes out: numbered messages (see updates.py); dashboard/board/src/heat.js reads them.
-Promise:  a continuation has at most LIVE_CELLS cells or one column (4 KB), for a run of any length;
+Promise:  a continuation has at most LIVE_CELLS cells or one column, for a run of any length (4 KB
+          with what Streamlit adds);
           a row that is not visible is not requested.
 Start at `heat_message`.
 """
@@ -29,7 +30,7 @@ KEY = "heat"
 COLUMNS = 200
 COLUMNS_MAX = 400
 """With more columns than this after live updates, all columns are sent anew."""
-LIVE_CELLS = 480
+LIVE_CELLS = 180
 ROWS_AT_ONCE = 200
 """The API sends at most this many rows in one request."""
 FIRST_ROWS = 60

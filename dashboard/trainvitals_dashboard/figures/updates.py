@@ -19,7 +19,7 @@ from trainvitals_dashboard.figures.curves import Line, StepRange
 
 POINTS = 600
 LIVE_POINTS = 24
-"""Of all curves of a continuation together; a point has about 60 bytes. Streamlit adds 2.4 KB."""
+"""Of all curves of a continuation together; a point has about 60 bytes. Streamlit adds 2 KB."""
 LIVE_POINTS_OF_CURVE = 24
 _NUMBERS = count(1)
 """Numbers of messages. A number is never used twice, in any session."""
@@ -63,6 +63,17 @@ def message_of(
     if sent is not None and sent.shape == shape and _grow(sent, plans, newest, shown):
         return sent
     return _whole(plans, newest, shown, shape)
+
+
+def compact(message: Part) -> Part:
+    """Return a message whose new points are columns without names, for the browser."""
+    if message["base"] is None:
+        return message
+    parts = [
+        {**part, "points": {k: charts.unnamed(v) for k, v in part["points"].items()}}
+        for part in message["charts"]
+    ]
+    return {**message, "charts": parts}
 
 
 def _whole(plans: Sequence[ChartPlan], newest: int, shown: StepRange, shape: Any) -> ChartsSent:

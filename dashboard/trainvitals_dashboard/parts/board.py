@@ -24,7 +24,7 @@ from streamlit.components.v2.manifest_scanner import ComponentConfig, ComponentM
 from trainvitals_dashboard.figures import charts
 from trainvitals_dashboard.figures.charts import Part
 from trainvitals_dashboard.figures.heat import Ask, HeatRows, Opened, heat_message
-from trainvitals_dashboard.figures.updates import ChartPlan, message_of
+from trainvitals_dashboard.figures.updates import ChartPlan, compact, message_of
 from trainvitals_dashboard.parts.ranges import set_window, window
 
 NAME = "trainvitals.board"
@@ -58,7 +58,7 @@ def board(key: str, plans: Sequence[ChartPlan], newest: int, *, tools: bool = Tr
     state = SENT + key
     sent = message_of(plans, newest, window(), st.session_state.get(state))
     st.session_state[state] = sent
-    return _taken(mount(key, {**sent.message, "tools": tools}))
+    return _taken(mount(key, {**compact(sent.message), "tools": tools}))
 
 
 def heat_board(key: str, rows: HeatRows, ask: Ask, newest: int, *, here: str = "") -> Click | None:
@@ -140,6 +140,12 @@ def forget_boards() -> None:
     """Send all points again at the next run: the page was opened or changed."""
     for key in [k for k in st.session_state if str(k).startswith(SENT)]:
         del st.session_state[key]
+
+
+def page_drawn() -> None:
+    """Send all points again, unless the browser has the charts of this page already."""
+    if not st.session_state.pop(REDRAWN, False):
+        forget_boards()
 
 
 def _ignore() -> None:

@@ -19,7 +19,7 @@ import streamlit as st
 from trainvitals.api.schema import Finding, RunDetail
 from trainvitals_dashboard.client import Answer, Problem
 from trainvitals_dashboard.parts.bin import deleted_here
-from trainvitals_dashboard.parts.board import REDRAWN, forget_boards
+from trainvitals_dashboard.parts.board import REDRAWN, page_drawn
 from trainvitals_dashboard.parts.header import where_and_when
 from trainvitals_dashboard.parts.ranges import follows
 from trainvitals_dashboard.parts.session import age_banner, client, explain, run_or_hint
@@ -103,8 +103,7 @@ def live_run(show: Callable[[Live], None], every_s: float) -> None:
     """
     if not (run_id := run_or_hint()):
         return
-    if not st.session_state.pop(REDRAWN, False):
-        forget_boards()  # the page was opened or changed
+    page_drawn()
     try:
         answer = client().run(run_id)
     except Problem as problem:

@@ -2,12 +2,14 @@
 
 Comes in: the runs of the collector, filters, an order.
 Goes out: numbered messages; dashboard/board/src/runs.js reads them.
-Promise:  a continuation contains only the fields that changed; names are plain text.
+Promise:  a continuation contains only the fields that changed, of LIVE_BYTES at most besides new
+          runs: the rows take turns; names are plain text.
 Start at `runs_message`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -32,6 +34,8 @@ from trainvitals_dashboard.wording import (
 LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 """The heights of a small curve, from the lowest; as in dashboard/board/src/runtext.js."""
 TAGS_SHOWN = 3
+LIVE_BYTES = 1_600
+"""Of the changed rows of an update. Streamlit adds 2 KB."""
 VERDICTS = ("failed", "error", "warning", "blind", "too_early", "unknown", "healthy", "experiment")
 """Worst first."""
 SIGNS = {
@@ -176,7 +180,10 @@ class RunsSent:
     shape: Any
     message: Part
     rows: dict[str, Part]
+    """Id → fields, as the browser has them."""
     left: int
+    turn: str = ""
+    """The run whose row was sent last."""
 
 
 def runs_message(
@@ -204,8 +211,8 @@ def runs_message(
             "rows": list(rows.values()),
         }
         return RunsSent(shape, message, rows, left)
-    changed = [_changed(sent.rows.get(name), row) for name, row in rows.items()]
-    news: Part = {"rows": [fields for fields in changed if len(fields) > 1]}
+    have, changed, turn = _some_changed(sent, rows)
+    news: Part = {"rows": changed}
     if list(rows) != list(sent.rows):
         news["order"] = list(rows)
     if left != sent.left:
@@ -213,7 +220,33 @@ def runs_message(
     if len(news) == 1 and not news["rows"]:
         return sent
     numbers = {"seq": next_number(), "base": sent.message["seq"], "now": round(now)}
-    return RunsSent(shape, {"kind": "runs", **numbers, **news}, rows, left)
+    return RunsSent(shape, {"kind": "runs", **numbers, **news}, have, left, turn)
+
+
+def _some_changed(sent: RunsSent, rows: dict[str, Part]) -> tuple[dict[str, Part], list[Part], str]:
+    """Return the rows that the browser has after an update, the changes for it, and the turn.
+
+    All new runs are sent, and changed ones of LIVE_BYTES or one.
+    """
+    names, have = list(rows), {}
+    start = names.index(sent.turn) + 1 if sent.turn in rows else 0
+    changed: list[Part] = []
+    size, turn, full = 0, sent.turn, False
+    for name in names[start:] + names[:start]:
+        old = sent.rows.get(name)
+        news = _changed(old, rows[name])
+        have[name] = rows[name]
+        if len(news) == 1:
+            continue
+        if old is not None:
+            size += len(json.dumps(news)) + 2
+            full = full or (bool(changed) and size > LIVE_BYTES)
+            if full:
+                have[name] = old
+                continue
+            turn = name
+        changed.append(news)
+    return {name: have[name] for name in names}, changed, turn
 
 
 def _changed(old: Part | None, new: Part) -> Part:

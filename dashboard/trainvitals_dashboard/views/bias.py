@@ -243,6 +243,7 @@ def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift], *, live: b
         "measured step. What to do: "
         "`remedies.biases.parameter_groups` (own learning rate, no or L2 decay), "
         "`remedies.biases.recentre`, `remedies.biases.audit`."
+        + (" While the run goes on, rows are updated in turns." if live else "")
     )
 
 

@@ -18,7 +18,7 @@ from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.blocks import Column, code, rows
-from trainvitals_dashboard.parts.board import board
+from trainvitals_dashboard.parts.board import board, page_drawn
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.ranges import range_control
 from trainvitals_dashboard.parts.session import client, guarded
@@ -47,6 +47,7 @@ VERDICT_COLUMNS = (
 
 def show() -> None:
     """Show the runs that the URL names (`run=` several times)."""
+    page_drawn()
     with st.container(horizontal=True, vertical_alignment="center"):
         brand()
         st.caption("Compare runs", width="content")
@@ -59,13 +60,19 @@ def show() -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("#### Curves", width="content", anchors=False)
         range_control(max(run.step for run in runs))
+    _curves(runs)
+    _settings(runs)
+    _first_difference(runs[0], runs[1])
+
+
+@st.fragment
+def _curves(runs: Sequence[RunDetail]) -> None:
+    """Draw the curves; a fragment, so that a range that is chosen draws them first."""
     board(
         f"compare-{'-'.join(run.id for run in runs)}",
         [_plan(runs, title, scalar) for title, scalar in CHARTS],
         max(run.step for run in runs),
     )
-    _settings(runs)
-    _first_difference(runs[0], runs[1])
 
 
 def _choice() -> list[str]:

@@ -74,20 +74,30 @@ def _page(live: Live) -> None:
         st.markdown("#### Loss", width="content", anchors=False)
         range_control(run.step)
 
-    def drawn(now: Live) -> None:
-        newest_run = now.answer.value
-        names = _names(newest_run)
-        whole = _curves(newest_run, [n for n in names if _is_loss(n)])
-        best = _best_of_each(newest_run, whole)
-        start = initial.value
+    def numbers(now: Live) -> None:
+        run, start = now.answer.value, initial.value
         if start.initial_loss is None:  # a page that was opened before the first steps
-            start = client().initial(newest_run).value
-        _numbers(newest_run, whole, start)
-        _charts(newest_run, names, asked.value.findings, best)
-        _evaluations(newest_run, whole, best)
-        _missing(newest_run, names, whole)
+            start = client().initial(run).value
+        _numbers(run, _losses(run), start)
 
-    live.refreshed(drawn)
+    def charts(now: Live) -> None:
+        run = now.answer.value
+        best = _best_of_each(run, _losses(run))
+        _charts(run, _names(run), asked.value.findings, best)
+
+    def rest(now: Live) -> None:
+        run = now.answer.value
+        whole = _losses(run)
+        _evaluations(run, whole, _best_of_each(run, whole))
+        _missing(run, _names(run), whole)
+
+    # Apart: each of the updates has at most 4 KB.
+    for part in (numbers, charts, rest):
+        live.refreshed(part)
+
+
+def _losses(run: RunDetail) -> dict[str, Curve]:
+    return _curves(run, [name for name in _names(run) if _is_loss(name)])
 
 
 def concerns_loss(finding: Finding) -> bool:
