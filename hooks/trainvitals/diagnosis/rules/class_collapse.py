@@ -94,7 +94,9 @@ class ClassCollapse(Rule):
         "weight of the predicted class is likely.",
     )
     stale_share: float = threshold(
-        0.8, "Loss now as a share of that at the newest measured batch; below it, that is old."
+        0.8,
+        "Loss now as a share of that at the newest measured batch; below it, that is old, unless "
+        "the loss was below `constant_share` there already.",
     )
     supervised_min: float = threshold(0.9, "Share of the targets that are supervised, 0 to 1.")
 
@@ -112,8 +114,11 @@ class ClassCollapse(Rule):
         if collapse is None or not course.known or course.warming_up or course.flat:
             return
         constant, now = loss_of_constant(history) or float("nan"), course.now(20)
-        before = course.loss.values[course.loss.steps <= collapse.last][-20:]
-        if now < self.stale_share * middle(before):
+        before = middle(course.loss.values[course.loss.steps <= collapse.last][-20:])
+        # One class and a low loss at the same batch: only a weight of the class does that, and a
+        # loss that falls further is that class learned better.
+        was_weighted = bool(before < self.constant_share * constant)
+        if now < self.stale_share * before and not was_weighted:
             return  # the loss has fallen since predictions were measured
         weighted = bool(now < self.constant_share * constant)
         if course.falling and not weighted:

@@ -79,3 +79,21 @@ def test_a_network_that_has_yet_to_begin_is_not_reported(changes):
 )
 def test_predictions_that_may_be_one_class_are_left_out(changes):
     assert not findings(**changes)
+
+
+def unmeasured_after(step):
+    """Predictions of one class, measured at each step until `step` and not again."""
+    return np.where(step >= AT, 1.0, np.nan)
+
+
+def test_a_weighted_loss_that_falls_further_between_two_measurements_stays_reported():
+    # Seen: 0.014 at the newest measured batch, 0.005 for the next 100 steps.
+    low = 2.3 * np.exp(-AT / 4) + np.where(AT <= 117, 0.014, 0.005)
+    [finding] = findings(loss=low, predicted=unmeasured_after(117))
+    assert "weighs this class" in finding.summary
+
+
+def test_a_loss_that_falls_from_that_of_a_constant_after_the_newest_measurement_is_not_reported():
+    begins = np.where(AT <= 117, 2.3, 0.2) + 0.3 * (AT < 20)
+    assert findings(loss=np.full(STEPS, 2.3) + 0.3 * (AT < 20), predicted=unmeasured_after(117))
+    assert not findings(loss=begins, predicted=unmeasured_after(117))
