@@ -20,6 +20,7 @@ from trainvitals.diagnosis.fixes import (  # noqa: E402
     without_activation,
 )
 from trainvitals.diagnosis.rules.no_learning import NoLearning  # noqa: E402
+from trainvitals.diagnosis.rules.parameter_jump import ParameterJump  # noqa: E402
 from trainvitals.wire import Place, Stat, Stream  # noqa: E402
 
 
@@ -184,6 +185,41 @@ def target_among_the_features() -> Sick:
     return sick
 
 
+def before_each_step(sick: Sick, change) -> Sick:
+    """Call `change(step)` without gradients before each step."""
+
+    def rows(step: int):
+        with torch.no_grad():
+            change(step)
+        return torch.randint(600, (32,))
+
+    sick.rows = rows
+    return sick
+
+
+def corrupted_weight() -> Sick:
+    sick = clusters(mlp(), steps=250)
+
+    def corrupt(step: int) -> None:
+        if step == 120:
+            sick.model[2].weight.view(-1)[::7].mul_(1e4)
+
+    return before_each_step(sick, corrupt)
+
+
+def weights_rounded_to_bfloat16() -> Sick:
+    model = mlp()
+    sick = clusters(
+        model, optimizer=lambda model: torch.optim.Adam(model.parameters(), 1e-4), steps=300
+    )
+
+    def rounded(_: int) -> None:
+        for weight in model.parameters():
+            weight.copy_(weight.bfloat16())
+
+    return before_each_step(sick, rounded)
+
+
 SICK = {
     "symmetric_init": constant_weights,
     "init_scale_too_large": weights_times_thirty,
@@ -210,6 +246,8 @@ SICK = {
     "loss_term_inactive": detached_loss,
     "non_finite_value": relative_error_of_zeros,
     "trivial_target": target_among_the_features,
+    "parameter_jump": corrupted_weight,
+    "absorbed_updates": weights_rounded_to_bfloat16,
 }
 
 
@@ -236,6 +274,20 @@ def test_a_loss_that_stays_has_a_fix_only_if_the_updates_are_small(ratio, fix):
     history.stream(Stream.UPDATE, [place], {"0.weight": {Stat.RATIO: ratio}})
     [finding] = NoLearning().check(history.history)
     assert finding.fix == fix
+
+
+@pytest.mark.parametrize("value", [1e6, float("nan"), float("inf")])
+def test_the_fix_of_a_parameter_jump_restores_that_parameter_and_keeps_usual_updates(value):
+    model, before, each_step = mlp(), *parts(ParameterJump.fix).values()
+    space = {"torch": torch, "model": model}
+    exec(before, space)
+    with torch.no_grad():
+        model[0].weight += 0.01
+        usual, good = model[0].weight.clone(), model[2].weight.clone()
+        model[2].weight[0, 0] = value
+    exec(each_step, space)
+    assert torch.equal(model[2].weight, good)
+    assert torch.equal(model[0].weight, usual)
 
 
 def test_a_hidden_activation_is_never_removed():
