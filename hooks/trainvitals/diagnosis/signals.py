@@ -138,3 +138,12 @@ def trend(values: Array) -> Trend:
 def log10(values: npt.ArrayLike) -> Floats:
     """Return the logarithm to base 10; zero counts as float32's smallest number, NaN stays NaN."""
     return np.log10(np.maximum(np.asarray(values, np.float64), 1e-45))
+
+
+def first_finite(values: Array) -> Array:
+    """Return the first finite value of each column; NaN for a column without one."""
+    if len(values) == 0:
+        return np.full(values.shape[1:], np.nan)
+    at = np.isfinite(values).argmax(axis=0)
+    found: Array = np.take_along_axis(values, at[None], axis=0)[0]
+    return np.where(np.isfinite(found), found, np.nan)

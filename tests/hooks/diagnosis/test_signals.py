@@ -97,3 +97,9 @@ def test_a_trend_turned_around_has_the_opposite_slope(values):
     forward, backward = signals.trend(values), signals.trend(values[::-1])
     assert np.allclose(forward.slope, -backward.slope, rtol=1e-5, atol=1e-4)
     assert np.allclose(forward.p, backward.p)
+
+
+def test_the_first_finite_value_of_each_column():
+    values = np.array([[np.nan, 1.0, np.nan], [2.0, 3.0, np.inf]])
+    np.testing.assert_array_equal(signals.first_finite(values), [2.0, 1.0, np.nan])
+    assert np.isnan(signals.first_finite(np.empty((0, 2)))).all()

@@ -69,7 +69,8 @@ class ConstantOrDuplicateInput(Rule):
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
     whose target is class 0 by definition. A test whether the model can memorise one batch,
     and a data set of 64 samples or fewer, train on one batch on purpose. A model whose first
-    argument and first layer are the same in all steps on purpose, as a time that is always 0.
+    argument and first layer are the same in all steps on purpose, as a time that is always 0. A
+    first layer whose units are all 0 does not depend on its input and is left to TV201.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
     Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
@@ -144,9 +145,11 @@ class ConstantOrDuplicateInput(Rule):
         # A learned query has a constant input on purpose: then other layers see the samples.
         rows = list(range(len(history.places(Stream.ACTIVATION))))
         every = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, rows, first=n).values
-        scale = np.nan_to_num(mean.values[:n]).max()
+        scale = float(np.nan_to_num(mean.values[:n]).max())
+        if scale == 0:  # units that are all 0 do not depend on the input
+            return None
         known = every[np.isfinite(every)]
-        same = known <= self.spread_max * max(float(scale), 1e-30)
+        same = known <= self.spread_max * scale
         return first if len(known) and same.all() else None
 
     def _same_outputs(self, history: History, layer: Place) -> bool:

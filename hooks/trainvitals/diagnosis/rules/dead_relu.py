@@ -17,6 +17,7 @@ from trainvitals.diagnosis.fixes import Moment, at, biases_apart, for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import both_ends, called, units_before, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
+from trainvitals.diagnosis.signals import first_finite
 from trainvitals.wire import Place, Stat, Stream
 
 _DERIVED = "50 % and one standard error over the units of the layer"
@@ -239,8 +240,8 @@ def _silent(history: History) -> list[int]:
 def _fix(history: History, *, early: bool) -> str | None:
     """Return the fix for what the biases show: their first values, or how far they move."""
     biases = [i for i, p in enumerate(history.places(Stream.WEIGHT)) if p.kind == "bias"]
-    first = both_ends(history, Stream.WEIGHT, Stat.MEAN, biases).values[:1]
-    if early and (first < NEGATIVE_BIAS).any():
+    means = both_ends(history, Stream.WEIGHT, Stat.MEAN, biases).values
+    if early and (first_finite(means) < NEGATIVE_BIAS).any():
         return BIASES_TO_ZERO
     moved = history.places(Stream.UPDATE)
     steps = {

@@ -227,7 +227,8 @@ class NonFiniteValue(Rule):
                     gradient,
                     True,
                 )
-        if update is not None and update.step == int(bad[0]):
+        before_update = np.union1d(loss, gradients)
+        if update is not None and update.step == int(bad[0]) and bad[0] not in before_update:
             return _in_update(update)
         if weight is not None and weight.step <= int(bad[0]):
             return Origin(

@@ -342,6 +342,26 @@ def test_an_update_that_is_not_finite_is_found_before_the_forward_pass_that_fail
     assert "group['eps']" in finding.fix
 
 
+def test_an_update_is_not_the_origin_if_the_loss_of_its_step_was_not_finite():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    # No step but the first is planned: the outputs of the step of the NaN are not measured.
+    with trainvitals.watch(model, optimizer, collector="off", every=1000) as monitor:
+        for step in range(12):
+            x = torch.randn(16, 4)
+            x[3, 2] = float("nan") if step == 8 else 0.0
+            loss = monitor.loss(model(x).square().mean())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        finding = monitor.diagnosis().headline
+    assert (finding.rule, finding.since_step) == ("non_finite_value", 8)
+    assert "in the loss; the origin was not observed" in finding.summary
+    assert finding.fix == ""
+
+
 def finding_of_an_update(*flags):
     """Return the finding of an update that is NaN at step 5, after finite gradients."""
     place = Place("0.weight", kind="weight", depth=0, flags=flags)
