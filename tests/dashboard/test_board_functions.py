@@ -141,3 +141,16 @@ def test_a_constant_has_an_axis_around_it(value):
     low, high = in_node("scale.js", "m.withRoom(v, v, false)", v=value)
     assert low <= value <= high
     assert low < high
+
+
+@pytest.mark.parametrize(("from_zero", "bottom"), [(True, 0.0), (False, 22.094)])
+def test_the_axis_of_an_amount_begins_at_zero(from_zero, bottom):
+    chart = "{xRange: () => [0, 2], log: false, series: [{points: p}], sent: {fromZero: z}}"
+    low, high = in_node(
+        "chart.js",
+        f"m.Chart.prototype.yRange.call({chart})",
+        p=columns(0, 1, 2, values=[22.1, 22.2, 22.15]),
+        z=from_zero,
+    )
+    assert low == pytest.approx(bottom)
+    assert high > 22.2

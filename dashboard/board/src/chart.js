@@ -155,6 +155,7 @@ export class Chart {
       }
     }
     if (this.limit) take(this.limit.value);
+    if (this.sent.fromZero) take(0);
     return withRoom(low, high, this.log);
   }
 

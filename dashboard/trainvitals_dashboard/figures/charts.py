@@ -47,6 +47,8 @@ class Chart:
     """A click on a point is reported."""
     filled: bool = False
     """The area between the first and the last curve is filled."""
+    from_zero: bool = False
+    """The vertical axis contains 0."""
 
 
 def over_steps(chart: Chart, lines: Sequence[Line], steps: int) -> Part:
@@ -59,6 +61,7 @@ def over_steps(chart: Chart, lines: Sequence[Line], steps: int) -> Part:
         "log": chart.log_allowed and is_log(values),
         "clicks": chart.clicks,
         "filled": chart.filled,
+        "fromZero": chart.from_zero,
         "series": [
             {"place": line.curve.place, "name": clean(line.name), "points": points(line.curve)}
             for line in lines

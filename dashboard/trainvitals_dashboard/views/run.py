@@ -133,8 +133,9 @@ def _scalars_of(live: Live, prefix: str, title: str) -> None:
     def draw(now: Live) -> None:
         run = now.answer.value
         marks = Marks(dropped=_lost(run), resumed=resumes(run.events))
+        of_machine = prefix == "system/"
         plans = [
-            _plan(run, Chart(name, _title(name, prefix), marks, height=200), [name])
+            _plan(run, Chart(name, _title(name, prefix), marks, 200, from_zero=of_machine), [name])
             for name in logged
         ]
         board(f"{prefix}{run.id}", plans, run.step)
