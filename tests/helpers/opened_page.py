@@ -8,9 +8,11 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+import trainvitals_dashboard
 from helpers.collector import Collector
 from trainvitals_dashboard import access
-from trainvitals_dashboard.app import __file__ as APP
+
+APP = Path(trainvitals_dashboard.__file__).with_name("app.py")
 
 
 @contextlib.contextmanager
