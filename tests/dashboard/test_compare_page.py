@@ -86,3 +86,21 @@ def test_a_hostile_name_is_shown_as_text(open_page, collector):
     collector.runs = [hostile_run(), healthy_run()]
     app = open_page("compare", run=[collector.runs[0].id, "resnet-baseline"])
     assert not app.exception
+
+
+def test_one_request_reads_the_curves_of_a_run(open_page, collector):
+    collector.runs = [healthy_run(), FakeRun("b", scalars=("loss",))]
+    app = open_page("compare", run=["resnet-baseline", "b"])
+    lines = {key: [s["name"] for s in c["series"]] for key, c in charts(app).items()}
+    assert lines["compare-loss"] == ["resnet-baseline", "b"]
+    assert lines["compare-gradient_norm"] == ["resnet-baseline"]
+    assert len(asked(collector, "/series")) == 2
+
+
+def test_a_collector_that_fails_is_said_in_place_of_the_curves(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b")]
+    app = open_page("compare", run=["a", "b"])
+    collector.down = True
+    app.query_params["from_step"] = "20"
+    app = app.run()
+    assert not app.exception

@@ -296,3 +296,12 @@ def test_the_use_of_the_machine_has_a_section_of_its_own(open_page, collector):
         "Logged scalars (1)",
         "System (2)",
     ]
+
+
+def test_one_request_reads_the_curves_of_all_charts(open_page, collector):
+    collector.runs = [healthy_run()]
+    app = open_page("run", run="resnet-baseline")
+    assert len(charts(app)) == 3
+    [path] = asked(collector, "/series")
+    assert "place=loss" in path
+    assert "place=gradient_norm" in path

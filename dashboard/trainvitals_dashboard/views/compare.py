@@ -12,7 +12,7 @@ from msgspec import structs
 from trainvitals.api.schema import RunDetail
 from trainvitals.api.wording import number
 from trainvitals.comparison import Comparison, flat
-from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals.wire import Scalar, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line
@@ -21,7 +21,8 @@ from trainvitals_dashboard.parts.blocks import Column, code, rows
 from trainvitals_dashboard.parts.board import board, page_drawn
 from trainvitals_dashboard.parts.header import brand
 from trainvitals_dashboard.parts.ranges import range_control
-from trainvitals_dashboard.parts.session import client, guarded
+from trainvitals_dashboard.parts.scalars import Scalars
+from trainvitals_dashboard.parts.session import client, explain, guarded
 from trainvitals_dashboard.wording import clean, plain, shortened, statistic_words, words
 
 RUNS_MAX = 6
@@ -68,11 +69,15 @@ def show() -> None:
 @st.fragment
 def _curves(runs: Sequence[RunDetail]) -> None:
     """Draw the curves; a fragment, so that a range that is chosen draws them first."""
-    board(
-        f"compare-{'-'.join(run.id for run in runs)}",
-        [_plan(runs, title, scalar) for title, scalar in CHARTS],
-        max(run.step for run in runs),
-    )
+    try:
+        named = [(run.id, run.name or run.id, _recorded(run)) for run in runs]
+        board(
+            f"compare-{'-'.join(run.id for run in runs)}",
+            [_plan(named, title, scalar) for title, scalar in CHARTS],
+            max(run.step for run in runs),
+        )
+    except Problem as problem:
+        explain(problem)
 
 
 def _choice() -> list[str]:
@@ -112,29 +117,21 @@ def _verdicts(runs: Sequence[RunDetail]) -> None:
     )
 
 
-def _plan(runs: Sequence[RunDetail], title: str, scalar: str) -> ChartPlan:
+def _recorded(run: RunDetail) -> Scalars:
+    """Return the scalars of the charts that the run has."""
+    layout = client().layout(run).value.of(Stream.SCALAR)
+    known = {place.name for place in layout.places} if layout else set()
+    return Scalars(run, [scalar for _, scalar in CHARTS if scalar in known])
+
+
+def _plan(runs: Sequence[tuple[str, str, Scalars]], title: str, scalar: str) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        lines = []
-        for run in runs:
-            try:
-                series = client().series(
-                    run,
-                    Stream.SCALAR,
-                    Stat.VALUE,
-                    [scalar],
-                    from_step=first,
-                    to_step=last,
-                    points=points,
-                )
-            except Problem:
-                continue  # this run has no such scalar
-            # The place tells the lines of a chart apart; here, each is of another run.
-            lines += [
-                Line(run.name or run.id, structs.replace(curve, place=run.id))
-                for curve in series.value.series
-                if curve.step
-            ]
-        return lines
+        # The place tells the lines of a chart apart; here, each is of another run.
+        return [
+            Line(name, structs.replace(curve, place=run_id))
+            for run_id, name, scalars in runs
+            for curve in scalars.curves([scalar], first, last, points)
+        ]
 
     chart = Chart(
         f"compare-{scalar}",

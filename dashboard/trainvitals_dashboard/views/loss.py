@@ -27,6 +27,7 @@ from trainvitals_dashboard.parts.board import board
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control
+from trainvitals_dashboard.parts.scalars import Scalars
 from trainvitals_dashboard.parts.session import LOSS, client, guarded
 from trainvitals_dashboard.parts.verdict import finding_expander
 from trainvitals_dashboard.wording import clean, plain, prose, table, words
@@ -234,22 +235,24 @@ def _charts(
     )
     others = Marks(dropped=dropped, resumed=marks.resumed)
     losses = [n for n in names if _is_loss(n)][:LINES_MAX]
-    plans = [_lines(run, Chart("loss", "Loss", marks, height=320, wide=True), losses)]
+    drawn = [(Chart("loss", "Loss", marks, height=320, wide=True), losses)]
     if terms := [n for n in names if n.startswith(f"{Scalar.LOSS_TERM}/")][:LINES_MAX]:
-        plans.append(_lines(run, Chart("terms", "Terms of the loss", others), terms))
-    for what in RANGES:
-        if parts := [f"{what}_{part}" for part in PARTS if f"{what}_{part}" in names]:
-            chart = Chart(what, f"Entries of the {what}s", others)
-            plans.append(_lines(run, chart, parts))
+        drawn.append((Chart("terms", "Terms of the loss", others), terms))
+    drawn += [
+        (Chart(what, f"Entries of the {what}s", others), parts)
+        for what in RANGES
+        if (parts := [f"{what}_{part}" for part in PARTS if f"{what}_{part}" in names])
+    ]
     if Scalar.SUPERVISED_SHARE in names:
         chart = Chart("share", "Share of the targets that count", others, log_allowed=False)
-        plans.append(_lines(run, chart, [Scalar.SUPERVISED_SHARE]))
-    board(f"loss-{run.id}", plans, run.step)
+        drawn.append((chart, [Scalar.SUPERVISED_SHARE]))
+    scalars = Scalars(run, [name for _, names in drawn for name in names])
+    board(f"loss-{run.id}", [_plan(scalars, chart, names) for chart, names in drawn], run.step)
 
 
-def _lines(run: RunDetail, chart: Chart, names: Sequence[str]) -> ChartPlan:
+def _plan(scalars: Scalars, chart: Chart, names: Sequence[str]) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        return [Line(_said(c), c) for c in _curves(run, names, first, last, points).values()]
+        return [Line(_said(c), c) for c in scalars.curves(names, first, last, points)]
 
     return ChartPlan(chart, request)
 

@@ -10,7 +10,7 @@ import streamlit as st
 from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Completeness, Dropped, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
-from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals.wire import Scalar, Stream
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks, resumes, scalar_name
 from trainvitals_dashboard.figures.updates import ChartPlan
@@ -20,6 +20,7 @@ from trainvitals_dashboard.parts.downloads import downloads
 from trainvitals_dashboard.parts.header import run_header
 from trainvitals_dashboard.parts.live import Live, live_run
 from trainvitals_dashboard.parts.ranges import range_control
+from trainvitals_dashboard.parts.scalars import Scalars
 from trainvitals_dashboard.parts.session import (
     LAYERS,
     RUN,
@@ -105,9 +106,13 @@ def _plans(run: RunDetail, findings: Sequence[Finding]) -> list[ChartPlan]:
     names = _scalars(run)
     open_findings = [f for f in findings if f.is_open and f.severity != "info"]
     marks = Marks(open_findings, _lost(run), resumed=resumes(run.events))
+    of_chart = {
+        scalar: [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
+        for _, scalar, _ in CHARTS
+    }
+    scalars = Scalars(run, [name for places in of_chart.values() for name in places])
     plans = []
     for title, scalar, height in CHARTS:
-        places = [n for n in names if n == scalar or n.startswith(f"{scalar}/")][:LINES_MAX]
         chart = Chart(
             f"curve-{scalar}",
             title,
@@ -118,8 +123,8 @@ def _plans(run: RunDetail, findings: Sequence[Finding]) -> list[ChartPlan]:
             log_allowed=scalar != Scalar.LEARNING_RATE,
             clicks=True,
         )
-        if places:
-            plans.append(_plan(run, chart, places))
+        if places := of_chart[scalar]:
+            plans.append(_plan(scalars, chart, places))
     return plans
 
 
@@ -133,9 +138,10 @@ def _scalars_of(live: Live, prefix: str, title: str) -> None:
     def draw(now: Live) -> None:
         run = now.answer.value
         marks = Marks(dropped=_lost(run), resumed=resumes(run.events))
-        of_machine = prefix == "system/"
+        zero = prefix == "system/"
+        scalars = Scalars(run, logged)
         plans = [
-            _plan(run, Chart(name, _title(name, prefix), marks, 200, from_zero=of_machine), [name])
+            _plan(scalars, Chart(name, _title(name, prefix), marks, 200, from_zero=zero), [name])
             for name in logged
         ]
         board(f"{prefix}{run.id}", plans, run.step)
@@ -183,23 +189,10 @@ def _to_layers(run: RunDetail, click: Click | None) -> None:
     )
 
 
-def _plan(run: RunDetail, chart: Chart, places: Sequence[str]) -> ChartPlan:
-    # Read now: a download is made outside a run of the script.
-    source = client()
-
+def _plan(scalars: Scalars, chart: Chart, places: Sequence[str]) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        series = source.series(
-            run,
-            Stream.SCALAR,
-            Stat.VALUE,
-            places,
-            from_step=first,
-            to_step=last,
-            points=points,
-        )
-        return [
-            Line(scalar_name(curve.place), curve) for curve in series.value.series if curve.step
-        ]
+        curves = scalars.curves(places, first, last, points)
+        return [Line(scalar_name(curve.place), curve) for curve in curves]
 
     return ChartPlan(chart, request)
 
