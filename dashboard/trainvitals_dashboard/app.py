@@ -66,4 +66,5 @@ def main() -> None:
         freeze_once(page.url_path)
 
 
-main()
+if __name__ == "__main__":
+    main()
