@@ -122,7 +122,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         try:
             self._send()
-        except Exception as error:  # noqa: BLE001 - raised in the main thread by `sample`
+        except Exception as error:  # noqa: BLE001 - raised in the main thread by `check`
             self.failure = error
             self.ready.set()
 

@@ -4,6 +4,7 @@ import pytest
 
 from helpers.fake_runs import FakeRun, healthy_run, healthy_value, hostile_run, vanishing_run
 from helpers.sent import charts, codes, table
+from trainvitals_dashboard.client import Client, Problem
 
 
 def asked(collector, word):
@@ -97,10 +98,13 @@ def test_one_request_reads_the_curves_of_a_run(open_page, collector):
     assert len(asked(collector, "/series")) == 2
 
 
-def test_a_collector_that_fails_is_said_in_place_of_the_curves(open_page, collector):
+def test_curves_that_cannot_be_read_are_explained_in_their_place(open_page, collector, monkeypatch):
+    def fail(*_, **__):
+        raise Problem("unreachable", "gone away")
+
     collector.runs = [FakeRun("a"), FakeRun("b")]
+    monkeypatch.setattr(Client, "series", fail)
     app = open_page("compare", run=["a", "b"])
-    collector.down = True
-    app.query_params["from_step"] = "20"
-    app = app.run()
     assert not app.exception
+    assert "does not answer" in app.error[0].value
+    assert "Settings that differ" in words(app), "the rest of the page is shown"

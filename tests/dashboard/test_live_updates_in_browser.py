@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from helpers.board import axis_ends, board_messages, drag, plot
+from helpers.board import Frames, axis_ends, board_messages, drag, plot
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
@@ -18,20 +18,6 @@ RUNNING = {"state": "running", "total_steps": 20_000}
 def browser():
     with chromium() as opened:
         yield opened
-
-
-class Frames:
-    """The messages that a page received, also those of boards."""
-
-    def __init__(self):
-        self.received = []
-
-    def listen(self, page):
-        page.on("websocket", lambda ws: ws.on("framereceived", self._keep))
-
-    def _keep(self, frame):
-        if isinstance(frame, bytes):
-            self.received.append(frame)
 
 
 def test_a_zoom_is_kept_over_100_live_updates(browser):

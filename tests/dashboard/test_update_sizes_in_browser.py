@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.board import part_sizes
+from helpers.board import Frames, part_sizes
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_loss import overfitting_run
@@ -17,20 +17,6 @@ RUNNING = {"state": "running", "total_steps": 20_000}
 def browser():
     with chromium() as opened:
         yield opened
-
-
-class Frames:
-    """The messages that a page received, also those of boards."""
-
-    def __init__(self):
-        self.received = []
-
-    def listen(self, page):
-        page.on("websocket", lambda ws: ws.on("framereceived", self._keep))
-
-    def _keep(self, frame):
-        if isinstance(frame, bytes):
-            self.received.append(frame)
 
 
 def updated_sizes(browser, runs, path, ready, grow, *, seconds=12):

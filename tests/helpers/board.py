@@ -112,6 +112,21 @@ def axis_ends(page: Page, chart: str) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
+class Frames:
+    """The messages that a page received, also those of boards."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+
+    def listen(self, page: Page) -> None:
+        """Keep what the page receives from now on."""
+        page.on("websocket", lambda ws: ws.on("framereceived", self._keep))
+
+    def _keep(self, frame: bytes | str) -> None:
+        if isinstance(frame, bytes):
+            self.received.append(frame)
+
+
 def board_messages(frames: list[bytes]) -> list[dict[str, Any]]:
     """Return the messages to boards among the frames of a WebSocket, in order."""
     found = []

@@ -138,8 +138,7 @@ class Capture:
         target: object = None,
         unless_hooked: bool = False,
     ) -> None:
-        """Record a loss of this step or its terms by name; `unless_hooked`: if no hook has recorded
-        it."""
+        """Record this step's loss or its terms; `unless_hooked`: unless a hook has recorded it."""
         if unless_hooked and self.scalars.hooked:
             return
         started = time.thread_time()
