@@ -165,7 +165,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage = Stage.MONITOR
     """Position in the chain of causes."""
     last_step: int = -1
-    """The newest step at which it held; −1 until the engine sets it."""
+    """The newest step at which its rule reported it, which is the step of its numbers; −1 until the
+    engine sets it. An open finding whose `last_step` is earlier than the diagnosis' is no longer
+    reported, but its damage is not undone."""
     stream: str = ""
     """With `statistic`: which curve to draw as evidence, e.g. gradient / l2 at `where`."""
     statistic: str = ""

@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from trainvitals.api.schema import Evidence, Initialiser
+from trainvitals.api.schema import Evidence, Finding, Initialiser
 
+OLD_STEPS_MIN = 10
+OLD_SHARE_MIN = 0.02
+"""The numbers of a finding are old if they are more than `OLD_STEPS_MIN` steps and more than this
+share of the run's steps behind: the collector diagnoses a running run with some delay."""
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -89,6 +93,19 @@ def value_text(value: float | str | None, unit: str) -> str:
         return percent(value)
     text = number(value)
     return f"{text} {unit}" if unit else text
+
+
+def age_text(finding: Finding, step: int) -> str:
+    """Return "numbers of step 310" if those of an open finding are clearly older than `step`.
+
+    `step` is the last one of the diagnosis. Otherwise "": also for a resolved finding, and before
+    the engine has set the step of the numbers.
+    """
+    behind = step - finding.last_step
+    is_old = behind > max(OLD_STEPS_MIN, OLD_SHARE_MIN * step)
+    if not finding.is_open or finding.last_step < 0 or not is_old:
+        return ""
+    return f"numbers of step {finding.last_step:,}"
 
 
 _BEYOND = {"above": "more", "below": "less", "": "beyond"}

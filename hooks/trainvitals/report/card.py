@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, Verdict
-from trainvitals.api.wording import number, percent, row
+from trainvitals.api.wording import age_text, number, percent, row
 from trainvitals.diagnosis.history import Series
 from trainvitals.report.checkup import checkup_rows, propagation_table
 from trainvitals.report.curves import CurveKey, key_of
@@ -86,8 +86,7 @@ def _parts(diagnosis: Diagnosis, width: int, curves: Curves, name: str) -> Itera
         symbol, style = VERDICT.get(diagnosis.verdict, ("?", "yellow"))
         yield Text(f"{symbol} {verdict_text(diagnosis)}", style)
     if diagnosis.headline is not None:
-        is_checkup = diagnosis.is_checkup
-        yield from _headline(diagnosis.headline, width, curves, is_checkup=is_checkup)
+        yield from _headline(diagnosis.headline, diagnosis, width, curves)
     yield from _others(diagnosis)
     if diagnosis.checkup is not None and diagnosis.is_checkup:
         yield Text()
@@ -113,18 +112,19 @@ def _title(diagnosis: Diagnosis, width: int, name: str) -> Text:
 
 
 def _headline(
-    finding: Finding, width: int, curves: Curves, *, is_checkup: bool
+    finding: Finding, diagnosis: Diagnosis, width: int, curves: Curves
 ) -> Iterator[RenderableType]:
     verdict_line = Text(
         f"{SYMBOL[finding.severity]} {finding.severity.upper()}  ", STYLE[finding.severity]
     )
     verdict_line.append(f"{clean(finding.code)} {clean(finding.rule)}", "bold")
     yield verdict_line
+    is_checkup = diagnosis.is_checkup
     since = " before the training" if is_checkup else f" since step {finding.since_step:,}"
-    yield Text(
-        f" {shortened(at_place(finding.where), width - 30)}{since}"
-        + (f", {percent(finding.confidence)} sure" if finding.confidence < 1 else "")
-    )
+    sure = f"{percent(finding.confidence)} sure" if finding.confidence < 1 else ""
+    about = (since, sure, age_text(finding, diagnosis.step))
+    place = shortened(at_place(finding.where), width - 30)
+    yield Text(f" {place}{', '.join(filter(None, about))}")
     yield Text()
     yield Text(clean(finding.summary))
     yield Text()

@@ -16,7 +16,7 @@ from html import escape
 import numpy as np
 
 from trainvitals.api.schema import Checkup, Diagnosis, Finding, PropagatedLayer, Severity, Verdict
-from trainvitals.api.wording import initialiser_text, number, percent, row
+from trainvitals.api.wording import age_text, initialiser_text, number, percent, row
 from trainvitals.diagnosis.history import Series
 from trainvitals.report.checkup import checkup_rows
 from trainvitals.report.curves import CurveKey, key_of
@@ -69,7 +69,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
     word = WORD.get(diagnosis.verdict, diagnosis.verdict.value.capitalize())
     sentence = verdict_text(diagnosis)
     if diagnosis.headline is not None and diagnosis.verdict is not Verdict.FAILED:
-        sentence = diagnosis.headline.summary
+        age = age_text(diagnosis.headline, diagnosis.step)
+        sentence = f"{diagnosis.headline.summary} ({age})" if age else diagnosis.headline.summary
     facts = [("Run", diagnosis.run)] if diagnosis.run else []
     if diagnosis.step >= 0:
         facts.append(("Last step", f"{diagnosis.step:,}"))
@@ -87,25 +88,29 @@ def _findings(diagnosis: Diagnosis, curves: Mapping[CurveKey, Series]) -> Iterat
     first = [] if headline is None else [headline]
     rest = [f for f in diagnosis.findings if f != headline]
     opened = [*first, *(f for f in rest if f.is_open)]
-    before = diagnosis.is_checkup
-    yield _section("Findings", _articles(opened, curves, before))
+    yield _section("Findings", _articles(opened, curves, diagnosis))
     resolved = [f for f in rest if not f.is_open]
-    yield _section("Resolved", _articles(resolved, curves, before))
+    yield _section("Resolved", _articles(resolved, curves, diagnosis))
 
 
-def _articles(findings: Sequence[Finding], curves: Mapping[CurveKey, Series], before: bool) -> str:
-    shown = "".join(_finding(f, curves, before) for f in findings[:FINDINGS_MAX])
+def _articles(
+    findings: Sequence[Finding], curves: Mapping[CurveKey, Series], diagnosis: Diagnosis
+) -> str:
+    shown = "".join(_finding(f, curves, diagnosis) for f in findings[:FINDINGS_MAX])
     more = len(findings) - FINDINGS_MAX
     return f"{shown}<p>and {more:,} more</p>" if more > 0 else shown
 
 
-def _finding(finding: Finding, curves: Mapping[CurveKey, Series], before: bool) -> str:
-    since = "before the training" if before else f"since step {finding.since_step:,}"
+def _finding(finding: Finding, curves: Mapping[CurveKey, Series], diagnosis: Diagnosis) -> str:
+    is_before = diagnosis.is_checkup
+    since = "before the training" if is_before else f"since step {finding.since_step:,}"
     about = [f"{at_place(finding.where).strip()} {since}".strip()]
     if finding.confidence < 1:
         about.append(f"{percent(finding.confidence)} sure")
     if finding.explained_by:
         about.append(f"because of {finding.explained_by}")
+    if age := age_text(finding, diagnosis.step):
+        about.append(age)
     if not finding.is_open:
         about.append(f"resolved; last seen at step {finding.last_step:,}")
     texts = [

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
-from trainvitals.api.wording import row
+from trainvitals.api.wording import age_text, row
 from trainvitals.report.line import line
 from trainvitals.report.text import at_place, clean
 
@@ -66,20 +66,22 @@ def _rule(
             message = f"{at_place(finding.where).strip()} {clean(finding.summary)}".strip()
             SubElement(
                 case, "failure", message=message, type=finding.severity.value
-            ).text = _explained(finding)
+            ).text = _explained(finding, diagnosis.step)
         else:
-            notes.append(_explained(finding))
+            notes.append(_explained(finding, diagnosis.step))
     if not found and name in diagnosis.blind:
         SubElement(case, "skipped", message=clean(diagnosis.blind[name]))
     if notes:
         SubElement(case, "system-out").text = "\n\n".join(notes)
 
 
-def _explained(finding: Finding) -> str:
-    """Return summary, evidence, advice and fix in lines."""
+def _explained(finding: Finding, step: int) -> str:
+    """Return summary, evidence, advice and fix in lines; `step` is the last one of the run."""
     rows = map(row, finding.evidence)
     facts = [f"{r.quantity}: {', '.join(filter(None, (r.seen, r.limit, r.healthy)))}" for r in rows]
     about = f"{finding.severity.upper()}{at_place(finding.where)} since step {finding.since_step:,}"
     cause = [f"Because of {finding.explained_by}."] if finding.explained_by else []
+    if age := age_text(finding, step):
+        about += f", {age}"
     lines = [about, finding.summary, *facts, *cause, finding.advice, finding.fix]
     return clean("\n".join(filter(None, lines)), lines=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
+from trainvitals.api.wording import age_text
 from trainvitals.report.text import at_place, clean, counted, failure
 
 
@@ -17,8 +18,10 @@ def line(diagnosis: Diagnosis, *, name: str = "") -> str:
         return f"trainvitals: {of_run}{verdict_text(diagnosis)}"
     others = len(diagnosis.alarms) - 1
     more = f" (and {counted(others, 'more finding')})" if others > 0 else ""
+    age = age_text(diagnosis.headline, diagnosis.step)
+    old = f" ({age})" if age else ""
     failed = f"{verdict_text(diagnosis)} " if diagnosis.verdict is Verdict.FAILED else ""
-    return f"trainvitals: {of_run}{failed}{finding_line(diagnosis.headline)}{more}"
+    return f"trainvitals: {of_run}{failed}{finding_line(diagnosis.headline)}{old}{more}"
 
 
 def finding_line(finding: Finding) -> str:

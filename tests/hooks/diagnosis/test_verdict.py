@@ -137,6 +137,10 @@ class TestHealthyAgain:
         loss = np.r_[np.linspace(2, 0.5, 100), np.full(10, 8.0), np.linspace(3, 0.9, 190)]
         assert self.look(loss, since=100).state is State.OPEN
 
+    def test_a_finding_that_stays_open_keeps_the_step_of_its_numbers(self):
+        finding = self.look(np.linspace(2.30, 2.28, 300), since=0, code="TV303")
+        assert (finding.state, finding.last_step) == (State.OPEN, 1)
+
     def test_a_fault_from_the_start_needs_a_clear_fall(self):
         assert self.look(np.linspace(2.30, 2.28, 300), since=0, code="TV303").state is State.OPEN
         assert self.look(np.linspace(2.3, 1.0, 300), since=0, code="TV303").state is State.RESOLVED

@@ -59,6 +59,15 @@ def test_it_says_severity_rule_place_and_step():
     assert "r1 · step 1,999" in shown
 
 
+@pytest.mark.parametrize(
+    ("last_step", "age"),
+    [(310, ", numbers of step 310"), (1999, ""), (1975, ""), (-1, "")],
+    ids=["retained", "of now", "of the round before", "not set"],
+)
+def test_numbers_that_are_older_than_the_diagnosis_are_said_to_be(last_step, age):
+    assert f"at encoder.3 since step 5{age}\n" in card(sick(last_step=last_step))
+
+
 def test_a_number_stands_beside_its_limit():
     [row] = [line for line in card(sick()).splitlines() if "dead share" in line]
     assert row.strip() == "dead share  92 %  reported above 50 %, healthy: 0 % to 40 %"

@@ -132,6 +132,13 @@ def test_a_resolved_finding_has_its_own_section():
     assert "resolved; last seen at step 40" in page
 
 
+def test_numbers_that_are_older_than_the_diagnosis_are_said_to_be():
+    page = as_html(run(finding(last_step=99, where="b"), last_step=31))
+    assert "92 % of the units are dead. (numbers of step 31)" in page  # in the verdict
+    assert "at encoder.3 since step 5, numbers of step 31</p>" in page
+    assert "at b since step 5</p>" in page
+
+
 def test_a_checkup_shows_initialisers_and_propagation():
     page = as_html(CHECKUP)
     assert "<td>0.weight</td><td>he_normal</td><td>98 %</td>" in page

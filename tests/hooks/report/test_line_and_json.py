@@ -36,6 +36,16 @@ def test_a_line_is_one_line_with_severity_place_and_step():
     )
 
 
+def test_a_line_says_that_numbers_are_older_than_the_diagnosis():
+    retained = replace(SICK, step=2999, headline=replace(FINDING, last_step=310))
+    assert "It moved. (numbers of step 310) (and 1 more finding)" in line(retained)
+
+
+def test_the_step_of_the_numbers_is_in_the_json():
+    retained = replace(SICK, headline=replace(FINDING, last_step=310))
+    assert json.loads(as_json(retained))["headline"]["last_step"] == 310
+
+
 def test_a_healthy_run_is_one_line_too():
     healthy = Diagnosis(step=149, verdict=Verdict.HEALTHY)
     assert line(healthy) == "trainvitals: healthy: nothing found in 150 steps"
