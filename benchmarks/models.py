@@ -13,11 +13,25 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Workload:
-    """A model with one fixed batch; `loss()` runs the forward pass."""
+    """A model with one batch: inputs (samples, ...), and targets (samples, ...) of classes."""
 
     name: str
     model: nn.Module
-    loss: Callable[[], Tensor]
+    inputs: Tensor
+    target: Tensor
+
+    def loss(self) -> Tensor:
+        """Return the mean cross-entropy of the batch; runs the forward pass."""
+        return functional.cross_entropy(self._outputs(self.inputs), self.target.flatten())
+
+    def losses(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy of each target of another batch, in the shape of `target`."""
+        flat = functional.cross_entropy(self._outputs(inputs), target.flatten(), reduction="none")
+        return flat.view(target.shape)
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.model(inputs)
+        return outputs.flatten(0, -2)
 
 
 def mlp() -> Workload:
@@ -26,7 +40,7 @@ def mlp() -> Workload:
         nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
     )
     x, y = torch.randn(128, 784), torch.randint(10, (128,))
-    return Workload("a MLP 784-512-512-10", model, lambda: functional.cross_entropy(model(x), y))
+    return Workload("a MLP 784-512-512-10", model, x, y)
 
 
 class _Residual(nn.Module):
@@ -62,7 +76,7 @@ def resnet() -> Workload:
         nn.Linear(512, 10),
     )
     x, y = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
-    return Workload("b ResNet-18-like 32×32", model, lambda: functional.cross_entropy(model(x), y))
+    return Workload("b ResNet-18-like 32×32", model, x, y)
 
 
 class _GPT(nn.Module):
@@ -86,13 +100,8 @@ class _GPT(nn.Module):
 
 def gpt() -> Workload:
     """(c) GPT with 10 M parameters, sequence 128, batch 8."""
-    model = _GPT()
     ids = torch.randint(65, (8, 129))
-
-    def loss() -> Tensor:
-        return functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
-
-    return Workload("c GPT 10 M, 8 × 128", model, loss)
+    return Workload("c GPT 10 M, 8 × 128", _GPT(), ids[:, :-1], ids[:, 1:])
 
 
 class _Add(nn.Module):
@@ -109,7 +118,7 @@ def narrow() -> Workload:
     """(d) deep and narrow: 500 small tensors."""
     model = nn.Sequential(nn.Linear(16, 64), *(_Add(64) for _ in range(248)), nn.Linear(64, 10))
     x, y = torch.randn(64, 16), torch.randint(10, (64,))
-    return Workload("d 500 small tensors", model, lambda: functional.cross_entropy(model(x), y))
+    return Workload("d 500 small tensors", model, x, y)
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {"a": mlp, "b": resnet, "c": gpt, "d": narrow}

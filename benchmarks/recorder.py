@@ -27,22 +27,20 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trainvitals
+from models import WORKLOADS, Workload
 from overhead_blocks import interval
 
 BLOCK_S = 0.05
-SIZES = ((64, 64, 32), (784, 512, 128), (784, 1024, 256))
-"""Inputs, width and samples of a batch; the second is the reference model of overhead.py."""
+STEPS_MIN, PAIRS_MIN = 3, 3
+REPEATS = 8
+"""The data set has the workload's batch so many times."""
 
 
-def model_of(inputs: int, width: int) -> nn.Module:
-    """Return an MLP of three layers."""
-    return nn.Sequential(
-        nn.Linear(inputs, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, 10),
-    )
+def small() -> Workload:
+    """An MLP with steps below a millisecond: 64-64-64-10, batch 32."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    model.append(nn.Linear(64, 10))
+    return Workload("MLP 64-64-64-10", model, torch.randn(32, 64), torch.randint(10, (32,)))
 
 
 class Off:
@@ -76,13 +74,14 @@ def ratios_kept(ratios: list[float]) -> list[float]:
     return sorted(ratios)[cut : len(ratios) - cut]
 
 
-def measure(inputs: int, width: int, samples: int, seconds: float) -> None:
-    """Print a line for one size of model and batch."""
-    torch.manual_seed(0)
-    model = model_of(inputs, width)
+def measure(workload: Workload, seconds: float) -> None:
+    """Print a line for one workload."""
+    model, samples = workload.model, len(workload.inputs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randn(4096, inputs)
-    loader = DataLoader(TensorDataset(x, x[:, :10].argmax(1)), samples, shuffle=True)
+    data = TensorDataset(
+        workload.inputs.repeat_interleave(REPEATS, 0), workload.target.repeat_interleave(REPEATS, 0)
+    )
+    loader = DataLoader(data, samples, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
         monitor: Any = trainvitals.watch(
             model, optimizer, collector="off", record=folder, every=100
@@ -97,18 +96,17 @@ def measure(inputs: int, width: int, samples: int, seconds: float) -> None:
             gc.collect()
             started = time.thread_time()
             for inputs, target in itertools.islice(sources[is_recorded], steps):
-                loss = nn.functional.cross_entropy(model(inputs), target, reduction="none")
                 optimizer.zero_grad()
-                monitor.loss(loss).mean().backward()
+                monitor.loss(workload.losses(inputs, target)).mean().backward()
                 optimizer.step()
             return (time.thread_time() - started) / steps
 
-        block(50, is_recorded=True)
-        steps = max(5, round(BLOCK_S / block(50, is_recorded=False)))
+        block(10, is_recorded=True)
+        steps = max(STEPS_MIN, round(BLOCK_S / block(10, is_recorded=False)))
         ratios, plain, own = [], [], []
         ends_at = time.perf_counter() + seconds
         before = block(steps, is_recorded=False)
-        while time.perf_counter() < ends_at:
+        while len(ratios) < PAIRS_MIN or time.perf_counter() < ends_at:
             spent = recorder.cpu_s
             recorded = block(steps, is_recorded=True)
             own.append((recorder.cpu_s - spent) / steps)
@@ -119,7 +117,7 @@ def measure(inputs: int, width: int, samples: int, seconds: float) -> None:
         middle, half = statistics.median(ratios) - 1, 1.25 * interval(ratios_kept(ratios)).half
         step_s = statistics.median(plain)
         print(
-            f"{inputs}-{width}-{width}-10  batch {samples:4}  step {step_s * 1e3:7.3f} ms  "
+            f"{workload.name:22}  batch {samples:4}  step {step_s * 1e3:7.3f} ms  "
             f"recorder {middle * 100:+6.2f} % ± {half * 100:.2f}  "
             f"own time {statistics.median(own) * 1e6:5.1f} µs = "
             f"{statistics.median(own) / step_s * 100:.2f} %  "
@@ -131,14 +129,15 @@ def measure(inputs: int, width: int, samples: int, seconds: float) -> None:
 
 
 def main() -> None:
-    """Measure three sizes."""
+    """Measure the small MLP and the reference models of overhead.py."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="per size")
+    parser.add_argument("--seconds", type=float, default=60, help="per workload")
     seconds = parser.parse_args().seconds
     os.environ["TRAINVITALS_REPORT"] = "off"
     torch.set_num_threads(1)
-    for inputs, width, samples in SIZES:
-        measure(inputs, width, samples, seconds)
+    for make in (small, *WORKLOADS.values()):
+        torch.manual_seed(0)
+        measure(make(), seconds)
 
 
 if __name__ == "__main__":

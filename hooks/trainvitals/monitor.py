@@ -95,10 +95,10 @@ class Monitor:
         loss per sample is averaged; `watch(record=)` keeps the losses per sample.
         """
         if self._capture is not None and not self._closed:
-            if self._recorder is not None and split == "training":
-                self._recorder.loss(value)
             pair = {"prediction": prediction, "target": target}
             self._capture.loss(value, split=split, **pair)  # type: ignore[arg-type]
+            if self._recorder is not None and split == "training":
+                self._recorder.loss(value)
         return value
 
     def log(self, scalars: Mapping[str, Any] | None = None, /, **named: Any) -> None:

@@ -40,8 +40,7 @@ def torch_states(cuda: Collection[int] | None = None) -> TorchStates:
     Takes about a microsecond on the CPU.
     """
     found: dict[int, Tensor] = {}
-    wanted = cuda is None or bool(cuda)
-    if wanted and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if (cuda is None or cuda) and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count()) if cuda is None else cuda
         found = {index: torch.cuda.get_rng_state(index) for index in devices}
     return TorchStates(torch.default_generator.get_state(), found)

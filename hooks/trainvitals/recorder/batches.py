@@ -7,8 +7,10 @@ Promise:  the DataLoader is not changed; its sampler, its generator and its work
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -17,9 +19,6 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainvitals.recorder.ring import Indices
-
-INT: Final = {int}
-"""The types in the list of a plain sampler, which is kept as it is until it is written."""
 
 ITERATION: Final = "iteration"
 """The attribute in which loaders of Accelerate count epochs: it seeds their samplers."""
@@ -54,15 +53,16 @@ class ObservedBatches:
     """Iterates over the batches of a DataLoader; its attributes are those of the DataLoader.
 
     `started` is called before the data of a batch are read in this process, or, if workers read
-    them, when the batch arrives. `delivered` is called with the indices of each batch that
-    arrives. `failed` is called with a reason if there are no indices.
+    them, when the batch arrives. `delivered` is called with what the sampler gave for each batch
+    that arrives; where each batch that is drawn arrives at once, `started` is called with it
+    instead. `failed` is called with a reason if there are no indices.
     """
 
     def __init__(
         self,
         loader: DataLoader[Any],
-        started: Callable[[], None],
-        delivered: Callable[[Indices], None],
+        started: Callable[[object], None],
+        delivered: Callable[[object], None],
         failed: Callable[[str], None],
     ) -> None:
         # A shallow copy with its own iterator: the user's DataLoader stays as it is, and so do its
@@ -71,20 +71,24 @@ class ObservedBatches:
         self._started, self._delivered, self._failed = started, delivered, failed
         self._waiting: deque[object] = deque()
         name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-        inner = getattr(loader, name)
-        self._loader.__dict__[name] = sampler = _ObservedSampler(inner, self._drawn)
+        self._in_process = loader.num_workers == 0
+        base = loader.__dict__.get("base_dataloader")
+        self._arrive_at_once = self._in_process and base is None and _is_plain(type(loader))
+        drawn = started if self._arrive_at_once else self._drawn
+        sampler = _ObservedSampler(getattr(loader, name), drawn)
+        self._loader.__dict__[name] = sampler
         # Accelerate's DataLoaderShard reads from another DataLoader. Its dispatcher, which has a
         # slice_fn, reads the batches of all ranks: their indices are not those of this rank.
-        base = loader.__dict__.get("base_dataloader")
         if base is not None and "slice_fn" not in loader.__dict__:
             base = copy.copy(base)
             base.__dict__[name] = sampler
             self._loader.__dict__["base_dataloader"] = base
-        self._in_process = loader.num_workers == 0
         self._original = weakref.ref(loader)
         self._iteration = loader.__dict__.get(ITERATION)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._arrive_at_once:
+            return iter(self._loader)
         self._waiting.clear()
         self._follow_iteration()
         return _Batches(iter(self._loader), self._arrived, self._ended)
@@ -122,26 +126,38 @@ class ObservedBatches:
     def _drawn(self, indices: object) -> None:
         self._waiting.append(indices)
         if self._in_process:
-            self._started()
+            self._started(None)
 
     def _arrived(self) -> None:
         if not self._waiting:
             self._failed(NOT_CALLED)
             return
         if not self._in_process:
-            self._started()
-        given = self._waiting.popleft()
-        if type(given) is list and set(map(type, given)) == INT:
-            self._delivered(given)
-            return
-        try:
-            found = np.asarray(given)
-        except Exception:  # noqa: BLE001 - indices can be any objects
-            found = np.asarray(None)
-        if found.dtype.kind not in "iu":
-            self._failed(NO_NUMBERS.format(kind=type(given).__name__))
-            return
-        self._delivered(found.reshape(-1).astype(np.int64, copy=False))
+            self._started(None)
+        self._delivered(self._waiting.popleft())
+
+
+def _is_plain(kind: type[DataLoader[Any]]) -> bool:
+    """Whether the class leaves the iteration as it is: a subclass may read batches ahead."""
+    names = ("__iter__", "_get_iterator")
+    return all(getattr(kind, name) is getattr(DataLoader, name) for name in names)
+
+
+def indices_of(given: object) -> Indices:
+    """Return the sample indices that a batch sampler gave for one batch, int64.
+
+    Raises TypeError for a sampler that gives keys or other objects.
+    """
+    if type(given) is list:
+        with contextlib.suppress(TypeError, OverflowError):
+            return array("q", given)
+    try:
+        found = np.asarray(given)
+    except Exception:  # noqa: BLE001 - indices can be any objects
+        found = np.asarray(None)
+    if found.dtype.kind not in "iu":
+        raise TypeError(NO_NUMBERS.format(kind=type(given).__name__))
+    return found.reshape(-1).astype(np.int64, copy=False)
 
 
 class _ObservedSampler:

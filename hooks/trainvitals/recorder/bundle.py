@@ -148,7 +148,8 @@ def _arrays_of(frozen: Frozen) -> Arrays:
             ((c.step, np.asarray(batch, np.int64)) for c in frozen.contexts for batch in c.batches),
         ),
         **_runs(
-            "loss", ((c.step, loss.cpu().numpy()) for c in frozen.contexts for loss in c.losses)
+            "loss",
+            ((c.step, loss.float().cpu().numpy()) for c in frozen.contexts for loss in c.losses),
         ),
     }
 

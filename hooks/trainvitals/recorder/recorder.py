@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
 from trainvitals.api.schema import Finding, Severity
 from trainvitals.random_states import OtherStates, other_states, torch_states
-from trainvitals.recorder.batches import ObservedBatches, unobservable
+from trainvitals.recorder.batches import ObservedBatches, indices_of, unobservable
 from trainvitals.recorder.bundle import Description, write
 from trainvitals.recorder.ring import STEPS_MAX, Frozen, Indices, Ring, StepContext
 from trainvitals.recorder.snapshots import Snapshot, Snapshots
@@ -40,11 +39,13 @@ WAIT_S: Final = 2.0
 CLOSE_S: Final = 10.0
 OTHER_STATES_BYTES: Final = 32_768
 """Size of Python's state, a tuple of 625 numbers, and of NumPy's."""
-OTHERS_SHARE_MAX: Final = 0.0005
+OTHERS_SHARE_MAX: Final = 0.0002
 """Share of the training time for reading Python's and NumPy's states."""
 ERRORS_MAX: Final = 3
 NAME: Final = "flight recorder"
 BATCHES: Final = "sample indices"
+LOSSES: Final = "losses per sample"
+CHANGED: Final = "the tensor given to monitor.loss was changed in place afterwards"
 
 
 class _Pending:
@@ -151,8 +152,9 @@ class Recorder:
             return
         started = time.perf_counter()
         try:
-            if value.dim() and value.numel() > 1:
-                self._context.add_losses(_per_sample(value))
+            shape = value.shape
+            if shape and shape.numel() > 1:
+                self._context.add_losses(_per_sample(value, len(shape)), shape[0])
         except Exception as error:  # noqa: BLE001 - never into the training
             self._failed(error)
         self._training_s += time.perf_counter() - started
@@ -173,14 +175,11 @@ class Recorder:
             return loader
         return loader if observed is None else observed
 
-    def delivered(self, indices: Indices) -> None:
-        """Keep the sample indices of a batch of this step, one per sample."""
-        if self._is_off:
-            return
+    def delivered(self, given: object) -> None:
+        """Keep the sample indices of a batch of this step: integers, one per sample."""
         # A loader that reads ahead draws no indices for the last batches of an epoch.
-        if self._context.of_torch is None:
-            self._guarded(self._read_states)
-        self._context.add_batch(indices)
+        if not self._is_off:
+            self._guarded(lambda: self._begin_batch(given, again=self._context.of_torch is None))
 
     def take_batches(self) -> list[Indices]:
         """Remove the batches of this step, and return them: other rows are trained."""
@@ -259,8 +258,8 @@ class Recorder:
     def _read_states(self) -> None:
         context = self._context
         states = torch_states(self._cuda)
-        self._states_bytes = self._states_bytes or states.nbytes
         if context.of_torch is None:
+            self._states_bytes = self._states_bytes or states.nbytes
             context.nbytes += self._states_bytes
         context.of_torch = states
         now = time.perf_counter()
@@ -278,10 +277,20 @@ class Recorder:
             self._handle_triggers()
         self._begin(number + 1)
 
-    def _drawn(self) -> None:
+    def _drawn(self, given: object | None) -> None:
+        """Begin a batch of this step; `given`: its sample indices, unless they follow."""
         self._batches_begin_steps = True
-        if not self._is_off and not self._context.batches:
-            self._guarded(self._read_states)
+        if not self._is_off:
+            self._guarded(lambda: self._begin_batch(given, again=not self._context.batches))
+
+    def _begin_batch(self, given: object | None, *, again: bool) -> None:
+        if again:
+            self._read_states()
+        if given is not None:
+            try:
+                self._context.add_batch(indices_of(given))
+            except TypeError as error:
+                self.no_indices(str(error))
 
     def _look_at(self, frame: Frame) -> None:
         version, columns, skipped = self._columns
@@ -310,6 +319,8 @@ class Recorder:
         frozen = self._ring.freeze()
         if not frozen.contexts:
             return
+        if sum(context.drop_changed_losses() for context in frozen.contexts):
+            self.problems[LOSSES] = CHANGED
         first, last = frozen.contexts[0].step, frozen.contexts[-1].step
         self._frozen += 1
         about = Description(
@@ -376,8 +387,10 @@ class Recorder:
         )
 
 
-def _per_sample(value: Tensor) -> Tensor:
+def _per_sample(value: Tensor, dimensions: int) -> Tensor:
+    """Return the losses per sample, without a copy where it is possible, at version 0."""
     values = value.detach()
-    if values.dim() > 1:
+    if dimensions > 1:
         return values.float().flatten(1).mean(1)
-    return values.clone() if values.dtype is torch.float32 else values.float()
+    # A view would keep alive what it is a part of.
+    return values.clone() if values._version or value._is_view() else values

@@ -6,10 +6,10 @@ losses per sample). Goes out: `Frozen`, a copy of the references that a thread c
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,17 @@ LAYOUTS_MAX: Final = 64
 REMOVED_AT_ONCE: Final = 16
 """Old steps are removed so many at once, which takes less time. Until then the ring holds more."""
 
-Indices = Sequence[int] | npt.NDArray[np.int64]
+Indices: TypeAlias = "array[int] | npt.NDArray[np.int64]"
 
 
 @dataclass(slots=True)
 class StepContext:
     """What a step began with. `batches` are the sample indices of its batches.
 
-    `losses` are the losses per sample of its micro-batches, float32. `others` are the states of
-    Python's and NumPy's generators at the start of step `others_step`, which can be an earlier one.
+    `losses` are the losses per sample of its micro-batches, of any float type. They can share
+    memory with what the program computed; their version is 0 until something changes them in place.
+    `others` are the states of Python's and NumPy's generators at the start of step `others_step`,
+    which can be an earlier one.
     """
 
     step: int
@@ -55,10 +57,17 @@ class StepContext:
         self.nbytes -= 8 * sum(len(indices) for indices in taken)
         return taken
 
-    def add_losses(self, losses: Tensor) -> None:
-        """Add the losses per sample of a micro-batch."""
+    def add_losses(self, losses: Tensor, samples: int) -> None:
+        """Add the losses per sample of a micro-batch, shape (samples,)."""
         self.losses.append(losses)
-        self.nbytes += 4 * len(losses)
+        self.nbytes += 4 * samples
+
+    def drop_changed_losses(self) -> bool:
+        """Remove losses that were changed in place; return whether there were any."""
+        kept = [losses for losses in self.losses if not losses._version]
+        changed = len(kept) < len(self.losses)
+        self.losses = kept
+        return changed
 
 
 @dataclass(frozen=True)

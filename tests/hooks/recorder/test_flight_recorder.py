@@ -70,6 +70,46 @@ def test_a_nan_in_a_sample_is_written_with_the_indices_that_the_batch_had(tmp_pa
     assert [int(i) for i in batch[found.contexts[about.step].losses[0].isnan().numpy()]] == [17]
 
 
+def one_step(folder, losses, after=lambda losses: losses):
+    """Record one step whose losses per sample the program changes by `after`; return the file."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = trainvitals.watch(model, optimizer, collector="off", record=folder)
+    after(monitor.loss(losses(model(torch.ones(4, 8))))).sum().backward()
+    optimizer.step()
+    monitor._recorder.finding_opened(finding(step=0))
+    monitor.close()
+    return only(monitor)
+
+
+def test_losses_that_are_changed_in_place_afterwards_are_left_out_with_the_reason(tmp_path):
+    def halved(losses):
+        return losses.mul_(0.5)
+
+    found = one_step(tmp_path, lambda out: out.square().sum(1), halved)
+    assert found.contexts[0].losses == []
+    assert "changed in place" in found.description.problems["losses per sample"]
+    assert found.description.problems.keys() == {"losses per sample"}
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        lambda out: out.square().sum(1),
+        lambda out: out.square().sum(1).mul_(1.0),
+        lambda out: out.square().sum(1, keepdim=True).expand(-1, 3)[:, 1],
+        lambda out: out.square().sum(1, keepdim=True).expand(-1, 3),
+        lambda out: out.square().sum(1).bfloat16(),
+    ],
+    ids=["new", "changed before", "a view", "per token", "bfloat16"],
+)
+def test_losses_of_any_kind_are_kept_in_float32(tmp_path, losses):
+    [kept] = one_step(tmp_path, losses).contexts[0].losses
+    assert (kept.dtype, kept.shape) == (torch.float32, (4,))
+    assert torch.equal(kept, kept[:1].expand(4))
+    assert kept[0] > 0
+
+
 def test_the_findings_that_open_meanwhile_are_in_the_same_file(tmp_path):
     _, monitor, _ = train(record=tmp_path, bad=17)
     assert any(f.rule == "non_finite_value" for f in only(monitor).description.findings)

@@ -66,6 +66,30 @@ def test_the_training_and_the_order_of_the_batches_are_the_same(
 # Batches.
 
 
+class ReadsAhead(DataLoader):
+    """As some frameworks' loaders: draws the next batch before it yields the present one."""
+
+    def __iter__(self):
+        batches = super().__iter__()
+        present = next(batches)
+        for following in batches:
+            yield present
+            present = following
+        yield present
+
+
+def test_the_indices_of_a_loader_that_reads_ahead_are_those_of_the_batch_that_arrived(tmp_path):
+    loader = ReadsAhead(TensorDataset(torch.arange(32.0)[:, None]), batch_size=8)
+    monitor = trainvitals.watch(network(), collector="off", record=tmp_path)
+    for step, _ in enumerate(monitor.batches(loader)):
+        monitor._recorder.step_ended(step)
+    contexts = monitor._recorder._ring.freeze().contexts
+    monitor.close()
+    assert [list(c.batches[0]) for c in contexts] == [
+        list(range(8 * k, 8 * k + 8)) for k in range(4)
+    ]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_indices_are_those_of_the_batch_that_arrived(tmp_path, workers):
     x = torch.arange(64.0)[:, None].repeat(1, 8)
