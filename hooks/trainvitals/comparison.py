@@ -1,5 +1,5 @@
-"""Compare two runs of a collector: differences in the configuration, and the first step at which
-they diverge.
+"""Compare two runs of a collector: differences in the configuration and the optimizers, and the
+first step at which they diverge.
 
 Comes in: a `Client` and two runs. Goes out: a `Comparison`.
 Values are equal if they differ by at most `TOLERANCE` of the larger one: sums in float32 in another
@@ -18,7 +18,7 @@ import msgspec
 
 from trainvitals.api.client import Client
 from trainvitals.api.schema import Curve, Heatmap, RunDetail
-from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals.wire import EventKind, Scalar, Stat, Stream
 
 TOLERANCE: Final = 64 * 2.0**-23
 """64 units in the last place of float32, relative."""
@@ -53,6 +53,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[str, str]
     config: dict[str, tuple[Any, Any]] = {}
     """Name → both values, where they differ; a value that a run lacks is None."""
+    optimizer: dict[str, tuple[Any, Any]] = {}
+    """Class and hyperparameters by name, as `config`; see `optimizers_of`."""
     versions: dict[str, tuple[str, str]] = {}
     scalars: tuple[Difference, ...] = ()
     """The first difference of loss, gradient norm and learning rate, the earliest first."""
@@ -78,6 +80,7 @@ def compare(client: Client, a: str, b: str) -> Comparison:
         b=second.id,
         verdicts=(str(first.verdict), str(second.verdict)),
         config=_different(flat(first.config), flat(second.config)),
+        optimizer=_different(optimizers_of(first), optimizers_of(second)),
         versions={
             name: (str(x), str(y))
             for name, (x, y) in _different(_about(first), _about(second)).items()
@@ -106,6 +109,36 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= flat(value, f"{name}.")
         else:
             found[name] = value
+    return found
+
+
+def optimizers_of(run: RunDetail) -> dict[str, Any]:
+    """Return the classes of the run's optimizers and their hyperparameters, by name.
+
+    Names are "optimizer class" and, for a second optimizer, "optimizer 1 class"; "optimizer betas"
+    and, for a second parameter group, "optimizer betas of group 1". All values are those of the
+    optimizer's first step, and "optimizer lr at the first step" says so, since schedules change it.
+    For a run without a step, only the class of the optimizer that was given to `watch`.
+    """
+    found: dict[str, Any] = {}
+    for event in run.events:
+        if event.kind != EventKind.OPTIMIZER:
+            continue
+        index = int(event.attributes.get("optimizer") or 0)
+        prefix = f"optimizer {index}" if index else "optimizer"
+        if f"{prefix} class" in found:
+            continue  # of a later attempt
+        found[f"{prefix} class"] = event.text
+        for key, value in event.attributes.items():
+            name, _, group = key.rpartition("/")
+            if key == "groups":
+                found[f"{prefix} groups"] = int(value or 0)
+            elif name:
+                of = f" of group {group}" if group != "0" else ""
+                when = " at the first step" if name == "lr" else ""
+                found[f"{prefix} {name}{of}{when}"] = value
+    if not found and (given := run.metadata.facts.get("optimizer")):
+        found["optimizer class"] = given
     return found
 
 

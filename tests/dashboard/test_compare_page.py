@@ -6,6 +6,8 @@ from helpers.fake_runs import FakeRun, healthy_run, healthy_value, hostile_run, 
 from helpers.sent import charts, codes, table
 from trainvitals_dashboard.client import Client, Problem
 
+SETTINGS = "Settings that differ"
+
 
 def asked(collector, word):
     return [path for path in collector.asked if word in path]
@@ -71,6 +73,29 @@ def test_only_settings_that_differ_are_listed(open_page, collector):
     app = open_page("compare", run=["a", "b"])
     [row] = table(app, "Settings that differ")
     assert list(row.values()) == ["lr", "0.1", "0.2"]
+
+
+def test_optimizers_that_differ_are_listed_with_the_settings(open_page, collector):
+    def optimizer(kind, **values):
+        attributes = {"optimizer": 0.0, "groups": 1.0} | {f"{n}/0": v for n, v in values.items()}
+        event = {
+            "step": 0,
+            "time": 5.0,
+            "kind": "optimizer",
+            "text": kind,
+            "attributes": attributes,
+        }
+        return {"events": [event]}
+
+    collector.runs = [
+        FakeRun("a", detail=optimizer("SGD", lr=0.1, momentum=0.9)),
+        FakeRun("b", detail=optimizer("AdamW", lr=0.001, betas="0.9, 0.999")),
+    ]
+    found = {row["setting"]: row for row in table(open_page("compare", run=["a", "b"]), SETTINGS)}
+    assert list(found["optimizer class"].values())[1:] == ["SGD", "AdamW"]
+    assert list(found["optimizer lr at the first step"].values())[1:] == ["0.1", "0.001"]
+    assert list(found["optimizer betas"].values())[1:] == ["–", "0.9, 0.999"]
+    assert "optimizer groups" not in found
 
 
 def test_equal_settings_are_said_to_be_equal(open_page, collector):

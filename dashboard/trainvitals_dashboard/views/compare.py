@@ -11,7 +11,7 @@ from msgspec import structs
 
 from trainvitals.api.schema import RunDetail
 from trainvitals.api.wording import number
-from trainvitals.comparison import Comparison, flat
+from trainvitals.comparison import Comparison, flat, optimizers_of
 from trainvitals.wire import Scalar, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
@@ -181,7 +181,7 @@ def _digits(value: float | None) -> str:
 
 
 def _settings(runs: Sequence[RunDetail]) -> None:
-    configs = [flat(run.config) | dict(run.metadata.versions) for run in runs]
+    configs = [flat(run.config) | optimizers_of(run) | run.metadata.versions for run in runs]
     names = dict.fromkeys(name for config in configs for name in config)
     # As text: 1 and True, or 1 and 1.0, are not the same setting.
     different = [
@@ -191,7 +191,7 @@ def _settings(runs: Sequence[RunDetail]) -> None:
     ]
     st.markdown("#### Settings that differ", anchors=False)
     if not different:
-        st.caption("The configurations and the versions are the same.")
+        st.caption("The configurations, the optimizers and the versions are the same.")
         return
     rows(
         "settings",

@@ -1,6 +1,7 @@
-"""Observe that an optimizer begins a step without the state that it should have.
+"""Observe optimizers: their hyperparameters at the first step, and a state that is missing.
 
-Comes in: an optimizer before and after each of its steps. Goes out: an event when it is gone.
+Comes in: an optimizer before and after each of its steps. Goes out: an event at its first step, and
+          one when it begins a step without the state that it should have.
 Promise:  reads at most the size of a dict at each step, and no tensor.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.capture.hyperparameters import optimizer_event
 from trainvitals.wire import Event, EventKind, Record
 
 
@@ -25,10 +27,15 @@ class OptimizerState:
         self._start_step = start_step
         self._emit = emit
         self._sizes: dict[int, int] = {}
+        self._described: set[int] = set()
         self._is_new = False
 
     def before(self, optimizer: Optimizer, step: int) -> None:
-        """Report a state that was there after the step before and is empty now."""
+        """Report a new optimizer, and a state that was there after the step before and is gone."""
+        if id(optimizer) not in self._described:
+            index = len(self._described)
+            self._described.add(id(optimizer))
+            self._emit(optimizer_event(optimizer, index, step))
         known = self._sizes.get(id(optimizer))
         empty = not optimizer.state
         self._is_new = known is None and empty and 0 < self._start_step == step

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def command(a: RunA, b: RunB, collector: Url = None, as_json: Json = False) -> None:
-    """Show where runs A and B differ: configuration, versions, first step and first layer.
+    """Show where runs A and B differ: configuration, optimizer, versions, first step and layer.
 
     Values that agree within float32 rounding count as equal. Exit code 0: equal, 1: different.
     """
@@ -55,6 +55,8 @@ def _show(found: Comparison) -> None:
     table.add_row("steps", *(f"{n:,}" for n in found.steps))
     for name, values in list(found.config.items())[:SHOWN_MAX]:
         table.add_row(f"config {name}", *map(_text, values))
+    for name, values in list(found.optimizer.items())[:SHOWN_MAX]:
+        table.add_row(name, *map(_text, values))
     for name, versions in found.versions.items():
         table.add_row(name, *versions)
     for difference in found.scalars:

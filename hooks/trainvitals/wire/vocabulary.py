@@ -162,6 +162,11 @@ class EventKind(StrEnum):
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
     `parameters`: number of parameters with a state, before it was emptied or after the step."""
+    OPTIMIZER = "optimizer"
+    """The hyperparameters of an optimizer before its first update in this process. The text is its
+    class. Attributes: `optimizer`: its number, from 0, in the order of the first steps; `groups`:
+    number of parameter groups; `<name>/<group>`: each hyperparameter of the first 32 groups, as
+    `lr/0`. Those that a schedule changes are those of this step."""
     WEIGHTS_ROUNDED = "weights_rounded"
     """Float32 weights that are trained have only values of a smaller type: the program rounds them
     after its steps. Once for a run. The text is the type, bfloat16 or float16. Attribute

@@ -15,13 +15,26 @@ from trainvitals.cli.app import app
 from trainvitals.comparison import TOLERANCE, flat, is_close
 
 
-def train(name, collector, *, steps=60, nudge_at=None, config=None, rate=0.1):
+def sgd(parameters, rate=0.1):
+    return torch.optim.SGD(parameters, rate)
+
+
+def adamw(parameters):
+    weights = list(parameters)
+    return torch.optim.AdamW(
+        [{"params": weights[:2]}, {"params": weights[2:], "lr": 0.2}], 0.1, betas=(0.8, 0.99)
+    )
+
+
+def train(name, collector, *, steps=60, nudge_at=None, config=None, make=sgd, schedule=False):
     """Train a small network; before the step `nudge_at`, one weight of its second layer moves."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    optimizer = torch.optim.SGD(model.parameters(), rate)
+    optimizer = make(model.parameters())
     watch = {"run": name, "collector": collector, "every": 1, "config": config}
-    with trainvitals.watch(model, optimizer, **watch) as monitor:
+    with trainvitals.watch(model, None if schedule else optimizer, **watch) as monitor:
+        if schedule:  # of an optimizer that `watch` finds at its first step
+            warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / 100)
         for step in range(steps):
             if step == nudge_at:
                 with torch.no_grad():
@@ -31,6 +44,8 @@ def train(name, collector, *, steps=60, nudge_at=None, config=None, rate=0.1):
             loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
             monitor.loss(loss).backward()
             optimizer.step()
+            if schedule:
+                warm_up.step()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +62,10 @@ def compared(tmp_path_factory):
             train("again", collector.url, config={"lr": 0.1, "data": {"seed": 1}})
             train("nudged", collector.url, nudge_at=37, config={"lr": 0.1, "data": {"seed": 2}})
             train("short", collector.url, steps=20)
-            train("faster", collector.url, rate=0.2, config={"lr": 0.2, "data": {"seed": 1}})
+            config = {"lr": 0.2, "data": {"seed": 1}}
+            train("faster", collector.url, make=lambda p: sgd(p, 0.2), config=config)
+            train("adamw", collector.url, make=adamw)
+            train("warmed", collector.url, schedule=True)
 
             def run(*args):
                 return CliRunner().invoke(app, ["compare", *args])
@@ -82,6 +100,30 @@ def test_the_table_shows_both_values(compared):
 def test_another_learning_rate_shows_in_the_first_update(compared):
     found = json.loads(compared("base", "faster", "--json").output)
     assert (found["layer"]["stream"], found["layer"]["step"]) == ("update", 0)
+
+
+def test_other_optimizers_differ_by_class_and_hyperparameters_without_a_config(compared):
+    found = json.loads(compared("short", "adamw", "--json").output)["optimizer"]
+    assert found["optimizer class"] == ["SGD", "AdamW"]
+    assert found["optimizer groups"] == [1, 2]
+    assert found["optimizer momentum"] == [0.0, None]
+    assert found["optimizer betas"] == [None, "0.8, 0.99"]
+    assert found["optimizer weight_decay"] == [0.0, 0.01]
+    assert found["optimizer lr of group 1 at the first step"] == [None, 0.2]
+    assert "optimizer lr at the first step" not in found  # 0.1 in both
+    [shown] = [s for s in compared("short", "adamw").output.splitlines() if " class" in s]
+    assert shown.split() == ["optimizer", "class", "SGD", "AdamW"]
+
+
+def test_a_rate_that_a_schedule_changes_is_the_one_of_the_first_step(compared):
+    found = json.loads(compared("base", "warmed", "--json").output)["optimizer"]
+    assert found["optimizer lr at the first step"] == [0.1, 0.001]
+    assert found["optimizer initial_lr"] == [None, 0.1]
+    assert len(found) == 2
+
+
+def test_equal_optimizers_do_not_differ(compared):
+    assert json.loads(compared("base", "nudged", "--json").output)["optimizer"] == {}
 
 
 def test_a_shorter_run_differs_by_its_steps_alone(compared):
