@@ -30,6 +30,7 @@ from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.vanishing_gradient import VanishingGradient
 from trainvitals.diagnosis.rules.wrong_train_eval_mode import WrongTrainEvalMode
 from trainvitals.diagnosis.signals import log10, median
+from trainvitals.report.text import counted
 from trainvitals.structure.parameters import parameters_of
 from trainvitals.wire import Stat, Stream
 
@@ -139,12 +140,17 @@ def _units(
     bad = [i for i, share in enumerate(shares) if share > share_max]
     if not bad:
         return
-    first, share = places[rows[bad[0]]], float(shares[bad[0]])
+    # A layer whose units are zero for all samples passes neither the signal nor a gradient on.
+    blocking = [i for i in bad if statistic is Stat.INACTIVE_SHARE and shares[i] >= 1]
+    row = (blocking or bad)[0]
+    first, share = places[rows[row]], float(shares[row])
     worst = float(np.nanmax(shares))
-    more = f"; {len(bad) - 1} other layers are affected" if len(bad) > 1 else ""
+    more = f"; {counted(len(bad) - 1, 'other layer')} affected" if len(bad) > 1 else ""
+    if blocking:
+        more = f", so that it passes neither signal nor gradient on{more}"
     what, state = words
     yield rule.finding(
-        severity=Severity.WARNING,
+        severity=Severity.ERROR if blocking else Severity.WARNING,
         where=first.name,
         since_step=0,
         summary=f"Before the training, {percent(share)} of the {what} of {called(first)} are "
@@ -161,7 +167,7 @@ def _units(
             Evidence(quantity="largest share of a layer", seen=worst, unit="share"),
             Evidence(quantity="layers affected", seen=float(len(bad))),
         ),
-        confidence=0.8,
+        confidence=0.95 if blocking else 0.8,
         stream=Stream.ACTIVATION,
         statistic=statistic,
     )

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trainvitals
-from trainvitals.api.schema import Diagnosis, Verdict
+from trainvitals.api.schema import Diagnosis, Severity, Verdict
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 5, (64,), generator=torch.Generator().manual_seed(1))
@@ -95,9 +95,22 @@ class TestWhatItFinds:
         finding = checked(model).headline
         assert (finding.rule, finding.where) == ("dead_relu", "1")
         assert "100 % of the units of layer 1 are always zero" in finding.summary
+        assert finding.severity is Severity.ERROR  # the layer passes nothing on
         assert "nn.init.zeros_(m.bias)" in finding.fix  # not a smaller learning rate
         exec(finding.fix, {"model": model, "nn": nn})
         assert "dead_relu" not in {f.rule for f in checked(model).findings}
+
+    @pytest.mark.parametrize(
+        ("killed", "severity"), [(44, Severity.WARNING), (64, Severity.ERROR)], ids=["some", "all"]
+    )
+    def test_an_error_is_at_the_layer_that_passes_nothing_on(self, killed, severity):
+        model = stack()
+        nn.init.constant_(model[0].bias[:44], -50.0)
+        nn.init.constant_(model[2].bias[:killed], -50.0)
+        finding = checked(model).headline
+        assert (finding.rule, finding.severity) == ("dead_relu", severity)
+        assert finding.where == ("1" if killed == 44 else "3")
+        assert "1 other layer affected" in finding.summary
 
     def test_a_weight_that_kills_all_units(self):
         model = stack()
