@@ -117,7 +117,9 @@ def shortened(text: str, length_max: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in its two largest units, from 0 s to days."""
+    """Return a time span in its two largest units, from 0.4 s to days."""
+    if seconds < 1:
+        return f"{number(max(0.0, seconds), 1)} s"
     left = max(0, int(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

@@ -56,6 +56,21 @@ def test_a_search_that_fails_is_said(open_page, collector):
     assert "The search failed" in words(app.button[-1].click().run())
 
 
+@pytest.mark.parametrize(("other", "log"), [(1e-5, True), (0.02, False), (0.0, False)])
+def test_rates_that_differ_by_decades_have_a_logarithmic_axis(open_page, collector, other, log):
+    def rates(stream, statistic, place, step):
+        known = healthy_value(stream, statistic, place, step)
+        return other if place.startswith("learning_rate") else known
+
+    def fixed(stream, statistic, place, step):
+        known = healthy_value(stream, statistic, place, step)
+        return 0.1 if place.startswith("learning_rate") else known
+
+    collector.runs = [FakeRun("a", values=fixed), FakeRun("b", values=rates)]
+    app = open_page("compare", run=["a", "b"])
+    assert charts(app)["compare-learning_rate/0"]["log"] is log
+
+
 def test_the_verdicts_are_a_table(open_page, collector):
     collector.runs = [healthy_run(), vanishing_run()]
     app = open_page("compare", run=["resnet-baseline", "sigmoid-deep"])

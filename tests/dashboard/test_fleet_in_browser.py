@@ -58,6 +58,13 @@ def test_a_phone_shows_cards_within_its_width(browser, address, dark):
         assert (seen.errors, seen.foreign) == ([], [])
 
 
+def test_each_column_has_a_visible_title(browser, address):
+    with visit(browser, address) as seen:
+        titles = seen.page.locator("thead th").all_inner_texts()
+    assert titles[:4] == ["Verdict", "Run", "Findings", "Main finding"]
+    assert all(title.strip() for title in titles)
+
+
 def test_a_title_sorts_and_the_order_is_written_into_the_address(browser, address):
     with visit(browser, address) as seen:
         title = seen.page.get_by_role("columnheader", name="Verdict")

@@ -107,6 +107,10 @@ def test_no_number_takes_more_than_nine_characters(value):
 
 def test_shares_and_times_have_their_units():
     assert (percent(0.012), percent(0.83), percent(None)) == ("1.2 %", "83 %", "–")
+    assert (duration(0.42), duration(0.04), duration(0), duration(-1)) == (
+        *("0.4 s", "0.04 s"),
+        *("0 s", "0 s"),
+    )
     assert (duration(3), duration(3700), duration(90_000)) == ("3 s", "1 h 1 min", "1 d 1 h")
     assert (ago(100, 101), ago(100, 130), ago(100, 8000)) == ("just now", "30 s ago", "2 h ago")
 

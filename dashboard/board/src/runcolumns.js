@@ -1,8 +1,8 @@
 /** The columns of the table of runs, and its orders. */
 
-/** Field and title. A title is a button that sorts by the field. */
+/** Field and title. The title of a field that is an order is a button that sorts by it. */
 export const COLUMNS = [
-  ["verdict", "Verdict"], ["name", "Run"], ["findings", "Findings"], ["about", ""], ["loss", "Loss"],
+  ["verdict", "Verdict"], ["name", "Run"], ["findings", "Findings"], ["about", "Main finding"], ["loss", "Loss"],
   ["step", "Step"], ["rate", "Speed"], ["age", "Last report"], ["state", "State"], ["project", "Project"], ["host", "Host"],
 ];
 /** Value and text of the orders; the values are those in parts/run_rows.py. */

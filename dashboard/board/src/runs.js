@@ -24,7 +24,10 @@ export class RunTable {
 
   head(field, title) {
     const cell = element("th", { scope: "col", class: field });
-    if (!title) return element("th", { scope: "col", class: field, "aria-label": "Main finding" });
+    if (!ORDERS.some(([value]) => value === field)) {
+      cell.append(element("span", {}, title));
+      return cell;
+    }
     const button = element("button", { type: "button", onclick: () => this.report("sort", this.order === field ? `-${field}` : field) }, title);
     cell.append(button);
     this.heads.set(field, cell);

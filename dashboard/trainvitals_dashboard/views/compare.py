@@ -133,13 +133,8 @@ def _plan(runs: Sequence[tuple[str, str, Scalars]], title: str, scalar: str) -> 
             for curve in scalars.curves([scalar], first, last, points)
         ]
 
-    chart = Chart(
-        f"compare-{scalar}",
-        title,
-        height=260,
-        wide=scalar == Scalar.LOSS,
-        log_allowed=not scalar.startswith(str(Scalar.LEARNING_RATE)),
-    )
+    # The rates of two runs often differ by decades: the axis is logarithmic as those of the others.
+    chart = Chart(f"compare-{scalar}", title, height=260, wide=scalar == Scalar.LOSS)
     return ChartPlan(chart, request)
 
 

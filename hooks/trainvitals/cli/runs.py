@@ -57,7 +57,7 @@ def command(
     as_json: Json = False,
     collector: Url = None,
 ) -> None:
-    """List runs, newest started first: id, name, verdict, state, step, loss, age.
+    """List runs, newest started first: id, name, project, verdict, state, step, loss, age.
 
     With a command: change one run.
     """
@@ -102,14 +102,14 @@ def _show(listed: list[Run], now: float) -> None:
         return
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("id", "name", "verdict", "state"):
+    for name in ("id", "name", "project", "verdict", "state"):
         table.add_column(name, overflow="fold")
     for name in ("step", "loss", "started"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in listed:
         step = f"{run.step:,}" if run.step >= 0 else "–"
         loss = "–" if run.loss is None else number(run.loss)
-        words = (run.id, run.name if run.name != run.id else "", str(run.verdict), run.state)
+        words = (run.id, run.name, run.project, str(run.verdict), run.state)
         table.add_row(*map(clean, words), step, loss, ago(run.started_at, now))
     if not console.is_terminal:
         console.width = 240
