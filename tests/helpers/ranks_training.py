@@ -45,6 +45,7 @@ def records_of(kind: str, rank: int, ranks: int) -> list[Record]:
     model, records = wrapped(kind, rank, ranks), list[Record]()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     capture = Capture(model, optimizer, emit=records.append, every=1)
+    records.append(RunStart(started_at=1_700_000_000.0, facts=capture.facts))
     draw = torch.Generator().manual_seed(rank)
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -68,7 +69,7 @@ def main(folder: Path, kinds: list[str]) -> None:
     distributed.init_process_group("gloo")
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     for kind in kinds:
-        records = (RunStart(started_at=1_700_000_000.0), *records_of(kind, rank, ranks))
+        records = tuple(records_of(kind, rank, ranks))
         source = f"{kind:>14}-{rank}".encode()[-16:]
         batch = Batch(kind, "p", source, 0, 1_700_000_000.0, rank, records, None)
         (folder / f"{kind}-{rank}.bin").write_bytes(encode(batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from trainvitals.capture import reasons
@@ -19,6 +19,9 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     `dropout_max` is the largest probability of a Dropout module, 0 to 1, and `dropout_max_module`
     the name of the first module that has it; both are absent without such modules.
     `encoder_decoder` is 1 if a module has an encoder and a decoder, otherwise absent.
+    `world_size` is the number of ranks of the default process group, absent if there is none;
+    `data_parallel` lists the names of the modules that are a DistributedDataParallel, separated by
+    commas, "." for the model itself; absent without such modules.
 
     Logs a warning for a model without parameters, and for a loss that is no module.
     """
@@ -27,6 +30,10 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     facts: dict[str, str | float] = {"parameters": float(sum(p.numel() for p in measured))}
     if (sharding := sharding_of(models)) is not None:
         facts["sharding"] = sharding.description
+    if distributed.is_available() and distributed.is_initialized():
+        facts["world_size"] = float(distributed.get_world_size())
+    if wrapped := _data_parallel(models):
+        facts["data_parallel"] = ",".join(wrapped)
     if not owned:
         log.warning("The model has no parameters: only the loss and logged values are watched.")
     else:
@@ -46,6 +53,16 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
         if not isinstance(loss, nn.Module):
             log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
     return facts
+
+
+def _data_parallel(models: Mapping[str, nn.Module]) -> list[str]:
+    """Return the names of the modules whose gradients DistributedDataParallel reduces."""
+    return [
+        name or "."
+        for prefix, model in models.items()
+        for name, module in model.named_modules(prefix=prefix)
+        if any(kind.__name__ == "DistributedDataParallel" for kind in type(module).__mro__)
+    ]
 
 
 def _has_encoder_and_decoder(module: nn.Module) -> bool:

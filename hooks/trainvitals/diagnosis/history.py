@@ -208,8 +208,8 @@ class History:
         self.dropped: list[Dropped] = []
         """Records that did not reach the collector; known to the collector only."""
         self.ranks: dict[int, History] = {}
-        """Rank → gradient norms and L2 norms of weights of other ranks, at some of their first and
-        newest steps; known to the collector only."""
+        """Rank → loss, gradient norms, learning rates, weight decays and L2 norms of weights of
+        other ranks, at some of their first and newest steps; known to the collector only."""
         self.is_lost = False
         """Whether contact was lost: records stopped, and no end of the run was reported."""
         self._newest_step = -1

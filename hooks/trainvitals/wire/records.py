@@ -63,7 +63,8 @@ class RunStart(msgspec.Struct, frozen=True, tag="start", omit_defaults=True):
     git_commit: str = ""
     total_steps: int | None = None
     facts: dict[str, str | float] = {}
-    """What rules may need: optimizer ("AdamW"), loss ("CrossEntropyLoss"), device, parameters."""
+    """What rules may need: optimizer ("AdamW"), loss ("CrossEntropyLoss"), device, parameters,
+    world_size."""
 
 
 class Layout(msgspec.Struct, frozen=True, tag="layout"):

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from helpers import ranks_training as program
+from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.rules.rank_divergence import RankDivergence
 from trainvitals.wire import decode
 from trainvitals_server.store import Store
@@ -73,7 +74,13 @@ def test_gradients_that_one_rank_alone_changes_are_found(store):
     assert found.since_step in (program.CHANGED_AT, program.CHANGED_AT + 1)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "alone", "fsdp1", "fsdp2", "fsdp2_clipped", "hsdp"])
+def test_clipped_norms_that_are_equal_on_independent_ranks_prove_no_reduction(store):
+    [found] = findings(store, "alone")
+    assert found.severity is Severity.INFO
+    assert "separate models" in found.summary
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp1", "fsdp2", "fsdp2_clipped", "hsdp"])
 def test_healthy_ranks_and_shards_are_silent(store, kind):
     seen = history(store, kind)
     assert list(seen.ranks) == [1]
