@@ -51,10 +51,21 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share of one as a percentage: `0.8 %`."""
+    """Return a share of one as a percentage: `0.8 %`, `−12 %`; never `−0 %`."""
     if share is None or not math.isfinite(share):
         return "–"
-    return f"{100 * share:.1f} %" if 0 < abs(share) < 0.1 else f"{100 * share:.0f} %"
+    text = f"{100 * share:.1f}" if 0 < abs(share) < 0.1 else f"{100 * share:.0f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return f"{text} %".replace("-", "−")
+
+
+def change_percent(share: float | None) -> str:
+    """Return a relative change as whole per cent with its sign: `+3 %`, `−12 %`, `0 %`."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    whole = round(100 * share)
+    return f"{whole:+,} %".replace("-", "−") if whole else "0 %"
 
 
 def ago(then: float, now: float) -> str:
@@ -146,5 +157,6 @@ def _rounded(value: float) -> str:
 
 def initialiser_text(initialiser: Initialiser) -> str:
     """Return an initialiser in a few characters: xavier_normal (gain 1.67)."""
-    values = ", ".join(f"{k} {v:.3g}" for k, v in initialiser.parameters.items())
+    # + 0.0: a constant of -0.0 is shown as 0.
+    values = ", ".join(f"{k} {v + 0.0:.3g}" for k, v in initialiser.parameters.items())
     return f"{initialiser.name} ({values})" if values else initialiser.name

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainvitals.api.wording import change_percent
 from trainvitals.experiments.trial import Outcome
 from trainvitals.remedies.table import number, text_table
 
@@ -123,7 +124,7 @@ def cells(row: Row) -> Sequence[str]:
         f"{number(row.low)} to {number(row.high)}" if known else "",
         number(row.final_loss),
         number(row.steps_to_threshold),
-        "" if row.robustness is None else f"{row.robustness:+.0%}",
+        "" if row.robustness is None else change_percent(row.robustness),
         number(row.calibration_error),
         number(row.signal_ratio),
         "yes" if row.learned else "no",

@@ -21,4 +21,4 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def number(value: float | None) -> str:
     """Return a number with three digits; "" for None."""
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value + 0.0:.3g}"  # + 0.0: not "-0"

@@ -6,6 +6,7 @@ import pytest
 
 from trainvitals.experiments.compare import rows_of, threshold_of, verdict_of
 from trainvitals.experiments.metrics import Metric
+from trainvitals.experiments.result import HEADER, cells
 from trainvitals.experiments.trial import Outcome
 
 ACCURACY = Metric("accuracy", higher_is_better=True)
@@ -114,3 +115,10 @@ def test_an_interval_of_accuracies_ends_at_1():
 
 def test_without_a_choice_that_learned_there_is_no_threshold():
     assert threshold_of(groups(a=[0.1, 0.12], b=[0.1, 0.1]), ACCURACY) is None
+
+
+@pytest.mark.parametrize(("factor", "shown"), [(0.999, "0 %"), (0.9, "−10 %"), (1.05, "+5 %")])
+def test_a_robustness_that_rounds_to_zero_has_no_sign(factor, shown):
+    found = [outcome("a", s, 0.8, corrupted_metric=0.8 * factor) for s in range(3)]
+    [row] = rows_of({"a": found}, ACCURACY, None)
+    assert cells(row)[HEADER.index("robustness")] == shown
