@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
+
 NODES_MAX: Final = 128
 """Maximum number of nodes that are read."""
 CRITERIA_MAX: Final = 8
@@ -57,14 +59,9 @@ _CONFLICTS: Final = {
 }
 """Kind of loss → activations whose result it must not be given."""
 
-_KEEP = ("View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Squeeze", "Unsqueeze")
-_VIEWS: Final = frozenset(
-    (*_KEEP, "Transpose", "Permute", "T", "Slice", "Select", "Index", "Expand")
-)
-"""Operations that keep the values of their first input."""
 _ARITHMETIC = ("Mean", "Sum", "Div", "Mul", "Neg", "Add", "Sub", "Sqrt", "Stack", "Cat")
 _SELECTIONS = ("Index", "MaskedSelect", "MaskedFill", "Where")
-_REDUCTIONS: Final = frozenset((*_KEEP, *_ARITHMETIC, *_SELECTIONS))
+_REDUCTIONS: Final = frozenset((*KEEP, *_ARITHMETIC, *_SELECTIONS))
 """Operations between a loss function and the loss that is reported."""
 
 
@@ -89,6 +86,8 @@ class Criterion:
     """The operation that computed the prediction, if it is an activation: "sigmoid"."""
     logits: Any = None
     """The graph's node whose output is the prediction, if its values are not in the graph."""
+    entry: Any = None
+    """The node of a cross entropy or NLL loss of class numbers."""
     wiring: tuple[str, ...] = ()
     """Suspicious connections, such as "softmax_before_cross_entropy"."""
 
@@ -123,38 +122,6 @@ def criteria(loss: Tensor) -> list[Criterion]:
     return found
 
 
-def origin_of(node: Any) -> int:
-    """Return the sequence number of the operation that computed a node's values, without views.
-
-    The numbers of a thread grow; two tensors with one number hold the same values or parts of them.
-    """
-    for _ in range(16):
-        if operation(node) not in _VIEWS or node.next_functions[0][0] is None:
-            break
-        node = node.next_functions[0][0]
-    return int(node._sequence_nr())
-
-
-def operation(node: Any) -> str:
-    """Return the name of a node's operation: "NllLoss" for NllLossBackward0."""
-    return type(node).__name__.split("Backward")[0]
-
-
-def saved(node: Any, name: str) -> Tensor | None:
-    """Return a saved tensor of a node, without a copy; None if it is absent, freed or packed.
-
-    A packed tensor is not unpacked: that can run a part of the forward pass again.
-    """
-    try:
-        raw = getattr(node, f"_raw_saved_{name}", None)
-        if raw is None or getattr(raw, "unpack_hook", raw) is not None:
-            return None
-        value = getattr(node, f"_saved_{name}")
-    except RuntimeError:
-        return None  # freed by a backward, or changed in place
-    return value if isinstance(value, Tensor) else None
-
-
 def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
     name = operation(node)
     if name in ("NllLoss", "NllLoss2D"):
@@ -178,9 +145,10 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
     common: dict[str, Any] = {
         "reduction": _reduction(node, reduction),
         "target": saved(node, "target"),
-        "ignore_index": _signed(node._saved_ignore_index),
+        "ignore_index": signed(node._saved_ignore_index),
         "weight": saved(node, "weight"),
         "masks": masks,
+        "entry": node,
         "classes": 0 if given is None else given.shape[min(1, given.dim() - 1)],
     }
     if last != "log_softmax":
@@ -192,7 +160,7 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
     if (
         given is not None
         and not viewed
-        and _signed(source._saved_dim) % given.dim() != min(1, given.dim() - 1)
+        and signed(source._saved_dim) % given.dim() != min(1, given.dim() - 1)
     ):
         extra.append("log_softmax_over_wrong_dimension")
     return _on_log_softmax("CrossEntropyLoss", source, common, extra)
@@ -232,7 +200,7 @@ def _soft_classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -
             "reduction": reduction,
             "target": target,
             "masks": masks,
-            "classes": target.shape[_signed(source._saved_dim)],
+            "classes": target.shape[signed(source._saved_dim)],
         }
         # torch multiplies input · target in cross_entropy, and target · input in kl_div.
         kind = "KLDivLoss" if index else "CrossEntropyLoss"
@@ -277,7 +245,7 @@ def _difference(
         return None  # a difference of two trained values is no supervision
     index = 0 if sides[0] is not None else 1
     source, _ = _source(inner, index)
-    shapes = _shape(inner, 0), _shape(sides[index], inner.next_functions[index][1])
+    shapes = shape_of(inner, 0), shape_of(sides[index], inner.next_functions[index][1])
     broadcast = operation(sides[index]) == "Expand" or (None not in shapes and len(set(shapes)) > 1)
     return Criterion(
         "MSELoss" if name == "Pow" else "L1Loss",
@@ -292,7 +260,7 @@ def _source(node: Any, index: int) -> tuple[Any, bool]:
     """Return the node that computed an input's values, and whether views lie between."""
     at, viewed = node.next_functions[index][0], False
     for _ in range(16):
-        if at is None or operation(at) not in _VIEWS:
+        if at is None or operation(at) not in VIEWS:
             break
         at, viewed = at.next_functions[0][0], True
     return at, viewed
@@ -306,8 +274,8 @@ def _activation(node: Any) -> str:
 
 def _softmax_size(node: Any) -> int:
     """Return the number of entries over which a softmax normalises; 0 if unknown."""
-    shape = _shape(node, 0)
-    return shape[_signed(node._saved_dim)] if shape else 0
+    shape = shape_of(node, 0)
+    return shape[signed(node._saved_dim)] if shape else 0
 
 
 def _conflict(kind: str, last: str) -> tuple[str, ...]:
@@ -384,15 +352,3 @@ def _reduction(node: Any, outer: str) -> str:
     if node._saved_reduction == 2 and outer == "mean":
         return "mean"  # a sum that is divided, presumably by the number of elements
     return {1: "mean", 2: "sum"}.get(node._saved_reduction, outer or "none")
-
-
-def _shape(node: Any, output: int) -> tuple[int, ...] | None:
-    metadata = getattr(node, "_input_metadata", None)  # torch 2.5 and newer
-    if not metadata or output >= len(metadata):
-        return None
-    return tuple(metadata[output].shape)
-
-
-def _signed(value: int) -> int:
-    """Return a number that autograd shows as unsigned 64 bits with its sign."""
-    return value - 2**64 if value >= 2**63 else value

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
-from trainvitals.capture.loss_graph import Criterion, criteria, origin_of
+from trainvitals.capture.loss_graph import Criterion, criteria
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import feature_scales, nonfinite_inputs, target_in_input
+from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
@@ -81,6 +83,7 @@ class Supervision:
         self._wants_output = True
         self._input: Tensor | None = None
         self._others: tuple[Tensor, ...] = ()
+        self._tokens = TokenTargets()
         self._taken = 0
         self._own_s = 0.0
 
@@ -103,7 +106,7 @@ class Supervision:
         self._micro_batches += 1
         if self._micro_batches <= MICRO_BATCHES_MAX:
             with torch.no_grad():
-                self._take_criteria(losses, value, seen, whole=first or seen.explicit)
+                self._take_criteria(losses, value, seen, first=first)
             self.release()
         spent, self._own_s = self._own_s, 0.0
         return spent
@@ -118,6 +121,7 @@ class Supervision:
         """
         # Until the loss: the model's graph keeps it as long, in general.
         self._input, self._others = given, others
+        self._tokens.returned(output)
         if not self._wants_output:
             return
         started = time.thread_time()
@@ -140,8 +144,9 @@ class Supervision:
     # Predictions and targets.
 
     def _take_criteria(
-        self, losses: Sequence[Tensor], value: object, seen: Seen, *, whole: bool
+        self, losses: Sequence[Tensor], value: object, seen: Seen, *, first: bool
     ) -> None:
+        whole = first or seen.explicit
         found = [c for loss in losses for c in criteria(loss)]
         main = _completed(found[0] if found else Criterion(""), seen)
         self._wants_output = main.logits is not None and main.prediction is None
@@ -154,7 +159,9 @@ class Supervision:
             origin, shape, by_dim = self._output
             if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
                 self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
-        x = _readable(self._input) if whole else None
+        x = _readable(self._input)
+        self._scalars.log(self._tokens.take([main, *found[1:]], x, self._others, first=first))
+        x = x if whole else None
         if x is not None:
             self._scalars.log(nonfinite_inputs(x))
             if x.is_floating_point():
@@ -228,7 +235,9 @@ class Supervision:
         kinds = [c.kind for c in found] or [main.kind]
         wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
         detached = _detached_terms(value)
-        signature = (*kinds, *wiring, main.last_activation, main.reduction, seen.module, detached)
+        place = self._tokens.place(main, _readable(self._input))
+        how = (main.last_activation, main.reduction, seen.module, detached, place)
+        signature = (*kinds, *wiring, *how)
         if signature in self._kinds or len(self._kinds) >= KINDS_MAX:
             return
         self._kinds.add(signature)
@@ -242,6 +251,7 @@ class Supervision:
             "target_shape": _shape_text(main.target),
             "target_type": "" if main.target is None else str(main.target.dtype)[6:],
             "classes": float(main.classes),
+            "position_read": place,
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)

@@ -59,6 +59,8 @@ class LossKind(NamedTuple):
     target_shape: tuple[int, ...]
     target_type: str
     classes: int
+    position_read: str
+    """Of each sequence of a token model, if the loss reads one position: last or earlier."""
 
 
 def loss_kinds(history: History) -> list[LossKind]:
@@ -303,6 +305,7 @@ def _read(event: Event) -> LossKind:
         _shape(given.get("target_shape", "")),
         str(given.get("target_type", "")),
         int(float(given.get("classes", 0.0))),
+        str(given.get("position_read", "")),
     )
 
 

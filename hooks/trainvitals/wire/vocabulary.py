@@ -151,7 +151,9 @@ class EventKind(StrEnum):
     `module`: the class of the watched loss module;
     `detached_terms`: names of the terms that pass no gradient, separated by commas;
     `prediction_shape`, `target_shape`: such as "(8, 10)"; `target_type`: such as "int64";
-    `classes`: number of classes."""
+    `classes`: number of classes;
+    `position_read`: last | earlier, the position of each sequence that the loss of a token model
+    reads, if it reads one only; the last but one counts as last."""
     INITIALISERS = "initialisers"
     """The initialiser of each parameter before the first update, as far as it was identified.
     Attributes: parameter → an `Initialiser` in JSON."""
@@ -248,6 +250,16 @@ class Scalar(StrEnum):
     """Share of the supervised class targets that equal the model's input token at the same place,
     0 to 1; absent if the first input is no tensor of integers with as many entries, or if another
     input is the first one shifted by one: a decoder that copies."""
+    TARGET_SHIFT = "target_shift"
+    """Number k of positions, −1 to 8, for which 98 % or more of the supervised class targets equal
+    the first input's token k positions later: 1 for the next token, 0 for the token itself. 1 if
+    it holds besides another shift or for another loss of the step; NaN if no shift holds, several
+    hold, or few targets or a small vocabulary leave chance; absent if the first input is no tensor
+    of integers (samples, positions). At most 2,048 targets are compared."""
+    POSITIONS_READ_SHARE = "positions_read_share"
+    """Share of the positions of a token model's output, logits of shape (samples, positions,
+    classes), that the loss reads, 0 to 1; NaN if a token of the input is no class; absent unless
+    the first input has as many integers, eight positions or more, and eight classes or more."""
     TARGET_IN_FEATURES = "target_in_features"
     """1 if one column of the model's first input, a table (samples, features), determines the
     targets linearly, else 0; absent if the input is no such table or has one column only."""

@@ -27,6 +27,7 @@ from trainvitals.diagnosis.supervision import (
     only_loss,
     output_module,
 )
+from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.diagnosis.wrong_sign import wrong_sign
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -77,6 +78,8 @@ class LossTaskMismatch(Rule):
       30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one. A
       squared or absolute error that is always negative and has doubled.
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
+    - The targets of a token model are its input tokens 2 to 8 positions later, in the three newest
+      measured batches (a warning): labels that were shifted twice, or rolled by a wrong number.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
@@ -89,10 +92,12 @@ class LossTaskMismatch(Rule):
     - Classes: give logits to CrossEntropyLoss, or log_softmax to NLLLoss.
     - Use `F.log_softmax(x, dim)` for `F.softmax(x, dim).log()`: it computes both in one step.
     - Regression: give prediction and target the same shape: `target.unsqueeze(1)`.
+    - Language models: shift the labels once. Many models do it themselves if they compute the loss.
     - More than two classes: one output for each class, and CrossEntropyLoss.
     ## When it is wrong
     A square matrix of all pairs that is compared on purpose. Broadcasts to other shapes (several
-    heads with one target) are not reported, nor are reductions by a sum.
+    heads with one target) are not reported, nor are reductions by a sum. A token model whose only
+    loss predicts several tokens ahead on purpose.
     ## References
     PyTorch documentation, torch.nn.NLLLoss and torch.nn.MSELoss; Ben Braiek & Khomh,
     "TheDeepChecker", 2023, arXiv:2204.00694.
@@ -106,7 +111,9 @@ class LossTaskMismatch(Rule):
     fix: ClassVar[str] = CROSS_ENTROPY
     refuted_by: ClassVar[str] = "Prediction and target have the shapes and values the loss needs."
 
-    observations: int = threshold(3, "Newest measured batches with targets outside 0 to 1.")
+    observations: int = threshold(
+        3, "Newest measured batches with targets outside 0 to 1, or shifted."
+    )
     outside_min: float = threshold(1e-3, "Distance of a target of a binary loss from 0 to 1.")
 
     log_probability_min: float = threshold(
@@ -133,6 +140,7 @@ class LossTaskMismatch(Rule):
             or self._not_binary(history)
             or self._softmax_numbers(history)
             or self._negative(history)
+            or self._tokens(history)
         )
         if found is None:
             return
@@ -146,6 +154,17 @@ class LossTaskMismatch(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _tokens(self, history: History) -> _Mismatch | None:
+        """Return targets that are tokens further ahead than the next one."""
+        found = token_shift(history, self.observations)
+        if found is None or found.shift <= NEXT_TOKEN:
+            return None
+        text = (
+            f"the target of each position is the input token {found.shift} positions later, "
+            "where the next token is 1 later"
+        )
+        return _Mismatch(found.since, text, found.fix, (found.evidence,), Severity.WARNING)
 
     def _no_log(self, history: History) -> _Mismatch | None:
         if (found := connected(history, NO_LOG)) is None:

@@ -10,17 +10,21 @@ from typing import ClassVar, Final
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Steps, Values
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, loss_kinds
+from trainvitals.diagnosis.token_alignment import NEXT_TOKEN_LOSS, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
 READ_MAX: Final = 16_384
 """Entries of a target that capture reads: of a larger one, it can miss the supervised ones."""
+
+POSITIONS_MIN: Final = 8
+"""Shortest sequence of which a loss must read more than one position."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,10 @@ class NoSupervision(Rule):
     - The loss is multiplied by a factor of exactly 0, in three measured steps.
     - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
       steps: most samples have no effect. Only for targets with two or more dimensions.
+    - The loss of a token model reads one position of each sequence of eight or more, as in
+      `logits[:, 0]`, in three measured steps. A warning, if it is one of the earlier positions and
+      its target is a token of the sequence; a note, if it is the last position or the one before:
+      that is right for a task with one answer at the end.
     ## Why it matters
     The run ends without an error and has learned nothing. Typical causes are a chat template whose
     answer part was not found, truncation that cuts the answers off, a mask with the wrong sign. A
@@ -42,11 +50,14 @@ class NoSupervision(Rule):
     ## What to do
     Print one batch: the decoded inputs beside the targets that count. Check the mask, the
     ignore_index, the template and the maximum length. Skip batches without targets.
-    There is code only for a loss that is multiplied by 0: the loss without the factor. Otherwise
-    the cause is in the code that makes the batch.
+    There is code only for a loss that is multiplied by 0 (the loss without the factor) and for one
+    that reads one earlier position (the loss of the next token at all positions). Otherwise the
+    cause is in the code that makes the batch.
     ## When it is wrong
     Of targets with more than 16,384 entries a part is read: the rule then needs a loss of 0 or NaN.
-    Losses whose targets and masks are not in their graph are not seen.
+    Losses whose targets and masks are not in their graph are not seen. The note on the last
+    position: tasks whose answer is the last token on purpose, such as the recall of a value by its
+    key, or next-token training on windows with one target each.
     ## References
     PyTorch documentation, torch.nn.CrossEntropyLoss, ignore_index; Hugging Face TRL documentation,
     SFTTrainer, "Train on completion only", 2025.
@@ -62,6 +73,7 @@ class NoSupervision(Rule):
 
     observations: int = threshold(2, "Measured steps in a row without a supervised target.")
     observations_zero: int = threshold(3, "Measured steps in a row with a loss times 0.")
+    observations_sliced: int = threshold(3, "Measured steps in a row with one position read.")
     observations_few: int = threshold(10, "Measured steps in a row with hardly any.")
     share_min: float = threshold(0.05, "Share of supervised targets below which it is hardly any.")
 
@@ -73,7 +85,7 @@ class NoSupervision(Rule):
         if finding is None and kinds:
             finding = self._times_zero(history, kinds[-1])
         if finding is None and len(kinds) == 1:
-            finding = self._few(history, kinds[0])
+            finding = self._few(history, kinds[0]) or self._sliced(history, kinds[0])
         if finding is not None:
             yield finding
 
@@ -189,6 +201,44 @@ class NoSupervision(Rule):
             confidence=0.8,
             stream=Stream.SCALAR,
             statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    def _sliced(self, history: History, kind: LossKind) -> Finding | None:
+        """Return a finding if the loss reads one position of each sequence of a token model."""
+        read = history.scalar(Scalar.POSITIONS_READ_SHARE)
+        newest = read.values[-self.observations_sliced :]
+        if not kind.position_read or len(newest) < self.observations_sliced:
+            return None
+        if not (newest <= 1 / POSITIONS_MIN).all():
+            return None
+        is_last = kind.position_read == "last"
+        # A target that is no token of the sequence can be the class of the whole sequence.
+        if not is_last and token_shift(history, self.observations_sliced) is None:
+            return None
+        others = np.flatnonzero(read.values > 1 / POSITIONS_MIN)
+        since, share = int(read.steps[others[-1] + 1 if len(others) else 0]), float(newest[-1])
+        length = number(1 / share)
+        place = "the last or the last but one" if is_last else "one of the earlier"
+        return self.finding(
+            severity=Severity.INFO if is_last else Severity.WARNING,
+            since_step=since,
+            summary=f"No supervision: since step {since} the loss reads 1 of {length} positions "
+            f"of each sequence ({percent(share)} of the output), {place}.",
+            evidence=(
+                Evidence(
+                    quantity="share of the positions of the output that the loss reads",
+                    seen=share,
+                    limit=1 / POSITIONS_MIN,
+                    direction="below",
+                    healthy=(0.5, 1.0),
+                    unit="share",
+                    statistic=Scalar.POSITIONS_READ_SHARE,
+                ),
+            ),
+            fix="" if is_last else NEXT_TOKEN_LOSS,
+            confidence=0.5 if is_last else 0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.POSITIONS_READ_SHARE,
         )
 
     @staticmethod

@@ -17,13 +17,11 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, middle
 from trainvitals.diagnosis.supervision import loss_of_constant, only_loss, shares_of_largest
+from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, NEXT_TOKEN_BATCH, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 _SEVERAL_ITERATIONS: Final = ("LBFGS",)
 """Optimizers whose step contains several iterations."""
-_SHIFT: Final = at(
-    Moment.TRAINING_BATCH, "x, y = x[:, :-1], x[:, 1:]  # the target is the next token"
-)
 _DROP: Final = "\n".join(
     (
         at(
@@ -40,7 +38,10 @@ _DROP: Final = "\n".join(
     )
 )
 _CONTAINED: Final = {
-    Scalar.TARGET_IN_TOKENS_SHARE: ("the labels are the tokens, not shifted by one", _SHIFT),
+    Scalar.TARGET_IN_TOKENS_SHARE: (
+        "the labels are the tokens, not shifted by one",
+        NEXT_TOKEN_BATCH,
+    ),
     Scalar.TARGET_IN_FEATURES: ("the target, or a copy of it, is among the features", _DROP),
 }
 """Scalar → what is contained, and the fix."""
@@ -51,9 +52,12 @@ class TrivialTarget(Rule):
     """The input contains the target: the model has nothing to learn.
 
     ## What it detects
-    In four measured batches in a row, the model's first input contains at least 99 % of the
-    supervised targets: tokens at the same place (labels that were not shifted), or a column of a
-    table that determines the target linearly. Left out there: models with an encoder and a decoder,
+    In three measured batches in a row, the targets of a token model are its input tokens at the
+    same place (labels that were not shifted) or one place before (shifted the wrong way): a causal
+    model is given them. In four in a row, the model's first input contains at least 99 % of the
+    supervised targets: tokens at the same place, or a column of a table that determines the target
+    linearly. Left out there: masked language models, whose inputs differ where targets count,
+    models with an encoder and a decoder,
     models that are also given the input shifted by one (a decoder that is given the target so far),
     models whose output layer predicts several positions at once, and tables of one column. These
     copy their input on purpose. Otherwise: within the first 80 steps, the median of
@@ -73,12 +77,13 @@ class TrivialTarget(Rule):
     - Check which input predicts the target: train on one feature at a time.
     - Language models: the target of position i is token i + 1, and the attention is causal.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
-    - There is code for tokens that are not shifted, and for a table: it sets the columns to 0 that
-      determine a target linearly in every batch so far.
+    - There is code for tokens that are not shifted by one, and for a table: it sets the columns to
+      0 that determine a target linearly in every batch so far.
     ## When it is wrong
     Exercises that are solved exactly, such as a plane without noise; an autoencoder for tokens
-    whose modules are not named encoder and decoder and whose output layer predicts one position;
-    fine-tuning on a task that the model already solves.
+    whose modules are not named encoder and decoder and whose output layer predicts one position; an
+    exercise that repeats its input one step later (echo); fine-tuning on a task that the model
+    already solves.
     ## References
     Kaufman et al., "Leakage in Data Mining", 2012; Kapoor & Narayanan, "Leakage and the
     Reproducibility Crisis in Machine-Learning-Based Science", 2023.
@@ -101,6 +106,10 @@ class TrivialTarget(Rule):
         4, "Measured batches in a row whose targets the input contains."
     )
 
+    batches_shifted: int = threshold(
+        3, "Measured batches in a row whose targets are the input's tokens, shifted alike."
+    )
+
     share_max: float = threshold(
         0.01, "Loss as a share of the initial loss and of the loss of a constant prediction."
     )
@@ -118,9 +127,28 @@ class TrivialTarget(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        found = self._contained(history) or self._solved(history)
+        found = self._given(history) or self._contained(history) or self._solved(history)
         if found is not None:
             yield found
+
+    def _given(self, history: History) -> Finding | None:
+        """Return a finding if the targets are the input's tokens, here or one place before."""
+        found = token_shift(history, self.batches_shifted)
+        if found is None or found.shift >= NEXT_TOKEN or _copies_on_purpose(history):
+            return None
+        what = "its own input token" if found.shift == 0 else "the input token before it"
+        why = "not shifted by one" if found.shift == 0 else "shifted by one in the wrong direction"
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=found.since,
+            summary=f"Trivial target: since step {found.since} the target of each position is "
+            f"{what} (shift {found.shift}; the next token has 1); the labels are {why}.",
+            evidence=(found.evidence,),
+            fix=found.fix,
+            confidence=0.95,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_SHIFT,
+        )
 
     def _contained(self, history: History) -> Finding | None:
         """Return a finding if the input contains the targets."""
@@ -128,7 +156,9 @@ class TrivialTarget(Rule):
             shares, n = history.scalar(name).finite(), self.batches_contained
             if len(shares) < n:
                 continue
-            if name is Scalar.TARGET_IN_TOKENS_SHARE and _copies_on_purpose(history):
+            if name is Scalar.TARGET_IN_TOKENS_SHARE and (
+                _copies_on_purpose(history) or _is_next_token(history)
+            ):
                 continue
             lowest = np.lib.stride_tricks.sliding_window_view(shares.values, n).min(axis=1)
             first = np.flatnonzero(lowest >= self.contained_min)
@@ -243,6 +273,12 @@ def _copies_on_purpose(history: History) -> bool:
         "output" in p.flags and p.shape and p.shape[0] > classes and p.shape[0] % classes == 0
         for p in history.places(Stream.WEIGHT)
     )
+
+
+def _is_next_token(history: History) -> bool:
+    """Whether the newest targets are the next tokens: equal to the tokens because they repeat."""
+    shifts = history.scalar(Scalar.TARGET_SHIFT).finite().values
+    return len(shifts) > 0 and bool(shifts[-1] == NEXT_TOKEN)
 
 
 def _run(loss: Column) -> History:

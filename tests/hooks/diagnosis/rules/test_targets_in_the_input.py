@@ -44,14 +44,14 @@ def language_model(shift: int) -> list[Finding]:
     return findings(model, batch)
 
 
-def test_labels_that_were_not_shifted_are_found_within_four_steps():
+def test_labels_that_were_not_shifted_are_found_at_once():
     [finding] = language_model(shift=0)
     assert finding.since_step == 0
     assert "not shifted by one" in finding.summary
     names = applied(finding.fix, x=torch.arange(6).reshape(2, 3), y=torch.arange(6).reshape(2, 3))
     assert names["y"].tolist() == [[1, 2], [4, 5]]
     assert names["x"].tolist() == [[0, 1], [3, 4]]
-    assert finding.evidence[0].seen == 1
+    assert finding.evidence[0].seen == 0  # the shift
 
 
 def test_shifted_labels_are_silent():
