@@ -99,6 +99,23 @@ class Detach(nn.Module):
         return x.detach()
 
 
+class Stem(nn.Module):
+    """A layer of few parameters before the others; `is_cut`: it is detached.
+
+    The mask token, which nothing uses, is the first parameter of the model.
+    """
+
+    def __init__(self, *, is_cut: bool) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 64))
+        self.stem, self.body = nn.Linear(64, 4), layers(4, 256, 256, 10)
+        self.is_cut = is_cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stem(x)
+        return self.body(features.detach() if self.is_cut else features)
+
+
 def mlp(*, last: nn.Module | None = None, outputs: int = 10) -> nn.Sequential:
     """Return a classifier of the digits, with another module behind its output."""
     return nn.Sequential(*layers(64, 32, 16, outputs), *([last] if last else []))

@@ -18,6 +18,7 @@ from helpers.wiring_runs import (  # noqa: E402
     Detach,
     Encoder,
     Run,
+    Stem,
     binary,
     frozen_head,
     head_only,
@@ -147,6 +148,11 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
         "no_gradient", 2,
         lambda: Run(nn.Sequential(*layers(64, 32, 16), nn.ReLU(), Detach(), nn.Linear(16, 10))),
         lambda: Run(mlp()),
+    ),
+    "a small first layer that is detached": (
+        "no_gradient", 2,
+        lambda: Run(Stem(is_cut=True)),
+        lambda: Run(Stem(is_cut=False)),
     ),
     "an encoder under no_grad": (
         "no_gradient", 19,

@@ -46,7 +46,8 @@ class NoGradient(Rule):
     - If a part is unused or frozen on purpose, leave it out of the optimizer.
     - There is no code for a graph that is cut: the cut is a line of your program.
     ## When it is wrong
-    A small part without a use (the pooler of a pretrained encoder) is a note, and so are experts
+    A small part without a use (the pooler of a pretrained encoder) is a note, unless it is all that
+    comes before the first layer with a gradient; so are experts
     that are not called while others of the same list are. With several
     optimizers the rule is silent, because each updates its own part. A gradient of exactly zero is
     not reported here.
@@ -93,9 +94,11 @@ class NoGradient(Rule):
         seen = bool(found.any())
         if not seen and len(steps) >= self.observations_unseen:
             found = np.all(absent[-self.observations_unseen :], axis=0)
+        start = _cut_off_start(owned, np.all(newest, axis=0), ran)
+        found = found | start
         if found.any():
             first = _first_step(steps, absent[:, found])
-            yield self._part(owned, found, first, seen=seen)
+            yield self._part(owned, found, first, seen=seen, is_start=bool(start.any()))
         elif (head := self._frozen_output(places, newest)) is not None:
             yield self._frozen(head, places, int(steps[0]))
 
@@ -151,14 +154,17 @@ class NoGradient(Rule):
             statistic=Stat.L2,
         )
 
-    def _part(self, places: Sequence[Place], found: Flags, since: int, *, seen: bool) -> Finding:
+    def _part(
+        self, places: Sequence[Place], found: Flags, since: int, *, seen: bool, is_start: bool
+    ) -> Finding:
         missing = [p for p, f in zip(places, found, strict=True) if f]
         trained = [p for p, f in zip(places, found, strict=True) if not f]
         share = _entries(missing) / max(1, _entries(places))
         if share >= self.share_error:
             severity = Severity.ERROR if seen else Severity.WARNING
         else:
-            severity = Severity.WARNING if seen and share >= self.share_warning else Severity.INFO
+            much = share >= self.share_warning or is_start
+            severity = Severity.WARNING if seen and much else Severity.INFO
         if not seen and _alternatives(missing, trained):
             severity = Severity.INFO
         # The graph is cut behind the last layer without a gradient before one that has one.
@@ -265,6 +271,19 @@ def _first_step(steps: Steps, absent: Flags) -> int:
     """Return the first of the newest steps in a row at which all gradients were absent."""
     nowhere: Flags = np.all(absent, axis=1)
     return int(steps[-trailing_run(nowhere)])
+
+
+def _cut_off_start(places: Sequence[Place], absent: Flags, ran: Flags) -> Flags:
+    """Return the parameters before the first layer with a gradient, if that layer needs them.
+
+    A layer among them ran and has a weight matrix, so the others are used through it.
+    """
+    depths = np.array([p.depth for p in places])
+    if absent.all():
+        return np.zeros(len(places), bool)
+    before: Flags = depths < depths[~absent].min()
+    layers = [bool(p.module) and p.kind == "weight" and len(p.shape) >= 2 for p in places]
+    return before if (before & ran & np.array(layers)).any() else np.zeros(len(places), bool)
 
 
 def _entries(places: Sequence[Place]) -> int:

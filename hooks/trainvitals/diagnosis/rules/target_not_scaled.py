@@ -56,6 +56,9 @@ class TargetNotScaled(Rule):
     information once the loss is 1 % of that of a constant prediction. With MSELoss also the
     reverse: the standard deviation of the targets is below 0.01 and a thirtieth of that of the
     initial predictions, and after 100 steps the loss still exceeds half of the targets' variance.
+    And, for linear and convolutional layers without any bias or norm layer: the mean of the targets
+    is more than one standard deviation from 0, and after 100 steps the loss is still above a
+    quarter of that of the best constant prediction.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -101,6 +104,12 @@ class TargetNotScaled(Rule):
         0.5, "Loss divided by the variance of the targets, for targets that are small."
     )
 
+    offset_max: float = threshold(
+        1.0, "Mean of the targets divided by their deviation, for a model without any bias."
+    )
+    offset_level_min: float = threshold(
+        0.25, "Loss now as a share of that of the best constant prediction, for this case."
+    )
     fitted_max: float = threshold(
         0.01, "Loss divided by that of a constant prediction, below which this is information."
     )
@@ -123,6 +132,8 @@ class TargetNotScaled(Rule):
         if max(far, scales.std) > self.scale_max * unit:
             found = self._large(scales, far, unit)
             yield replace(found, severity=Severity.INFO) if self._is_fitted(history) else found
+        elif _has_no_offset(history):
+            yield from self._no_bias(history, scales)
         elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
             yield from self._small(history, scales)
 
@@ -245,6 +256,39 @@ class TargetNotScaled(Rule):
             0.7,
         )
 
+    def _no_bias(self, history: History, scales: _Scales) -> Iterator[Finding]:
+        """Yield a finding for targets with an offset that no parameter can represent."""
+        course, constant = Course(history), usual_loss_of_constant(history)
+        offset = abs(scales.mean) / max(scales.std, 1e-30)
+        if not offset > self.offset_max or constant is None or not constant > 0:
+            return
+        level = course.now() / constant
+        if len(course.loss) < self.steps_min_small or not level > self.offset_level_min:
+            return
+        yield self._finding(
+            scales,
+            f"Targets are not centred: their mean is {number(scales.mean)}, {number(offset)} times "
+            "their standard deviation, and no layer has a bias that could represent it; the loss "
+            f"is still {number(level)} times that of a constant prediction.",
+            [
+                Evidence(
+                    quantity="mean of the targets divided by their standard deviation",
+                    seen=offset,
+                    limit=self.offset_max,
+                    direction="above",
+                    healthy=(0.0, 0.1),
+                    statistic=Scalar.TARGET_MEAN,
+                ),
+                Evidence(
+                    quantity="loss divided by that of the best constant prediction",
+                    seen=level,
+                    limit=self.offset_level_min,
+                    direction="above",
+                ),
+            ],
+            0.8,
+        )
+
     def _finding(
         self, scales: _Scales, summary: str, evidence: list[Evidence], confidence: float
     ) -> Finding:
@@ -267,6 +311,13 @@ class TargetNotScaled(Rule):
     def healthy() -> History:
         """Return the same prices with a model whose output starts at their mean and scale."""
         return _run(5000.0, 1000.0, 600.0, predicted_mean=4900.0)
+
+
+def _has_no_offset(history: History) -> bool:
+    """Whether all parameters are weights of linear and convolutional layers."""
+    places = history.places(Stream.WEIGHT)
+    kinds = {(p.kind, p.module_kind.rstrip("123d")) for p in places}
+    return bool(places) and kinds <= {("weight", "Linear"), ("weight", "Conv")}
 
 
 def _is_sum(history: History) -> bool:

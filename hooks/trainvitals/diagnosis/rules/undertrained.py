@@ -17,6 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import loss_of_constant
+from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
@@ -31,7 +32,10 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss
     is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
-    steps; above 80 %, a fall by more than 3 % is a warning.
+    steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer than 100 steps it is
+    a warning if the loss is above 10 % of its initial value and falls by more than 20 % from the
+    third quarter of the steps to the last one; above half of its initial value, by more than 5 %.
+    A model that was trained before is left out.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -79,6 +83,14 @@ class Undertrained(Rule):
     slope_high: float = threshold(
         0.03, "The same fall as `slope_min`, for the warning above `level_high`."
     )
+    level_few: float = threshold(
+        0.1, "Loss in the last quarter of a short plan as a share of the initial loss."
+    )
+    slope_few: float = threshold(
+        0.2,
+        "Fall from the third to the last quarter of a short plan, as a share; a quarter of it is "
+        "the limit above half of the initial loss.",
+    )
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
     )
@@ -96,6 +108,8 @@ class Undertrained(Rule):
         constant = loss_of_constant(history)
         if fall <= self.fall_min and constant and now >= self.constant_min * constant:
             yield from self._not_trained(history, planned, fall, (start, now))
+        elif fall > self.fall_min and planned < self.steps_few:
+            yield from self._falls_in_few(history, planned, course)
         elif fall > self.fall_min:
             yield from self._still_falls(history, planned, course)
 
@@ -157,6 +171,50 @@ class Undertrained(Rule):
         usual = middle(ratios)
         return planned * usual if usual > 0 else float("nan")
 
+    def _falls_in_few(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
+        """Yield a warning for a short plan at whose end the loss falls as fast as before."""
+        quarters = np.array_split(course.loss.values.astype(np.float64), 4)
+        if len(quarters[0]) < 3:
+            return
+        before, newest = (float(part.mean()) for part in quarters[2:])
+        if newest < self.level_few * course.initial or trained_before(history, course.initial):
+            return
+        limit = self.slope_few if newest < 0.5 * course.initial else self.slope_few / 4
+        fall = 1 - newest / max(before, 1e-30)
+        error = course.noise / max(before, 1e-30) * (2 / len(quarters[0])) ** 0.5
+        if fall <= max(limit, 2 * error):
+            return
+        yield self._falling(
+            history.last_step,
+            fall,
+            limit,
+            f"the plan has only {planned} steps, and the loss still fell by {percent(fall)} from "
+            "their third quarter to the last one",
+            severity=Severity.WARNING,
+        )
+
+    def _falling(
+        self, since: int, fall: float, limit: float, text: str, *, severity: Severity
+    ) -> Finding:
+        return self.finding(
+            severity=severity,
+            since_step=since,
+            summary=f"Undertrained: {text}.",
+            evidence=(
+                Evidence(
+                    quantity="fall of the loss at the end of the planned steps",
+                    seen=fall,
+                    limit=limit,
+                    direction="above",
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            confidence=0.6,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
     def _still_falls(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
         steps, values = course.loss.steps, course.loss.values.astype(np.float64)
         newest = values[steps >= 0.9 * planned]
@@ -173,24 +231,13 @@ class Undertrained(Rule):
         p, direction = trend(block_means(values[-len(values) // 3 :], 10))
         if not (p < self.p_max and direction < 0):
             return
-        yield self.finding(
+        yield self._falling(
+            history.last_step,
+            fall,
+            slope,
+            f"the loss still fell by {percent(fall)} in the last tenth of the {planned} planned "
+            "steps",
             severity=Severity.WARNING if little else Severity.INFO,
-            since_step=history.last_step,
-            summary=f"Undertrained: the loss still fell by {percent(fall)} in the last tenth of "
-            f"the {planned} planned steps.",
-            evidence=(
-                Evidence(
-                    quantity="fall of the loss in the last tenth of the steps",
-                    seen=fall,
-                    limit=slope,
-                    direction="above",
-                    unit="share",
-                    statistic=Scalar.LOSS,
-                ),
-            ),
-            confidence=0.6,
-            stream=Stream.SCALAR,
-            statistic=Scalar.LOSS,
         )
 
     @staticmethod

@@ -1,0 +1,117 @@
+"""Faults of the architecture or of the plan, in real trainings of small networks."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import trainvitals
+from helpers.small_runs import digits
+from helpers.watching import own_home  # noqa: F401 - a fixture
+
+
+def train(model, loss, data, *, steps=150, planned=None, lr=1e-2):
+    """Train with Adam on batches of 32; return the diagnosis at the end."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
+    monitor = trainvitals.watch(model, optimizer, collector="off", total_steps=planned)
+    for _ in range(steps):
+        rows = torch.randint(len(data[0]), (32,))
+        value = loss(model(data[0][rows]), data[1][rows])
+        optimizer.zero_grad()
+        monitor.loss(value).backward()
+        optimizer.step()
+    monitor.close()
+    return monitor.diagnosis()
+
+
+def sums(offset: float) -> tuple[Tensor, Tensor]:
+    """Return eight numbers around 0, and their sum plus an offset."""
+    x = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    return x, x.sum(1, keepdim=True) / 8**0.5 + offset
+
+
+def linear(*sizes: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
+    model = nn.Sequential()
+    for a, b in pairwise(sizes):
+        model.append(nn.Linear(a, b, bias=bias))
+        if b != sizes[-1]:
+            model.append(nn.LayerNorm(b) if norm else nn.Identity())
+            model.append(nn.Tanh())
+    return model
+
+
+# Targets with an offset, and no bias.
+
+
+def test_targets_with_an_offset_and_no_bias_are_named():
+    found = train(linear(8, 32, 32, 1, bias=False), F.mse_loss, sums(3.0))
+    assert found.headline.rule == "target_not_scaled"
+    assert "no layer has a bias" in found.headline.summary
+    assert "y_train" in found.headline.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "offset"),
+    [
+        (linear(8, 32, 32, 1), 3.0),
+        (linear(8, 32, 32, 1, bias=False), 0.0),
+        (linear(8, 32, 32, 1, bias=False, norm=True), 3.0),
+    ],
+    ids=["biases", "no offset", "the biases of norm layers"],
+)
+def test_an_offset_that_can_be_represented_is_not_reported(model, offset):
+    assert train(model, F.mse_loss, sums(offset)).headline is None
+
+
+# A hidden layer of one unit.
+
+
+def test_a_hidden_layer_of_one_unit_is_named_and_the_fix_widens_it():
+    torch.manual_seed(0)
+    model = linear(64, 1, 32, 10)
+    found = train(model, F.cross_entropy, digits())
+    assert (found.headline.rule, found.headline.where) == ("loss_plateau", "0")
+    optimizer = torch.optim.Adam(model.parameters())
+    exec(found.headline.fix, {"model": model, "optimizer": optimizer})
+    assert [layer.weight.shape for layer in model if isinstance(layer, nn.Linear)] == [
+        (64, 64),
+        (32, 64),
+        (10, 32),
+    ]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held >= {id(p) for p in model.parameters()}
+
+
+def test_a_code_of_one_number_is_allowed_in_an_autoencoder():
+    torch.manual_seed(0)
+    x = torch.rand(512, 1) * torch.ones(1, 8) + 0.3 * torch.randn(512, 8)
+    assert train(linear(8, 16, 1, 16, 8), F.mse_loss, (x, x), lr=3e-3).headline is None
+
+
+def test_one_unit_that_suffices_is_not_reported():
+    torch.manual_seed(0)
+    assert train(linear(8, 1, 16, 1), F.mse_loss, sums(0.0)).headline is None
+
+
+# A plan of few steps.
+
+
+@pytest.mark.parametrize("lr", [3e-3, 1e-2])
+def test_a_short_plan_at_whose_end_the_loss_falls_fast_is_named(lr):
+    torch.manual_seed(0)
+    found = train(linear(64, 64, 10), F.cross_entropy, digits(), steps=24, planned=24, lr=lr)
+    assert found.headline.rule == "undertrained"
+    assert "the plan has only 24 steps" in found.headline.summary
+
+
+@pytest.mark.parametrize(
+    ("steps", "planned", "lr"), [(24, 2400, 3e-3), (90, 90, 1e-2)], ids=["at its start", "learned"]
+)
+def test_a_plan_that_is_not_over_or_long_enough_is_not_reported(steps, planned, lr):
+    torch.manual_seed(0)
+    model = linear(64, 64, 10)
+    found = train(model, F.cross_entropy, digits(), steps=steps, planned=planned, lr=lr)
+    assert found.headline is None
