@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from trainvitals.api.schema import Diagnosis, Finding, Run
 from trainvitals.arguments import OnFinding
 from trainvitals.background_diagnosis import BackgroundDiagnosis
@@ -148,7 +150,7 @@ class Monitor:
             return self._last or Diagnosis(run=self.run, not_watched=self._reasons())
         if not self._closed:
             self._capture.settle()
-            self._last = self._diagnosis.diagnosis(
+            found = self._diagnosis.diagnosis(
                 run=self.run,
                 watched=self._capture.watched,
                 not_watched=self._reasons(),
@@ -156,6 +158,8 @@ class Monitor:
                 state=self._state,
                 error=self._error,
             )
+            note, prevented = self._capture.budget.note, self._capture.updates.prevented
+            self._last = replace(found, overhead_note=note, prevented=prevented)
         return self._last or Diagnosis(run=self.run)
 
     def close(self) -> None:

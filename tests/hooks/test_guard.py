@@ -13,6 +13,7 @@ from torch import nn
 
 import trainvitals
 from helpers.watching import own_home  # noqa: F401 - a fixture
+from trainvitals.api.schema import Prevented
 from trainvitals.capture.veto import UpdateGuard
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -93,6 +94,22 @@ def test_a_vetoed_update_reaches_neither_weights_nor_optimizer(
     assert training.events == [(BAD_STEP, "the update was prevented")]
     assert training.monitor.safe_to_save()
     assert training.monitor.last_healthy_step == 7
+
+
+@pytest.mark.parametrize("guard", ["veto", "report", "off"])
+def test_the_diagnosis_has_the_number_and_the_steps_of_prevented_updates(guard):
+    model = nn.Linear(4, 2)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    with trainvitals.watch(model, optimizer, collector="off", guard=guard) as monitor:
+        for step in range(12):
+            if step == 3:
+                assert monitor.diagnosis().prevented is None
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean()
+            monitor.loss(loss * (float("nan") if step in (3, 4, 9) else 1)).backward()
+            optimizer.step()
+    wanted = Prevented(updates=3, first_step=3, last_step=9) if guard == "veto" else None
+    assert monitor.diagnosis().prevented == wanted
 
 
 def test_an_infinite_gradient_is_prevented_too():

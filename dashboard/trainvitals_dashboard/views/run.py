@@ -38,6 +38,11 @@ CHARTS = (
     ("Gradient norm", str(Scalar.GRADIENT_NORM), 220),
     ("Learning rate", str(Scalar.LEARNING_RATE), 220),
 )
+OWN_COST = (
+    "CPU time of trainvitals / training time. By default, 0.25 s + 2 % of the training time are "
+    "allowed: a run of a few seconds shows a larger share. So does a run with steps of about a "
+    "millisecond, because its loss, learning rate and gradient norm are recorded at every step"
+)
 LINES_MAX = 6
 LOGGED_MAX = 24
 SYSTEM = {
@@ -201,7 +206,7 @@ def _about(run: RunDetail) -> None:
     st.markdown("#### About this run", anchors=False)
     kept_out = sum(d.records for d in run.dropped)
     with st.container(horizontal=True, gap="large"):
-        st.metric("Own cost", percent(run.overhead), help="CPU time of trainvitals / step time")
+        st.metric("Own cost", percent(run.overhead), help=OWN_COST)
         judged = run.verdict not in (Verdict.BLIND, Verdict.TOO_EARLY)
         health = percent(run.health) if judged else "–"
         st.metric("Health", health, help="100 %: no findings. –: not enough data")

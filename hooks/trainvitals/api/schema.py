@@ -183,6 +183,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_open and self.severity is not Severity.INFO
 
 
+class Prevented(msgspec.Struct, frozen=True, kw_only=True):
+    """Updates that were prevented because their gradients were not finite; at least one."""
+
+    updates: int
+    """Number of updates; with several optimizers, a step can have several."""
+    first_step: int
+    last_step: int
+    """The steps of the first and of the last one."""
+
+
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """All findings of a run, ranked, and one verdict."""
 
@@ -206,6 +216,12 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """Name → why it is not measured."""
     overhead: float | None = None
     """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
+    overhead_note: str = ""
+    """Why `overhead` exceeds the share that `watch(overhead=)` allows, as long as the fixed part of
+    the budget explains it; known in the training process only."""
+    prevented: Prevented | None = None
+    """The updates that `watch(guard=)` prevented; None if there is none. Known in the training
+    process only."""
     missing: str = ""
     """Which records of the run the collector does not have; "" if it has all or the run goes on."""
     checkup: Checkup | None = None

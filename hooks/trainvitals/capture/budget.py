@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from trainvitals.api.wording import number, percent
+
 ALLOWANCE_S: Final = 0.25
 FIRST_STEPS: Final = 64
 """Number of first steps, measured in full while a reserve is left: most faults are visible
@@ -45,6 +47,8 @@ class Budget:
         self.start = start
         self.own_s = self.training_s = 0.0
         self._full_s = 0.0
+        self._others = 0
+        self._others_own_s = self._others_s = 0.0
         self._planned_s: float | None = None
         self._last_full = start - 1
         self._finding_until = -1
@@ -85,6 +89,10 @@ class Budget:
             self._last_full = step
             known = self._full_s
             self._full_s = own_s if known == 0 else known + SMOOTHING * (own_s - known)
+        elif step_s is not None:
+            self._others += 1
+            self._others_own_s += own_s
+            self._others_s += step_s
         self.own_s += own_s
         self.training_s += step_s or 0.0
         if step + 1 - self.start >= FIRST_STEPS:
@@ -106,3 +114,27 @@ class Budget:
     def overhead(self) -> float | None:
         """Own cost over training time, whole run up to now; None before the second step."""
         return self.own_s / self.training_s if self.training_s > 0 else None
+
+    @property
+    def note(self) -> str:
+        """Why the overhead is above the share; "" if it is not, or for another reason.
+
+        Within the account, the reason is the allowance; beyond it, what steps that are not full
+        cost, if that alone is above the share. Also "" for a fixed cadence and for a share of 0:
+        these have no account.
+        """
+        has_account = self.every is None and not self.vital_only
+        if not has_account or self.own_s <= self.share * self.training_s or self.training_s <= 0:
+            return ""
+        if self.balance_s >= 0:
+            return (
+                f"the budget allows {number(ALLOWANCE_S)} s + {number(100 * self.share)} % of the "
+                f"training time, so a run of {number(self.training_s, 2)} s shows a larger share"
+            )
+        if self._others_own_s <= self.share * self._others_s:
+            return ""
+        return (
+            f"loss, learning rate and gradient norm of every step alone take "
+            f"{percent(self._others_own_s / self._others_s)} of steps of "
+            f"{number(1e3 * self._others_s / self._others, 2)} ms"
+        )

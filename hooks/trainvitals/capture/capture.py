@@ -73,14 +73,14 @@ class Capture:
         self._emit = emit
         self._on_step = on_step
         self._guard = Guard(self.report)
-        self._budget = Budget(overhead, every, start_step)
+        self.budget = Budget(overhead, every, start_step)
         self._initial = InitialValues(emit, self._guard)
         self.updates = UpdateGuard(guard, emit, self.report)
         self._background_cpu_s = background_cpu_s
         self._emission = Emission(emit, self._was_nonfinite)
         self.scalars = StepScalars()
         self._names = Names(self.report)
-        seen = {} if self._budget.vital_only else self.models
+        seen = {} if self.budget.vital_only else self.models
         self._outputs = Outputs(seen, activations, self._guard, self.report)
         self._optimizers = Optimizers(
             self.models, optimizer, self._guard, self._before_step, self._after_step
@@ -97,7 +97,7 @@ class Capture:
             rounded=RoundedWeights(emit),
         )
         self._loss_steps = LossSteps(self.models)
-        self._full = self._budget.is_full(start_step)
+        self._full = self.budget.is_full(start_step)
         self._own_s = self._background_seen_s = 0.0
         self._last_end: float | None = None
         self._loss_hook: LossHooks | None = None
@@ -167,7 +167,7 @@ class Capture:
 
     def finding_opened(self) -> None:
         """Raise the budget for some steps."""
-        self._budget.after_finding(self.step)
+        self.budget.after_finding(self.step)
 
     def abandon_step(self, *, failed: bool) -> None:
         """Emit what was measured of a step that did not end; call it before `detach`.
@@ -220,9 +220,9 @@ class Capture:
             self._is_supervised,
         )
         self.facts |= reasons.switched_off(
-            vital_only=self._budget.vital_only, activations=self._outputs.wanted
+            vital_only=self.budget.vital_only, activations=self._outputs.wanted
         )
-        if self._budget.vital_only:
+        if self.budget.vital_only:
             self.report("layers", reasons.VITAL_ONLY)
         self._outputs.attach()
         self._optimizers.attach()
@@ -304,24 +304,24 @@ class Capture:
         except Exception as error:  # noqa: BLE001 - never into the training
             self._guard.failed("records", error)
         self.step = number
-        if number + 1 - self._budget.start == UNSEEN_STEPS:
+        if number + 1 - self.budget.start == UNSEEN_STEPS:
             with self._guard.probe("not watched"):
                 self._report_missing_data()
         now = time.perf_counter()
         ended = time.thread_time()
         own_s = self._own_s + ended - started
         step_s = now - self._last_end if self._last_end else None
-        self._budget.spent(number, own_s, step_s, full=full)
+        self.budget.spent(number, own_s, step_s, full=full)
         if full or number % BACKGROUND_STEPS == 0:
             self._initial.emit()
             spent_s = self._background_cpu_s() + self._initial.cpu_s + self._emission.device_s()
             if self._last_end is not None:
-                self._budget.background(spent_s - self._background_seen_s)
+                self.budget.background(spent_s - self._background_seen_s)
             self._background_seen_s = spent_s
         self._last_end = now
         self._own_s = 0.0
         self._force_full = False
-        self._full = self._budget.is_full(number + 1)
+        self._full = self.budget.is_full(number + 1)
         self._measurement.end(full=full, next_is_full=self._full)
         if full or self._full or self._outputs.own_s:
             self._supervision.release()
@@ -332,7 +332,7 @@ class Capture:
             self._on_step(number)  # exceptions of the user's callback pass through
 
     def _is_full(self) -> bool:
-        return self._full or (self._force_full and not self._budget.vital_only)
+        return self._full or (self._force_full and not self.budget.vital_only)
 
     def _is_supervised(self) -> bool:
         off = "supervision" in self._guard.off
@@ -345,7 +345,7 @@ class Capture:
         if self._last_end is not None:
             step.scalars[Scalar.STEP_TIME_S] = time.perf_counter() - self._last_end
         step.scalars[Scalar.CAPTURE_TIME_S] = self._own_s
-        if (overhead := self._budget.overhead) is not None:
+        if (overhead := self.budget.overhead) is not None:
             step.scalars[Scalar.OVERHEAD] = overhead
             self._recorded = overhead
         places: Places = {}
@@ -367,17 +367,17 @@ class Capture:
     def _nonfinite(self) -> None:
         """Measure this step and some later ones in full."""
         self._force_full = True
-        self._budget.after_nonfinite(self.step + 1)
+        self.budget.after_nonfinite(self.step + 1)
 
     def _was_nonfinite(self, number: int) -> None:
         self.updates.saw_nonfinite(number)
         if number <= self.step:  # the values arrived late from a device
-            self._budget.after_nonfinite(self.step + 1)
+            self.budget.after_nonfinite(self.step + 1)
 
     def _report_missing_data(self) -> None:
         by_losses = "gradients and updates" in self.not_watched  # already reported there
         unseen = reasons.unseen(
-            steps=self.step + 1 - self._budget.start,
+            steps=self.step + 1 - self.budget.start,
             loss=self.scalars.seen,
             optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
             optimizer_known=bool(self.optimizers),

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.api.schema import Prevented
 from trainvitals.capture.reasons import GUARD_WITHOUT_NORM
 from trainvitals.capture.step import Total
 from trainvitals.structure.parameters import Sharding, local_of
@@ -34,7 +35,8 @@ EVENTS_MAX: Final = 64
 
 
 class UpdateGuard:
-    """`vetoed` counts the updates that were prevented. `stopping` is the reason to stop, or "".
+    """`vetoed` counts the updates that were prevented, `prevented` adds their first and last step.
+    `stopping` is the reason to stop, or "".
 
     `first_bad` is the first step whose non-finite gradients reached the weights, None before.
     `report` is called with "guard" and the reason when updates cannot be prevented.
@@ -44,7 +46,7 @@ class UpdateGuard:
         self, mode: str, emit: Callable[[Record], None], report: Callable[[str, str], None]
     ) -> None:
         self.mode = mode
-        self.vetoed = 0
+        self.prevented: Prevented | None = None
         self.stopping = ""
         self.first_bad: int | None = None
         self._emit = emit
@@ -52,6 +54,11 @@ class UpdateGuard:
         self._events = 0
         self._has_warned = False
         self._hidden: list[tuple[Tensor, Tensor | None]] = []
+
+    @property
+    def vetoed(self) -> int:
+        """Number of updates that were prevented."""
+        return 0 if self.prevented is None else self.prevented.updates
 
     @property
     def prevents(self) -> bool:
@@ -86,7 +93,8 @@ class UpdateGuard:
             return
         if can_prevent:
             self._hide(optimizer)
-            self.vetoed += 1
+            first = step if self.prevented is None else self.prevented.first_step
+            self.prevented = Prevented(updates=self.vetoed + 1, first_step=first, last_step=step)
         else:
             self._reached_weights(step)
         if self.mode == "stop":

@@ -24,7 +24,7 @@ from trainvitals.report.checkup import checkup_rows, propagation_table
 from trainvitals.report.curves import CurveKey, key_of
 from trainvitals.report.line import verdict_text
 from trainvitals.report.sparkline import sparkline
-from trainvitals.report.text import at_place, clean, counted, shortened
+from trainvitals.report.text import at_place, clean, counted, prevented_text, shortened
 
 Curves = Mapping[CurveKey, Series | None]
 
@@ -248,7 +248,10 @@ def _footer(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     if diagnosis.missing:
         yield "Missing", clean(diagnosis.missing)
     if diagnosis.overhead is not None:
-        yield "Overhead", f"{percent(diagnosis.overhead)} of training time"
+        note = f" ({clean(diagnosis.overhead_note)})" if diagnosis.overhead_note else ""
+        yield "Overhead", f"{percent(diagnosis.overhead)} of training time{note}"
+    if diagnosis.prevented is not None:
+        yield "Guard", prevented_text(diagnosis.prevented)
     if diagnosis.step >= 0 or diagnosis.is_checkup:
         yield "Health", f"{diagnosis.health:.2f} of 1"
 

@@ -23,7 +23,7 @@ from trainvitals.report.curves import CurveKey, key_of
 from trainvitals.report.line import verdict_text
 from trainvitals.report.page_style import document
 from trainvitals.report.svg import Line, Marker, plot
-from trainvitals.report.text import at_place, clean
+from trainvitals.report.text import at_place, clean, prevented_text
 from trainvitals.wire import Stream
 
 MARKERS_MAX = 8
@@ -76,7 +76,10 @@ def _verdict(diagnosis: Diagnosis) -> str:
         facts.append(("Last step", f"{diagnosis.step:,}"))
     facts.append(("Health", f"{diagnosis.health:.2f} of 1"))
     if diagnosis.overhead is not None:
-        facts.append(("Own cost", f"{percent(diagnosis.overhead)} of training time"))
+        note = f" ({diagnosis.overhead_note})" if diagnosis.overhead_note else ""
+        facts.append(("Own cost", f"{percent(diagnosis.overhead)} of training time{note}"))
+    if diagnosis.prevented is not None:
+        facts.append(("Guard", prevented_text(diagnosis.prevented)))
     return (
         f'<div class="card {CLASS[diagnosis.verdict]}"><span class="word">{word}</span>'
         f"<p>{_text(sentence)}</p>{_facts(facts)}</div>"

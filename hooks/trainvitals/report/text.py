@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from trainvitals.api.schema import Prevented
+
 _LENGTH_MAX = 4000
 
 
@@ -57,3 +59,10 @@ def at_place(where: str) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return `1 step`, `2 steps`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {plural or noun + 's'}"
+
+
+def prevented_text(prevented: Prevented) -> str:
+    """Return how many updates the guard prevented, and in which steps."""
+    first, last = prevented.first_step, prevented.last_step
+    steps = f"in steps {first:,} to {last:,}" if last > first else f"in step {first:,}"
+    return f"{counted(prevented.updates, 'update')} with non-finite gradients prevented, {steps}"

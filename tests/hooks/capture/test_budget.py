@@ -114,3 +114,36 @@ def test_without_a_share_and_a_cadence_no_step_is_full():
     budget = Budget(0.0)
     assert budget.vital_only
     assert train(budget, 200, step_s=0.01, full_s=0.001) == []
+
+
+def test_a_short_run_says_that_the_allowance_makes_its_share_larger():
+    budget = Budget(SHARE)
+    train(budget, 400, step_s=0.001, full_s=0.0015, light_s=0.00001)
+    assert budget.overhead > 2 * SHARE
+    assert budget.note == (
+        "the budget allows 0.25 s + 2 % of the training time, so a run of 0.5 s shows a larger "
+        "share"
+    )
+
+
+def test_short_steps_say_what_is_recorded_at_every_step():
+    budget = Budget(SHARE)
+    train(budget, 20_000, step_s=0.001, full_s=0.0015, light_s=0.00005)
+    assert budget.balance_s < 0
+    assert budget.note == (
+        "loss, learning rate and gradient norm of every step alone take 4.8 % of steps of 1 ms"
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "background_s"),
+    [
+        (Budget(SHARE), 0.0),  # the share is kept
+        (Budget(SHARE), 0.002),  # neither the allowance nor the steps explain it
+        (Budget(SHARE, every=1), 0.0),  # a cadence that the user chose
+        (Budget(0.0), 0.0),  # no step is full
+    ],
+)
+def test_nothing_is_said_where_neither_is_the_reason(budget, background_s):
+    train(budget, 5000, step_s=0.02, full_s=0.0015, light_s=0.00001, background_s=background_s)
+    assert budget.note == ""

@@ -1,15 +1,25 @@
 """The card shows the fault, its place, the numbers and the advice, within its width."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from trainvitals.api.schema import Diagnosis, Evidence, Finding, Severity, State, Verdict
+from trainvitals.api.schema import (
+    Diagnosis,
+    Evidence,
+    Finding,
+    Prevented,
+    Severity,
+    State,
+    Verdict,
+)
 from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.registry import all_rules
-from trainvitals.report import card
+from trainvitals.report import as_html, as_json, card
 from trainvitals.report.curves import curves_of
 
 HOSTILE = "a[red]b[/]\x1b[31mc\nd\u202ee\u200bf"
@@ -66,6 +76,40 @@ def test_it_says_severity_rule_place_and_step():
 )
 def test_numbers_that_are_older_than_the_diagnosis_are_said_to_be(last_step, age):
     assert f"at encoder.3 since step 5{age}\n" in card(sick(last_step=last_step))
+
+
+def test_a_large_share_of_own_cost_is_explained():
+    noted = replace(sick(), overhead=0.16, overhead_note="a run of 0.4 s shows a larger share")
+    text = " ".join(card(noted).split())
+    assert "Overhead 16 % of training time (a run of 0.4 s shows a larger share)" in text
+    assert "Overhead  16 % of training time\n" in card(replace(noted, overhead_note=""))
+
+
+@pytest.mark.parametrize(
+    ("prevented", "said"),
+    [
+        (
+            Prevented(updates=1, first_step=12, last_step=12),
+            "1 update with non-finite gradients prevented, in step 12",
+        ),
+        (
+            Prevented(updates=3, first_step=12, last_step=1840),
+            "3 updates with non-finite gradients prevented, in steps 12 to 1,840",
+        ),
+    ],
+)
+def test_prevented_updates_are_counted_with_the_first_and_the_last_step(prevented, said):
+    assert f"Guard {said}" in " ".join(card(replace(sick(), prevented=prevented)).split())
+    assert said in as_html(replace(sick(), prevented=prevented))
+    assert json.loads(as_json(replace(sick(), prevented=prevented)))["prevented"] == {
+        "updates": prevented.updates,
+        "first_step": prevented.first_step,
+        "last_step": prevented.last_step,
+    }
+
+
+def test_a_run_without_a_prevented_update_says_nothing_of_the_guard():
+    assert "Guard" not in card(sick())
 
 
 def test_a_number_stands_beside_its_limit():
