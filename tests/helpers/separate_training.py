@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from trainvitals.capture import Capture
 from trainvitals.wire import Batch, Record, RunStart, encode
 
-STEPS = 64
-AVERAGED_EVERY = 16
+STEPS = 72
+AVERAGED_EVERY = 32
 MICRO_BATCHES = 4
 WITHOUT_A_GROUP = ("no_group",)
 """Kinds that train before a process group is initialised."""
@@ -34,6 +34,61 @@ class Mixture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.get_submodule(self.own)(self.shared(x))
+
+
+class Sum(torch.autograd.Function):
+    """The sum over the ranks; each rank's term has the gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Slice(nn.Module):
+    """This rank's part of two layers that are divided over the ranks, in plain tensors."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        torch.manual_seed(rank)
+        self.columns = nn.Linear(6, 8, bias=False)
+        self.rows = nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Sum.apply(self.rows(self.columns(x).tanh()))
+
+
+class Stage(nn.Module):
+    """A stage of a pipeline of two: it sends its output on, or receives its input."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rank = rank
+        self.layers = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rank == 0:
+            self.sent: Tensor = self.layers(x)
+            distributed.send(self.sent.detach(), 1)
+            return self.sent
+        self.received = torch.empty(8, 6)
+        distributed.recv(self.received, 0)
+        return self.layers(self.received.requires_grad_())
+
+    def backward(self, loss: Tensor) -> None:
+        if self.rank == 0:
+            gradient = torch.empty(8, 6)
+            distributed.recv(gradient, 1)
+            self.sent.backward(gradient)
+            return
+        loss.backward()
+        distributed.send(self.received.grad, 0)
 
 
 def network(seed: int, width: int = 16) -> nn.Module:
@@ -56,6 +111,10 @@ def model_of(kind: str, rank: int) -> nn.Module:
             return network(rank)
         case "architectures":
             return network(0, 16 + 8 * rank)
+        case "slices":
+            return Slice(rank)
+        case "equal_stages":
+            return Stage(rank)
         case "stages":  # each stage of a pipeline has its own layers
             return network(rank) if rank else nn.Sequential(nn.Linear(6, 6), nn.Tanh())
         case "experts" | "equal_experts" | "heads":
@@ -97,7 +156,7 @@ def records_of(kind: str, rank: int) -> list[Record]:
         return []
     capture = Capture(model, optimizer, emit=records.append, every=1)
     records.append(RunStart(started_at=1_700_000_000.0, facts=capture.facts))
-    draw = torch.Generator().manual_seed(rank)
+    draw = torch.Generator().manual_seed(0 if kind == "slices" else rank)
     micro_batches = MICRO_BATCHES if kind in ("accumulated", "no_sync") else 1
     for step in range(STEPS):
         if kind == "actor" and rank:  # it plays with the learner's weights
@@ -108,9 +167,9 @@ def records_of(kind: str, rank: int) -> list[Record]:
             apart = kind == "no_sync" or (kind == "accumulated" and i < micro_batches - 1)
             with model.no_sync() if apart else contextlib.nullcontext():
                 loss = called(kind, model)(torch.randn(8, 6, generator=draw)).square().mean()
-                if kind != "stages" or rank:
+                if kind not in ("stages", "equal_stages") or rank:
                     capture.loss(loss)
-                loss.backward()
+                model.backward(loss) if isinstance(model, Stage) else loss.backward()
         if kind == "manual":
             average([p.grad for p in model.parameters()], distributed.get_world_size())
         optimizer.step()

@@ -162,8 +162,12 @@ def separate(
     if _were_brought_together(seen, differences, judged):
         return None
     start_is_equal = bool(starts_equal[judged].all())
-    if not start_is_equal and (is_part or seen.steps[0] != started_at):
-        return None  # the initial weights are not known
+    if not start_is_equal and (
+        is_part
+        or seen.steps[0] != started_at  # the initial weights are not known
+        or _is_one_loss(history, other, equal_max)
+    ):
+        return None
     at = int(np.argmax(np.where(judged, differences[-1], -1.0)))
     differs = (differences[:, judged] > SAME_MAX).any(axis=1)
     return Separate(
@@ -203,6 +207,14 @@ def _is_same_program(history: History, other: History, first_steps: int) -> bool
         if not np.array_equal(ours.values[i], theirs.values[j]):
             return False
     return True
+
+
+def _is_one_loss(history: History, other: History, equal_max: float) -> bool:
+    """Whether both ranks have the same losses: each computes a part of one model, such as a slice
+    of each layer (tensor parallelism with plain tensors), or the program has averaged them."""
+    ours, theirs = (h.scalar(Scalar.LOSS).finite() for h in (history, other))
+    _, i, j = np.intersect1d(ours.steps, theirs.steps, return_indices=True)
+    return bool(len(i)) and bool(np.median(relative(ours.values[i], theirs.values[j])) <= equal_max)
 
 
 def _moved(seen: Weights) -> npt.NDArray[np.bool_] | None:

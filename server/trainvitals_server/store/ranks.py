@@ -87,9 +87,11 @@ def _history_of(connection: sa.Connection, source_pk: int, last_step: int) -> Hi
             .order_by(Track.version.desc())
             .limit(LAYOUTS_MAX)
         )
-        # The layout changes in the first steps, as when the duration of a step is first known.
-        for track in reversed(connection.execute(wanted).all()):
-            _add_track(connection, history, track, statistic, spans)
+        tracks = connection.execute(wanted).all()
+        for track in reversed(tracks):
+            # The layout changes in the first steps, as when the duration of a step is first known.
+            wanted_spans = spans if track is tracks[0] else spans[:1]
+            _add_track(connection, history, track, statistic, wanted_spans)
     return history
 
 

@@ -57,15 +57,16 @@ class RankDivergence(Rule):
     a parameter differs by more than 0.001 %; or the gradient norms of the newest ten common steps
     all differ by more than 0.1 %. Otherwise, if the program has initialised a process group of two
     or more ranks, separate models: the gradients were never reduced. Every compared rank has the
-    parameters, learning rates and weight decays of the lowest rank and a loss; over 20 steps or
+    parameters, learning rates and weight decays of the lowest rank and a loss; over 64 steps or
     more the gradient norms are not equal (in 2 % of the steps at most), with a median difference
     above 0.1 %; and all weights that the training moves differ in the newest three common steps and
     were not brought together at any step. An error if the weights were equal at the first step; a
-    note if they were not (seeds), or if only the parameters outside of a wrapped part of the model
-    differ. Left out: parameters that are divided over the ranks (FSDP, tensor parallelism), and
-    trainings without a process group. The collector compares the ranks: up to seven besides the
-    lowest, one more in each round. The training processes do not communicate for this, and so the
-    report at the end of a process, which knows its own rank only, cannot contain it.
+    note if they were not (seeds) and the losses differ too, or if only the parameters outside of a
+    wrapped part of the model differ. Left out: parameters that are divided over the ranks (FSDP,
+    tensor parallelism), and trainings without a process group. The collector compares the ranks: up
+    to seven besides the lowest, one more in each round. The training processes do not communicate
+    for this, and so the report at the end of a process, which knows its own rank only, cannot
+    contain it.
     ## Why it matters
     The gradients are averaged as if all ranks had one model. With different models the average fits
     none of them; the checkpoint of rank 0 is not the model that the others train. With separate
@@ -86,8 +87,9 @@ class RankDivergence(Rule):
     ## When it is wrong
     Independent trainings of one configuration on purpose, such as an ensemble: they get the note.
     Methods that let the ranks differ for a while after a common start: local SGD and DiLoCo, until
-    an average was measured, and parameters that are local to each rank. Trainings that differ in
-    something that is not compared (the class of the optimizer, the data) and use a process group
+    a step soon after an average is measured in full, which the first 64 steps usually are; averages
+    of neighbours only (gossip); and parameters that are local to each rank. Trainings that differ
+    in something that is not compared (the class of the optimizer, the data) and use a process group
     for barriers only. Weights are compared at steps that both ranks measured in full: usually the
     first steps, later ones reliably only with `watch(every=...)`. A process group that is
     initialised after `watch` is not known.
@@ -112,7 +114,7 @@ class RankDivergence(Rule):
     gradient_max: float = threshold(1e-3, "Relative difference of two gradient norms.")
     steps_gradient: int = threshold(10, "Newest common steps at which the gradients must differ.")
     steps_apart: int = threshold(
-        20, "Common steps, from the first, with different gradients that show separate models."
+        64, "Common steps, from the first, with different gradients that show separate models."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
