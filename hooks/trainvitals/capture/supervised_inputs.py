@@ -56,10 +56,14 @@ def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
 def others_like(
     first: Tensor | None, args: object, kwargs: Mapping[str, object]
 ) -> tuple[Tensor, ...]:
-    """Return further inputs that are token numbers of the shape of `first`, at most four."""
+    """Return further inputs that are token numbers of the shape of `first`, at most four.
+
+    Keyword arguments that are named as a label or a target are left out.
+    """
     if first is None or first.is_floating_point():
         return ()
-    given = [*(args if isinstance(args, tuple) else ()), *kwargs.values()]
+    named = {k: v for k, v in kwargs.items() if "label" not in k and "target" not in k}
+    given = [*(args if isinstance(args, tuple) else ()), *named.values()]
     for value in given[:1]:
         if isinstance(value, Mapping):
             given = list(value.values())
@@ -123,7 +127,7 @@ def target_in_input(
         return {}
     if (share := _of_tokens(x, target, ignore_index, classes)) is not None:
         for other in others:
-            share = torch.where(_is_shifted(other, x), torch.nan, share)
+            share = torch.where(is_delayed(other, x), torch.nan, share)
         return {Scalar.TARGET_IN_TOKENS_SHARE: share}
     contained = _of_columns(x, target, classes)
     return {} if contained is None else {Scalar.TARGET_IN_FEATURES: contained}
@@ -145,7 +149,7 @@ def _of_tokens(x: Tensor, target: Tensor, ignore_index: int | None, classes: int
     return ((given == wanted) & counts).sum() / counts.sum()
 
 
-def _is_shifted(other: Tensor, x: Tensor) -> Tensor:
+def is_delayed(other: Tensor, x: Tensor) -> Tensor:
     """Whether `other` is `x` one position later, along its first or its second dimension."""
     shares = [
         (other.narrow(d, 1, n - 1) == x.narrow(d, 0, n - 1)).float().mean()

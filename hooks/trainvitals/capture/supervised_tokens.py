@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainvitals.capture.loss_graph import Criterion
+from trainvitals.capture.supervised_inputs import is_delayed
 from trainvitals.capture.supervised_positions import Positions, positions_read
 from trainvitals.capture.supervised_values import sample, unmasked
 from trainvitals.wire import Scalar
@@ -49,6 +50,7 @@ class TokenTargets:
     def __init__(self) -> None:
         self._output: tuple[int, tuple[int, ...]] = (-1, ())
         self._shift: Tensor | None = None
+        self._seen: set[int] = set()
 
     def returned(self, output: object) -> None:
         """Remember the number and the shape of a model's output: logits, or a tuple with them."""
@@ -72,11 +74,16 @@ class TokenTargets:
         `first`: this is the first loss of the step. The shift is 1 if one of the losses of a step
         has it (several tokens are predicted at once), and NaN if they differ otherwise.
         """
-        before, self._shift = None if first else self._shift, None
-        wanted = [c for c in found if _is_of_classes(c)]
+        if first:
+            self._shift, self._seen = None, set()
+        # A model that returns its loss reports it, the program may report it again, and a term is
+        # a part of the total.
+        new = {_number(c): c for c in found if _is_of_classes(c) and _number(c) not in self._seen}
+        self._seen |= new.keys() - {-1}
+        wanted = [*new.values()]
         if not wanted:
-            self._shift = before
             return {}
+        before, self._shift = self._shift, None
         if x is None or not _is_of_tokens(x):
             if before is None:
                 return {}
@@ -155,20 +162,23 @@ class TokenTargets:
         for mask in main.masks:
             if mask.device == x.device and mask.numel() == keep.numel():
                 keep = keep & unmasked(mask.detach()).reshape(keep.shape)
-        return shift_of(x, main.target, keep, first, others)
+        shift = shift_of(x, main.target, keep, first)
+        if shift is None:
+            return None
+        for other in others:
+            # A decoder that is given the target so far copies the input of the encoder.
+            shift = torch.where(is_delayed(other, x), torch.nan, shift)
+        return shift
 
 
-def shift_of(
-    x: Tensor, target: Tensor, keep: Tensor, first: int = 0, others: Sequence[Tensor] = ()
-) -> Tensor | None:
+def shift_of(x: Tensor, target: Tensor, keep: Tensor, first: int = 0) -> Tensor | None:
     """Return k if target[:, j] equals x[:, first + j + k] where `keep`; NaN if no k holds.
 
     `x` has shape (samples, positions); `target` and `keep` have one entry for each sample and each
     of some positions from `first` on, in any shape. For as many entries as `x` has, the positions
-    can be the first dimension of both. 1 has precedence (also if one of the `others` is the input
-    that is one token behind), then 0; NaN if several others hold. A shift holds if EQUAL_MIN of the
-    targets are equal and other places of the batch show that this is no chance. None if the shapes
-    do not fit.
+    can be the first dimension of both. 1 has precedence, then 0; NaN if several others hold. A
+    shift holds if EQUAL_MIN of the targets are equal and other places of the batch show that this
+    is no chance. None if the shapes do not fit.
     """
     holds, following = [], []
     for dim in (1, 0):
@@ -179,19 +189,17 @@ def shift_of(
         if not dim and (target.numel() != x.numel() or first):
             continue
         y, kept = (t.reshape(n, length) if dim else t.reshape(length, n).T for t in (target, keep))
-        rows, *more = (r.T if not dim else r for r in (x, *others))
-        held, share = _holding(*_selected(rows, y, kept, first))
+        held, share_of_next = _holding(*_selected(rows, y, kept, first))
         holds.append(held)
-        following.append(share)
-        following += [_holding(*_selected(o, y, kept, first))[1] for o in more]
+        following.append(share_of_next)
     if not holds:
         return None
-    held = torch.stack(holds).any(0)
+    held = torch.stack(holds).any(0)  # each shift, shape (10,)
     is_next = torch.stack(following).amax() >= EQUAL_MIN
     shifts = torch.arange(SHIFTS.start, SHIFTS.stop, device=x.device)
     only = torch.where(held.sum() == 1, (held * shifts).sum().float(), torch.nan)
-    none = torch.where(held[-SHIFTS.start], 0.0, only)
-    return torch.where(is_next, 1.0, none)
+    other = torch.where(held[-SHIFTS.start], 0.0, only)
+    return torch.where(is_next, 1.0, other)
 
 
 def _selected(x: Tensor, y: Tensor, keep: Tensor, first: int) -> tuple[Tensor, Tensor, int]:
@@ -241,6 +249,11 @@ def _agreed(shifts: Sequence[Tensor]) -> Tensor:
     all_ = torch.stack(list(shifts))
     same = torch.where((all_ == all_[0]).all(), all_[0], torch.nan)
     return torch.where((all_ == 1).any(), 1.0, same)
+
+
+def _number(main: Criterion) -> int:
+    """Return the sequence number of a loss in the graph; −1 for one that is not in it."""
+    return -1 if main.entry is None else int(main.entry._sequence_nr())
 
 
 def _is_of_classes(main: Criterion) -> bool:

@@ -25,7 +25,7 @@ NEXT_TOKEN_LOSS: Final = at(
     Moment.LOSS,
     "loss = F.cross_entropy(prediction[:, :-1].flatten(0, 1), x[:, 1:].flatten())  # next token",
 )
-"""For losses that read a part of the positions: they would cut the targets a second time."""
+"""For losses that shift the targets themselves: shifting those of the batch would do it twice."""
 
 
 class TokenShift(NamedTuple):
@@ -56,11 +56,12 @@ def token_shift(history: History, observations: int) -> TokenShift | None:
         return None
     shift, since = int(shifts[-1]), int(steps[-run])
     read = history.scalar(Scalar.POSITIONS_READ_SHARE).finite().values
-    whole = len(read) == 0 or read[-1] >= 1
+    # A loss that reads all positions can still shift them: transformers pads the labels.
+    unshifted = shift < NEXT_TOKEN and (len(read) == 0 or bool(read[-1] >= 1))
     return TokenShift(
         shift,
         since,
-        NEXT_TOKEN_BATCH if whole else NEXT_TOKEN_LOSS,
+        NEXT_TOKEN_BATCH if unshifted else NEXT_TOKEN_LOSS,
         Evidence(
             quantity="positions from the prediction's own token to its target",
             seen=float(shift),

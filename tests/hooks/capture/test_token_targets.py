@@ -22,8 +22,8 @@ TEXT = random(8, 34)
 X = TEXT[:, 1:21]
 
 
-def shift(x, target, first=0, others=()):
-    found = shift_of(x, target, target != -100, first, others)
+def shift(x, target, first=0):
+    found = shift_of(x, target, target != -100, first)
     return None if found is None else float(found)
 
 
@@ -83,12 +83,6 @@ def test_few_equal_targets_can_be_chance():
     assert torch.tensor(shift(two[:, :20], random(8, 20, tokens=2))).isnan()
     unequal = (random(4, 30, tokens=20) == 0).long()  # 95 % of one token
     assert shift(unequal[:, :20], unequal[:, 5:25]) != 5
-
-
-def test_a_decoder_that_is_given_the_target_so_far_predicts_the_next_token():
-    before = torch.cat([torch.full_like(X[:, :1], 16), X[:, :-1]], 1)
-    assert shift(X, X) == 0
-    assert shift(X, X, others=(torch.ones_like(X), before)) == 1
 
 
 def test_long_sequences_are_compared_at_their_beginning():
@@ -231,6 +225,34 @@ def test_several_reported_losses_of_one_output_have_no_other_shift(shifts):
     loop.capture.loss(heads[0])
     loop.step(heads[1] + heads[0].detach())
     assert loop.scalar("target_shift") == ([1] if shifts[0] == 1 else [])
+
+
+def test_a_loss_that_is_reported_twice_keeps_its_shift():
+    loop = Loop(Tokens())
+    loss = of_all(loop.model(X), target(2))
+    loop.capture.loss(loss)
+    loop.step(loss)
+    assert loop.scalar("target_shift") == [2]
+    parts = Loop(Tokens())
+    loss = F.cross_entropy(parts.model(X)[:, 3], X[:, 5])
+    parts.step({"loss": 2 * loss, "tokens": loss})
+    assert parts.scalar("target_shift") == [2]
+    assert parts.scalar("positions_read_share") == [pytest.approx(1 / 20)]
+
+
+class Copier(Tokens):
+    """A model with a second input, as the decoder of an encoder-decoder."""
+
+    def forward(self, x, other):
+        return super().forward(x)
+
+
+def test_a_decoder_that_is_given_the_target_so_far_has_no_shift():
+    before = torch.cat([torch.zeros_like(X[:, :1]), X[:, :-1]], 1)
+    for other, shifts in ((before, []), (torch.ones_like(X), [0]), (target(1), [0])):
+        loop = Loop(Copier())
+        loop.step(of_all(loop.model(X, other), X))
+        assert loop.scalar("target_shift") == shifts
 
 
 def test_micro_batches_with_one_shift_have_it():

@@ -78,6 +78,27 @@ def test_labels_that_are_shifted_twice_are_named_and_the_loss_is_the_fix():
     assert language_model(Gru, 1, finding.fix) == []
 
 
+class ShiftsItself(Gru):
+    """A model that computes its loss, and shifts the labels for it, as those of transformers."""
+
+    def forward(self, input_ids, labels):
+        logits = super().forward(input_ids)
+        following = F.pad(labels, (0, 1), value=-100)[:, 1:]
+        return {"loss": of_all(logits, following), "logits": logits}
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_model_that_shifts_the_labels_itself_takes_them_unshifted(shift):
+    def loss(model):
+        x, y = shifted(shift, text())
+        return model(input_ids=x, labels=y)["loss"]
+
+    findings = found(ShiftsItself(), loss)
+    assert [f.evidence[0].seen for f in findings] == [2] * shift
+    for finding in findings:
+        assert language_model(Gru, 0, finding.fix) == []  # a loss of its own
+
+
 def test_rolled_labels_are_named():
     def loss(model):
         x, y = shifted(1, text())
