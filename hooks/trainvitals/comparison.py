@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -72,6 +72,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 def compare(client: Client, a: str, b: str) -> Comparison:
     """Return where the runs `a` and `b` differ. Raises Unreachable or Refused."""
     first, second = client.run(a), client.run(b)
+    optimizers = optimizers_of((first, second))
     scalars = [d for name in SCALARS if (d := _scalar(client, first, second, name)) is not None]
     scalars.sort(key=lambda d: d.step)
     until = scalars[0].step if scalars else min(first.step, second.step)
@@ -80,7 +81,7 @@ def compare(client: Client, a: str, b: str) -> Comparison:
         b=second.id,
         verdicts=(str(first.verdict), str(second.verdict)),
         config=_different(flat(first.config), flat(second.config)),
-        optimizer=_different(optimizers_of(first), optimizers_of(second)),
+        optimizer=_different(*optimizers),
         versions={
             name: (str(x), str(y))
             for name, (x, y) in _different(_about(first), _about(second)).items()
@@ -112,34 +113,57 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def optimizers_of(run: RunDetail) -> dict[str, Any]:
-    """Return the classes of the run's optimizers and their hyperparameters, by name.
+def optimizers_of(runs: Sequence[RunDetail]) -> list[dict[str, Any]]:
+    """Return the classes of the optimizers of each run and their hyperparameters, by name.
 
     Names are "optimizer class" and, for a second optimizer, "optimizer 1 class"; "optimizer betas"
-    and, for a second parameter group, "optimizer betas of group 1". All values are those of the
-    optimizer's first step, and "optimizer lr at the first step" says so, since schedules change it.
-    For a run without a step, only the class of the optimizer that was given to `watch`.
+    and, for a second parameter group, "optimizer betas of group 1". The value of another group is
+    left out if it is that of group 0 in every run. All values are those of the optimizer's first
+    step, and "optimizer lr at the first step" says so, since schedules change it. For a run without
+    a step, only the class of the optimizer that was given to `watch`.
     """
-    found: dict[str, Any] = {}
+    found = [_optimizers(run) for run in runs]
+    keys = dict.fromkeys(key for known in found for key in known)
+    kept = [key for key in keys if any(_is_of_its_own(key, known) for known in found)]
+    return [{key.text: known[key] for key in kept if key in known} for known in found]
+
+
+class _Hyperparameter(NamedTuple):
+    optimizer: int
+    name: str
+    group: int = 0
+
+    @property
+    def text(self) -> str:
+        prefix = f"optimizer {self.optimizer}" if self.optimizer else "optimizer"
+        of = f" of group {self.group}" if self.group else ""
+        when = " at the first step" if self.name == "lr" else ""
+        return f"{prefix} {self.name}{of}{when}"
+
+
+def _optimizers(run: RunDetail) -> dict[_Hyperparameter, Any]:
+    found: dict[_Hyperparameter, Any] = {}
     for event in run.events:
         if event.kind != EventKind.OPTIMIZER:
             continue
         index = int(event.attributes.get("optimizer") or 0)
-        prefix = f"optimizer {index}" if index else "optimizer"
-        if f"{prefix} class" in found:
+        if _Hyperparameter(index, "class") in found:
             continue  # of a later attempt
-        found[f"{prefix} class"] = event.text
+        found[_Hyperparameter(index, "class")] = event.text
+        found[_Hyperparameter(index, "groups")] = int(event.attributes.get("groups") or 0)
         for key, value in event.attributes.items():
             name, _, group = key.rpartition("/")
-            if key == "groups":
-                found[f"{prefix} groups"] = int(value or 0)
-            elif name:
-                of = f" of group {group}" if group != "0" else ""
-                when = " at the first step" if name == "lr" else ""
-                found[f"{prefix} {name}{of}{when}"] = value
+            if name and group.isdecimal():
+                found[_Hyperparameter(index, name, int(group))] = value
     if not found and (given := run.metadata.facts.get("optimizer")):
-        found["optimizer class"] = given
+        found[_Hyperparameter(0, "class")] = given
     return found
+
+
+def _is_of_its_own(key: _Hyperparameter, known: Mapping[_Hyperparameter, Any]) -> bool:
+    """Return whether the run has this value and it is not that of group 0."""
+    first = known.get(key._replace(group=0))
+    return key in known and (key.group == 0 or known[key] != first)
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

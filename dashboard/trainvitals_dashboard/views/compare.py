@@ -176,7 +176,10 @@ def _digits(value: float | None) -> str:
 
 
 def _settings(runs: Sequence[RunDetail]) -> None:
-    configs = [flat(run.config) | optimizers_of(run) | run.metadata.versions for run in runs]
+    configs = [
+        flat(run.config) | optimizer | run.metadata.versions
+        for run, optimizer in zip(runs, optimizers_of(runs), strict=True)
+    ]
     names = dict.fromkeys(name for config in configs for name in config)
     # As text: 1 and True, or 1 and 1.0, are not the same setting.
     different = [

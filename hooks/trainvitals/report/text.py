@@ -64,5 +64,6 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 def prevented_text(prevented: Prevented) -> str:
     """Return how many updates the guard prevented, and in which steps."""
     first, last = prevented.first_step, prevented.last_step
-    steps = f"in steps {first:,} to {last:,}" if last > first else f"in step {first:,}"
+    several = f"first in step {first:,}, last in step {last:,}"
+    steps = several if last > first else f"in step {first:,}"
     return f"{counted(prevented.updates, 'update')} with non-finite gradients prevented, {steps}"

@@ -111,6 +111,7 @@ def test_other_optimizers_differ_by_class_and_hyperparameters_without_a_config(c
     assert found["optimizer weight_decay"] == [0.0, 0.01]
     assert found["optimizer lr of group 1 at the first step"] == [None, 0.2]
     assert "optimizer lr at the first step" not in found  # 0.1 in both
+    assert "optimizer betas of group 1" not in found  # those of group 0
     [shown] = [s for s in compared("short", "adamw").output.splitlines() if " class" in s]
     assert shown.split() == ["optimizer", "class", "SGD", "AdamW"]
 

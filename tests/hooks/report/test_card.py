@@ -94,7 +94,7 @@ def test_a_large_share_of_own_cost_is_explained():
         ),
         (
             Prevented(updates=3, first_step=12, last_step=1840),
-            "3 updates with non-finite gradients prevented, in steps 12 to 1,840",
+            "3 updates with non-finite gradients prevented, first in step 12, last in step 1,840",
         ),
     ],
 )
