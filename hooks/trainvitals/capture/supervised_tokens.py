@@ -190,6 +190,8 @@ def shift_of(x: Tensor, target: Tensor, keep: Tensor, first: int = 0) -> Tensor 
             continue
         y, kept = (t.reshape(n, length) if dim else t.reshape(length, n).T for t in (target, keep))
         held, share_of_next = _holding(*_selected(rows, y, kept, first))
+        if x.is_cpu and share_of_next >= EQUAL_MIN:
+            return torch.ones(())
         holds.append(held)
         following.append(share_of_next)
     if not holds:
@@ -219,13 +221,17 @@ def _holding(x: Tensor, y: Tensor, first: int) -> tuple[Tensor, Tensor]:
     count = _count(x, y, first)
     at_least_one = count.clamp_min(1.0)
     share = _equal(x, y, first) / at_least_one
+    enough = count[1 - SHIFTS.start] >= NEXT_MIN
+    following = torch.where(enough, share[1 - SHIFTS.start], 0.0)
+    holds = share >= EQUAL_MIN
+    # On the CPU a look at the values costs nothing: in a healthy run the rest is left out.
+    if x.is_cpu and (following >= EQUAL_MIN or not holds.any()):
+        return torch.zeros_like(holds), following
     # Other sequences at other places: what is equal there is equal by chance.
     other = x.roll((1, max(1, x.shape[1] // 3)), (0, 1))
     chance = (_equal(other, y, first) / at_least_one).amax().clamp(1e-3, 1.0)
-    following = share[1 - SHIFTS.start]
-    is_known = (count * chance.log() <= CHANCE_LOG) & (share >= following + MARGIN)
-    enough = count[1 - SHIFTS.start] >= NEXT_MIN
-    return (share >= EQUAL_MIN) & is_known, torch.where(enough, following, 0.0)
+    is_known = count * chance.log() <= CHANCE_LOG
+    return holds & is_known & (share >= share[1 - SHIFTS.start] + MARGIN), following
 
 
 def _equal(x: Tensor, y: Tensor, first: int) -> Tensor:
@@ -259,6 +265,8 @@ def _number(main: Criterion) -> int:
 def _is_of_classes(main: Criterion) -> bool:
     target = main.target
     if target is None or target.is_floating_point() or target.dtype == torch.bool:
+        return False
+    if target.layout is not torch.strided or hasattr(target, "full_tensor"):
         return False
     return main.classes > 1 and target.numel() > 0
 

@@ -82,8 +82,8 @@ class TrivialTarget(Rule):
     ## When it is wrong
     Exercises that are solved exactly, such as a plane without noise; an autoencoder for tokens
     whose modules are not named encoder and decoder and whose output layer predicts one position; an
-    exercise that repeats its input one step later (echo); fine-tuning on a task that the model
-    already solves.
+    exercise that repeats its input one step later (echo); a model that corrects rare errors of its
+    input tokens; fine-tuning on a task that the model already solves.
     ## References
     Kaufman et al., "Leakage in Data Mining", 2012; Kapoor & Narayanan, "Leakage and the
     Reproducibility Crisis in Machine-Learning-Based Science", 2023.
