@@ -10,7 +10,12 @@ pytest.importorskip("torch")
 
 from helpers import separate_training as program
 from trainvitals.api.schema import Severity
-from trainvitals.diagnosis.rules.rank_divergence import CALL_THE_WRAPPER, WRAP, RankDivergence
+from trainvitals.diagnosis.rules.rank_divergence import (
+    CALL_THE_WRAPPER,
+    WRAP,
+    WRAP_THE_WHOLE,
+    RankDivergence,
+)
 from trainvitals.wire import Scalar, Stream, decode
 from trainvitals_server.store import Store
 from trainvitals_server.store.histories import Histories
@@ -100,6 +105,7 @@ def test_parameters_outside_of_a_wrapped_part_are_a_note(store):
     [found] = findings(store, "part")
     assert found.severity is Severity.INFO
     assert "2 of 6 parameters, those outside of DistributedDataParallel" in found.summary
+    assert (found.fix, found.advice) == ("", WRAP_THE_WHOLE)
 
 
 @pytest.mark.parametrize("kind", SILENT)

@@ -30,6 +30,10 @@ CALL_THE_WRAPPER: Final = (
     "`no_sync()`. Until then, continue from one rank's checkpoint: the weights of the ranks belong "
     "to different trainings."
 )
+WRAP_THE_WHOLE: Final = (
+    "Wrap the whole model in DistributedDataParallel, in place of its part. If the parameters "
+    "outside of it are meant to be local to each rank, nothing is wrong."
+)
 GRADIENT: Final = "gradient norm"
 WRAP: Final = "model = torch.nn.parallel.DistributedDataParallel(model)"
 
@@ -179,7 +183,9 @@ class RankDivergence(Rule):
         worst = max(apart, key=lambda one: one.relative)
         norms = worst.norms
         is_equal = all(one.start_is_equal for one in apart)
-        is_wrapped = "." in str(history.facts.get("data_parallel", "")).split(",")
+        advice = WRAP_THE_WHOLE if worst.outside else ""
+        if "." in str(history.facts.get("data_parallel", "")).split(","):
+            advice = CALL_THE_WRAPPER
         is_certain = is_equal and not worst.outside
         yield self.finding(
             severity=Severity.ERROR if is_certain else Severity.INFO,
@@ -203,8 +209,8 @@ class RankDivergence(Rule):
                 ),
                 Evidence(quantity="ranks that differ", seen=float(len(apart))),
             ),
-            fix="" if is_wrapped else WRAP,
-            advice=CALL_THE_WRAPPER if is_wrapped else "",
+            fix="" if advice else WRAP,
+            advice=advice,
             confidence=0.9 if is_certain else 0.5,
         )
 
