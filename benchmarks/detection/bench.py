@@ -148,13 +148,27 @@ def _run_all(work: Sequence[Job], jobs: int, one: Callable[[Job], Outcome]) -> I
     if jobs == 1:
         yield from map(one, work)
         return
-    # Forked, because the monitor of a spawned child stays off: it is no training of its own.
+    # Forked, because the monitor of a spawned child stays off: it is no training of its own. And a
+    # child inherits the work: the functions of a case cannot be pickled.
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    pool = ProcessPoolExecutor(jobs, context, _inherit, (work, one))
     try:
-        yield from pool.map(one, work)
+        yield from pool.map(_run_inherited, range(len(work)))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+_inherited: tuple[Sequence[Job], Callable[[Job], Outcome]]
+
+
+def _inherit(work: Sequence[Job], one: Callable[[Job], Outcome]) -> None:
+    global _inherited
+    _inherited = work, one
+
+
+def _run_inherited(index: int) -> Outcome:
+    work, one = _inherited
+    return one(work[index])
 
 
 def _run(job: Job, every: int | None, fixes: bool) -> Outcome:

@@ -222,6 +222,12 @@ def test_the_same_seed_trains_the_same_program():
     assert first == second
 
 
+def test_two_processes_find_what_one_finds():
+    case = CASES["zeros@tanh-rings"]
+    one, two = (bench([case], [], 1, jobs=jobs, every=EVERY).pairs for jobs in (1, 2))
+    assert one == two
+
+
 # The subset: what is found today stays found, and healthy runs stay without an alarm.
 
 

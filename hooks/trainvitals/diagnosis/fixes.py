@@ -50,12 +50,15 @@ def parts(fix: str) -> dict[Moment, str]:
     return found
 
 
-def higher_rate(ratio: float) -> str:
+def higher_rate(ratio: float, largest: float = 0.0) -> str:
     """Return the fix that raises update ratios RMS(ΔW)/RMS(W) of `ratio` to 1e-3 or more.
 
-    The learning rate of all groups is multiplied by a power of ten, 10 to 1e5.
+    The learning rate of all groups is multiplied by a power of ten, 10 to 1e5, that leaves the
+    `largest` ratio at 3e-2 or below, the upper end of usual ones.
     """
     decades = math.ceil(math.log10(1e-3 / ratio)) if 0 < ratio < math.inf else 1
+    if 0 < largest < math.inf:
+        decades = min(decades, math.floor(math.log10(3e-2 / largest)))
     return for_each_group(f"['lr'] *= {10 ** min(5, max(1, decades))}")
 
 

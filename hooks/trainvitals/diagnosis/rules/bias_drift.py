@@ -22,6 +22,7 @@ from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.wire import Place, Stat, Stream
 
 LOGIT_LOSSES = {"CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"}
+FIRST_STEPS = 10
 LEFT_OUT = {"before_norm", "recurrent", "attention"}
 
 
@@ -35,9 +36,12 @@ class BiasDrift(Rule):
     Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per
     100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
     for 100 steps when d rises and the bias's update ratio is more than ten times the weight's.
-    Excluded: biases of hidden layers with fewer than 8 units, or while the loss has fallen by half
-    or is not known; biases before a normalisation layer, of recurrent layers and of attention; and
-    a last bias of a cross entropy that moved by less than 0.2: this hardly changes a probability.
+    Reported from the third step on if d is above 4 within the first ten steps in half of the
+    biases, at least two, and their updates are more than ten times those of the weights of the
+    same layers; a note once the loss has fallen by 90 %. Excluded: biases of hidden layers with
+    fewer than 8 units, or while the loss has fallen by half or is not known; biases before a
+    normalisation layer, of recurrent layers and of attention; and a last bias of a cross
+    entropy that moved by less than 0.2: this hardly changes a probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -59,7 +63,9 @@ class BiasDrift(Rule):
 
     code: ClassVar[str] = "TV701"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV101", "TV201", "TV202", "TV501", "TV502", "TV602", "TV806"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.WEIGHT,
         Stream.ACTIVATION,
@@ -93,6 +99,10 @@ class BiasDrift(Rule):
     learned_max: float = threshold(
         0.5, "Fall of the loss, as a share, above which the biases of hidden layers are healthy."
     )
+    healed_min: float = threshold(
+        0.9, "Fall of the loss, as a share, after which biases that moved at once are a note."
+    )
+    steps_first: int = threshold(3, "Measured steps for biases that move at once.")
     units_min: int = threshold(8, "Minimum number of units of a hidden layer.")
     observations: int = threshold(20, "Minimum number of captured steps.")
 
@@ -101,6 +111,9 @@ class BiasDrift(Rule):
         rows, outputs = self._biases(history)
         drift = window(history, Stream.WEIGHT, Stat.DRIFT_RMS, rows, last=128)
         course = Course(history)
+        if (thrown := self._thrown(history, rows, outputs, course)) is not None:
+            yield thrown
+            return
         if not rows or len(drift.steps) < self.observations or course.converged:
             return
         if history.steps_seen < self.steps_min_extreme:
@@ -158,6 +171,53 @@ class BiasDrift(Rule):
             sick,
         )
 
+    def _thrown(
+        self, history: History, rows: list[int], outputs: list[int], course: Course
+    ) -> Finding | None:
+        """Return a finding if the first updates move the biases far, and the weights little."""
+        n = self.steps_first
+        drift = window(history, Stream.WEIGHT, Stat.DRIFT_RMS, rows, first=n)
+        if len(rows) < 2 or len(drift.steps) < n or drift.steps[-1] > FIRST_STEPS:
+            return None
+        spread = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, first=1).values[0]
+        names = [history.places(Stream.WEIGHT)[row].name for row in rows]
+        updates = [
+            self._updates(history, rows_named(history, Stream.UPDATE, found), Stat.RMS, first=n)
+            for found in (names, [name.removesuffix("bias") + "weight" for name in names])
+        ]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            d = np.where(spread > 0, drift.values[-1] / spread, np.nan)
+            factor = updates[0] / updates[1]
+            sick: Flags = (d > self.drift_extreme) & (factor > self.ratio_factor)
+        if sick.sum() < max(2, len(rows) / 2):
+            return None
+        at = int(np.flatnonzero(sick)[0])
+        healed = course.learned(share=self.healed_min)
+        return self.finding(
+            severity=Severity.INFO if healed else Severity.WARNING,
+            where=names[at],
+            since_step=int(drift.steps[0]),
+            summary=f"Bias drift: the first {int(drift.steps[-1]) + 1} steps moved {names[at]} by "
+            f"{number(float(d[at]))} times the standard deviation of its layer's output, and an "
+            f"update of it is {number(float(factor[at]))} times that of the weight; so are "
+            f"{int(sick.sum())} of {len(rows)} biases.",
+            evidence=(
+                _relative(float(d[at]), self.drift_extreme),
+                Evidence(
+                    quantity="RMS of the bias's update divided by that of the weight",
+                    seen=float(factor[at]),
+                    limit=self.ratio_factor,
+                    direction="above",
+                    healthy=(0.1, 3.0),
+                ),
+                Evidence(quantity="biases affected", seen=float(sick.sum())),
+            ),
+            fix=biases_apart(f"['lr'] /= {float(np.median(factor[sick])):.0f}"),
+            confidence=0.9,
+            stream=Stream.WEIGHT,
+            statistic=Stat.DRIFT_RMS,
+        )
+
     def _steps_outside(self, d: Window, at: int) -> int:
         """Return for how many steps d of a bias has been above `drift_early`."""
         run = int(trailing_run(d.values[:, at] > self.drift_early))
@@ -187,13 +247,7 @@ class BiasDrift(Rule):
                 + (f" and still moves ({slope:+.2g} per 100 steps)." if slope else ".")
             ),
             evidence=(
-                Evidence(
-                    quantity="drift of the bias relative to the layer's signal",
-                    seen=now,
-                    limit=limit,
-                    direction="above",
-                    healthy=(0.0, 0.4),
-                ),
+                _relative(now, limit),
                 *self._trend(slope),
                 Evidence(
                     quantity="common share of the drift",
@@ -258,22 +312,25 @@ class BiasDrift(Rule):
         names = [places[i].name for i in rows]
         weights = [name.removesuffix("bias") + "weight" for name in names]
         ratio_b, ratio_w = (
-            self._update_ratios(history, rows_named(history, Stream.UPDATE, found))
+            self._updates(history, rows_named(history, Stream.UPDATE, found), Stat.RATIO, last=20)
             for found in (names, weights)
         )
         with np.errstate(invalid="ignore"):
             faster: Flags = ratio_b > self.ratio_factor * ratio_w
         return faster
 
-    def _update_ratios(self, history: History, rows: list[int | None]) -> Floats:
-        ratios = np.full(len(rows), np.nan)
+    def _updates(
+        self, history: History, rows: list[int | None], statistic: Stat, **part: int
+    ) -> Floats:
+        """Return the median of a statistic of the updates for each row; NaN where it is None."""
+        found = np.full(len(rows), np.nan)
         known = [i for i, row in enumerate(rows) if row is not None]
         seen = window(
-            history, Stream.UPDATE, Stat.RATIO, [row for row in rows if row is not None], last=20
+            history, Stream.UPDATE, statistic, [row for row in rows if row is not None], **part
         )
         if len(seen.steps) and known:
-            ratios[known] = median(seen.values)
-        return ratios
+            found[known] = median(seen.values)
+        return found
 
     def _common_share(self, history: History, place: Place) -> float:
         mean = history.series(Stream.WEIGHT, Stat.DRIFT_MEAN, place.name).values[-10:]
@@ -290,6 +347,16 @@ class BiasDrift(Rule):
     def healthy() -> History:
         """Return a last layer whose bias moved by twice the spread early and then stayed there."""
         return _head(drift=2 * (1 - np.exp(-np.arange(120) / 5)), loss_end=0.3)
+
+
+def _relative(seen: float, limit: float) -> Evidence:
+    return Evidence(
+        quantity="drift of the bias relative to the layer's signal",
+        seen=seen,
+        limit=limit,
+        direction="above",
+        healthy=(0.0, 0.4),
+    )
 
 
 def _newest_five(values: npt.NDArray[np.floating]) -> Floats:

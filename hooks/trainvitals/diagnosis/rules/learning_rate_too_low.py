@@ -27,15 +27,16 @@ class LearningRateTooLow(Rule):
     """The updates are so small, relative to the weights, that the model hardly learns.
 
     ## What it detects
-    The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured steps,
-    is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is below 2e-5
-    while the loss is flat. Or, after 100 steps (500 without a plan), the loss is still above 85 %
-    of that of the best constant prediction, and all seen or planned steps together change the
-    median matrix by less than 5 % of its size. The gradient must be large enough (RMS above 1e-4 of
-    the weights' RMS); otherwise the learning rate is not the cause. Excluded:
-    warm-up, the end of a schedule, and converged runs. A model that was trained before (the initial
-    loss is clearly below that of the best constant prediction) is fine-tuned with small steps on
-    purpose: for it only the limit of 1e-6 holds, and the finding is a note.
+    The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured
+    steps, is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is
+    below 2e-5 while the loss is flat. Or, after 100 steps (500 without a plan), the loss is
+    still above 75 % of that of the best constant prediction, and all seen or planned steps
+    together change the median matrix by less than 10 % of its size. The gradient must be large
+    enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause.
+    Excluded: warm-up, the end of a schedule, and converged runs. A model that was trained
+    before (the initial loss is clearly below that of the best constant prediction) is
+    fine-tuned with small steps on purpose: for it only the limit of 1e-6 holds, and the finding
+    is a note.
     ## Why it matters
     At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
@@ -73,10 +74,10 @@ class LearningRateTooLow(Rule):
         1e-4, "Minimum RMS of the gradient relative to RMS of the weight, largest matrix."
     )
     moved_min: float = threshold(
-        0.05, "Update ratio of the median matrix times the steps; below it no model is trained."
+        0.1, "Update ratio of the median matrix times the steps; below it no model is trained."
     )
     level_min: float = threshold(
-        0.85, "Loss now, as a share of that of the best constant prediction, for this condition."
+        0.75, "Loss now, as a share of that of the best constant prediction, for this condition."
     )
     steps_min: int = threshold(100, "Minimum number of steps, for this condition.")
     steps_min_no_plan: int = threshold(
@@ -145,7 +146,7 @@ class LearningRateTooLow(Rule):
                     else []
                 ),
             ),
-            fix=higher_rate(largest),
+            fix=higher_rate(usual or largest, float(np.nanmax(ratios))),
             confidence=0.9 if flat else 0.75,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,

@@ -33,16 +33,17 @@ class NoLearning(Rule):
     """The loss has not fallen since the start.
 
     ## What it detects
-    After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of the
-    first 10 losses or within the noise, has no downward trend, and was never much lower or higher
-    in between. Or, after 200 steps, a classifier whose loss began above the entropy of the class
-    frequencies is still within 2 % of it: it predicts the frequencies. Or the loss has fallen by
-    less than 1 % in 300 steps, with a noise below 1 %. Excluded: losses that can be negative,
-    warm-up, runs that have converged (also before they were watched), models that were trained
-    before (the initial loss is clearly below that of the best constant prediction), losses with a
-    noise above 7 % of their initial level, and those that fall within their noise since the start.
-    A recurrent network is judged after 300 steps, or after three quarters of the planned steps if
-    that is earlier. It is an error if a torch optimizer is known and has never stepped.
+    After at least 100 steps, the median of the newest 50 losses is within 2 % of the median of
+    the first 10 losses or within the noise, has no downward trend, and was never much lower or
+    higher in between. Or, after 200 steps (100, or 60 % of the plan, if that is less), a
+    classifier whose loss began above the entropy of the class frequencies is still within 2 %
+    of it: it predicts the frequencies. Or the loss has fallen by less than 1 % in 300 steps,
+    with a noise below 1 %. Excluded: losses that can be negative, warm-up, runs that have
+    converged (also before they were watched), models that were trained before (the initial loss
+    is clearly below that of the best constant prediction), losses with a noise above 7 % of
+    their initial level, and those that fall within their noise since the start. A recurrent
+    network is judged after 300 steps, or after three quarters of the planned steps if that is
+    earlier. It is an error if a torch optimizer is known and has never stepped.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -89,7 +90,9 @@ class NoLearning(Rule):
     )
     creeping_max: float = threshold(0.01, "That fall, and the noise, as shares of the start.")
     steps_min_constant: int = threshold(
-        200, "Minimum number of steps of a classifier whose loss fell to that of a constant."
+        200,
+        "Minimum number of steps of a classifier whose loss fell to that of a constant; without a "
+        "recurrent part `plan_share_early` of the planned steps if that is less.",
     )
     balanced_min: float = threshold(
         0.9, "Minimum entropy of the classes, as a share of ln(classes), for that comparison."
@@ -97,6 +100,7 @@ class NoLearning(Rule):
     constant_min: float = threshold(
         0.98, "Loss now as a share of that of the best prediction that ignores the input."
     )
+    constant_max: float = threshold(1.06, "The same, above which the loss is of another kind.")
     p_max: float = threshold(
         0.05, "Maximum p-value of a downward trend since the start, where the noise is above 2 %."
     )
@@ -172,15 +176,20 @@ class NoLearning(Rule):
         if kind is None or not has_class_head(history, kind.classes):
             return False
         constant = loss_of_constant(history)
-        if not constant or len(course.loss) < self.steps_min_constant:
+        planned = self.plan_share_early * (history.total_steps or math.inf)
+        least: float = self.steps_min_constant
+        if not is_recurrent(history):
+            least = max(self.steps_min, min(least, planned))
+        if not constant or len(course.loss) < least:
             return False
         if constant < self.balanced_min * math.log(kind.classes):
             return False  # the frequencies of rare classes are not known well enough
         before = course.loss.values[-len(course.loss) // 2 :][:20]
         if course.falling and course.now(20) < (1 - self.creeping_max) * middle(before):
             return False
-        # A weighted loss has another scale.
-        near = self.constant_min <= course.now() / constant <= 2 - self.constant_min + 0.01
+        # A weighted loss has another scale. The frequencies of few batches have less entropy than
+        # those of the data.
+        near = self.constant_min <= course.now() / constant <= self.constant_max
         return course.initial > constant and near
 
     def _falls_in_noise(self, course: Course) -> bool:
