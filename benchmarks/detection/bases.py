@@ -96,7 +96,7 @@ def _(seed: int) -> Program:
     return Program(model, samples, nn.MSELoss(), squared_error, 3e-3)
 
 
-@base("tanh-rings", "tanh MLP", "rings", Split.HELD_OUT)
+@base("tanh-rings", "tanh MLP", "rings", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.mlp(2, 32, 32, 32, 3, activation=nn.Tanh)
     return Program(
@@ -104,13 +104,13 @@ def _(seed: int) -> Program:
     )
 
 
-@base("resmlp-clusters", "residual MLP", "clusters", Split.HELD_OUT)
+@base("resmlp-clusters", "residual MLP", "clusters", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.ResMLP(20, 5)
     return Program(model, data.clusters(seed), nn.CrossEntropyLoss(), error_rate, 2e-3, AdamW)
 
 
-@base("resnet-shapes", "residual CNN", "shapes", Split.HELD_OUT)
+@base("resnet-shapes", "residual CNN", "shapes", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.ResNet(4)
     return Program(
@@ -118,19 +118,19 @@ def _(seed: int) -> Program:
     )
 
 
-@base("gru-waves", "GRU", "waves", Split.HELD_OUT)
+@base("gru-waves", "GRU", "waves", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.Recurrent(nn.GRU, 1, 24, 1, every=True)
     return Program(model, data.waves(seed), nn.MSELoss(), squared_error, 1e-2, steps=180)
 
 
-@base("transformer-chain", "transformer LM", "chain", Split.HELD_OUT)
+@base("transformer-chain", "transformer LM", "chain", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.Transformer(16, 20)
     return Program(model, data.chain(seed), TokenLoss(), token_loss, 3e-3, AdamW, 180, 16)
 
 
-@base("mlp-quadratic", "regression MLP", "quadratic", Split.HELD_OUT)
+@base("mlp-quadratic", "regression MLP", "quadratic", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.mlp(6, 64, 64, 1)
     return Program(model, data.quadratic(seed), nn.MSELoss(), squared_error, 3e-3, RMSprop)
@@ -151,7 +151,7 @@ class BanditLoss(nn.Module):
         return (action == target).float()
 
 
-@base("policy-clusters", "policy gradient", "clusters", Split.HELD_OUT)
+@base("policy-clusters", "policy gradient", "clusters", Split.TUNING)
 def _(seed: int) -> Program:
     model = models.mlp(20, 48, 48, 5)
     program = Program(model, data.clusters(seed), BanditLoss(), error_rate, 3e-3, steps=300)

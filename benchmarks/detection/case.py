@@ -1,6 +1,6 @@
 """The cases of the benchmark: faults with their repaired twins, and healthy controls.
 
-Start at `Case`. faults/ and controls.py fill the lists; nothing here depends on a rule's code.
+Start at `Case`. faults/ and controls/ fill the lists; nothing here depends on a rule's code.
 """
 
 from __future__ import annotations

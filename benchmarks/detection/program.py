@@ -82,21 +82,30 @@ class Program:
         self.data = replace(self.data, y=change(self.data.y), y_test=y_test)
 
 
-def weight_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh)
+
+
+def weight_layers(model: nn.Module) -> list[tuple[str, Weighted]]:
     """Return the linear and convolution layers by name, in the order of definition."""
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, Weighted)]
 
 
-def hidden_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+def hidden_layers(model: nn.Module) -> list[tuple[str, Weighted]]:
     """Return `weight_layers` without the output layer."""
     return weight_layers(model)[:-1]
 
 
-def output_layer(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Return the last linear layer and its name."""
-    name, layer = weight_layers(model)[-1]
-    assert isinstance(layer, nn.Linear)
-    return name, layer
+def output_layer(model: nn.Module) -> tuple[str, Any]:
+    """Return the last linear or convolution layer and its name."""
+    return weight_layers(model)[-1]
+
+
+def activation_after(model: nn.Module, name: str) -> str:
+    """Return the name of the first activation defined after the module `name`, or `name`."""
+    modules = [*model.named_modules()]
+    at = [n for n, _ in modules].index(name)
+    return next((n for n, m in modules[at:] if isinstance(m, ACTIVATIONS)), name)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.short_and_slow import parameters
 
@@ -18,10 +19,13 @@ from detection.bench import Result, bench, judge
 from detection.case import ANYWHERE, Case, Class, Split
 from detection.controls import CONTROLS
 from detection.faults import CASES
+from detection.held_out import BASES, mapping
+from detection.program import Program
 from detection.report import data, false_alarms, text
 from detection.score import NO_FIX, Rate, in_top, is_better, place_right, quantile, scores, wilson
 from detection.train import Outcome, Shown, run
 from trainvitals.diagnosis.fixes import Moment, at
+from trainvitals.diagnosis.registry import RULES
 
 DEAD = Shown("dead_relu", "act1", 20, "warning")
 RATE = Shown("learning_rate_too_high", "", 10, "error")
@@ -209,11 +213,80 @@ def test_there_are_enough_cases_of_every_class_and_controls_in_both_splits():
         assert {case.base.split for case in cases.values()} == {*Split}
 
 
-def test_no_data_set_is_in_both_splits_of_the_faults():
-    data_of = {
-        split: {c.base.data for c in CASES.values() if c.base.split == split} for split in Split
+def held_out(cases: dict[str, Case]) -> list[Case]:
+    return [case for case in cases.values() if case.base.split == Split.HELD_OUT]
+
+
+def test_the_held_out_part_has_every_class_of_fault_and_many_programs():
+    cases = held_out(CASES)
+    assert len(cases) >= 100
+    assert len(held_out(CONTROLS)) >= 40
+    assert min(Counter(case.kind for case in cases)[kind] for kind in Class) >= 5
+    assert len({case.base.name for case in cases}) >= 7
+
+
+@pytest.mark.parametrize("shared", ["data", "family"])
+def test_no_data_set_and_no_architecture_is_in_both_splits(shared):
+    of = {
+        split: {getattr(base, shared) for base in BASES.values() if base.split == split}
+        for split in Split
     }
-    assert not data_of[Split.TUNING] & data_of[Split.HELD_OUT]
+    assert not of[Split.TUNING] & of[Split.HELD_OUT]
+
+
+def test_every_fault_and_control_that_is_mapped_to_a_held_out_program_exists():
+    def titles(cases: dict[str, Case]) -> set[str]:
+        return {name.partition("@")[0] for name in cases}
+
+    assert {*mapping.FAULTS} <= titles(CASES)
+    assert {*mapping.CONTROLS} <= titles(CONTROLS)
+
+
+def test_the_causes_of_held_out_faults_are_rules():
+    rules = {rule.name() for rule in RULES}
+    assert {cause for case in held_out(CASES) for cause in case.causes} <= rules
+
+
+@pytest.mark.parametrize(
+    "name",
+    parameters(
+        {name: name for name, base in BASES.items() if base.split == Split.HELD_OUT},
+        slow={
+            *("vgg-textures", "signalnet-beats", "tagger-grammar", "encoder-motifs"),
+            *("segmentation-blobs", "translator-reversals"),
+        },
+    ),
+)
+def test_a_held_out_program_learns_in_two_thirds_of_its_steps(name):
+    program = BASES[name].build(0)
+    program.steps = program.steps * 2 // 3
+    before = metric_of(program)
+    train(program)
+    assert metric_of(program) < 0.7 * before
+
+
+def train(program: Program) -> None:
+    """Train without a monitor, in the order of the bench's own loop."""
+    torch.manual_seed(0)
+    optimizer = program.optimizer(program.parameters(program.model), program.lr)
+    schedule = program.schedule(optimizer, program.steps) if program.schedule else None
+    order = torch.Generator().manual_seed(0)
+    program.model.train()
+    for _ in range(program.steps):
+        rows = program.sample(program, 0, order)
+        optimizer.zero_grad()
+        program.loss(program.model(program.data.x[rows]), program.data.y[rows]).backward()
+        if program.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(program.model.parameters(), program.clip_norm)
+        optimizer.step()
+        if schedule:
+            schedule.step()
+
+
+def metric_of(program: Program) -> float:
+    program.model.eval()
+    with torch.no_grad():
+        return float(program.metric(program.model(program.data.x_test), program.data.y_test))
 
 
 def test_the_same_seed_trains_the_same_program():

@@ -1,6 +1,17 @@
 """The fault cases, one module per group of classes. Importing this fills `CASES`."""
 
-from detection.faults import data, flow, initialisation, loss, numeric, optimizer, silent, wiring
+from detection.faults import (
+    data,
+    flow,
+    initialisation,
+    loss,
+    numeric,
+    optimizer,
+    pairing,
+    silent,
+    usage,
+    wiring,
+)
 from detection.faults.register import CASES
 
 __all__ = [
@@ -11,6 +22,8 @@ __all__ = [
     "loss",
     "numeric",
     "optimizer",
+    "pairing",
     "silent",
+    "usage",
     "wiring",
 ]

@@ -10,6 +10,7 @@ from detection.case import Class, Places
 from detection.faults.register import fault
 from detection.program import (
     Program,
+    activation_after,
     hidden_layers,
     output_layer,
     places_of,
@@ -20,7 +21,7 @@ from detection.program import (
 
 FLOW = Class.FLOW
 VANISHING = "vanishing_gradient init_scale_too_small init_activation_mismatch"
-EVERY_LAYER = ("fc*", "act*", "")
+EVERY_LAYER = ("*fc*", "*conv*", "*act*", "")
 
 
 def deep(p: Program) -> None:
@@ -80,26 +81,31 @@ class Squeeze(nn.Module):
 @fault(FLOW, VANISHING, "deep-digits mlp-quadratic")
 def one_activation_times_a_thousandth(p: Program) -> Places:
     name = hidden_layers(p.model)[1][0]
-    act = name.replace("fc", "act")
+    act = activation_after(p.model, name)
     put(p.model, act, nn.Sequential(p.model.get_submodule(act), Squeeze()))
     return (*places_of([name, act]), hidden_layers(p.model)[0][0], "")
 
 
+def plain_rnn(p: Program) -> list[Tensor]:
+    """Replace the LSTM or GRU by a tanh RNN of its sizes; return the recurrent matrices."""
+    old = p.model.rnn
+    assert isinstance(old, nn.RNNBase)
+    rnn = nn.RNN(old.input_size, old.hidden_size, batch_first=True, bidirectional=old.bidirectional)
+    p.model.rnn = rnn
+    return [w for name, w in rnn.named_parameters() if name.startswith("weight_hh")]
+
+
 @fault(FLOW, "vanishing_gradient init_scale_too_small", "lstm-cue")
 def plain_rnn_with_small_recurrence(p: Program) -> Places:
-    model = p.model
-    assert isinstance(model, models.Recurrent)
-    model.rnn = rnn = nn.RNN(4, 24, batch_first=True)
-    nn.init.normal_(rnn.get_parameter("weight_hh_l0"), std=0.01)
+    for weight in plain_rnn(p):
+        nn.init.normal_(weight, std=0.01)
     return ("rnn", "rnn.*")
 
 
 @fault(FLOW, "exploding_gradient init_scale_too_large saturated_activation", "lstm-cue gru-waves")
 def plain_rnn_with_gain_of_four(p: Program) -> Places:
-    model = p.model
-    assert isinstance(model, models.Recurrent)
-    model.rnn = rnn = nn.RNN(p.data.x.shape[-1], 24, batch_first=True)
-    nn.init.orthogonal_(rnn.get_parameter("weight_hh_l0"), gain=4)
+    for weight in plain_rnn(p):
+        nn.init.orthogonal_(weight, gain=4)
     return ("rnn", "rnn.*")
 
 
@@ -133,17 +139,18 @@ def a_large_step_kills_the_relus(p: Program) -> Places:
 def attention_logits_times_10000(p: Program) -> Places:
     with torch.no_grad():
         for name, weight in p.model.named_parameters():
-            if name.endswith("qkv.weight"):
-                weight[:64].mul_(100)  # queries and keys: 100² on their product
-    return ("*attention*",)
+            if name.endswith(("qkv.weight", "in_proj_weight")):
+                weight[: 2 * weight.shape[1]].mul_(100)  # queries and keys: 100² on their product
+    return ("*attention*", "*self_attn*")
 
 
 @fault(FLOW, "dead_relu init_scale_too_small vanishing_gradient", "mlp-digits mlp-quadratic")
 def shift_before_a_relu(p: Program) -> Places:
     # The inputs of the second ReLU are shifted by −8: a wrong constant in a custom layer.
     name = hidden_layers(p.model)[1][0]
+    places = (*places_of([name]), activation_after(p.model, name))
     put(p.model, name, nn.Sequential(p.model.get_submodule(name), Shift()))
-    return (*places_of([name]), name.replace("fc", "act"))
+    return places
 
 
 class Shift(nn.Module):

@@ -13,7 +13,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from detection import models
 from detection.case import Class, Places
 from detection.faults.register import fault
-from detection.program import Program, hidden_layers, output_layer, places_of, weight_layers
+from detection.program import (
+    Program,
+    activation_after,
+    hidden_layers,
+    output_layer,
+    places_of,
+    weight_layers,
+)
 
 INIT, BIAS = Class.INITIALISATION, Class.BIAS
 
@@ -151,14 +158,14 @@ def one_layer_times_fifty(p: Program) -> Places:
 def hidden_biases_minus_ten(p: Program) -> Places:
     for _, layer in hidden_layers(p.model):
         nn.init.constant_(layer.bias, -10.0)  # type: ignore[arg-type]
-    return ("fc*", "act*")
+    return ("*fc*", "*conv*", "*act*")
 
 
 @fault(BIAS, "dead_relu", "autoencoder-digits mlp-quadratic", name="one_layer_bias_minus_ten")
 def one_bias_minus_ten(p: Program) -> Places:
     name, layer = hidden_layers(p.model)[1]
     nn.init.constant_(layer.bias, -10.0)  # type: ignore[arg-type]
-    return (*places_of([name]), name.replace("fc", "act"))
+    return (*places_of([name]), activation_after(p.model, name))
 
 
 @fault(BIAS, "initial_loss_anomaly output_bias_prior", "lstm-cue resmlp-clusters")
@@ -224,7 +231,7 @@ def _bias_rate(factor: float) -> Callable[[Any, float], Optimizer]:
 )
 def bias_rate_times_thousand(p: Program) -> Places:
     p.optimizer = _bias_rate(1000.0)
-    return ("*fc*", "*head*", "act*", "*bias*")
+    return ("*fc*", "*conv*", "*head*", "*act*", "*bias*")
 
 
 def imbalanced(p: Program) -> None:

@@ -11,12 +11,12 @@ from torch.optim import Adam, Optimizer
 from detection.case import Class, Places
 from detection.faults.loss import head_of
 from detection.faults.register import fault
-from detection.program import Program, append, hidden_layers, places_of
+from detection.program import Program, activation_after, append, hidden_layers, places_of
 
 NUMERIC = Class.NUMERIC
 NOT_FINITE = "non_finite_value"
 INPUT = "non_finite_input non_finite_value"
-AT_THE_INPUT = ("", "fc0*", "conv0*", "stem*", "rnn*", "embed*", "input*")
+AT_THE_INPUT = ("", "*fc0*", "*conv0*", "stem*", "rnn*", "embed*", "input*")
 
 
 @fault(NUMERIC, INPUT, "lstm-cue resnet-shapes", onset=60)
@@ -114,8 +114,9 @@ class Half(nn.Module):
 @fault(NUMERIC, NOT_FINITE + " amp_overflow", "autoencoder-digits resmlp-clusters")
 def half_precision_overflows(p: Program) -> Places:
     name = hidden_layers(p.model)[1][0]
+    places = (*places_of([name]), activation_after(p.model, name))
     append(p.model, name, Half())
-    return (*places_of([name]), name.replace("fc", "act"))
+    return places
 
 
 def empty_feature(p: Program) -> None:

@@ -156,7 +156,7 @@ def hidden_width_of_one(p: Program) -> None:
 @fault(FIT, "over_regularised loss_plateau", "autoencoder-digits mlp-quadratic")
 def dropout_of_095(p: Program) -> Places:
     swap(p.model, nn.ReLU, lambda: nn.Sequential(nn.ReLU(), nn.Dropout(0.95)))
-    return ("act*", "")
+    return ("*act*", "")
 
 
 @fault(FIT, "overfitting label_noise", "mlp-digits resmlp-clusters", given=validated)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from detection.bases import BASES
 from detection.case import ANYWHERE, Case, Class, Fault, Places
+from detection.held_out import BASES
+from detection.held_out.mapping import FAULTS
 from detection.program import Change, Program
 
 CASES: dict[str, Case] = {}
@@ -27,7 +28,8 @@ def fault(
 ) -> Callable[[Apply], Apply]:
     """Register a fault; its name is the function's.
 
-    `causes` are names of rules and `on` names of bases, separated by spaces. The function changes
+    `causes` are names of rules and `on` names of bases, separated by spaces; held_out/mapping.py
+    adds held-out bases by the fault's name. The function changes
     the program and returns globs of the acceptable places, None when there is no single place.
     """
 
@@ -38,7 +40,7 @@ def fault(
             return partial(apply, **arguments)(program) or ANYWHERE
 
         made = Fault(title, kind, frozenset(causes.split()), placed, given, onset)
-        for base in on.split():
+        for base in [*on.split(), *FAULTS.get(title, "").split()]:
             case = Case(f"{title}@{base}", BASES[base], made)
             assert case.name not in CASES, case.name
             CASES[case.name] = case

@@ -133,9 +133,9 @@ def dropout_in_eval_mode(p: Program) -> Places:
     "autoencoder-digits tanh-rings",
 )
 def no_activations(p: Program) -> Places:
-    for kind in (nn.ReLU, nn.Tanh):
+    for kind in (nn.ReLU, nn.Tanh, nn.SELU):
         swap(p.model, kind, nn.Identity)
-    return (*places_of(name for name, _ in weight_layers(p.model)), "act*", "")
+    return (*places_of(name for name, _ in weight_layers(p.model)), "*act*", "")
 
 
 @fault(Class.WIRING, "no_gradient parameter_not_updated", "resnet-shapes transformer-chain")

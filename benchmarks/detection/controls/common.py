@@ -1,4 +1,4 @@
-"""Healthy controls: every base with other optimizers, losses and schedules, and known traps."""
+"""Every base with other optimizers, losses and schedules, and known traps."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 
 from detection import models
-from detection.bases import BASES, error_rate, momentum
-from detection.case import Case
+from detection.bases import error_rate, momentum
+from detection.controls.register import control
 from detection.faults.numeric import in_float16
-from detection.program import Change, Program, hidden_layers, output_layer, put, swap
-
-CONTROLS: dict[str, Case] = {}
-
-
-def control(on: str, *, name: str = "", **arguments: Any) -> Callable[[Any], Any]:
-    """Register a variant of the bases `on`; its name is the function's."""
-
-    def register(change: Any) -> Any:
-        for base in on.split():
-            case_name = f"{name or change.__name__}@{base}"
-            assert case_name not in CONTROLS, case_name
-            applied: Change = lambda p: change(p, **arguments)  # noqa: E731
-            CONTROLS[case_name] = Case(case_name, BASES[base], None, applied)
-        return change
-
-    return register
+from detection.held_out import BASES
+from detection.program import Program, hidden_layers, output_layer, put, swap
 
 
 def make(kind: Any, **options: Any) -> Any:
