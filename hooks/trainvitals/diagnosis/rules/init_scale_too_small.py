@@ -37,8 +37,10 @@ class InitScaleTooSmall(Rule):
     sigmoid, tanh or softmax are left to `vanishing_gradient`: there the nonlinearity is the cause.
     It is a warning at once if S of the deepest layer is below a thousandth of the first and a
     single place is responsible: a hidden weight with a gain RMS(W)·√fan_in below 0.05, or a module
-    that reduces S by more than 200 times. This finding ends when the gain is above 0.3, when the
-    module no longer reduces S, or when the run has converged. For a plain RNN, a recurrent weight
+    that reduces S by more than 200 times. This finding ends when the gain is above 0.3 (unless it
+    began below 0.005), when the module no longer reduces S, or when the run has converged. If the
+    gains of all hidden weights are below 0.05, a tenth is enough, and it stays until the run has
+    converged. For a plain RNN, a recurrent weight
     with a gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets
     its past within three time steps.
     ## Why it matters
@@ -80,12 +82,18 @@ class InitScaleTooSmall(Rule):
         1e-6, "The same ratio; a warning below it until the loss has fallen by `healed_min`."
     )
     healed_min: float = threshold(0.7, "Fall of the loss as a share of its start, for this ratio.")
+    signal_ratio_everywhere: float = threshold(
+        0.1, "The same ratio where the gain of each hidden layer is below `gain_min`."
+    )
     sensitivity_min: float = threshold(
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
     )
     layers_min: int = threshold(4, "Minimum number of watched hidden layers.")
     gain_min: float = threshold(0.05, "RMS(W)·√fan_in of a hidden layer; the default has 0.58.")
     gain_usual: float = threshold(0.3, "Gain at which such a weight has recovered by training.")
+    gain_nothing: float = threshold(
+        0.005, "Gain below which the finding stays, although the weight has recovered."
+    )
     recurrent_gain_min: float = threshold(0.2, "The same of the recurrent weight of a plain RNN.")
     drop_min: float = threshold(
         0.005, "S of a module relative to the one before; pooling reduces it by 10 to 50 times."
@@ -113,14 +121,17 @@ class InitScaleTooSmall(Rule):
         if len(alive) < self.layers_min or Course(history).converged:
             return None
         ratio = float(signal[alive[-1]] / signal[alive[0]])
-        if not ratio < self.signal_ratio_min:
+        hidden = [g for g in weight_gains(history) if "output" not in g.place.flags]
+        tiny = [g for g in hidden if 0 < g.value < self.gain_min]
+        everywhere = 1 < len(tiny) == len(hidden)
+        if not ratio < (self.signal_ratio_everywhere if everywhere else self.signal_ratio_min):
             return None
-        tiny = [
-            g
-            for g in weight_gains(history)
-            if 0 < g.value < self.gain_min and "output" not in g.place.flags
-        ]
-        tiny = [g for g in tiny if now_of(history, g) < self.gain_usual]
+        if not everywhere:
+            tiny = [
+                g
+                for g in tiny
+                if g.value < self.gain_nothing or now_of(history, g) < self.gain_usual
+            ]
         if tiny:
             evidence = Evidence(
                 quantity=f"gain RMS(W)·√fan_in of {tiny[0].place.name} at the start",
@@ -131,6 +142,10 @@ class InitScaleTooSmall(Rule):
             )
             size = f"{called(tiny[0].place)} multiply an input of unit scale by"
             text = f"the weights of {size} {number(tiny[0].value)}"
+            if everywhere:
+                text += (
+                    f" and those of all {len(hidden)} hidden layers by less than {self.gain_min}"
+                )
             return self._single(history, tiny[0].place.name, text, evidence, ratio)
         drop = signal[alive[1:]] / signal[alive[:-1]]
         late, _ = self._propagation(history, rows, last=5)
