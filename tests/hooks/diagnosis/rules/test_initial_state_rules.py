@@ -183,6 +183,10 @@ class TestInitScaleTooSmall:
     def test_one_tiny_weight_is_a_warning_at_the_first_step_and_named(self):
         finding = found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "4.weight")))
         assert (finding.where, finding.severity) == ("4.weight", Severity.WARNING)
+        model = scaled(mlp(depth=5), 1e-4, "4.weight")
+        applied(finding.fix, model=model)
+        gains = [layer.weight.std() for layer in list(model)[2:10:2]]
+        assert max(gains) < 1.3 * min(gains)
 
     def test_two_tiny_layers_are_named_and_stay_so_when_they_have_recovered(self):
         model = mlp(depth=2)
@@ -193,6 +197,9 @@ class TestInitScaleTooSmall:
         finding = found(InitScaleTooSmall, history)
         assert (finding.where, finding.severity) == ("0.weight", Severity.WARNING)
         assert "all 2 hidden layers" in finding.summary
+        fixed = mlp(depth=2)
+        applied(finding.fix, model=fixed)
+        assert float(fixed[2].weight.detach().abs().max()) <= 32**-0.5  # PyTorch's default
 
     def test_a_module_that_divides_the_signal_by_a_constant_is_named(self):
         class Divide(nn.Module):
@@ -201,7 +208,10 @@ class TestInitScaleTooSmall:
 
         model = mlp(depth=5)
         model[3] = nn.Sequential(model[3], Divide())
-        assert found(InitScaleTooSmall, train(model)).where == "3.1"
+        finding = found(InitScaleTooSmall, train(model))
+        assert finding.where == "3.1"
+        applied(finding.fix, model=model)
+        assert isinstance(model[3][1], nn.Identity)
 
     def test_a_small_output_layer_is_usual(self):
         assert found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "10.weight"))) is None
