@@ -67,6 +67,11 @@ bench: bench-recorder
 bench-recorder: $(VENV)/.installed ## What the flight recorder costs beside watching (ARGS='--seconds 60')
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recorder.py $(ARGS)
 
+bench: bench-diagnosis
+.PHONY: bench-diagnosis
+bench-diagnosis: $(VENV)/.installed ## CPU and memory of the diagnosis, in training and in the collector (ARGS='--parts engine')
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnosis_cost.py $(ARGS)
+
 bench: bench-replay
 .PHONY: bench-replay
 bench-replay: $(VENV)/.installed ## How often a replayed step names a planted bad sample first (ARGS='--seeds 10')

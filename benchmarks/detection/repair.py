@@ -83,9 +83,8 @@ class Repair:
 
     def batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a batch for the model, in training and evaluation."""
-        if Moment.BATCH not in self._parts:
-            return x, y
-        self._run(Moment.BATCH, x=x, y=y)
+        self._names |= {"x": x, "y": y}
+        self._run(Moment.BATCH)
         return self._names["x"], self._names["y"]
 
     def loss(self, function: Loss, prediction: Any, y: Tensor) -> Any:
@@ -94,6 +93,11 @@ class Repair:
             return function(prediction, y)
         self._run(Moment.LOSS, loss_function=function, prediction=prediction, y=y)
         return self._names["loss"]
+
+    @property
+    def replaces_loss(self) -> bool:
+        """Whether the fix computes the loss; its targets can be other ones than the program's."""
+        return Moment.LOSS in self._parts
 
     def after_backward(self) -> None:
         """Run the part between backward and the optimizer's step."""

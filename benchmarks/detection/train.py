@@ -200,7 +200,8 @@ def _steps(
             x, y = program.collate(step, data.x[chosen], data.y[chosen])
             x, y = repair.training_batch(x, y)
             output = program.forward(model, x)
-            loss = monitor.loss(repair.loss(program.loss, output, y), prediction=output, target=y)
+            pair = {} if repair.replaces_loss else {"prediction": output, "target": y}
+            loss = monitor.loss(repair.loss(program.loss, output, y), **pair)
             if repair.updates:
                 repair.update(loss)
                 return loss

@@ -23,8 +23,12 @@ from trainvitals.wire import EventKind, Scalar, Stat, Stream
 TOLERANCE: Final = 64 * 2.0**-23
 """64 units in the last place of float32, relative."""
 POINTS: Final = 2000
+NAMES_MAX: Final = 4
 COLUMNS: Final = 400
-SCALARS: Final = (str(Scalar.LOSS), str(Scalar.GRADIENT_NORM), f"{Scalar.LEARNING_RATE}/0")
+SCALARS: Final = (str(Scalar.LOSS), str(Scalar.GRADIENT_NORM))
+KINDS: Final = (f"{Scalar.LOSS}/", f"{Scalar.LOSS_TERM}/", f"{Scalar.LEARNING_RATE}/")
+"""Beginnings of the names of scalars that are compared beside `SCALARS`: losses of other splits,
+terms of the loss, and the learning rate of each parameter group."""
 LAYERS: Final = (
     (Stream.WEIGHT, Stat.L2),
     (Stream.ACTIVATION, Stat.STD),
@@ -57,23 +61,33 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Class and hyperparameters by name, as `config`; see `optimizers_of`."""
     versions: dict[str, tuple[str, str]] = {}
     scalars: tuple[Difference, ...] = ()
-    """The first difference of loss, gradient norm and learning rate, the earliest first."""
+    """The first difference of each loss, the gradient norm and each learning rate, the earliest
+    first. Other scalars are not compared: some are times."""
     layer: Difference | None = None
     """The first layer that differs, at the earliest step that both runs measured."""
     steps: tuple[int, int] = (0, 0)
     """Number of steps of both runs."""
+    weights: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Names of the weights that only the first run has, and those that only the second has: they
+    are not compared."""
 
     @property
     def is_same(self) -> bool:
-        """Whether the recorded values of both runs do not differ."""
-        return not self.scalars and self.layer is None and self.steps[0] == self.steps[1]
+        """Whether both runs have the same weights and steps, and their values do not differ.
+
+        False if nothing was recorded.
+        """
+        of_one = self.scalars or self.layer is not None or any(self.weights)
+        return not of_one and self.steps[0] == self.steps[1] > 0
 
 
 def compare(client: Client, a: str, b: str) -> Comparison:
     """Return where the runs `a` and `b` differ. Raises Unreachable or Refused."""
     first, second = client.run(a), client.run(b)
     optimizers = optimizers_of((first, second))
-    scalars = [d for name in SCALARS if (d := _scalar(client, first, second, name)) is not None]
+    places = [_places(client, run, Stream.SCALAR) for run in (first, second)]
+    common = [name for name in places[0] if name in places[1] and _is_compared(name)]
+    scalars = [d for name in common if (d := _scalar(client, first, second, name)) is not None]
     scalars.sort(key=lambda d: d.step)
     until = scalars[0].step if scalars else min(first.step, second.step)
     return Comparison(
@@ -89,6 +103,7 @@ def compare(client: Client, a: str, b: str) -> Comparison:
         scalars=tuple(scalars),
         layer=_layer(client, first, second, until),
         steps=(first.step + 1, second.step + 1),
+        weights=_of_one(*(_places(client, run, Stream.WEIGHT) for run in (first, second))),
     )
 
 
@@ -181,14 +196,31 @@ def _about(run: RunDetail) -> dict[str, str]:
     return {**meta.versions, "git commit": meta.git_commit, "host": run.host}
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and the number of the others."""
+    rest = len(names) - NAMES_MAX
+    return ", ".join(names[:NAMES_MAX]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _places(client: Client, run: RunDetail, stream: Stream) -> list[str]:
+    layout = client.layout(run.id).of(stream)
+    return [] if layout is None else [place.name for place in layout.places]
+
+
+def _of_one(a: Sequence[str], b: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what only `a` contains and what only `b` contains, in their order."""
+    return tuple(x for x in a if x not in set(b)), tuple(x for x in b if x not in set(a))
+
+
+def _is_compared(name: str) -> bool:
+    return name in SCALARS or name.startswith(KINDS)
+
+
 def _scalar(client: Client, a: RunDetail, b: RunDetail, name: str) -> Difference | None:
     """Return the first step at which a scalar of both runs differs; None without one."""
     lo, hi = 0, min(a.step, b.step)
     while lo <= hi:
-        found = [_curve(client, run, name, lo, hi) for run in (a, b)]
-        if any(curve is None for curve in found):
-            return None
-        first = _first_bucket(*found)  # type: ignore[arg-type]
+        first = _first_bucket(*(_curve(client, run, name, lo, hi) for run in (a, b)))
         if first is None:
             return None
         start, end, x, y = first
@@ -207,10 +239,7 @@ def _scalar(client: Client, a: RunDetail, b: RunDetail, name: str) -> Difference
     return None
 
 
-def _curve(client: Client, run: RunDetail, name: str, lo: int, hi: int) -> Curve | None:
-    layout = client.layout(run.id).of(Stream.SCALAR)
-    if layout is None or all(place.name != name for place in layout.places):
-        return None
+def _curve(client: Client, run: RunDetail, name: str, lo: int, hi: int) -> Curve:
     series = client.series(
         run.id, Stream.SCALAR, Stat.VALUE, [name], from_step=lo, to_step=hi, points=POINTS
     )

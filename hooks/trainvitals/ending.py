@@ -6,12 +6,15 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from trainvitals.wire.sanitise import text
 
 open_monitors: weakref.WeakSet[Any] = weakref.WeakSet()
 """The monitors of this process that are not closed."""
+at_close: list[Callable[[Any], object]] = []
+"""Functions that get the last Diagnosis of each monitor that closes."""
 
 
 class StopTraining(Exception):  # noqa: N818 - like StopIteration: a request, not an error
@@ -30,6 +33,12 @@ def ending_of(error: BaseException | None) -> tuple[str, str]:
 def described(error: BaseException) -> str:
     """Return an exception's class and message, also if its `__str__` raises."""
     return f"{type(error).__name__}: {text(error)}"
+
+
+def closed(diagnosis: Any) -> None:
+    """Give the last diagnosis of a monitor to the functions in `at_close`."""
+    for told in at_close:
+        told(diagnosis)
 
 
 def close_all() -> None:

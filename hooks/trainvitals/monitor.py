@@ -27,7 +27,7 @@ from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.ending import StopTraining as StopTraining
 from trainvitals.ending import close_all as _close_all  # noqa: F401 - the tests end a process
-from trainvitals.ending import ending_of
+from trainvitals.ending import closed, ending_of
 from trainvitals.ending import open_monitors as _open
 from trainvitals.identity import local_rank, rank, run_start
 from trainvitals.screen import Screen, write_page
@@ -355,6 +355,7 @@ class Monitor:
                 end = RunEnd(time.time(), max(0, self._capture.step), state, error=error[:2000])
                 self._shipper.put(end)
                 self._shipper.close()
+            closed(diagnosis)
             self._screen.ended(diagnosis, self._diagnosis.history)
             if self._settings.report_html and rank() == 0:
                 history = self._diagnosis.history

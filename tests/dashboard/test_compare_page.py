@@ -49,6 +49,13 @@ def test_runs_with_the_same_values_are_said_not_to_differ(open_page, collector):
     assert "do not differ" in words(app.button[-1].click().run())
 
 
+def test_weights_of_one_run_only_are_named(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b", layers=["encoder.0", "decoder"])]
+    said = words(open_page("compare", run=["a", "b"]).button[-1].click().run())
+    assert "Weights of a only, not compared: encoder.1.weight, " in said
+    assert "Weights of b only, not compared: decoder.weight" in said
+
+
 def test_a_search_that_fails_is_said(open_page, collector):
     collector.runs = [FakeRun("a"), FakeRun("b")]
     app = open_page("compare", run=["a", "b"])

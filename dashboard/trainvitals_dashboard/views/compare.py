@@ -11,7 +11,7 @@ from msgspec import structs
 
 from trainvitals.api.schema import RunDetail
 from trainvitals.api.wording import number
-from trainvitals.comparison import Comparison, flat, optimizers_of
+from trainvitals.comparison import Comparison, flat, listed, optimizers_of
 from trainvitals.wire import Scalar, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
@@ -160,6 +160,12 @@ def _differences(found: Comparison, names: Sequence[str]) -> None:
     if (layer := found.layer) is not None:
         what = f"{layer.stream} {statistic_words(layer.statistic)} of {clean(layer.place)}"
         places.append((f"first layer: {what}", layer))
+    for name, weights in zip(names, found.weights, strict=True):
+        if weights:
+            st.caption(f"Weights of {name} only, not compared: {clean(listed(weights))}.")
+    if not any(found.steps):
+        st.caption("Neither run recorded a step.")
+        return
     if not places:
         st.caption("The values that both runs recorded do not differ.")
         return

@@ -24,6 +24,7 @@ NONFINITE_ENTRIES_MAX: Final = 1_048_576
 larger one: a rule takes 0 as a proof that the input is finite."""
 FEATURES_MIN: Final = 4
 """Minimum number of columns whose scales are compared."""
+SEQUENCE_MIN: Final = 8
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
 CLASSES_MAX: Final = 1024
@@ -121,6 +122,7 @@ def target_in_input(
     input of the encoder on purpose. Features of shape
     (samples, features) are compared with one target per sample: 1 if a column is a linear function
     of the target, or for classes of the indicator of the batch's most frequent class, otherwise 0.
+    Series of numbers (samples, times, features) are compared entry by entry.
     Empty if the two are not comparable.
     """
     if x.device != target.device or not x.numel():
@@ -129,6 +131,8 @@ def target_in_input(
         for other in others:
             share = torch.where(is_delayed(other, x), torch.nan, share)
         return {Scalar.TARGET_IN_TOKENS_SHARE: share}
+    if (share := _of_sequence(x, target)) is not None:
+        return {Scalar.TARGET_IN_SEQUENCE: share}
     contained = _of_columns(x, target, classes)
     return {} if contained is None else {Scalar.TARGET_IN_FEATURES: contained}
 
@@ -147,6 +151,14 @@ def _of_tokens(x: Tensor, target: Tensor, ignore_index: int | None, classes: int
     if ignore_index is not None:
         counts = wanted != ignore_index
     return ((given == wanted) & counts).sum() / counts.sum()
+
+
+def _of_sequence(x: Tensor, target: Tensor) -> Tensor | None:
+    if x.dim() != 3 or x.numel() != target.numel() or min(x.shape[:2]) < SEQUENCE_MIN:
+        return None
+    if not x.is_floating_point() or not target.is_floating_point():
+        return None
+    return (sample(x.reshape(-1)) == sample(target.reshape(-1))).float().mean()
 
 
 def is_delayed(other: Tensor, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """`trainvitals compare A B`: where two runs of a collector differ.
 
-Exit code 0 if the recorded values of both runs agree within rounding, 1 if they differ, 2 for wrong
-usage, 3 if the collector cannot be reached.
+Exit code 0 if the recorded values of both runs agree within rounding, 1 if they differ or cannot be
+compared, 2 for wrong usage, 3 if the collector cannot be reached.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def _show(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from trainvitals.comparison import listed
+
     console = Console(highlight=False, markup=False)
     table = Table("", found.a, found.b, box=None, padding=(0, 2), header_style="bold")
     table.add_row("verdict", *found.verdicts)
@@ -65,9 +67,16 @@ def _show(found: Comparison) -> None:
     if (layer := found.layer) is not None:
         what = f"{layer.stream} {layer.statistic} of {layer.place}"
         table.add_row(f"{what}, first at step {layer.step:,}", _stored(layer.a), _stored(layer.b))
+    for i, names in enumerate(found.weights):
+        if names:
+            cells = ["–", "–"]
+            cells[i] = listed(names)
+            table.add_row("weights of one run only", *cells)
     console.print(table)
     if found.is_same:
         console.print("The recorded values of both runs do not differ.")
+    elif not any(found.steps):
+        console.print("Neither run recorded a step.")
 
 
 def _stored(value: float | None) -> str:

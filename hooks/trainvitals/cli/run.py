@@ -1,8 +1,8 @@
 """`trainvitals run train.py …`: run a program and watch its training, without changing it.
 
 The program runs in this process, as `__main__`, with its own arguments. Its exit code, its signals
-and its tracebacks are those of `python train.py`; with --fail-on, findings give exit code 1 where
-the program ended with 0.
+and its tracebacks are those of `python train.py`; with --fail-on, the diagnosis gives the exit code
+where the program ended with 0 (the table of report.py).
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import os
 import runpy
 import signal
 import sys
-import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from trainvitals.cli.report import USAGE, FailOn, end, exit_code
+from trainvitals.cli.report import BLIND, USAGE, FailOn, end, exit_code
+from trainvitals.ending import at_close, open_monitors
 
 if TYPE_CHECKING:
-    from trainvitals.integrations.script import Unasked
+    from trainvitals.api.schema import Diagnosis
 
 Program = Annotated[
     list[str] | None,
@@ -33,7 +34,8 @@ Project = Annotated[str | None, typer.Option("--project", help="The run's projec
 Url = Annotated[str | None, typer.Option("--collector", help="URL of the collector, or off.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
 Fail = Annotated[
-    FailOn, typer.Option(help="Lowest severity of findings that give exit code 1 at the end.")
+    FailOn,
+    typer.Option(help="Lowest severity of findings that give exit code 1 at the end; see check."),
 ]
 
 
@@ -75,18 +77,26 @@ def command(
     given = {"run": name, "project": project, "collector": collector, "tags": tuple(tag or ())}
     unasked = Unasked({option: value for option, value in given.items() if value})
     unasked.install()
+    diagnoses: list[Diagnosis] = []
+    at_close.append(diagnoses.append)
     try:
         _execute(program, module=module)
     except BaseException as error:  # noqa: BLE001 - as the interpreter does at the end of a program
-        _ended(unasked, error)
-        _end_as_python(error)
-    _ended(unasked, None)
-    if unasked.monitor is not None:
-        raise typer.Exit(exit_code(unasked.monitor.diagnosis(), fail_on))
+        _ended(error)
+        if not isinstance(error, SystemExit) or error.code not in (None, 0):
+            _end_as_python(error)
+    else:
+        _ended(None)
+    if not diagnoses and unasked.monitor is None and "torch" in sys.modules:
+        typer.echo(f"trainvitals: no training was seen: {_why_none()}.", err=True)
+    is_disabled = unasked.monitor is not None and unasked.monitor._settings.disabled
+    raise typer.Exit(0 if is_disabled else _code_of(diagnoses, fail_on))
 
 
 def _execute(program: list[str], *, module: bool) -> None:
     sys.argv = list(program)
+    # The command line's own hook would otherwise show the exceptions of the program.
+    sys.excepthook = sys.__excepthook__
     if module:
         sys.path.insert(0, str(Path.cwd()))
         runpy.run_module(program[0], run_name="__main__", alter_sys=True)
@@ -98,17 +108,27 @@ def _execute(program: list[str], *, module: bool) -> None:
     main.__file__ = str(path)
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
-    exec(compile(path.read_bytes(), str(path), "exec"), main.__dict__)  # noqa: S102 - its purpose
+    # dont_inherit: the future statements of this file would change the program's annotations.
+    code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    exec(code, main.__dict__)  # noqa: S102 - its purpose
 
 
-def _ended(unasked: Unasked, error: BaseException | None) -> None:
-    """Close the monitor after the program ended."""
-    if unasked.monitor is None:
-        if error is None and "torch" in sys.modules:
-            typer.echo(f"trainvitals: no training was seen: {_why_none()}.", err=True)
-        return
+def _ended(error: BaseException | None) -> None:
+    """Close the monitors that are open after the program ended, also those of its own `watch`."""
     kind = None if error is None else type(error)
-    unasked.monitor.__exit__(kind, error, None if error is None else error.__traceback__)
+    for monitor in list(open_monitors):
+        monitor.__exit__(kind, error, None if error is None else error.__traceback__)
+
+
+def _code_of(diagnoses: Sequence[Diagnosis], fail_on: FailOn) -> int:
+    """Return the exit code after a program that ended with 0: of its worst training.
+
+    With --fail-on, a program in which no training was watched is blind.
+    """
+    if not diagnoses:
+        return 0 if fail_on is FailOn.NEVER else BLIND
+    codes = [exit_code(diagnosis, fail_on) for diagnosis in diagnoses]
+    return min((code for code in codes if code), default=0)
 
 
 def _why_none() -> str:
@@ -118,7 +138,7 @@ def _why_none() -> str:
                 f"the optimizers of {name} are not torch's. Pass {call}, where TrainvitalsCallback "
                 f"is that of trainvitals.integrations.{name}, unless the program does"
             )
-    return "no model whose optimizer steps, or the program calls watch itself"
+    return "no model whose optimizer steps"
 
 
 def _end_as_python(error: BaseException) -> NoReturn:
@@ -129,7 +149,9 @@ def _end_as_python(error: BaseException) -> NoReturn:
             sys.stderr.write(f"{code}\n")
             code = 1
         raise typer.Exit(code or 0)
-    traceback.print_exception(type(error), error, _of_program(error.__traceback__))
+    error = error.with_traceback(_of_program(error.__traceback__))
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
+    sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, KeyboardInterrupt):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -9,8 +9,10 @@ Promise:  each answer is False if the loss is unknown or has no lower bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import numpy as np
 
@@ -44,18 +46,31 @@ NOISE_MAX = 0.07
 """Share of the initial loss: a loss with more noise is near its minimum, or no evidence."""
 
 
+T = TypeVar("T")
+
+
+def _shared(method: Callable[[Course], T]) -> cached_property[T]:
+    """Make a property that is computed once for a course, and once in an examination for all."""
+
+    @wraps(method)
+    def read(course: Course) -> T:
+        return course.history.once((Course, method.__name__), lambda: method(course))
+
+    return cached_property(read)
+
+
 @dataclass(frozen=True)
 class Course:
     """The course of one run up to now."""
 
     history: History
 
-    @cached_property
+    @_shared
     def loss(self) -> Series:
         """The training loss at the steps at which it is finite."""
         return self.history.scalar(Scalar.LOSS).finite()
 
-    @cached_property
+    @_shared
     def known(self) -> bool:
         """Whether there is a loss with a lower bound of 0: never negative, at least once above
         zero, not declared with `watch(loss_falls=False)`, and no policy gradient.
@@ -68,13 +83,13 @@ class Course:
         values = self.loss.values
         return len(values) > 0 and float(values.min()) >= 0 and float(values.max()) > 0
 
-    @cached_property
+    @_shared
     def may_be_judged(self) -> bool:
         """Whether the loss is expected to fall: not with `watch(loss_falls=False)`, and not in
         a policy gradient that logs its rewards."""
         return self.history.facts.get("loss_falls") != 0 and not optimises_reward(self.history)
 
-    @cached_property
+    @_shared
     def initial(self) -> float:
         """The loss at the start: median of the first 10, or of the first 3 if that is lower.
 
@@ -87,21 +102,21 @@ class Course:
             return float(values[0])
         return min(middle(values), middle(values[:3]))
 
-    @cached_property
+    @_shared
     def noise(self) -> float:
         """The standard deviation of the loss from step to step, over the newest 200 steps."""
         return noise(self.loss.values[-200:])
 
-    @cached_property
+    @_shared
     def erratic(self) -> bool:
         """Whether the noise of the loss is more than half of its level."""
         return self.noise > 0.5 * abs(self.now())
 
     def now(self, last: int = LAST) -> float:
         """Return the median of the newest losses."""
-        return middle(self.loss.values[-last:])
+        return self.history.once((Course.now, last), lambda: middle(self.loss.values[-last:]))
 
-    @cached_property
+    @_shared
     def band(self) -> float:
         """Largest random deviation from the initial loss: 2 % of it, or 0.9 times the noise.
 
@@ -110,7 +125,7 @@ class Course:
         """
         return max(PROGRESS_MIN * middle(self.loss.values[:FIRST]), 0.9 * self.noise)
 
-    @cached_property
+    @_shared
     def falling(self) -> bool:
         """Whether the newest half of the loss (10 to 500 steps) has a downward trend."""
         values = self.loss.values
@@ -118,7 +133,7 @@ class Course:
         p, slope = trend(block_means(newest, 10))
         return bool(p < 0.05 and slope < 0)
 
-    @cached_property
+    @_shared
     def flat(self) -> bool:
         """Whether the loss has neither fallen nor risen more than its noise since the start.
 
@@ -138,7 +153,7 @@ class Course:
         varied = max(abs(start - block) for block in blocks) > 3 * band
         return bool(not varied and abs(start - self.now()) < band)
 
-    @cached_property
+    @_shared
     def at_constant(self) -> bool:
         """Whether the loss stays at that of the best constant prediction, where noise hides more.
 
@@ -166,7 +181,7 @@ class Course:
         gain = self.initial - self.now(last)
         return bool(gain > max(share * self.initial, 2 * self.noise / last**0.5))
 
-    @cached_property
+    @_shared
     def converged(self) -> bool:
         """Whether the loss is near 0 or an accuracy near 1: stagnation is then no fault."""
         start = min(self.initial, math.inf if self.constant is None else self.constant)
@@ -178,7 +193,7 @@ class Course:
             if "acc" in name.lower() and len(accuracy := self.history.scalar(name)) >= FIRST
         )
 
-    @cached_property
+    @_shared
     def constant(self) -> float | None:
         """The loss of the best constant prediction; see `usual_loss_of_constant`."""
         return usual_loss_of_constant(self.history)
@@ -218,7 +233,7 @@ class Course:
                 return int(steps[end - 20])
         return int(steps[-1]) if len(steps) else after
 
-    @cached_property
+    @_shared
     def learning_rate(self) -> Series:
         """The largest learning rate of all parameter groups, at each step."""
         rows = [
@@ -233,13 +248,13 @@ class Course:
         known = ~np.isnan(values).all(axis=1)
         return Series(steps[known], np.fmax.reduce(values[known], axis=1))
 
-    @cached_property
+    @_shared
     def warming_up(self) -> bool:
         """Whether the learning rate rose during the newest 50 steps, by more than 2 %."""
         values = self.learning_rate.values[-50:]
         return len(values) > 1 and float(values[-1]) > 1.02 * float(values.min())
 
-    @cached_property
+    @_shared
     def cooling_down(self) -> bool:
         """Whether the learning rate is below a tenth of its maximum: the end of a schedule."""
         values = self.learning_rate.values

@@ -47,7 +47,8 @@ class Engine:
         Stateless: the first step of an episode comes from `previous`.
         """
         found: list[Finding] = []
-        with np.errstate(all="ignore"):  # infinities are valid input here
+        # Infinities are valid input here.
+        with history.unchanged(), np.errstate(all="ignore"):
             for rule in self.rules_for(history):
                 found += self._check(rule, history)
             course = Course(history)

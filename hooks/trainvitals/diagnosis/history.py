@@ -8,8 +8,11 @@ Promise:  bounded memory for a run of any length; a value that was not measured 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,8 @@ from trainvitals.wire import (
 Steps = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FIRST_STEPS = 64
 """Frames kept from the start of a run: the initial state is evidence throughout the run."""
@@ -192,9 +197,10 @@ class StreamFrames:
         """Return (steps, values) kept, shapes (n,) and (n, places, statistics)."""
         return self.steps[: self._used], self.values[: self._used]
 
-    def index(self, place: str) -> int | None:
-        """Return the row of `place`, or None."""
-        return self._index.get(place)
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Name of each place → its row."""
+        return self._index
 
 
 class History:
@@ -214,6 +220,25 @@ class History:
         """Whether contact was lost: records stopped, and no end of the run was reported."""
         self._newest_step = -1
         self._streams: dict[Stream, StreamFrames] = {}
+        self._results: dict[Hashable, Any] | None = None
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Within the block the history does not change, and `once` keeps its results."""
+        self._results = {}
+        try:
+            yield
+        finally:
+            self._results = None
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return `make()`; within `unchanged`, what it returned first for this key."""
+        if self._results is None:
+            return make()
+        if key not in self._results:
+            self._results[key] = make()
+        result: T = self._results[key]
+        return result
 
     def add(self, record: Record) -> None:
         """Add one record. Frames whose layout was not announced are left out."""
@@ -276,6 +301,11 @@ class History:
         """Return the rows of `stream`, in the order of `values`' second axis."""
         return self._streams[stream].layout.places if stream in self._streams else ()
 
+    def rows(self, stream: Stream) -> Mapping[str, int]:
+        """Return name of a place → its row in `stream`."""
+        frames = self._streams.get(stream)
+        return frames.rows if frames else {}
+
     def steps(self, stream: Stream) -> Steps:
         """Return the captured steps of `stream`, ascending; empty before the first."""
         if stream not in self._streams:
@@ -299,8 +329,7 @@ class History:
 
     def series(self, stream: Stream, statistic: Stat, place: str) -> Series:
         """Return the curve of one place; empty when the place is unknown."""
-        frames = self._streams.get(stream)
-        row = frames.index(place) if frames else None
+        row = self.rows(stream).get(place)
         if row is None:
             return Series(np.empty(0, np.int64), np.empty(0, np.float32))
         return Series(self.steps(stream), self.values(stream, statistic)[:, row])
@@ -319,3 +348,17 @@ class History:
         """Yield the names of all scalars seen."""
         for place in self.places(Stream.SCALAR):
             yield place.name
+
+
+def once(function: Callable[Concatenate[History, P], T]) -> Callable[Concatenate[History, P], T]:
+    """Make a function of a history return its first result again within `History.unchanged`.
+
+    Several rules ask the same question in one examination. Callers must not change the result.
+    """
+
+    @wraps(function)
+    def kept(history: History, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (function, args, tuple(sorted(kwargs.items())))
+        return history.once(key, lambda: function(history, *args, **kwargs))
+
+    return kept

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.course import Course
-from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.history import History, once
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
@@ -52,6 +52,7 @@ class Gain(NamedTuple):
     value: float
 
 
+@once
 def weight_gains(history: History) -> list[Gain]:
     """Return the gain of the weight matrices of known layers at the start, by depth.
 
@@ -107,6 +108,7 @@ class InitialLoss(NamedTuple):
     """The measured predictions account for a loss that is this far above the expected one."""
 
 
+@once
 def initial_loss(history: History) -> InitialLoss | None:
     """Return the loss at the start and the expected one; None if either is unknown.
 

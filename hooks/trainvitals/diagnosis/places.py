@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.diagnosis.history import FIRST_STEPS, History, Steps
+from trainvitals.diagnosis.history import FIRST_STEPS, History, Steps, once
 from trainvitals.diagnosis.signals import Floats
 from trainvitals.wire import Place, Stat, Stream
 
@@ -44,8 +44,9 @@ def window(
     n = len(steps)
     if n == 0 or len(rows) == 0:
         return Window(steps[:0], np.empty((0, len(rows))))
-    frames = np.r_[: min(first, n), max(min(first, n), n - last) : n]
-    values = history.values(stream, statistic)[np.ix_(frames, rows)]
+    first = min(first, n)
+    frames = np.concatenate([np.arange(first), np.arange(max(first, n - last), n)])
+    values = history.values(stream, statistic)[np.ix_(frames, np.asarray(rows, np.intp))]
     return Window(steps[frames], values.astype(np.float64))
 
 
@@ -59,11 +60,13 @@ def is_matrix(place: Place) -> bool:
     return place.kind == "weight" and len(place.shape) >= 2 and place.trainable
 
 
+@once
 def is_recurrent(history: History) -> bool:
     """Return whether the model has a recurrent layer: its loss often stays level at first."""
     return any("recurrent" in p.flags for p in history.places(Stream.WEIGHT))
 
 
+@once
 def matrices_by_depth(history: History, stream: Stream) -> list[int]:
     """Return the rows of the weight matrices of the optimizer, in the order of the forward pass.
 
@@ -102,7 +105,7 @@ def rms_window(
 
 def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[int | None]:
     """Return the row of each name in `stream`; None for an unknown name."""
-    at = {place.name: row for row, place in enumerate(history.places(stream))}
+    at = history.rows(stream)
     return [at.get(name) for name in names]
 
 
@@ -131,6 +134,7 @@ def called(place: Place) -> str:
     return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 
+@once
 def units_before(history: History, depth: int) -> int | None:
     """Return the number of outputs of the last weight at or before `depth`; None if unknown."""
     widths = [

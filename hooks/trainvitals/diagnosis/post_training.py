@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.history import History, Series, once
 from trainvitals.diagnosis.signals import middle
 
 LOGGED: Final = "log/"
@@ -84,6 +84,7 @@ def logged(history: History, quantity: Quantity) -> Series:
     return history.scalar(name_of(history, quantity)).finite()
 
 
+@once
 def optimises_reward(history: History) -> bool:
     """Whether the run is a policy gradient: a reward is logged with its spread, KL or entropy.
 

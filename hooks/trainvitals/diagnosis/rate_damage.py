@@ -150,6 +150,50 @@ def collapsed(
     )
 
 
+FALL_MIN = 0.3
+"""Fall below the first loss that shows that first updates as large as the weights did no harm."""
+
+
+def shattered(course: Course, ratio: Window, *, ratio_min: float) -> Damage | None:
+    """Return first updates that replaced the initial weights and doubled the loss.
+
+    One of the first three is larger than the weights, one of the first ten losses is twice the very
+    first, which no update has changed, and the loss is not `FALL_MIN` below it yet.
+    """
+    first, values = ratio.values[:3], course.loss.values
+    if not course.known or len(values) < FIRST_UPDATES or not (first > ratio_min).any():
+        return None
+    start, peak = float(values[0]), float(values[1:FIRST_UPDATES].max())
+    if not peak > 2 * start > 0 or course.now(20) < (1 - FALL_MIN) * start or course.converged:
+        return None
+    at, largest = int(ratio.steps[np.nanargmax(first)]), float(np.nanmax(first))
+    return Damage(
+        at,
+        f"one of the first steps changed the weights by {number(largest)} times their size (median "
+        f"matrix), and the loss rose from {number(start, 4)} to {number(peak, 4)} and is "
+        f"{number(course.now(20), 4)} now",
+        (
+            Evidence(
+                quantity="largest of the first three update ratios (median matrix)",
+                seen=largest,
+                limit=ratio_min,
+                direction="above",
+                healthy=HEALTHY_RATIO,
+            ),
+            Evidence(
+                quantity="largest of the first ten losses divided by the first",
+                seen=peak / start,
+                limit=2.0,
+                direction="above",
+                healthy=(None, 1.2),
+                statistic=Scalar.LOSS,
+            ),
+        ),
+        0.85,
+        largest,
+    )
+
+
 def overwritten(
     course: Course, ratio: Window, *, ratio_min: float, steps_min: int
 ) -> Damage | None:

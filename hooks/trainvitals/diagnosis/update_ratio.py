@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from trainvitals.diagnosis.course import Course
-from trainvitals.diagnosis.history import History, Steps
-from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
+from trainvitals.diagnosis.history import Flags, History, Steps, once
+from trainvitals.diagnosis.places import (
+    Window,
+    both_ends,
+    matrices_by_depth,
+    rows_named,
+    spread_over,
+)
 from trainvitals.diagnosis.signals import median
 from trainvitals.wire import Place, Stat, Stream
 
@@ -20,6 +27,7 @@ START_SHARE = 0.01
 first update is always large relative to it."""
 
 
+@once
 def update_ratios(history: History, *, with_zero_init: bool = True) -> Window:
     """Return the median ratio over the optimised matrices, of the first steps and the newest ones.
 
@@ -29,7 +37,8 @@ def update_ratios(history: History, *, with_zero_init: bool = True) -> Window:
     places = history.places(Stream.UPDATE)
     rows = matrices_by_depth(history, Stream.UPDATE)
     if not with_zero_init:
-        rows = [row for row in rows if not _starts_at_zero(history, places[row])]
+        at_zero = _starting_at_zero(history, [places[row] for row in rows])
+        rows = [row for row, is_zero in zip(rows, at_zero, strict=True) if not is_zero]
     rows = spread_over(rows)
     seen = both_ends(history, Stream.UPDATE, Stat.RATIO, rows)
     if not rows:
@@ -54,8 +63,14 @@ def abrupt_rises(course: Course, factor: float) -> Steps:
     return rate.steps[1:][(before > 0) & (after > factor * before)]
 
 
-def _starts_at_zero(history: History, place: Place) -> bool:
-    series = history.series(Stream.WEIGHT, Stat.L2, place.name)
-    entries = float(np.prod(place.shape))
-    scale = START_SHARE / np.sqrt(entries / place.shape[0])
-    return len(series) > 0 and bool(series.values[0] / np.sqrt(entries) < scale)
+def _starting_at_zero(history: History, matrices: Sequence[Place]) -> Flags:
+    """Return for each matrix whether its first RMS is below `START_SHARE` of 1/√fan_in."""
+    first = history.values(Stream.WEIGHT, Stat.L2)[:1]
+    rows = rows_named(history, Stream.WEIGHT, [place.name for place in matrices])
+    if len(first) == 0:
+        return np.zeros(len(matrices), bool)
+    norms = np.array([np.nan if row is None else first[0, row] for row in rows], np.float64)
+    entries = np.array([math.prod(place.shape) for place in matrices], np.float64)
+    outputs = np.array([place.shape[0] for place in matrices], np.float64)
+    small: Flags = norms / np.sqrt(entries) < START_SHARE / np.sqrt(entries / outputs)
+    return small

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-import numpy as np
-
 from trainvitals.api.blocks import blocks_of
 from trainvitals.diagnosis.history import History
 from trainvitals.wire import Stat, Stream
@@ -127,7 +125,7 @@ def _counts(history: History) -> dict[str, float]:
     """Return weight tensor → number of its entries, at least 1."""
     streams = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
     places = (place for stream in streams for place in history.places(stream))
-    return {place.name: max(1.0, float(np.prod(place.shape))) for place in places}
+    return {place.name: max(1.0, float(math.prod(place.shape))) for place in places}
 
 
 def _newest(history: History, stream: Stream, statistic: Stat) -> dict[str, float]:
@@ -144,7 +142,7 @@ def _newest_rms(history: History, stream: Stream) -> dict[str, float]:
     """Return weight tensor → L2/√count, NaN when an entry was not finite."""
     norms = _newest(history, stream, Stat.L2)
     bad = _newest(history, stream, Stat.NONFINITE)
-    counts = {place.name: float(np.prod(place.shape)) for place in history.places(stream)}
+    counts = {place.name: float(math.prod(place.shape)) for place in history.places(stream)}
     return {
         name: math.nan if bad.get(name, 0) > 0 else norm / math.sqrt(max(counts[name], 1.0))
         for name, norm in norms.items()

@@ -263,6 +263,10 @@ class Scalar(StrEnum):
     TARGET_IN_FEATURES = "target_in_features"
     """1 if one column of the model's first input, a table (samples, features), determines the
     targets linearly, else 0; absent if the input is no such table or has one column only."""
+    TARGET_IN_SEQUENCE = "target_in_sequence"
+    """Share of the targets that are equal to the model's first input at the same place, 0 to 1;
+    absent unless both are numbers and the input has the shape (samples, times, features), of eight
+    samples and times or more, and as many entries as the targets."""
     NONFINITE_TARGETS = "nonfinite_targets"
     """Number of NaN and infinite target entries that are supervised; read as above, floating-point
     targets only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -26,10 +27,13 @@ def adamw(parameters):
     )
 
 
-def train(name, collector, *, steps=60, nudge_at=None, config=None, make=sgd, schedule=False):
+def train(
+    name, collector, *, steps=60, nudge_at=None, config=None, make=sgd, schedule=False, **more
+):
     """Train a small network; before the step `nudge_at`, one weight of its second layer moves."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)]
+    model = nn.Sequential(OrderedDict(zip(more.get("names", "012"), layers, strict=True)))
     optimizer = make(model.parameters())
     watch = {"run": name, "collector": collector, "every": 1, "config": config}
     with trainvitals.watch(model, None if schedule else optimizer, **watch) as monitor:
@@ -43,6 +47,8 @@ def train(name, collector, *, steps=60, nudge_at=None, config=None, make=sgd, sc
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
             monitor.loss(loss).backward()
+            if "validation" in more:
+                monitor.loss(more["validation"], split="validation")
             optimizer.step()
             if schedule:
                 warm_up.step()
@@ -66,6 +72,11 @@ def compared(tmp_path_factory):
             train("faster", collector.url, make=lambda p: sgd(p, 0.2), config=config)
             train("adamw", collector.url, make=adamw)
             train("warmed", collector.url, schedule=True)
+            train("renamed", collector.url, names="abc")
+            train("validated", collector.url, validation=1.0)
+            train("validated otherwise", collector.url, validation=1.1)
+            train("without a step", collector.url, steps=0)
+            train("without a step, too", collector.url, steps=0)
 
             def run(*args):
                 return CliRunner().invoke(app, ["compare", *args])
@@ -125,6 +136,29 @@ def test_a_rate_that_a_schedule_changes_is_the_one_of_the_first_step(compared):
 
 def test_equal_optimizers_do_not_differ(compared):
     assert json.loads(compared("base", "nudged", "--json").output)["optimizer"] == {}
+
+
+def test_weights_with_other_names_are_not_called_the_same(compared):
+    result = compared("base", "renamed", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["weights"][1] == ["a.weight", "a.bias", "c.weight", "c.bias"]
+    assert (found["scalars"], found["layer"]) == ([], None)
+    shown = compared("base", "renamed")
+    assert "weights of one run only" in shown.output
+    assert "do not differ" not in shown.output
+
+
+def test_another_validation_loss_differs(compared):
+    found = json.loads(compared("validated", "validated otherwise", "--json").stdout)
+    assert [(d["place"], d["step"]) for d in found["scalars"]] == [("loss/validation", 0)]
+    assert compared("validated", "base").exit_code == 0  # base has none
+
+
+def test_runs_without_a_step_are_not_called_the_same(compared):
+    result = compared("without a step", "without a step, too")
+    assert result.exit_code == 1
+    assert "Neither run recorded a step." in result.output
 
 
 def test_a_shorter_run_differs_by_its_steps_alone(compared):

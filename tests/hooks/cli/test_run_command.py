@@ -177,6 +177,52 @@ print(max(losses) < 10, len(losses))
     assert run(program).stdout.splitlines()[-1] == "True 120"
 
 
+def test_the_annotations_of_the_program_are_objects(run):
+    program = "class Options:\n    rate: float = 1\nprint(Options.__annotations__)"
+    assert run(program).stdout == "{'rate': <class 'float'>}\n"
+
+
+def test_the_exception_hook_of_the_program_is_called(run):
+    program = """
+    import sys
+    print(sys.excepthook is sys.__excepthook__)
+    sys.excepthook = lambda kind, error, _: print("hook", kind.__name__, error)
+    raise ValueError(3)
+    """
+    plain, watched = (run(program, watched=w) for w in (False, True))
+    assert watched.stdout == plain.stdout == "True\nhook ValueError 3\n"
+    assert watched.returncode == 1
+    assert watched.stderr == ""
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "sys.exit()", "monitor.close()"])
+def test_a_sick_run_whose_program_ends_with_0_gives_1(run, ending):
+    program = LOOP + f"\n{ending}\n"
+    if "monitor" in ending:
+        begin = "import trainvitals\nmonitor = trainvitals.watch(model, optimizer)\nfor step"
+        program = program.replace("for step", begin)
+        program = program.replace("loss.backward()", "monitor.loss(loss).backward()")
+    assert run(program, "30.0", options=["--fail-on", "warning"]).returncode == 1
+    assert run(program, "30.0").returncode == 0
+
+
+def test_a_program_that_calls_watch_and_raises_is_reported_as_failed(run):
+    begin = "import trainvitals\nmonitor = trainvitals.watch(model, optimizer)\nfor step"
+    done = run(LOOP.replace("for step", begin) + "\nraise KeyError(3)\n")
+    assert done.returncode == 1
+    assert "failed after 120 steps: KeyError: 3" in done.stderr
+    assert "no training was seen" not in done.stderr
+
+
+def test_fail_on_without_a_watched_training_gives_5(run):
+    assert run("import torch", options=["--fail-on", "error"]).returncode == 5
+
+
+def test_fail_on_leaves_the_exit_code_where_trainvitals_is_switched_off(run, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_DISABLED", "1")
+    assert run(LOOP, "30.0", options=["--fail-on", "error"]).returncode == 0
+
+
 @pytest.mark.slow  # the script and the module without torchrun are shorter
 def test_torchrun_starts_it_as_a_module(run):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

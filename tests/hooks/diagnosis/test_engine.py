@@ -202,3 +202,13 @@ class TestBrokenInput:
 
 def test_without_rules_given_all_rules_look():
     assert Engine().rules == all_rules()
+
+
+@pytest.mark.parametrize("sick", RULES, ids=lambda rule: rule.code)
+def test_results_that_rules_share_change_no_finding(sick):
+    history, rules = sick.sick(), all_rules()
+    with np.errstate(all="ignore"):
+        alone = [finding for rule in rules for finding in rule.check(history)]
+        with history.unchanged():
+            together = [finding for rule in rules for finding in rule.check(history)]
+    assert repr(together) == repr(alone)  # evidence may be NaN

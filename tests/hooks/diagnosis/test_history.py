@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainvitals.diagnosis.history import FIRST_STEPS, ROWS_MAX, STREAM_BYTES_MAX, History
+from trainvitals.diagnosis.history import FIRST_STEPS, ROWS_MAX, STREAM_BYTES_MAX, History, once
 from trainvitals.wire import Frame, Layout, Place, RunStart, Stat, Stream
 
 LOSS = Layout(Stream.SCALAR, 0, (Stat.VALUE,), (Place("loss"),))
@@ -124,3 +124,29 @@ def test_facts_and_plans_of_the_run_are_known():
 def test_the_newest_points_of_a_series_are_at_most_as_many_as_asked_for(n):
     series = history_of([1.0, 2.0, 3.0]).scalar("loss")
     assert len(series.last(n)) == min(n, 3)
+
+
+def test_a_result_is_kept_only_while_the_history_is_unchanged():
+    history, calls = history_of([3.0, 2.0]), iter(range(10))
+
+    def ask() -> int:
+        return history.once("question", lambda: next(calls))
+
+    assert [ask(), ask()] == [0, 1]
+    with history.unchanged():
+        assert [ask(), ask()] == [2, 2]
+    assert ask() == 3
+
+
+def test_a_function_is_computed_once_for_each_of_its_arguments():
+    calls = []
+
+    @once
+    def newest(history: History, name: str, *, factor: float = 1.0) -> float:
+        calls.append((name, factor))
+        return factor * float(history.scalar(name).values[-1])
+
+    history = history_of([3.0, 2.0])
+    with history.unchanged():
+        assert [newest(history, "loss", factor=f) for f in (1.0, 2.0, 1.0)] == [2.0, 4.0, 2.0]
+    assert calls == [("loss", 1.0), ("loss", 2.0)]

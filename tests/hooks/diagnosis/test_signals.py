@@ -32,6 +32,11 @@ def test_the_median_is_numpys_where_nothing_is_missing(values):
     assert np.allclose(signals.median(values), np.median(values, axis=0), rtol=1e-6)
 
 
+@given(hnp.arrays(np.float32, st.integers(0, 30), elements=anything))
+def test_the_median_of_one_curve_is_exactly_that_of_a_column(values):
+    assert np.array_equal(signals.middle(values), signals.median(values), equal_nan=True)
+
+
 def test_the_median_leaves_out_what_was_not_measured():
     assert signals.median([[1.0], [np.nan], [3.0], [np.nan], [50.0]])[0] == 3.0
 

@@ -48,6 +48,7 @@ class ClassCollapse(Rule):
     ## What it detects
     In the newest eight or more measured batches, over at least 50 steps, 95 % or more of the
     samples have the same predicted class, and the largest class has at most 70 % of the targets.
+    Up to eight newer batches with 60 % in one class, twice its targets, do not end it.
     Judged after 100 steps, and ten steps for each class. Left out: a loss that falls and is above
     half of that of a constant prediction, a loss that has not changed since the start (see
     `no_learning`), warm-up, losses other than one cross entropy, and targets of which a tenth is
@@ -80,6 +81,9 @@ class ClassCollapse(Rule):
     refuted_by: ClassVar[str] = "The recall of a second class is above zero."
 
     predicted_min: float = threshold(0.95, "Share of the most frequent predicted class, 0 to 1.")
+    uneven_min: float = threshold(
+        0.6, "The same share in up to `batches_min` newer batches in which the collapse goes on."
+    )
     targets_max: float = threshold(0.7, "Share of the largest class among the targets, 0 to 1.")
     batches_min: int = threshold(8, "Measured batches in a row with such predictions.")
     steps_collapsed: int = threshold(50, "Minimum number of steps from the first of them.")
@@ -171,7 +175,12 @@ class ClassCollapse(Rule):
         if len(supervised) and middle(supervised[-self.batches_min :]) < self.supervised_min:
             return None
         steps, predicted, targets = shares_of_largest(history)
-        run = int(trailing_run(predicted >= self.predicted_min))
+        collapsed = predicted >= self.predicted_min
+        # After a jump the predictions can be those of two classes for some batches.
+        uneven = ~collapsed & (predicted >= self.uneven_min) & (predicted >= 2 * targets)
+        end = len(steps) - min(int(trailing_run(uneven)), self.batches_min)
+        steps, predicted, targets = steps[:end], predicted[:end], targets[:end]
+        run = int(trailing_run(collapsed[:end]))
         if run < self.batches_min or history.last_step - steps[-run] < self.steps_collapsed:
             return None
         share = middle(targets[-run:])

@@ -227,8 +227,10 @@ def _silent(history: History) -> list[int]:
     places = history.places(Stream.ACTIVATION)
     found = []
     for row, place in enumerate(places):
+        if place.kind not in SMOOTH or place.depth < 1:
+            continue
         before = [r for r, p in enumerate(places) if p.depth == place.depth - 1]
-        if place.kind not in SMOOTH or len(before) != 1 or place.depth < 1:
+        if len(before) != 1:
             continue
         out = window(history, Stream.ACTIVATION, Stat.STD, [row], last=OBSERVED).values[:, 0]
         inside = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, before, last=OBSERVED).values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,15 +14,24 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import INITIALISE
+from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import START, now_of, weight_gains
+from trainvitals.diagnosis.initial import START, Gain, now_of, weight_gains
 from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Floats, median
+from trainvitals.diagnosis.signals import Floats, median, middle
 from trainvitals.wire import Place, Stat, Stream
 
 SQUASHING = ("sigmoid", "tanh", "softmax")
+
+
+RESET_MAX = 6
+"""Layers up to which PyTorch's own initialisation keeps enough of the signal."""
+KNOWN = frozenset(
+    {"Linear", "Conv1d", "Conv2d", "Conv3d", "Dropout", "Flatten", "Identity", "MaxPool1d"}
+    | {"MaxPool2d", "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d"}
+)
+"""Kinds of modules that a model needs although they reduce the signal."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,10 @@ class InitScaleTooSmall(Rule):
     sigmoid, tanh or softmax are left to `vanishing_gradient`: there the nonlinearity is the cause.
     It is a warning at once if S of the deepest layer is below a thousandth of the first and a
     single place is responsible: a hidden weight with a gain RMS(W)·√fan_in below 0.05, or a module
-    that reduces S by more than 200 times. This finding ends when the gain is above 0.3, when the
-    module no longer reduces S, or when the run has converged. For a plain RNN, a recurrent weight
+    that reduces S by more than 200 times. This finding ends when the gain is above 0.3 (unless it
+    began below 0.005), when the module no longer reduces S, or when the run has converged. If the
+    gains of all hidden weights are below 0.05, a tenth is enough, and it stays until the run has
+    converged. For a plain RNN, a recurrent weight
     with a gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets
     its past within three time steps.
     ## Why it matters
@@ -80,12 +91,18 @@ class InitScaleTooSmall(Rule):
         1e-6, "The same ratio; a warning below it until the loss has fallen by `healed_min`."
     )
     healed_min: float = threshold(0.7, "Fall of the loss as a share of its start, for this ratio.")
+    signal_ratio_everywhere: float = threshold(
+        0.1, "The same ratio where the gain of each hidden layer is below `gain_min`."
+    )
     sensitivity_min: float = threshold(
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
     )
     layers_min: int = threshold(4, "Minimum number of watched hidden layers.")
     gain_min: float = threshold(0.05, "RMS(W)·√fan_in of a hidden layer; the default has 0.58.")
     gain_usual: float = threshold(0.3, "Gain at which such a weight has recovered by training.")
+    gain_nothing: float = threshold(
+        0.005, "Gain below which the finding stays, although the weight has recovered."
+    )
     recurrent_gain_min: float = threshold(0.2, "The same of the recurrent weight of a plain RNN.")
     drop_min: float = threshold(
         0.005, "S of a module relative to the one before; pooling reduces it by 10 to 50 times."
@@ -113,14 +130,17 @@ class InitScaleTooSmall(Rule):
         if len(alive) < self.layers_min or Course(history).converged:
             return None
         ratio = float(signal[alive[-1]] / signal[alive[0]])
-        if not ratio < self.signal_ratio_min:
+        hidden = [g for g in weight_gains(history) if _is_hidden(g)]
+        tiny = [g for g in hidden if 0 < g.value < self.gain_min]
+        everywhere = 1 < len(tiny) == len(hidden)
+        if not ratio < (self.signal_ratio_everywhere if everywhere else self.signal_ratio_min):
             return None
-        tiny = [
-            g
-            for g in weight_gains(history)
-            if 0 < g.value < self.gain_min and "output" not in g.place.flags
-        ]
-        tiny = [g for g in tiny if now_of(history, g) < self.gain_usual]
+        if not everywhere:
+            tiny = [
+                g
+                for g in tiny
+                if g.value < self.gain_nothing or now_of(history, g) < self.gain_usual
+            ]
         if tiny:
             evidence = Evidence(
                 quantity=f"gain RMS(W)·√fan_in of {tiny[0].place.name} at the start",
@@ -131,28 +151,50 @@ class InitScaleTooSmall(Rule):
             )
             size = f"{called(tiny[0].place)} multiply an input of unit scale by"
             text = f"the weights of {size} {number(tiny[0].value)}"
-            return self._single(history, tiny[0].place.name, text, evidence, ratio)
+            if everywhere:
+                text += (
+                    f" and those of all {len(hidden)} hidden layers by less than {self.gain_min}"
+                )
+            return self._single(
+                history,
+                tiny[0].place.name,
+                text,
+                evidence,
+                ratio,
+                fix=_repaired(weight_gains(history), self.gain_min, everywhere=everywhere),
+            )
         drop = signal[alive[1:]] / signal[alive[:-1]]
         late, _ = self._propagation(history, rows, last=5)
         late_drop = late[alive[1:]] / late[alive[:-1]]
-        at = int(np.argmin(drop))
-        if not max(drop[at], late_drop[at]) < self.drop_min:
+        lowest = int(np.argmin(drop))
+        if not max(drop[lowest], late_drop[lowest]) < self.drop_min:
             return None
-        place = places[rows[int(alive[at + 1])]]
+        place = places[rows[int(alive[lowest + 1])]]
         evidence = Evidence(
             quantity=f"standard deviation across samples of {place.name}, relative to its input's",
-            seen=float(drop[at]),
+            seen=float(drop[lowest]),
             limit=self.drop_min,
             direction="below",
             healthy=(0.1, 10.0),
         )
-        text = f"{called(place)} reduces the signal to {number(drop[at])} of what came before"
-        return self._single(history, place.name, text, evidence, ratio)
+        text = f"{called(place)} reduces the signal to {number(drop[lowest])} of what came before"
+        owners = {p.module for p in history.places(Stream.WEIGHT)}
+        is_own = not place.nonlinearity and place.kind not in KNOWN and place.name not in owners
+        fix = _without(place.name) if is_own else ""
+        return self._single(history, place.name, text, evidence, ratio, fix=fix)
 
     def _single(
-        self, history: History, where: str, text: str, evidence: Evidence, ratio: float
+        self,
+        history: History,
+        where: str,
+        text: str,
+        evidence: Evidence,
+        ratio: float,
+        *,
+        fix: str,
     ) -> Finding:
         return self.finding(
+            fix=fix or None,
             severity=Severity.WARNING,
             where=where,
             since_step=int(history.steps(Stream.ACTIVATION)[0]),
@@ -289,6 +331,36 @@ class InitScaleTooSmall(Rule):
     def healthy() -> History:
         """Return twenty layers that each keep 90 % of the signal."""
         return _stack(0.9, list(np.linspace(2.3, 0.5, 60)))
+
+
+def _repaired(gains: Sequence[Gain], gain_min: float, *, everywhere: bool) -> str:
+    """Return the code that gives tiny weights the gain of the others, or of PyTorch's default."""
+    tiny = [gain for gain in gains if 0 < gain.value < gain_min]
+    if not everywhere:
+        usual = middle([g.value for g in gains if g.value >= gain_min and _is_hidden(g)])
+        lines = [
+            f"    model.get_parameter({gain.place.name!r}).mul_({usual / gain.value:.3g})"
+            for gain in tiny
+            if _is_hidden(gain)
+        ]
+        if not math.isnan(usual):
+            return at(Moment.BEFORE_TRAINING, "\n".join(["with torch.no_grad():", *lines]))
+    if len(tiny) > RESET_MAX:
+        return INITIALISE
+    names = ", ".join(repr(gain.place.module) for gain in tiny)
+    return at(
+        Moment.BEFORE_TRAINING,
+        f"for name in ({names},):\n    model.get_submodule(name).reset_parameters()",
+    )
+
+
+def _is_hidden(gain: Gain) -> bool:
+    return "output" not in gain.place.flags
+
+
+def _without(name: str) -> str:
+    """Return the code that leaves out a module without parameters that scales the signal."""
+    return at(Moment.BEFORE_TRAINING, f"model.set_submodule({name!r}, nn.Identity())")
 
 
 def _hidden(place: Place) -> bool:

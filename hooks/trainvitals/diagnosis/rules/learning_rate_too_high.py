@@ -15,12 +15,14 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, clipping, for_each_group, lower_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window
-from trainvitals.diagnosis.rate_damage import carried_too_far, collapsed, grown, overwritten
-from trainvitals.diagnosis.rises import (
-    cause_of,
-    is_erratic,
-    sudden_rises,
+from trainvitals.diagnosis.rate_damage import (
+    carried_too_far,
+    collapsed,
+    grown,
+    overwritten,
+    shattered,
 )
+from trainvitals.diagnosis.rises import cause_of, is_erratic, sudden_rises
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle, trailing_run
 from trainvitals.diagnosis.update_ratio import (
@@ -39,18 +41,20 @@ class LearningRateTooHigh(Rule):
 
     ## What it detects
     The update ratio r = RMS(ΔW)/RMS(W), median over the weight matrices. One of seven cases:
-    (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its noise,
-    or becomes non-finite, directly after steps with r above 0.1 or after the learning rate rose
-    threefold in one step, and has not returned below its initial value. (2) r is above 0.1 for ten
-    captured steps in a row while the loss does not fall (above 0.3 if it need not fall). (3) r is
-    above 0.03, and after 60 steps the loss has not fallen by 10 % and has no downward trend; r of
-    the first ten steps counts only if r is less than a tenth of it now: large first updates may
-    have broken the model. (4) The loss need not fall (a policy gradient), and one
-    of the first three updates was larger than the weights. (5) The loss grows by the same factor of
-    1.02 or more in each step from its first tenth on, tenfold in all. (6) The loss of a classifier
-    that is not recurrent is above half of its start, r of the first steps was above 0.03, and the
-    norm of the gradient has fallen below a hundredth. (7) With momentum m, each gradient acts for
-    1/(1 − m) steps, and the run has fewer, at least 100.
+    (1) Within 20 steps, the loss rises above 1.5 times its initial value plus six times its
+    noise, or becomes non-finite, directly after steps with r above 0.1 or after the learning
+    rate rose threefold in one step, and has not returned below its initial value. (2) r is
+    above 0.1 for ten captured steps in a row while the loss does not fall (above 0.3 if it need
+    not fall). (3) r is above 0.03, and after 60 steps the loss has not fallen by 10 % and has
+    no downward trend; r of the first ten steps counts only if r is less than a tenth of it now:
+    large first updates may have broken the model. (4) The loss need not fall (a policy
+    gradient), and one of the first three updates was larger than the weights; or one was, one
+    of the first ten losses was twice the first, and the loss is not 30 % below the first. (5)
+    The loss grows by the same factor of 1.02 or more in each step from its first tenth on,
+    tenfold in all. (6) The loss of a classifier that is not recurrent is above half of its
+    start, r of the first steps was above 0.03, and the norm of the gradient has fallen below a
+    hundredth. (7) With momentum m, each gradient acts for 1/(1 − m) steps, and the run has
+    fewer, at least 100.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -103,7 +107,7 @@ class LearningRateTooHigh(Rule):
         0.03, "The same median; limit while the loss has not fallen after 60 steps."
     )
     overwritten_ratio: float = threshold(
-        1.0, "The same median in one of the first three updates, if the loss need not fall."
+        1.0, "The same median in one of the first three updates, for case (4)."
     )
     fall_early: float = threshold(
         0.1, "Fall of the loss, as a share of its start, that is learning after 60 steps."
@@ -281,6 +285,7 @@ class LearningRateTooHigh(Rule):
                 gradient_share=self.gradient_share,
                 level_min=self.level_min,
             )
+            or shattered(course, ratio, ratio_min=self.overwritten_ratio)
             or overwritten(
                 course, ratio, ratio_min=self.overwritten_ratio, steps_min=self.rise_steps
             )

@@ -27,9 +27,10 @@ mixup."""
 
 
 class _Swing(NamedTuple):
-    """The newest half of the loss."""
+    """The newest half of the loss: some losses from `step` on."""
 
     step: int
+    losses: int
     level: float
     noise: float
 
@@ -127,7 +128,7 @@ class LossOscillation(Rule):
         fallen = older - newer > max((1 - self.level_min) * older, chance)
         if fallen or (p < self.p_max and slope < 0):
             return None
-        return _Swing(int(course.loss.steps[-half]), middle(values), spread)
+        return _Swing(int(course.loss.steps[-half]), half, middle(values), spread)
 
     def _finding(
         self, swing: _Swing, ratio: float, batches: str, explained: float, initial: float
@@ -135,7 +136,7 @@ class LossOscillation(Rule):
         return self.finding(
             severity=Severity.WARNING,
             since_step=swing.step,
-            summary=f"Loss oscillation: since step {swing.step} the loss swings by "
+            summary=f"Loss oscillation: in the newest {swing.losses} steps the loss swings by "
             f"{number(swing.noise)} about {number(swing.level)} and no longer falls; each step "
             f"changes the weights by {percent(ratio)}.",
             evidence=(

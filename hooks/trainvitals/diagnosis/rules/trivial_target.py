@@ -14,6 +14,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, middle
 from trainvitals.diagnosis.supervision import loss_of_constant, only_loss, shares_of_largest
@@ -42,6 +43,10 @@ _CONTAINED: Final = {
         "the labels are the tokens, not shifted by one",
         NEXT_TOKEN_BATCH,
     ),
+    Scalar.TARGET_IN_SEQUENCE: (
+        "each target is the value at its own place, and the loss is nearly 0",
+        at(Moment.TRAINING_BATCH, "x, y = x[:, :-1], x[:, 1:]  # the target is the next value"),
+    ),
     Scalar.TARGET_IN_FEATURES: ("the target, or a copy of it, is among the features", _DROP),
 }
 """Scalar → what is contained, and the fix."""
@@ -55,8 +60,9 @@ class TrivialTarget(Rule):
     In three measured batches in a row, the targets of a token model are its input tokens at the
     same place (labels that were not shifted) or one place before (shifted the wrong way): a causal
     model is given them. In four in a row, the model's first input contains at least 99 % of the
-    supervised targets: tokens at the same place, or a column of a table that determines the target
-    linearly. Left out there: masked language models, whose inputs differ where targets count,
+    supervised targets: tokens at the same place, a column of a table that determines the target
+    linearly, or, in a recurrent network whose loss falls as below, values at the same place. Left
+    out there: masked language models, whose inputs differ where targets count,
     models with an encoder and a decoder,
     models that are also given the input shifted by one (a decoder that is given the target so far),
     models whose output layer predicts several positions at once, and tables of one column. These
@@ -158,6 +164,11 @@ class TrivialTarget(Rule):
                 continue
             if name is Scalar.TARGET_IN_TOKENS_SHARE and (
                 _copies_on_purpose(history) or _is_next_token(history)
+            ):
+                continue
+            # An autoencoder has its input as target, and a narrow part that copies it slowly.
+            if name is Scalar.TARGET_IN_SEQUENCE and not (
+                is_recurrent(history) and self._solved(history) and not _copies_on_purpose(history)
             ):
                 continue
             lowest = np.lib.stride_tricks.sliding_window_view(shares.values, n).min(axis=1)

@@ -35,7 +35,8 @@ class Undertrained(Rule):
     steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer than 100 steps it is
     a warning if the loss is above 10 % of its initial value and falls by more than 20 % from the
     third quarter of the steps to the last one; above half of its initial value, by more than 5 %.
-    A model that was trained before is left out.
+    Left out: a model that was trained before, and a run with a validation loss, which shows better
+    whether more steps help.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -178,6 +179,8 @@ class Undertrained(Rule):
             return
         before, newest = (float(part.mean()) for part in quarters[2:])
         if newest < self.level_few * course.initial or trained_before(history, course.initial):
+            return
+        if any(name.startswith(f"{Scalar.LOSS}/") for name in history.scalar_names()):
             return
         limit = self.slope_few if newest < 0.5 * course.initial else self.slope_few / 4
         fall = 1 - newest / max(before, 1e-30)

@@ -93,6 +93,13 @@ def test_a_weighted_loss_that_falls_further_between_two_measurements_stays_repor
     assert "weighs this class" in finding.summary
 
 
+@pytest.mark.parametrize(("newest", "named"), [(0.7, True), (0.45, False), (0.2, False)])
+def test_a_collapse_goes_on_while_the_predictions_are_uneven(newest, named):
+    low = 2.3 * np.exp(-AT / 4) + 0.005
+    predicted = np.where(AT < STEPS - 5, 1.0, newest)
+    assert bool(findings(loss=low, predicted=predicted)) == named
+
+
 def test_a_loss_that_falls_from_that_of_a_constant_after_the_newest_measurement_is_not_reported():
     begins = np.where(AT <= 117, 2.3, 0.2) + 0.3 * (AT < 20)
     assert findings(loss=np.full(STEPS, 2.3) + 0.3 * (AT < 20), predicted=unmeasured_after(117))

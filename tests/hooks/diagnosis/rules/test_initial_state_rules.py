@@ -19,7 +19,7 @@ from trainvitals.diagnosis.causes import headline_of  # noqa: E402
 from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
-from trainvitals.diagnosis.initial import initial_loss, weight_gains  # noqa: E402
+from trainvitals.diagnosis.initial import initial_loss, now_of, weight_gains  # noqa: E402
 from trainvitals.diagnosis.rules.init_activation_mismatch import (  # noqa: E402
     InitActivationMismatch,
 )
@@ -183,6 +183,23 @@ class TestInitScaleTooSmall:
     def test_one_tiny_weight_is_a_warning_at_the_first_step_and_named(self):
         finding = found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "4.weight")))
         assert (finding.where, finding.severity) == ("4.weight", Severity.WARNING)
+        model = scaled(mlp(depth=5), 1e-4, "4.weight")
+        applied(finding.fix, model=model)
+        gains = [layer.weight.std() for layer in list(model)[2:10:2]]
+        assert max(gains) < 1.3 * min(gains)
+
+    def test_two_tiny_layers_are_named_and_stay_so_when_they_have_recovered(self):
+        model = mlp(depth=2)
+        for weight in (model[0].weight, model[2].weight):
+            nn.init.normal_(weight, std=2e-3)
+        history = train(model, steps=60, rate=0.02)
+        assert all(now_of(history, gain) > 0.3 for gain in weight_gains(history))
+        finding = found(InitScaleTooSmall, history)
+        assert (finding.where, finding.severity) == ("0.weight", Severity.WARNING)
+        assert "all 2 hidden layers" in finding.summary
+        fixed = mlp(depth=2)
+        applied(finding.fix, model=fixed)
+        assert float(fixed[2].weight.detach().abs().max()) <= 32**-0.5  # PyTorch's default
 
     def test_a_module_that_divides_the_signal_by_a_constant_is_named(self):
         class Divide(nn.Module):
@@ -191,7 +208,10 @@ class TestInitScaleTooSmall:
 
         model = mlp(depth=5)
         model[3] = nn.Sequential(model[3], Divide())
-        assert found(InitScaleTooSmall, train(model)).where == "3.1"
+        finding = found(InitScaleTooSmall, train(model))
+        assert finding.where == "3.1"
+        applied(finding.fix, model=model)
+        assert isinstance(model[3][1], nn.Identity)
 
     def test_a_small_output_layer_is_usual(self):
         assert found(InitScaleTooSmall, train(scaled(mlp(depth=5), 1e-4, "10.weight"))) is None

@@ -238,6 +238,26 @@ class TestLearningRateTooHigh:
         [finding] = self.check(1e-3, loss, rate=rate)
         assert finding.since_step == 50
 
+    RATIOS = np.r_[3.0, 0.7, 0.4, np.full(37, 0.05)]
+    LOSS = np.r_[2.8, 4.5, 11.5, 7.7, 6.2, np.geomspace(5, 2.2, 35)]
+
+    def test_first_updates_as_large_as_the_weights_that_multiplied_the_loss_are_named(self):
+        [finding] = self.check(self.RATIOS, self.LOSS)
+        assert finding.since_step == 0
+        assert "rose from 2.8 to 11.5" in finding.summary
+
+    @pytest.mark.parametrize(
+        ("ratios", "loss"),
+        [
+            (RATIOS / 6, LOSS),
+            (RATIOS, np.r_[2.8, 2.9, 3.5, 3.0, 2.8, np.geomspace(2.7, 2.2, 35)]),
+            (RATIOS, np.r_[LOSS[:5], np.geomspace(5, 0.3, 35)]),
+        ],
+        ids=["small updates", "no rise", "learned since"],
+    )
+    def test_first_updates_that_did_no_harm_are_not_reported(self, ratios, loss):
+        assert not self.check(ratios, loss)
+
     @pytest.mark.parametrize(
         ("momentum", "planned", "found"),
         [(0.999, 500, True), (0.999, None, True), (0.999, 5000, False), (0.9, 500, False)],

@@ -17,11 +17,11 @@ from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.rules.trivial_target import TrivialTarget  # noqa: E402
 
 
-def findings(model: nn.Module, batch, steps: int = 8) -> list[Finding]:
+def findings(model: nn.Module, batch, steps: int = 8, lr: float = 1e-3) -> list[Finding]:
     """Return the rule's findings after some steps on `batch()` → (loss of the model)."""
     torch.manual_seed(0)
     history = History()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr)
     capture = Capture(model, optimizer, emit=history.add, every=1)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -84,3 +84,49 @@ def test_an_autoencoder_is_silent():
         return F.mse_loss(model(x), x)
 
     assert findings(layers(6, 3, 6), batch) == []
+
+
+class Series(nn.Module):
+    """A GRU that predicts a value at each time; with `code`, from the last state alone."""
+
+    def __init__(self, *, code: int = 0) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(1, code or 32, batch_first=True)
+        self.head = nn.Linear(code or 32, 16 if code else 1)
+        self.code = code
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.rnn(x)
+        out: Tensor = self.head(states[:, -1] if self.code else states)
+        return out.reshape(x.shape) if self.code else out
+
+
+def forecast(model: nn.Module, shift: int, noise: float = 0.0, steps: int = 120) -> list[Finding]:
+    """Train on waves; the target is the value `shift` times later, and the input has `noise`."""
+    torch.manual_seed(0)
+
+    def batch(model: nn.Module) -> Tensor:
+        wave = torch.sin(0.7 * torch.arange(17.0)[:, None] + 6.3 * torch.rand(16, 1, 1))
+        x, y = wave[:, :16], wave[:, shift : 16 + shift]
+        return F.mse_loss(model(x + noise * torch.randn_like(x)), y)
+
+    return [f for f in findings(model, batch, steps, lr=2e-2) if f.is_alarm]
+
+
+def test_a_series_whose_target_is_its_input_is_found_once_it_is_solved():
+    torch.manual_seed(0)
+    [finding] = forecast(Series(), shift=0)
+    assert "value at its own place" in finding.summary
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    names = applied(finding.fix, x=x, y=x)
+    assert torch.equal(names["y"], x[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("series", "shift", "noise"),
+    [({}, 1, 0.0), ({}, 0, 0.1), ({"code": 2}, 0, 0.0)],
+    ids=["the next value", "a filter of noise", "an autoencoder"],
+)
+def test_series_that_have_something_to_learn_are_silent(series, shift, noise):
+    torch.manual_seed(0)
+    assert forecast(Series(**series), shift, noise) == []
