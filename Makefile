@@ -44,7 +44,11 @@ unit: $(VENV)/.developing
 	|| { echo "The tests that failed run once more, alone."; \
 	     OMP_NUM_THREADS=1 $(BIN)/pytest --last-failed --last-failed-no-failures none --maxfail 1 -m "not slow"; }
 
-test-all: lint types contracts $(VENV)/.developing ## Everything, the slow tests too
+$(VENV)/.fastai: $(VENV)/.developing tests/fastai.txt
+	@$(PIP) install --no-deps -r tests/fastai.txt
+	@touch $@
+
+test-all: lint types contracts $(VENV)/.developing $(VENV)/.fastai ## Everything, the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
 
 bench: bench-overhead ## Every benchmark

@@ -1,7 +1,8 @@
 """The Learner of fastai, really fitted: what it knows reaches the run.
 
 fastai requires torchvision, whose wheel on PyPI cannot be loaded beside a torch without CUDA; the
-import of other packages then fails, too. So fastai is not installed with the other tools.
+import of other packages then fails, too. So `make test-all` installs fastai without torchvision,
+and `make test` skips these tests.
 """
 
 from __future__ import annotations
