@@ -30,6 +30,7 @@ from trainvitals.diagnosis.causes import explained, headline_of, health_of
 from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.diagnosis.registry import all_rules
+from trainvitals.diagnosis.rule import explains_of
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
@@ -131,7 +132,7 @@ def _diagnosis(
     blind: dict[str, str],
     measurements: Checkup,
 ) -> Diagnosis:
-    findings = explained(found, {rule.code: rule.explains for rule in all_rules()})
+    findings = explained(found, explains_of(all_rules()))
     headline = headline_of(findings)
     return Diagnosis(
         verdict=verdict_of(

@@ -24,7 +24,8 @@ PENALTY = MappingProxyType({Severity.ERROR: 0.7, Severity.WARNING: 0.35, Severit
 """Share by which an unexplained finding reduces the health; an explained one by a quarter of it."""
 
 Explains = Mapping[str, Set[str]]
-"""Code of a rule → codes of the rules whose findings it can cause."""
+"""Code of a rule → codes of the rules whose findings it can cause. A key "TV701:optimizer" adds
+codes for the findings of one stage, which a finding can have in place of its rule's own."""
 
 
 def explained(findings: Sequence[Finding], explains: Explains) -> list[Finding]:
@@ -67,13 +68,18 @@ def _cause(effect: Finding, alarms: Sequence[Finding], explains: Explains) -> Fi
 
 
 def _can_explain(cause: Finding, effect: Finding, explains: Explains) -> bool:
-    if effect.code not in explains.get(cause.code, ()):
+    if not _lists(cause, effect, explains):
         return False
     if cause.since_step > effect.since_step + SLACK_STEPS:
         return False
-    if cause.code not in explains.get(effect.code, ()):
+    if not _lists(effect, cause, explains):
         return True
     return _precedence(cause) < _precedence(effect)
+
+
+def _lists(cause: Finding, effect: Finding, explains: Explains) -> bool:
+    keys = (cause.code, f"{cause.code}:{cause.stage}")
+    return any(effect.code in explains.get(key, ()) for key in keys)
 
 
 def _precedence(finding: Finding) -> tuple[int, int, str]:

@@ -18,7 +18,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.episodes import continued
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.registry import RULES, all_rules
-from trainvitals.diagnosis.rule import Rule
+from trainvitals.diagnosis.rule import Rule, explains_of
 from trainvitals.diagnosis.rules.monitor_degraded import MonitorDegraded
 from trainvitals.diagnosis.thresholds import with_facts
 from trainvitals.diagnosis.verdict import blind_rules, verdict_of
@@ -35,7 +35,7 @@ class Engine:
         self.rules = tuple(all_rules() if rules is None else rules)
         self._by_code = {rule.code: rule for rule in RULES}
         self._by_code |= {rule.code: type(rule) for rule in self.rules}
-        self._explains = {code: rule.explains for code, rule in self._by_code.items()}
+        self._explains = explains_of([*self._by_code.values()])
 
     def rules_for(self, history: History) -> tuple[Rule, ...]:
         """Return the rules with the thresholds that the run itself has set, among its facts."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from trainvitals.api.schema import Evidence, Finding, RulePage, Severity, Stage, Threshold
@@ -37,6 +38,8 @@ class Rule(ABC):
     stage: ClassVar[Stage]
     explains: ClassVar[frozenset[str]] = frozenset()
     """Codes of the rules whose findings this one can cause."""
+    explains_at: ClassVar[Mapping[Stage, frozenset[str]]] = MappingProxyType({})
+    """Further codes for findings that have this stage in place of the rule's own."""
     needs: ClassVar[tuple[Need, ...]] = ()
     """What the rule reads; it is blind where one of them was never seen."""
     damages_loss: ClassVar[bool] = True
@@ -133,3 +136,11 @@ class Rule(ABC):
             stream=stream,
             statistic=statistic,
         )
+
+
+def explains_of(rules: Sequence[Rule | type[Rule]]) -> dict[str, frozenset[str]]:
+    """Return what each rule explains, as `causes.explained` reads it."""
+    found = {rule.code: rule.explains for rule in rules}
+    return found | {
+        f"{rule.code}:{stage}": codes for rule in rules for stage, codes in rule.explains_at.items()
+    }

@@ -149,6 +149,14 @@ class TestCauses:
         alarms = [f for f in findings if f.severity is not Severity.INFO and not f.explained_by]
         assert len(alarms) == 3
 
+    @pytest.mark.parametrize(
+        ("stage", "roots"),
+        [(Stage.OPTIMIZER, {"TV701"}), (Stage.PROPAGATION, {"TV701", "TV202"})],
+    )
+    def test_a_finding_of_an_earlier_stage_explains_more(self, stage, roots):
+        findings = examine(a("TV202"), replace(a("TV701"), stage=stage))
+        assert {f.code for f in findings if not f.explained_by} == roots
+
     def test_explanations_never_go_round_in_a_circle(self):
         explains = {rule.code: rule.explains for rule in RULES}
         one_way = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,9 +63,10 @@ class BiasDrift(Rule):
 
     code: ClassVar[str] = "TV701"
     stage: ClassVar[Stage] = Stage.PROPAGATION
-    explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV201", "TV202", "TV501", "TV502", "TV602", "TV806"}
-    )
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV806"})
+    explains_at: ClassVar[Mapping[Stage, frozenset[str]]] = {
+        Stage.OPTIMIZER: frozenset({"TV101", "TV201", "TV202", "TV602"})
+    }
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.WEIGHT,
         Stream.ACTIVATION,
@@ -192,9 +193,8 @@ class BiasDrift(Rule):
         if sick.sum() < max(2, len(rows) / 2):
             return None
         at = int(np.flatnonzero(sick)[0])
-        healed = course.learned(share=self.healed_min)
         return self.finding(
-            severity=Severity.INFO if healed else Severity.WARNING,
+            severity=Severity.INFO if course.learned(self.healed_min) else Severity.WARNING,
             where=names[at],
             since_step=int(drift.steps[0]),
             summary=f"Bias drift: the first {int(drift.steps[-1]) + 1} steps moved {names[at]} by "
@@ -210,9 +210,9 @@ class BiasDrift(Rule):
                     direction="above",
                     healthy=(0.1, 3.0),
                 ),
-                Evidence(quantity="biases affected", seen=float(sick.sum())),
             ),
             fix=biases_apart(f"['lr'] /= {float(np.median(factor[sick])):.0f}"),
+            stage=Stage.OPTIMIZER,
             confidence=0.9,
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,

@@ -52,7 +52,7 @@ class SaturatedActivation(Rule):
     code: ClassVar[str] = "TV202"
     stage: ClassVar[Stage] = Stage.PROPAGATION
     explains: ClassVar[frozenset[str]] = frozenset(
-        {"TV101", "TV501", "TV507", "TV806", "TV502", "TV602", "TV701"}
+        {"TV101", "TV501", "TV507", "TV806", "TV502", "TV602"}
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.ACTIVATION,)
     fix: ClassVar[str] = STANDARD_INPUT

@@ -33,8 +33,9 @@ class Undertrained(Rule):
     (update ratio, median over the matrices, summed over the steps). It is a note if the loss
     is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
     steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer than 100 steps it is
-    a warning if the loss is above 10 % of its initial value and falls by more than 20 % from the
-    third quarter of the steps to the last one; above half of its initial value, by more than 5 %.
+    a note if the loss is above 10 % of its initial value and falls by more than 20 % from the
+    third quarter of the steps to the last one; above 80 % of its initial value, a fall by more than
+    3 % is a warning.
     Left out: a model that was trained before, and a run with a validation loss, which shows better
     whether more steps help.
     ## Why it matters
@@ -88,9 +89,7 @@ class Undertrained(Rule):
         0.1, "Loss in the last quarter of a short plan as a share of the initial loss."
     )
     slope_few: float = threshold(
-        0.2,
-        "Fall from the third to the last quarter of a short plan, as a share; a quarter of it is "
-        "the limit above half of the initial loss.",
+        0.2, "Fall from the third to the last quarter of a short plan, as a share, for a note."
     )
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
@@ -182,7 +181,8 @@ class Undertrained(Rule):
             return
         if any(name.startswith(f"{Scalar.LOSS}/") for name in history.scalar_names()):
             return
-        limit = self.slope_few if newest < 0.5 * course.initial else self.slope_few / 4
+        little = newest > self.level_high * course.initial
+        limit = self.slope_high if little else self.slope_few
         fall = 1 - newest / max(before, 1e-30)
         error = course.noise / max(before, 1e-30) * (2 / len(quarters[0])) ** 0.5
         if fall <= max(limit, 2 * error):
@@ -193,7 +193,7 @@ class Undertrained(Rule):
             limit,
             f"the plan has only {planned} steps, and the loss still fell by {percent(fall)} from "
             "their third quarter to the last one",
-            severity=Severity.WARNING,
+            severity=Severity.WARNING if little else Severity.INFO,
         )
 
     def _falling(
