@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from trainvitals.diagnosis.history import FIRST_STEPS, History, Steps, once
 from trainvitals.diagnosis.signals import Floats
@@ -88,25 +87,26 @@ def spread_over(rows: list[int], most: int = MATRICES_MAX) -> list[int]:
     return [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
-def rms(values: Floats, places: Sequence[Place]) -> Floats:
-    """Return L2 norms (frames, rows) as RMS, which does not depend on the tensors' sizes."""
-    size: npt.NDArray[np.float64] = np.sqrt([float(math.prod(p.shape) or 1) for p in places])
-    return values / size
+@once
+def _root_counts(history: History, stream: Stream) -> Floats:
+    """Return the square roots of the tensors' numbers of entries, at least 1; shape (places,)."""
+    roots: Floats = np.sqrt([float(math.prod(p.shape) or 1) for p in history.places(stream)])
+    return roots
 
 
 def rms_window(
     history: History, stream: Stream, rows: Rows, *, first: int = 0, last: int = 0
 ) -> Window:
     """Return the RMS of some tensors of the weight or gradient stream over a window of frames."""
-    places = history.places(stream)
     seen = window(history, stream, Stat.L2, rows, first=first, last=last)
-    return Window(seen.steps, rms(seen.values, [places[row] for row in rows]))
+    roots = _root_counts(history, stream)[np.asarray(rows, np.intp)]
+    return Window(seen.steps, seen.values / roots)
 
 
 def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[int | None]:
     """Return the row of each name in `stream`; None for an unknown name."""
     at = history.rows(stream)
-    return [at.get(name) for name in names]
+    return list(map(at.get, names))
 
 
 def range_before(history: History, stream: Stream, row: int, step: int) -> tuple[float, int]:
@@ -134,12 +134,17 @@ def called(place: Place) -> str:
     return f"layer {name}" if name.replace(".", "").isdigit() else name
 
 
-@once
 def units_before(history: History, depth: int) -> int | None:
     """Return the number of outputs of the last weight at or before `depth`; None if unknown."""
-    widths = [
+    widths = [(at, width) for at, width in _widths(history) if at <= depth]
+    return max(widths)[1] if widths else None
+
+
+@once
+def _widths(history: History) -> list[tuple[int, int]]:
+    """Return (depth, number of outputs) of each weight matrix with a known depth."""
+    return [
         (place.depth, place.shape[0])
         for place in history.places(Stream.WEIGHT)
-        if 0 <= place.depth <= depth and len(place.shape) >= 2 and place.kind == "weight"
+        if place.depth >= 0 and len(place.shape) >= 2 and place.kind == "weight"
     ]
-    return max(widths)[1] if widths else None

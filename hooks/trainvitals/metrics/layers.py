@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from trainvitals.api.blocks import blocks_of
 from trainvitals.diagnosis.history import History
-from trainvitals.wire import Stat, Stream
+from trainvitals.wire import Place, Stat, Stream
 
 LAYERS_MAX: Final = 20
 """Maximum number of layers of one run with their own series, and of blocks."""
@@ -102,9 +102,12 @@ def _block(name: str, layers: Sequence[Layer], counts: Mapping[str, float]) -> L
     """Return the values of one block, as if its weights were one tensor."""
 
     def rms(pairs: Sequence[tuple[str, float | None]]) -> float | None:
-        known = [(counts[tensor], value) for tensor, value in pairs if value is not None]
-        total = sum(count for count, _ in known)
-        return math.sqrt(sum(n * x * x for n, x in known) / total) if total else None
+        total = squares = 0.0
+        for tensor, value in pairs:
+            if value is not None:
+                total += counts[tensor]
+                squares += counts[tensor] * value * value
+        return math.sqrt(squares / total) if total else None
 
     both = [
         (layer.name, layer.weight_rms, layer.update_ratio)
@@ -124,8 +127,8 @@ def _block(name: str, layers: Sequence[Layer], counts: Mapping[str, float]) -> L
 def _counts(history: History) -> dict[str, float]:
     """Return weight tensor → number of its entries, at least 1."""
     streams = (Stream.WEIGHT, Stream.GRADIENT, Stream.UPDATE)
-    places = (place for stream in streams for place in history.places(stream))
-    return {place.name: max(1.0, float(math.prod(place.shape))) for place in places}
+    weights = (p for stream in streams for p in history.places(stream) if p.kind == "weight")
+    return {place.name: _count(place) for place in weights}
 
 
 def _newest(history: History, stream: Stream, statistic: Stat) -> dict[str, float]:
@@ -142,8 +145,12 @@ def _newest_rms(history: History, stream: Stream) -> dict[str, float]:
     """Return weight tensor → L2/√count, NaN when an entry was not finite."""
     norms = _newest(history, stream, Stat.L2)
     bad = _newest(history, stream, Stat.NONFINITE)
-    counts = {place.name: float(math.prod(place.shape)) for place in history.places(stream)}
+    places, rows = history.places(stream), history.rows(stream)
     return {
-        name: math.nan if bad.get(name, 0) > 0 else norm / math.sqrt(max(counts[name], 1.0))
+        name: math.nan if bad.get(name, 0) > 0 else norm / math.sqrt(_count(places[rows[name]]))
         for name, norm in norms.items()
     }
+
+
+def _count(place: Place) -> float:
+    return max(1.0, float(math.prod(place.shape)))
