@@ -90,9 +90,15 @@ def tools_for(source: Client) -> tuple[Callable[..., dict[str, Any]], ...]:
         return _mapping(source.run(run))
 
     def get_findings(run: str) -> dict[str, Any]:
-        """Return the ranked findings of a run with evidence, advice, fix and the finding that
-        causes each."""
-        return _mapping(source.findings(run))
+        """Return the verdict of a run and its ranked findings with evidence, advice, fix and the
+        finding that causes each.
+
+        Without findings, only the verdict `healthy` says that nothing is wrong; with `blind`, the
+        rules in `blind` could not run, and with `too_early` the run has too few steps.
+        """
+        about = source.run(run)
+        verdict = {"verdict": str(about.verdict), "state": about.state, "error": about.error}
+        return {**verdict, "blind": about.blind, **_mapping(source.findings(run))}
 
     def explain_rule(code: str) -> dict[str, Any]:
         """Return the page of a rule such as TV101: what it detects, why, what to do, references."""

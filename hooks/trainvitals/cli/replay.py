@@ -77,6 +77,14 @@ def arguments(factory: str, given: object) -> dict[str, Any]:
     return {name: found.get(name) for name in NAMES}
 
 
+def _not_reproduced(found: Replay) -> str:
+    if found.recorded_loss is None and found.replayed_loss is None:
+        # Their means are both NaN; the losses per sample tell them apart.
+        return "The recorded losses of the samples that are finite were not reproduced."
+    values = f"recorded {_number(found.recorded_loss)}, replayed {_number(found.replayed_loss)}"
+    return f"The recorded loss was not reproduced: {values}."
+
+
 def show(found: Replay, top: int) -> None:
     """Print the result: the replayed step, whether its loss was reproduced, and the samples."""
     from rich.console import Console
@@ -90,8 +98,7 @@ def show(found: Replay, top: int) -> None:
     console.print(
         {
             True: "The recorded loss was reproduced.",
-            False: "The recorded loss was not reproduced: "
-            f"recorded {_number(found.recorded_loss)}, replayed {_number(found.replayed_loss)}.",
+            False: _not_reproduced(found),
             None: "No loss was recorded for this step that could be compared.",
         }[found.is_reproduced],
         soft_wrap=True,

@@ -89,6 +89,21 @@ def test_an_agent_finds_the_fault_its_meaning_and_its_curve(served):
     assert len(series["step"]) > 10
 
 
+def test_no_finding_is_not_called_healthy(served):
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    collector = served.args[-1]
+    with trainvitals.watch(model, optimizer, run="short", collector=collector):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    short, sick = ask(served, *(("get_findings", {"run": run}) for run in ("short", "sick")))
+    assert short.structured_content["findings"] == []
+    assert short.structured_content["verdict"] in ("too_early", "blind")
+    assert sick.structured_content["verdict"] in ("error", "warning")
+
+
 def test_an_unknown_run_is_an_error_of_the_tool_and_the_server_goes_on(served):
     unknown, listed = ask(served, ("get_run", {"run": "no such run"}), ("list_runs", {}))
     assert unknown.is_error

@@ -90,6 +90,8 @@ def test_without_the_state_the_weights_are_those_of_the_factory(run, tmp_path):
     assert found["is_reproduced"] is False
     assert found["samples"][0]["index"] == 17
     assert found["samples"][0]["loss"] is None
+    shown = run(recording(tmp_path / "b"), "build").output
+    assert "The recorded losses of the samples that are finite were not reproduced." in shown
 
 
 def test_the_samples_shown_are_limited(run, tmp_path):
