@@ -65,10 +65,10 @@ class TestMissingZeroGrad:
 
 class TestNoGradient:
     def check(self, *, steps=6, shape=(8, 8), ran=True, optimizers=1.0, everywhere=False,
-              skipped=0.0, names="ab"):  # fmt: skip
+              skipped=0.0, names="ab", depth=0):  # fmt: skip
         first, second = names
         places = [
-            Place(f"{first}.weight", kind="weight", shape=shape, depth=0, module="a"),
+            Place(f"{first}.weight", kind="weight", shape=shape, depth=depth, module="a"),
             Place(f"{second}.weight", kind="weight", shape=(8, 8), depth=1, module="b"),
         ]
         trained = {} if everywhere else {places[1].name: {Stat.L2: 0.1, Stat.NONFINITE: 0.0}}
@@ -87,9 +87,10 @@ class TestNoGradient:
         assert (found.where, found.severity) == ("a", Severity.ERROR)
         assert not self.check(steps=2)
 
-    def test_a_small_part_without_a_use_is_a_note(self):
-        [found] = self.check(shape=(1, 2))
-        assert found.severity is Severity.INFO
+    @pytest.mark.parametrize(("depth", "severity"), [(2, Severity.INFO), (0, Severity.WARNING)])
+    def test_a_small_part_is_a_note_unless_it_is_the_start_of_the_model(self, depth, severity):
+        [found] = self.check(shape=(1, 2), depth=depth)
+        assert found.severity is severity
 
     def test_a_part_that_did_not_run_gets_twenty_steps(self):
         assert not self.check(ran=False, steps=19)
