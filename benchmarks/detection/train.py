@@ -238,11 +238,18 @@ def _steps(
 
 
 def _metric(program: Program, repair: Repair) -> float:
-    """Return the metric on the test samples, in evaluation mode."""
+    """Return the metric on the test samples, in evaluation mode; infinite if they raise."""
     program.model.eval()
-    with torch.no_grad():
-        x, y = repair.batch(program.data.x_test, program.data.y_test)
-        value = float(program.metric(program.forward(program.model, x), y))
+    try:
+        with torch.no_grad():
+            x, y = repair.batch(program.data.x_test, program.data.y_test)
+            value = float(program.metric(program.forward(program.model, x), y))
+    except (
+        IndexError,
+        RuntimeError,
+        ValueError,
+    ):  # as in the training: inputs that the fault broke
+        return math.inf
     return value if math.isfinite(value) else math.inf
 
 
