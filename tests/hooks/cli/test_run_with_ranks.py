@@ -58,7 +58,9 @@ for step in range(120):
     optimizer.zero_grad()
     backward(loss)
     optimizer.step()
-print(f"rank {{rank}}", sys.argv[1:], body[0].weight.sum().item().hex() + "\\n", end="", flush=True)
+# One string: without a buffer (PYTHONUNBUFFERED), print writes each argument alone, and lines mix.
+total = body[0].weight.sum().item().hex()
+print(f"rank {{rank}} {{sys.argv[1:]}} {{total}}\\n", end="", flush=True)
 torch.distributed.destroy_process_group()
 """
 LAUNCHERS = {
@@ -106,9 +108,7 @@ def test_both_ranks_are_one_healthy_run_and_train_as_without_it(launched, launch
     assert [line.split()[1] for line in of_ranks(watched)] == ["0", "1"]
     assert "['1e-2', '--more']" in watched.stdout
     verdicts = re.findall(r"trainvitals: run (\S+): (\w+)", watched.stdout + watched.stderr)
-    assert len(verdicts) == 2
-    assert len(set(verdicts)) == 1
-    assert verdicts[0][1] == "healthy"
+    assert [verdict for _, verdict in verdicts] == ["healthy"]  # the first rank reports
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
