@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -87,12 +87,26 @@ class ForwardOrder:
     def __init__(self) -> None:
         self.calls: list[tuple[nn.Module, str]] = []
         self._seen: set[int] = set()
+        self._inputs: set[int] = set()
 
     def saw(self, module: nn.Module, args: object) -> None:
         """Record that `module` was called with `args`. Later calls of it do not count."""
         if id(module) not in self._seen:
             self._seen.add(id(module))
-            self.calls.append((module, functional_nonlinearity(args)))
+            self.calls.append((module, self._function_before(args)))
+
+    def _function_before(self, args: object) -> str:
+        """Return the function that computed the input from the output of the module before.
+
+        "" if an earlier module had the same input: two heads on one trunk.
+        """
+        node = _node_of(args)
+        if node is None:
+            return ""
+        number = node._sequence_nr()
+        is_shared = number in self._inputs
+        self._inputs.add(number)
+        return "" if is_shared else functional_nonlinearity(args)
 
     def facts(self, norms: tuple[type[nn.Module], ...]) -> dict[int, ModuleFacts]:
         """Return id(module) → facts for every module that was called."""
@@ -129,8 +143,7 @@ def _next_nonlinearity(
 
 def functional_nonlinearity(args: object) -> str:
     """Return the nonlinear function that computed a module's first input; "" if unknown."""
-    first = args[0] if isinstance(args, tuple) and args else None
-    node = first.grad_fn if isinstance(first, Tensor) else None
+    node = _node_of(args)
     for _ in range(4):
         if node is None:
             return ""
@@ -141,6 +154,11 @@ def functional_nonlinearity(args: object) -> str:
             return ""
         node = node.next_functions[0][0]
     return ""
+
+
+def _node_of(args: object) -> Any:
+    first = args[0] if isinstance(args, tuple) and args else None
+    return first.grad_fn if isinstance(first, Tensor) else None
 
 
 def in_backward() -> bool:

@@ -43,7 +43,9 @@ class LossOscillation(Rule):
     The newest half of the losses (at least 60, at most 500) has no downward trend, its noise from
     step to step is above 8 % of the initial loss, and the update ratio (median over the matrices)
     is above 0.008. The noise is also more than three times what a batch of this size explains:
-    level/√n for n samples, and (1 + p) times as much with a dropout of p. Left out: losses that can
+    level/√n for n samples, (1 + p) times as much with a dropout of p, and √(s/(1 − s)) times as
+    much where one class has the share s > ½ of the targets: few samples then hold the loss. Left
+    out: losses that can
     be negative, losses whose batch size is not known, runs that have not learned, warm-up, and
     class probabilities as targets that are nearer to one class in some batches (mixup).
     ## Why it matters
@@ -106,9 +108,10 @@ class LossOscillation(Rule):
         if not batch or _targets_vary(history):
             return
         factor = self.batch_factor * (1 + float(history.facts.get("dropout_max", 0.0)))
+        factor *= _of_rare_classes(history)
         explained = factor * swing.level / math.sqrt(batch)
         if swing.noise >= explained:
-            batches = f"{factor:g} × level/√n for {batch} samples"
+            batches = f"{factor:.3g} × level/√n for {batch} samples"
             yield self._finding(swing, ratio, batches, explained, course.initial)
 
     def _had_fallen(self, course: Course) -> bool:
@@ -197,6 +200,20 @@ def _targets_vary(history: History) -> bool:
         return False
     spread = history.scalar(Scalar.TARGET_STD).finite().values.astype(np.float64)
     return bool(len(spread) > 0 and np.ptp(spread) > _ONE_HOT * spread.max())
+
+
+def _of_rare_classes(history: History) -> float:
+    """Return how much wider the losses of samples spread because one class has most of them."""
+    shares = history.scalar(Scalar.TARGET_MAJORITY_SHARE).finite().values
+    if (
+        not len(shares)
+        and (kind := only_loss(history)) is not None
+        and "BCE" in "".join(kind.kinds)
+    ):
+        ones = history.scalar(Scalar.TARGET_MEAN).finite().values
+        shares = np.maximum(ones, 1 - ones)
+    share = min(middle(shares), 0.99) if len(shares) else 0.5
+    return max(1.0, math.sqrt(share / (1 - share)))
 
 
 def _batch(history: History) -> int:
