@@ -65,6 +65,8 @@ def class_numbers(
     least = std**2 + mean**2 + (1 - 2 * high) / classes
     learned = (np.abs(mean - target) < _NEAR * spread) & (loss > 0)
     learned &= target - 1 / classes > 2 * _NEAR * spread  # the mean of one-hot targets is 1/classes
+    # Cauchy–Schwarz: no squared error is smaller. A loss of other terms can be.
+    learned &= loss > 0.5 * ((std - spread) ** 2 + (mean - target) ** 2)
     if (learned & (least > ratio * loss)).all():
         return ClassNumbers(float((least / loss)[-1]), False, float(loss[-1]))
     return None

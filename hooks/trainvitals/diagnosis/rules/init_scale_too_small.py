@@ -25,7 +25,7 @@ from trainvitals.wire import Place, Stat, Stream
 SQUASHING = ("sigmoid", "tanh", "softmax")
 
 
-RESET_MAX = 6
+RESET_MAX = 3
 """Layers up to which PyTorch's own initialisation keeps enough of the signal."""
 KNOWN = frozenset(
     {"Linear", "Conv1d", "Conv2d", "Conv3d", "Dropout", "Flatten", "Identity", "MaxPool1d"}

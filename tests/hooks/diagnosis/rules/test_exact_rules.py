@@ -110,6 +110,20 @@ class TestNoGradient:
         assert not self.check(everywhere=True, skipped=1.0)
 
 
+class TestClassNumbers:
+    """Eight outputs against class numbers 0 to 6, at a loss of 0.2 once they are learned."""
+
+    event = kind("MSELoss", target_type="int64", prediction_shape="(32, 8)", target_shape="(32,)")
+
+    @pytest.mark.parametrize(("spread", "found"), [(1.8, True), (30.0, False)])
+    def test_a_loss_that_no_squared_error_can_have_is_of_other_terms(self, spread, found):
+        seen = {"prediction_mean": 3.0, "target_mean": 3.0, "target_std": 2.0, "loss": 0.2}
+        limits = {"prediction_min": -0.5, "prediction_max": 6.5}
+        assert found == bool(
+            run(LossTaskMismatch(), 40, self.event, prediction_std=spread, **seen, **limits)
+        )
+
+
 class TestConnections:
     def test_a_connection_that_was_repaired_is_over(self):
         wrong = kind(wiring="softmax_before_cross_entropy")
