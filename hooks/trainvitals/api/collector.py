@@ -1,4 +1,4 @@
-"""The structs of the collector's settings. Users import them from `schema`."""
+"""The structs of the collector itself and of its settings. Users import them from `schema`."""
 
 from __future__ import annotations
 
@@ -38,3 +38,21 @@ class CollectorSettings(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, dict[str, float]] = {}
     """Rule → threshold → value, where the collector changes the default. A run's own values, which
     are facts of the run, take precedence."""
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """A run that was deleted."""
+
+    id: str
+    removed_at: float | None = None
+    """Until this time it can be restored (undelete); null if it was deleted permanently."""
+
+
+class Version(msgspec.Struct, frozen=True):
+    """The name and the version of the collector."""
+
+    version: str
+    database: str
+    """Engine and its version."""
+    rescue: bool = False
+    """The database is damaged and only read; no batch is stored."""

@@ -21,7 +21,9 @@ from trainvitals.api.alerts import Notifications as Notifications
 from trainvitals.api.alerts import Route as Route
 from trainvitals.api.alerts import Silence as Silence
 from trainvitals.api.collector import CollectorSettings as CollectorSettings
+from trainvitals.api.collector import Deleted as Deleted
 from trainvitals.api.collector import Setting as Setting
+from trainvitals.api.collector import Version as Version
 from trainvitals.api.collector import Viewer as Viewer
 from trainvitals.api.curves import Curve as Curve
 from trainvitals.api.curves import Heatmap as Heatmap
@@ -386,25 +388,7 @@ class RunDetail(Run, frozen=True, kw_only=True):
         )
 
 
-class Deleted(msgspec.Struct, frozen=True):
-    """A run that was deleted."""
-
-    id: str
-    removed_at: float | None = None
-    """Until this time it can be restored (undelete); null if it was deleted permanently."""
-
-
 class Findings(msgspec.Struct, frozen=True):
     """All findings of a run, ranked, open ones first."""
 
     findings: tuple[Finding, ...]
-
-
-class Version(msgspec.Struct, frozen=True):
-    """The name and the version of the collector."""
-
-    version: str
-    database: str
-    """Engine and its version."""
-    rescue: bool = False
-    """The database is damaged and only read; no batch is stored."""

@@ -173,13 +173,7 @@ def shattered(course: Course, ratio: Window, *, ratio_min: float) -> Damage | No
         f"matrix), and the loss rose from {number(start, 4)} to {number(peak, 4)} and is "
         f"{number(course.now(20), 4)} now",
         (
-            Evidence(
-                quantity="largest of the first three update ratios (median matrix)",
-                seen=largest,
-                limit=ratio_min,
-                direction="above",
-                healthy=HEALTHY_RATIO,
-            ),
+            _largest_ratio(largest, ratio_min),
             Evidence(
                 quantity="largest of the first ten losses divided by the first",
                 seen=peak / start,
@@ -212,15 +206,17 @@ def overwritten(
         at,
         f"one of the first steps changed the weights by {number(largest)} times their size (median "
         "matrix), so the initialisation is lost",
-        (
-            Evidence(
-                quantity="largest of the first three update ratios (median matrix)",
-                seen=largest,
-                limit=ratio_min,
-                direction="above",
-                healthy=HEALTHY_RATIO,
-            ),
-        ),
+        (_largest_ratio(largest, ratio_min),),
         0.6,
         largest,
+    )
+
+
+def _largest_ratio(largest: float, ratio_min: float) -> Evidence:
+    return Evidence(
+        quantity="largest of the first three update ratios (median matrix)",
+        seen=largest,
+        limit=ratio_min,
+        direction="above",
+        healthy=HEALTHY_RATIO,
     )

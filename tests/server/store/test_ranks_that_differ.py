@@ -1,23 +1,16 @@
 """TV953 over a real database: the records of two gloo processes, and the findings about them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("torch")
 
 from helpers import ranks_training as program
+from helpers.stored_ranks import findings, history, stored_ranks
 from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.rules.rank_divergence import RankDivergence
-from trainvitals.wire import decode
-from trainvitals_server.store import Store
-from trainvitals_server.store.histories import Histories
 
 pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
 
-RANKS = 2
 KINDS = (
     "ddp",
     "changed",
@@ -34,31 +27,8 @@ KINDS = (
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS)]
-    done = subprocess.run(
-        [*command, program.__file__, str(folder), *KINDS],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    store = Store.open(f"sqlite:///{folder / 'trainvitals.db'}", clock=lambda: 1_700_000_100.0)
-    for path in sorted(folder.glob("*.bin")):
-        body = path.read_bytes()
-        store.ingest(decode(body), body)
-    yield store
-    store.close()
-
-
-def history(store, kind):
-    with store.database.read() as connection:
-        return Histories().get(connection, store.run(kind).pk)
-
-
-def findings(store, kind):
-    return list(RankDivergence().check(history(store, kind)))
+    with stored_ranks(program.__file__, KINDS, folder) as store:
+        yield store
 
 
 @pytest.mark.parametrize("kind", ["changed", "clipped"])
