@@ -20,6 +20,7 @@ import msgspec
 
 from trainvitals.ship.buffer import RECORD_BYTES, Buffer, Losses
 from trainvitals.ship.segments import Spooled
+from trainvitals.ship.thinning import Thinning
 from trainvitals.wire import (
     Batch,
     Dropped,
@@ -73,6 +74,7 @@ class Packer:
         self._next: deque[tuple[Record, int]] = deque()
         """Records and their sizes that did not fit into the last batch; packed first."""
         self._introduced: set[int] = set()
+        self._thinning = Thinning()
 
     @property
     def layouts(self) -> list[Layout]:
@@ -80,10 +82,11 @@ class Packer:
         known = self._layouts.values()
         return [layout for layout in known if (layout.stream, layout.version) not in self._rejected]
 
-    def next(self, *, quiet: bool = True) -> Spooled | None:
+    def next(self, *, quiet: bool = True, used: float = 0.0) -> Spooled | None:
         """Return the next batch; None if there are no records.
 
-        Unless `quiet`, losses are reported also if there is no other record.
+        Unless `quiet`, losses are reported also if there is no other record. `used` is the share
+        of the spool that is used, from 0: the fuller it is, the more frames are dropped.
         """
         if self._introduce and self.waits():
             self._introduce = False
@@ -93,7 +96,7 @@ class Packer:
         records: list[Record] = []
         size = steps = counted = values = 0
         while steps < BATCH_STEPS and len(records) < BATCH_RECORDS:
-            taken = self._take()
+            taken = self._take(used)
             if taken is None:
                 break
             record, record_bytes = taken
@@ -144,7 +147,7 @@ class Packer:
         """Whether there is a record to pack."""
         return bool(self._next) or len(self._buffer) > 0
 
-    def _take(self) -> tuple[Record, int] | None:
+    def _take(self, used: float) -> tuple[Record, int] | None:
         """Return the next storable record and its size in bytes."""
         if self._next:
             return self._next.popleft()
@@ -154,11 +157,13 @@ class Packer:
                     record = self._completed(record)
                 record = sanitised(record)
                 self._note(record)
-                if not isinstance(record, Frame) or self._fits(record):
+                reason = self._refusal(record, used) if isinstance(record, Frame) else ""
+                if not reason:
                     return record, _bytes_of(record)
             except Exception:
                 log.exception("A record cannot be encoded and is dropped.")
-            self.leave_out([record], "rejected", 1)
+                reason = "rejected"
+            self.leave_out([record], reason, 1)
         return None
 
     def _note(self, record: Record) -> None:
@@ -168,6 +173,12 @@ class Packer:
             self._start = record
         elif isinstance(record, Layout):
             self._layouts[record.stream] = record
+
+    def _refusal(self, frame: Frame, used: float) -> str:
+        """Return why a frame is dropped; "" if it is packed."""
+        if not self._fits(frame):
+            return "rejected"
+        return "" if self._thinning.keeps(frame, used) else "spool_full"
 
     def _fits(self, frame: Frame) -> bool:
         """Whether a frame passes the checks of the collector that are possible here."""

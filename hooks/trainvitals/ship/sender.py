@@ -291,7 +291,7 @@ class Sender:
         state = self._hot_to_disk()
         if state == "broken":
             return
-        while (batch := self._packer.next()) is not None:
+        while (batch := self._packer.next(used=self._used())) is not None:
             try:
                 if state == "full":
                     raise SpoolFull("the spool is full")
@@ -315,6 +315,9 @@ class Sender:
                 return "full" if isinstance(error, SpoolFull) else "broken"
             self._hot.pop(0)
         return "kept"
+
+    def _used(self) -> float:
+        return self._spool.used() if self._spool is not None else 0.0
 
     def _own_spool(self) -> Spool:
         if self._spool is None:

@@ -1,8 +1,9 @@
 """Keep batches on disk until they are delivered: one folder per source, append-only segments.
 
 Comes in: encoded batches. Goes out: the same batches, oldest first.
-Promise:  bounded in bytes, including rejected batches; `lost` counts records lost on disk; only
-          OSError and SpoolFull are raised. Not thread-safe; the caller holds the lock.
+Promise:  bounded in bytes, including rejected batches, and by the disk's free space; `lost` counts
+          records lost on disk; only OSError and SpoolFull are raised. Not thread-safe; the caller
+          holds the lock.
 Start at `Spool`; segments.py defines the file format. A folder contains `owner.json` with the
 collector and the run, `lock`, which the owner locks, the batches in `00000000.segment` …, and
 `rejected/` with the batches that the collector rejected permanently.
@@ -24,6 +25,8 @@ from typing import Final
 from trainvitals.ship.segments import SALT_BYTES, Spooled, frame_of, frames_of
 
 SEGMENT_BYTES_MAX: Final = 4 * 2**20
+FREE_SHARE: Final = 0.02
+"""Share of the disk's free space that a spool may use: the training's checkpoints need the rest."""
 REJECTED_SHARE: Final = 8
 """Rejected batches may use 1/REJECTED_SHARE of the spool's limit."""
 _SEGMENT: Final = re.compile(r"\d{8,12}\.segment")
@@ -106,8 +109,9 @@ class Spool:
         if not self.folder.is_dir():
             self._recreate()
         frame_bytes = len(batch.payload) + 64
-        if self.size() + frame_bytes > self.bytes_max:
-            raise SpoolFull(f"the spool in {self.folder} has reached {self.bytes_max} bytes")
+        limit = self.limit()
+        if self.size() + frame_bytes > limit:
+            raise SpoolFull(f"the spool in {self.folder} has reached {limit} bytes")
         descriptor = self._segment()
         frame = memoryview(frame_of(batch, self._salt))
         try:
@@ -172,7 +176,7 @@ class Spool:
         """Keep a batch that the collector rejected permanently, if there is space for it."""
         folder = self.folder / "rejected"
         kept = sum(map(_size, _files(folder)))
-        if kept + len(batch.payload) > self.bytes_max // REJECTED_SHARE:
+        if kept + len(batch.payload) > self.limit() // REJECTED_SHARE:
             return
         folder.mkdir(exist_ok=True, mode=0o700)
         (folder / f"{batch.seq:016d}.batch").write_bytes(batch.payload)
@@ -180,6 +184,21 @@ class Spool:
     def size(self) -> int:
         """Return the bytes on disk, including rejected batches."""
         return sum(map(_size, [*self._segments(), *_files(self.folder / "rejected")]))
+
+    def limit(self) -> int:
+        """Return the bytes that it may use now: fewer than `bytes_max` on a disk with little space.
+
+        Where the free space cannot be read, `bytes_max` alone applies.
+        """
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return self.bytes_max
+        return min(self.bytes_max, int(FREE_SHARE * (free + self.size())))
+
+    def used(self) -> float:
+        """Return the used share of the limit; more than 1 if the disk was filled since."""
+        return self.size() / max(1, self.limit())
 
     def close(self) -> None:
         """Release the folder; remove it if it contains no batches. Raises nothing."""
