@@ -207,11 +207,14 @@ class SqliteDatabase:
         return None
 
     def close(self) -> None:
+        # The connection that is closed last writes the log into the file and removes it, which a
+        # reader cannot do.
+        self._reader_engine.dispose()
         with self._condition:
             self._closing = True
             self._condition.notify_all()
         self._thread.join(30)
-        self._reader_engine.dispose()
+        self._reader_engine.dispose()  # one that was in use
         self._writer_engine.dispose()
 
 

@@ -1,10 +1,12 @@
-"""Tasks of one commit do not affect each other; a cancelled task is left out."""
+"""Tasks of one commit do not affect each other; a stopped queue leaves one complete file."""
 
+import shutil
 import threading
 
 import pytest
 import sqlalchemy as sa
 
+from helpers.batches import batch, ingest, start
 from trainvitals_server.auth import Scope, Tokens
 from trainvitals_server.store import Store
 from trainvitals_server.store.models import Token
@@ -99,3 +101,16 @@ def test_a_token_is_remembered_until_it_ends_if_only_this_process_can_revoke_it(
     tokens.revoke(long.split("_")[2])
     assert tokens.remembered(long) is None
     assert tokens.check(long) is None
+
+
+def test_after_a_stop_the_file_alone_has_everything(tmp_path):
+    path = tmp_path / "test.db"
+    store = Store.open(f"sqlite:///{path}")
+    ingest(store, batch(start()))
+    assert store.run("r") is not None, "a reader has been open"
+    store.close()
+    assert [file.name for file in tmp_path.glob("test.db-*")] == []
+    copy = shutil.copy(path, tmp_path / "copy.db")
+    again = Store.open(f"sqlite:///{copy}")
+    assert again.run("r") is not None
+    again.close()
