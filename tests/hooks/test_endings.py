@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import trainvitals
+from helpers.warm_python import run_warm
 from helpers.watching import network, own_home, train, watched  # noqa: F401 - own_home is a fixture
 from trainvitals.capture import Capture
 from trainvitals.wire import Event, EventKind, Frame
@@ -48,11 +49,8 @@ def run_script(script: str, **environment: str) -> subprocess.CompletedProcess[s
     head = "import torch, trainvitals\nfrom torch import nn\ntorch.manual_seed(0)\n"
     head += "model = nn.Linear(4, 2)\n"
     head += "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-    return subprocess.run(
-        [sys.executable, "-c", head + textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
+    return run_warm(
+        head + textwrap.dedent(script),
         env={**os.environ, "TRAINVITALS_REPORT": "line", **environment},
     )
 

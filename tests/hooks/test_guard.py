@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 import trainvitals
+from helpers.warm_python import run_warm
 from helpers.watching import own_home  # noqa: F401 - a fixture
 from trainvitals.api.schema import Prevented
 from trainvitals.capture.veto import UpdateGuard
@@ -158,9 +157,9 @@ for _ in range(3):
     (model(torch.ones(1, 2)).sum() * float("nan")).backward()
     optimizer.step()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+    done = run_warm(program)
     assert done.returncode == 1
-    assert b"StopTraining: the gradients of step 0 are not finite" in done.stderr
+    assert "StopTraining: the gradients of step 0 are not finite" in done.stderr
 
 
 @pytest.mark.parametrize("guard", ["off", "report", "veto", "stop"])

@@ -1,17 +1,17 @@
 """On a terminal a training shows its status, and never in the way of the program's own output."""
 
+import contextlib
 import os
 import pty
 import re
-import subprocess
 import sys
-import textwrap
 import threading
 from itertools import pairwise
 
 import torch
 
 import trainvitals
+from helpers.warm_python import run_warm
 from helpers.watching import network, own_home, train, watched  # noqa: F401 - own_home is a fixture
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
 from trainvitals.diagnosis.history import History
@@ -50,27 +50,27 @@ def on_a_terminal(tmp_path, *, lr=0.1, seconds=1.6, **environment) -> str:
         "COLUMNS": "100",
         **environment,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(TRAINING.format(lr=lr, seconds=seconds))],
-        stdin=subprocess.DEVNULL,
-        stdout=follower,
-        stderr=follower,
-        env={**os.environ, **environment},
+    written = bytearray()
+    reader = threading.Thread(target=read_to, args=(main, written))
+    reader.start()
+    done = run_warm(
+        TRAINING.format(lr=lr, seconds=seconds),
         cwd=tmp_path,
+        env={**os.environ, **environment},
+        terminal=os.ttyname(follower),
     )
     os.close(follower)
-    written = b""
-    while True:
-        try:
-            chunk = os.read(main, 65536)
-        except OSError:  # Linux: EIO when the last writer has closed
-            break
-        if not chunk:
-            break
-        written += chunk
+    reader.join(10)
     os.close(main)
-    assert process.wait(60) == 0, written.decode()
+    assert done.returncode == 0, written.decode()
     return written.decode()
+
+
+def read_to(terminal: int, written: bytearray) -> None:
+    """Read all of a terminal's output, until its last writer has closed it."""
+    with contextlib.suppress(OSError):  # Linux: EIO when the last writer has closed
+        while chunk := os.read(terminal, 65536):
+            written += chunk
 
 
 def finding(code="TV201"):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from helpers.warm_python import run_warm
 from helpers.watching import own_home  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("own_home")]
@@ -58,6 +59,20 @@ def run(tmp_path):
     return run
 
 
+@pytest.fixture
+def run_in_warm(tmp_path):
+    """Run a program with `trainvitals run` in a process that has imported torch already."""
+
+    def run(program, *args, options=()):
+        (tmp_path / "train.py").write_text(textwrap.dedent(program))
+        command = "import runpy\nrunpy.run_module('trainvitals', None, '__main__', alter_sys=True)"
+        environment = {**os.environ, "TRAINVITALS_REPORT": "line"}
+        words = ["run", *options, "train.py", *args]
+        return run_warm(command, *words, cwd=tmp_path, env=environment)
+
+    return run
+
+
 def test_the_program_is_watched_and_gives_the_same_numbers(run):
     plain, watched = run(LOOP, watched=False), run(LOOP)
     assert watched.returncode == 0, watched.stderr
@@ -79,8 +94,10 @@ def test_the_loss_is_found_so_that_no_rule_is_blind(run):
     assert "blind" not in done.stderr
 
 
-def test_a_finding_without_fail_on_leaves_the_exit_code(run):
-    assert run(LOOP, "30.0").returncode == 0
+def test_a_finding_without_fail_on_leaves_the_exit_code(run_in_warm):
+    done = run_in_warm(LOOP, "30.0")
+    assert "WARNING TV" in done.stderr or "ERROR TV" in done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -93,8 +110,10 @@ def test_it_ends_as_python_does(run, ending, code):
     assert watched.stderr == plain.stderr
 
 
-def test_a_failed_program_is_reported_as_failed(run):
-    assert "failed after 120 steps: KeyError: 3" in run(LOOP + "\nraise KeyError(3)\n").stderr
+def test_a_failed_program_is_reported_as_failed(run_in_warm):
+    assert (
+        "failed after 120 steps: KeyError: 3" in run_in_warm(LOOP + "\nraise KeyError(3)\n").stderr
+    )
 
 
 def test_an_interrupt_ends_it_by_the_signal(tmp_path):
@@ -132,7 +151,7 @@ def test_settings_that_the_program_makes_before_torch_count(run):
     assert run(program).stdout == "1\n"
 
 
-def test_a_gan_is_watched_with_both_models(run):
+def test_a_gan_is_watched_with_both_models(run_in_warm):
     program = """
     import torch
     from torch import nn
@@ -149,21 +168,21 @@ def test_a_gan_is_watched_with_both_models(run):
     [monitor] = trainvitals.monitor._open
     print(sorted({n.split(".")[0] for n in monitor.diagnosis().watched}))
     """
-    done = run(program)
+    done = run_in_warm(program)
     assert done.stdout == "['critic', 'maker']\n", done.stderr
 
 
-def test_a_program_that_calls_watch_itself_is_left_to_it(run):
+def test_a_program_that_calls_watch_itself_is_left_to_it(run_in_warm):
     program = LOOP.replace(
         "for step",
         "import trainvitals\nmonitor = trainvitals.watch(model, optimizer, run='own')\nfor step",
     )
-    done = run(program, options=["--name", "ours"])
+    done = run_in_warm(program, options=["--name", "ours"])
     assert "run own" in done.stderr
     assert "run ours" not in done.stderr
 
 
-def test_the_loss_before_gradscaler_is_recorded(run):
+def test_the_loss_before_gradscaler_is_recorded(run_in_warm):
     program = LOOP.replace("for step", "scaler = torch.amp.GradScaler('cpu')\nfor step")
     program = program.replace("loss.backward()", "scaler.scale(loss).backward()")
     program = program.replace("optimizer.step()", "scaler.step(optimizer); scaler.update()")
@@ -174,7 +193,7 @@ monitor.diagnosis()
 losses = monitor._diagnosis.history.scalar("loss").values
 print(max(losses) < 10, len(losses))
 """
-    assert run(program).stdout.splitlines()[-1] == "True 120"
+    assert run_in_warm(program).stdout.splitlines()[-1] == "True 120"
 
 
 def test_the_annotations_of_the_program_are_objects(run):
@@ -195,32 +214,44 @@ def test_the_exception_hook_of_the_program_is_called(run):
     assert watched.stderr == ""
 
 
-@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "sys.exit()", "monitor.close()"])
-def test_a_sick_run_whose_program_ends_with_0_gives_1(run, ending):
+# A program that ends with its last line: test_the_loss_is_found_so_that_no_rule_is_blind.
+@pytest.mark.parametrize(
+    "ending", ["sys.exit(0)", pytest.param("sys.exit()", marks=pytest.mark.slow), "monitor.close()"]
+)
+def test_a_sick_run_whose_program_ends_with_0_gives_1(run_in_warm, ending):
+    assert run_in_warm(ended_by(ending), "30.0", options=["--fail-on", "warning"]).returncode == 1
+
+
+@pytest.mark.slow  # a program without these endings is shorter
+@pytest.mark.parametrize("ending", ["sys.exit(0)", "sys.exit()", "monitor.close()"])
+def test_a_sick_run_without_fail_on_keeps_the_0_of_its_program(run_in_warm, ending):
+    assert run_in_warm(ended_by(ending), "30.0").returncode == 0
+
+
+def ended_by(ending):
     program = LOOP + f"\n{ending}\n"
     if "monitor" in ending:
         begin = "import trainvitals\nmonitor = trainvitals.watch(model, optimizer)\nfor step"
         program = program.replace("for step", begin)
         program = program.replace("loss.backward()", "monitor.loss(loss).backward()")
-    assert run(program, "30.0", options=["--fail-on", "warning"]).returncode == 1
-    assert run(program, "30.0").returncode == 0
+    return program
 
 
-def test_a_program_that_calls_watch_and_raises_is_reported_as_failed(run):
+def test_a_program_that_calls_watch_and_raises_is_reported_as_failed(run_in_warm):
     begin = "import trainvitals\nmonitor = trainvitals.watch(model, optimizer)\nfor step"
-    done = run(LOOP.replace("for step", begin) + "\nraise KeyError(3)\n")
+    done = run_in_warm(LOOP.replace("for step", begin) + "\nraise KeyError(3)\n")
     assert done.returncode == 1
     assert "failed after 120 steps: KeyError: 3" in done.stderr
     assert "no training was seen" not in done.stderr
 
 
-def test_fail_on_without_a_watched_training_gives_5(run):
-    assert run("import torch", options=["--fail-on", "error"]).returncode == 5
+def test_fail_on_without_a_watched_training_gives_5(run_in_warm):
+    assert run_in_warm("import torch", options=["--fail-on", "error"]).returncode == 5
 
 
-def test_fail_on_leaves_the_exit_code_where_trainvitals_is_switched_off(run, monkeypatch):
+def test_fail_on_leaves_the_exit_code_where_trainvitals_is_switched_off(run_in_warm, monkeypatch):
     monkeypatch.setenv("TRAINVITALS_DISABLED", "1")
-    assert run(LOOP, "30.0", options=["--fail-on", "error"]).returncode == 0
+    assert run_in_warm(LOOP, "30.0", options=["--fail-on", "error"]).returncode == 0
 
 
 @pytest.mark.slow  # the script and the module without torchrun are shorter
@@ -246,7 +277,7 @@ def test_a_program_without_training_says_that_none_was_seen(run):
     assert run("print(1)").stderr == ""
 
 
-def test_a_second_training_of_a_program_is_named_as_not_watched(run):
+def test_a_second_training_of_a_program_is_named_as_not_watched(run_in_warm):
     again = LOOP.split("torch.set_num_threads(1)\n")[1].split("print(")[0]
     shown = f"""
 {LOOP}
@@ -256,13 +287,13 @@ print(monitor.diagnosis().not_watched.get("later trainings"))
 {again}
 print(monitor.diagnosis().not_watched.get("later trainings"))
 """
-    done = run(shown)
+    done = run_in_warm(shown)
     _, before, after = done.stdout.splitlines()
     assert before == "None", done.stderr
     assert after.startswith("after step 119, AdamW that was created later trains; ")
 
 
-def test_a_framework_with_its_own_optimizers_is_told_of_its_callback(run):
+def test_a_framework_with_its_own_optimizers_is_told_of_its_callback(run_in_warm):
     if importlib.util.find_spec("keras") is None:
         pytest.skip("needs keras")
     program = """
@@ -275,7 +306,7 @@ model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 model.fit(np.zeros((8, 4)), np.zeros((8, 1)), verbose=0)
 """
-    said = run(program).stderr
+    said = run_in_warm(program).stderr
     assert "no training was seen: the optimizers of keras are not torch's" in said
     assert "model.fit(…, callbacks=[TrainvitalsCallback()])" in said
 
