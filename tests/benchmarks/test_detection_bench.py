@@ -19,11 +19,13 @@ from detection.bench import Result, bench, judge
 from detection.case import ANYWHERE, Case, Class, Split
 from detection.controls import CONTROLS
 from detection.faults import CASES
-from detection.held_out import BASES, mapping
 from detection.program import Program
 from detection.report import data, false_alarms, text
 from detection.score import NO_FIX, Rate, in_top, is_better, place_right, quantile, scores, wilson
+from detection.second_part import mapping as second_part
 from detection.train import Outcome, Shown, run
+from detection.unseen import BASES
+from detection.unseen import mapping as unseen
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.registry import RULES
 
@@ -234,7 +236,8 @@ def test_no_data_set_and_no_architecture_is_in_both_splits(shared):
     assert not of[Split.TUNING] & of[Split.HELD_OUT]
 
 
-def test_every_fault_and_control_that_is_mapped_to_a_held_out_program_exists():
+@pytest.mark.parametrize("mapping", [second_part, unseen])
+def test_every_fault_and_control_that_a_mapping_names_exists(mapping):
     def titles(cases: dict[str, Case]) -> set[str]:
         return {name.partition("@")[0] for name in cases}
 
@@ -252,8 +255,8 @@ def test_the_causes_of_held_out_faults_are_rules():
     parameters(
         {name: name for name, base in BASES.items() if base.split == Split.HELD_OUT},
         slow={
-            *("vgg-textures", "signalnet-beats", "tagger-grammar", "encoder-motifs"),
-            *("segmentation-blobs", "translator-reversals"),
+            *("mixer-marks", "separable-spots", "wavenet-thresholds"),
+            *("unet-patterns", "decoder-sums"),
         },
     ),
 )

@@ -2,5 +2,6 @@
 
 from detection.controls import common, look_alikes
 from detection.controls.register import CONTROLS
+from detection.unseen import look_alikes as unseen_look_alikes
 
-__all__ = ["CONTROLS", "common", "look_alikes"]
+__all__ = ["CONTROLS", "common", "look_alikes", "unseen_look_alikes"]

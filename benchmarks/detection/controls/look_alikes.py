@@ -1,4 +1,4 @@
-"""Healthy variants of the held-out programs whose properties look like faults."""
+"""Healthy variants of the programs of the second part whose properties look like faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.optim import lr_scheduler
 
 from detection.controls.register import control
-from detection.held_out.mapping import (
+from detection.program import Program, hidden_layers, output_layer
+from detection.second_part.mapping import (
     ACTOR,
     BLOBS,
     ENCODER,
@@ -22,9 +23,8 @@ from detection.held_out.mapping import (
     VAE,
     VGG,
 )
-from detection.held_out.programs import ELBO, ActorCriticLoss
-from detection.held_out.samples import IGNORED
-from detection.program import Program, hidden_layers, output_layer
+from detection.second_part.programs import ELBO, ActorCriticLoss
+from detection.second_part.samples import IGNORED
 
 
 @control(f"{TAGGER} {TRANSLATOR}")

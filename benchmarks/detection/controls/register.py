@@ -6,22 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from detection.case import Case
-from detection.held_out import BASES
-from detection.held_out.mapping import CONTROLS as HELD_OUT
 from detection.program import Change
+from detection.second_part import mapping as second_part
+from detection.unseen import BASES
+from detection.unseen import mapping as unseen
 
 CONTROLS: dict[str, Case] = {}
+
+
+def added(title: str) -> list[str]:
+    """Return the bases that the mappings add to the control `title`."""
+    return [base for part in (second_part, unseen) for base in part.CONTROLS.get(title, "").split()]
 
 
 def control(on: str, *, name: str = "", **arguments: Any) -> Callable[[Any], Any]:
     """Register a variant of the bases `on`; its name is the function's.
 
-    held_out/mapping.py adds held-out bases by this name.
+    mapping.py of second_part/ and of unseen/ adds more bases by this name.
     """
 
     def register(change: Any) -> Any:
         title = name or change.__name__
-        for base in [*on.split(), *HELD_OUT.get(title, "").split()]:
+        for base in [*on.split(), *added(title)]:
             case_name = f"{title}@{base}"
             assert case_name not in CONTROLS, case_name
             applied: Change = lambda p: change(p, **arguments)  # noqa: E731

@@ -1,4 +1,4 @@
-"""The fault cases, one module per group of classes. Importing this fills `CASES`."""
+"""The fault cases, one module per group, and those of unseen/. Importing this fills `CASES`."""
 
 from detection.faults import (
     data,
@@ -13,17 +13,22 @@ from detection.faults import (
     wiring,
 )
 from detection.faults.register import CASES
+from detection.unseen import inputs, losses, steps, structure
 
 __all__ = [
     "CASES",
     "data",
     "flow",
     "initialisation",
+    "inputs",
     "loss",
+    "losses",
     "numeric",
     "optimizer",
     "pairing",
     "silent",
+    "steps",
+    "structure",
     "usage",
     "wiring",
 ]

@@ -1,7 +1,7 @@
 """Pairing: inputs, targets, outputs and terms of the loss that do not belong together.
 
 Errors that users report of sequences, masks, tables, variational and actor-critic losses. These are
-put into held-out programs alone.
+put into programs of the second part alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from detection.case import Class, Places
 from detection.faults.loss import head_of
 from detection.faults.register import fault
-from detection.held_out.mapping import (
+from detection.program import Program, around
+from detection.second_part.mapping import (
     ACTOR,
     BLOBS,
     ENCODER,
@@ -27,9 +28,8 @@ from detection.held_out.mapping import (
     VAE,
     VGG,
 )
-from detection.held_out.programs import ELBO, ActorCriticLoss
-from detection.held_out.samples import IGNORED, UNKNOWN
-from detection.program import Program, around
+from detection.second_part.programs import ELBO, ActorCriticLoss
+from detection.second_part.samples import IGNORED, UNKNOWN
 
 LOSS, DATA, SILENT = Class.LOSS, Class.DATA, Class.SILENT
 NOT_LEARNABLE = "label_noise no_learning loss_plateau"

@@ -7,13 +7,19 @@ from functools import partial
 from typing import Any
 
 from detection.case import ANYWHERE, Case, Class, Fault, Places
-from detection.held_out import BASES
-from detection.held_out.mapping import FAULTS
 from detection.program import Change, Program
+from detection.second_part import mapping as second_part
+from detection.unseen import BASES
+from detection.unseen import mapping as unseen
 
 CASES: dict[str, Case] = {}
 
 Apply = Callable[..., Places | None]
+
+
+def added(title: str) -> list[str]:
+    """Return the bases that the mappings add to the fault `title`."""
+    return [base for part in (second_part, unseen) for base in part.FAULTS.get(title, "").split()]
 
 
 def fault(
@@ -28,9 +34,9 @@ def fault(
 ) -> Callable[[Apply], Apply]:
     """Register a fault; its name is the function's.
 
-    `causes` are names of rules and `on` names of bases, separated by spaces; held_out/mapping.py
-    adds held-out bases by the fault's name. The function changes
-    the program and returns globs of the acceptable places, None when there is no single place.
+    `causes` are names of rules and `on` names of bases, separated by spaces; mapping.py of
+    second_part/ and of unseen/ adds more bases by the fault's name. The function changes the
+    program and returns globs of the acceptable places, None when there is no single place.
     """
 
     def register(apply: Apply) -> Apply:
@@ -40,7 +46,7 @@ def fault(
             return partial(apply, **arguments)(program) or ANYWHERE
 
         made = Fault(title, kind, frozenset(causes.split()), placed, given, onset)
-        for base in [*on.split(), *FAULTS.get(title, "").split()]:
+        for base in [*on.split(), *added(title)]:
             case = Case(f"{title}@{base}", BASES[base], made)
             assert case.name not in CASES, case.name
             CASES[case.name] = case

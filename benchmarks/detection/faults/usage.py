@@ -1,6 +1,6 @@
 """Usage: arguments of layers, optimizers and schedules that mean something else than intended.
 
-These are put into held-out programs alone.
+These are put into programs of the second part alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from detection.case import Class, Places
 from detection.faults.optimizer import HIGH, LOW
 from detection.faults.register import fault
 from detection.faults.wiring import NOT_TRAINED, Detach
-from detection.held_out.mapping import (
+from detection.program import Program, append, around
+from detection.second_part.mapping import (
     ACTOR,
     BLOBS,
     ENCODER,
@@ -26,7 +27,6 @@ from detection.held_out.mapping import (
     VAE,
     VGG,
 )
-from detection.program import Program, append, around
 
 WIRING, OPTIMIZER, FIT = Class.WIRING, Class.OPTIMIZER, Class.FIT
 

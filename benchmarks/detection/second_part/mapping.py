@@ -1,4 +1,4 @@
-"""Which faults and controls of the other modules are put into the held-out programs.
+"""Which faults and controls of the other modules are put into the programs of the second part.
 
 Comes in: nothing. Chosen for what makes sense in a program and makes it worse; what the diagnosis
           says of a case was not looked at.

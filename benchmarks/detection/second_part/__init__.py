@@ -1,9 +1,9 @@
-"""The held-out programs: architectures and data that no rule was chosen on.
+"""The second part of the tuning programs: they were held out until their misses were read.
 
 Start at programs.py. Importing this adds them to `BASES`.
 """
 
 from detection.bases import BASES
-from detection.held_out import models, programs, samples
+from detection.second_part import models, programs, samples
 
 __all__ = ["BASES", "models", "programs", "samples"]

@@ -1,4 +1,4 @@
-"""The architectures of the held-out programs, with the names that users give.
+"""The architectures of the programs of the second part, with the names that users give.
 
 Shapes are (samples, …); images and signals have the channels first.
 """

@@ -1,4 +1,4 @@
-"""Generated data sets of the held-out programs. No downloads, no clock.
+"""Generated data sets of the programs of the second part. No downloads, no clock.
 
 Every function takes a seed and returns `Data`; inputs are float32, and tokens and classes int64.
 """

@@ -1,4 +1,4 @@
-"""The healthy programs of the held-out part. No rule may be chosen on them."""
+"""The healthy programs of the second part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from detection.bases import TokenLoss, base, error_rate, momentum, squared_error
 from detection.case import Split
-from detection.held_out import models, samples
-from detection.held_out.samples import IGNORED
 from detection.program import Program
+from detection.second_part import models, samples
+from detection.second_part.samples import IGNORED
 
-HELD_OUT = Split.HELD_OUT
+TUNING = Split.TUNING
 
 
-@base("vgg-textures", "CNN without a norm", "textures", HELD_OUT)
+@base("vgg-textures", "CNN without a norm", "textures", TUNING)
 def _(seed: int) -> Program:
     loss = nn.CrossEntropyLoss()
     p = Program(models.vgg(5), samples.textures(seed), loss, error_rate, 0.02, momentum)
@@ -25,7 +25,7 @@ def _(seed: int) -> Program:
     return p
 
 
-@base("signalnet-beats", "1-D CNN with GroupNorm", "beats", HELD_OUT)
+@base("signalnet-beats", "1-D CNN with GroupNorm", "beats", TUNING)
 def _(seed: int) -> Program:
     loss = nn.CrossEntropyLoss()
     p = Program(models.SignalNet(2, 4), samples.beats(seed), loss, error_rate, 5e-3, AdamW)
@@ -44,7 +44,7 @@ def tag_error(output: Tensor, target: Tensor) -> Tensor:
     return error_rate(output[words], target[words])
 
 
-@base("tagger-grammar", "bidirectional LSTM", "grammar", HELD_OUT)
+@base("tagger-grammar", "bidirectional LSTM", "grammar", TUNING)
 def _(seed: int) -> Program:
     data = samples.grammar(seed)
     p = Program(models.Tagger(30, 5), data, TokenLoss(), tag_error, 1e-2, Adam)
@@ -52,7 +52,7 @@ def _(seed: int) -> Program:
     return p
 
 
-@base("encoder-motifs", "transformer encoder", "motifs", HELD_OUT)
+@base("encoder-motifs", "transformer encoder", "motifs", TUNING)
 def _(seed: int) -> Program:
     data = samples.motifs(seed)
     p = Program(models.TextEncoder(24, 12, 4), data, nn.CrossEntropyLoss(), error_rate, 3e-3, AdamW)
@@ -70,7 +70,7 @@ def binary_error(output: Tensor, target: Tensor) -> Tensor:
     return (((output > 0) != (target > 0.5)) | ~output.isfinite()).float().mean()
 
 
-@base("tabular-purchases", "embeddings and MLP", "purchases", HELD_OUT)
+@base("tabular-purchases", "embeddings and MLP", "purchases", TUNING)
 def _(seed: int) -> Program:
     model = models.TabularNet(5, (12, 40, 6))
     data = samples.purchases(seed)
@@ -79,7 +79,7 @@ def _(seed: int) -> Program:
     return p
 
 
-@base("selu-arm", "SELU MLP", "arm", HELD_OUT)
+@base("selu-arm", "SELU MLP", "arm", TUNING)
 def _(seed: int) -> Program:
     model = models.selu_net(4, *[40] * 5, 2)
     p = Program(model, samples.arm(seed), nn.HuberLoss(), squared_error, 5e-4, RMSprop)
@@ -93,7 +93,7 @@ def pixel_error(output: Tensor, target: Tensor) -> Tensor:
     return torch.stack([wrong[target == c].float().mean() for c in range(output.shape[1])]).mean()
 
 
-@base("segmentation-blobs", "convolutional segmentation", "blobs", HELD_OUT)
+@base("segmentation-blobs", "convolutional segmentation", "blobs", TUNING)
 def _(seed: int) -> Program:
     def nesterov(parameters: object, lr: float) -> Optimizer:
         return SGD(parameters, lr, momentum=0.9, nesterov=True)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def reconstruction(output: tuple[Tensor, Tensor, Tensor], target: Tensor) -> Ten
     return F.binary_cross_entropy_with_logits(output[0], target)
 
 
-@base("vae-strokes", "variational autoencoder", "strokes", HELD_OUT)
+@base("vae-strokes", "variational autoencoder", "strokes", TUNING)
 def _(seed: int) -> Program:
     p = Program(models.VAE(100), samples.strokes(seed), ELBO(), reconstruction, 3e-3, Adam)
     p.steps, p.batch_size = 250, 64
@@ -166,7 +166,7 @@ def regret(output: Tensor, best: Tensor) -> Tensor:
     return torch.where(output.isfinite().all(1), lost, torch.inf).mean()
 
 
-@base("actorcritic-levels", "actor-critic", "levels", HELD_OUT)
+@base("actorcritic-levels", "actor-critic", "levels", TUNING)
 def _(seed: int) -> Program:
     model = models.ActorCritic(12, 7)
     p = Program(model, samples.levels(seed), ActorCriticLoss(), regret, 3e-3, RMSprop)
@@ -179,7 +179,7 @@ def next_token_error(output: Tensor, target: Tensor) -> Tensor:
     return error_rate(output.flatten(0, 1), target.flatten())
 
 
-@base("translator-reversals", "GRU encoder and decoder", "reversals", HELD_OUT)
+@base("translator-reversals", "GRU encoder and decoder", "reversals", TUNING)
 def _(seed: int) -> Program:
     data = samples.reversals(seed)
     p = Program(models.Translator(10, 5), data, TokenLoss(), next_token_error, 1e-2, Adam)
