@@ -1,7 +1,11 @@
 """The tables that migrations build are the tables that the code speaks of."""
 
+import os
 import stat
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,8 @@ from trainvitals_server.store import Store
 from trainvitals_server.store.migrate import StoreUnusable, migrate
 from trainvitals_server.store.models import Base
 from trainvitals_server.store.seal import Compactor
+
+TESTS = Path(__file__).parents[2]
 
 
 def engine_of(url: str) -> sa.Engine:
@@ -122,6 +128,42 @@ def test_an_upgrade_that_fails_changes_nothing(database_url):
     store = Store.open(database_url)
     assert curve_and_history(store)[1] == [3.0, 2.0]
     store.close()
+
+
+def killed_upgrades(url: str, every: int) -> int:
+    """Upgrade, killed before each `every`-th statement in turn; return the number of kills."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "helpers.killed_upgrades", url, str(every)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout)
+
+
+EVERY = pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@EVERY
+def test_an_upgrade_that_is_killed_anywhere_changes_nothing_and_is_repeated(database_url, every):
+    store = Store.open(database_url)
+    ingest(store, batch(start(), scalars("loss"), scalar_frame([0, 1], [3.0, 2.0])))
+    store.close()
+    make_revision_2(database_url)
+    assert killed_upgrades(database_url, every) > 30 // every
+    store = Store.open(database_url)
+    assert curve_and_history(store)[1] == [3.0, 2.0]
+    store.close()
+
+
+@EVERY
+def test_a_first_start_that_is_killed_anywhere_leaves_no_table(database_url, every):
+    assert killed_upgrades(database_url, every) > 30 // every
+    with engine_of(database_url).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_a_database_of_a_newer_version_is_left_alone(database_url):
