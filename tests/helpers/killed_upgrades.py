@@ -1,8 +1,8 @@
 """Upgrade a database again and again, killed by SIGKILL before each n-th statement in turn.
 
 Run as `python -m helpers.killed_upgrades URL N`, because a process with the threads of a test
-runner must not fork. Prints the number of kills. Exits with a message when a killed upgrade has changed
-anything; at the end the database is upgraded.
+runner must not fork. Prints the number of kills. Exits with a message when a killed upgrade has
+changed anything; at the end the database is upgraded.
 """
 
 import os
