@@ -148,7 +148,8 @@ def test_headers_beyond_8_KiB_are_refused_before_they_are_stored(running, shape)
             connection.sendall(text)
         seconds, got = closed_after(connection, time.monotonic())
     assert seconds < 1
-    assert got == b"" or got.startswith(b"HTTP/1.1 431 ")
+    # A client that is still sending may lose the answer.
+    assert got == b"" or (got.startswith(b"HTTP/1.1 431 ") and b'"headers_too_large"' in got)
 
 
 def test_headers_within_the_limit_and_a_whole_body_in_one_piece_are_read(running):

@@ -1,0 +1,64 @@
+"""On a full disk the collector refuses batches, goes on to be read, and recovers by itself."""
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from helpers.batches import batch, frame, ingest, start
+from helpers.collector import running_collector
+from trainvitals.wire import Layout, Place, Stat, Stream
+
+PLACES = 2000
+
+
+@pytest.fixture
+def collector(tmp_path):
+    with running_collector(tmp_path, seal_interval_s=3600) as running:
+        yield running
+
+
+def pages(collector, most: int) -> None:
+    """Give the file at most so many pages more than it has now."""
+
+    def limit(connection: sa.Connection) -> None:
+        now = connection.scalar(sa.text("PRAGMA page_count"))
+        connection.execute(sa.text(f"PRAGMA max_page_count={now + most}"))
+
+    collector.store.database.write(limit)
+
+
+def values(step: int) -> np.ndarray:
+    return np.random.default_rng(step).random((1, PLACES, 1), np.float32)
+
+
+def send(collector, step: int):
+    return collector.send(batch(frame(Stream.WEIGHT, [step], values(step)), seq=step))
+
+
+def stored_steps(collector) -> list[int]:
+    run = collector.store.run("r")
+    found = collector.store.curves(run.pk, Stream.WEIGHT, Stat.MEAN, ["p0"], points=1000)
+    return found.spans.first.tolist()
+
+
+def test_a_batch_is_refused_with_507_the_others_are_kept_and_it_recovers(collector):
+    names = tuple(Place(f"p{i}") for i in range(PLACES))
+    ingest(collector.store, batch(start(), Layout(Stream.WEIGHT, 0, (Stat.MEAN,), names)))
+    pages(collector, 4)
+    answers = {step: send(collector, step) for step in range(1, 31)}
+    kept = [step for step, answer in answers.items() if answer.status_code == 200]
+    refused = [step for step, answer in answers.items() if answer.status_code != 200]
+    assert kept
+    assert refused
+    for step in refused:
+        answer = answers[step]
+        assert (answer.status_code, answer.json()["reason"]) == (507, "disk_full")
+        assert answer.headers["retry-after"] == "30"
+    counted = collector.app.state.ingest_counters.read().requests["disk_full"]
+    assert counted == len(refused)
+    assert stored_steps(collector) == kept
+    assert collector.get("/healthz").status_code == 200
+    assert collector.get("/api/v1/runs/r").status_code == 200
+    pages(collector, 10**6)
+    assert {send(collector, step).status_code for step in refused} == {200}
+    assert stored_steps(collector) == list(range(1, 31))
