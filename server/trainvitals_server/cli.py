@@ -28,6 +28,7 @@ from trainvitals_server.notifications.channels import DeliveryFailed, sender
 from trainvitals_server.notifications.message import TEST_SUMMARY, Message
 from trainvitals_server.service import RESCUE
 from trainvitals_server.settings import Settings
+from trainvitals_server.store.file_systems import refuse_network_file_system
 from trainvitals_server.store.lock import one_collector
 from trainvitals_server.store.migrate import StoreUnusable, migrate, parsed
 from trainvitals_server.store.rescue import open_rescue
@@ -125,10 +126,14 @@ def _serve(settings: Settings, *, mounts: bool) -> None:
 @contextlib.contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Hold the lock of the database and upgrade it, or check that rescue can read it."""
+    allowed = settings.rescue or settings.network_file_system  # rescue only reads
     try:
-        with one_collector(parsed(settings.database), settings.local_url) as created:
+        url = parsed(settings.database)
+        if url.get_backend_name() == "sqlite" and not allowed:
+            refuse_network_file_system(Path(url.database or ""))
+        with one_collector(url, settings.local_url) as created:
             if settings.rescue:
-                open_rescue(parsed(settings.database)).close()
+                open_rescue(url).close()
             else:
                 migrate(settings.database)
                 created()

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="", description="sqlite:///PATH or postgresql://…; empty: a file in the home."
     )
+    network_file_system: bool = Field(
+        default=False, description="Use a SQLite file although it is on a network file system."
+    )
     token_file: Path | None = Field(
         default=None, description="File of the first admin token; default: in the home."
     )

@@ -17,6 +17,7 @@ from trainvitals_server.settings import PREFIX, Settings
 SHOWN: Final = frozenset(
     {
         "rescue",
+        "network_file_system",
         "port",
         "behind_proxy",
         "body_bytes_max",
