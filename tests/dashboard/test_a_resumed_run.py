@@ -50,22 +50,22 @@ def test_a_chart_has_a_mark_at_the_first_step_of_an_attempt():
 def test_an_open_page_takes_the_steps_of_the_new_attempt_for_those_it_replaces(tmp_path):
     began = time.time() - 100
     with running_collector(tmp_path) as collector, chromium() as browser:
-        assert collector.send(attempt(b"a", 0, 100, 4.0, began)).status_code == 200
+        assert collector.send(attempt(b"a", 0, 40, 4.0, began)).status_code == 200
         with (
             dashboard(collector.url, collector.token) as url,
             visit(browser, f"{url}/run?run=long") as seen,
         ):
-            assert axis_ends(seen.page, LOSS) == (0, 99)
-            assert value_at(seen.page, 80) == "4"
-            assert line_at(seen.page, 60 / 99) == 0
-            sent = attempt(b"b", 60, 90, 2.0, began + 50)
+            assert axis_ends(seen.page, LOSS) == (0, 39)
+            assert value_at(seen.page, 32) == "4"
+            assert line_at(seen.page, 24 / 39) == 0
+            sent = attempt(b"b", 24, 36, 2.0, began + 50)
             assert collector.send(sent).status_code == 200
             seen.page.get_by_text("attempt 2").first.wait_for(timeout=30_000)
             seen.settle()
-            assert axis_ends(seen.page, LOSS) == (0, 89)
-            assert steps_read(seen.page) == list(range(90))
-            assert [value_at(seen.page, step) for step in (59, 60, 80)] == ["4", "2", "2"]
-            assert line_at(seen.page, 60 / 89) > 0
+            assert axis_ends(seen.page, LOSS) == (0, 35)
+            assert steps_read(seen.page) == list(range(36))
+            assert [value_at(seen.page, step) for step in (23, 24, 32)] == ["4", "2", "2"]
+            assert line_at(seen.page, 24 / 35) > 0
             assert seen.errors == []
 
 

@@ -101,7 +101,7 @@ def verify_all(left, senders, acknowledged):
 
 
 def test_a_power_cut_loses_nothing_acknowledged_and_doubles_nothing(tmp_path):
-    assert losses(tmp_path, 60) == 0
+    assert losses(tmp_path, 30) == 0
 
 
 def test_a_build_that_does_not_sync_its_commits_is_found(tmp_path):
