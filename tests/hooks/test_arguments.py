@@ -2,11 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 
+from helpers.warm_python import run_warm
 from trainvitals.arguments import run_of, shared_id
 from trainvitals.identity import readable_name
 
@@ -90,16 +89,13 @@ def test_the_ranks_of_a_torchrun_job_watch_one_run(tmp_path):
         "    print(monitor.run, flush=True)\n"
         "    monitor.close()\n"
     )
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script],
+    first, second = (
+        run_warm(
+            script,
             env={**os.environ, **TORCHRUN, "RANK": str(rank), "TRAINVITALS_REPORT": "off"},
             cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        ).stdout.split()
         for rank in range(2)
-    ]
-    first, second = (process.communicate(timeout=60)[0].split() for process in ranks)
+    )
     assert first == second
     assert len(set(first)) == 2

@@ -3,14 +3,13 @@
 import contextlib
 import copy
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from helpers.warm_python import run_warm
 from trainvitals.capture import Capture
 
 
@@ -70,7 +69,7 @@ def test_a_saved_model_and_loss_load_where_trainvitals_is_not_installed(tmp_path
         f"model, loss = torch.load({str(tmp_path / 'both.pt')!r}, weights_only=False)\n"
         "loss(model(torch.ones(6, 4)), torch.ones(6, 2)).backward()"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_warm(script)
     assert done.returncode == 0, done.stderr
 
 

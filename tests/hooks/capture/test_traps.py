@@ -3,8 +3,6 @@
 import copy
 import io
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from helpers.warm_python import run_warm
 from trainvitals.capture import Capture
 from trainvitals.capture.modules import WatchedModule
 from trainvitals.diagnosis.history import History
@@ -198,7 +197,7 @@ def test_a_copy_loads_where_trainvitals_is_not_installed(tmp_path):
         f"m = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
         "m(torch.ones(6, 4)).sum().backward(); print(sorted(m.state_dict()))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run_warm(script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(sorted(network().state_dict()))
 
