@@ -291,8 +291,9 @@ def test_a_hostile_name_stays_inside_its_label():
 
 
 def test_a_reason_that_a_client_made_up_is_no_label():
-    shown = publisher(dropped={"queue_full": 5, "my disk": 2, "moon": 1})
+    shown = publisher(dropped={"queue_full": 5, "no_disk": 4, "my disk": 2, "moon": 1})
     assert values(shown, "trainvitals_client_dropped_records_total", reason="queue_full") == [5]
+    assert values(shown, "trainvitals_client_dropped_records_total", reason="no_disk") == [4]
     assert values(shown, "trainvitals_client_dropped_records_total", reason="other") == [3]
 
 

@@ -27,7 +27,7 @@ LOST_FOR_S: Final = 86_400.0
 RUNS_MAX: Final = 2000
 """Maximum number of runs read per state in one scrape, newest start first."""
 PAGE: Final = 500
-DROP_REASONS: Final = frozenset({"queue_full", "spool_full", "rejected"})
+DROP_REASONS: Final = frozenset({"queue_full", "spool_full", "spool_lost", "no_disk", "rejected"})
 """Other reasons from clients count as "other", so that a client cannot create label values."""
 
 
