@@ -36,9 +36,9 @@ def items_in_another_order_than_queries(p: Program) -> None:
 
 
 @fault(DATA, NOT_LEARNABLE, GRAPH)
-def edges_of_the_next_graph(p: Program) -> None:
+def features_of_the_next_graph(p: Program) -> None:
     # The offset of the nodes in a batch is wrong.
-    p.collate = lambda _, x, y: (torch.cat((x[..., :20].roll(1, 0), x[..., 20:]), 2), y)
+    p.collate = lambda _, x, y: (torch.cat((x[..., :20], x[..., 20:].roll(1, 0)), 2), y)
 
 
 @fault(DATA, f"unnormalised_input {NOT_LEARNABLE}", f"{COUNTER} {MIXER}")
@@ -155,7 +155,7 @@ class LogOfProbabilities(TwoTaskLoss):
     """The binary cross-entropy written out, for logits that saturate a sigmoid."""
 
     def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        probability = (40 * logits).sigmoid()
+        probability = (100 * logits).sigmoid()
         return -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
 
 

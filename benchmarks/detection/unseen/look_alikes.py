@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
+from detection.bases import TokenLoss
 from detection.controls.register import control
 from detection.program import Program, output_layer
 from detection.unseen import models
@@ -119,10 +120,8 @@ def edges_dropped_at_random(p: Program) -> None:
 
 
 @control(GRAPH)
-def two_small_communities(p: Program) -> None:
-    p.loss = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 2.0]))
-    inner = p.loss
-    p.loss = lambda output, target: inner(output.flatten(0, 1), target.flatten())
+def communities_with_unequal_weights(p: Program) -> None:
+    p.loss = TokenLoss(weight=torch.tensor([0.5, 1.0, 2.0]))
 
 
 @control(TOWERS)

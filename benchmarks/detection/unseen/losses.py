@@ -14,14 +14,7 @@ from detection.faults.pairing import NOT_LEARNABLE
 from detection.faults.register import fault
 from detection.faults.wiring import NOT_TRAINED
 from detection.program import Program
-from detection.unseen.mapping import (
-    COUNTER,
-    GRID,
-    SCENES,
-    TOWERS,
-    UNET,
-    WAVENET,
-)
+from detection.unseen.mapping import COUNTER, GRID, SCENES, TOWERS, UNET, WAVENET
 from detection.unseen.programs import PinballLoss, TemporalDifference, TwoTaskLoss
 
 LOSS, DATA, SILENT = Class.LOSS, Class.DATA, Class.SILENT
@@ -99,7 +92,7 @@ def temperature_multiplied_and_not_divided(p: Program) -> Places:
     return ("", "log_scale")
 
 
-@fault(LOSS, f"loss_task_mismatch class_collapse {NOT_LEARNABLE} no_learning", TOWERS)
+@fault(LOSS, f"loss_task_mismatch class_collapse {NOT_LEARNABLE}", TOWERS)
 def every_query_has_the_first_item(p: Program) -> None:
     # Zeros instead of torch.arange(len(similarity)).
     p.loss = lambda similarity, _: F.cross_entropy(
@@ -110,13 +103,6 @@ def every_query_has_the_first_item(p: Program) -> None:
 @fault(LOSS, "loss_task_mismatch class_collapse trivial_target loss_divergence", TOWERS)
 def only_the_similarity_of_pairs(p: Program) -> None:
     p.loss = lambda similarity, _: -similarity.diagonal().mean()
-
-
-@fault(LOSS, f"softmax_before_cross_entropy loss_task_mismatch {NOT_LEARNABLE}", TOWERS)
-def similarity_softmaxed_twice(p: Program) -> Places:
-    inner = p.loss
-    p.loss = lambda similarity, y: inner(similarity.softmax(1), y)
-    return ("", "log_scale", "*project*")
 
 
 class SoftmaxOverLabels(TwoTaskLoss):
@@ -187,13 +173,6 @@ def number_broadcast_against_a_column(p: Program) -> Places:
     return ("value", "value.*", "")
 
 
-class EndlessEpisodes(TemporalDifference):
-    """The state after the end of an episode is valued like any other."""
-
-    def goes_on(self, end: Tensor) -> Tensor:
-        return torch.ones_like(end)
-
-
 class DiscountAboveOne(TemporalDifference):
     """The discount is 1.3, so that values grow without a bound."""
 
@@ -221,18 +200,6 @@ class NoRewards(TemporalDifference):
         return torch.zeros_like(reward)
 
 
-class LargeRewards(TemporalDifference):
-    """Rewards of thousands, as the scores of a game."""
-
-    def reward(self, reward: Tensor) -> Tensor:
-        return 5000 * reward
-
-
-@fault(LOSS, "loss_divergence loss_task_mismatch bias_drift loss_plateau", GRID)
-def end_of_episodes_ignored(p: Program) -> None:
-    p.loss = EndlessEpisodes()
-
-
 @fault(LOSS, "loss_divergence loss_task_mismatch bias_drift exploding_gradient", GRID)
 def discount_above_one(p: Program) -> None:
     p.loss = DiscountAboveOne()
@@ -247,8 +214,3 @@ def actions_gathered_along_the_batch(p: Program) -> Places:
 @fault(SILENT, "no_signal no_learning trivial_target constant_or_duplicate_input", GRID)
 def rewards_lost_in_a_wrapper(p: Program) -> None:
     p.loss = NoRewards()
-
-
-@fault(DATA, "target_not_scaled initial_loss_anomaly bias_drift", GRID)
-def rewards_of_thousands(p: Program) -> None:
-    p.loss = LargeRewards()

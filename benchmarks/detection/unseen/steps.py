@@ -14,21 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from detection.case import Class, Places
 from detection.faults.optimizer import HIGH, LOW
 from detection.faults.register import fault
-from detection.program import (
-    Program,
-    output_layer,
-)
+from detection.program import Program, output_layer
 from detection.unseen import models
-from detection.unseen.mapping import (
-    COUNTER,
-    DECODER,
-    GRAPH,
-    MIXER,
-    SCENES,
-    TOWERS,
-    UNET,
-    WAVENET,
-)
+from detection.unseen.mapping import COUNTER, DECODER, GRAPH, MIXER, SCENES, TOWERS, UNET, WAVENET
 
 OPTIMIZER, FIT, SILENT = Class.OPTIMIZER, Class.FIT, Class.SILENT
 
@@ -36,7 +24,7 @@ OPTIMIZER, FIT, SILENT = Class.OPTIMIZER, Class.FIT, Class.SILENT
 # Optimizer and fit.
 
 
-@fault(OPTIMIZER, f"{HIGH} dead_relu", f"{TOWERS} {GRAPH}")
+@fault(OPTIMIZER, f"{HIGH} dead_relu", TOWERS)
 def rate_multiplied_by_the_batch_size(p: Program) -> None:
     p.lr *= p.batch_size
 
@@ -107,7 +95,7 @@ def clipped_by_value_at_one_millionth(p: Program) -> None:
 @fault(
     OPTIMIZER,
     f"{HIGH} gradient_noise_dominates loss_oscillation no_learning loss_plateau",
-    f"{SCENES} {GRAPH}",
+    SCENES,
 )
 def rprop_on_small_batches(p: Program) -> None:
     p.optimizer, p.batch_size, p.schedule = Rprop, 4, None
