@@ -136,8 +136,12 @@ def trunk_of_two_units(p: Program) -> Places:
     return ("trunk*", "query*", "item*", "")
 
 
-@fault(FIT, f"{LOW} over_regularised", f"{MIXER} {UNET}")
-def a_penalty_on_all_weights_times_a_hundred(p: Program) -> None:
+@fault(
+    FIT,
+    "over_regularised initial_loss_anomaly loss_plateau no_learning",
+    f"{MIXER} {UNET}",
+)
+def a_penalty_on_all_weights_without_a_factor(p: Program) -> None:
     inner, model = p.loss, p.model
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
