@@ -1,7 +1,7 @@
 """The held-out part: architectures, data and faults that no rule was chosen on.
 
-Start at programs.py. Importing this adds its programs to `BASES`; the modules faults* and
-look_alikes.py are imported by the lists of cases.
+Start at programs.py. Importing this adds its programs to `BASES`; structure.py, steps.py,
+losses.py and inputs.py hold its faults and look_alikes.py its controls.
 """
 
 from detection.bases import BASES
