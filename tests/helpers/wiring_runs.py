@@ -46,13 +46,15 @@ class Seen:
     where: str = ""
     first_alarm: int = -1
     alarms: set[str] = field(default_factory=set)
+    history: History = field(default_factory=History)
 
 
 def train(run: Run, steps: int = STEPS) -> Seen:
     """Train, and examine after every step."""
     torch.set_num_threads(1)
     optimizer = torch.optim.Adam(run.parameters or run.model.parameters(), 1e-3)
-    history, engine, records, seen = History(), Engine(), list[Record](), Seen()
+    engine, records, seen = Engine(), list[Record](), Seen()
+    history = seen.history
     findings = ()
 
     def stepped(step: int) -> None:

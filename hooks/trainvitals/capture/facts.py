@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import distributed, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from trainvitals.capture import reasons
@@ -18,6 +19,9 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
 
     `dropout_max` is the largest probability of a Dropout module, 0 to 1, and `dropout_max_module`
     the name of the first module that has it; both are absent without such modules.
+    `norm_momentum_min` and `norm_momentum_max` are the smallest and largest momentum of the running
+    statistics of BatchNorm, and `norm_momentum_max_module` is the name of one module with the
+    largest; absent without such modules.
     `encoder_decoder` is 1 if a module has an encoder and a decoder, otherwise absent.
     `world_size` is the number of ranks of the default process group, absent if there is none;
     `data_parallel` lists the names of the modules that are a DistributedDataParallel, separated by
@@ -46,6 +50,15 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     ]
     if dropouts:
         facts["dropout_max"], facts["dropout_max_module"] = max(dropouts, key=lambda d: d[0])
+    momenta = [
+        (module.momentum, name)
+        for model in models.values()
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum
+    ]
+    if momenta:
+        facts["norm_momentum_min"] = min(momenta)[0]
+        facts["norm_momentum_max"], facts["norm_momentum_max_module"] = max(momenta)
     if any(_has_encoder_and_decoder(m) for model in models.values() for m in model.modules()):
         facts["encoder_decoder"] = 1.0
     if loss is not None:

@@ -8,6 +8,7 @@ Start at `criteria`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
+from trainvitals.capture.loss_scale import factor, own_factor
+from trainvitals.capture.loss_views import mixes_classes, normalises_other_dimension
 
 NODES_MAX: Final = 128
 """Maximum number of nodes that are read."""
@@ -90,35 +93,58 @@ class Criterion:
     """The node of a cross entropy or NLL loss of class numbers."""
     wiring: tuple[str, ...] = ()
     """Suspicious connections, such as "softmax_before_cross_entropy"."""
+    scale: float = 1.0
+    """The loss divided by the mean of the supervised elements; NaN if it is not known."""
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What lies between the reported loss and a loss function."""
+
+    masks: tuple[Tensor, ...] = ()
+    reduction: str = ""
+    ignored: bool = False
+    scale: float = 1.0
+
+    def through(self, node: Any, name: str) -> _Path:
+        """Return the path with one more node."""
+        reduction = self.reduction
+        if name in ("Mean", "Sum") and not (reduction == "mean" and name == "Sum"):
+            reduction = name.lower()
+        elif name == "Div":
+            reduction = reduction or "mean"
+        mask = _mask(node, name)
+        return _Path(
+            self.masks if mask is None else (*self.masks, mask),
+            reduction,
+            self.ignored or (name == "Mul" and _is_zero(node)),
+            self.scale * factor(node),
+        )
 
 
 def criteria(loss: Tensor) -> list[Criterion]:
     """Return the loss functions in the graph of `loss`, nearest first; empty if none is found."""
     found: list[Criterion] = []
-    stack: list[tuple[Any, tuple[Tensor, ...], str, bool]] = [(loss.grad_fn, (), "", False)]
+    stack: list[tuple[Any, _Path]] = [(loss.grad_fn, _Path())]
     seen: set[Any] = set()
     while stack and len(seen) < NODES_MAX and len(found) < CRITERIA_MAX:
-        node, masks, reduction, ignored = stack.pop()
+        node, path = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        criterion = _criterion(node, masks, reduction)
+        criterion = _criterion(node, path.masks, path.reduction)
         if criterion is not None:
-            found.append(_with_zero_weight(criterion) if ignored else criterion)
+            scale = math.nan if path.masks else path.scale * criterion.scale
+            criterion = replace(criterion, scale=scale)
+            found.append(_with_zero_weight(criterion) if path.ignored else criterion)
             continue
         name = operation(node)
         if name not in _REDUCTIONS:
             continue
         if name == "Div" and _is_large(saved(node, "other")):
             continue  # a term divided by its own variance, not by a number of elements
-        if name in ("Mean", "Sum") and not (reduction == "mean" and name == "Sum"):
-            reduction = name.lower()
-        elif name == "Div":
-            reduction = reduction or "mean"
-        ignored = ignored or (name == "Mul" and _is_zero(node))
-        if (mask := _mask(node, name)) is not None:
-            masks = (*masks, mask)
-        stack += [(n, masks, reduction, ignored) for n, _ in reversed(node.next_functions)]
+        path = path.through(node, name)
+        stack += [(n, path) for n, _ in reversed(node.next_functions)]
     return found
 
 
@@ -140,7 +166,7 @@ def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterio
 
 def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion:
     given = saved(node, "self")
-    source, viewed = _source(node, 0)
+    source, _ = _source(node, 0)
     last = _activation(source)
     common: dict[str, Any] = {
         "reduction": _reduction(node, reduction),
@@ -150,6 +176,7 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
         "masks": masks,
         "entry": node,
         "classes": 0 if given is None else given.shape[min(1, given.dim() - 1)],
+        "scale": own_factor(node, 0 if given is None else given[:, :1].numel()),
     }
     if last != "log_softmax":
         wiring = _conflict("NLLLoss", last)
@@ -157,11 +184,7 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
             wiring = ("log_of_softmax_before_nll_loss",)
         return Criterion("NLLLoss", **common, prediction=given, last_activation=last, wiring=wiring)
     extra = []
-    if (
-        given is not None
-        and not viewed
-        and signed(source._saved_dim) % given.dim() != min(1, given.dim() - 1)
-    ):
+    if given is not None and normalises_other_dimension(node, source, given):
         extra.append("log_softmax_over_wrong_dimension")
     return _on_log_softmax("CrossEntropyLoss", source, common, extra)
 
@@ -176,6 +199,8 @@ def _on_log_softmax(
     prediction = saved(source, "result") if last else None
     if common["classes"] == 1:
         extra.append("softmax_over_one_class")
+    if mixes_classes(log_softmax, common["classes"]):
+        extra.append("classes_mixed_by_a_view")
     return Criterion(
         kind,
         **common,
@@ -201,6 +226,8 @@ def _soft_classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -
             "target": target,
             "masks": masks,
             "classes": target.shape[signed(source._saved_dim)],
+            # The sum over the classes of a product that is negative.
+            "scale": -1 / target.shape[signed(source._saved_dim)],
         }
         # torch multiplies input · target in cross_entropy, and target · input in kl_div.
         kind = "KLDivLoss" if index else "CrossEntropyLoss"
@@ -227,6 +254,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         target,
         weight=weight if multi_class else None,
         masks=masks if weight is None or multi_class else (*masks, weight),
+        scale=own_factor(node, 0 if prediction is None else prediction.numel()),
         classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
         last_activation=last,
         wiring=tuple(wiring),

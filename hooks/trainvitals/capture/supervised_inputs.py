@@ -22,6 +22,8 @@ COLUMN_ENTRIES_MAX: Final = 65_536
 NONFINITE_ENTRIES_MAX: Final = 1_048_576
 """Maximum number of entries of an input that is searched for NaN and infinity. Not a sample of a
 larger one: a rule takes 0 as a proof that the input is finite."""
+REPEATED_ENTRIES_MAX: Final = 1_024
+"""Maximum number of entries of an input that are compared with those of another step."""
 FEATURES_MIN: Final = 4
 """Minimum number of columns whose scales are compared."""
 SEQUENCE_MIN: Final = 8
@@ -79,6 +81,26 @@ def others_like(
         and x.dtype == first.dtype
         and x.device == first.device
     )[:OTHERS_MAX]
+
+
+class RepeatedInput:
+    """Compares the input of a sampled step with that of the sampled step before."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+
+    def share(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the share of equal entries; empty for the first input.
+
+        Keeps a copy of at most REPEATED_ENTRIES_MAX entries.
+        """
+        now = sample(x.detach(), entries=REPEATED_ENTRIES_MAX).clone()
+        before, self._before = self._before, now
+        if before is None or before.device != now.device:
+            return {}
+        if before.shape != now.shape or before.dtype != now.dtype:
+            return {Scalar.INPUT_REPEATED: torch.zeros((), device=now.device)}
+        return {Scalar.INPUT_REPEATED: (before == now).float().mean()}
 
 
 def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from trainvitals.capture.graph_nodes import saved
 from trainvitals.capture.loss_graph import Criterion
 from trainvitals.capture.supervised_inputs import is_delayed
 from trainvitals.capture.supervised_positions import Positions, positions_read
@@ -104,9 +105,12 @@ class TokenTargets:
         """Return which position a loss reads that reads one of each sequence: last or earlier.
 
         "last" also for the last but one, whose target is the last token; "" for other losses.
+        "labelled": one of several positions that all have a label, in any sequence of 2 or more.
         """
         if x is None or not _is_of_classes(main) or main.target is None:
             return ""
+        if self._is_labelled(main, x):
+            return "labelled"
         if not _is_of_tokens(x) or x.shape[1] < POSITIONS_MIN:
             return ""
         read = self._positions(main)
@@ -115,6 +119,24 @@ class TokenTargets:
         if main.target.numel() != x.shape[0]:
             return ""
         return "last" if read.first >= x.shape[1] - 2 else "earlier"
+
+    def _is_labelled(self, main: Criterion, x: Tensor) -> bool:
+        """Whether the targets are one column of the labels of all positions of the output.
+
+        The storage of the targets holds the other labels. Not if it is the input's own: then the
+        target is a token of the sequence.
+        """
+        target = None if main.entry is None else saved(main.entry, "target")
+        if target is None or target.dim() != 1 or target.numel() < 2:
+            return False
+        storage = target.untyped_storage()
+        labels = storage.nbytes() // target.element_size()
+        if labels < 2 * target.numel() or target.stride(0) * target.numel() != labels:
+            return False
+        if storage.data_ptr() == x.untyped_storage().data_ptr():
+            return False
+        read = self._positions(main)
+        return read is not None and self._put_out(main, read) == labels
 
     def _positions(self, main: Criterion) -> Positions | None:
         if main.entry is None:

@@ -26,7 +26,12 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_graph import Criterion, criteria
 from trainvitals.capture.scalars import TOTAL, StepScalars
-from trainvitals.capture.supervised_inputs import feature_scales, nonfinite_inputs, target_in_input
+from trainvitals.capture.supervised_inputs import (
+    RepeatedInput,
+    feature_scales,
+    nonfinite_inputs,
+    target_in_input,
+)
 from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
@@ -84,6 +89,7 @@ class Supervision:
         self._input: Tensor | None = None
         self._others: tuple[Tensor, ...] = ()
         self._tokens = TokenTargets()
+        self._repeated = RepeatedInput()
         self._taken = 0
         self._own_s = 0.0
 
@@ -163,7 +169,7 @@ class Supervision:
         self._scalars.log(self._tokens.take([main, *found[1:]], x, self._others, first=first))
         x = x if whole else None
         if x is not None:
-            self._scalars.log(nonfinite_inputs(x))
+            self._scalars.log(nonfinite_inputs(x) | self._repeated.share(x))
             if x.is_floating_point():
                 entries = sample(x.detach()).float()
                 self._scalars.log(named("input", moments(entries, None)) | feature_scales(x))
@@ -252,6 +258,7 @@ class Supervision:
             "target_type": "" if main.target is None else str(main.target.dtype)[6:],
             "classes": float(main.classes),
             "position_read": place,
+            "scale": main.scale if 0 < main.scale < math.inf and main.scale != 1 else 0.0,
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)

@@ -12,6 +12,7 @@ import numpy as np
 
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.signals import Array
+from trainvitals.diagnosis.supervision import DISTANCES, LossKind
 from trainvitals.wire import Scalar, Stat, Stream
 
 _NAMES = (
@@ -70,3 +71,14 @@ def class_numbers(
     if (learned & (least > ratio * loss)).all():
         return ClassNumbers(float((least / loss)[-1]), False, float(loss[-1]))
     return None
+
+
+def has_class_numbers(kind: LossKind) -> bool:
+    """Whether outputs of several classes are compared with class numbers."""
+    return (
+        kind.target_type.startswith(("int", "uint"))
+        and len(kind.prediction_shape) == len(kind.target_shape) + 1
+        and kind.prediction_shape[-1] > 2
+        and kind.kinds[:1] != ()
+        and kind.kinds[0] in DISTANCES
+    )

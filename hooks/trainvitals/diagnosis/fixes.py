@@ -98,6 +98,19 @@ def without_activation(kind: str) -> str:
     )
 
 
+def of_classes(classes: int) -> str:
+    """Return the cross entropy of logits that have `classes` in the second or the last dimension.
+
+    torch's cross entropy wants them in the second one.
+    """
+    return at(
+        Moment.LOSS,
+        f"if prediction.shape[1] != {classes}:\n"
+        "    prediction = prediction.movedim(-1, 1)  # (samples, classes, positions)\n"
+        "loss = F.cross_entropy(prediction, y)",
+    )
+
+
 def biases_apart(change: str) -> str:
     """Return the fix that puts biases and norms into groups of their own and changes these.
 

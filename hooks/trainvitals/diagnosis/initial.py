@@ -116,7 +116,7 @@ def initial_loss(history: History) -> InitialLoss | None:
     bound. The loss at the start is the first loss, or the median of the first three if lower.
     """
     kind, loss = only_loss(history), Course(history).loss
-    if kind is None or len(kind.kinds) != 1 or kind.wiring or len(loss) == 0:
+    if kind is None or len(kind.kinds) != 1 or kind.wiring or kind.scale != 1 or len(loss) == 0:
         return None
     if loss.steps[0] > START or _reductions(history) != {"mean"}:
         return None

@@ -20,6 +20,8 @@ from trainvitals.diagnosis.history import History, once
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
+UNIT_MAX = 2.0
+"""Factor on a loss below which it is a weight, not another unit."""
 REPAIRED_AFTER = 8
 """Steps. Within fewer, a second loss of the same kind is another loss of the same program."""
 
@@ -60,7 +62,11 @@ class LossKind(NamedTuple):
     target_type: str
     classes: int
     position_read: str
-    """Of each sequence of a token model, if the loss reads one position: last or earlier."""
+    """If the loss reads one position of each sequence of a token model: last or earlier; labelled
+    if the other positions have labels too."""
+    scale: float
+    """The loss divided by the mean over the supervised elements, if its graph shows a factor that
+    changes its unit: 1/256 for a mean that is divided by 256, 64 for a sum over 64. Otherwise 1."""
 
 
 @once
@@ -155,13 +161,19 @@ def output_module(history: History) -> str:
 def loss_of_constant(history: History) -> float | None:
     """Return the loss of the best prediction that ignores the input; None if it is not known.
 
-    For a cross entropy, the entropy of the class frequencies in nats (ln C before the first
-    histogram of the targets); for a squared error, the variance of the targets; for a binary cross
-    entropy of one label for each sample, the entropy of the mean target.
+    In the unit of the program's loss (`LossKind.scale`). For a cross entropy, the entropy of the
+    class frequencies in nats (ln C before the first histogram of the targets); for a squared error,
+    the variance of the targets; for a binary cross entropy of one label for each sample, the
+    entropy of the mean target.
     """
     kind = only_loss(history)
     if kind is None or len(kind.kinds) != 1:
         return None
+    mean = _mean_of_constant(history, kind)
+    return None if mean is None else mean * kind.scale
+
+
+def _mean_of_constant(history: History, kind: LossKind) -> float | None:
     if kind.kinds[0] == "MSELoss":
         deviation = history.scalar(Scalar.TARGET_STD).finite().values
         return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
@@ -194,7 +206,8 @@ def usual_loss_of_constant(history: History) -> float | None:
     """
     kind = only_loss(history)
     if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
-        return _binary(history)
+        mean = _binary(history)
+        return None if mean is None else mean * kind.scale
     if kind is None or kind.kinds not in _DISTANCES:
         return loss_of_constant(history)
     deviation = history.scalar(Scalar.TARGET_STD).finite().values
@@ -202,8 +215,9 @@ def usual_loss_of_constant(history: History) -> float | None:
         return None
     errors = middle(deviation) * _NORMAL
     if kind.kinds == ("L1Loss",):
-        return float(errors.mean())
-    return float(np.where(errors < 1, 0.5 * errors**2, errors - 0.5).mean())
+        return float(errors.mean()) * kind.scale
+    huber = np.where(errors < 1, 0.5 * errors**2, errors - 0.5)
+    return float(huber.mean()) * kind.scale
 
 
 def _binary(history: History) -> float | None:
@@ -290,11 +304,11 @@ def largest_loss(history: History) -> float:
         return float("inf")
     low, high, mean, std = (float(values[0]) for values in first[:4])
     if kind.kinds[0] in ("CrossEntropyLoss", "NLLLoss") and kind.classes > 1:
-        return float(np.log(kind.classes)) + high - low
+        return kind.scale * (float(np.log(kind.classes)) + high - low)
     if kind.kinds[0] != "MSELoss" or any(len(values) == 0 for values in first[4:]):
         return float("inf")
     target_mean, target_std = (float(values[0]) for values in first[4:])
-    return (abs(mean - target_mean) + std + target_std) ** 2
+    return kind.scale * (abs(mean - target_mean) + std + target_std) ** 2
 
 
 def _read(event: Event) -> LossKind:
@@ -310,7 +324,14 @@ def _read(event: Event) -> LossKind:
         str(given.get("target_type", "")),
         int(float(given.get("classes", 0.0))),
         str(given.get("position_read", "")),
+        _scale(float(given.get("scale", 1.0))),
     )
+
+
+def _scale(factor: float) -> float:
+    """Return the factor, or 1 for a weight of usual size, such as that of label smoothing."""
+    unusual = factor > 0 and not 1 / UNIT_MAX < factor < UNIT_MAX
+    return factor if unusual else 1.0
 
 
 def _parts(text: object, separator: str) -> tuple[str, ...]:

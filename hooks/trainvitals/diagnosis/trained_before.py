@@ -49,11 +49,11 @@ def trained_before(history: History, initial: float) -> bool:
     kind, seen = only_loss(history), _batches(history)
     if kind is None or seen is None or len(kind.kinds) != 1:
         return False
-    name = kind.kinds[0]
+    name, initial = kind.kinds[0], initial / kind.scale
     if name in ("CrossEntropyLoss", "NLLLoss", "MSELoss"):
         constant = loss_of_constant(history)
         return constant is not None and (
-            _lowest(name, kind, seen) <= initial < TRAINED_MAX * constant
+            _lowest(name, kind, seen) <= initial < TRAINED_MAX * constant / kind.scale
         )
     if name in BINARY_LOSSES:
         share = TRAINED_MAX if _one_label(kind) else TRAINED_MAX_ROUGH

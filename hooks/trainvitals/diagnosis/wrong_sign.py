@@ -48,7 +48,7 @@ def wrong_sign(
     classes = 2 if kind in BINARY_LOSSES else only.classes * (kind == "CrossEntropyLoss")
     if classes < 2:
         return None
-    uniform = math.log(classes)
+    uniform = math.log(classes) * only.scale
     if not (np.abs(loss[:observations] / -uniform - 1) <= tolerance).all():
         return _maximised(kind, loss, observations, CROSS_ENTROPY_GROWTH)
     first = float(loss[0])

@@ -285,6 +285,9 @@ class Scalar(StrEnum):
     NONFINITE_INPUTS = "nonfinite_inputs"
     """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
     the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""
+    INPUT_REPEATED = "input_repeated"
+    """Share of up to 1,024 entries of the model's first input that equal those of the sampled step
+    before, 0 to 1; 0 if the shapes differ. Also for token numbers."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
     and mask not zero; over up to eight micro-batches of a sampled step, read as above."""

@@ -86,6 +86,97 @@ def test_a_wrong_connection_is_named(wiring):
     assert event.attributes["wiring"] == wiring
 
 
+IMAGES = torch.zeros(8, 2, 1, dtype=torch.long)
+"""Class numbers of the outputs (8, 2, 1, 3) of `as_image`."""
+
+
+def as_image(y):
+    """Return logits of shape (8, 2, 1, 3), the classes last, from the output (8, 3)."""
+    return torch.stack([y, 2 * y], 1).unsqueeze(2) * 1.0
+
+
+MIXED = {
+    "reshaped to (samples, classes, height, width)": lambda y: F.cross_entropy(
+        as_image(y).reshape(8, 3, 1, 2), IMAGES.reshape(8, 1, 2)
+    ),
+    "(samples, classes, height, width) as rows of classes": lambda y: F.cross_entropy(
+        (as_image(y).permute(0, 3, 1, 2) * 1.0).reshape(-1, 3), IMAGES.flatten()
+    ),
+}
+SWAPPED = {
+    "swapped": lambda y: F.cross_entropy(as_image(y).permute(0, 3, 1, 2), IMAGES),
+    "swapped, then rows of classes": lambda y: F.cross_entropy(
+        (as_image(y).permute(0, 3, 1, 2) * 1.0).permute(0, 2, 3, 1).reshape(-1, 3), IMAGES.flatten()
+    ),
+    "rows of classes": lambda y: F.cross_entropy(as_image(y).reshape(-1, 3), IMAGES.flatten()),
+    "log-softmax, then rows": lambda y: F.nll_loss(
+        as_image(y).log_softmax(-1).flatten(0, 2), IMAGES.flatten()
+    ),
+    "several groups of classes in one output": lambda y: F.cross_entropy(
+        torch.cat([y, y, y], 1).view(8, 3, 3), torch.zeros(8, 3, dtype=torch.long)
+    ),
+}
+
+
+@pytest.mark.parametrize("how", MIXED)
+def test_a_reshape_in_place_of_a_swap_of_dimensions_is_named(how):
+    [event] = one_step(MIXED[how]).events()
+    assert event.attributes["wiring"] == "classes_mixed_by_a_view"
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_a_log_softmax_over_another_dimension_is_named_behind_a_view(dim):
+    [event] = one_step(
+        lambda y: F.nll_loss(as_image(y).log_softmax(dim).flatten(0, 2), IMAGES.flatten())
+    ).events()
+    assert event.attributes["wiring"] == "log_softmax_over_wrong_dimension"
+
+
+@pytest.mark.parametrize("how", SWAPPED)
+def test_dimensions_that_were_swapped_are_no_wrong_connection(how):
+    [event] = one_step(SWAPPED[how]).events()
+    assert "wiring" not in event.attributes
+
+
+# The unit of the loss.
+
+
+@pytest.mark.parametrize(
+    ("scale", "loss"),
+    [
+        (1 / 64, lambda y: F.cross_entropy(y, CLASSES) / 8 / 8),
+        (100.0, lambda y: 100 * F.mse_loss(y, VALUES)),
+        (8.0, lambda y: F.cross_entropy(y, CLASSES, reduction="sum")),
+        (24.0, lambda y: F.mse_loss(y, VALUES, reduction="sum")),
+        (3.0, lambda y: F.mse_loss(y, VALUES, reduction="sum") / 8),
+        (3.0, lambda y: F.mse_loss(y, VALUES, reduction="none").sum(1).mean()),
+        (3.0, lambda y: (y - VALUES).square().sum() / len(y) + y.square().mean()),
+        (8.0, lambda y: -(VALUES.softmax(1) * y.log_softmax(1)).sum()),
+    ],
+)
+def test_the_factor_on_the_mean_loss_is_read_in_the_graph(scale, loss):
+    [event] = one_step(loss).events()
+    assert event.attributes["scale"] == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y: F.cross_entropy(y, CLASSES),
+        lambda y: losses(y).mean(),
+        lambda y: F.cross_entropy(y, VALUES.softmax(1)),
+        lambda y: F.mse_loss(y, VALUES, reduction="sum") / 24,
+        lambda y: -(VALUES.softmax(1) * y.log_softmax(1)).sum(1).mean(),
+        lambda y: F.mse_loss(y, VALUES).sqrt(),
+        lambda y: (losses(y) * (CLASSES == 1)).sum() / 6,
+        lambda y: F.mse_loss(y, VALUES) * y.exp().mean(),
+    ],
+)
+def test_a_mean_and_a_factor_that_is_not_known_have_no_scale(loss):
+    [event] = one_step(loss).events()
+    assert "scale" not in event.attributes
+
+
 @pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize(
     "loss",

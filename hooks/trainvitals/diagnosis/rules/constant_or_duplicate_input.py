@@ -50,8 +50,9 @@ class ConstantOrDuplicateInput(Rule):
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
     - One batch: at 16 measured steps or more, and all of them, the targets of a batch of 64 samples
       or fewer have the same mean, deviation and largest class, and so have the inputs, the loss
-      has fallen by 30 % along a smooth curve, and the model has more than 50 parameters for each
-      sample. A regression gets a note.
+      has fallen by 30 %, and the model has more than 50 parameters for each sample. The inputs are
+      the same, entry by entry, or, if they are not seen, the loss falls along a smooth curve. A
+      regression gets a note.
     ## Why it matters
     A model whose input is always the same can only learn the frequencies of the targets. Where all
     targets of a batch are the same, nothing distinguishes the samples: the model learns to output
@@ -274,8 +275,11 @@ class ConstantOrDuplicateInput(Rule):
         course = Course(history)
         # Batches with a fixed number of samples of each class have the same statistics too, but the
         # loss of new samples is noisy.
-        smooth = _roughness(course.loss.values) <= self.roughness_max
-        if not course.known or not course.learned(share=0.3) or not smooth:
+        rough = _roughness(course.loss.values)
+        same_input = _same_inputs(history, self.observations)
+        if not course.known or not course.learned(share=0.3):
+            return
+        if not same_input and rough > self.roughness_max:
             return
         measured = len(history.scalar(Scalar.TARGET_MEAN))
         classes = kind.kinds[0] in (*_CLASSES, *BINARY_LOSSES)
@@ -283,7 +287,8 @@ class ConstantOrDuplicateInput(Rule):
             severity=Severity.WARNING if classes else Severity.INFO,
             since_step=0,
             summary=f"One batch: the targets of all {measured} measured batches are the same, "
-            f"of {samples} samples, and the loss falls without noise.",
+            f"of {samples} samples, and "
+            + ("so are the inputs." if same_input else "the loss falls without noise."),
             evidence=(
                 Evidence(
                     quantity="parameters of the model for each sample",
@@ -294,9 +299,9 @@ class ConstantOrDuplicateInput(Rule):
                 ),
                 Evidence(
                     quantity="roughness of the loss",
-                    seen=_roughness(course.loss.values),
-                    limit=self.roughness_max,
-                    direction="below",
+                    seen=rough,
+                    limit=None if same_input else self.roughness_max,
+                    direction="" if same_input else "below",
                     text="second over first differences, medians",
                 ),
                 Evidence(quantity="measured batches with the same targets", seen=float(measured)),
@@ -339,6 +344,12 @@ def _one_batch(history: History, observations: int) -> bool:
         if len(values) < observations or len(np.unique(values)) > 1:
             return False
     return bool(history.scalar(Scalar.TARGET_STD).values[-1] > 0)
+
+
+def _same_inputs(history: History, observations: int) -> bool:
+    """Whether the first input of the model was the same in all measured batches."""
+    repeated = history.scalar(Scalar.INPUT_REPEATED).values
+    return len(repeated) >= observations - 1 and bool((repeated == 1).all())
 
 
 def _has_head(history: History, classes: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
-from trainvitals.diagnosis.supervision import usual_loss_of_constant
+from trainvitals.diagnosis.supervision import only_loss, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Place, Stat, Stream
 
@@ -33,10 +34,10 @@ class LearningRateTooLow(Rule):
     still above 75 % of that of the best constant prediction, and all seen or planned steps
     together change the median matrix by less than 10 % of its size. The gradient must be large
     enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause.
-    Excluded: warm-up, the end of a schedule, and converged runs. A model that was trained
-    before (the initial loss is clearly below that of the best constant prediction) is
-    fine-tuned with small steps on purpose: for it only the limit of 1e-6 holds, and the finding
-    is a note.
+    Excluded: warm-up in the first half of the planned steps, the end of a schedule, and converged
+    runs. A model that was trained before (the initial loss is clearly below that of the best
+    constant prediction) is fine-tuned with small steps on purpose: for it only the limit of 1e-6
+    holds, and the finding is a note.
     ## Why it matters
     At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
@@ -88,7 +89,7 @@ class LearningRateTooLow(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         course = Course(history)
-        if course.converged or course.warming_up or course.cooling_down:
+        if course.converged or course.cooling_down or self._warms_up(history, course):
             return
         places = history.places(Stream.UPDATE)
         rows = spread_over([i for i, p in enumerate(places) if is_matrix(p) and p.optimized])
@@ -140,6 +141,7 @@ class LearningRateTooLow(Rule):
                     direction="above",
                     text="the gradient is large enough; only the update is small",
                 ),
+                *_scale_evidence(history),
                 *(
                     [Evidence(quantity="learning rate", seen=float(rates[-1]))]
                     if len(rates)
@@ -151,6 +153,11 @@ class LearningRateTooLow(Rule):
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,
         )
+
+    def _warms_up(self, history: History, course: Course) -> bool:
+        """Whether the rate rises, except in the second half of the plan: such a warm-up is long."""
+        halfway = 0.5 * (history.total_steps or math.inf)
+        return course.warming_up and history.last_step < halfway
 
     def _slow_limit(self, history: History, course: Course, *, trained: bool) -> float:
         """Return the median ratio with which all steps move a matrix by `moved_min`; 0: not judged.
@@ -192,6 +199,19 @@ class LearningRateTooLow(Rule):
     def healthy() -> History:
         """Return the same small steps during a warm-up."""
         return _run(rates=list(np.linspace(1e-9, 1e-7, 100)))
+
+
+def _scale_evidence(history: History) -> tuple[Evidence, ...]:
+    kind = only_loss(history)
+    if kind is None or not kind.scale < 1:
+        return ()
+    return (
+        Evidence(
+            quantity="factor on the mean loss",
+            seen=kind.scale,
+            text="the gradient is smaller by this factor",
+        ),
+    )
 
 
 def _run(rates: list[float]) -> History:

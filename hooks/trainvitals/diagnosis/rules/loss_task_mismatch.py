@@ -12,9 +12,9 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
-from trainvitals.diagnosis.class_numbers import class_numbers
+from trainvitals.diagnosis.class_numbers import class_numbers, has_class_numbers
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, of_classes, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -31,6 +31,7 @@ from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.diagnosis.wrong_sign import wrong_sign
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
+MIXED: Final = "classes_mixed_by_a_view"
 BROADCAST: Final = "prediction_and_target_broadcast"
 NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -73,6 +74,8 @@ class LossTaskMismatch(Rule):
       fallen below −50: near −103 the softmax is 0 in float32, and the loss infinite (a warning).
     - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
       each prediction with each target, in a B × B matrix.
+    - Logits whose dimensions were reshaped instead of swapped before a cross entropy: (samples,
+      positions, classes) as (samples, classes, positions), or an image as rows of classes.
     - A squared or absolute error between the outputs of several classes and class numbers.
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
       30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one. A
@@ -135,6 +138,7 @@ class LossTaskMismatch(Rule):
         found = (
             self._no_log(history)
             or self._two_steps(history)
+            or self._mixed(history)
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
@@ -212,6 +216,17 @@ class LossTaskMismatch(Rule):
             Severity.WARNING,
         )
 
+    def _mixed(self, history: History) -> _Mismatch | None:
+        """Return logits that were reshaped where dimensions had to be swapped."""
+        if (found := connected(history, (MIXED,))) is None:
+            return None
+        kind, token = found
+        text = (
+            f"the logits of {kind.classes} classes are reshaped where their dimensions had to be "
+            "swapped, so that one sample's logits come from several positions"
+        )
+        return _Mismatch(kind.step, text, of_classes(kind.classes), (in_graph(token),))
+
     def _broadcast(self, history: History) -> _Mismatch | None:
         if (found := connected(history, (BROADCAST,))) is None:
             return None
@@ -220,7 +235,7 @@ class LossTaskMismatch(Rule):
             Evidence(quantity="shape of the prediction", seen=str(kind.prediction_shape)),
             Evidence(quantity="shape of the target", seen=str(kind.target_shape)),
         )
-        if _is_classes(kind):
+        if has_class_numbers(kind):
             text = f"class numbers are compared with {kind.prediction_shape[-1]} outputs as numbers"
             return _Mismatch(kind.step, text, CROSS_ENTROPY, (in_graph(BROADCAST), *shapes))
         if not _is_all_pairs(kind):
@@ -237,7 +252,7 @@ class LossTaskMismatch(Rule):
         With one-hot targets the loss has another size: a few tenths.
         """
         only = only_loss(history)
-        if only is None or only.kinds != ("MSELoss",) or not _is_classes(only):
+        if only is None or only.kinds != ("MSELoss",) or not has_class_numbers(only):
             return None
         outputs = only.prediction_shape[-1]
         shown = class_numbers(
@@ -356,17 +371,6 @@ class LossTaskMismatch(Rule):
     def healthy() -> History:
         """Return five heads that are compared with one target on purpose."""
         return _run((32, 5), (32, 1))
-
-
-def _is_classes(kind: LossKind) -> bool:
-    """Whether outputs of several classes are compared with class numbers."""
-    return (
-        kind.target_type.startswith(("int", "uint"))
-        and len(kind.prediction_shape) == len(kind.target_shape) + 1
-        and kind.prediction_shape[-1] > 2
-        and kind.kinds[:1] != ()
-        and kind.kinds[0] in DISTANCES
-    )
 
 
 def _is_all_pairs(kind: LossKind) -> bool:

@@ -12,11 +12,11 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import Moment, at
+from trainvitals.diagnosis.fixes import Moment, at, of_classes
 from trainvitals.diagnosis.history import History, Steps, Values
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, loss_kinds
+from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, in_graph, loss_kinds
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN_LOSS, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
@@ -41,6 +41,8 @@ class NoSupervision(Rule):
       `logits[:, 0]`, in three measured steps. A warning, if it is one of the earlier positions and
       its target is a token of the sequence; a note, if it is the last position or the one before:
       that is right for a task with one answer at the end.
+    - The loss reads one position of each sequence, and the tensor of its targets holds labels for
+      all positions: a warning.
     ## Why it matters
     The run ends without an error and has learned nothing. Typical causes are a chat template whose
     answer part was not found, truncation that cuts the answers off, a mask with the wrong sign. A
@@ -205,6 +207,8 @@ class NoSupervision(Rule):
 
     def _sliced(self, history: History, kind: LossKind) -> Finding | None:
         """Return a finding if the loss reads one position of each sequence of a token model."""
+        if kind.position_read == "labelled":
+            return self._labelled(kind)
         read = history.scalar(Scalar.POSITIONS_READ_SHARE)
         newest = read.values[-self.observations_sliced :]
         if not kind.position_read or len(newest) < self.observations_sliced:
@@ -239,6 +243,20 @@ class NoSupervision(Rule):
             confidence=0.5 if is_last else 0.9,
             stream=Stream.SCALAR,
             statistic=Scalar.POSITIONS_READ_SHARE,
+        )
+
+    def _labelled(self, kind: LossKind) -> Finding:
+        """Return a finding of a loss that reads one of several positions with labels."""
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=kind.step,
+            summary=f"No supervision: since step {kind.step} the loss reads one position of each "
+            "sequence, and the labels of the others are left out.",
+            evidence=(in_graph("one labelled position of several"),),
+            fix=of_classes(kind.classes),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.SUPERVISED_SHARE,
         )
 
     @staticmethod

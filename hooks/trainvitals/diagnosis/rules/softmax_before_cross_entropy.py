@@ -12,7 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, of_classes, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -34,6 +34,7 @@ class Mistake(NamedTuple):
 
 LOGITS: Final = without_activation("Softmax")
 CLASSES: Final = f"{LOGITS}\n{CROSS_ENTROPY}"
+OTHER_DIMENSION: Final = "log_softmax_over_wrong_dimension"
 HIDDEN: Final = "softmax_before_cross_entropy"
 
 MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
@@ -56,7 +57,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
             "a log-softmax output goes into BCEWithLogitsLoss, which applies sigmoid",
             f"{without_activation('LogSoftmax')}\n{CROSS_ENTROPY}",
         ),
-        "log_softmax_over_wrong_dimension": Mistake(
+        OTHER_DIMENSION: Mistake(
             "log_softmax normalises another dimension than the classes before the loss",
             f"{without_activation('LogSoftmax')}\n{CROSS_ENTROPY}",
         ),
@@ -114,12 +115,15 @@ class SoftmaxBeforeCrossEntropy(Rule):
         where = output_module(history)
         if found is not None:
             kind, token = found
-            yield self._finding(token, kind.step, where, (in_graph(token),))
+            fix = MISTAKES[token].fix
+            if token == OTHER_DIMENSION and not _ends_in_log_softmax(history):
+                fix = of_classes(kind.classes)
+            yield self._finding(token, kind.step, where, (in_graph(token),), fix)
         elif (since := self._probabilities_since(history)) is not None:
-            yield self._finding(HIDDEN, since, where, self._of_values(history))
+            yield self._finding(HIDDEN, since, where, self._of_values(history), LOGITS)
 
     def _finding(
-        self, token: str, since: int, where: str, evidence: tuple[Evidence, ...]
+        self, token: str, since: int, where: str, evidence: tuple[Evidence, ...], fix: str
     ) -> Finding:
         mistake = MISTAKES[token]
         return self.finding(
@@ -128,7 +132,7 @@ class SoftmaxBeforeCrossEntropy(Rule):
             since_step=since,
             summary=f"Wrong input of the loss since step {since}: {mistake.text}.",
             evidence=evidence,
-            fix=mistake.fix,
+            fix=fix,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
@@ -185,6 +189,11 @@ class SoftmaxBeforeCrossEntropy(Rule):
     def healthy() -> History:
         """Return logits into a cross entropy."""
         return _run("")
+
+
+def _ends_in_log_softmax(history: History) -> bool:
+    """Whether the log-softmax is a module of the model and no call in the loss."""
+    return any(p.kind == "LogSoftmax" for p in history.places(Stream.ACTIVATION))
 
 
 def _run(wiring: str) -> History:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
@@ -17,15 +19,30 @@ from trainvitals.diagnosis.signals import Flags, Floats, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
+_MOMENTUM: Final = at(
+    Moment.BEFORE_TRAINING,
+    "for module in model.modules():\n"
+    "    if isinstance(module, nn.modules.batchnorm._BatchNorm):\n"
+    "        module.momentum = 0.1",
+)
+
 
 @dataclass(frozen=True)
 class WrongTrainEvalMode(Rule):
-    """BatchNorm layers use their running statistics while the model is trained.
+    """BatchNorm layers use their running statistics while the model is trained, or these
+    statistics do not describe the data.
 
     ## What it detects
-    In the newest two measured steps, every module with running statistics (BatchNorm) was in eval
-    mode when the training loss was taken, and the optimizer trains the scale of at least one.
+    - In the newest two measured steps, every module with running statistics (BatchNorm) was in eval
+      mode when the training loss was taken, and the optimizer trains the scale of at least one.
+    - A momentum of 0.9 or more, below 1: the running statistics are those of the newest batch.
+    - A momentum m so small that after n steps (1 − m)ⁿ of the running statistics, 20 % or more, are
+      still the initial ones (mean 0, variance 1): at the end of the plan, or as soon as a
+      validation loss is 1.3 times the training loss.
     ## Why it matters
+    PyTorch's momentum is the share of the new batch (0.1); in other libraries it is the share that
+    is kept (0.9, 0.99). With wrong running statistics the model is right in training and wrong in
+    evaluation.
     In eval mode BatchNorm does not normalise the batch: it uses the running statistics, which stay
     at mean 0 and variance 1, or at the values of an earlier data set. Dropout is off too, if the
     whole model is in eval mode. Often `model.eval()` was called for a validation, and
@@ -34,7 +51,7 @@ class WrongTrainEvalMode(Rule):
     The share of modules in eval mode, and the number of trained normalisation layers.
     ## What to do
     Call `model.train()` at the start of every epoch, after each validation. To freeze BatchNorm on
-    purpose, also freeze its parameters: `m.requires_grad_(False)`.
+    purpose, also freeze its parameters: `m.requires_grad_(False)`. Use the momentum 0.1.
     ## When it is wrong
     Fine-tuning with small batches, where the statistics are frozen and scales and shifts are
     trained. Partly frozen models are not reported. The rule cannot run without the training loss.
@@ -59,8 +76,86 @@ class WrongTrainEvalMode(Rule):
         "perhaps during a validation.",
     )
 
+    momentum_max: float = threshold(0.9, "Momentum from which one batch holds the statistics.")
+    steps_few: int = threshold(20, "Minimum number of steps for the two conditions on momentum.")
+    initial_max: float = threshold(0.2, "Share of the initial values in the running statistics.")
+    validation_ratio: float = threshold(
+        1.3, "Validation loss over training loss from which this share matters at once."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
+        mode = [*self._mode(history)]
+        yield from mode or self._momentum(history)
+
+    def _momentum(self, history: History) -> Iterator[Finding]:
+        """Yield a finding of running statistics that do not describe the data."""
+        steps = len(history.scalar(Scalar.LOSS))
+        if steps < self.steps_few or not self._is_used(history):
+            return
+        low, high = (float(history.facts.get(f"norm_momentum_{m}", 0.1)) for m in ("min", "max"))
+        micro_batches = history.scalar(Scalar.MICRO_BATCHES).values
+        batches = steps * (middle(micro_batches) if len(micro_batches) else 1.0)
+        initial = (1 - low) ** batches
+        if self.momentum_max <= high < 1:
+            yield self._statistics(
+                str(history.facts.get("norm_momentum_max_module", "")),
+                f"the momentum is {number(high)}, so that the running statistics of BatchNorm are "
+                "those of the newest batch",
+                Evidence(
+                    quantity="largest momentum of BatchNorm",
+                    seen=high,
+                    limit=self.momentum_max,
+                    direction="above",
+                    healthy=(0.01, 0.5),
+                ),
+            )
+        elif initial >= self.initial_max and self._matters(history):
+            yield self._statistics(
+                "",
+                f"with the momentum {number(low)}, {percent(initial)} of the running statistics of "
+                f"BatchNorm are still their initial values after {steps} steps",
+                Evidence(
+                    quantity="share of the initial values in the running statistics",
+                    seen=initial,
+                    limit=self.initial_max,
+                    direction="above",
+                    healthy=(0.0, 0.05),
+                    unit="share",
+                ),
+            )
+
+    def _is_used(self, history: History) -> bool:
+        """Whether running statistics were updated: the modules were in train mode."""
+        share = history.scalar(Scalar.NORM_EVAL_SHARE).values
+        return len(share) > 0 and bool(middle(share) < self.share_min)
+
+    def _matters(self, history: History) -> bool:
+        """Whether the plan is at its end, or a validation loss is clearly higher."""
+        if history.total_steps and history.last_step >= history.total_steps - 1:
+            return True
+        course = Course(history)
+        return course.known and any(
+            name.startswith(f"{Scalar.LOSS}/")
+            and float(history.scalar(name).values[-1]) > self.validation_ratio * course.now(20)
+            for name in history.scalar_names()
+            if len(history.scalar(name))
+        )
+
+    def _statistics(self, where: str, text: str, evidence: Evidence) -> Finding:
+        return self.finding(
+            severity=Severity.WARNING,
+            where=where,
+            since_step=0,
+            summary=f"Wrong statistics in evaluation: {text}.",
+            evidence=(evidence,),
+            fix=_MOMENTUM,
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.NORM_EVAL_SHARE,
+        )
+
+    def _mode(self, history: History) -> Iterator[Finding]:
         share = history.scalar(Scalar.NORM_EVAL_SHARE)
         newest = share.last(self.observations)
         if len(newest) < self.observations or not (newest.values >= self.share_min).all():

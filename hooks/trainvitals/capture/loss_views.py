@@ -1,0 +1,76 @@
+"""Views between a model's output and a loss of classes that change the meaning of a dimension.
+
+Comes in: nodes of the graph of a loss. Goes out: yes or no, from shapes alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from trainvitals.capture.graph_nodes import KEEP, operation, shape_of, signed
+
+NODES_MAX = 16
+"""Maximum number of views that are read."""
+
+
+def normalises_other_dimension(entry: Any, log_softmax: Any, given: Tensor) -> bool:
+    """Whether a log-softmax before an NLL loss normalises another dimension than the classes.
+
+    `entry` is the node of the loss and `given` its log-probabilities, with the classes in
+    dimension 1.
+    """
+    shape = shape_of(log_softmax, 0)
+    classes = min(1, given.dim() - 1)
+    if not shape:
+        return False
+    dim = signed(log_softmax._saved_dim) % len(shape)
+    if shape[dim] != given.shape[classes]:
+        return True
+    if entry.next_functions[0][0] is log_softmax:
+        return dim != classes
+    # (samples, positions, classes) flattened to (rows, classes) keeps the last dimension.
+    last = len(shape) - 1
+    return given.dim() == 2 and dim != last and _is_reshaped(entry, log_softmax)
+
+
+def mixes_classes(log_softmax: Any, classes: int) -> bool:
+    """Whether the logits were reshaped where their dimensions had to be swapped.
+
+    (samples, positions, classes) as (samples, classes, positions), and (samples, classes, height,
+    width) as (rows, classes): a row then holds numbers of several classes and positions.
+    """
+    node, index = log_softmax.next_functions[0]
+    for _ in range(NODES_MAX):
+        if node is None or operation(node) not in KEEP:
+            return False
+        sizes, out = getattr(node, "_saved_self_sym_sizes", None), shape_of(node, index)
+        if (
+            sizes is not None
+            and out is not None
+            and _is_mixed(tuple(map(int, sizes)), out, classes)
+        ):
+            return True
+        node, index = node.next_functions[0]
+    return False
+
+
+def _is_mixed(before: tuple[int, ...], after: tuple[int, ...], classes: int) -> bool:
+    if len(before) < 3 or len(after) < 2 or after[1] != classes:
+        return False
+    if len(after) == 2:
+        return before[1] == classes != before[-1]
+    swapped = len(before) == len(after) and sorted(before) == sorted(after)
+    return swapped and before[0] == after[0] and before[-1] == classes != before[1]
+
+
+def _is_reshaped(node: Any, until: Any) -> bool:
+    """Whether only operations that keep the order of the values lie between two nodes."""
+    for _ in range(NODES_MAX):
+        node = node.next_functions[0][0]
+        if node is until or node is None:
+            return node is until
+        if operation(node) not in KEEP:
+            return False
+    return False

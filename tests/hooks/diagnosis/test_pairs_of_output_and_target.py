@@ -1,0 +1,117 @@
+"""Real small trainings: what the loss compares, in which unit, and which batches it sees."""
+
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from helpers.wiring_runs import Run, mlp, train  # noqa: E402
+from trainvitals.diagnosis.supervision import loss_of_constant  # noqa: E402
+
+LENGTH, TAGS, STEPS = 6, 4, 40
+
+
+class Tagger(nn.Module):
+    """One tag for each word, from the word itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        self.body = layers(16, 32, TAGS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.embedding(x))  # type: ignore[no-any-return]
+
+
+def tagged() -> tuple[Tensor, Tensor]:
+    words = torch.randint(20, (400, LENGTH), generator=torch.Generator().manual_seed(0))
+    return words, words % TAGS
+
+
+def tagger(loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
+    return Run(Tagger(), loss, data=tagged())
+
+
+def flat(o: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(o.flatten(0, 1), y.flatten())
+
+
+def of_first(o: Tensor, y: Tensor) -> Tensor:
+    return flat(o[:, :1], y[:, :1])
+
+
+def one_answer() -> Run:
+    words, tags = tagged()
+    return Run(Tagger(), lambda o, y: F.cross_entropy(o[:, -1], y), data=(words, tags[:, -1] * 1))
+
+
+def same_batch(_: int) -> Tensor:
+    return torch.arange(32)
+
+
+def dropped() -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(0.2), *layers(64, 256, 10))
+
+
+def normed(momentum: float) -> nn.Sequential:
+    return layers(64, 32, 16, 10, norm=lambda n: nn.BatchNorm1d(n, momentum=momentum))
+
+
+FAULTS: dict[str, tuple[str, Callable[[], Run]]] = {
+    "logits reshaped instead of swapped": (
+        "loss_task_mismatch",
+        lambda: tagger(lambda o, y: F.cross_entropy(o.reshape(-1, TAGS, LENGTH), y)),
+    ),
+    "log-softmax over the positions": (
+        "softmax_before_cross_entropy",
+        lambda: tagger(lambda o, y: F.nll_loss(o.log_softmax(1).flatten(0, 1), y.flatten())),
+    ),
+    "the loss of the first word only": ("no_supervision", lambda: tagger(of_first)),
+    "one batch with dropout": (
+        "constant_or_duplicate_input",
+        lambda: Run(dropped(), order=same_batch),
+    ),
+    "the momentum of another library": ("wrong_train_eval_mode", lambda: Run(normed(0.99))),
+}
+HEALTHY: dict[str, Callable[[], Run]] = {
+    "swapped": lambda: tagger(lambda o, y: F.cross_entropy(o.transpose(1, 2), y)),
+    "rows of classes": lambda: tagger(flat),
+    "log-softmax over the classes": lambda: tagger(
+        lambda o, y: F.nll_loss(o.log_softmax(2).flatten(0, 1), y.flatten())
+    ),
+    "one label for each sequence": one_answer,
+    "other batches with dropout": lambda: Run(dropped()),
+    "the usual momentum": lambda: Run(normed(0.1)),
+    "a small momentum before the end": lambda: Run(normed(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_the_headline(name):
+    torch.manual_seed(0)
+    rule, faulty = FAULTS[name]
+    assert train(faulty(), STEPS).headline == rule
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_program_is_met_with_silence(name):
+    torch.manual_seed(0)
+    assert train(HEALTHY[name](), STEPS).alarms == set()
+
+
+def test_a_mean_that_is_divided_by_the_batch_again_is_judged_in_its_own_unit():
+    torch.manual_seed(0)
+    history = train(Run(mlp(), lambda o, y: F.cross_entropy(o, y) / 32), 8).history
+    assert loss_of_constant(history) == pytest.approx(2.3 / 32, rel=0.05)
+
+
+def test_a_sum_over_the_samples_is_judged_in_its_own_unit():
+    torch.manual_seed(0)
+    history = train(Run(mlp(), lambda o, y: F.cross_entropy(o, y, reduction="sum")), 8).history
+    assert loss_of_constant(history) == pytest.approx(2.3 * 32, rel=0.05)
