@@ -15,6 +15,7 @@ from trainvitals.wire import NEWEST_VERSION, OLDEST_VERSION
 from trainvitals_server.auth import Principal, Scope, ScopedRouter, allow
 from trainvitals_server.auth.router import OPEN
 from trainvitals_server.problems import Problem, problem_responses
+from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.publish.exposition import Publisher
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
@@ -57,7 +58,11 @@ async def healthz(request: Request) -> Alive:
 
 @routes.get("/readyz", responses={**_CLOSED, **problem_responses("not_ready")})
 def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - declares the scope
-    """Report whether batches can be stored now."""
+    """Report whether batches can be stored now.
+
+    On a full disk they cannot, until a batch is stored or no batch has been refused for a minute.
+    Reading goes on, and `/healthz` is 200: a restart would not help.
+    """
     store: Store = request.app.state.store
     settings: Settings = request.app.state.settings
     if settings.rescue:
@@ -66,6 +71,9 @@ def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - decl
     waiting = store.database.waiting_bytes
     if trouble is None and waiting > settings.queue_bytes_max // 2:
         trouble = f"{waiting} bytes are in the write queue."
+    counters: IngestCounters = request.app.state.ingest_counters
+    if trouble is None and counters.disk_full:
+        trouble = "The disk is full: the newest batch was refused. Reading goes on."
     if trouble is not None:
         raise Problem("not_ready", trouble)
     return Alive(status="ready")

@@ -7,6 +7,7 @@ Promise:  thread-safe; the set of label values is fixed and does not depend on c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ Requests that are refused before their address is known (timeout, host, bad_requ
 headers_too_large, busy) are counted here too, for any address."""
 
 DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+DISK_FULL_S: Final = 60.0
+"""How long a full disk is assumed after a refusal; a trainer sends again within this time."""
 LAG_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 """The buckets cover up to one hour, because spooled batches are sent long after their capture."""
 
@@ -134,12 +137,14 @@ class IngestCounters:
         self._bytes = _counter("bytes")
         self._lag = histogram(LAG_BUCKETS_S)
         self._write = histogram(DURATION_BUCKETS_S)
+        self._disk_full_at = -float("inf")
 
     def accepted(self, batch: Batch, body_bytes: int, *, stored: bool, now: float) -> None:
         """Count an acknowledged batch; `stored` is false for a duplicate, which adds no records."""
         self._requests.labels("stored" if stored else "duplicate").inc()
         if not stored:
             return
+        self._disk_full_at = -float("inf")
         self._records.inc(len(batch.records))
         self._bytes.inc(body_bytes)
         # The lag is negative when the training machine's clock is ahead; it counts as 0.
@@ -148,6 +153,13 @@ class IngestCounters:
     def refused(self, reason: str) -> None:
         """Count a request that was refused for `reason`."""
         self._requests.labels(reason if reason in OUTCOMES else "error").inc()
+        if reason == "disk_full":
+            self._disk_full_at = time.monotonic()
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether a full disk refused a batch in the last minute, and none was stored since."""
+        return time.monotonic() - self._disk_full_at < DISK_FULL_S
 
     def writing(self) -> AbstractContextManager[object]:
         """Measure the duration of a transaction.

@@ -1,12 +1,18 @@
 """On a full disk the collector refuses batches, goes on to be read, and recovers by itself."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
+import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from helpers.batches import batch, frame, ingest, start
 from helpers.collector import running_collector
 from trainvitals.wire import Layout, Place, Stat, Stream
+from trainvitals_server.publish import counters
 
 PLACES = 2000
 
@@ -58,7 +64,35 @@ def test_a_batch_is_refused_with_507_the_others_are_kept_and_it_recovers(collect
     assert counted == len(refused)
     assert stored_steps(collector) == kept
     assert collector.get("/healthz").status_code == 200
+    ready = collector.get("/readyz")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "not_ready")
+    assert "disk is full" in ready.json()["detail"]
     assert collector.get("/api/v1/runs/r").status_code == 200
     pages(collector, 10**6)
     assert {send(collector, step).status_code for step in refused} == {200}
     assert stored_steps(collector) == list(range(1, 31))
+    assert collector.get("/readyz").status_code == 200
+
+
+def test_without_a_refusal_for_a_minute_it_is_ready_again(collector, monkeypatch):
+    collector.app.state.ingest_counters.refused("disk_full")
+    assert collector.get("/readyz").status_code == 503
+    later = time.monotonic() + counters.DISK_FULL_S
+    monkeypatch.setattr(counters, "time", SimpleNamespace(monotonic=lambda: later))
+    assert collector.get("/readyz").status_code == 200
+
+
+@pytest.mark.needs_postgres
+def test_a_full_disk_of_postgres_is_507_too(tmp_path, postgres, monkeypatch):
+    def full(task, size):
+        raise OperationalError("INSERT", {}, psycopg.errors.DiskFull("No space left on device"))
+
+    with postgres.database() as url, running_collector(tmp_path, url) as running:
+        monkeypatch.setattr(running.store.database, "_written", full)
+        answer = running.send(batch(start()))
+        assert (answer.status_code, answer.json()["reason"]) == (507, "disk_full")
+        assert running.get("/readyz").status_code == 503
+        assert running.get("/api/v1/runs").status_code == 200
+        monkeypatch.undo()
+        assert running.send(batch(start())).status_code == 200
+        assert running.get("/readyz").status_code == 200
