@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import combinations, product
 
 import pytest
 
@@ -67,6 +68,21 @@ def test_there_are_enough_cases():
     assert len(HEALTHY) >= 24
     for key in ("kind", "optimizer", "precision", "micro_batches", "fault"):
         assert len({getattr(c, key) for c in VETOED}) > 1
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "hsdp21", "hsdp12"])
+def test_each_two_values_of_two_fields_meet_in_a_case(kind):
+    cases = [c for c in CASES if c.kind == kind and c.optimizer != "zero"]
+    for is_scaled in (False, True):
+        alike = [
+            c
+            for c in cases
+            if (c.precision == program.SCALED) == is_scaled and c.fault != "late nan"
+        ]
+        for one, other in combinations(("optimizer", "precision", "micro_batches", "fault"), 2):
+            met = {(getattr(c, one), getattr(c, other)) for c in alike}
+            firsts, seconds = ({pair[at] for pair in met} for at in (0, 1))
+            assert met == set(product(firsts, seconds)), (one, other)
 
 
 @pytest.mark.parametrize("case", VETOED, ids=names(VETOED))
