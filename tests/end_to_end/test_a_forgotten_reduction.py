@@ -1,22 +1,21 @@
-"""Two ranks under torchrun, whose gradients are averaged or not, and a collector that listens."""
+"""Two ranks as torchrun starts them, with averaged gradients or without, and a collector."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 import sqlalchemy as sa
 
 from helpers.collector import running_collector
+from helpers.warm_ranks import run_ranks
 from trainvitals.api.client import Client
 from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.rules.rank_divergence import WRAP
 from trainvitals_server.store.models import Run
 
-pytestmark = pytest.mark.timeout(240)  # it starts processes that import torch
+pytestmark = pytest.mark.timeout(240)
 
 STEPS = 100
 PROGRAM = """
@@ -51,11 +50,8 @@ def trained(folder, collector, wrap):
     """Train on two ranks, and return what the collector and the ranks themselves found."""
     (folder / "train.py").write_text(PROGRAM.format(wrap=wrap, steps=STEPS))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TRAINVITALS_")}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", "train.py"),
-        ],
+    done = run_ranks(
+        "train.py",
         cwd=folder,
         env=kept
         | {
@@ -64,9 +60,7 @@ def trained(folder, collector, wrap):
             "TRAINVITALS_COLLECTOR": collector.url,
             "TRAINVITALS_TOKEN": collector.token,
         },
-        capture_output=True,
-        text=True,
-        timeout=120,
+        timeout_s=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     client = Client(collector.url, collector.token)

@@ -1,12 +1,11 @@
-"""The records of ranks that train under torchrun, in a real database, and what TV953 finds."""
+"""The records of ranks that train as under torchrun, in a real database, and what TV953 finds."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.warm_ranks import run_ranks
 from trainvitals.api.schema import Finding
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rules.rank_divergence import RankDivergence
@@ -20,15 +19,8 @@ RANKS = 2
 @contextmanager
 def stored_ranks(program: str, kinds: Sequence[str], folder: Path) -> Iterator[Store]:
     """Run a program with one run of each kind; yield a store with its records."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS)]
-    done = subprocess.run(
-        [*command, program, str(folder), *kinds],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = run_ranks(program, str(folder), *kinds, ranks=RANKS, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     store = Store.open(f"sqlite:///{folder / 'trainvitals.db'}", clock=lambda: 1_700_000_100.0)
     for path in sorted(folder.glob("*.bin")):

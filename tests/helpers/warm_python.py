@@ -72,8 +72,9 @@ def run_warm(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     terminal: str = "",
+    timeout_s: int = TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; one that takes longer than a minute ends by SIGALRM.
+    """Run a program to its end; one that takes longer than `timeout_s` ends by SIGALRM.
 
     `terminal`: the path of a terminal that stdout and stderr are written to, not to the result.
     """
@@ -86,7 +87,7 @@ def run_warm(
             "argv": ["-c", *argv],
             "cwd": str(cwd or Path.cwd()),
             "environment": dict(os.environ if env is None else env),
-            "timeout_s": TIMEOUT_S,
+            "timeout_s": timeout_s,
             "stdout": terminal or str(outputs[0]),
             "stderr": terminal or str(outputs[1]),
         }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from itertools import combinations, product
 
 import pytest
 
 from helpers import guarded_training as program
+from helpers.warm_ranks import run_ranks
 
-pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
+pytestmark = pytest.mark.timeout(300)
 
 CASES = program.cases()
 PREVENTED = [[program.BAD_STEP, "the update was prevented"]]
@@ -45,20 +44,13 @@ def names(cases):
 def ranks(tmp_path_factory):
     """Return what each rank recorded: case → result."""
     folder = tmp_path_factory.mktemp("guard")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, program.__file__, str(folder)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "TRAINVITALS_REPORT": "off",
-            "TRAINVITALS_HOME": str(folder),
-        },
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TRAINVITALS_REPORT": "off",
+        "TRAINVITALS_HOME": str(folder),
+    }
+    done = run_ranks(program.__file__, str(folder), cwd=folder, env=environment, timeout_s=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 

@@ -2,30 +2,24 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import sharded_training as program
+from helpers.warm_ranks import run_ranks
 
-pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
+pytestmark = pytest.mark.timeout(300)
 
 KINDS = {2: ("ddp", "fsdp", "clipped", "mixed", "alone", "fsdp1", "late"), 4: ("hsdp",)}
 
 
 def launched(ranks, folder):
-    """Run the program under torchrun, and return kind → what each rank recorded."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    done = subprocess.run(
-        [*command, program.__file__, str(folder), *KINDS[ranks]],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TRAINVITALS_REPORT": "off"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
+    """Run the program as torchrun does, and return kind → what each rank recorded."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRAINVITALS_REPORT": "off"}
+    done = run_ranks(
+        program.__file__, str(folder), *KINDS[ranks], ranks=ranks, cwd=folder, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {

@@ -9,7 +9,7 @@ from helpers.stored_ranks import findings, history, stored_ranks
 from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.rules.rank_divergence import RankDivergence
 
-pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
+pytestmark = pytest.mark.timeout(300)
 
 KINDS = (
     "ddp",

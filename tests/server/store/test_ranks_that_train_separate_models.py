@@ -15,7 +15,7 @@ from trainvitals.diagnosis.rules.rank_divergence import (
 )
 from trainvitals.wire import Scalar, Stream
 
-pytestmark = pytest.mark.timeout(300)  # it starts processes that import torch
+pytestmark = pytest.mark.timeout(300)
 
 FORGOTTEN = ("forgotten", "bare", "no_sync")
 NOTES = ("seeds", "part")
