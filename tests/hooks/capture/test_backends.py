@@ -11,7 +11,14 @@ from torch import nn
 
 from trainvitals.capture.backends import native
 from trainvitals.capture.backends.members import Member
-from trainvitals.capture.backends.native import NativeGroup, OutputKernel, Prepared
+from trainvitals.capture.backends.native import (
+    HUGE_PAGE_BYTES,
+    Copies,
+    NativeGroup,
+    OutputKernel,
+    Prepared,
+    Table,
+)
 from trainvitals.capture.backends.plain import PlainGroup, distinct_rows
 from trainvitals.capture.backends.plain_outputs import measure
 from trainvitals.capture.backends.shapes import shape_of
@@ -275,3 +282,14 @@ def test_both_backends_count_the_same_dead_units():
         rows = output_rows(x.relu(), nn.ReLU(), Mode.RELU, step, lives)
         np.testing.assert_allclose(rows[0][8:10], rows[1][8:10], rtol=1e-6)
     assert rows[0][9] == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("entries", [1, 4096, 524_288, 700_000])
+def test_copies_of_some_megabytes_fill_whole_large_pages(entries):
+    table = Table([torch.zeros(entries), torch.zeros(3)], [0, 1])
+    copies = Copies(table, None)
+    page = HUGE_PAGE_BYTES if table.copy_bytes >= HUGE_PAGE_BYTES else 64
+    offset = int(copies._all[0]) - copies.memory.ctypes.data
+    assert copies._all[0] % page == 0
+    assert len(copies.memory) - offset >= -(-table.copy_bytes // page) * page
+    assert Copies(table, copies.memory).memory is copies.memory
