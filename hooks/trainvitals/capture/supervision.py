@@ -331,7 +331,7 @@ def _completed(main: Criterion, seen: Seen) -> Criterion:
             ignore_index = -100 if ignore_index is None else ignore_index
         elif target.is_floating_point() and prediction.shape != target.shape:
             wiring = (*wiring, "prediction_and_target_broadcast")
-    if main.kind == "NLLLoss" and not wiring and _is_positive(prediction):
+    if main.kind == "NLLLoss" and not wiring and not _is_log(prediction):
         wiring = ("no_log_softmax_before_nll_loss",)
     return replace(
         main,
@@ -352,9 +352,12 @@ def _readable(tensor: object) -> Tensor | None:
     return tensor if tensor.numel() and not tensor.is_complex() else None
 
 
-def _is_positive(x: Tensor | None) -> bool:
-    """Whether an entry is clearly positive, which no logarithm of a probability is. CPU only."""
-    return x is not None and x.device.type == "cpu" and bool((sample(x) > 1e-3).any())
+def _is_log(x: Tensor | None) -> bool:
+    """Whether no entry is clearly positive or NaN, as of logarithms of probabilities.
+
+    True where that is not known: CPU only.
+    """
+    return x is None or x.device.type != "cpu" or bool((sample(x) <= 1e-3).all())
 
 
 def _with_graph(value: object) -> list[Tensor]:

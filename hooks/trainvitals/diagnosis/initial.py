@@ -7,6 +7,7 @@ Promise:  pure; empty or None if the start of the run, the loss or the layer kin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -41,6 +42,8 @@ _DISTANCES: Final[Mapping[str, tuple[Callable[[float], float], str]]] = MappingP
 """The largest loss of the prediction 0 for targets of a mean square, and its description."""
 
 
+_SCORES: Final = re.compile(r"in_proj|qkv|query|key|\b(w?q|w?k)(_proj|_lin)?\.", re.IGNORECASE)
+"""Names of weights that make queries or keys."""
 _SQUARES: Final = ("MSELoss", "HuberLoss")
 
 
@@ -63,6 +66,27 @@ def weight_gains(history: History) -> list[Gain]:
     if len(steps) == 0 or steps[0] > START:
         return []
     rows = [i for i, p in enumerate(history.places(Stream.WEIGHT)) if _has_gain(p)]
+    return sorted(_gains(history, rows, first=1), key=lambda g: (g.place.depth, g.row))
+
+
+@once
+def attention_gains(history: History) -> list[Gain]:
+    """Return the gain of the weights that make queries and keys at the start, by depth.
+
+    A normalisation layer behind the attention does not rescale its scores. Shards are left out.
+    """
+    steps = history.steps(Stream.WEIGHT)
+    if len(steps) == 0 or steps[0] > START:
+        return []
+    rows = [
+        i
+        for i, p in enumerate(history.places(Stream.WEIGHT))
+        if len(p.shape) == 2
+        and p.kind == "weight"
+        and "attention" in p.flags
+        and "shard" not in p.flags
+        and _SCORES.search(p.name)
+    ]
     return sorted(_gains(history, rows, first=1), key=lambda g: (g.place.depth, g.row))
 
 

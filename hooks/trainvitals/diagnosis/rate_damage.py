@@ -19,7 +19,7 @@ from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import class_loss
 from trainvitals.diagnosis.update_ratio import HEALTHY_RATIO, STUCK_STEPS, first_ratio
-from trainvitals.wire import Scalar
+from trainvitals.wire import EventKind, Scalar
 
 FIRST_UPDATES = 10
 
@@ -70,8 +70,18 @@ def carried_too_far(history: History, course: Course, ratio: Window) -> Damage |
         ),
         0.8,
         first_ratio(ratio),
-        for_each_group("['momentum'] = 0.9") if history.facts.get("optimizer") == "SGD" else "",
+        _usual_momentum(history),
     )
+
+
+def _usual_momentum(history: History) -> str:
+    """Return the fix that sets the usual momentum of the optimizer; "" for other optimizers."""
+    if history.facts.get("optimizer") == "SGD":
+        return for_each_group("['momentum'] = 0.9")
+    groups = (e.attributes for e in history.events if e.kind == EventKind.OPTIMIZER)
+    if any("betas/0" in group for group in groups):
+        return for_each_group("['betas'] = (0.9, 0.999)")
+    return ""
 
 
 def grown(course: Course, ratio: Window) -> Damage | None:

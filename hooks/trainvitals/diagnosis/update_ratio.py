@@ -15,8 +15,9 @@ from trainvitals.diagnosis.places import (
     matrices_by_depth,
     rows_named,
     spread_over,
+    window,
 )
-from trainvitals.diagnosis.signals import median
+from trainvitals.diagnosis.signals import median, middle
 from trainvitals.wire import Place, Stat, Stream
 
 HEALTHY_RATIO = (1e-5, 0.05)
@@ -74,3 +75,24 @@ def _starting_at_zero(history: History, matrices: Sequence[Place]) -> Flags:
     outputs = np.array([place.shape[0] for place in matrices], np.float64)
     small: Flags = norms / np.sqrt(entries) < START_SHARE / np.sqrt(entries / outputs)
     return small
+
+
+def weight_over_gradient(history: History) -> float:
+    """Return ‖W‖/‖g‖ in the first captured step, median over the matrices; NaN if unknown."""
+    rows = spread_over(matrices_by_depth(history, Stream.WEIGHT))
+    names = [history.places(Stream.WEIGHT)[row].name for row in rows]
+    known = [
+        (row, other)
+        for row, other in zip(rows, rows_named(history, Stream.GRADIENT, names), strict=True)
+        if other is not None
+    ]
+    if not known:
+        return float("nan")
+    weight, gradient = (
+        median(window(history, stream, Stat.L2, list(chosen), first=1).values)
+        for stream, chosen in zip(
+            (Stream.WEIGHT, Stream.GRADIENT), zip(*known, strict=True), strict=True
+        )
+    )
+    ratios = weight[gradient > 0] / gradient[gradient > 0]
+    return middle(ratios)

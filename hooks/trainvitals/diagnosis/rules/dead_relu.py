@@ -56,6 +56,9 @@ BIASES_TO_ZERO = at(
     "        nn.init.zeros_(m.bias)",
 )
 
+ROUNDING = 1e-6
+"""A share of 0.9 is stored as a float32 that is a little less."""
+
 
 @dataclass(frozen=True)
 class DeadRelu(Rule):
@@ -126,7 +129,7 @@ class DeadRelu(Rule):
         silent = _silent(history)
         if not len(seen.steps) or (np.isnan(seen.values[-1]).all() and not silent):
             return
-        dead = np.nan_to_num(seen.values[-1], nan=0.0)
+        dead = np.nan_to_num(seen.values[-1], nan=0.0).astype(np.float64) + ROUNDING
         known = ~np.isnan(seen.values)
         first = seen.values[np.argmax(known, axis=0), np.arange(len(places))]
         dead[silent], first[silent] = 1.0, 1.0
@@ -149,8 +152,8 @@ class DeadRelu(Rule):
         # the error limit, report the largest share.
         at_least = min(self.dead_share_error, float(dead[sick].max()))
         worst = int(min(np.flatnonzero(sick & (dead >= at_least)), key=lambda i: places[i].depth))
-        share, place = float(dead[worst]), places[worst]
-        broken = share >= self.dead_share_error and not Course(history).learned(share=0.3)
+        share, place = float(seen.values[-1, worst]) if worst not in silent else 1.0, places[worst]
+        broken = dead[worst] >= self.dead_share_error and not Course(history).learned(share=0.3)
         limit = float(limits[worst])
         since = self._since(history, worst, limit)
         layers = int(sick.sum())
@@ -186,7 +189,7 @@ class DeadRelu(Rule):
             ),
             advice=ADVICE_DEAD_AT_INITIALISATION if since <= EARLY_STEPS else "",
             fix=_fix(history, early=since <= EARLY_STEPS),
-            confidence=0.95 if share >= self.dead_share_error else 0.75,
+            confidence=0.95 if dead[worst] >= self.dead_share_error else 0.75,
             stream=Stream.ACTIVATION,
             statistic=Stat.DEAD_SHARE,
         )
@@ -205,7 +208,7 @@ class DeadRelu(Rule):
             seen = both_ends(history, Stream.ACTIVATION, Stat.STD, [row])
             alive = np.flatnonzero(seen.values[:, 0] > SILENT_MAX)
         else:
-            alive = np.flatnonzero(~(seen.values[:, 0] >= limit))
+            alive = np.flatnonzero(~(seen.values[:, 0] + ROUNDING >= limit))
         begin = int(alive[-1]) + 1 if len(alive) else 0
         if begin >= len(seen.steps):
             begin = max(0, len(seen.steps) - OBSERVED)

@@ -15,7 +15,14 @@ from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import START, Gain, initial_loss, now_of, weight_gains
+from trainvitals.diagnosis.initial import (
+    START,
+    Gain,
+    attention_gains,
+    initial_loss,
+    now_of,
+    weight_gains,
+)
 from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, middle
@@ -32,7 +39,8 @@ class InitScaleTooLarge(Rule):
     of a prediction that ignores the input, or is not finite; the standard deviation across samples
     grows by more than 30 times from the first layer to the last; more than half of the outputs of a
     sigmoid or tanh layer are saturated; the states of a recurrent layer have an RMS above 0.7; or
-    its gain and the standard deviation of its outputs are ten times those of the median layer.
+    its gain and the standard deviation of its outputs are ten times those of the median layer. Or
+    the weights of the queries and keys of an attention have a gain above 10.
     The finding ends when the loss has fallen clearly below that of no knowledge and the gain has
     become usual or the run has converged. Layers before a normalisation layer are left out.
     ## Why it matters
@@ -96,11 +104,16 @@ class InitScaleTooLarge(Rule):
     outlier_min: float = threshold(
         10.0, "Gain of a layer, and the signal behind it, relative to the median layer."
     )
+    attention_gain_max: float = threshold(
+        10.0, "Gain of the weights of queries and keys; the scores grow with its square."
+    )
     state_rms_max: float = threshold(0.7, "RMS of the states of a recurrent layer, 0 to 1.")
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first of the layers with the largest gains."""
-        large = [g for g in weight_gains(history) if self.gain_max < g.value < math.inf]
+        scores = [g for g in attention_gains(history) if g.value > self.attention_gain_max]
+        large = [g for g in weight_gains(history) if self.gain_max < g.value]
+        large = [g for g in dict.fromkeys((*large, *scores)) if g.value < math.inf]
         at_ease = _at_ease(history)
         if not large or (at_ease and Course(history).converged):
             return
@@ -141,6 +154,7 @@ class InitScaleTooLarge(Rule):
         """Return (half a sentence, evidence) for each measured consequence."""
         found = [self._loss(history), self._growth(history), self._saturation(history)]
         found += [self._states(history, large), self._outlier(history, large)]
+        found.append(self._attention(attention_gains(history)))
         return [consequence for consequence in found if consequence is not None]
 
     def _loss(self, history: History) -> tuple[str, Evidence] | None:
@@ -242,6 +256,20 @@ class InitScaleTooLarge(Rule):
             healthy=(0.1, 3.0),
         )
         return f"its outputs are {times(ratio)} as large as those of the median layer", evidence
+
+    def _attention(self, scores: list[Gain]) -> tuple[str, Evidence] | None:
+        """Return queries and keys whose scores make the softmax of an attention one-hot."""
+        most = max((g.value for g in scores), default=0.0)
+        if not self.attention_gain_max < most < math.inf:
+            return None
+        evidence = Evidence(
+            quantity="largest gain RMS(W)·√fan_in of queries or keys",
+            seen=most,
+            limit=self.attention_gain_max,
+            direction="above",
+            healthy=(0.3, 3.0),
+        )
+        return "the scores of the attention grow with its square, and softmax saturates", evidence
 
     @staticmethod
     def sick() -> History:

@@ -45,13 +45,13 @@ class InitScaleTooSmall(Rule):
     a warning if it persists after 100 steps and the loss has not fallen. Networks with mostly
     sigmoid, tanh or softmax are left to `vanishing_gradient`: there the nonlinearity is the cause.
     It is a warning at once if S of the deepest layer is below a thousandth of the first and a
-    single place is responsible: a hidden weight with a gain RMS(W)·√fan_in below 0.05, or a module
-    that reduces S by more than 200 times. This finding ends when the gain is above 0.3 (unless it
-    began below 0.005), when the module no longer reduces S, or when the run has converged. If the
-    gains of all hidden weights are below 0.05, a tenth is enough, and it stays until the run has
-    converged. For a plain RNN, a recurrent weight
-    with a gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets
-    its past within three time steps.
+    hidden weight is responsible, with a gain RMS(W)·√fan_in below 0.05, or if S is below a
+    hundredth and a module other than a norm reduces it by more than 200 times. This finding ends
+    when the gain is above 0.3 (unless it began below 0.005), when the module no longer reduces S,
+    or when the run has converged. If the gains of all hidden weights are below 0.05, a tenth is
+    enough, and it stays until the run has converged. For a plain RNN, a recurrent weight with a
+    gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets its
+    past within three time steps.
     ## Why it matters
     The total spread of a layer's output can look normal while all of it comes from the biases.
     The network then returns the same output for every sample, and the gradients of its weights
@@ -94,6 +94,9 @@ class InitScaleTooSmall(Rule):
     signal_ratio_everywhere: float = threshold(
         0.1, "The same ratio where the gain of each hidden layer is below `gain_min`."
     )
+    signal_ratio_module: float = threshold(
+        0.01, "The same ratio where one module reduces the signal by `drop_min`."
+    )
     sensitivity_min: float = threshold(
         0.05, "S/√(S² + M²) of the deepest hidden layer; fires below this value."
     )
@@ -133,7 +136,8 @@ class InitScaleTooSmall(Rule):
         hidden = [g for g in weight_gains(history) if _is_hidden(g)]
         tiny = [g for g in hidden if 0 < g.value < self.gain_min]
         everywhere = 1 < len(tiny) == len(hidden)
-        if not ratio < (self.signal_ratio_everywhere if everywhere else self.signal_ratio_min):
+        limit = self.signal_ratio_everywhere if everywhere else self.signal_ratio_module
+        if not ratio < limit:
             return None
         if not everywhere:
             tiny = [
@@ -141,6 +145,7 @@ class InitScaleTooSmall(Rule):
                 for g in tiny
                 if g.value < self.gain_nothing or now_of(history, g) < self.gain_usual
             ]
+            tiny = tiny if ratio < self.signal_ratio_min else []
         if tiny:
             evidence = Evidence(
                 quantity=f"gain RMS(W)·√fan_in of {tiny[0].place.name} at the start",
@@ -170,6 +175,8 @@ class InitScaleTooSmall(Rule):
         if not max(drop[lowest], late_drop[lowest]) < self.drop_min:
             return None
         place = places[rows[int(alive[lowest + 1])]]
+        if "Norm" in place.kind:
+            return None  # it removes a scale that was too large
         evidence = Evidence(
             quantity=f"standard deviation across samples of {place.name}, relative to its input's",
             seen=float(drop[lowest]),

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import for_each_group, higher_rate
@@ -20,7 +20,7 @@ from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
 from trainvitals.diagnosis.supervision import only_loss, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import EventKind, Place, Scalar, Stat, Stream
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class LearningRateTooLow(Rule):
     steps, is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is
     below 2e-5 while the loss is flat. Or, after 100 steps (500 without a plan), the loss is
     still above 75 % of that of the best constant prediction, and all seen or planned steps
-    together change the median matrix by less than 10 % of its size. The gradient must be large
+    together change the median matrix by less than 10 % of its size; or, after 200 steps, the loss
+    has fallen by less than 10 % and they change it by less than 2 %. At the same level, or with a
+    flat loss, an eps of the optimizer (Adam) above 10 times the RMS of the largest gradient: the
+    step is then divided by eps in place of the gradient's size. The gradient must be large
     enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause.
     Excluded: warm-up in the first half of the planned steps, the end of a schedule, and converged
     runs. A model that was trained before (the initial loss is clearly below that of the best
@@ -80,9 +83,18 @@ class LearningRateTooLow(Rule):
     level_min: float = threshold(
         0.75, "Loss now, as a share of that of the best constant prediction, for this condition."
     )
+    still_max: float = threshold(
+        0.02, "The same sum below which a loss that has hardly fallen needs no known level."
+    )
+    fall_still: float = threshold(0.1, "Fall of the loss, as a share, for that condition.")
+    steps_still: int = threshold(200, "Minimum number of steps for that condition.")
     steps_min: int = threshold(100, "Minimum number of steps, for this condition.")
     steps_min_no_plan: int = threshold(
         500, "The same if the run does not say how many steps are planned."
+    )
+    epsilon_min: float = threshold(1e-3, "The optimizer's eps; a smaller one is not judged.")
+    epsilon_ratio: float = threshold(
+        10.0, "eps relative to the RMS of the gradient, largest matrix; fires above it."
     )
     observations: int = threshold(20, "Captured steps in the median.")
 
@@ -101,6 +113,9 @@ class LearningRateTooLow(Rule):
         if np.isnan(ratios).all():
             return
         largest = float(np.nanmax(ratios))
+        if (found := self._large_epsilon(history, course, names)) is not None:
+            yield found
+            return
         trained = trained_before(history, course.initial)
         flat = course.flat and not trained
         limit = self.update_ratio_flat if flat else self.update_ratio_min
@@ -109,7 +124,9 @@ class LearningRateTooLow(Rule):
         usual = middle(ratios)
         if flat and usual < self.update_ratio_median and largest >= limit:
             which, largest, limit = "median", usual, self.update_ratio_median
-        slow = self._slow_limit(history, course, trained=trained)
+        slow = self._slow_limit(history, course, trained=trained) or self._still_limit(
+            history, course, trained=trained
+        )
         if largest >= limit and 0 < usual < slow:
             which, largest, limit = "median", usual, slow
         if largest >= limit or largest == 0 or not gradient > self.gradient_min:
@@ -148,7 +165,10 @@ class LearningRateTooLow(Rule):
                     else []
                 ),
             ),
-            fix=higher_rate(usual or largest, float(np.nanmax(ratios))),
+            # A matrix that starts near 0 has a large ratio at any rate.
+            fix=higher_rate(
+                usual or largest, float(np.nanquantile(ratios, 0.75 if which == "median" else 1.0))
+            ),
             confidence=0.9 if flat else 0.75,
             stream=Stream.UPDATE,
             statistic=Stat.RATIO,
@@ -171,6 +191,55 @@ class LearningRateTooLow(Rule):
             return 0.0
         near = course.now() >= self.level_min * constant
         return self.moved_min / steps if near else 0.0
+
+    def _still_limit(self, history: History, course: Course, *, trained: bool) -> float:
+        """Return the median ratio with which all steps move a matrix by `still_max`; 0: not judged.
+
+        For losses whose level says nothing about a constant prediction.
+        """
+        steps = max(len(course.loss), history.total_steps or 0)
+        if trained or not course.known or len(course.loss) < self.steps_still:
+            return 0.0
+        fall = 1 - course.now() / course.initial if course.initial > 0 else 1.0
+        return self.still_max / steps if fall < self.fall_still else 0.0
+
+    def _large_epsilon(self, history: History, course: Course, names: list[str]) -> Finding | None:
+        """Return a finding of an eps that is far above the gradients, which it then divides."""
+        epsilon = _epsilon(history)
+        near = course.flat or self._slow_limit(history, course, trained=False) > 0
+        if epsilon < self.epsilon_min or not near or trained_before(history, course.initial):
+            return None
+        sizes = [
+            rms_window(history, Stream.GRADIENT, [row], last=self.observations).values
+            for row in rows_named(history, Stream.GRADIENT, names)
+            if row is not None
+        ]
+        known = [median(values)[0] for values in sizes if len(values)]
+        gradient = max((g for g in known if np.isfinite(g)), default=0.0)
+        if not 0 < gradient * self.epsilon_ratio < epsilon:
+            return None
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=int(history.steps(Stream.UPDATE)[0]),
+            summary=f"Learning rate too low: the optimizer's eps of {number(epsilon)} is "
+            f"{times(epsilon / gradient)} the largest gradient (RMS), so that each step is the "
+            "gradient times the learning rate, divided by eps.",
+            evidence=(
+                Evidence(
+                    quantity="eps relative to the RMS of the gradient, largest matrix",
+                    seen=epsilon / gradient,
+                    limit=self.epsilon_ratio,
+                    direction="above",
+                    healthy=(0.0, 1e-3),
+                ),
+                Evidence(quantity="eps", seen=epsilon),
+                Evidence(quantity="loss now", seen=course.now(), statistic=Scalar.LOSS),
+            ),
+            fix=for_each_group("['eps'] = 1e-8"),
+            confidence=0.85,
+            stream=Stream.UPDATE,
+            statistic=Stat.RATIO,
+        )
 
     def _relative_gradient(self, history: History, names: list[str]) -> float:
         pairs = zip(
@@ -199,6 +268,18 @@ class LearningRateTooLow(Rule):
     def healthy() -> History:
         """Return the same small steps during a warm-up."""
         return _run(rates=list(np.linspace(1e-9, 1e-7, 100)))
+
+
+def _epsilon(history: History) -> float:
+    """Return the smallest eps of an adaptive optimizer's groups at its first step; 0 without."""
+    values = [
+        float(value)
+        for event in history.events
+        if event.kind == EventKind.OPTIMIZER
+        for name, value in event.attributes.items()
+        if name.startswith("eps/")
+    ]
+    return min(values, default=0.0)
 
 
 def _scale_evidence(history: History) -> tuple[Evidence, ...]:

@@ -14,7 +14,7 @@ from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
-from trainvitals.diagnosis.places import layer_of, rows_named, window
+from trainvitals.diagnosis.places import both_ends, layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, trailing_run
 from trainvitals.diagnosis.supervision import DOWNSTREAM
@@ -34,6 +34,9 @@ class NoGradient(Rule):
       gradient. If it is not known that the module ran: in each of the newest 20.
     - No parameter has a gradient when the optimizer steps, in three measured steps.
     - The output layer is frozen, and every other parameter is trained.
+    - All gradients of a layer were exactly 0 in each measured step, 20 or more, although it ran and
+      its outputs differ between samples, and others have a gradient: the loss does not depend on
+      it. Not before a layer whose units are all dead.
     ## Why it matters
     These parameters keep their initial values: the graph is cut between them and the loss
     (`.detach()`, `.data`, `torch.no_grad()`, NumPy), or nothing uses their output. The rest of the
@@ -49,8 +52,8 @@ class NoGradient(Rule):
     A small part without a use (the pooler of a pretrained encoder) is a note, unless it is all that
     comes before the first layer with a gradient; so are experts
     that are not called while others of the same list are. With several
-    optimizers the rule is silent, because each updates its own part. A gradient of exactly zero is
-    not reported here.
+    optimizers the rule is silent, because each updates its own part. Gradients that the program
+    sets to 0 on purpose, to freeze a layer.
     ## References
     PyTorch documentation, "Autograd mechanics"; Jiang et al., "Training with Confidence"
     (TrainCheck), 2025, arXiv:2506.14813.
@@ -101,6 +104,29 @@ class NoGradient(Rule):
             yield self._part(owned, found, first, seen=seen, is_start=bool(start.any()))
         elif (head := self._frozen_output(places, newest)) is not None:
             yield self._frozen(head, places, int(steps[0]))
+        else:
+            yield from self._zero(history, owned, rows)
+
+    def _zero(
+        self, history: History, owned: Sequence[Place], rows: Sequence[int]
+    ) -> Iterator[Finding]:
+        """Yield a finding of layers whose gradients were exactly 0 in all measured steps.
+
+        Each ran and its output differs between samples. Not before a layer of dead units, which
+        stops the gradient, and not where a loss of 0 has no gradient at all.
+        """
+        size = both_ends(history, Stream.GRADIENT, Stat.L2, rows)
+        if len(size.steps) < self.observations_unseen:
+            return
+        zero: Flags = np.all(size.values == 0, axis=0)
+        layers = {p.module for p, z in zip(owned, zero, strict=True) if z and len(p.shape) >= 2}
+        alive = {p.module for p, z in zip(owned, zero, strict=True) if not z}
+        varied = _varied(history) & layers - alive
+        dead = _first_dead(history)
+        found = np.array([p.module in varied and p.depth > dead for p in owned], bool)
+        if not found.any() or found.all():
+            return
+        yield self._part(owned, found, int(size.steps[0]), seen=True, is_start=False, zero=True)
 
     def _absent(
         self, history: History, names: Sequence[str], rows: Sequence[int]
@@ -155,7 +181,14 @@ class NoGradient(Rule):
         )
 
     def _part(
-        self, places: Sequence[Place], found: Flags, since: int, *, seen: bool, is_start: bool
+        self,
+        places: Sequence[Place],
+        found: Flags,
+        since: int,
+        *,
+        seen: bool,
+        is_start: bool,
+        zero: bool = False,
     ) -> Finding:
         missing = [p for p, f in zip(places, found, strict=True) if f]
         trained = [p for p, f in zip(places, found, strict=True) if not f]
@@ -165,13 +198,13 @@ class NoGradient(Rule):
         else:
             much = share >= self.share_warning or is_start
             severity = Severity.WARNING if seen and much else Severity.INFO
-        if not seen and _alternatives(missing, trained):
+        if (zero or not seen) and _alternatives(missing, trained):
             severity = Severity.INFO
         # The graph is cut behind the last layer without a gradient before one that has one.
         last = max((p.depth for p in trained), default=-1)
         before = [p for p in missing if p.depth <= last] or missing
         cut = max(before, key=lambda p: p.depth)
-        observations = self.observations if seen else self.observations_unseen
+        observations = self.observations if seen and not zero else self.observations_unseen
         others = len(missing) - 1
         more = f", and {others} more" if others else ""
         whose = ("their modules", "were") if others else ("its module", "was")
@@ -183,7 +216,8 @@ class NoGradient(Rule):
             where=layer_of(cut),
             since_step=since,
             summary=f"No gradient: {cut.name}{more} ({number(100 * share, 2)} % of the entries in "
-            f"the optimizer) had none in the last {observations} measured steps, {ran}.",
+            f"the optimizer) had {'one of exactly 0' if zero else 'none'} in the last "
+            f"{observations} measured steps, {ran}.",
             evidence=(
                 self._share(share),
                 self._steps(observations),
@@ -265,6 +299,26 @@ class NoGradient(Rule):
     def healthy() -> History:
         """Return an expert that was not called in these steps."""
         return _run((8, 8), ran=False)
+
+
+def _varied(history: History) -> set[str]:
+    """Return the modules whose newest measured outputs differ between samples."""
+    places = history.places(Stream.ACTIVATION)
+    seen = both_ends(history, Stream.ACTIVATION, Stat.SAMPLE_STD, range(len(places)))
+    if len(seen.steps) == 0:
+        return set()
+    return {p.module or p.name for p, s in zip(places, seen.values[-1], strict=True) if s > 0}
+
+
+def _first_dead(history: History) -> int:
+    """Return the depth of the deepest module whose units were all 0 when last measured; else −1."""
+    places = history.places(Stream.ACTIVATION)
+    seen = both_ends(history, Stream.ACTIVATION, Stat.INACTIVE_SHARE, range(len(places)))
+    if len(seen.steps) == 0:
+        return -1
+    return max(
+        (p.depth for p, s in zip(places, seen.values[-1], strict=True) if s == 1), default=-1
+    )
 
 
 def _first_step(steps: Steps, absent: Flags) -> int:

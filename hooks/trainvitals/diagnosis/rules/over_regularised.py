@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -9,7 +10,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number, percent
+from trainvitals.api.wording import number, percent, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at, for_each_group
@@ -18,6 +19,7 @@ from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, s
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.diagnosis.supervision import largest_loss, usual_loss_of_constant
+from trainvitals.diagnosis.update_ratio import weight_over_gradient
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _LESS_DROPOUT: Final = at(
@@ -45,8 +47,11 @@ class OverRegularised(Rule):
     another term than the error of the predictions, the norm has fallen as above, and after 100
     steps the loss is above 60 % of that of the best constant prediction: a penalty on the weights.
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
-    steps the loss is above 30 % of that of the best constant prediction; it is a note where that
-    loss is not known. Losses that can be negative are left out.
+    steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
+    above three times it; it is a note where that loss is not known. Or: the learning rate times the
+    weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam adds to the gradient,
+    was ten times the gradient in the first captured step (λ‖W‖/‖g‖, median over the matrices), and
+    the loss has become infinite or has not fallen. Losses that can be negative are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -76,7 +81,7 @@ class OverRegularised(Rule):
     explains: ClassVar[frozenset[str]] = frozenset(
         {
             *("TV101", "TV106", "TV201", "TV303", "TV305", "TV501", "TV502", "TV505", "TV507"),
-            *("TV601", "TV602", "TV701", "TV702", "TV806"),
+            *("TV601", "TV602", "TV701", "TV702", "TV806", "TV102", "TV901"),
         }
     )
     needs: ClassVar[tuple[Need, ...]] = (Stream.WEIGHT, Scalar.LOSS)
@@ -115,7 +120,16 @@ class OverRegularised(Rule):
         0.6, "Loss now relative to that of a constant prediction; fires above this value."
     )
 
+    rate_max: float = threshold(
+        1.0, "Learning rate times weight decay from which a step takes all of a weight, or more."
+    )
+    outweighs_max: float = threshold(
+        10.0, "Weight decay times the weights, relative to the gradient at the start (norms)."
+    )
     dropout_max: float = threshold(0.9, "Probability of a dropout module at the start, 0 to 1.")
+    initial_min: float = threshold(
+        3.0, "Loss relative to that of a constant from which a dropout is reported at once."
+    )
     steps_min_dropout: int = threshold(100, "Minimum number of finished steps for a dropout.")
     constant_share: float = threshold(
         0.3, "Loss as a share of that of a constant prediction; a dropout is reported above it."
@@ -123,10 +137,51 @@ class OverRegularised(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield at most two findings: the decay of the weights, and the largest dropout."""
-        decayed = list(self._decay(history))
+        decayed = [*self._decay(history)] or [*self._outweighs(history)]
         yield from decayed or self._penalty(history)
         if (found := self._dropout(history)) is not None:
             yield found
+
+    def _outweighs(self, history: History) -> Iterator[Finding]:
+        """Yield a finding if a step's decay is larger than the weights, or than the gradient."""
+        decay, course = _largest(history, Scalar.WEIGHT_DECAY), Course(history)
+        if not decay > 0 or not course.known or course.converged:
+            return
+        rate = decay * _largest(history, Scalar.LEARNING_RATE)
+        decoupled = history.facts.get("optimizer") in SHRINKING
+        fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
+        infinite = bool((history.scalar(Scalar.NONFINITE_LOSS).values > 0).any())
+        lost = infinite or (fall <= self.fall_min and len(course.loss) >= self.steps_min)
+        ratio = decay * weight_over_gradient(history)
+        if decoupled and rate >= self.rate_max:
+            text = f"a step multiplies each weight by 1 − {number(rate)}, learning rate times"
+            evidence = self._more_than("learning rate times weight decay", rate, self.rate_max)
+        elif not decoupled and lost and ratio > self.outweighs_max:
+            text = f"the gradient is {times(ratio)} smaller at the start (median matrix) than"
+            evidence = self._more_than(
+                "weight decay times the weights, relative to the gradient (norms)",
+                ratio,
+                self.outweighs_max,
+            )
+        else:
+            return
+        yield self.finding(
+            severity=Severity.ERROR,
+            since_step=int(course.loss.steps[0]),
+            summary=f"Over-regularised: {text} the weight decay ({number(decay)}).",
+            evidence=(
+                evidence,
+                Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
+            ),
+            confidence=0.95,
+            stream=Stream.WEIGHT,
+            statistic=Stat.L2,
+        )
+
+    def _more_than(self, quantity: str, seen: float, limit: float) -> Evidence:
+        return Evidence(
+            quantity=quantity, seen=seen, limit=limit, direction="above", healthy=(0.0, 0.1 * limit)
+        )
 
     def _penalty(self, history: History) -> Iterator[Finding]:
         """Yield a finding if a penalty in the loss shrinks the weights and outweighs the data."""
@@ -191,7 +246,8 @@ class OverRegularised(Rule):
         course = Course(history)
         if largest < self.dropout_max or not course.known or course.converged:
             return None
-        if len(course.loss) < self.steps_min_dropout:
+        level = min(course.initial, course.now(20)) / (course.constant or math.inf)
+        if len(course.loss) < self.steps_min_dropout and level < self.initial_min:
             return None
         constant, now = usual_loss_of_constant(history) or float("nan"), course.now(20)
         if now <= self.constant_share * constant:

@@ -101,6 +101,40 @@ class TestNoGradient:
         [found] = self.check(ran=False, steps=30, names=("experts.0", "experts.1"))
         assert found.severity is Severity.INFO
 
+    def zero(self, *, steps=20, gradient=0.0, spread=1.0, dead=0.0, names="ab"):
+        """Two heads behind one trunk; the gradient of the first one is given."""
+        names = ("trunk", *names)
+        places = [
+            Place(f"{n}.weight", kind="weight", shape=(8, 8), depth=min(i, 1), module=n)
+            for i, n in enumerate(names)
+        ]
+        sizes = {p.name: {Stat.L2: 0.1, Stat.NONFINITE: 0.0} for p in places}
+        sizes[places[1].name] = {Stat.L2: gradient, Stat.NONFINITE: 0.0}
+        moved = {p.name: {Stat.RMS: 1e-3 * (p is not places[1])} for p in places}
+        outputs = [Place(n, kind="Linear", module=n, depth=min(i, 1)) for i, n in enumerate(names)]
+        outputs.append(Place("act", kind="ReLU", module="act", depth=2))
+        measured = {n: {Stat.MEAN: 0.1, Stat.SAMPLE_STD: spread} for n in names}
+        measured["act"] = {Stat.MEAN: 0.1, Stat.INACTIVE_SHARE: dead}
+        example = Example(steps).scalars(loss=[2.0] * steps)
+        example.stream(Stream.GRADIENT, places, sizes).stream(Stream.UPDATE, places, moved)
+        return list(
+            NoGradient().check(example.stream(Stream.ACTIVATION, outputs, measured).history)
+        )
+
+    def test_a_head_whose_gradient_is_always_exactly_zero_gets_twenty_steps(self):
+        [found] = self.zero()
+        assert (found.where, found.severity) == ("a", Severity.ERROR)
+        assert "exactly 0" in found.summary
+        assert not self.zero(steps=19)
+
+    @pytest.mark.parametrize("changes", [{"gradient": 1e-9}, {"spread": 0.0}, {"dead": 1.0}])
+    def test_small_gradients_constant_outputs_and_dead_units_behind_are_left_alone(self, changes):
+        assert not self.zero(**changes)
+
+    def test_an_expert_with_zero_gradients_beside_others_is_a_note(self):
+        [found] = self.zero(names=("experts.0", "experts.1"))
+        assert found.severity is Severity.INFO
+
     def test_with_several_optimizers_each_updates_its_own_part(self):
         assert not self.check(steps=30, optimizers=2.0)
 

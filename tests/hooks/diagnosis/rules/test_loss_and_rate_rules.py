@@ -9,7 +9,7 @@ from trainvitals.diagnosis.rules.learning_rate_too_high import LearningRateTooHi
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
 from trainvitals.diagnosis.rules.loss_spike import LossSpike
 from trainvitals.diagnosis.rules.no_learning import NoLearning
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import Event, EventKind, Place, Stat, Stream
 
 
 def noise(n: int, std: float) -> np.ndarray:
@@ -286,6 +286,27 @@ class TestLearningRateTooLow:
 
     def test_without_a_gradient_the_small_step_is_not_the_rates_fault(self):
         assert not self.check(1e-9, np.full(60, 2.0), gradient=1e-6)
+
+    def test_a_warm_up_in_the_second_half_of_the_plan_is_no_excuse(self):
+        rate = np.linspace(1e-9, 1e-6, 100)
+        for planned, found in ((100, True), (1000, False), (None, False)):
+            history = steps_of(rate * 1e-2, np.full(100, 2.3), rate=rate)
+            history.total_steps = planned
+            assert bool(list(LearningRateTooLow().check(history))) is found
+
+    def test_weights_that_stand_still_need_no_known_level_of_the_loss(self):
+        loss = np.linspace(2, 1.95, 250) + noise(250, 0.02)
+        assert self.check(4e-5, loss)
+        assert not self.check(4e-4, loss)
+        assert not self.check(4e-5, np.linspace(2, 1, 250))
+
+    @pytest.mark.parametrize(("epsilon", "found"), [(1.0, True), (1e-8, False)])
+    def test_an_eps_that_is_far_above_the_gradient_is_named(self, epsilon, found):
+        history = steps_of(4e-4, 2.3 + noise(150, 0.01), gradient=0.01)
+        history.add(Event(0, 0.0, EventKind.OPTIMIZER, "Adam", {"eps/0": epsilon}))
+        findings = list(LearningRateTooLow().check(history))
+        assert bool(findings) is found
+        assert all("['eps'] = 1e-8" in finding.fix for finding in findings)
 
     def test_the_end_of_a_schedule_is_left_out(self):
         rate = np.r_[np.full(50, 0.1), np.geomspace(0.1, 1e-7, 50)]

@@ -102,6 +102,10 @@ class TestDeadRelu:
         assert (finding.where, finding.since_step) == ("1", 10)
         assert finding.severity is Severity.ERROR
 
+    def test_nine_dead_units_of_ten_are_ninety_percent(self):
+        [finding] = self.layer([0.9] * 40, [np.nan] * 19 + [0.9] * 21, units=10)
+        assert (finding.severity, finding.since_step) == (Severity.ERROR, 0)
+
     def test_units_dead_at_the_first_steps_are_not_blamed_on_the_learning_rate(self):
         [born] = self.layer([1.0] * 40, [np.nan] * 19 + [1.0] * 21)
         [killed] = self.layer([0.1] * 10 + [1.0] * 30, [0.05] * 30 + [1.0] * 10)

@@ -38,3 +38,37 @@ def test_a_decay_of_1_percent_per_step_is_a_warning_while_the_loss_is_high():
 )
 def test_otherwise_it_is_silent(changes):
     assert not findings(**changes)
+
+
+# A decay that is larger than the weights, or than the gradient.
+
+
+def first_steps(optimizer, *, decay, gradient=0.1, loss=2.0, steps=30, nonfinite=0.0):
+    """The learning rate is 0.03, and the norm of the weights 5."""
+    place = Place("0.weight", kind="weight", shape=(32, 32), module="0")
+    example = Example(steps).scalars(
+        loss=np.full(steps, loss),
+        nonfinite_loss=np.full(steps, nonfinite),
+        learning_rate__0=0.03,
+        weight_decay__0=decay,
+    )
+    example.stream(Stream.WEIGHT, [place], {place.name: {Stat.L2: 5.0}})
+    history = example.stream(Stream.GRADIENT, [place], {place.name: {Stat.L2: gradient}}).history
+    history.facts["optimizer"] = optimizer
+    return list(OverRegularised().check(history))
+
+
+def test_a_step_that_takes_more_than_the_whole_weight_is_an_error_at_once():
+    [finding] = first_steps("AdamW", decay=100.0, steps=2)
+    assert finding.severity is Severity.ERROR
+    assert "1 − 3" in finding.summary
+    assert "weight_decay" in finding.fix
+    assert not first_steps("AdamW", decay=1.0)
+
+
+def test_a_penalty_of_many_times_the_gradient_is_an_error_once_the_loss_does_not_fall():
+    [finding] = first_steps("Adam", decay=1.0)
+    assert finding.evidence[0].seen == pytest.approx(50)
+    assert not first_steps("Adam", decay=1.0, steps=10)  # it may still fall
+    assert first_steps("Adam", decay=1.0, steps=10, nonfinite=1.0)
+    assert not first_steps("Adam", decay=0.1)

@@ -51,3 +51,12 @@ def test_the_largest_dropout_of_the_model_is_a_fact_of_the_run():
 
 def test_a_schedule_that_ended_early_explains_weights_without_an_update():
     assert "TV603" in ScheduleEndedEarly.explains
+
+
+def test_a_loss_that_begins_and_stays_at_many_times_a_constants_is_reported_at_once():
+    example = Example(3).scalars(loss=[1297.0, 6e7, 2e26], target_std=1.0)
+    example.history.facts |= {"dropout_max": 0.95, "dropout_max_module": "act.1"}
+    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {}))
+    [finding] = OverRegularised().check(example.history)
+    assert finding.where == "act.1"
+    assert {"TV102", "TV305", "TV601", "TV901"} <= OverRegularised.explains
