@@ -226,7 +226,7 @@ FAULTS: dict[str, tuple[str, int, Callable[[], Run], Callable[[], Run]]] = {
 def test_a_fault_is_the_headline_within_few_steps(name):
     torch.manual_seed(0)
     rule, latest, faulty, _ = FAULTS[name]
-    seen = train(faulty())
+    seen = train(faulty(), each_until=latest)
     assert seen.headline == rule
     assert 0 <= seen.first_alarm <= latest
 
