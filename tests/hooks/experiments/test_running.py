@@ -1,8 +1,6 @@
 """Trainings run in processes or one after the other with one result, and continue from a file."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +9,7 @@ from torch import nn
 
 import trainvitals
 from helpers.small_experiment import DATA, network
+from helpers.warm_python import run_warm
 
 VARY = {"he": "he_normal", "zeros": "zeros"}
 
@@ -61,13 +60,11 @@ print(result.notes[0])
 def test_a_script_without_a_guard_runs_in_one_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED)
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    start = (
+        f"import sys; sys.path[:] = {sys.path}; __file__ = {str(script)!r}; "
+        "exec(compile(open(__file__).read(), __file__, 'exec'))"
     )
+    done = run_warm(start, timeout_s=100)
     assert done.returncode == 0, done.stderr
     assert 'put the call under if __name__ == "__main__"' in done.stdout
 
