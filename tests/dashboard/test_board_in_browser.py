@@ -49,7 +49,7 @@ def address(collector):
 @pytest.fixture(scope="module")
 def growing():
     """A collector to which tests add running runs of their own names, and its dashboard."""
-    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url:
+    with fake_collector() as fake, dashboard(fake.url, TOKEN, refresh_s=1.0) as url:
         yield fake, url
 
 
@@ -301,7 +301,7 @@ def test_a_range_that_ends_at_the_latest_step_goes_on_and_another_one_stays(live
         seen.page.wait_for_timeout(1_000)
         asked = len(fake.asked)
         run.step = 900
-        seen.page.wait_for_timeout(4_500)
+        seen.page.wait_for_timeout(2_500)  # two refreshes
         assert len(fake.asked) == asked
 
 

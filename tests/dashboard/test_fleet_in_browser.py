@@ -127,7 +127,11 @@ def test_more_runs_come_on_demand(browser, address):
 
 
 def test_the_table_follows_its_runs_from_an_empty_page_on(browser):
-    with fake_collector() as fake, dashboard(fake.url, TOKEN) as url, visit(browser, url) as seen:
+    with (
+        fake_collector() as fake,
+        dashboard(fake.url, TOKEN, refresh_s=1.0) as url,
+        visit(browser, url) as seen,
+    ):
         seen.page.get_by_text("No runs yet").wait_for(timeout=60_000)
         run = spiking_run()
         fake.runs.append(run)
