@@ -19,12 +19,14 @@ TOKEN_EVERY_S: Final = 60.0
 class Backoff:
     """Counts failures in a row; `not_before` is the time of the next attempt on `clock`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, jitter: random.Random | None = None
+    ) -> None:
         self.failures = 0
         self.not_before = 0.0
         self._clock = clock
         # A separate generator: the training's random state must not change.
-        self._jitter = random.Random()  # noqa: S311 - spreads retries, nothing secret
+        self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, nothing secret
 
     @property
     def waits(self) -> bool:
