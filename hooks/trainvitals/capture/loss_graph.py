@@ -87,6 +87,10 @@ class Criterion:
     """Number of classes of a classification; 0 for other losses."""
     last_activation: str = ""
     """The operation that computed the prediction, if it is an activation: "sigmoid"."""
+    activation_number: int = -1
+    """The sequence number of that operation; numbers of a thread grow."""
+    positive_weight: float = 0.0
+    """The largest `pos_weight` of a binary cross entropy; 0 without one."""
     logits: Any = None
     """The graph's node whose output is the prediction, if its values are not in the graph."""
     entry: Any = None
@@ -206,6 +210,7 @@ def _on_log_softmax(
         **common,
         prediction=prediction,
         last_activation=last,
+        activation_number=_number(source, last),
         logits=source if prediction is None else None,
         wiring=(*_conflict(kind, last), *extra),
     )
@@ -257,6 +262,8 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         scale=own_factor(node, 0 if prediction is None else prediction.numel()),
         classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
         last_activation=last,
+        activation_number=_number(source, last),
+        positive_weight=_largest(saved(node, "pos_weight")),
         wiring=tuple(wiring),
     )
 
@@ -298,6 +305,15 @@ def _activation(node: Any) -> str:
     name = operation(node)
     clamped = name in ("Clamp", "ClampMin") and getattr(node, "_saved_min", None) == 0
     return "relu" if clamped else _ACTIVATIONS.get(name, "")
+
+
+def _number(node: Any, activation: str) -> int:
+    return int(node._sequence_nr()) if activation else -1
+
+
+def _largest(weight: Tensor | None) -> float:
+    readable = weight is not None and weight.device.type == "cpu" and weight.numel() > 0
+    return float(weight.amax()) if weight is not None and readable else 0.0
 
 
 def _softmax_size(node: Any) -> int:

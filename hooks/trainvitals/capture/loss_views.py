@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from trainvitals.capture.graph_nodes import KEEP, operation, shape_of, signed
+from trainvitals.capture.graph_nodes import KEEP, operation, saved, shape_of, signed
 
+_BEFORE_A_MEAN = frozenset((*KEEP, "Mean", "Sum", "Div", "Mul", "Neg", "Add", "Sub"))
 NODES_MAX = 16
 """Maximum number of views that are read."""
 
@@ -54,6 +55,40 @@ def mixes_classes(log_softmax: Any, classes: int) -> bool:
             return True
         node, index = node.next_functions[0]
     return False
+
+
+def multiplies_all_pairs(loss: Tensor) -> bool:
+    """Whether a loss multiplies n trained values with n constants in an n × n matrix.
+
+    An advantage of shape (n,) or (n, n) times log-probabilities of shape (n, 1), averaged: each
+    action then has the advantage of all samples.
+    """
+    waiting, seen = [loss.grad_fn], set[Any]()
+    while waiting and len(seen) < 4 * NODES_MAX:
+        node = waiting.pop()
+        if node is None or node in seen or operation(node) not in _BEFORE_A_MEAN:
+            continue
+        seen.add(node)
+        if operation(node) == "Mul" and _is_of_all_pairs(node):
+            return True
+        waiting += [child for child, _ in node.next_functions]
+    return False
+
+
+def _is_of_all_pairs(node: Any) -> bool:
+    sides = [side for side, _ in node.next_functions]
+    if len(sides) != 2 or (sides[0] is None) == (sides[1] is None):
+        return False
+    trained = 0 if sides[1] is None else 1
+    constant = saved(node, "other" if trained == 0 else "self")
+    shape = shape_of(node, 0)
+    inner = shape_of(sides[trained], node.next_functions[trained][1])
+    if constant is None or shape is None or inner is None or len(shape) != 2:
+        return False
+    n = shape[0]
+    known = {tuple(constant.shape), inner}
+    vectors = known in ({(n,), (n, 1)}, {(1, n), (n, 1)})
+    return 1 < n == shape[1] and (vectors or known in ({(n, n), (n, 1)}, {(n, n), (n,)}))
 
 
 def _is_mixed(before: tuple[int, ...], after: tuple[int, ...], classes: int) -> bool:

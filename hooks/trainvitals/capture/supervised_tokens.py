@@ -59,11 +59,16 @@ class TokenTargets:
             output = output.get("logits")
         output = getattr(output, "logits", output)
         parts = output if isinstance(output, (tuple, list)) else (output,)
-        logits = next((x for x in parts if isinstance(x, Tensor) and x.dim() > 1), None)
+        tensors = [x for x in parts if isinstance(x, Tensor) and x.dim() > 0]
+        logits = next((x for x in tensors if x.dim() > 1), tensors[0] if tensors else None)
         if logits is None or logits.grad_fn is None:
             self._output = (-1, ())
         else:
             self._output = (logits.grad_fn._sequence_nr(), tuple(logits.shape))
+
+    def is_outside(self, number: int) -> bool:
+        """Whether the operation with this number was computed after the model's output."""
+        return 0 <= self._output[0] < number
 
     def take(
         self, found: Sequence[Criterion], x: Tensor | None, others: Sequence[Tensor], *, first: bool
@@ -146,7 +151,7 @@ class TokenTargets:
     def _put_out(self, main: Criterion, read: Positions) -> int:
         """Return the number of positions of the model's output, if the loss reads it; else 0."""
         shape = self._output[1]
-        if not read.of_output or main.classes not in (shape[-1], shape[1]):
+        if len(shape) < 2 or not read.of_output or main.classes not in (shape[-1], shape[1]):
             return 0
         return math.prod(shape) // main.classes
 

@@ -25,6 +25,7 @@ from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_graph import Criterion, criteria
+from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
     RepeatedInput,
@@ -32,6 +33,7 @@ from trainvitals.capture.supervised_inputs import (
     nonfinite_inputs,
     target_in_input,
 )
+from trainvitals.capture.supervised_padding import padded_share, padding_of
 from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
@@ -90,6 +92,7 @@ class Supervision:
         self._others: tuple[Tensor, ...] = ()
         self._tokens = TokenTargets()
         self._repeated = RepeatedInput()
+        self._padding = padding_of(models.values())
         self._taken = 0
         self._own_s = 0.0
 
@@ -197,6 +200,7 @@ class Supervision:
         if x is not None:
             ignored, others = main.ignore_index, self._others
             self._scalars.log(target_in_input(x, main.target, ignored, main.classes, others))
+            self._scalars.log(padded_share(x, main.target, ignored, self._padding))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.
@@ -240,8 +244,11 @@ class Supervision:
     ) -> None:
         kinds = [c.kind for c in found] or [main.kind]
         wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
+        if any(multiplies_all_pairs(loss) for loss in _with_graph(value)):
+            wiring.append("column_times_row")
         detached = _detached_terms(value)
         place = self._tokens.place(main, _readable(self._input))
+        outside = self._tokens.is_outside(main.activation_number)
         how = (main.last_activation, main.reduction, seen.module, detached, place)
         signature = (*kinds, *wiring, *how)
         if signature in self._kinds or len(self._kinds) >= KINDS_MAX:
@@ -258,6 +265,8 @@ class Supervision:
             "target_type": "" if main.target is None else str(main.target.dtype)[6:],
             "classes": float(main.classes),
             "position_read": place,
+            "activation_outside": float(outside),
+            "positive_weight": main.positive_weight,
             "scale": main.scale if 0 < main.scale < math.inf and main.scale != 1 else 0.0,
         }
         known = {k: v for k, v in attributes.items() if v}

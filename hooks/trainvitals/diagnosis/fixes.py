@@ -98,6 +98,16 @@ def without_activation(kind: str) -> str:
     )
 
 
+def without_last(activation: str, loss: str, *, outside: bool) -> str:
+    """Return the fix that removes an output activation, a module of class nn.`activation`.
+
+    `outside`: it is an operation of the program between the model and its loss, nn.`loss`.
+    """
+    if outside:
+        return at(Moment.LOSS, f"loss = nn.{loss}()(prediction, y)  # the output as it is")
+    return without_activation(activation)
+
+
 def of_classes(classes: int) -> str:
     """Return the cross entropy of logits that have `classes` in the second or the last dimension.
 
@@ -160,8 +170,10 @@ RELU_FOR_SIGMOID: Final = at(
 )
 STANDARD_INPUT: Final = at(
     Moment.BATCH,
-    "x = (x - x_train.mean(0)) / x_train.std(0).clamp_min(1e-6)\n"
-    "x = x.clamp(-5, 5)  # a feature that is nearly constant in x_train can be far out",
+    "standard = (x - x_train.mean(0)) / x_train.std(0).clamp_min(1e-6)\n"
+    "standard = standard.clamp(-5, 5)  # a feature that is nearly constant can be far out\n"
+    "codes = ((x_train == x_train.round()) & (x_train.abs() < 1000)).all(0)\n"
+    "x = standard if codes.all() else torch.where(codes, x, standard)  # categories stay",
 )
 STANDARD_TARGET: Final = at(
     Moment.BATCH,

@@ -64,6 +64,10 @@ class LossKind(NamedTuple):
     position_read: str
     """If the loss reads one position of each sequence of a token model: last or earlier; labelled
     if the other positions have labels too."""
+    activation_outside: bool
+    """The last activation is computed after the model's output: in the program's loss."""
+    positive_weight: float
+    """The largest `pos_weight` of a binary cross entropy; 0 without one."""
     scale: float
     """The loss divided by the mean over the supervised elements, if its graph shows a factor that
     changes its unit: 1/256 for a mean that is divided by 256, 64 for a sum over 64. Otherwise 1."""
@@ -324,6 +328,8 @@ def _read(event: Event) -> LossKind:
         str(given.get("target_type", "")),
         int(float(given.get("classes", 0.0))),
         str(given.get("position_read", "")),
+        bool(given.get("activation_outside", 0.0)),
+        float(given.get("positive_weight", 0.0)),
         _scale(float(given.get("scale", 1.0))),
     )
 

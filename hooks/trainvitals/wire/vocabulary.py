@@ -288,6 +288,9 @@ class Scalar(StrEnum):
     INPUT_REPEATED = "input_repeated"
     """Share of up to 1,024 entries of the model's first input that equal those of the sampled step
     before, 0 to 1; 0 if the shapes differ. Also for token numbers."""
+    PADDED_TARGETS_SHARE = "padded_targets_share"
+    """Share of the supervised targets whose input token is the `padding_idx` of the embeddings, 0
+    to 1; for class numbers, one for each token, in the first micro-batch of a sampled step."""
     SUPERVISED_SHARE = "supervised_share"
     """Share of target entries that count in the loss, 0 to 1: not equal to ignore_index, weight
     and mask not zero; over up to eight micro-batches of a sampled step, read as above."""

@@ -138,6 +138,40 @@ def test_dimensions_that_were_swapped_are_no_wrong_connection(how):
     assert "wiring" not in event.attributes
 
 
+@pytest.mark.parametrize(
+    ("values", "advantages", "paired"),
+    [
+        (lambda y: y[:, :1], torch.ones(8), True),
+        (lambda y: y[:, 0], torch.ones(8, 1), True),
+        (lambda y: y[:, :1], torch.ones(8, 8), True),
+        (lambda y: y[:, 0], torch.ones(8), False),
+        (lambda y: y[:, :1], torch.ones(8, 1), False),
+        (lambda y: y, torch.ones(8, 1), False),
+    ],
+)
+def test_a_column_times_a_row_is_named(values, advantages, paired):
+    loop = one_step(lambda y: F.mse_loss(y, VALUES) - (values(y) * advantages).mean())
+    [event] = loop.events()
+    assert ("column_times_row" in event.attributes.get("wiring", "")) is paired
+
+
+def test_an_activation_behind_the_output_of_the_model_is_told_from_its_last_module():
+    [behind] = one_step(lambda y: F.cross_entropy(y.relu(), CLASSES)).events()
+    model = torch.nn.Sequential(torch.nn.Linear(6, 3), torch.nn.ReLU())
+    [inside] = one_step(lambda y: F.cross_entropy(y, CLASSES), model).events()
+    assert behind.attributes["wiring"] == inside.attributes["wiring"]
+    assert behind.attributes["activation_outside"] == 1
+    assert "activation_outside" not in inside.attributes
+
+
+def test_the_weight_of_positive_targets_is_read():
+    weight = torch.tensor([1.0, 30.0, 2.0])
+    [event] = one_step(
+        lambda y: F.binary_cross_entropy_with_logits(y, VALUES, pos_weight=weight)
+    ).events()
+    assert event.attributes["positive_weight"] == 30
+
+
 # The unit of the loss.
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from helpers.small_runs import layers  # noqa: E402
-from helpers.wiring_runs import Run, mlp, train  # noqa: E402
+from helpers.wiring_runs import Run, binary, mlp, train  # noqa: E402
 from trainvitals.diagnosis.supervision import loss_of_constant  # noqa: E402
 
 LENGTH, TAGS, STEPS = 6, 4, 40
@@ -20,9 +20,9 @@ LENGTH, TAGS, STEPS = 6, 4, 40
 class Tagger(nn.Module):
     """One tag for each word, from the word itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, padding: int | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(20, 16)
+        self.embedding = nn.Embedding(20, 16, padding_idx=padding)
         self.body = layers(16, 32, TAGS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,6 +36,21 @@ def tagged() -> tuple[Tensor, Tensor]:
 
 def tagger(loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     return Run(Tagger(), loss, data=tagged())
+
+
+def padded(ignored: int) -> Run:
+    """Return tags of sequences whose last four words of six are padding, the word 0."""
+    words, tags = tagged()
+    words, tags = words.clamp_min(1), tags.clone()
+    words[:, 2:], tags[:, 2:] = 0, ignored
+    return Run(Tagger(padding=0), flat, data=(words, tags))
+
+
+def weighted(weight: float) -> Run:
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(o, y, pos_weight=torch.tensor(weight))
+
+    return Run(mlp(outputs=1), loss, data=binary(lambda y: y < 2))
 
 
 def flat(o: Tensor, y: Tensor) -> Tensor:
@@ -77,6 +92,8 @@ FAULTS: dict[str, tuple[str, Callable[[], Run]]] = {
         "constant_or_duplicate_input",
         lambda: Run(dropped(), order=same_batch),
     ),
+    "the targets of padding": ("loss_task_mismatch", lambda: padded(0)),
+    "a weight of ten thousand for positive targets": ("class_imbalance", lambda: weighted(1e4)),
     "the momentum of another library": ("wrong_train_eval_mode", lambda: Run(normed(0.99))),
 }
 HEALTHY: dict[str, Callable[[], Run]] = {
@@ -87,6 +104,8 @@ HEALTHY: dict[str, Callable[[], Run]] = {
     ),
     "one label for each sequence": one_answer,
     "other batches with dropout": lambda: Run(dropped()),
+    "ignored targets of padding": lambda: padded(-100),
+    "a weight that balances the targets": lambda: weighted(4.0),
     "the usual momentum": lambda: Run(normed(0.1)),
     "a small momentum before the end": lambda: Run(normed(0.01)),
 }

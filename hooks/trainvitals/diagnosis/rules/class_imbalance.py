@@ -9,14 +9,19 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number, percent
+from trainvitals.api.wording import number, percent, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import BALANCED
+from trainvitals.diagnosis.fixes import BALANCED, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
-from trainvitals.diagnosis.supervision import class_loss, has_class_head
+from trainvitals.diagnosis.supervision import (
+    class_loss,
+    has_class_head,
+    only_loss,
+    output_module,
+)
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 _EARLY: Final = 10
@@ -51,7 +56,8 @@ class ClassImbalance(Rule):
     strongly as an unweighted loss does; or if the loss of the newest 100 steps stays at the entropy
     of the class frequencies: the model predicts the frequencies and ignores its input; or if it
     predicted one class for every sample of the newest 12 measured batches, three of which had
-    several classes.
+    several classes. Of a binary cross entropy it is a warning if `pos_weight` makes the positive
+    targets together weigh more than 100 times the others.
     ## Why it matters
     The loss of the rare classes hardly counts: a model that never predicts them has a small loss
     and a high accuracy.
@@ -89,16 +95,58 @@ class ClassImbalance(Rule):
     entropy_tolerance: float = threshold(
         0.1, "Distance of the loss from the entropy of the class frequencies, as a share of it."
     )
+    weight_max: float = threshold(
+        100.0, "Weight of all positive targets relative to the others, by `pos_weight`."
+    )
     batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
     batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
     steps_collapsed: int = threshold(
         100, "Newest steps for which the loss must have been at the entropy of the frequencies."
     )
 
+    def _positive(self, history: History) -> Iterator[Finding]:
+        """Yield a finding of a `pos_weight` that has no relation to the frequencies."""
+        kind = only_loss(history)
+        share = history.scalar(Scalar.TARGET_MEAN).finite().values
+        if kind is None or kind.positive_weight <= 0 or len(share) < self.batches_min:
+            return
+        positive = float(share.mean())
+        ratio = kind.positive_weight * positive / max(1 - positive, 1e-9)
+        if not 0 < positive < 1 or ratio <= self.weight_max:
+            return
+        balance = (1 - positive) / positive
+        yield self.finding(
+            severity=Severity.WARNING,
+            where=output_module(history),
+            since_step=kind.step,
+            summary=f"Class weights: {percent(positive)} of the targets are 1 and weigh "
+            f"{times(ratio)} as much as the others, by pos_weight = "
+            f"{number(kind.positive_weight)}; {number(balance)} balances them.",
+            evidence=(
+                Evidence(
+                    quantity="weight of all positive targets relative to the others",
+                    seen=ratio,
+                    limit=self.weight_max,
+                    direction="above",
+                    healthy=(0.1, 10.0),
+                ),
+                Evidence(quantity="pos_weight", seen=kind.positive_weight),
+            ),
+            fix=at(
+                Moment.LOSS,
+                "balance = (1 - y_train).sum(0) / y_train.sum(0).clamp_min(1)\n"
+                "loss = F.binary_cross_entropy_with_logits(prediction, y, pos_weight=balance)",
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MEAN,
+        )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = class_loss(history)
         if kind is None:
+            yield from self._positive(history)
             return
         seen = self._classes(history)
         if (

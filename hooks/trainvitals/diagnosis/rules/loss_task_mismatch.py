@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -14,8 +14,15 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.class_numbers import class_numbers, has_class_numbers
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, of_classes, without_activation
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.mismatches import (
+    Mismatch,
+    all_pairs,
+    mixed_classes,
+    padded_targets,
+    shifted_tokens,
+)
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
@@ -27,11 +34,9 @@ from trainvitals.diagnosis.supervision import (
     only_loss,
     output_module,
 )
-from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.diagnosis.wrong_sign import wrong_sign
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
-MIXED: Final = "classes_mixed_by_a_view"
 BROADCAST: Final = "prediction_and_target_broadcast"
 NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -56,14 +61,6 @@ _LOG_SOFTMAX: Final = at(
 _LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
 
 
-class _Mismatch(NamedTuple):
-    since: int
-    text: str
-    fix: str
-    evidence: tuple[Evidence, ...]
-    severity: Severity = Severity.ERROR
-
-
 @dataclass(frozen=True)
 class LossTaskMismatch(Rule):
     """The loss does not fit what it is given: no log-probabilities, other shapes, other targets.
@@ -83,6 +80,10 @@ class LossTaskMismatch(Rule):
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     - The targets of a token model are its input tokens 2 to 8 positions later, in the three newest
       measured batches (a warning): labels that were shifted twice, or rolled by a wrong number.
+    - More than half of the targets that count are those of padding (the embedding's `padding_idx`),
+      in the three newest measured batches (a warning).
+    - A term multiplies n trained values with n constants in an n × n matrix, as log-probabilities
+      of shape (n, 1) with advantages of shape (n,).
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
@@ -122,6 +123,9 @@ class LossTaskMismatch(Rule):
     log_probability_min: float = threshold(
         -50.0, "Log-probability of a softmax and a log in two steps; fires below this value."
     )
+    padded_max: float = threshold(
+        0.5, "Share of the supervised targets beside padding, in the newest measured batches."
+    )
     growth_min: float = threshold(2.0, "Growth of a negative squared or absolute error.")
     size_tolerance: float = threshold(
         0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
@@ -138,13 +142,15 @@ class LossTaskMismatch(Rule):
         found = (
             self._no_log(history)
             or self._two_steps(history)
-            or self._mixed(history)
+            or mixed_classes(history)
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
             or self._softmax_numbers(history)
             or self._negative(history)
-            or self._tokens(history)
+            or shifted_tokens(history, self.observations)
+            or all_pairs(history)
+            or padded_targets(history, self.observations, self.padded_max)
         )
         if found is None:
             return
@@ -159,18 +165,7 @@ class LossTaskMismatch(Rule):
             statistic=Scalar.LOSS,
         )
 
-    def _tokens(self, history: History) -> _Mismatch | None:
-        """Return targets that are tokens further ahead than the next one."""
-        found = token_shift(history, self.observations)
-        if found is None or found.shift <= NEXT_TOKEN:
-            return None
-        text = (
-            f"the target of each position is the input token {found.shift} positions later, "
-            "where the next token is 1 later"
-        )
-        return _Mismatch(found.since, text, found.fix, (found.evidence,), Severity.WARNING)
-
-    def _no_log(self, history: History) -> _Mismatch | None:
+    def _no_log(self, history: History) -> Mismatch | None:
         if (found := connected(history, NO_LOG)) is None:
             return None
         kind, token = found
@@ -180,7 +175,7 @@ class LossTaskMismatch(Rule):
             if len(largest) and math.isfinite(largest.values[-1])
             else ()
         )
-        return _Mismatch(
+        return Mismatch(
             kind.step,
             f"NLLLoss is given {NO_LOG[token]}",
             f"{without_activation('Softmax')}\n{CROSS_ENTROPY}"
@@ -189,7 +184,7 @@ class LossTaskMismatch(Rule):
             (in_graph(token), *values),
         )
 
-    def _two_steps(self, history: History) -> _Mismatch | None:
+    def _two_steps(self, history: History) -> Mismatch | None:
         """Return a softmax and a logarithm in two steps that come close to an infinite loss."""
         if connected(history, (LOG_OF_SOFTMAX,)) is None:
             return None
@@ -198,7 +193,7 @@ class LossTaskMismatch(Rule):
         if not low.any():
             return None
         smallest = float(lowest.values[low].min())
-        return _Mismatch(
+        return Mismatch(
             int(lowest.steps[np.argmax(low)]),
             f"the logarithm of a softmax is computed in two steps, and reaches {number(smallest)}",
             _LOG_SOFTMAX,
@@ -216,18 +211,7 @@ class LossTaskMismatch(Rule):
             Severity.WARNING,
         )
 
-    def _mixed(self, history: History) -> _Mismatch | None:
-        """Return logits that were reshaped where dimensions had to be swapped."""
-        if (found := connected(history, (MIXED,))) is None:
-            return None
-        kind, token = found
-        text = (
-            f"the logits of {kind.classes} classes are reshaped where their dimensions had to be "
-            "swapped, so that one sample's logits come from several positions"
-        )
-        return _Mismatch(kind.step, text, of_classes(kind.classes), (in_graph(token),))
-
-    def _broadcast(self, history: History) -> _Mismatch | None:
+    def _broadcast(self, history: History) -> Mismatch | None:
         if (found := connected(history, (BROADCAST,))) is None:
             return None
         kind, _ = found
@@ -237,16 +221,16 @@ class LossTaskMismatch(Rule):
         )
         if has_class_numbers(kind):
             text = f"class numbers are compared with {kind.prediction_shape[-1]} outputs as numbers"
-            return _Mismatch(kind.step, text, CROSS_ENTROPY, (in_graph(BROADCAST), *shapes))
+            return Mismatch(kind.step, text, CROSS_ENTROPY, (in_graph(BROADCAST), *shapes))
         if not _is_all_pairs(kind):
             return None
         text = (
             f"{kind.kinds[0]} compares each of {kind.target_shape[0]} predictions with each target"
         )
         fix = at(Moment.LOSS, "loss = loss_function(prediction, y.reshape(prediction.shape))")
-        return _Mismatch(kind.step, text, fix, (in_graph(BROADCAST), *shapes))
+        return Mismatch(kind.step, text, fix, (in_graph(BROADCAST), *shapes))
 
-    def _class_numbers(self, history: History) -> _Mismatch | None:
+    def _class_numbers(self, history: History) -> Mismatch | None:
         """Return a squared error on class numbers that broadcasts without a trace in the graph.
 
         With one-hot targets the loss has another size: a few tenths.
@@ -263,7 +247,7 @@ class LossTaskMismatch(Rule):
         one_hot = "loss divided by its largest value with one-hot targets"
         if not shown.too_large:
             one_hot = "smallest value of the loss with one-hot targets, divided by the loss"
-        return _Mismatch(
+        return Mismatch(
             only.step,
             f"class numbers are compared with {outputs} outputs as numbers",
             CROSS_ENTROPY,
@@ -282,7 +266,7 @@ class LossTaskMismatch(Rule):
             ),
         )
 
-    def _softmax_numbers(self, history: History) -> _Mismatch | None:
+    def _softmax_numbers(self, history: History) -> Mismatch | None:
         """Return a loss of single outputs whose outputs are probabilities that sum to 1."""
         only = only_loss(history)
         if only is None or len(only.kinds) != 1 or only.last_activation != "softmax":
@@ -302,7 +286,7 @@ class LossTaskMismatch(Rule):
         exclusive = bool((np.abs(mean * outputs - 1) < _ROUNDING).all())
         note = exclusive and only.kinds[0] == "BCELoss"
         what = "one class for each sample" if exclusive else "several labels for a sample"
-        return _Mismatch(
+        return Mismatch(
             only.step,
             f"{only.kinds[0]} compares softmax outputs with {what}",
             f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else _LABELS}",
@@ -317,7 +301,7 @@ class LossTaskMismatch(Rule):
             Severity.INFO if note else Severity.WARNING,
         )
 
-    def _not_binary(self, history: History) -> _Mismatch | None:
+    def _not_binary(self, history: History) -> Mismatch | None:
         only = only_loss(history)
         if only is None or len(only.kinds) != 1 or only.kinds[0] not in BINARY_LOSSES:
             return None
@@ -336,7 +320,7 @@ class LossTaskMismatch(Rule):
         others = np.flatnonzero(~outside)
         smallest, largest = float(low.values[-1]), float(high.values[-1])
         span = f"{number(smallest)} to {number(largest)}"
-        return _Mismatch(
+        return Mismatch(
             int(low.steps[others[-1] + 1 if len(others) else 0]),
             f"the targets of {only.kinds[0]} are {span}, not 0 to 1",
             at(Moment.LOSS, "loss = remedies.recommend_loss(y, prediction).loss(prediction, y)"),
@@ -352,7 +336,7 @@ class LossTaskMismatch(Rule):
             ),
         )
 
-    def _negative(self, history: History) -> _Mismatch | None:
+    def _negative(self, history: History) -> Mismatch | None:
         only = only_loss(history)
         shown = only and wrong_sign(
             history, only, self.observations, self.sign_tolerance, self.growth_min
@@ -360,7 +344,7 @@ class LossTaskMismatch(Rule):
         if not only or not shown:
             return None
         fix = at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus")
-        return _Mismatch(only.step, shown.text, fix, shown.evidence)
+        return Mismatch(only.step, shown.text, fix, shown.evidence)
 
     @staticmethod
     def sick() -> History:

@@ -13,13 +13,14 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import without_activation
+from trainvitals.diagnosis.fixes import without_last
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags
 from trainvitals.diagnosis.supervision import (
     DISTANCES,
     DOWNSTREAM,
+    LossKind,
     connected,
     in_graph,
     only_loss,
@@ -129,7 +130,7 @@ class OutputRangeMismatch(Rule):
                 summary=f"Output range: the model's last operation has been {activation} since "
                 f"step {kind.step}, but {_LOSSES[loss]}.",
                 evidence=(in_graph(token),),
-                fix=without_activation(MODULES[activation]),
+                fix=_without(activation, kind),
                 stream=Stream.SCALAR,
                 statistic=Scalar.LOSS,
             )
@@ -141,7 +142,7 @@ class OutputRangeMismatch(Rule):
             return
         targets = self._outside(history, *RANGES[only.last_activation])
         if targets is not None:
-            yield self._finding(only.last_activation, targets, where)
+            yield self._finding(only, targets, where)
 
     def _outside(self, history: History, low: float, high: float) -> _Targets | None:
         smallest, largest, std = (
@@ -160,7 +161,8 @@ class OutputRangeMismatch(Rule):
                 return _Targets(since, float(series.values[-1]), limit, share, sign < 0)
         return None
 
-    def _finding(self, activation: str, targets: _Targets, where: str) -> Finding:
+    def _finding(self, kind: LossKind, targets: _Targets, where: str) -> Finding:
+        activation = kind.last_activation
         side = "smallest" if targets.below else "largest"
         word = "below" if targets.below else "above"
         low, high = RANGES[activation]
@@ -185,7 +187,7 @@ class OutputRangeMismatch(Rule):
                     seen=f"{number(low)} to {'infinity' if high == math.inf else number(high)}",
                 ),
             ),
-            fix=without_activation(MODULES[activation]) if activation in MODULES else None,
+            fix=_without(activation, kind) if activation in MODULES else None,
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_MIN if targets.below else Scalar.TARGET_MAX,
@@ -222,3 +224,7 @@ def _run(smallest: float) -> History:
     attributes: dict[str, str | float] = {"last_activation": "relu"}
     history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", attributes))
     return history
+
+
+def _without(activation: str, kind: LossKind) -> str:
+    return without_last(MODULES[activation], kind.kinds[0], outside=kind.activation_outside)

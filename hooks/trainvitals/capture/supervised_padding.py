@@ -1,0 +1,41 @@
+"""How many of the supervised targets of a token model stand beside padding.
+
+Comes in: token numbers of shape (samples, positions), the targets at these positions.
+Goes out: a 0-dim tensor on their device, without a synchronisation; nothing for other models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from trainvitals.wire import Scalar
+
+
+def padding_of(models: Iterable[nn.Module]) -> int | None:
+    """Return the `padding_idx` of the embeddings; None without one, or if they have several."""
+    known = {
+        module.padding_idx
+        for model in models
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    }
+    return known.pop() if len(known) == 1 else None
+
+
+def padded_share(
+    x: Tensor, target: Tensor, ignore_index: int | None, padding: int | None
+) -> dict[str, Tensor]:
+    """Return the share of the supervised targets, class numbers, whose input token is padding.
+
+    Empty unless there is one target for each token.
+    """
+    if padding is None or x.is_floating_point() or target.is_floating_point():
+        return {}
+    if x.dim() != 2 or target.numel() != x.numel() or target.device != x.device:
+        return {}
+    y = target.detach().reshape(x.shape)
+    keep = y == y if ignore_index is None else y != ignore_index
+    counted = keep.sum().clamp_min(1)
+    return {Scalar.PADDED_TARGETS_SHARE: ((x == padding) & keep).sum() / counted}

@@ -1,0 +1,102 @@
+"""Outputs, targets and terms of a loss that do not belong together, as the graph shows them.
+
+Comes in: a history. Goes out: a `Mismatch`, or None.
+Promise:  pure.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from trainvitals.api.schema import Evidence, Severity
+from trainvitals.api.wording import percent
+from trainvitals.diagnosis.fixes import Moment, at, of_classes
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.signals import trailing_run
+from trainvitals.diagnosis.supervision import connected, in_graph, only_loss
+from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
+from trainvitals.wire import Scalar
+
+MIXED: Final = "classes_mixed_by_a_view"
+ALL_PAIRS: Final = "column_times_row"
+
+
+class Mismatch(NamedTuple):
+    """What does not fit, as the end of a sentence, and the code without it."""
+
+    since: int
+    text: str
+    fix: str
+    evidence: tuple[Evidence, ...]
+    severity: Severity = Severity.ERROR
+
+
+def mixed_classes(history: History) -> Mismatch | None:
+    """Return logits that were reshaped where dimensions had to be swapped."""
+    if (found := connected(history, (MIXED,))) is None:
+        return None
+    kind, token = found
+    text = (
+        f"the logits of {kind.classes} classes are reshaped where their dimensions had to be "
+        "swapped, so that one sample's logits come from several positions"
+    )
+    return Mismatch(kind.step, text, of_classes(kind.classes), (in_graph(token),))
+
+
+def all_pairs(history: History) -> Mismatch | None:
+    """Return a column of trained values that is multiplied with a row of constants."""
+    if (found := connected(history, (ALL_PAIRS,))) is None:
+        return None
+    kind, token = found
+    text = (
+        "a term multiplies each of n values with each of n constants, in an n × n matrix, as with "
+        "log-probabilities of shape (n, 1) and advantages of shape (n,) or (n, n)"
+    )
+    return Mismatch(kind.step, text, "", (in_graph(token),), Severity.WARNING)
+
+
+def shifted_tokens(history: History, observations: int) -> Mismatch | None:
+    """Return targets that are tokens further ahead than the next one."""
+    found = token_shift(history, observations)
+    if found is None or found.shift <= NEXT_TOKEN:
+        return None
+    text = (
+        f"the target of each position is the input token {found.shift} positions later, "
+        "where the next token is 1 later"
+    )
+    return Mismatch(found.since, text, found.fix, (found.evidence,), Severity.WARNING)
+
+
+def padded_targets(history: History, observations: int, share_max: float) -> Mismatch | None:
+    """Return targets beside padding that count in the loss, if they are most of them."""
+    share, kind = history.scalar(Scalar.PADDED_TARGETS_SHARE), only_loss(history)
+    above = share.values > share_max
+    run = int(trailing_run(above))
+    if kind is None or run < observations:
+        return None
+    now = float(np.median(share.values[-run:]))
+    ignoring = at(
+        Moment.LOSS,
+        "embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]\n"
+        "padding = next(m.padding_idx for m in embeddings if m.padding_idx is not None)\n"
+        "y = y.masked_fill(x == padding, -100)\n",
+    )
+    return Mismatch(
+        int(share.steps[-run]),
+        f"{percent(now)} of the targets that count stand beside padding",
+        ignoring + of_classes(kind.classes).split("\n", 1)[1],
+        (
+            Evidence(
+                quantity="share of the supervised targets beside padding",
+                seen=now,
+                limit=share_max,
+                direction="above",
+                healthy=(0.0, 0.1),
+                unit="share",
+                statistic=Scalar.PADDED_TARGETS_SHARE,
+            ),
+        ),
+        Severity.WARNING,
+    )
