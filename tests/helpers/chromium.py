@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import contextlib
 import os
 import re
@@ -10,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,14 +80,37 @@ class Visit:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Yield a browser; without Chromium the test is skipped, or fails in CI."""
-    path = require("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    """Yield the browser of this process; without Chromium the test is skipped, or fails in CI.
+
+    Contexts that were made for it are closed afterwards.
+    """
+    browser, loop = _started(require("chromium"))
+    asyncio._set_running_loop(loop)
+    try:
+        yield browser
+    finally:
+        for context in browser.contexts:
+            if all(page.url != OPENER for page in context.pages):
+                context.close()
+        # Playwright leaves its event loop marked as running; another one could not run in this
+        # thread, such as that of an asynchronous test.
+        asyncio._set_running_loop(None)
+
+
+@cache
+def _started(path: str) -> tuple[Browser, asyncio.AbstractEventLoop]:
+    """Return a browser that ends with this process, and Playwright's event loop."""
+    playwright = sync_playwright().start()
+    loop = asyncio.get_running_loop()
+    browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+
+    def stop() -> None:
+        asyncio._set_running_loop(loop)
+        browser.close()
+        playwright.stop()
+
+    atexit.register(stop)
+    return browser, loop
 
 
 @contextlib.contextmanager
