@@ -38,6 +38,7 @@ from trainvitals_server.query import routes as query_routes
 from trainvitals_server.query import settings as setting_routes
 from trainvitals_server.query import silences as silence_routes
 from trainvitals_server.query.heavy import HeavyReads
+from trainvitals_server.query.shapes import complete
 from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
@@ -52,6 +53,13 @@ log = logging.getLogger(__name__)
 
 MOUNTS = "trainvitals.mounts"
 """Entry points: name → factory(collector_url=, token_file=) of an ASGI app served at /."""
+
+
+class _Collector(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        complete(described)
+        return described
 
 
 def create_app(settings: Settings | None = None, *, mounts: bool = False) -> FastAPI:
@@ -78,7 +86,7 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
                     await stack.enter_async_context(context()(app))
             yield
 
-    app = FastAPI(
+    app = _Collector(
         title="trainvitals collector",
         version=version("trainvitals"),
         summary="The vital signs of PyTorch training runs.",

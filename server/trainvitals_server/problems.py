@@ -104,7 +104,10 @@ def problem_response(
 
 
 def problem_responses(*reasons: str) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route for OpenAPI: the problems it may answer with."""
+    """Return the `responses` of a route for OpenAPI: the problems it may answer with.
+
+    The description of the app adds the shape of ProblemBody.
+    """
     by_status: dict[int | str, dict[str, Any]] = {}
     for reason in reasons:
         status, title = TITLES[reason]
@@ -114,7 +117,7 @@ def problem_responses(*reasons: str) -> dict[int | str, dict[str, Any]]:
         )
         by_status[status] = {
             "description": description,
-            "content": {CONTENT_TYPE: {"schema": ProblemBody.model_json_schema()}},
+            "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
         }
     return by_status
 

@@ -79,7 +79,9 @@ def _tokens(request: Request, principal: Principal) -> Tokens:
 
 
 @routes.post(
-    "/tokens", status_code=201, responses=problem_responses("unauthorised", "forbidden", "invalid")
+    "/tokens",
+    status_code=201,
+    responses=problem_responses("malformed", "unauthorised", "forbidden", "invalid"),
 )
 def create_token(request: Request, principal: Admin, wanted: NewToken) -> CreatedToken:
     """Create a token and return it."""

@@ -55,7 +55,7 @@ class RunChanges(BaseModel):
     archived: bool = Field(default=False, description="Whether the list of runs omits it.")
 
 
-@routes.patch("/runs/{run}", **described(schema.RunDetail, "unknown_run"))
+@routes.patch("/runs/{run}", **described(schema.RunDetail, "malformed", "unknown_run"))
 def change(request: Request, principal: Admin, run: RunName, wanted: RunChanges) -> Response:
     """Change the name, tags or notes of a run, or archive it; return the run."""
     stored = run_of(request, principal, run)

@@ -60,7 +60,7 @@ class NewSilence(BaseModel):
     ]
 
 
-@routes.post("/silences", **described(schema.Silence, "too_many_silences"))
+@routes.post("/silences", **described(schema.Silence, "malformed", "too_many_silences"))
 def add_silence(request: Request, principal: Admin, wanted: NewSilence) -> Response:
     """Suppress new messages about matching findings for some hours; return the silence."""
     now = wall_clock()
