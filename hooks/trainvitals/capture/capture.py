@@ -361,8 +361,8 @@ class Capture:
     def _places(self, plan: CapturePlan, *, updates: bool) -> Places:
         # A hand-written update, or an update of copies, can change any parameter.
         unknown = self._copies_are_stepped or not self.optimizers
-        optimized = None if unknown else self._optimizers.ids
-        return self._emission.places(plan, self._outputs, optimized, updates=updates)
+        known = None if unknown else self._optimizers
+        return self._emission.places(plan, self._outputs, known, updates=updates)
 
     def _nonfinite(self) -> None:
         """Measure this step and some later ones in full."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from trainvitals.capture.optimizers import Optimizers
 from trainvitals.capture.outputs import Outputs
 from trainvitals.capture.plan import CapturePlan
 from trainvitals.capture.step import PARAMETER_STREAMS, Step
@@ -27,25 +28,25 @@ class Emission:
         self._transfer = Transfer()
         self._nonfinite = nonfinite
         self._described: tuple[object, ...] = ()
-        self._output_places: tuple[Place, ...] = ()
+        self._places: Places = {}
 
     def places(
-        self, plan: CapturePlan, outputs: Outputs, optimized: Set[int] | None, *, updates: bool
+        self, plan: CapturePlan, outputs: Outputs, optimizers: Optimizers | None, *, updates: bool
     ) -> Places:
         """Return the rows of the streams of a full step.
 
-        `optimized` are the ids of the tensors that an optimizer updates, None if that is unknown;
-        `updates` is whether gradients and updates are measured.
+        `optimizers` is None if it is unknown which tensors are updated; `updates` is whether
+        gradients and updates are measured.
         """
         outputs.facts_of(None)
-        described = (plan, plan.grouping, outputs.version, optimized is None)
+        described = (plan, plan.grouping, outputs.version, optimizers is None, updates)
         if described != self._described:
             self._described = described
-            plan.describe(outputs.facts_of, optimized)
-            self._output_places = tuple(outputs.places())
-        streams = PARAMETER_STREAMS if updates else PARAMETER_STREAMS[:1]
-        places = dict.fromkeys(streams if len(plan) else (), plan.places)
-        return {**places, Stream.ACTIVATION: self._output_places}
+            plan.describe(outputs.facts_of, None if optimizers is None else optimizers.ids)
+            streams = PARAMETER_STREAMS if updates else PARAMETER_STREAMS[:1]
+            places = dict.fromkeys(streams if len(plan) else (), plan.places)
+            self._places = {**places, Stream.ACTIVATION: tuple(outputs.places())}
+        return self._places
 
     def submit(self, number: int, time: float, step: Step, places: Places) -> None:
         """Emit a step, now or when its values arrived; `places` is empty for a light step."""

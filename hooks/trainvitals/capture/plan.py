@@ -74,8 +74,8 @@ class CapturePlan:
 
     def group(self, optimizers: Sequence[Optimizer]) -> None:
         """Group the parameters by optimizer, if one was frozen or an optimizer changed."""
-        trained = [m.is_trained for m in self._members]
-        held = [[id(p) for g in o.param_groups for p in g["params"]] for o in optimizers]
+        trained = [m.parameter.requires_grad for m in self._members]
+        held = [[list(map(id, g["params"])) for g in o.param_groups] for o in optimizers]
         known = trained, [id(o) for o in optimizers], held
         if self._known == known:
             return  # on every full step: sets are made only when something changed

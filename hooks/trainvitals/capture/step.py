@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class Step:
     """The matrices of a step, shape (places, statistics), float32, NaN where not measured.
 
     A backend on the CPU writes into `matrix`; others add to `remote`, which transfer.py copies to
-    the host and gives to `arrived`. `squares` is Σx² of each weight that was measured.
+    the host and gives to `arrived`.
 
     `norm_name` is the scalar of the total gradient norm, "" for none; of sharded parameters it is
     divided by the root of the number of ranks that hold the same shard.
@@ -52,7 +53,6 @@ class Step:
     totals: dict[int, Total] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
     remote: list[Remote] = field(default_factory=list)
-    squares: npt.NDArray[np.float64] | None = None
     norm_name: str = Scalar.GRADIENT_NORM
     replicas: int = 1
     taken: Taken | None = None
@@ -61,12 +61,19 @@ class Step:
     """False if an exception ended the step."""
     _clipped: list[str] = field(default_factory=list)
     """Names in `scalars` of the optimizers' norms before clipping."""
+    _addresses: dict[Stream, int] = field(default_factory=dict)
 
     def matrix(self, stream: Stream) -> Matrix:
         """Return the matrix of a stream of parameters; all NaN at first."""
         if stream not in self.matrices:
             self.matrices[stream] = empty(self.rows, stream)
         return self.matrices[stream]
+
+    def address(self, stream: Stream) -> int:
+        """Return the address of the first entry of `matrix(stream)`, for several kernels."""
+        if stream not in self._addresses:
+            self._addresses[stream] = self.matrix(stream).ctypes.data
+        return self._addresses[stream]
 
     @property
     def is_nonfinite(self) -> bool:
@@ -148,4 +155,9 @@ class Step:
 
 def empty(rows: int, stream: Stream) -> Matrix:
     """Return a matrix of NaN, shape (rows, statistics of the stream)."""
+    return _all_nan(rows, stream).copy()
+
+
+@functools.lru_cache(maxsize=8)
+def _all_nan(rows: int, stream: Stream) -> Matrix:
     return np.full((rows, len(STATISTICS[stream])), np.nan, np.float32)

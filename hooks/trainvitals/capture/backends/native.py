@@ -156,7 +156,12 @@ class NativeGroup:
         self._all = self._table(self._members)
         self._moving = [m for m in members if m.is_trained]
         self._trained = self._table(self._moving)
+        self._weights = [m.tensor for m in members]
+        self._moving_weights = [m.tensor for m in self._moving]
         self._totals: Any = (ctypes.c_double * 2)()
+        # Σx² of each row's weight before the step.
+        self._squares = np.zeros(1 + max((m.row for m in members), default=0))
+        self._squares_at = self._squares.ctypes.data
         self._copies: Copies | None = None
         self._has_copies = False
 
@@ -174,17 +179,17 @@ class NativeGroup:
         table, pointers = self._gradients()
         if not table.size:
             return
-        matrix = step.matrix(Stream.GRADIENT)
         table.kernels.tv_gradients(
             table.size,
             table.rows_at,
             pointers,
             *table.fixed,
-            matrix.ctypes.data,
+            step.address(Stream.GRADIENT),
             _COLUMNS[Stream.GRADIENT],
             self._totals,
         )
         self._put_total(step, owner, float(unscale))
+        matrix = step.matrix(Stream.GRADIENT)
         if table is not self._all:
             self._spread(table, matrix)
         _write_magnitudes(step, Stream.GRADIENT, table, pointers)
@@ -208,8 +213,6 @@ class NativeGroup:
             table.trained = np.array([m.is_trained for m in members])
         copies = self._reserve(table) if keep else None
         self._has_copies = keep
-        if step.squares is None:
-            step.squares = np.zeros(step.rows)
         table.kernels.tv_weights(
             table.size,
             table.rows_at,
@@ -217,10 +220,10 @@ class NativeGroup:
             *table.fixed,
             table.first_at,
             table.no_copies_at if copies is None else copies.all_at,
-            step.matrix(Stream.WEIGHT).ctypes.data,
+            step.address(Stream.WEIGHT),
             _COLUMNS[Stream.WEIGHT],
             _DRIFT,
-            step.squares.ctypes.data,
+            self._squares_at,
         )
         _write_magnitudes(step, Stream.WEIGHT, table, table.pointers_at)
         if distinct:
@@ -230,7 +233,7 @@ class NativeGroup:
     def updates(self, step: Step) -> None:
         """Write the statistics of each change since `weights`."""
         before = self._copies
-        if before is None or not self._has_copies or step.squares is None:
+        if before is None or not self._has_copies:
             return
         self._has_copies = False
         table = self._fresh(frozen=False)
@@ -242,8 +245,8 @@ class NativeGroup:
             before.trained_at,
             table.pointers_at,
             *table.fixed,
-            step.squares.ctypes.data,
-            step.matrix(Stream.UPDATE).ctypes.data,
+            self._squares_at,
+            step.address(Stream.UPDATE),
             _COLUMNS[Stream.UPDATE],
         )
 
@@ -261,10 +264,10 @@ class NativeGroup:
     def _fresh(self, *, frozen: bool) -> Table:
         """Return the table of the weights, built anew if a tensor's memory changed."""
         table = self._all if frozen else self._trained
-        members = self._members if frozen else self._moving
-        if not table.is_copied and [m.tensor.data_ptr() for m in members] == table.addresses:
+        weights = self._weights if frozen else self._moving_weights
+        if not table.is_copied and list(map(Tensor.data_ptr, weights)) == table.addresses:
             return table
-        table = self._table(members)
+        table = self._table(self._members if frozen else self._moving)
         if frozen:
             self._all = table
         else:
@@ -361,7 +364,7 @@ def _write_magnitudes(step: Step, stream: Stream, table: Table, pointers: Any) -
         table.rows_at,
         pointers,
         *table.fixed,
-        step.matrix(stream).ctypes.data,
+        step.address(stream),
         _COLUMNS[stream],
         _MAGNITUDE[stream],
     )
