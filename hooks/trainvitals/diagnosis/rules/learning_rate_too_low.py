@@ -17,10 +17,13 @@ from trainvitals.diagnosis.fixes import for_each_group, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import median, middle
+from trainvitals.diagnosis.signals import block_means, median, middle
 from trainvitals.diagnosis.supervision import only_loss, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import EventKind, Place, Scalar, Stat, Stream
+
+SETTLED_SHARE = 0.6
+"""Share of the fall of the loss that came between the first and the second fifth of the run."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,16 @@ class LearningRateTooLow(Rule):
     The largest update ratio RMS(ΔW)/RMS(W) of all weight matrices, median over 20 captured
     steps, is below 1e-6, or below 1e-4 while the loss is flat; or that of the median matrix is
     below 2e-5 while the loss is flat. Or, after 100 steps (500 without a plan), the loss is
-    still above 75 % of that of the best constant prediction, and all seen or planned steps
-    together change the median matrix by less than 10 % of its size; or, after 200 steps, the loss
-    has fallen by less than 10 % and they change it by less than 2 %. At the same level, or with a
-    flat loss, an eps of the optimizer (Adam) above 10 times the RMS of the largest gradient: the
-    step is then divided by eps in place of the gradient's size. The gradient must be large
-    enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate is not the cause.
-    Excluded: warm-up in the first half of the planned steps, the end of a schedule, and converged
-    runs. A model that was trained before (the initial loss is clearly below that of the best
-    constant prediction) is fine-tuned with small steps on purpose: for it only the limit of 1e-6
-    holds, and the finding is a note.
+    still above 75 % of that of the best constant prediction and did not fall to its level early,
+    and all seen or planned steps together change the median matrix by less than 10 % of its size;
+    or, after 200 steps, the loss has fallen by less than 10 % and they change it by less than 2 %.
+    At the same level, or with a flat loss, an eps of the optimizer (Adam) above 10 times the RMS of
+    the largest gradient: the step is then divided by eps in place of the gradient's size. The
+    gradient must be large enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate
+    is not the cause. Excluded: warm-up in the first half of the planned steps, the end of a
+    schedule, and converged runs. A model that was trained before (the initial loss is clearly below
+    that of the best constant prediction) is fine-tuned with small steps on purpose: for it only the
+    limit of 1e-6 holds, and the finding is a note.
     ## Why it matters
     At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
@@ -190,7 +193,7 @@ class LearningRateTooLow(Rule):
         if trained or not course.known or constant is None or len(course.loss) < least:
             return 0.0
         near = course.now() >= self.level_min * constant
-        return self.moved_min / steps if near else 0.0
+        return self.moved_min / steps if near and not _settled(course) else 0.0
 
     def _still_limit(self, history: History, course: Course, *, trained: bool) -> float:
         """Return the median ratio with which all steps move a matrix by `still_max`; 0: not judged.
@@ -268,6 +271,20 @@ class LearningRateTooLow(Rule):
     def healthy() -> History:
         """Return the same small steps during a warm-up."""
         return _run(rates=list(np.linspace(1e-9, 1e-7, 100)))
+
+
+def _settled(course: Course) -> bool:
+    """Whether the loss fell at first and has been level since: the rate was high enough for that.
+
+    The fall from the first to the second fifth of the run is most of the whole, and more than the
+    noise: the model learned the frequencies, and nothing else, as with labels at random.
+    """
+    parts = block_means(course.loss.values, 5)
+    if len(parts) < 5:
+        return False
+    error = course.noise * (5 / len(course.loss)) ** 0.5
+    early, whole = float(parts[0] - parts[1]), float(parts[0] - parts[-1])
+    return whole > 3 * error and early > SETTLED_SHARE * whole
 
 
 def _epsilon(history: History) -> float:

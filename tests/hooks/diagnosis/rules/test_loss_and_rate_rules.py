@@ -300,6 +300,20 @@ class TestLearningRateTooLow:
         assert not self.check(4e-4, loss)
         assert not self.check(4e-5, np.linspace(2, 1, 250))
 
+    @pytest.mark.parametrize(
+        ("loss", "found"),
+        [
+            (np.linspace(2.5, 2.28, 200), True),
+            (2.3 + 0.2 * np.exp(-np.arange(200) / 15), False),
+        ],
+        ids=["it falls slowly", "it fell to the frequencies early"],
+    )
+    def test_labels_at_random_are_not_blamed_on_the_rate(self, loss, found):
+        history = steps_of(3e-4, loss + noise(200, 0.01))
+        history.total_steps = 200
+        history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"classes": 10.0}))
+        assert bool(list(LearningRateTooLow().check(history))) is found
+
     @pytest.mark.parametrize(("epsilon", "found"), [(1.0, True), (1e-8, False)])
     def test_an_eps_that_is_far_above_the_gradient_is_named(self, epsilon, found):
         history = steps_of(4e-4, 2.3 + noise(150, 0.01), gradient=0.01)
