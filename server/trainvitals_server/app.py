@@ -43,6 +43,7 @@ from trainvitals_server.rounds import Rounds, engine_of
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Store
 from trainvitals_server.store.compression import CorruptBlock
+from trainvitals_server.store.database import is_disk_full
 from trainvitals_server.store.migrate import parsed
 from trainvitals_server.store.rescue import ReadOnly, open_rescue
 from trainvitals_server.store.retention import RetentionLimits
@@ -110,6 +111,13 @@ def create_app(settings: Settings | None = None, *, mounts: bool = False) -> Fas
     async def database_failed(request: Request, error: DBAPIError) -> Response:
         if settings.rescue:
             return damaged(request, error)
+        if is_disk_full(error):
+            count(request, "disk_full")
+            return problems.problem_response(
+                "disk_full",
+                "The collector's disk is full; nothing of this request is stored. Send it again.",
+                {"Retry-After": "30"},
+            )
         if not settings.database.startswith("postgres"):
             raise error  # SQLite: a failure of the disk; the collector stops
         if not isinstance(error, OperationalError | InterfaceError):

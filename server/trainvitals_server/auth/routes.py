@@ -81,7 +81,7 @@ def _tokens(request: Request, principal: Principal) -> Tokens:
 @routes.post(
     "/tokens",
     status_code=201,
-    responses=problem_responses("malformed", "unauthorised", "forbidden", "invalid"),
+    responses=problem_responses("malformed", "unauthorised", "forbidden", "invalid", "disk_full"),
 )
 def create_token(request: Request, principal: Admin, wanted: NewToken) -> CreatedToken:
     """Create a token and return it."""
@@ -103,7 +103,9 @@ def list_tokens(request: Request, principal: Admin) -> TokenList:
 @routes.delete(
     "/tokens/{token_id}",
     status_code=204,
-    responses=problem_responses("unauthorised", "forbidden", "unknown_token", "invalid"),
+    responses=problem_responses(
+        "unauthorised", "forbidden", "unknown_token", "invalid", "disk_full"
+    ),
 )
 def revoke_token(
     request: Request,

@@ -12,7 +12,6 @@ from typing import Annotated, Final
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from trainvitals.wire import CONTENT_TYPE, Batch, WireError, decode
@@ -150,20 +149,3 @@ def _refusals() -> Iterator[None]:
     except RequestRefused as refused:
         later = {"Retry-After": "30"} if refused.reason == "collector_full" else None
         raise Problem(refused.reason, str(refused), headers=later) from refused
-    except OperationalError as error:
-        if _is_disk_full(error):
-            raise Problem(
-                "disk_full",
-                "The collector's disk is full; nothing of this batch is stored. Send it again.",
-                headers={"Retry-After": "30"},
-            ) from error
-        raise
-
-
-def _is_disk_full(error: OperationalError) -> bool:
-    """Whether SQLite, or the server of Postgres, has no space.
-
-    Source: https://www.postgresql.org/docs/15/errcodes-appendix.html.
-    """
-    sqlite, postgres = (getattr(error.orig, name, "") for name in ("sqlite_errorname", "sqlstate"))
-    return sqlite == "SQLITE_FULL" or postgres == "53100"

@@ -55,7 +55,7 @@ class RunChanges(BaseModel):
     archived: bool = Field(default=False, description="Whether the list of runs omits it.")
 
 
-@routes.patch("/runs/{run}", **described(schema.RunDetail, "malformed", "unknown_run"))
+@routes.patch("/runs/{run}", **described(schema.RunDetail, "malformed", "unknown_run", "disk_full"))
 def change(request: Request, principal: Admin, run: RunName, wanted: RunChanges) -> Response:
     """Change the name, tags or notes of a run, or archive it; return the run."""
     stored = run_of(request, principal, run)
@@ -70,7 +70,7 @@ def change(request: Request, principal: Admin, run: RunName, wanted: RunChanges)
     return json_response(store.detail(run_of(request, principal, run)))
 
 
-@routes.delete("/runs/{run}", **described(schema.Deleted, "unknown_run"))
+@routes.delete("/runs/{run}", **described(schema.Deleted, "unknown_run", "disk_full"))
 def delete(
     request: Request,
     principal: Admin,
@@ -93,7 +93,9 @@ def delete(
     return json_response(schema.Deleted(summary.run.id, until))
 
 
-@routes.post("/runs/{run}/undelete", **described(schema.RunDetail, "unknown_run", "run_exists"))
+@routes.post(
+    "/runs/{run}/undelete", **described(schema.RunDetail, "unknown_run", "run_exists", "disk_full")
+)
 def undelete(request: Request, principal: Admin, run: RunName) -> Response:
     """Restore the run that was deleted last under this id; return it."""
     store = store_of(request)

@@ -60,7 +60,9 @@ class NewSilence(BaseModel):
     ]
 
 
-@routes.post("/silences", **described(schema.Silence, "malformed", "too_many_silences"))
+@routes.post(
+    "/silences", **described(schema.Silence, "malformed", "too_many_silences", "disk_full")
+)
 def add_silence(request: Request, principal: Admin, wanted: NewSilence) -> Response:
     """Suppress new messages about matching findings for some hours; return the silence."""
     now = wall_clock()
@@ -82,7 +84,7 @@ def add_silence(request: Request, principal: Admin, wanted: NewSilence) -> Respo
     return json_response(added_silence(added))
 
 
-@routes.delete("/silences/{silence}", **described(schema.Silence, "unknown_silence"))
+@routes.delete("/silences/{silence}", **described(schema.Silence, "unknown_silence", "disk_full"))
 def end_silence(
     request: Request,
     principal: Admin,

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 T = TypeVar("T")
 Task = Callable[[sa.Connection], T]
@@ -80,3 +81,12 @@ def open_database(url: URL, *, queue_bytes_max: int) -> Database:
     from trainvitals_server.store.postgres import PostgresDatabase
 
     return PostgresDatabase(url, queue_bytes_max=queue_bytes_max)
+
+
+def is_disk_full(error: DBAPIError) -> bool:
+    """Whether SQLite, or the server of Postgres, has no space.
+
+    Source: https://www.postgresql.org/docs/15/errcodes-appendix.html.
+    """
+    sqlite, postgres = (getattr(error.orig, name, "") for name in ("sqlite_errorname", "sqlstate"))
+    return sqlite == "SQLITE_FULL" or postgres == "53100"

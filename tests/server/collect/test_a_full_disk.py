@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import psycopg
 import pytest
@@ -80,6 +81,34 @@ def test_without_a_refusal_for_a_minute_it_is_ready_again(collector, monkeypatch
     later = time.monotonic() + counters.DISK_FULL_S
     monkeypatch.setattr(counters, "time", SimpleNamespace(monotonic=lambda: later))
     assert collector.get("/readyz").status_code == 200
+
+
+CHANGES = [
+    ("PATCH", "/api/v1/runs/r", lambda number: {"notes": "𝄞" * 100 * number}),
+    ("POST", "/api/v1/silences", lambda number: {"hours": 1, "reason": f"{number} " + "r" * 400}),
+    ("POST", "/api/v1/tokens", lambda number: {"scope": "read", "label": f"{number} " + "l" * 190}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "change"), CHANGES, ids=["run", "silence", "token"])
+def test_a_change_is_refused_with_507_and_made_when_there_is_space(collector, method, path, change):
+    ingest(collector.store, batch(start()))
+    url = collector.url + path
+
+    def ask(number):
+        return httpx2.request(
+            method, url, json=change(number), headers=collector.headers, trust_env=False
+        )
+
+    pages(collector, 0)
+    # The last pages have space for some.
+    refused = next(answer for answer in map(ask, range(100)) if not answer.is_success)
+    assert (refused.status_code, refused.json()["reason"]) == (507, "disk_full")
+    assert refused.headers["retry-after"] == "30"
+    assert collector.get("/api/v1/runs/r").status_code == 200
+    assert collector.get("/healthz").status_code == 200
+    pages(collector, 10**6)
+    assert ask(100).is_success
 
 
 @pytest.mark.needs_postgres
