@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
-from trainvitals.capture.loss_scale import factor, own_factor
+from trainvitals.capture.loss_scale import factor, own_factor, own_factor_of_classes
 from trainvitals.capture.loss_views import mixes_classes, normalises_other_dimension
 
 NODES_MAX: Final = 128
@@ -90,7 +90,7 @@ class Criterion:
     activation_number: int = -1
     """The sequence number of that operation; numbers of a thread grow."""
     positive_weight: float = 0.0
-    """The largest `pos_weight` of a binary cross entropy; 0 without one."""
+    """The smallest `pos_weight` of a binary cross entropy; 0 without one, or not on the CPU."""
     logits: Any = None
     """The graph's node whose output is the prediction, if its values are not in the graph."""
     entry: Any = None
@@ -180,7 +180,7 @@ def _classification(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Cri
         "masks": masks,
         "entry": node,
         "classes": 0 if given is None else given.shape[min(1, given.dim() - 1)],
-        "scale": own_factor(node, 0 if given is None else given[:, :1].numel()),
+        "scale": own_factor_of_classes(node),
     }
     if last != "log_softmax":
         wiring = _conflict("NLLLoss", last)
@@ -263,7 +263,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
         last_activation=last,
         activation_number=_number(source, last),
-        positive_weight=_largest(saved(node, "pos_weight")),
+        positive_weight=_smallest(saved(node, "pos_weight")),
         wiring=tuple(wiring),
     )
 
@@ -311,9 +311,11 @@ def _number(node: Any, activation: str) -> int:
     return int(node._sequence_nr()) if activation else -1
 
 
-def _largest(weight: Tensor | None) -> float:
-    readable = weight is not None and weight.device.type == "cpu" and weight.numel() > 0
-    return float(weight.amax()) if weight is not None and readable else 0.0
+def _smallest(weight: Tensor | None) -> float:
+    if weight is None or weight.device.type != "cpu" or weight.numel() == 0:
+        return 0.0
+    smallest = float(weight.amin())
+    return smallest if math.isfinite(smallest) else 0.0
 
 
 def _softmax_size(node: Any) -> int:

@@ -1,7 +1,7 @@
 """The unit of a loss: by what its program multiplies the mean over the supervised elements.
 
 Comes in: nodes of an autograd graph between a loss function and the reported loss.
-Goes out: factors; NaN where the graph does not show one. Nothing is computed on a device.
+Goes out: factors; NaN where the graph does not show one. Nothing waits for an accelerator.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from trainvitals.capture.graph_nodes import KEEP, operation, saved, shape_of
+from trainvitals.capture.graph_nodes import KEEP, operation, saved, shape_of, signed
 
 _UNCHANGED: Final = frozenset((*KEEP, "Mean", "Add", "Sub", "Stack", "Cat"))
 """Operations that keep the size of the elements, or average them."""
@@ -47,6 +47,19 @@ def own_factor(node: Any, elements: int) -> float:
     if node._saved_reduction != _SUM:
         return 1.0
     return float(elements) if elements else math.nan
+
+
+def own_factor_of_classes(node: Any) -> float:
+    """Return the same for a loss of class numbers: those equal to its ignore_index do not count.
+
+    On an accelerator all count: their number would be waited for.
+    """
+    target = saved(node, "target")
+    if target is None or node._saved_reduction != _SUM:
+        return own_factor(node, 0)
+    if target.device.type != "cpu":
+        return own_factor(node, target.numel())
+    return own_factor(node, int((target != signed(node._saved_ignore_index)).sum()))
 
 
 def _summed(node: Any) -> float:

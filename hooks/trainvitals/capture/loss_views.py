@@ -5,6 +5,7 @@ Comes in: nodes of the graph of a loss. Goes out: yes or no, from shapes alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -31,16 +32,18 @@ def normalises_other_dimension(entry: Any, log_softmax: Any, given: Tensor) -> b
         return True
     if entry.next_functions[0][0] is log_softmax:
         return dim != classes
-    # (samples, positions, classes) flattened to (rows, classes) keeps the last dimension.
-    last = len(shape) - 1
-    return given.dim() == 2 and dim != last and _is_reshaped(entry, log_softmax)
+    # (samples, positions, classes) flattened to (rows, classes) keeps the last dimension, and
+    # (samples, classes, 1, 1) flattened to (samples, classes) the second one.
+    behind = math.prod(shape[dim + 1 :])
+    return given.dim() == 2 and behind > 1 and _is_reshaped(entry, log_softmax)
 
 
 def mixes_classes(log_softmax: Any, classes: int) -> bool:
     """Whether the logits were reshaped where their dimensions had to be swapped.
 
     (samples, positions, classes) as (samples, classes, positions), and (samples, classes, height,
-    width) as (rows, classes): a row then holds numbers of several classes and positions.
+    width) as (rows, classes): a row then holds numbers of several classes and positions. With a
+    single position, as behind a global pooling, both orders are the same.
     """
     node, index = log_softmax.next_functions[0]
     for _ in range(NODES_MAX):
@@ -61,7 +64,8 @@ def multiplies_all_pairs(loss: Tensor) -> bool:
     """Whether a loss multiplies n trained values with n constants in an n × n matrix.
 
     An advantage of shape (n,) or (n, n) times log-probabilities of shape (n, 1), averaged: each
-    action then has the advantage of all samples.
+    action then has the advantage of all samples. An n × n matrix of trained values has a weight for
+    each row or column on purpose.
     """
     waiting, seen = [loss.grad_fn], set[Any]()
     while waiting and len(seen) < 4 * NODES_MAX:
@@ -85,15 +89,16 @@ def _is_of_all_pairs(node: Any) -> bool:
     inner = shape_of(sides[trained], node.next_functions[trained][1])
     if constant is None or shape is None or inner is None or len(shape) != 2:
         return False
-    n = shape[0]
-    known = {tuple(constant.shape), inner}
-    vectors = known in ({(n,), (n, 1)}, {(1, n), (n, 1)})
-    return 1 < n == shape[1] and (vectors or known in ({(n, n), (n, 1)}, {(n, n), (n,)}))
+    n, given = shape[0], tuple(constant.shape)
+    vectors = {given, inner} in ({(n,), (n, 1)}, {(1, n), (n, 1)})
+    return 1 < n == shape[1] and (vectors or (given == (n, n) and inner in ((n,), (n, 1))))
 
 
 def _is_mixed(before: tuple[int, ...], after: tuple[int, ...], classes: int) -> bool:
     if len(before) < 3 or len(after) < 2 or after[1] != classes:
         return False
+    if math.prod(before) == before[0] * classes:
+        return False  # one position for each sample
     if len(after) == 2:
         return before[1] == classes != before[-1]
     swapped = len(before) == len(after) and sorted(before) == sorted(after)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from trainvitals.capture.supervised_values import sample
 from trainvitals.wire import Scalar
 
 
@@ -25,17 +26,18 @@ def padding_of(models: Iterable[nn.Module]) -> int | None:
 
 
 def padded_share(
-    x: Tensor, target: Tensor, ignore_index: int | None, padding: int | None
+    x: Tensor, target: Tensor, keep: Tensor | None, padding: int | None
 ) -> dict[str, Tensor]:
     """Return the share of the supervised targets, class numbers, whose input token is padding.
 
-    Empty unless there is one target for each token.
+    `keep` tells which sampled entries of the target count in the loss; None: all. Empty unless
+    there is one target for each token.
     """
     if padding is None or x.is_floating_point() or target.is_floating_point():
         return {}
     if x.dim() != 2 or target.numel() != x.numel() or target.device != x.device:
         return {}
-    y = target.detach().reshape(x.shape)
-    keep = y == y if ignore_index is None else y != ignore_index
-    counted = keep.sum().clamp_min(1)
-    return {Scalar.PADDED_TARGETS_SHARE: ((x == padding) & keep).sum() / counted}
+    padded = sample(x.reshape(target.shape)) == padding
+    if keep is None:
+        return {Scalar.PADDED_TARGETS_SHARE: padded.float().mean()}
+    return {Scalar.PADDED_TARGETS_SHARE: (padded & keep).sum() / keep.sum().clamp_min(1)}

@@ -106,15 +106,18 @@ class TokenTargets:
             found_now[Scalar.POSITIONS_READ_SHARE] = share
         return found_now
 
-    def place(self, main: Criterion, x: Tensor | None) -> str:
+    def place(self, found: Sequence[Criterion], main: Criterion, x: Tensor | None) -> str:
         """Return which position a loss reads that reads one of each sequence: last or earlier.
+
+        `main` is the first one of the losses `found` in the graph.
 
         "last" also for the last but one, whose target is the last token; "" for other losses.
         "labelled": one of several positions that all have a label, in any sequence of 2 or more.
         """
         if x is None or not _is_of_classes(main) or main.target is None:
             return ""
-        if self._is_labelled(main, x):
+        # A program that adds up one loss for each position reads all of them.
+        if len(found) == 1 and self._is_labelled(main, x):
             return "labelled"
         if not _is_of_tokens(x) or x.shape[1] < POSITIONS_MIN:
             return ""

@@ -200,7 +200,7 @@ class Supervision:
         if x is not None:
             ignored, others = main.ignore_index, self._others
             self._scalars.log(target_in_input(x, main.target, ignored, main.classes, others))
-            self._scalars.log(padded_share(x, main.target, ignored, self._padding))
+            self._scalars.log(padded_share(x, main.target, keep, self._padding))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.
@@ -247,7 +247,7 @@ class Supervision:
         if any(multiplies_all_pairs(loss) for loss in _with_graph(value)):
             wiring.append("column_times_row")
         detached = _detached_terms(value)
-        place = self._tokens.place(main, _readable(self._input))
+        place = self._tokens.place(found, main, _readable(self._input))
         outside = self._tokens.is_outside(main.activation_number)
         how = (main.last_activation, main.reduction, seen.module, detached, place)
         signature = (*kinds, *wiring, *how)
@@ -267,7 +267,7 @@ class Supervision:
             "position_read": place,
             "activation_outside": float(outside),
             "positive_weight": main.positive_weight,
-            "scale": main.scale if 0 < main.scale < math.inf and main.scale != 1 else 0.0,
+            "scale": _scale(found),
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)
@@ -372,6 +372,13 @@ def _is_log(x: Tensor | None) -> bool:
 def _with_graph(value: object) -> list[Tensor]:
     values = value.values() if isinstance(value, Mapping) else (value,)
     return [v for v in values if isinstance(v, Tensor) and v.grad_fn is not None]
+
+
+def _scale(found: Sequence[Criterion]) -> float:
+    """Return the factor on the mean loss that all losses of a graph have; 0: it is 1 or unknown."""
+    scales = {c.scale for c in found}
+    scale = scales.pop() if len(scales) == 1 else 0.0
+    return scale if 0 < scale < math.inf and scale != 1 else 0.0
 
 
 def _detached_terms(value: object) -> str:

@@ -67,7 +67,7 @@ class LossKind(NamedTuple):
     activation_outside: bool
     """The last activation is computed after the model's output: in the program's loss."""
     positive_weight: float
-    """The largest `pos_weight` of a binary cross entropy; 0 without one."""
+    """The smallest `pos_weight` of a binary cross entropy; 0 without one."""
     scale: float
     """The loss divided by the mean over the supervised elements, if its graph shows a factor that
     changes its unit: 1/256 for a mean that is divided by 256, 64 for a sum over 64. Otherwise 1."""

@@ -95,6 +95,11 @@ def as_image(y):
     return torch.stack([y, 2 * y], 1).unsqueeze(2) * 1.0
 
 
+def pooled(y):
+    """Return logits of shape (8, 3, 1, 1)."""
+    return F.adaptive_avg_pool2d(y[..., None, None].expand(8, 3, 2, 2), 1)
+
+
 MIXED = {
     "reshaped to (samples, classes, height, width)": lambda y: F.cross_entropy(
         as_image(y).reshape(8, 3, 1, 2), IMAGES.reshape(8, 1, 2)
@@ -114,6 +119,16 @@ SWAPPED = {
     ),
     "several groups of classes in one output": lambda y: F.cross_entropy(
         torch.cat([y, y, y], 1).view(8, 3, 3), torch.zeros(8, 3, dtype=torch.long)
+    ),
+    "a global pooling, flattened": lambda y: F.cross_entropy(pooled(y).flatten(1), CLASSES),
+    "a global pooling, squeezed": lambda y: F.cross_entropy(
+        pooled(y).squeeze(-1).squeeze(-1), CLASSES
+    ),
+    "a single position": lambda y: F.cross_entropy(
+        y.mul(1)[:, None].view(8, 3, 1), CLASSES[:, None]
+    ),
+    "log-softmax of a global pooling": lambda y: F.nll_loss(
+        pooled(y).log_softmax(1).flatten(1), CLASSES
     ),
 }
 
@@ -147,6 +162,8 @@ def test_dimensions_that_were_swapped_are_no_wrong_connection(how):
         (lambda y: y[:, 0], torch.ones(8), False),
         (lambda y: y[:, :1], torch.ones(8, 1), False),
         (lambda y: y, torch.ones(8, 1), False),
+        (lambda y: y @ y.T, torch.ones(8, 1), False),
+        (lambda y: y @ y.T, torch.ones(8), False),
     ],
 )
 def test_a_column_times_a_row_is_named(values, advantages, paired):
@@ -165,7 +182,7 @@ def test_an_activation_behind_the_output_of_the_model_is_told_from_its_last_modu
 
 
 def test_the_weight_of_positive_targets_is_read():
-    weight = torch.tensor([1.0, 30.0, 2.0])
+    weight = torch.tensor([100.0, 30.0, 200.0])
     [event] = one_step(
         lambda y: F.binary_cross_entropy_with_logits(y, VALUES, pos_weight=weight)
     ).events()
@@ -186,6 +203,8 @@ def test_the_weight_of_positive_targets_is_read():
         (3.0, lambda y: F.mse_loss(y, VALUES, reduction="none").sum(1).mean()),
         (3.0, lambda y: (y - VALUES).square().sum() / len(y) + y.square().mean()),
         (8.0, lambda y: -(VALUES.softmax(1) * y.log_softmax(1)).sum()),
+        (6.0, lambda y: F.cross_entropy(y, CLASSES, ignore_index=1, reduction="sum") * 3),
+        (2.0, lambda y: torch.stack([F.cross_entropy(y, CLASSES), losses(2 * y).mean()]).sum()),
     ],
 )
 def test_the_factor_on_the_mean_loss_is_read_in_the_graph(scale, loss):
@@ -204,6 +223,8 @@ def test_the_factor_on_the_mean_loss_is_read_in_the_graph(scale, loss):
         lambda y: F.mse_loss(y, VALUES).sqrt(),
         lambda y: (losses(y) * (CLASSES == 1)).sum() / 6,
         lambda y: F.mse_loss(y, VALUES) * y.exp().mean(),
+        lambda y: 0.3 * F.cross_entropy(2 * y, CLASSES) + F.cross_entropy(y, CLASSES),
+        lambda y: F.cross_entropy(y[0], CLASSES[0]),
     ],
 )
 def test_a_mean_and_a_factor_that_is_not_known_have_no_scale(loss):

@@ -1,6 +1,7 @@
 """Real small trainings: what the loss compares, in which unit, and which batches it sees."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,22 @@ def of_first(o: Tensor, y: Tensor) -> Tensor:
     return flat(o[:, :1], y[:, :1])
 
 
+def of_each(o: Tensor, y: Tensor) -> Tensor:
+    """Return the sum of one loss for each word, as a recurrent decoder computes it."""
+    return torch.stack([F.cross_entropy(o[:, t], y[:, t]) for t in range(LENGTH)]).mean()
+
+
+def of_words(o: Tensor, y: Tensor) -> Tensor:
+    """Return the mean loss of the first two words, which are no padding."""
+    words = (torch.arange(LENGTH) < 2).expand(len(y), -1).flatten()
+    losses = F.cross_entropy(o.flatten(0, 1), y.flatten(), reduction="none")
+    return (losses * words).sum() / words.sum()
+
+
+def masked() -> Run:
+    return replace(padded(0), loss=of_words)
+
+
 def one_answer() -> Run:
     words, tags = tagged()
     return Run(Tagger(), lambda o, y: F.cross_entropy(o[:, -1], y), data=(words, tags[:, -1] * 1))
@@ -104,7 +121,9 @@ HEALTHY: dict[str, Callable[[], Run]] = {
     ),
     "one label for each sequence": one_answer,
     "other batches with dropout": lambda: Run(dropped()),
+    "one loss for each word": lambda: tagger(of_each),
     "ignored targets of padding": lambda: padded(-100),
+    "masked losses of padding": masked,
     "a weight that balances the targets": lambda: weighted(4.0),
     "the usual momentum": lambda: Run(normed(0.1)),
     "a small momentum before the end": lambda: Run(normed(0.01)),
