@@ -179,8 +179,11 @@ def _open(state: Any, settings: Settings) -> None:
     state.store = Store.open(
         settings.database,
         queue_bytes_max=settings.queue_bytes_max,
+        durability=settings.durability,
         limits=SeriesLimits(settings.run_series_max, settings.series_max),
     )
+    if settings.durability == "fast":
+        log.warning("durability = fast: a power cut can lose acknowledged batches.")
     state.tokens = Tokens(state.store.database)
     state.token_file = ensure_token_file(state.tokens, settings.token_path, own)
 

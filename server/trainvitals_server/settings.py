@@ -11,9 +11,9 @@ import ipaddress
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     )
     network_file_system: bool = Field(
         default=False, description="Use a SQLite file although it is on a network file system."
+    )
+    durability: Literal["full", "fast"] = Field(
+        default="full",
+        description="full: an acknowledged batch is synced to disk. fast (SQLite only): it is "
+        "committed and synced later; a power cut can lose it.",
     )
     token_file: Path | None = Field(
         default=None, description="File of the first admin token; default: in the home."
@@ -174,6 +179,15 @@ class Settings(BaseSettings):
         default=NotificationSettings(),
         description="Channels, routes and silences of messages: docs/notifications.md.",
     )
+
+    @model_validator(mode="after")
+    def _durability_of_sqlite(self) -> Self:
+        if self.durability == "fast" and not self.database.startswith("sqlite"):
+            raise ValueError(
+                "durability = fast is only for SQLite. Leave it out: on Postgres, every "
+                "acknowledged batch is synced."
+            )
+        return self
 
     @field_validator("notifications", mode="before")
     @classmethod

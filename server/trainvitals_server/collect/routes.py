@@ -1,4 +1,4 @@
-"""POST /api/v1/ingest: store one batch; respond after it is committed and synced."""
+"""POST /api/v1/ingest: store one batch; respond after it is committed, and synced by default."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from trainvitals_server.problems import Problem, problem_responses
 from trainvitals_server.publish.counters import IngestCounters
 from trainvitals_server.settings import Settings
 from trainvitals_server.store import Ack, QueueFull, RequestRefused, Store
+from trainvitals_server.store.types import Durability
 
 routes = ScopedRouter(prefix="/api/v1", tags=["ingest"])
 INGEST_PATH: Final = "/api/v1/ingest"
@@ -32,12 +33,14 @@ millisecond. A change of threads costs more than that."""
 
 
 class AckBody(BaseModel):
-    """The batch is on disk."""
+    """The batch is stored."""
 
     source: str = Field(description="The source of the batch, 32 hexadecimal digits.")
     seq: int = Field(description="The sequence number of the batch.")
     stored: bool = Field(description="False when the batch had already been stored.")
-    durability: str = Field(description="full: committed and synced.")
+    durability: Durability = Field(
+        description="full: committed and synced to disk. fast: committed; a power cut can lose it."
+    )
 
 
 @routes.post(
@@ -78,6 +81,7 @@ async def ingest(
     _check_media_type(request)
     receiving: ByteBudget = request.app.state.receiving
     counters: IngestCounters = request.app.state.ingest_counters
+    store: Store = request.app.state.store
     with receiving.hold() as held:
         body = await read_body(
             request, held, bytes_max=settings.body_bytes_max, deadline_s=settings.request_deadline_s
@@ -91,7 +95,10 @@ async def ingest(
                 ack = await asyncio.wrap_future(stored)
     counters.accepted(batch, len(body), stored=ack.stored, now=time.time())
     answer = AckBody(
-        source=ack.source.hex(), seq=ack.seq, stored=ack.stored, durability=ack.durability
+        source=ack.source.hex(),
+        seq=ack.seq,
+        stored=ack.stored,
+        durability=store.database.durability,
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 

@@ -18,6 +18,7 @@ SHOWN: Final = frozenset(
     {
         "rescue",
         "network_file_system",
+        "durability",
         "port",
         "behind_proxy",
         "body_bytes_max",

@@ -2,9 +2,9 @@
 
 Comes in: decoded batches (`Store.ingest`), findings (`Store.save_findings`).
 Goes out: run summaries, series, histories.
-Promise:  a batch that `ingest` acknowledges is committed and synced; a batch that is sent
-          repeatedly is stored once; no table has one row per scalar. SQLite and Postgres behave
-          alike.
+Promise:  a batch that `ingest` acknowledges is committed, and synced unless the durability is
+          fast; a batch that is sent repeatedly is stored once; no table has one row per scalar.
+          SQLite and Postgres behave alike.
 Start at `store.Store`; `models` has the tables.
 """
 

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from trainvitals_server.store.types import Durability
+
 T = TypeVar("T")
 Task = Callable[[sa.Connection], T]
 
@@ -22,12 +24,14 @@ class Database(Protocol):
     """The interface that the store needs from a database engine."""
 
     dialect: str
+    durability: Durability
     exclusive: bool
     """Whether no other process changes the database."""
 
     def write(self, task: Task[T], *, size: int = 0) -> T:
-        """Run `task` in a transaction; return its result after the commit is synced to disk.
+        """Run `task` in a transaction; return its result after the commit.
 
+        The commit is then synced to disk, unless `durability` is fast.
         `size` is the number of bytes that the task holds in memory while it is queued. Raises
         QueueFull when the queue holds too many bytes already. When the task raises, its writes
         are rolled back and the exception is raised here.
@@ -71,12 +75,15 @@ class Database(Protocol):
         ...
 
 
-def open_database(url: URL, *, queue_bytes_max: int) -> Database:
-    """Return the database at `url`, which `migrate.parsed` returned."""
+def open_database(url: URL, *, queue_bytes_max: int, durability: Durability) -> Database:
+    """Return the database at `url`, which `migrate.parsed` returned.
+
+    `durability` applies to SQLite; that of Postgres is always full.
+    """
     if url.get_backend_name() == "sqlite":
         from trainvitals_server.store.sqlite import SqliteDatabase
 
-        return SqliteDatabase(url, queue_bytes_max=queue_bytes_max)
+        return SqliteDatabase(url, queue_bytes_max=queue_bytes_max, durability=durability)
     # psycopg is installed with the extra `postgres` only.
     from trainvitals_server.store.postgres import PostgresDatabase
 

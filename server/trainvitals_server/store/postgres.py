@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trainvitals_server.store.claims import Claims
 from trainvitals_server.store.database import Task
-from trainvitals_server.store.types import QueueFull
+from trainvitals_server.store.types import Durability, QueueFull
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class PostgresDatabase:
     """A Postgres server, which several collectors can share."""
 
     dialect = "postgresql"
+    durability: Durability = "full"
     exclusive = False
 
     def __init__(self, url: URL, *, queue_bytes_max: int) -> None:

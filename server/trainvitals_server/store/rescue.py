@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from trainvitals_server.store.database import Task
 from trainvitals_server.store.migrate import StoreUnusable, lock_path
 from trainvitals_server.store.sqlite import READERS_MAX
+from trainvitals_server.store.types import Durability
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -32,6 +33,7 @@ class RescueDatabase:
     """Readers of a file that may be damaged. Implements `Database`."""
 
     dialect = "sqlite"
+    durability: Durability = "full"  # nothing is stored
     exclusive = False
     waiting_bytes = 0
 

@@ -1,7 +1,8 @@
 """A SQLite file with one writer thread and read-only reader connections.
 
 The writer takes all queued tasks, runs each task in its own savepoint, commits once
-(`synchronous=FULL`) and then returns the results. Readers open the file read-only.
+(`synchronous=FULL`) and then returns the results. Readers open the file read-only. With the
+durability `fast` (`synchronous=NORMAL`), commits are synced by the next checkpoint.
 
 A disk error stops the writer: it does not acknowledge the unsynced batches, nor any batch after
 them.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -28,7 +29,7 @@ from sqlalchemy.pool import NullPool
 from trainvitals_server.store.claims import Claims
 from trainvitals_server.store.database import Task
 from trainvitals_server.store.statements import execute
-from trainvitals_server.store.types import QueueFull
+from trainvitals_server.store.types import Durability, QueueFull
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +40,7 @@ READER_CACHE_KB = 4096
 _ERRORS_OF_TASKS = (IntegrityError, DataError, ProgrammingError)
 """Errors of a statement, not of the disk."""
 GROUP_MAX = 256
+_SYNCHRONOUS: Final[dict[Durability, str]] = {"full": "FULL", "fast": "NORMAL"}
 
 
 @dataclass
@@ -54,7 +56,8 @@ class SqliteDatabase:
     dialect = "sqlite"
     exclusive = True  # the lock of the file keeps other collectors and commands out
 
-    def __init__(self, url: URL, *, queue_bytes_max: int) -> None:
+    def __init__(self, url: URL, *, queue_bytes_max: int, durability: Durability = "full") -> None:
+        self.durability = durability
         self.path = Path(url.database or "")
         self._queue_bytes_max = queue_bytes_max
         self._claims = Claims()
@@ -86,7 +89,7 @@ class SqliteDatabase:
         for pragma in (
             "busy_timeout=10000",
             "journal_mode=WAL",
-            "synchronous=FULL",
+            f"synchronous={_SYNCHRONOUS[self.durability]}",
             "foreign_keys=ON",
             "cache_size=-32768",
             "temp_store=MEMORY",  # what a savepoint has to undo; else it is a file for each

@@ -33,7 +33,7 @@ from trainvitals_server.store.removal import hide
 from trainvitals_server.store.series import Curves, curves, place_names
 from trainvitals_server.store.series_limits import SeriesLimits
 from trainvitals_server.store.timeline import EVERY_STEP, timeline
-from trainvitals_server.store.types import Ack, StoredRun, Totals
+from trainvitals_server.store.types import Ack, Durability, StoredRun, Totals
 
 
 class Store:
@@ -59,6 +59,7 @@ class Store:
         database_url: str,
         *,
         queue_bytes_max: int = 64 * 2**20,
+        durability: Durability = "full",
         clock: Callable[[], float] = time.time,
         limits: SeriesLimits | None = None,
     ) -> Store:
@@ -70,7 +71,9 @@ class Store:
         """
         migrate(database_url)
         return cls(
-            open_database(parsed(database_url), queue_bytes_max=queue_bytes_max),
+            open_database(
+                parsed(database_url), queue_bytes_max=queue_bytes_max, durability=durability
+            ),
             clock=clock,
             limits=limits,
         )
@@ -82,7 +85,7 @@ class Store:
     # --- writing -------------------------------------------------------------------------------
 
     def ingest(self, batch: Batch, body: bytes) -> Ack:
-        """Store a batch; return after it is committed and synced to disk.
+        """Store a batch; return after it is committed, and synced unless the durability is fast.
 
         Idempotent: for a batch that is already stored, the result has `stored=False`.
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from trainvitals.api.schema import Run
 
+Durability = Literal["full", "fast"]
+"""full: a commit is synced to disk before it is confirmed. fast: it is synced some time later."""
+
 
 class Ack(msgspec.Struct, frozen=True):
-    """A batch is on disk: committed and synced."""
+    """A batch is committed, with the durability of the database."""
 
     source: bytes
     seq: int
     stored: bool
     """False for a repeat of what was already stored."""
-    durability: str = "full"
     records: int = 0
     """How many were stored now."""
 

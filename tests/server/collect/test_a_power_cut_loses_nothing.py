@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 
@@ -29,12 +30,12 @@ SqliteDatabase._connect_writer = connect_writer
 
 
 @contextlib.contextmanager
-def under_load(tmp_path, *, broken=""):
+def under_load(tmp_path, *, broken="", **settings):
     """Yield `cut`, which leaves a database as a power cut does; and the senders."""
     home, synced = tmp_path / "home", tmp_path / "synced"
     home.mkdir()
     synced.mkdir()
-    variables = environment(tmp_path, home, synced)
+    variables = {**environment(tmp_path, home, synced), **settings}
     variables["TRAINVITALS_SEAL_INTERVAL_S"] = "0.05"
     senders = [Sender(number) for number in range(1, SENDERS + 1)]
     stopping = threading.Event()
@@ -67,12 +68,15 @@ def under_load(tmp_path, *, broken=""):
                 thread.join(30)
 
 
-def losses(tmp_path, cuts, *, broken=""):
-    """Return how many of `cuts` power cuts lost an acknowledged batch; the others are verified."""
+def losses(tmp_path, cuts, *, broken="", **settings):
+    """Return how many of `cuts` power cuts lost an acknowledged batch; the others are verified.
+
+    The file is intact after each of them.
+    """
     seed = random.randrange(2**32)
     print("seed", seed)
     chance, lost = random.Random(seed), 0
-    with under_load(tmp_path, broken=broken) as (cut, senders):
+    with under_load(tmp_path, broken=broken, **settings) as (cut, senders):
         for number in range(cuts):
             time.sleep(chance.uniform(0, 0.05))
             left = tmp_path / f"cut{number}"
@@ -80,9 +84,11 @@ def losses(tmp_path, cuts, *, broken=""):
             try:
                 verify_all(left, senders, acknowledged)
             except AssertionError:
-                if not broken:
+                if not broken and not settings:
                     raise
                 lost += 1
+            with contextlib.closing(sqlite3.connect(left / "trainvitals.db")) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             shutil.rmtree(left)
         assert sum(s.seq for s in senders) > 2 * cuts, "hardly any load: the test is blind"
     print(f"{lost} of {cuts} power cuts lost an acknowledged batch")
@@ -94,8 +100,6 @@ def verify_all(left, senders, acknowledged):
     try:
         for sender, batches in zip(senders, acknowledged, strict=True):
             verify(store, sender.run, batches)
-        with store.database.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     finally:
         store.close()
 
@@ -106,6 +110,10 @@ def test_a_power_cut_loses_nothing_acknowledged_and_doubles_nothing(tmp_path):
 
 def test_a_build_that_does_not_sync_its_commits_is_found(tmp_path):
     assert losses(tmp_path, 20, broken=SYNCHRONOUS_NORMAL) > 5
+
+
+def test_with_fast_durability_power_cuts_lose_batches_and_leave_an_intact_file(tmp_path):
+    assert losses(tmp_path, 20, TRAINVITALS_DURABILITY="fast") > 5
 
 
 @pytest.mark.slow
