@@ -21,7 +21,8 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     the name of the first module that has it; both are absent without such modules.
     `norm_momentum_min` and `norm_momentum_max` are the smallest and largest momentum of the running
     statistics of BatchNorm, and `norm_momentum_max_module` is the name of one module with the
-    largest; absent without such modules.
+    largest; absent without such modules. `norm_statistics_known` is 1 if the statistics of the
+    module with the smallest momentum are not the initial ones: a pretrained model.
     `encoder_decoder` is 1 if a module has an encoder and a decoder, otherwise absent.
     `world_size` is the number of ranks of the default process group, absent if there is none;
     `data_parallel` lists the names of the modules that are a DistributedDataParallel, separated by
@@ -50,21 +51,36 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     ]
     if dropouts:
         facts["dropout_max"], facts["dropout_max_module"] = max(dropouts, key=lambda d: d[0])
-    momenta = [
-        (module.momentum, name)
-        for model in models.values()
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum
-    ]
-    if momenta:
-        facts["norm_momentum_min"] = min(momenta)[0]
-        facts["norm_momentum_max"], facts["norm_momentum_max_module"] = max(momenta)
+    facts |= _norm_facts(models)
     if any(_has_encoder_and_decoder(m) for model in models.values() for m in model.modules()):
         facts["encoder_decoder"] = 1.0
     if loss is not None:
         facts["loss"] = kind_of_loss(loss)
         if not isinstance(loss, nn.Module):
             log.warning(reasons.LOSS_IS_NO_MODULE, name_of(loss))
+    return facts
+
+
+def _norm_facts(models: Mapping[str, nn.Module]) -> dict[str, str | float]:
+    norms = [
+        (module, name)
+        for model in models.values()
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.running_mean is not None and module.momentum
+    ]
+    if not norms:
+        return {}
+    slowest, _ = min(norms, key=lambda n: n[0].momentum or 0.0)
+    fastest, name = max(norms, key=lambda n: (n[0].momentum or 0.0, n[1]))
+    facts: dict[str, str | float] = {
+        "norm_momentum_min": slowest.momentum or 0.0,
+        "norm_momentum_max": fastest.momentum or 0.0,
+        "norm_momentum_max_module": name,
+    }
+    mean = slowest.running_mean
+    # Read once, before the training: here an accelerator may be waited for.
+    if mean is not None and reason_not_measured(mean) is None and bool(mean.any()):
+        facts["norm_statistics_known"] = 1.0
     return facts
 
 

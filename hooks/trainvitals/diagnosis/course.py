@@ -9,7 +9,7 @@ Promise:  each answer is False if the loss is unknown or has no lower bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import TypeVar
@@ -259,3 +259,11 @@ class Course:
         """Whether the learning rate is below a tenth of its maximum: the end of a schedule."""
         values = self.learning_rate.values
         return len(values) > 0 and float(values[-1]) < 0.1 * float(values.max())
+
+
+def validation_losses(history: History) -> Iterator[tuple[str, Series]]:
+    """Yield (name, finite losses) of each split other than the training split."""
+    for name in history.scalar_names():
+        split = name.removeprefix(f"{Scalar.LOSS}/")
+        if split != name and not split.lower().startswith("train"):
+            yield split, history.scalar(name).finite()

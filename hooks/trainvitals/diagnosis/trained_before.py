@@ -1,8 +1,9 @@
 """Whether the model was trained before the run: fine-tuning, or a resumed training.
 
 Comes in: a history and its initial loss. Goes out: True or False; False where it is not certain.
-Promise:  pure. A loss that the program divides (by its accumulation steps, by a weight) does not
-          count: it would lie below what the measured predictions allow.
+Promise:  pure. A loss is taken in its own unit (`LossKind.scale`). One that is divided by a number
+          that its graph does not show does not count: it would lie below what the measured
+          predictions allow.
 """
 
 from __future__ import annotations

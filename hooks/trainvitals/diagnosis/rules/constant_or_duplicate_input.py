@@ -50,9 +50,9 @@ class ConstantOrDuplicateInput(Rule):
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
     - One batch: at 16 measured steps or more, and all of them, the targets of a batch of 64 samples
       or fewer have the same mean, deviation and largest class, and so have the inputs, the loss
-      has fallen by 30 %, and the model has more than 50 parameters for each sample. The inputs are
-      the same, entry by entry, or, if they are not seen, the loss falls along a smooth curve. A
-      regression gets a note.
+      has fallen by 30 %, and the model has more than 50 parameters for each sample. Up to 1,024
+      entries of the inputs are the same in each batch, or, if they are not seen, the loss falls
+      along a smooth curve. A regression gets a note.
     ## Why it matters
     A model whose input is always the same can only learn the frequencies of the targets. Where all
     targets of a batch are the same, nothing distinguishes the samples: the model learns to output

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History, Series
@@ -126,7 +126,7 @@ class Overfitting(Rule):
             return
         found = [
             (split, series, best)
-            for split, series in _validations(history)
+            for split, series in validation_losses(history)
             if (best := self._best(series, course)) is not None
         ]
         risen = [f for f in found if self._rises(f[1], f[2])]
@@ -322,14 +322,6 @@ class Overfitting(Rule):
     def healthy() -> History:
         """Return a noisy validation loss that stays level, far above the training loss."""
         return _run(0.8 + 0.05 * np.random.default_rng(1).normal(size=30))
-
-
-def _validations(history: History) -> Iterator[tuple[str, Series]]:
-    """Yield (name, finite losses) of each split other than the training split."""
-    for name in history.scalar_names():
-        split = name.removeprefix(f"{Scalar.LOSS}/")
-        if split != name and not split.lower().startswith("train"):
-            yield split, history.scalar(name).finite()
 
 
 def _run(validation: Floats) -> History:

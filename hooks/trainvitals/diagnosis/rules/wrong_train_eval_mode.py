@@ -10,7 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
@@ -38,7 +38,8 @@ class WrongTrainEvalMode(Rule):
     - A momentum of 0.9 or more, below 1: the running statistics are those of the newest batch.
     - A momentum m so small that after n steps (1 − m)ⁿ of the running statistics, 20 % or more, are
       still the initial ones (mean 0, variance 1): at the end of the plan, or as soon as a
-      validation loss is 1.3 times the training loss.
+      validation loss is 1.3 times the training loss. Not for a model whose statistics were others
+      before the first step: it was trained before.
     ## Why it matters
     PyTorch's momentum is the share of the new batch (0.1); in other libraries it is the share that
     is kept (0.9, 0.99). With wrong running statistics the model is right in training and wrong in
@@ -90,13 +91,16 @@ class WrongTrainEvalMode(Rule):
 
     def _momentum(self, history: History) -> Iterator[Finding]:
         """Yield a finding of running statistics that do not describe the data."""
-        steps = len(history.scalar(Scalar.LOSS))
-        if steps < self.steps_few or not self._is_used(history):
+        seen = history.scalar(Scalar.LOSS).steps
+        if len(seen) < self.steps_few or not self._is_used(history):
             return
+        # A loss that is reported at each tenth step leaves out nine updates of the statistics.
+        steps = int(seen[-1] - seen[0]) + 1
         low, high = (float(history.facts.get(f"norm_momentum_{m}", 0.1)) for m in ("min", "max"))
         micro_batches = history.scalar(Scalar.MICRO_BATCHES).values
         batches = steps * (middle(micro_batches) if len(micro_batches) else 1.0)
-        initial = (1 - low) ** batches
+        # The statistics of a pretrained model describe other data, but are not 0 and 1.
+        initial = 0.0 if history.facts.get("norm_statistics_known") else (1 - low) ** batches
         if self.momentum_max <= high < 1:
             yield self._statistics(
                 str(history.facts.get("norm_momentum_max_module", "")),
@@ -136,10 +140,8 @@ class WrongTrainEvalMode(Rule):
             return True
         course = Course(history)
         return course.known and any(
-            name.startswith(f"{Scalar.LOSS}/")
-            and float(history.scalar(name).values[-1]) > self.validation_ratio * course.now(20)
-            for name in history.scalar_names()
-            if len(history.scalar(name))
+            len(losses) and float(losses.values[-1]) > self.validation_ratio * course.now(20)
+            for _, losses in validation_losses(history)
         )
 
     def _statistics(self, where: str, text: str, evidence: Evidence) -> Finding:

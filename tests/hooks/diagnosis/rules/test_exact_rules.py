@@ -286,6 +286,26 @@ class TestWrongTrainEvalMode:
         assert not self.check([1.0] * 6, optimized=False)
         assert not self.check([0.5] * 6)
 
+    @pytest.mark.parametrize(
+        ("every", "known", "planned", "found"),
+        [(1, 0, 100, True), (1, 0, 1000, False), (1, 1, 100, False), (5, 0, 500, False)],
+        ids=["at the end", "early", "a pretrained model", "each fifth loss is reported"],
+    )
+    def test_a_small_momentum_leaves_initial_statistics(self, every, known, planned, found):
+        reported = np.arange(planned if planned < 1000 else 100) % every == 0
+        loss = np.where(reported, 2.0, np.nan)
+        history = Example(len(loss)).scalars(loss=loss, norm_eval_share=0.0 * loss).history
+        history.facts.update(norm_momentum_min=0.01, norm_statistics_known=float(known))
+        history.total_steps = planned
+        assert bool(list(WrongTrainEvalMode().check(history))) is found
+
+    @pytest.mark.parametrize(("name", "found"), [("loss__val", True), ("loss__train", False)])
+    def test_the_loss_of_another_split_shows_that_initial_statistics_matter(self, name, found):
+        values = {"loss": [2.0] * 50, "norm_eval_share": [0.0] * 50, name: [3.0] * 50}
+        history = Example(50).scalars(**values).history
+        history.facts.update(norm_momentum_min=0.01)
+        assert bool(list(WrongTrainEvalMode().check(history))) is found
+
     def test_the_mean_of_an_epoch_is_recorded_in_eval_mode(self):
         rare = np.where(np.arange(40) % 10 == 9, 1.0, np.nan)
         assert not self.check(rare, loss=2.0 * rare)
