@@ -371,10 +371,9 @@ def _index_mask(node: Any) -> Tensor | None:
 def _is_zero(node: Any) -> bool:
     left = node.next_functions[0][0]
     tensor = saved(node, "other" if left is not None else "self")
-    if tensor is None:
-        factor = getattr(node, "_saved_other", None)
-        return isinstance(factor, (int, float)) and factor == 0
-    return tensor.dim() == 0 and tensor.device.type == "cpu" and not tensor.item()
+    if tensor is None or tensor.dim() or tensor.device.type != "cpu":
+        return False
+    return not tensor.item()
 
 
 def _with_zero_weight(criterion: Criterion) -> Criterion:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from trainvitals.capture.supervised_values import sample
@@ -33,7 +34,9 @@ def padded_share(
     `keep` tells which sampled entries of the target count in the loss; None: all. Empty unless
     there is one target for each token.
     """
-    if padding is None or x.is_floating_point() or target.is_floating_point():
+    if padding is None or target.is_floating_point():
+        return {}
+    if x.is_floating_point() or x.dtype == torch.bool:
         return {}
     if x.dim() != 2 or target.numel() != x.numel() or target.device != x.device:
         return {}

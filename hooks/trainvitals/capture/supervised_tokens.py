@@ -50,6 +50,7 @@ class TokenTargets:
 
     def __init__(self) -> None:
         self._output: tuple[int, tuple[int, ...]] = (-1, ())
+        self._newest = -1
         self._shift: Tensor | None = None
         self._seen: set[int] = set()
 
@@ -61,14 +62,16 @@ class TokenTargets:
         parts = output if isinstance(output, (tuple, list)) else (output,)
         tensors = [x for x in parts if isinstance(x, Tensor) and x.dim() > 0]
         logits = next((x for x in tensors if x.dim() > 1), tensors[0] if tensors else None)
+        trained = [x.grad_fn._sequence_nr() for x in tensors if x.grad_fn is not None]
+        self._newest = max(trained, default=-1)
         if logits is None or logits.grad_fn is None:
             self._output = (-1, ())
         else:
             self._output = (logits.grad_fn._sequence_nr(), tuple(logits.shape))
 
     def is_outside(self, number: int) -> bool:
-        """Whether the operation with this number was computed after the model's output."""
-        return 0 <= self._output[0] < number
+        """Whether the operation with this number was computed after all outputs of the model."""
+        return 0 <= self._newest < number
 
     def take(
         self, found: Sequence[Criterion], x: Tensor | None, others: Sequence[Tensor], *, first: bool

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers.supervised_loop import CLASSES, KINDS, VALUES, Loop, X, losses, one_step
+from trainvitals.capture.loss_graph import criteria
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,6 +180,27 @@ def test_an_activation_behind_the_output_of_the_model_is_told_from_its_last_modu
     assert behind.attributes["wiring"] == inside.attributes["wiring"]
     assert behind.attributes["activation_outside"] == 1
     assert "activation_outside" not in inside.attributes
+
+
+def test_an_activation_of_a_later_output_of_the_model_is_not_outside():
+    class Two(torch.nn.Linear):
+        def forward(self, x):
+            hidden = super().forward(x)
+            return hidden, hidden.sigmoid()
+
+    [event] = one_step(lambda y: F.mse_loss(y[1], VALUES), Two(6, 3)).events()
+    assert event.attributes["last_activation"] == "sigmoid"
+    assert "activation_outside" not in event.attributes
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_graph_that_was_freed_gives_the_kind_without_values(reduction):
+    y = torch.nn.Linear(6, 3)(torch.rand(8, 6))
+    loss = F.cross_entropy(y, CLASSES, reduction=reduction) * torch.tensor(2.0)
+    loss.backward()
+    [found] = criteria(loss)
+    assert found.kind == "CrossEntropyLoss"
+    assert found.target is None
 
 
 def test_the_weight_of_positive_targets_is_read():

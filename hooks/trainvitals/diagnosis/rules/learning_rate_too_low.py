@@ -288,13 +288,16 @@ def _settled(course: Course) -> bool:
 
 
 def _epsilon(history: History) -> float:
-    """Return the smallest eps of an adaptive optimizer's groups at its first step; 0 without."""
+    """Return the smallest eps of the optimizer's groups at its first step; 0 without one.
+
+    That of Adafactor is a pair of numbers, and not judged.
+    """
     values = [
-        float(value)
+        value
         for event in history.events
         if event.kind == EventKind.OPTIMIZER
         for name, value in event.attributes.items()
-        if name.startswith("eps/")
+        if name.startswith("eps/") and isinstance(value, float)
     ]
     return min(values, default=0.0)
 

@@ -20,7 +20,7 @@ from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.diagnosis.supervision import largest_loss, usual_loss_of_constant
 from trainvitals.diagnosis.update_ratio import weight_over_gradient
-from trainvitals.wire import Place, Scalar, Stat, Stream
+from trainvitals.wire import EventKind, Place, Scalar, Stat, Stream
 
 _LESS_DROPOUT: Final = at(
     Moment.BEFORE_TRAINING,
@@ -31,6 +31,9 @@ _LESS_DROPOUT: Final = at(
 
 SHRINKING: Final = frozenset({"AdamW", "SGD", "Muon"})
 """Optimizers whose weight decay multiplies each weight by 1 − lr · weight_decay per step."""
+
+ADDING: Final = frozenset({"Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad"})
+"""Optimizers that add weight_decay · weight to the gradient and divide the sum by its own size."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,10 @@ class OverRegularised(Rule):
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
     steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
     above three times it; it is a note where that loss is not known. Or: the learning rate times the
-    weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam adds to the gradient,
-    was ten times the gradient in the first captured step (λ‖W‖/‖g‖, median over the matrices), and
-    the loss has become infinite or has not fallen. Losses that can be negative are left out.
+    weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar optimizers
+    add to the gradient, was ten times the gradient in the first captured step (λ‖W‖/‖g‖, median
+    over the matrices), and the loss has become infinite or has not fallen. Losses that can be
+    negative are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -148,15 +152,17 @@ class OverRegularised(Rule):
         if not decay > 0 or not course.known or course.converged:
             return
         rate = decay * _largest(history, Scalar.LEARNING_RATE)
-        decoupled = history.facts.get("optimizer") in SHRINKING
+        optimizer = history.facts.get("optimizer")
         fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
         infinite = bool((history.scalar(Scalar.NONFINITE_LOSS).values > 0).any())
         lost = infinite or (fall <= self.fall_min and len(course.loss) >= self.steps_min)
         ratio = decay * weight_over_gradient(history)
-        if decoupled and rate >= self.rate_max:
+        if optimizer in SHRINKING and rate >= self.rate_max:
             text = f"a step multiplies each weight by 1 − {number(rate)}, learning rate times"
             evidence = self._more_than("learning rate times weight decay", rate, self.rate_max)
-        elif not decoupled and lost and ratio > self.outweighs_max:
+        elif (
+            optimizer in ADDING and not _decoupled(history) and lost and ratio > self.outweighs_max
+        ):
             text = f"the gradient is {times(ratio)} smaller at the start (median matrix) than"
             evidence = self._more_than(
                 "weight decay times the weights, relative to the gradient (norms)",
@@ -362,6 +368,12 @@ class OverRegularised(Rule):
     def healthy() -> History:
         """Return large first weights that shrink as fast, while the loss falls."""
         return _run(30 * np.exp(-np.arange(60) / 20), 0.1)
+
+
+def _decoupled(history: History) -> bool:
+    """Whether an optimizer such as NAdam was made with `decoupled_weight_decay=True`."""
+    groups = (e.attributes for e in history.events if e.kind == EventKind.OPTIMIZER)
+    return any(group.get("decoupled_weight_decay/0") == "True" for group in groups)
 
 
 def _largest(history: History, name: Scalar) -> float:

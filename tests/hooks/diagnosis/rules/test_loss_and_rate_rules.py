@@ -314,7 +314,9 @@ class TestLearningRateTooLow:
         history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"classes": 10.0}))
         assert bool(list(LearningRateTooLow().check(history))) is found
 
-    @pytest.mark.parametrize(("epsilon", "found"), [(1.0, True), (1e-8, False)])
+    @pytest.mark.parametrize(
+        ("epsilon", "found"), [(1.0, True), (1e-8, False), ("1e-30, 0.001", False)]
+    )
     def test_an_eps_that_is_far_above_the_gradient_is_named(self, epsilon, found):
         history = steps_of(4e-4, 2.3 + noise(150, 0.01), gradient=0.01)
         history.add(Event(0, 0.0, EventKind.OPTIMIZER, "Adam", {"eps/0": epsilon}))

@@ -43,7 +43,7 @@ def test_otherwise_it_is_silent(changes):
 # A decay that is larger than the weights, or than the gradient.
 
 
-def first_steps(optimizer, *, decay, gradient=0.1, loss=2.0, steps=30, nonfinite=0.0):
+def first_steps(optimizer, *, decay, gradient=0.1, loss=2.0, steps=30, nonfinite=0.0, **group):
     """The learning rate is 0.03, and the norm of the weights 5."""
     place = Place("0.weight", kind="weight", shape=(32, 32), module="0")
     example = Example(steps).scalars(
@@ -55,6 +55,7 @@ def first_steps(optimizer, *, decay, gradient=0.1, loss=2.0, steps=30, nonfinite
     example.stream(Stream.WEIGHT, [place], {place.name: {Stat.L2: 5.0}})
     history = example.stream(Stream.GRADIENT, [place], {place.name: {Stat.L2: gradient}}).history
     history.facts["optimizer"] = optimizer
+    history.add(Event(0, 0.0, EventKind.OPTIMIZER, optimizer, {f"{k}/0": group[k] for k in group}))
     return list(OverRegularised().check(history))
 
 
@@ -72,3 +73,5 @@ def test_a_penalty_of_many_times_the_gradient_is_an_error_once_the_loss_does_not
     assert not first_steps("Adam", decay=1.0, steps=10)  # it may still fall
     assert first_steps("Adam", decay=1.0, steps=10, nonfinite=1.0)
     assert not first_steps("Adam", decay=0.1)
+    assert not first_steps("Lion", decay=1.0)  # it does not add the decay to the gradient
+    assert not first_steps("Adam", decay=1.0, decoupled_weight_decay="True")
