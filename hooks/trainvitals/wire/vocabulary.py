@@ -145,15 +145,21 @@ class EventKind(StrEnum):
     (softmax_before_cross_entropy, sigmoid_before_bce_with_logits),
     `no_log_softmax_before_nll_loss`, `log_of_softmax_before_nll_loss` (in two steps),
     `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
-    `prediction_and_target_broadcast`, `<kind>_weighted_0`;
+    `prediction_and_target_broadcast`, `classes_mixed_by_a_view`, `column_times_row`,
+    `<kind>_weighted_0`;
     `reduction`: mean | sum | none;
     `last_activation`: the operation that computed the prediction, if it is an activation;
     `module`: the class of the watched loss module;
     `detached_terms`: names of the terms that pass no gradient, separated by commas;
     `prediction_shape`, `target_shape`: such as "(8, 10)"; `target_type`: such as "int64";
     `classes`: number of classes;
-    `position_read`: last | earlier, the position of each sequence that the loss of a token model
-    reads, if it reads one only; the last but one counts as last."""
+    `position_read`: last | earlier | labelled, the position of each sequence that the loss of a
+    token model reads, if it reads one only; the last but one counts as last, and labelled is any
+    position of several that all have a label;
+    `scale`: the loss divided by the mean over the supervised elements, if the graph shows it and it
+    is not 1;
+    `activation_outside`: 1 if the last activation is computed behind the model's output;
+    `positive_weight`: the largest `pos_weight` of a binary cross entropy."""
     INITIALISERS = "initialisers"
     """The initialiser of each parameter before the first update, as far as it was identified.
     Attributes: parameter → an `Initialiser` in JSON."""
