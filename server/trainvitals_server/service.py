@@ -25,6 +25,7 @@ routes = ScopedRouter(tags=["service"])
 RESCUE: Final = "The database is damaged and open for rescue: it is only read, nothing is stored."
 
 Reader = Annotated[Principal, allow(Scope.READ)]
+Sender = Annotated[Principal, allow(Scope.INGEST)]
 _CLOSED = problem_responses("unauthorised", "forbidden")
 
 
@@ -63,6 +64,22 @@ def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - decl
     On a full disk they cannot, until a batch is stored or no batch has been refused for a minute.
     Reading goes on, and `/healthz` is 200: a restart would not help.
     """
+    _require_ready(request)
+    return Alive(status="ready")
+
+
+@routes.get("/api/v1/ingest/ready", responses={**_CLOSED, **problem_responses("not_ready")})
+def ingest_ready(request: Request, principal: Sender) -> Alive:  # noqa: ARG001 - the scope
+    """Report whether batches can be stored now, to a process that sends them: as `/readyz`.
+
+    After five failures in a row it asks this before it sends a batch of up to 2 MiB again.
+    """
+    _require_ready(request)
+    return Alive(status="ready")
+
+
+def _require_ready(request: Request) -> None:
+    """Raise a Problem with the reason when batches cannot be stored."""
     store: Store = request.app.state.store
     settings: Settings = request.app.state.settings
     if settings.rescue:
@@ -76,7 +93,6 @@ def readyz(request: Request, principal: Reader) -> Alive:  # noqa: ARG001 - decl
         trouble = "The disk is full: the newest batch was refused. Reading goes on."
     if trouble is not None:
         raise Problem("not_ready", trouble)
-    return Alive(status="ready")
 
 
 @routes.get("/version", responses=_CLOSED)

@@ -21,6 +21,11 @@ class TinyCollector:
     def __init__(self, port: int = 0) -> None:
         self.batches: list[Batch] = []
         self.requests = 0
+        """Batches that were sent."""
+        self.probes = 0
+        """Requests without a batch."""
+        self.probed = 0
+        """The status of every answer to a probe; 0: as `behave` says."""
         self.tokens: list[str] = []
         self.bodies: list[int] = []
         """Bytes of each body, unpacked."""
@@ -39,6 +44,13 @@ class TinyCollector:
                 outer.bodies.append(len(body))
                 outer.answer(self, decode(body))
 
+            def do_GET(self) -> None:
+                outer.probes += 1
+                if outer.probed:
+                    outer.say(self, outer.probed, b"from a proxy")
+                elif not outer.misbehaves(self):
+                    outer.say(self, 200, b"{}")
+
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
@@ -47,7 +59,8 @@ class TinyCollector:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def answer(self, handler: BaseHTTPRequestHandler, batch: Batch) -> None:
+    def misbehaves(self, handler: BaseHTTPRequestHandler) -> bool:
+        """Whether the request was answered as no batch and no probe should be."""
         behave = self.behave
         if behave == "hole":
             time.sleep(15)
@@ -60,13 +73,21 @@ class TinyCollector:
                 time.sleep(0.1)
         elif behave == "garbage":
             self.say(handler, 200, b"<html>welcome</html>")
-        elif behave == "commits, but the answer is lost":
+        elif behave.isdecimal():
+            self.say(handler, int(behave), b"told to")
+        else:
+            return False
+        return True
+
+    def answer(self, handler: BaseHTTPRequestHandler, batch: Batch) -> None:
+        behave = self.behave
+        if self.misbehaves(handler):
+            return
+        if behave == "commits, but the answer is lost":
             self.keep(batch)
             handler.connection.close()
         elif behave in PROBLEMS:
             self.refuse(handler, behave)
-        elif behave.isdecimal():
-            self.say(handler, int(behave), b"told to")
         elif any(self.is_poison(record) for record in batch.records):
             self.refuse(handler, "malformed")
         else:

@@ -127,6 +127,7 @@ class Adoption:
             source=bytes.fromhex(spool.folder.name),
             seq=batch.seq,
             deadline_s=EXCHANGE_S,
+            probes=backoff.is_open,
         )
         match outcome:
             case Acknowledged():

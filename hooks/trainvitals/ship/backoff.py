@@ -33,6 +33,11 @@ class Backoff:
         """Whether it is not yet time for the next attempt."""
         return self._clock() < self.not_before
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the collector must show that it is ready before a batch is sent."""
+        return self.failures >= BREAKER_FAILURES
+
     def succeeded(self) -> None:
         """Reset the failures."""
         self.failures, self.not_before = 0, 0.0
@@ -42,7 +47,7 @@ class Backoff:
         if isinstance(outcome, Unauthorised):
             delay = TOKEN_EVERY_S
         else:
-            most = BREAKER_MAX_S if self.failures >= BREAKER_FAILURES else DELAY_MAX_S
+            most = BREAKER_MAX_S if self.is_open else DELAY_MAX_S
             delay = self._jitter.uniform(0.1, 1) * min(most, DELAY_FIRST_S * 2**self.failures)
             if outcome.after_s is not None:
                 delay = max(delay, outcome.after_s)

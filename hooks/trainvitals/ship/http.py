@@ -3,7 +3,8 @@
 Comes in: a batch's bytes and its key. Goes out: an `Outcome`; nothing is raised.
 Promise:  no redirects, no proxies and no `.netrc`; connecting, sending, and reading headers and
           body end at the deadline, also if the response arrives byte by byte.
-Start at `post`. Only a problem (application/problem+json) of a known type from the collector
+Start at `post`. After failures it first asks, without the batch, whether the collector is ready.
+Only a problem (application/problem+json) of a known type from the collector
 rejects a batch permanently. Any other response may come from a proxy in between.
 """
 
@@ -41,6 +42,8 @@ REJECTED_PARTS: Final = frozenset(
 """Reasons that apply to a part of a batch: the collector may store the other parts."""
 REJECTED_WHOLE: Final = frozenset({"conflict", "run_deleted", "run_in_other_project"})
 """Reasons that concern the batch's key or run: they apply to each part of it too."""
+INGEST_PATH: Final = "/api/v1/ingest"
+READY_PATH: Final = "/api/v1/ingest/ready"
 _REJECTED_STATUS: Final = frozenset({400, 409, 413, 415, 422})
 _SEND_BYTES: Final = 64 * 1024
 
@@ -117,17 +120,61 @@ def parse_url(url: str) -> Address:
 
 
 def post(
-    address: Address, token: str, body: bytes, *, source: bytes, seq: int, deadline_s: float
+    address: Address,
+    token: str,
+    body: bytes,
+    *,
+    source: bytes,
+    seq: int,
+    deadline_s: float,
+    probes: bool = False,
 ) -> Outcome:
-    """Send one batch within `deadline_s` seconds; every error is an Outcome."""
+    """Send one batch within `deadline_s` seconds; every error is an Outcome.
+
+    `probes`: send the batch, which can be 2 MiB, only after a request without a body has shown
+    that the collector can store it.
+    """
     end = time.monotonic() + deadline_s
-    headers = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {token}"}
+    authorised = {"Authorization": f"Bearer {token}"}
+    if probes and (refusal := _probe(address, authorised, end)) is not None:
+        return refusal
+    headers = {"Content-Type": CONTENT_TYPE, **authorised}
     if len(body) > COMPRESSED_FROM_BYTES:
         body = zlib.compress(body, 1)
         headers["Content-Encoding"] = "deflate"
+    answered = _exchange(address, end, "POST", INGEST_PATH, headers, body)
+    if isinstance(answered, Away):
+        return answered
+    return _outcome(*answered, source=source, seq=seq)
+
+
+def _probe(address: Address, headers: dict[str, str], end: float) -> Away | Unauthorised | None:
+    """Ask whether the collector can store batches; return why not, or None.
+
+    None also for an answer that does not say: it may come from a proxy that lets only batches pass.
+    """
+    answered = _exchange(address, end, "GET", READY_PATH, headers)
+    if isinstance(answered, Away):
+        return answered
+    response, answer = answered
+    if _problem(response, answer) in {"unauthorised", "forbidden"}:
+        return Unauthorised(_reason(response, answer))
+    is_busy = response.status in {408, 425, 429} or response.status >= 500
+    return _away(response, answer) if is_busy and response.status != 501 else None
+
+
+def _exchange(
+    address: Address,
+    end: float,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes | None = None,
+) -> tuple[http.client.HTTPResponse, bytes] | Away:
+    """Send one request; return the response and the first bytes of its body."""
     connection = _Connection(address, end)
     try:
-        connection.request("POST", f"{address.path}/api/v1/ingest", body, headers)
+        connection.request(method, address.path + path, body, headers)
         response = connection.getresponse()
         answer = response.read(ANSWER_BYTES_MAX)
     # ValueError: a token or a response with characters that are not valid in HTTP.
@@ -135,7 +182,7 @@ def post(
         return Away(f"{type(error).__name__}: {error}")
     finally:
         connection.end()
-    return _outcome(response, answer, source=source, seq=seq)
+    return response, answer
 
 
 class _Connection(http.client.HTTPConnection):
@@ -226,17 +273,25 @@ def _outcome(
         fields = _object(answer)
         named = (fields.get("source"), fields.get("seq")) == (source.hex(), seq)
         return Acknowledged() if named else Away("the response does not acknowledge this batch")
-    reason = f"{status} {response.reason}: {answer[:300].decode(errors='replace')}"
     if status in {401, 403}:
-        return Unauthorised(reason)
+        return Unauthorised(_reason(response, answer))
     if status in _REJECTED_STATUS:
         code = _problem(response, answer)
         if code in REJECTED_PARTS or code in REJECTED_WHOLE:
-            return Rejected(code, reason)
+            return Rejected(code, _reason(response, answer))
+    return _away(response, answer)
+
+
+def _reason(response: http.client.HTTPResponse, answer: bytes) -> str:
+    return f"{response.status} {response.reason}: {answer[:300].decode(errors='replace')}"
+
+
+def _away(response: http.client.HTTPResponse, answer: bytes) -> Away:
     after = response.getheader("Retry-After", "")
     # At most 20 digits: Python raises for integers with thousands of digits.
     seconds = float(after[:20]) if after.isdecimal() else None
-    return Away(reason, None if seconds is None else min(seconds, RETRY_AFTER_S_MAX))
+    after_s = None if seconds is None else min(seconds, RETRY_AFTER_S_MAX)
+    return Away(_reason(response, answer), after_s)
 
 
 def _problem(response: http.client.HTTPResponse, answer: bytes) -> str:

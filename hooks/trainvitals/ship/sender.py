@@ -166,6 +166,7 @@ class Sender:
                     self._changed.wait(self._pause_s())
                 return
             left = EXCHANGE_S if self._until is None else self._until - self._clock()
+            probes = self._backoff.is_open
         outcome = self._exchange(
             self._address,
             self._token(),
@@ -173,6 +174,7 @@ class Sender:
             source=self._identity.source,
             seq=batch.seq,
             deadline_s=max(0.05, min(EXCHANGE_S, left)),
+            probes=probes,
         )
         with self._changed:
             if not self._closed:  # otherwise the batch is on disk; it is sent again, counted once

@@ -12,7 +12,7 @@ from trainvitals_server.auth import Scope, ScopedRouter, Tokens, allow
 from trainvitals_server.settings import Settings
 
 OPEN = {("GET", "/healthz")}
-NEEDS_INGEST = {("POST", "/api/v1/ingest")}
+NEEDS_INGEST = {("POST", "/api/v1/ingest"), ("GET", "/api/v1/ingest/ready")}
 
 
 def routes() -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from helpers.batches import batch, frame, ingest, start
 from helpers.collector import running_collector
+from trainvitals.ship.http import Away, Rejected, Unauthorised, parse_url, post
 from trainvitals.wire import Layout, Place, Stat, Stream
 from trainvitals_server.publish import counters
 
@@ -42,6 +43,12 @@ def send(collector, step: int):
     return collector.send(batch(frame(Stream.WEIGHT, [step], values(step)), seq=step))
 
 
+def probe(collector, token: str):
+    """Send a batch that is none, if a request without a body does not refuse it first."""
+    address = parse_url(collector.url)
+    return post(address, token, b"none", source=bytes(16), seq=0, deadline_s=5, probes=True)
+
+
 def stored_steps(collector) -> list[int]:
     run = collector.store.run("r")
     found = collector.store.curves(run.pk, Stream.WEIGHT, Stat.MEAN, ["p0"], points=1000)
@@ -68,11 +75,23 @@ def test_a_batch_is_refused_with_507_the_others_are_kept_and_it_recovers(collect
     ready = collector.get("/readyz")
     assert (ready.status_code, ready.json()["reason"]) == (503, "not_ready")
     assert "disk is full" in ready.json()["detail"]
+    assert isinstance(probe(collector, collector.token), Away)
+    counted_later = collector.app.state.ingest_counters.read().requests["disk_full"]
+    assert counted_later == counted  # else the disk would count as full for as long as one asks
     assert collector.get("/api/v1/runs/r").status_code == 200
     pages(collector, 10**6)
     assert {send(collector, step).status_code for step in refused} == {200}
     assert stored_steps(collector) == list(range(1, 31))
     assert collector.get("/readyz").status_code == 200
+
+
+def test_a_probe_is_answered_as_the_batch_would_be(collector):
+    assert isinstance(probe(collector, collector.token), Rejected)
+    wrong = probe(collector, "tv_ingest_000000000000_" + "x" * 43)
+    assert isinstance(wrong, Unauthorised)
+    # Only the batch that followed the successful probe was sent.
+    counted = collector.app.state.ingest_counters.read().requests
+    assert {reason: n for reason, n in counted.items() if n} == {"malformed": 1}
 
 
 def test_without_a_refusal_for_a_minute_it_is_ready_again(collector, monkeypatch):
