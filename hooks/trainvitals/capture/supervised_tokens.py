@@ -51,6 +51,7 @@ class TokenTargets:
     def __init__(self) -> None:
         self._output: tuple[int, tuple[int, ...]] = (-1, ())
         self._newest = -1
+        self._labelled: set[int | None] = set()
         self._shift: Tensor | None = None
         self._seen: set[int] = set()
 
@@ -134,6 +135,7 @@ class TokenTargets:
     def _is_labelled(self, main: Criterion, x: Tensor) -> bool:
         """Whether the targets are one column of the labels of all positions of the output.
 
+        And always the same column.
         The storage of the targets holds the other labels. Not if it is the input's own: then the
         target is a token of the sequence.
         """
@@ -147,7 +149,11 @@ class TokenTargets:
         if storage.data_ptr() == x.untyped_storage().data_ptr():
             return False
         read = self._positions(main)
-        return read is not None and self._put_out(main, read) == labels
+        if read is None or self._put_out(main, read) != labels:
+            return False
+        # A program that draws a position for each batch reads all of them over time.
+        self._labelled.add(read.first)
+        return len(self._labelled) == 1
 
     def _positions(self, main: Criterion) -> Positions | None:
         if main.entry is None:

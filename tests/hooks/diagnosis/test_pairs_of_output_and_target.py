@@ -67,6 +67,11 @@ def of_each(o: Tensor, y: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(o[:, t], y[:, t]) for t in range(LENGTH)]).mean()
 
 
+def of_a_random_word(o: Tensor, y: Tensor) -> Tensor:
+    at = int(torch.randint(LENGTH, ()))
+    return F.cross_entropy(o[:, at], y[:, at])
+
+
 def of_words(o: Tensor, y: Tensor) -> Tensor:
     """Return the mean loss of the first two words, which are no padding."""
     words = (torch.arange(LENGTH) < 2).expand(len(y), -1).flatten()
@@ -122,6 +127,7 @@ HEALTHY: dict[str, Callable[[], Run]] = {
     "one label for each sequence": one_answer,
     "other batches with dropout": lambda: Run(dropped()),
     "one loss for each word": lambda: tagger(of_each),
+    "the loss of a random word": lambda: tagger(of_a_random_word),
     "ignored targets of padding": lambda: padded(-100),
     "masked losses of padding": masked,
     "a weight that balances the targets": lambda: weighted(4.0),

@@ -56,8 +56,8 @@ class ClassImbalance(Rule):
     strongly as an unweighted loss does; or if the loss of the newest 100 steps stays at the entropy
     of the class frequencies: the model predicts the frequencies and ignores its input; or if it
     predicted one class for every sample of the newest 12 measured batches, three of which had
-    several classes. Of a binary cross entropy it is a warning if `pos_weight` makes the positive
-    targets together weigh more than 100 times the others.
+    several classes. Of a binary cross entropy it is a warning if `pos_weight`, or the smallest of
+    one for each label, makes the positive targets together weigh more than 100 times the others.
     ## Why it matters
     The loss of the rare classes hardly counts: a model that never predicts them has a small loss
     and a high accuracy.

@@ -41,8 +41,8 @@ class NoSupervision(Rule):
       `logits[:, 0]`, in three measured steps. A warning, if it is one of the earlier positions and
       its target is a token of the sequence; a note, if it is the last position or the one before:
       that is right for a task with one answer at the end.
-    - The loss reads one position of each sequence, and the tensor of its targets holds labels for
-      all positions: a warning.
+    - The loss reads one position of each sequence, the same in three measured steps, and the tensor
+      of its targets holds labels for all positions: a warning.
     ## Why it matters
     The run ends without an error and has learned nothing. Typical causes are a chat template whose
     answer part was not found, truncation that cuts the answers off, a mask with the wrong sign. A
@@ -208,7 +208,7 @@ class NoSupervision(Rule):
     def _sliced(self, history: History, kind: LossKind) -> Finding | None:
         """Return a finding if the loss reads one position of each sequence of a token model."""
         if kind.position_read == "labelled":
-            return self._labelled(kind)
+            return self._labelled(history, kind)
         read = history.scalar(Scalar.POSITIONS_READ_SHARE)
         newest = read.values[-self.observations_sliced :]
         if not kind.position_read or len(newest) < self.observations_sliced:
@@ -245,8 +245,10 @@ class NoSupervision(Rule):
             statistic=Scalar.POSITIONS_READ_SHARE,
         )
 
-    def _labelled(self, kind: LossKind) -> Finding:
+    def _labelled(self, history: History, kind: LossKind) -> Finding | None:
         """Return a finding of a loss that reads one of several positions with labels."""
+        if len(history.scalar(Scalar.SUPERVISED_SHARE)) < self.observations_sliced:
+            return None
         return self.finding(
             severity=Severity.WARNING,
             since_step=kind.step,
