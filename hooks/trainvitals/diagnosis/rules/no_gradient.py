@@ -14,6 +14,7 @@ from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
+from trainvitals.diagnosis.idle_parts import are_alternatives, is_unused_in_last
 from trainvitals.diagnosis.places import both_ends, layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, trailing_run
@@ -50,7 +51,8 @@ class NoGradient(Rule):
     - There is no code for a graph that is cut: the cut is a line of your program.
     ## When it is wrong
     A small part without a use (the pooler of a pretrained encoder) is a note, unless it is all that
-    comes before the first layer with a gradient; so are experts
+    comes before the first layer with a gradient; so is a part of the last block of a list, such as
+    the residual layer of a WaveNet, if the same part of the others has a gradient; so are experts
     that are not called while others of the same list are. With several
     optimizers the rule is silent, because each updates its own part. Gradients that the program
     sets to 0 on purpose, to freeze a layer.
@@ -198,7 +200,8 @@ class NoGradient(Rule):
         else:
             much = share >= self.share_warning or is_start
             severity = Severity.WARNING if seen and much else Severity.INFO
-        if (zero or not seen) and _alternatives(missing, trained):
+        idle = (zero or not seen) and are_alternatives(missing, trained)
+        if idle or is_unused_in_last(missing, trained):
             severity = Severity.INFO
         # The graph is cut behind the last layer without a gradient before one that has one.
         last = max((p.depth for p in trained), default=-1)
@@ -342,21 +345,6 @@ def _cut_off_start(places: Sequence[Place], absent: Flags, ran: Flags) -> Flags:
 
 def _entries(places: Sequence[Place]) -> int:
     return sum(math.prod(p.shape) for p in places)
-
-
-def _alternatives(missing: Sequence[Place], trained: Sequence[Place]) -> bool:
-    """Whether each missing parameter has a trained one with another index: idle experts."""
-
-    def without_index(place: Place) -> set[tuple[str, tuple[int, ...]]]:
-        parts = place.name.split(".")
-        return {
-            (".".join([*parts[:i], "*", *parts[i + 1 :]]), place.shape)
-            for i, part in enumerate(parts)
-            if part.isdecimal()
-        }
-
-    known = {name for place in trained for name in without_index(place)}
-    return all(without_index(place) & known for place in missing)
 
 
 def _run(shape: tuple[int, ...], *, ran: bool) -> History:

@@ -101,6 +101,28 @@ class TestNoGradient:
         [found] = self.check(ran=False, steps=30, names=("experts.0", "experts.1"))
         assert found.severity is Severity.INFO
 
+    def blocks(self, *without):
+        """Three blocks of two layers; those named had no gradient."""
+        names = [f"blocks.{i}.{part}" for i in range(3) for part in ("skip", "residual")]
+        places = [
+            Place(f"{n}.weight", kind="weight", shape=(8, 8), depth=i, module=n)
+            for i, n in enumerate(names)
+        ]
+        outputs = [Place(n, kind="Linear", module=n, depth=i) for i, n in enumerate(names)]
+        trained = [p for p in places if p.module not in without]
+        sizes = {p.name: {Stat.L2: 0.1, Stat.NONFINITE: 0.0} for p in trained}
+        moved = {p.name: {Stat.RMS: 1e-3 * (p in trained)} for p in places}
+        example = Example(6).scalars(loss=[2.0] * 6)
+        example.stream(Stream.GRADIENT, places, sizes).stream(Stream.UPDATE, places, moved)
+        measured = {n: {Stat.MEAN: 0.1} for n in names}
+        [found] = NoGradient().check(example.stream(Stream.ACTIVATION, outputs, measured).history)
+        return found.severity
+
+    def test_a_part_of_the_last_block_that_goes_nowhere_is_a_note(self):
+        assert self.blocks("blocks.2.residual") is Severity.INFO
+        assert self.blocks("blocks.1.residual") is Severity.WARNING
+        assert self.blocks("blocks.2.residual", "blocks.2.skip") is Severity.ERROR
+
     def zero(self, *, steps=20, gradient=0.0, spread=1.0, dead=0.0, names="ab"):
         """Two heads behind one trunk; the gradient of the first one is given."""
         names = ("trunk", *names)
