@@ -23,6 +23,8 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     statistics of BatchNorm, and `norm_momentum_max_module` is the name of one module with the
     largest; absent without such modules. `norm_statistics_known` is 1 if the statistics of the
     module with the smallest momentum are not the initial ones: a pretrained model.
+    `requires_grad_attributes` lists the modules, separated by commas, whose attribute
+    `requires_grad` is True while a parameter of theirs is frozen; absent without such modules.
     `encoder_decoder` is 1 if a module has an encoder and a decoder, otherwise absent.
     `world_size` is the number of ranks of the default process group, absent if there is none;
     `data_parallel` lists the names of the modules that are a DistributedDataParallel, separated by
@@ -54,6 +56,8 @@ def facts_of(models: Mapping[str, nn.Module], loss: object) -> dict[str, str | f
     facts |= _norm_facts(models)
     if any(_has_encoder_and_decoder(m) for model in models.values() for m in model.modules()):
         facts["encoder_decoder"] = 1.0
+    if frozen := _attribute_without_effect(models):
+        facts["requires_grad_attributes"] = ",".join(frozen)
     if loss is not None:
         facts["loss"] = kind_of_loss(loss)
         if not isinstance(loss, nn.Module):
@@ -82,6 +86,20 @@ def _norm_facts(models: Mapping[str, nn.Module]) -> dict[str, str | float]:
     if mean is not None and reason_not_measured(mean) is None and bool(mean.any()):
         facts["norm_statistics_known"] = 1.0
     return facts
+
+
+def _attribute_without_effect(models: Mapping[str, nn.Module]) -> list[str]:
+    """Return the modules for which `module.requires_grad = True` was meant to unfreeze them.
+
+    The assignment sets an attribute of the module; `requires_grad_(True)` sets its parameters.
+    """
+    return [
+        name or "."
+        for prefix, model in models.items()
+        for name, module in model.named_modules(prefix=prefix)
+        if vars(module).get("requires_grad") is True
+        and any(not p.requires_grad for p in module.parameters())
+    ]
 
 
 def _data_parallel(models: Mapping[str, nn.Module]) -> list[str]:

@@ -47,6 +47,7 @@ from trainvitals.capture.supervised_values import (
     sample,
     unmasked,
 )
+from trainvitals.capture.unregistered import Unregistered
 from trainvitals.structure.parameters import reason_not_measured
 from trainvitals.wire import Event, EventKind, Record, Scalar
 
@@ -93,6 +94,7 @@ class Supervision:
         self._tokens = TokenTargets()
         self._repeated = RepeatedInput()
         self._padding = padding_of(models.values())
+        self._unregistered = Unregistered(models)
         self._taken = 0
         self._own_s = 0.0
 
@@ -112,6 +114,8 @@ class Supervision:
             if self._scalars.waiting == 1 and len(optimizers) <= 1:
                 self._watch_backward(losses, optimizers)
             self._take_modes()
+            if (event := self._unregistered.event(self._step(), optimizers)) is not None:
+                self._emit(event)
         self._micro_batches += 1
         if self._micro_batches <= MICRO_BATCHES_MAX:
             with torch.no_grad():

@@ -166,6 +166,10 @@ class EventKind(StrEnum):
     NONFINITE_UPDATE = "nonfinite_update"
     """`watch(guard=…)` found gradients that are not finite before an update. The text says whether
     the update was prevented or made."""
+    UNREGISTERED = "unregistered_modules"
+    """Modules in a plain list, tuple or dict of a model have gradients, but are in no
+    `parameters()` and in no optimizer. The text holds the names of the attributes, separated by
+    commas."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute

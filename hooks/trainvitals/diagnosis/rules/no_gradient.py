@@ -21,6 +21,17 @@ from trainvitals.diagnosis.signals import Flags, trailing_run
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
+_UNFROZEN = at(
+    Moment.BEFORE_TRAINING,
+    "for module in model.modules():\n"
+    "    if vars(module).pop('requires_grad', False):\n"
+    "        module.requires_grad_(True)\n"
+    "known = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
+    "if new := [p for p in model.parameters() if p.requires_grad and id(p) not in known]:\n"
+    "    optimizer.add_param_group({'params': new})",
+)
+SILENT_MAX = 1e-5
+"""Standard deviation across samples up to which the outputs of a layer are the same."""
 MEASURED_MAX = 256
 """Newest measured steps in which the first step without a gradient is searched."""
 
@@ -35,6 +46,8 @@ class NoGradient(Rule):
       gradient. If it is not known that the module ran: in each of the newest 20.
     - No parameter has a gradient when the optimizer steps, in three measured steps.
     - The output layer is frozen, and every other parameter is trained.
+    - A module has the attribute `requires_grad = True`, and a parameter of it is frozen: the
+      attribute of a module has no effect.
     - All gradients of a layer were exactly 0 in each measured step, 20 or more, although it ran and
       its outputs differ between samples, and others have a gradient: the loss does not depend on
       it. Not before a layer whose units are all dead.
@@ -81,6 +94,9 @@ class NoGradient(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the part without a gradient, or for a frozen output layer."""
+        if names := str(history.facts.get("requires_grad_attributes", "")):
+            yield self._attribute(names.split(","))
+            return
         if float(history.facts.get("optimizers", 1)) > 1:
             return
         places = history.places(Stream.GRADIENT)
@@ -114,8 +130,9 @@ class NoGradient(Rule):
     ) -> Iterator[Finding]:
         """Yield a finding of layers whose gradients were exactly 0 in all measured steps.
 
-        Each ran and its output differs between samples. Not before a layer of dead units, which
-        stops the gradient, and not where a loss of 0 has no gradient at all.
+        Each ran and its output differs between samples. Not before a layer with the same output
+        for all samples, as one of dead units, which stops the gradient, and not where a loss of 0
+        has no gradient at all.
         """
         size = both_ends(history, Stream.GRADIENT, Stat.L2, rows)
         if len(size.steps) < self.observations_unseen:
@@ -124,8 +141,8 @@ class NoGradient(Rule):
         layers = {p.module for p, z in zip(owned, zero, strict=True) if z and len(p.shape) >= 2}
         alive = {p.module for p, z in zip(owned, zero, strict=True) if not z}
         varied = _varied(history) & layers - alive
-        dead = _first_dead(history)
-        found = np.array([p.module in varied and p.depth > dead for p in owned], bool)
+        silent = _deepest_silent(history)
+        found = np.array([p.module in varied and p.depth > silent for p in owned], bool)
         if not found.any() or found.all():
             return
         yield self._part(owned, found, int(size.steps[0]), seen=True, is_start=False, zero=True)
@@ -234,6 +251,20 @@ class NoGradient(Rule):
             statistic=Stat.L2,
         )
 
+    def _attribute(self, names: Sequence[str]) -> Finding:
+        first = "the model" if names[0] == "." else names[0]
+        return self.finding(
+            severity=Severity.ERROR,
+            where="" if names[0] == "." else names[0],
+            since_step=0,
+            summary=f"No gradient: requires_grad = True was set on {first}, as an attribute "
+            f"(modules like this: {len(names)}), which leaves the parameters frozen.",
+            evidence=(Evidence(quantity="modules with this attribute", seen=float(len(names))),),
+            fix=_UNFROZEN,
+            stream=Stream.GRADIENT,
+            statistic=Stat.L2,
+        )
+
     def _share(self, share: float) -> Evidence:
         return Evidence(
             quantity="share of the optimizer's entries without a gradient",
@@ -313,15 +344,19 @@ def _varied(history: History) -> set[str]:
     return {p.module or p.name for p, s in zip(places, seen.values[-1], strict=True) if s > 0}
 
 
-def _first_dead(history: History) -> int:
-    """Return the depth of the deepest module whose units were all 0 when last measured; else −1."""
+def _deepest_silent(history: History) -> int:
+    """Return the depth of the deepest module whose newest measured outputs are silent; else −1.
+
+    Silent: all units were 0, or the outputs were the same for all samples.
+    """
     places = history.places(Stream.ACTIVATION)
-    seen = both_ends(history, Stream.ACTIVATION, Stat.INACTIVE_SHARE, range(len(places)))
-    if len(seen.steps) == 0:
-        return -1
-    return max(
-        (p.depth for p, s in zip(places, seen.values[-1], strict=True) if s == 1), default=-1
-    )
+    depths = [-1]
+    for statistic, limit in ((Stat.INACTIVE_SHARE, 1.0), (Stat.SAMPLE_STD, SILENT_MAX)):
+        seen = both_ends(history, Stream.ACTIVATION, statistic, range(len(places)))
+        for place, value in zip(places, seen.values[-1] if len(seen.steps) else (), strict=False):
+            silent = value >= limit if statistic is Stat.INACTIVE_SHARE else value <= limit
+            depths += [place.depth] * bool(silent)
+    return max(depths)
 
 
 def _first_step(steps: Steps, absent: Flags) -> int:

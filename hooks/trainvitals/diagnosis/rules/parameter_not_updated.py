@@ -19,7 +19,7 @@ from trainvitals.diagnosis.initial_state import identified
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, median
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import EventKind, Place, Stat, Stream
 
 UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
 """Statistics of a weight that stay equal from frame to frame while the weight is not updated."""
@@ -37,7 +37,8 @@ class ParameterNotUpdated(Rule):
     ## What it detects
     In each of the newest five captured steps, a trainable parameter has a gradient (RMS at least a
     thousandth of the median parameter's) and its values do not change: it is in no parameter
-    group, or it is in one and its update is exactly zero.
+    group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple or
+    dict of the model have gradients, which `model.parameters()` does not contain.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -47,6 +48,7 @@ class ParameterNotUpdated(Rule):
     ## What to do
     - Build the optimizer after the model is complete: `AdamW(model.parameters())`.
     - Add missing parameters: `optimizer.add_param_group({"params": layer.parameters()})`.
+    - Keep several layers in `nn.ModuleList` or `nn.ModuleDict`, not in a list or dict.
     - If the parameter is frozen on purpose, call `requires_grad_(False)`: that also saves its
       backward pass.
     ## When it is wrong
@@ -99,8 +101,48 @@ class ParameterNotUpdated(Rule):
         0.1, "Deviation of its largest entry and its std from those of the default, as a share."
     )
 
+    def _unregistered(self, history: History) -> Finding | None:
+        """Return a finding of modules that a plain list, tuple or dict of the model hides."""
+        event = next((e for e in history.events if e.kind == EventKind.UNREGISTERED), None)
+        if event is None:
+            return None
+        names = event.text.split(",")
+        owner, _, attribute = names[0].rpartition(".")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return self.finding(
+            severity=Severity.ERROR,
+            where=names[0],
+            since_step=0,
+            summary=f"Parameters not updated: the modules in {names[0]}{more} have gradients, but "
+            "model.parameters() does not contain them: they are in a plain list, tuple or dict.",
+            evidence=(
+                Evidence(
+                    quantity="attributes with modules that are not registered",
+                    seen=float(len(names)),
+                    limit=0.0,
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                    text=event.text,
+                ),
+            ),
+            fix=at(
+                Moment.BEFORE_TRAINING,
+                f"owner = model.get_submodule({owner!r})\n"
+                f"kept = owner.__dict__.pop({attribute!r})\n"
+                "kind = nn.ModuleDict if isinstance(kept, dict) else nn.ModuleList\n"
+                f"owner.{attribute} = kind(kept)\n"
+                f"optimizer.add_param_group({{'params': owner.{attribute}.parameters()}})",
+            ),
+            confidence=0.95,
+            stream=Stream.GRADIENT,
+            statistic=Stat.L2,
+        )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first such parameter."""
+        if (hidden := self._unregistered(history)) is not None:
+            yield hidden
+            return
         places = history.places(Stream.GRADIENT)
         rows = [i for i, p in enumerate(places) if p.trainable and "before_norm" not in p.flags]
         names = [places[i].name for i in rows]
