@@ -10,7 +10,6 @@ from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
-UPDATES = 100
 RUNNING = {"state": "running", "total_steps": 20_000}
 
 
@@ -20,7 +19,8 @@ def browser():
         yield opened
 
 
-def test_a_zoom_is_kept_over_100_live_updates(browser):
+@pytest.mark.parametrize("updates", [25, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_zoom_is_kept_over_many_live_updates(browser, updates):
     run = spiking_run(**RUNNING)
     frames = Frames()
 
@@ -42,10 +42,10 @@ def test_a_zoom_is_kept_over_100_live_updates(browser):
         first = int(parse_qs(urlsplit(seen.page.url).query)["from_step"][0])
         frames.received.clear()
         deadline = 600
-        while len(news()) < UPDATES and (deadline := deadline - 1):
+        while len(news()) < updates and (deadline := deadline - 1):
             run.step += 1
             seen.page.wait_for_timeout(100)
-        assert len(news()) >= UPDATES
+        assert len(news()) >= updates
         for chart in ("curve-loss", "curve-gradient_norm", "curve-learning_rate"):
             assert axis_ends(seen.page, chart) == pytest.approx((first, run.step), abs=5)
         assert parse_qs(urlsplit(seen.page.url).query)["from_step"] == [str(first)]

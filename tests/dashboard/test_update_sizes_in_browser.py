@@ -69,7 +69,7 @@ def test_an_update_of_100_runs_of_which_40_go_on_sends_4_KB_at_most(browser):
     assert max(sizes) <= UPDATE_BYTES_MAX, sizes
 
 
-@pytest.mark.parametrize("tensors", [12, 300])
+@pytest.mark.parametrize("tensors", [pytest.param(12, marks=pytest.mark.slow), 300])
 def test_an_update_of_the_heat_map_of_any_number_of_tensors_sends_4_KB_at_most(browser, tensors):
     run = spiking_run(layers=[f"encoder.{i}" for i in range(tensors // 2)], **RUNNING)
     path, ready = f"/layers?run={run.id}", "section[data-key=heat] canvas"

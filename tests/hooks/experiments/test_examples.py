@@ -44,6 +44,7 @@ def test_binary_cross_entropy_learns_faster_than_mse():
     assert result.row("mse").steps_to_threshold is None
 
 
+@pytest.mark.slow  # 18 s; the other examples compare choices by the same experiment
 def test_he_beats_glorot_in_twenty_relu_layers():
     result = module().deep_relu()
     assert result.best == "he"
