@@ -14,12 +14,13 @@ from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import Window, is_recurrent
 from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import class_loss
 from trainvitals.diagnosis.update_ratio import HEALTHY_RATIO, STUCK_STEPS, first_ratio
-from trainvitals.wire import EventKind, Scalar
+from trainvitals.wire import Scalar
 
 FIRST_UPDATES = 10
 
@@ -78,8 +79,7 @@ def _usual_momentum(history: History) -> str:
     """Return the fix that sets the usual momentum of the optimizer; "" for other optimizers."""
     if history.facts.get("optimizer") == "SGD":
         return for_each_group("['momentum'] = 0.9")
-    groups = (e.attributes for e in history.events if e.kind == EventKind.OPTIMIZER)
-    if any("betas/0" in group for group in groups):
+    if recorded(history, "betas"):
         return for_each_group("['betas'] = (0.9, 0.999)")
     return ""
 

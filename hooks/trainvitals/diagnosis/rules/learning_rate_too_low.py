@@ -15,12 +15,13 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import for_each_group, higher_rate
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import block_means, median, middle
 from trainvitals.diagnosis.supervision import only_loss, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
-from trainvitals.wire import EventKind, Place, Scalar, Stat, Stream
+from trainvitals.wire import Place, Scalar, Stat, Stream
 
 SETTLED_SHARE = 0.6
 """Share of the fall of the loss that came between the first and the second fifth of the run."""
@@ -292,13 +293,7 @@ def _epsilon(history: History) -> float:
 
     That of Adafactor is a pair of numbers, and not judged.
     """
-    values = [
-        value
-        for event in history.events
-        if event.kind == EventKind.OPTIMIZER
-        for name, value in event.attributes.items()
-        if name.startswith("eps/") and isinstance(value, float)
-    ]
+    values = [v for v in recorded(history, "eps") if isinstance(v, float)]
     return min(values, default=0.0)
 
 

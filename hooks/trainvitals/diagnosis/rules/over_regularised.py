@@ -15,12 +15,13 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
 from trainvitals.diagnosis.supervision import largest_loss, usual_loss_of_constant
 from trainvitals.diagnosis.update_ratio import weight_over_gradient
-from trainvitals.wire import EventKind, Place, Scalar, Stat, Stream
+from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _LESS_DROPOUT: Final = at(
     Moment.BEFORE_TRAINING,
@@ -156,14 +157,14 @@ class OverRegularised(Rule):
         fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
         infinite = bool((history.scalar(Scalar.NONFINITE_LOSS).values > 0).any())
         lost = infinite or (fall <= self.fall_min and len(course.loss) >= self.steps_min)
+        apart = "True" in recorded(history, "decoupled_weight_decay")
+        is_added = optimizer in ADDING and not apart
         ratio = decay * weight_over_gradient(history)
         if optimizer in SHRINKING and rate >= self.rate_max:
             text = f"a step multiplies each weight by 1 − {number(rate)}, learning rate times"
             evidence = self._more_than("learning rate times weight decay", rate, self.rate_max)
-        elif (
-            optimizer in ADDING and not _decoupled(history) and lost and ratio > self.outweighs_max
-        ):
-            text = f"the gradient is {times(ratio)} smaller at the start (median matrix) than"
+        elif is_added and lost and ratio > self.outweighs_max:
+            text = f"at the start the weights times {number(decay)} are {times(ratio)} the gradient, by"
             evidence = self._more_than(
                 "weight decay times the weights, relative to the gradient (norms)",
                 ratio,
@@ -368,12 +369,6 @@ class OverRegularised(Rule):
     def healthy() -> History:
         """Return large first weights that shrink as fast, while the loss falls."""
         return _run(30 * np.exp(-np.arange(60) / 20), 0.1)
-
-
-def _decoupled(history: History) -> bool:
-    """Whether an optimizer such as NAdam was made with `decoupled_weight_decay=True`."""
-    groups = (e.attributes for e in history.events if e.kind == EventKind.OPTIMIZER)
-    return any(group.get("decoupled_weight_decay/0") == "True" for group in groups)
 
 
 def _largest(history: History, name: Scalar) -> float:
