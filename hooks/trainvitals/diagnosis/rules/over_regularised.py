@@ -164,7 +164,7 @@ class OverRegularised(Rule):
             text = f"a step multiplies each weight by 1 − {number(rate)}, learning rate times"
             evidence = self._more_than("learning rate times weight decay", rate, self.rate_max)
         elif is_added and lost and ratio > self.outweighs_max:
-            text = f"at the start the weights times {number(decay)} are {times(ratio)} the gradient, by"
+            text = f"at the start {number(decay)} · ‖W‖ is {times(ratio)} the gradient's norm, by"
             evidence = self._more_than(
                 "weight decay times the weights, relative to the gradient (norms)",
                 ratio,
