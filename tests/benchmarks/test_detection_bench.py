@@ -23,6 +23,7 @@ from detection.program import Program
 from detection.report import data, false_alarms, text
 from detection.score import NO_FIX, Rate, in_top, is_better, place_right, quantile, scores, wilson
 from detection.second_part import mapping as second_part
+from detection.third_part import mapping as third_part
 from detection.train import Outcome, Shown, run
 from detection.unseen import BASES
 from detection.unseen import mapping as unseen
@@ -236,7 +237,7 @@ def test_no_data_set_and_no_architecture_is_in_both_splits(shared):
     assert not of[Split.TUNING] & of[Split.HELD_OUT]
 
 
-@pytest.mark.parametrize("mapping", [second_part, unseen])
+@pytest.mark.parametrize("mapping", [second_part, third_part, unseen])
 def test_every_fault_and_control_that_a_mapping_names_exists(mapping):
     def titles(cases: dict[str, Case]) -> set[str]:
         return {name.partition("@")[0] for name in cases}
@@ -254,10 +255,7 @@ def test_the_causes_of_held_out_faults_are_rules():
     "name",
     parameters(
         {name: name for name, base in BASES.items() if base.split == Split.HELD_OUT},
-        slow={
-            *("mixer-marks", "separable-spots", "wavenet-thresholds"),
-            *("unet-patterns", "decoder-sums"),
-        },
+        slow={"siamese-glyphs", "detector-boxes", "lstmlm-melodies", "ctc-strips"},
     ),
 )
 def test_a_held_out_program_learns_in_two_thirds_of_its_steps(name):
@@ -275,8 +273,8 @@ def train(program: Program) -> None:
     schedule = program.schedule(optimizer, program.steps) if program.schedule else None
     order = torch.Generator().manual_seed(0)
     program.model.train()
-    for _ in range(program.steps):
-        rows = program.sample(program, 0, order)
+    for step in range(program.steps):
+        rows = program.sample(program, step, order)
         optimizer.zero_grad()
         program.loss(program.model(program.data.x[rows]), program.data.y[rows]).backward()
         if program.clip_norm is not None:

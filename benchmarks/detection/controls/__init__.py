@@ -2,6 +2,7 @@
 
 from detection.controls import common, look_alikes
 from detection.controls.register import CONTROLS
+from detection.third_part import look_alikes as third_look_alikes
 from detection.unseen import look_alikes as unseen_look_alikes
 
-__all__ = ["CONTROLS", "common", "look_alikes", "unseen_look_alikes"]
+__all__ = ["CONTROLS", "common", "look_alikes", "third_look_alikes", "unseen_look_alikes"]

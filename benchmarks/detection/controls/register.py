@@ -8,6 +8,7 @@ from typing import Any
 from detection.case import Case
 from detection.program import Change
 from detection.second_part import mapping as second_part
+from detection.third_part import mapping as third_part
 from detection.unseen import BASES
 from detection.unseen import mapping as unseen
 
@@ -16,13 +17,14 @@ CONTROLS: dict[str, Case] = {}
 
 def added(title: str) -> list[str]:
     """Return the bases that the mappings add to the control `title`."""
-    return [base for part in (second_part, unseen) for base in part.CONTROLS.get(title, "").split()]
+    parts = (second_part, third_part, unseen)
+    return [base for part in parts for base in part.CONTROLS.get(title, "").split()]
 
 
 def control(on: str, *, name: str = "", **arguments: Any) -> Callable[[Any], Any]:
     """Register a variant of the bases `on`; its name is the function's.
 
-    mapping.py of second_part/ and of unseen/ adds more bases by this name.
+    mapping.py of second_part/, third_part/ and unseen/ adds more bases by this name.
     """
 
     def register(change: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from detection.case import ANYWHERE, Case, Class, Fault, Places
 from detection.program import Change, Program
 from detection.second_part import mapping as second_part
+from detection.third_part import mapping as third_part
 from detection.unseen import BASES
 from detection.unseen import mapping as unseen
 
@@ -19,7 +20,8 @@ Apply = Callable[..., Places | None]
 
 def added(title: str) -> list[str]:
     """Return the bases that the mappings add to the fault `title`."""
-    return [base for part in (second_part, unseen) for base in part.FAULTS.get(title, "").split()]
+    parts = (second_part, third_part, unseen)
+    return [base for part in parts for base in part.FAULTS.get(title, "").split()]
 
 
 def fault(
@@ -35,8 +37,8 @@ def fault(
     """Register a fault; its name is the function's.
 
     `causes` are names of rules and `on` names of bases, separated by spaces; mapping.py of
-    second_part/ and of unseen/ adds more bases by the fault's name. The function changes the
-    program and returns globs of the acceptable places, None when there is no single place.
+    second_part/, third_part/ and unseen/ adds more bases by the fault's name. The function changes
+    the program and returns globs of the acceptable places, None when there is no single place.
     """
 
     def register(apply: Apply) -> Apply:

@@ -1,28 +1,31 @@
-"""Inputs, targets, masks and numbers of the unseen programs that are wrong."""
+"""Inputs, targets and numbers of the unseen programs that are wrong."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detection.case import Class, Places
+from detection.faults.loss import head_of
 from detection.faults.pairing import NOT_LEARNABLE
 from detection.faults.register import fault
-from detection.faults.wiring import NOT_TRAINED
-from detection.program import Program
+from detection.program import Program, around
 from detection.unseen.mapping import (
-    COUNTER,
-    DECODER,
-    GRAPH,
-    GRID,
-    MIXER,
-    SCENES,
-    TOWERS,
-    UNET,
-    WAVENET,
+    CLICKS,
+    DETECTOR,
+    DIFFUSION,
+    MELODIES,
+    PLATE,
+    SIAMESE,
+    STRIPS,
+    WIND,
 )
-from detection.unseen.programs import TwoTaskLoss
-from detection.unseen.samples import IGNORED
+from detection.unseen.programs import GaussianLoss, PhysicsLoss, SequenceLoss
+from detection.unseen.samples import FIELDS, NUMBERS, STREAMS, in_chunks
 
 DATA, NUMERIC, SILENT = Class.DATA, Class.NUMERIC, Class.SILENT
 
@@ -30,57 +33,39 @@ DATA, NUMERIC, SILENT = Class.DATA, Class.NUMERIC, Class.SILENT
 # Inputs and targets.
 
 
-@fault(DATA, NOT_LEARNABLE, TOWERS)
-def items_in_another_order_than_queries(p: Program) -> None:
-    p.collate = lambda _, x, y: (torch.cat((x[:, :16], x[:, 16:].roll(1, 0)), 1), y)
+@fault(DATA, "unnormalised_input", DIFFUSION)
+def times_from_0_to_1000(p: Program) -> Places:
+    # The frequencies of the embedding are those of times from 0 to 1.
+    def scale(x: Tensor) -> Tensor:
+        return torch.cat((x[:, :2], (1000 * x[:, 2:]).round()), 1)
+
+    p.with_inputs(scale)
+    return ("", "time*")
 
 
-@fault(DATA, NOT_LEARNABLE, GRAPH)
-def features_of_the_next_graph(p: Program) -> None:
-    # The offset of the nodes in a batch is wrong.
-    p.collate = lambda _, x, y: (torch.cat((x[..., :20], x[..., 20:].roll(1, 0)), 2), y)
-
-
-@fault(DATA, f"unnormalised_input {NOT_LEARNABLE}", f"{COUNTER} {MIXER}")
-def bytes_that_wrap_around(p: Program) -> None:
-    # Standardised pixels times 255 as uint8: values beyond the range start again at 0.
-    p.with_inputs(lambda x: (255 * x).long().remainder(256).float() / 255)
-
-
-@fault(
-    DATA,
-    "unnormalised_input constant_or_duplicate_input init_scale_too_small no_learning",
-    f"{WAVENET} {MIXER} {TOWERS}",
-)
-def divided_by_255_twice(p: Program) -> None:
-    # The pixels are divided by 255 twice, and then by the mean and deviation of single division.
-    p.with_inputs(lambda x: ((128 + 40 * x) / 255**2 - 0.5) / 0.25)
+@fault(DATA, NOT_LEARNABLE, DIFFUSION)
+def noise_drawn_again_for_the_target(p: Program) -> None:
+    p.collate = lambda _, x, y: (x, torch.randn_like(y))
 
 
 @fault(
     DATA,
-    "constant_or_duplicate_input gradient_noise_dominates loss_oscillation",
-    f"{SCENES} {MIXER}",
+    "target_not_scaled loss_term_inactive initial_loss_anomaly exploding_gradient "
+    "learning_rate_too_high",
+    DETECTOR,
 )
-def batch_of_one_sample_repeated(p: Program) -> None:
-    p.sample = lambda p, _, g: torch.randint(len(p.data.x), (1,), generator=g).expand(p.batch_size)
+def boxes_in_pixels_of_the_camera(p: Program) -> None:
+    p.with_targets(lambda y: torch.cat((y[:, :1], 640 * y[:, 1:]), 1))
 
 
-@fault(DATA, "unnormalised_input target_outliers loss_spike", f"{SCENES} {TOWERS}")
-def missing_values_coded_as_minus_9999(p: Program) -> None:
-    def missing(x: Tensor) -> Tensor:
-        return x.masked_fill(torch.rand(x.shape) < 0.03, -9999.0)
+@fault(DATA, NOT_LEARNABLE, DETECTOR)
+def images_shifted_without_their_boxes(p: Program) -> None:
+    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        moves = torch.randint(16, (len(x), 2)).tolist()
+        moved = [image.roll(move, (1, 2)) for image, move in zip(x, moves, strict=True)]
+        return torch.stack(moved), y
 
-    p.with_inputs(missing)
-
-
-@fault(DATA, "class_imbalance class_collapse constant_or_duplicate_input", GRID)
-def memory_of_one_action(p: Program) -> None:
-    # The exploration was off: nearly all stored moves have action 0.
-    first = p.data.y[:, 0] == 0
-    first[::40] = True
-    rows = first.nonzero()[:, 0]
-    p.sample = lambda _, __, g: rows[torch.randint(len(rows), (64,), generator=g)]
+    p.collate = collate
 
 
 def validated(p: Program) -> None:
@@ -88,156 +73,209 @@ def validated(p: Program) -> None:
     p.validate_every = 10
 
 
-@fault(DATA, "overfitting label_noise loss_task_mismatch", MIXER, given=validated)
-def classes_numbered_in_another_order_than_in_the_test(p: Program) -> None:
-    p.with_targets(lambda y: (y + 1) % 4, test=False)
-
-
-@fault(DATA, "target_not_scaled bias_drift initial_loss_anomaly", f"{SCENES} {UNET}")
-def prices_in_cents(p: Program) -> None:
-    def cents(y: Tensor) -> Tensor:
-        return torch.cat((y[:, :-1], 40_000 + 9_000 * y[:, -1:]), 1) if y.ndim == 2 else 9000 * y
-
-    p.with_targets(cents)
-
-
-@fault(DATA, f"{NOT_LEARNABLE} constant_or_duplicate_input", f"{COUNTER} {UNET} {DECODER}")
-def targets_of_the_batch_before(p: Program) -> None:
-    # An asynchronous loader returns the targets of the batch before.
-    kept: list[Tensor] = []
-
-    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        kept.append(y)
-        return x, kept.pop(0) if len(kept) > 1 else y
-
-    p.collate = collate
-
-
-# Numeric.
-
-
-@fault(NUMERIC, "non_finite_input non_finite_value", f"{TOWERS} {SCENES}")
-def empty_rows_divided_by_their_norm(p: Program) -> Places:
-    def normalise(x: Tensor) -> Tensor:
-        x = x.masked_fill(torch.rand(len(x), 1) < 0.01, 0.0)
-        return x / x.norm(dim=1, keepdim=True) * x.shape[1] ** 0.5
-
-    p.with_inputs(normalise)
-    return ("", "*fc0*", "input*", "query*", "item*")
-
-
-def some_isolated_nodes(p: Program) -> None:
-    """Remove every edge of the last node, as in the twin, where a node is its own neighbour."""
-
-    def remove(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[:, -1, :20] = x[:, :, 19] = 0
-        return x
-
-    p.with_inputs(remove)
-
-
-@fault(NUMERIC, "non_finite_value non_finite_input", GRAPH, given=some_isolated_nodes)
-def isolated_nodes_divided_by_their_degree(p: Program) -> Places:
-    p.model.self_loops = False
-    return ("", "fc0*", "act0*", "dropout*")
-
-
-@fault(NUMERIC, "non_finite_value", DECODER)
-def causal_mask_without_the_diagonal(p: Program) -> Places:
-    # The first token sees nothing: a softmax over minus infinity.
-    for block in p.model.blocks:
-        block.attention.visible = lambda n: torch.ones(n, n, dtype=torch.bool).tril(-1)
-    return ("*attention*", "blocks*")
-
-
-class LogOfProbabilities(TwoTaskLoss):
-    """The binary cross-entropy written out, for logits that saturate a sigmoid."""
-
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        probability = (100 * logits).sigmoid()
-        return -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
-
-
-@fault(NUMERIC, "non_finite_value", SCENES)
-def logarithm_of_a_saturated_sigmoid(p: Program) -> Places:
-    p.loss = LogOfProbabilities()
-    return ("labels", "labels.*", "")
-
-
-@fault(NUMERIC, "non_finite_value initial_loss_anomaly exploding_gradient", TOWERS)
-def temperature_given_for_its_logarithm(p: Program) -> Places:
-    with torch.no_grad():
-        p.model.log_scale.fill_(100.0)
-    return ("", "log_scale", "*project*")
-
-
-# Silent success.
-
-
-@fault(
-    SILENT,
-    f"{NOT_TRAINED} no_learning loss_term_inactive no_signal",
-    f"{DECODER} {GRAPH} {TOWERS}",
-)
-def loss_built_again_from_its_number(p: Program) -> None:
-    # torch.tensor(loss.item(), requires_grad=True): backward() works and reaches no weight.
-    inner = p.loss
-    p.loss = lambda output, target: inner(output, target).detach().requires_grad_()
-
-
-@fault(SILENT, "no_signal no_gradient no_learning", f"{UNET} {COUNTER}")
-def output_rounded_before_the_loss(p: Program) -> Places:
-    # Rounding has a gradient of 0.
-    inner = p.loss
-    p.loss = lambda output, target: inner(output.round(), target)
-    return ("",)
-
-
-@fault(SILENT, f"{NOT_LEARNABLE} no_supervision loss_task_mismatch", DECODER)
-def mask_keeps_the_question_and_drops_the_answer(p: Program) -> None:
-    p.collate = lambda _, x, y: (
-        x,
-        torch.cat((x[:, 1:], x[:, :1]), 1).masked_fill(y != IGNORED, IGNORED),
+@fault(DATA, "overfitting label_noise loss_task_mismatch", DETECTOR, given=validated)
+def corners_for_centres_in_the_training(p: Program) -> None:
+    # The boxes of the training set have their first corner where the test has the centre.
+    p.with_targets(
+        lambda y: torch.cat((y[:, :1], y[:, 1:3] - y[:, 3:] / 2, y[:, 3:]), 1), test=False
     )
 
 
-@fault(SILENT, "trivial_target", DECODER)
-def no_causal_mask_in_training(p: Program) -> None:
-    # The generation has no later tokens; the training sees them.
-    model = p.model
-
-    def visible(length: int) -> Tensor:
-        every = torch.ones(length, length, dtype=torch.bool)
-        return every if model.training else every.tril()
-
-    for block in model.blocks:
-        block.attention.visible = visible
-
-
-@fault(SILENT, "trivial_target", f"{SCENES} {COUNTER}")
-def target_written_into_the_input(p: Program) -> None:
+@fault(DATA, f"{NOT_LEARNABLE} constant_or_duplicate_input", CLICKS)
+def codes_numbered_in_each_batch(p: Program) -> None:
+    # The encoder of the categories is fitted to each batch.
     def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = x.clone()
-        if x.ndim == 2:
-            x[:, : y.shape[1]] = 4 * y
-        else:
-            x[:, 0, 0] = y
+        for column in range(NUMBERS, NUMBERS + len(FIELDS)):
+            known = x[:, column].unique()
+            order = torch.randperm(len(known))
+            x[:, column] = order[torch.searchsorted(known, x[:, column].contiguous())].float()
         return x, y
 
     p.collate = collate
 
 
-@fault(SILENT, "trivial_target constant_or_duplicate_input loss_task_mismatch", UNET)
-def noise_added_to_the_target_too(p: Program) -> None:
-    # The target is a view of the input that gets the noise.
-    p.collate = lambda _, x, __: (x, x)
+@fault(DATA, f"constant_or_duplicate_input {NOT_LEARNABLE}", CLICKS)
+def codes_hashed_into_one_bucket(p: Program) -> None:
+    p.with_inputs(lambda x: torch.cat((x[:, :NUMBERS], 0 * x[:, NUMBERS:]), 1))
 
 
-@fault(SILENT, "no_supervision non_finite_value", DECODER)
-def most_answers_cut_off_by_the_maximal_length(p: Program) -> None:
-    # The cross-entropy of a batch in which no answer is left is 0 / 0.
+@fault(DATA, "loss_oscillation class_collapse constant_or_duplicate_input", CLICKS)
+def views_sorted_by_click(p: Program) -> None:
+    def sample(p: Program, step: int, generator: torch.Generator) -> Tensor:
+        rows = (p.data.y[:, 0] == step // 25 % 2).nonzero()[:, 0]
+        return rows[torch.randint(len(rows), (p.batch_size,), generator=generator)]
+
+    p.sample = sample
+
+
+@fault(DATA, NOT_LEARNABLE, STRIPS)
+def half_of_the_strips_mirrored(p: Program) -> None:
     def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return x, y.masked_fill(torch.rand(len(y), 1) < 0.97, IGNORED)
+        mirrored = torch.rand(len(x), 1, 1, 1) < 0.5
+        return torch.where(mirrored, x.flip(3), x), y
 
     p.collate = collate
+
+
+@fault(DATA, NOT_LEARNABLE, MELODIES)
+def melodies_cut_along_the_wrong_dimension(p: Program) -> None:
+    # The notes of a melody end up in different melodies: view(-1, streams) for view(streams, -1).
+    def cut(rows: Tensor) -> Tensor:
+        text = rows.unflatten(0, (-1, STREAMS)).transpose(0, 1).flatten(1)
+        return in_chunks(text.reshape(-1, STREAMS).T, rows.shape[1])
+
+    p.data = replace(p.data, x=cut(p.data.x), y=cut(p.data.y))
+
+
+@fault(DATA, f"{NOT_LEARNABLE} constant_or_duplicate_input", SIAMESE)
+def the_same_glyph_is_drawn_at_random(p: Program) -> None:
+    # The second image of a triplet is of any glyph.
+    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(len(x))
+        return torch.stack((x[:, 0], x[order, 1], x[:, 2]), 1), y
+
+    p.collate = collate
+
+
+@fault(DATA, "constant_or_duplicate_input no_learning loss_plateau", PLATE)
+def all_points_on_one_line(p: Program) -> None:
+    # meshgrid with the same axis twice.
+    p.collate = lambda _, x, y: (x[:, :1].expand(-1, 2), y)
+
+
+# Silent success.
+
+
+@fault(SILENT, "trivial_target loss_task_mismatch", DIFFUSION)
+def the_noisy_point_is_the_target(p: Program) -> None:
+    p.collate = lambda _, x, __: (x, x[:, :2])
+
+
+@fault(SILENT, "trivial_target", CLICKS)
+def time_on_the_page_after_the_click(p: Program) -> None:
+    # The log that is joined to the views is written after the click.
+    p.collate = lambda _, x, y: (torch.cat((x[:, :4], 4 * y - 2, x[:, NUMBERS:]), 1), y)
+
+
+@fault(SILENT, "trivial_target constant_or_duplicate_input no_signal", SIAMESE)
+def the_same_image_twice_in_a_triplet(p: Program) -> None:
+    p.collate = lambda _, x, y: (x[:, [0, 0, 2]], y)
+
+
+class ZeroForInfinity(SequenceLoss):
+    """Strips with fewer frames than symbols have a loss of 0."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        scores = self.scores(output).transpose(0, 1)
+        frames = torch.full((len(target),), len(scores), dtype=torch.long)
+        lengths = self.lengths(target)
+        return F.ctc_loss(scores, target, frames, lengths, zero_infinity=True)
+
+
+def few_frames(p: Program) -> Places:
+    """Use so large a stride that a strip has fewer frames than most texts have symbols."""
+    old = p.model.conv1
+    p.model.conv1 = nn.Conv1d(old.in_channels, old.out_channels, 3, stride=20, padding=1)
+    return ("conv1*", *around("head"), "")
+
+
+@fault(SILENT, "no_supervision no_signal no_gradient no_learning", STRIPS)
+def infinite_losses_replaced_by_zero(p: Program) -> Places:
+    p.loss = ZeroForInfinity()
+    return few_frames(p)
+
+
+# Numeric.
+
+
+@fault(NUMERIC, "non_finite_value", STRIPS)
+def fewer_frames_than_symbols(p: Program) -> Places:
+    return few_frames(p)
+
+
+class NotPositive(GaussianLoss):
+    """The output is the variance itself, which nothing keeps above 0."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        mean, variance = output[:, :1], output[:, 1:]
+        return (variance.log() + (target - mean) ** 2 / variance).mean() / 2
+
+
+@fault(NUMERIC, "non_finite_value output_range_mismatch", WIND)
+def logarithm_of_a_negative_variance(p: Program) -> Places:
+    p.loss = NotPositive()
+    return head_of(p)
+
+
+class TinyFloor(GaussianLoss):
+    """The variance is a ReLU plus 1e-30."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        mean, variance = output[:, :1], output[:, 1:].relu() + 1e-30
+        return (variance.log() + (target - mean) ** 2 / variance).mean() / 2
+
+
+@fault(
+    NUMERIC,
+    "non_finite_value exploding_gradient initial_loss_anomaly dead_relu loss_spike",
+    WIND,
+)
+def a_variance_of_1e_30(p: Program) -> Places:
+    p.loss = TinyFloor()
+    return head_of(p)
+
+
+@fault(NUMERIC, "non_finite_value", SIAMESE)
+def square_root_of_a_distance_of_zero(p: Program) -> Places:
+    # All distances of a batch are computed, also that of each embedding to itself.
+    def loss(output: Tensor, _: Tensor) -> Tensor:
+        first, same, other = output.unbind(1)
+        near = ((first - same) ** 2).sum(1).sqrt()
+        far = ((first - other) ** 2).sum(1).sqrt()
+        own = ((first[:, None] - first) ** 2).sum(2).sqrt()
+        return (near - far + 0.5).relu().mean() + 1e-3 * own.mean()
+
+    p.loss = loss
+    return head_of(p)
+
+
+@fault(NUMERIC, "non_finite_value", CLICKS)
+def logarithm_of_a_probability_of_zero(p: Program) -> Places:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        probability = torch.sigmoid(40 * output)
+        return -(target * probability.log() + (1 - target) * (1 - probability).log()).mean()
+
+    p.loss = loss
+    return head_of(p)
+
+
+def small_batches(p: Program) -> None:
+    """Batches of 12 points, of which some have no point of the border."""
+    p.batch_size = 12
+
+
+class EmptyMean(PhysicsLoss):
+    """The mean over the points of the border is 0 / 0 when there are none."""
+
+    def border(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        on = weight[:, 0] == 1
+        return 10 * ((output[on, 0] - target[on, 0]) ** 2).mean()
+
+
+@fault(NUMERIC, "non_finite_value no_supervision", PLATE, given=small_batches)
+def mean_of_an_empty_border(p: Program) -> Places:
+    p.loss = EmptyMean()
+    return (*around("border"), "")
+
+
+@fault(NUMERIC, "non_finite_input non_finite_value", f"{CLICKS} {DETECTOR}")
+def missing_values_left_as_nan(p: Program) -> Places:
+    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        missing = torch.rand(x.shape) < 1e-3
+        if x.ndim == 2:
+            missing[:, NUMBERS:] = False
+        return x.masked_fill(missing, math.nan), y
+
+    p.collate = collate
+    return ("", "linear*", "deep*", "backbone*")

@@ -2,336 +2,366 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
-from detection.bases import TokenLoss
 from detection.controls.register import control
 from detection.program import Program, output_layer
 from detection.unseen import models
 from detection.unseen.mapping import (
-    COUNTER,
-    DECODER,
-    GRAPH,
-    GRID,
-    MIXER,
-    SCENES,
-    TOWERS,
-    UNET,
-    WAVENET,
+    CLICKS,
+    DETECTOR,
+    DIFFUSION,
+    MELODIES,
+    PLATE,
+    SIAMESE,
+    STRIPS,
+    WIND,
 )
-from detection.unseen.programs import PinballLoss, TemporalDifference, TwoTaskLoss
-from detection.unseen.samples import IGNORED
+from detection.unseen.programs import (
+    DetectionLoss,
+    GaussianLoss,
+    PhysicsLoss,
+    SequenceLoss,
+    TripletLoss,
+)
+from detection.unseen.samples import NUMBERS
+
+# Noise prediction.
 
 
-@control(f"{MIXER} {DECODER}")
-def residual_branches_that_start_at_zero(p: Program) -> None:
-    for name, weight in p.model.named_parameters():
-        if "down" in name or "proj" in name:
-            nn.init.zeros_(weight)
+@control(DIFFUSION)
+def branches_and_head_that_start_at_zero(p: Program) -> None:
+    for layer in (*(block.fc1 for block in p.model.blocks), p.model.head):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
-@control(MIXER)
-def blocks_left_out_at_random(p: Program) -> None:
-    # Stochastic depth: in some steps a block has no gradient.
-    for block in p.model.blocks:
-        inner = block.forward
-
-        def forward(x: Tensor, block: nn.Module = block, inner: object = inner) -> Tensor:
-            left_out = block.training and float(torch.rand(())) < 0.2
-            return x if left_out else inner(x)  # type: ignore[operator,no-any-return]
-
-        block.forward = forward
-
-
-@control(f"{MIXER} {COUNTER}")
-def rectangles_erased(p: Program) -> None:
+@control(DIFFUSION)
+def the_time_left_out_of_a_tenth_of_the_samples(p: Program) -> None:
+    # As conditions are, for guidance without a classifier.
     def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.clone()
-        top, left = torch.randint(9, (2,)).tolist()
-        x[::4, :, top : top + 3, left : left + 3] = 0
+        left_out = torch.rand(len(x), 1) < 0.1
+        return torch.cat((x[:, :2], x[:, 2:].masked_fill(left_out, 0.0)), 1), y
+
+    p.collate = collate
+
+
+@control(DIFFUSION)
+def late_times_drawn_more_often(p: Program) -> None:
+    p.sample = lambda p, _, g: torch.multinomial(
+        p.data.x[:, 2] + 0.1, p.batch_size, replacement=True, generator=g
+    )
+
+
+# Triplets.
+
+
+@control(SIAMESE)
+def margin_that_most_triplets_keep(p: Program) -> None:
+    p.loss = TripletLoss(margin=0.1)
+
+
+@control(SIAMESE)
+def margin_without_a_limit(p: Program) -> None:
+    def loss(output: Tensor, _: Tensor) -> Tensor:
+        first, same, other = output.unbind(1)
+        near, far = ((first - each).norm(dim=1) for each in (same, other))
+        return F.softplus(5 * (near - far)).mean()
+
+    p.loss = loss
+
+
+@control(SIAMESE)
+def embeddings_without_a_norm(p: Program) -> None:
+    p.model.normalise = False
+
+
+class Hardest(TripletLoss):
+    """The mean over the hardest third of the triplets of a batch."""
+
+    def forward(self, output: Tensor, _: Tensor) -> Tensor:  # type: ignore[override]
+        each = F.triplet_margin_loss(*output.unbind(1), margin=self.margin, reduction="none")
+        return each.topk(len(each) // 3).values.mean()
+
+
+@control(SIAMESE)
+def hardest_third_of_the_triplets(p: Program) -> None:
+    p.loss = Hardest(margin=0.5)
+
+
+# Boxes.
+
+
+class WithoutBoxes(DetectionLoss):
+    """Images of the last class have no box."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        kind = self.kind(output[:, :-4], target[:, 0].long())
+        has = (target[:, 0] != 3).float()[:, None]
+        each = F.smooth_l1_loss(output[:, -4:], target[:, 1:], beta=0.1, reduction="none")
+        return kind + self.weight * (has * each).sum() / (4 * has.sum()).clamp_min(1)
+
+
+@control(DETECTOR)
+def a_class_without_boxes(p: Program) -> None:
+    p.loss = WithoutBoxes()
+
+
+class SoftKinds(DetectionLoss):
+    """Smoothed labels, and a mean over the samples with unequal weights of the classes."""
+
+    def kind(self, logits: Tensor, target: Tensor) -> Tensor:
+        weight = torch.tensor([0.5, 1.0, 1.0, 2.0])
+        return F.cross_entropy(logits, target, weight, label_smoothing=0.1)
+
+
+@control(DETECTOR)
+def smoothed_and_weighted_classes(p: Program) -> None:
+    p.loss = SoftKinds()
+
+
+@control(DETECTOR)
+def backbone_trained_before_and_frozen(p: Program) -> None:
+    # Transfer: the backbone knows the classes and boxes; new heads are trained on it.
+    def pretrain(program: Program, _: optim.Optimizer) -> None:
+        model = program.model
+        optimizer = optim.Adam(model.parameters(), 3e-3)
+        for _ in range(150):
+            rows = torch.randint(len(program.data.x), (32,))
+            optimizer.zero_grad()
+            program.loss(model(program.data.x[rows]), program.data.y[rows]).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        for layer in (model.fc, model.classes, model.boxes):
+            layer.reset_parameters()
+        model.backbone.requires_grad_(False)
+
+    p.started.append(pretrain)
+    p.parameters = lambda model: [
+        w for n, w in model.named_parameters() if not n.startswith("backbone.")
+    ]
+
+
+@control(DETECTOR)
+def boxes_between_zero_and_one_by_a_sigmoid(p: Program) -> None:
+    p.forward = lambda model, x: torch.cat(_halves(model(x)), 1)
+
+
+def _halves(output: Tensor) -> tuple[Tensor, Tensor]:
+    return output[:, :-4], output[:, -4:].sigmoid()
+
+
+# Melodies.
+
+
+@control(MELODIES)
+def the_state_starts_again_at_every_chunk(p: Program) -> None:
+    p.model.kept = lambda _: None
+
+
+@control(MELODIES)
+def separate_output_layer(p: Program) -> None:
+    p.model.decoder = nn.Linear(40, 16)
+
+
+@control(MELODIES)
+def first_notes_of_a_chunk_without_a_target(p: Program) -> None:
+    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = y.clone()
+        y[:, :5] = -100
         return x, y
 
     p.collate = collate
 
 
-@control(COUNTER)
-def head_bias_at_the_logarithm_of_the_mean(p: Program) -> None:
-    nn.init.zeros_(output_layer(p.model)[1].weight)
-    nn.init.constant_(output_layer(p.model)[1].bias, float(p.data.y.mean().log()))
+@control(MELODIES)
+def sgd_at_a_rate_of_ten_and_clipped(p: Program) -> None:
+    p.optimizer, p.lr, p.clip_norm = optim.SGD, 10.0, 0.25
 
 
-@control(COUNTER)
-def poisson_loss_with_its_constant(p: Program) -> None:
-    p.loss = nn.PoissonNLLLoss(full=True)
+# Mean and variance.
 
 
-@control(COUNTER)
-def mostly_empty_images(p: Program) -> None:
-    keep = (p.data.y[:, 0] < 1) | (torch.arange(len(p.data.y)) % 2 == 0)
-    p.data = replace(p.data, x=p.data.x[keep], y=p.data.y[keep])
+class SoftplusVariance(GaussianLoss):
+    """The variance is a softplus with a floor."""
+
+    def variance(self, logarithm: Tensor) -> Tensor:
+        return F.softplus(logarithm) + 1e-3
 
 
-class Median(PinballLoss):
-    """Only the quantile 0.5 of three outputs: twice the loss is the absolute error."""
-
-    quantiles = torch.tensor([0.5, 0.5, 0.5])[:, None]
-
-
-@control(WAVENET)
-def three_equal_medians(p: Program) -> None:
-    p.loss, p.metric = Median(), Median()
+def score_of_a_softplus(p: Program) -> None:
+    """Use the logarithm of the softplus in the metric."""
+    metric = p.metric
+    p.metric = lambda output, target: metric(
+        torch.cat((output[:, :1], (F.softplus(output[:, 1:]) + 1e-3).log()), 1), target
+    )
 
 
-@control(WAVENET)
-def first_values_without_a_target(p: Program) -> None:
-    inner = p.loss
-    p.loss = lambda output, target: inner(output[..., 8:], target[..., 8:])
+@control(WIND)
+def variance_by_a_softplus(p: Program) -> None:
+    p.loss = SoftplusVariance()
+    score_of_a_softplus(p)
 
 
-@control(WAVENET)
-def series_of_small_amplitude(p: Program) -> None:
-    p.with_inputs(lambda x: 0.2 * x)
-    p.with_targets(lambda y: 0.2 * y)
+@control(WIND)
+def the_mean_is_learned_before_the_variance(p: Program) -> None:
+    # For 80 steps the loss is the squared error alone.
+    later = p.loss
+    p.loss = lambda output, target: F.mse_loss(output[:, :1], target)
 
+    def event(step: int, program: Program, _: object) -> None:
+        if step == 79:
+            program.loss = later
 
-@control(GRAPH)
-def four_of_five_nodes_without_a_label(p: Program) -> None:
-    def hide(y: Tensor) -> Tensor:
-        return y.masked_fill(torch.rand(y.shape) < 0.8, IGNORED)
-
-    p.with_targets(hide, test=False)
-    p.batch_size = 32
-
-
-@control(GRAPH)
-def edges_dropped_at_random(p: Program) -> None:
-    def collate(_: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        kept = torch.rand(len(x), 20, 20).triu(1) > 0.2
-        kept = kept | kept.transpose(1, 2)
-        return torch.cat((x[..., :20] * kept, x[..., 20:]), 2), y
-
-    p.collate = collate
-
-
-@control(GRAPH)
-def communities_with_unequal_weights(p: Program) -> None:
-    p.loss = TokenLoss(weight=torch.tensor([0.5, 1.0, 2.0]))
-
-
-@control(TOWERS)
-def temperature_that_stays(p: Program) -> None:
-    p.model.log_scale.requires_grad_(False)
-    p.parameters = lambda model: [w for w in model.parameters() if w.requires_grad]
-
-
-@control(TOWERS)
-def batch_of_256_pairs(p: Program) -> None:
-    p.batch_size, p.steps = 256, 120
-
-
-@control(TOWERS)
-def item_tower_locked(p: Program) -> None:
-    # Locked-image tuning: a tower is trained elsewhere, and only the other one learns here.
-    def pretrain(program: Program, _: optim.Optimizer) -> None:
-        optimizer = optim.Adam(program.model.parameters(), 3e-3)
-        for _ in range(150):
-            rows = torch.randint(len(program.data.x), (64,))
-            optimizer.zero_grad()
-            program.loss(program.model(program.data.x[rows]), program.data.y[rows]).backward()
-            optimizer.step()
-        for module in program.model.query:
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
-
-    p.started.append(pretrain)
-    inner = p.parameters
-
-    def parameters(model: nn.Module) -> list[Tensor]:
-        return [w for w in inner(model) if id(w) not in {id(v) for v in model.item.parameters()}]
-
-    def freeze(program: Program, _: optim.Optimizer) -> None:
-        program.model.item.requires_grad_(False)
-
-    p.parameters = parameters
-    p.started.append(freeze)
-
-
-@control(UNET)
-def output_is_the_noise_that_is_subtracted(p: Program) -> None:
-    p.forward = lambda model, x: x - model(x)
-
-
-@control(UNET)
-def noise_of_random_strength(p: Program) -> None:
-    p.collate = lambda _, x, y: (y + (x - y) * 1.5 * torch.rand(len(x), 1, 1, 1), y)
-
-
-@control(UNET)
-def head_of_zeros_on_an_image(p: Program) -> None:
-    nn.init.zeros_(p.model.head.weight)
-    nn.init.zeros_(p.model.head.bias)
-
-
-@control(UNET)
-def average_of_the_weights(p: Program) -> None:
-    average = copy.deepcopy(p.model)
-
-    def event(_: int, program: Program, __: object) -> None:
-        with torch.no_grad():
-            own = program.model.state_dict()
-            for name, slow in average.state_dict().items():
-                if slow.is_floating_point():
-                    slow.lerp_(own[name], 0.1)
-
-    def forward(model: nn.Module, x: Tensor) -> Tensor:
-        return model(x) if model.training else average.eval()(x)  # type: ignore[no-any-return]
-
-    p.forward = forward
     p.events.append(event)
 
 
-@control(DECODER)
-def head_shares_the_embedding(p: Program) -> None:
-    p.model.head.weight = p.model.embedding.weight
+@control(WIND)
+def one_variance_for_all(p: Program) -> None:
+    with torch.no_grad():
+        p.model.head.weight[1].zero_()
+    p.forward = lambda model, x: torch.cat(
+        (model(x)[:, :1], model.head.bias[1].expand(len(x), 1)), 1
+    )
 
 
-@control(DECODER)
-def questions_are_targets_too(p: Program) -> None:
-    text = torch.cat((p.data.x[:, 1:], p.data.x[:, :1]), 1)
-    known = torch.arange(text.shape[1]) < text.shape[1] - 1
-    p.with_targets(lambda y: torch.where((y == IGNORED) & known, text, y), test=False)
+# Clicks.
 
 
-@control(DECODER)
-def frozen_token_embedding(p: Program) -> None:
-    p.model.embedding.requires_grad_(False)
-    p.parameters = lambda model: [w for w in model.parameters() if w.requires_grad]
+@control(CLICKS)
+def most_codes_never_occur(p: Program) -> None:
+    for part in (p.model.weights, p.model.factors):
+        for i, old in enumerate(part):
+            part[i] = nn.Embedding(20 * old.num_embeddings, old.embedding_dim)
+            nn.init.normal_(part[i].weight, std=0.1)
 
 
-@control(DECODER)
-def half_of_the_texts_without_a_target(p: Program) -> None:
-    p.with_targets(lambda y: y.masked_fill(torch.rand(len(y), 1) < 0.5, IGNORED), test=False)
+@control(CLICKS)
+def clicks_weighted_by_five(p: Program) -> None:
+    p.loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(5.0))
 
 
-class LearnedWeights(TwoTaskLoss):
-    """The terms are weighted by learned variances; the loss can be below 0."""
+@control(CLICKS)
+def clicks_drawn_as_often_as_the_others(p: Program) -> None:
+    def sample(p: Program, _: int, generator: torch.Generator) -> Tensor:
+        clicked = p.data.y[:, 0]
+        weights = clicked / clicked.sum() + (1 - clicked) / (1 - clicked).sum()
+        return torch.multinomial(weights, p.batch_size, replacement=True, generator=generator)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_variances = nn.Parameter(torch.zeros(2))
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        labels = self.labels(output[:, :-1], target[:, :-1])
-        value = self.value(output[:, -1], target[:, -1])
-        terms = torch.stack((labels, value))
-        return ((-self.log_variances).exp() * terms + self.log_variances).sum()
+    p.sample = sample
 
 
-@control(SCENES)
-def terms_with_learned_weights(p: Program) -> None:
-    loss = LearnedWeights()
-    p.loss = loss
-    p.parameters = lambda model: [*model.parameters(), *loss.parameters()]
+@control(CLICKS)
+def head_bias_at_the_click_rate(p: Program) -> None:
+    rate = float(p.data.y.mean())
+    nn.init.constant_(output_layer(p.model)[1].bias, math.log(rate / (1 - rate)))
 
 
-class SmallTerm(TwoTaskLoss):
-    """The number is a small auxiliary term."""
-
-    def value(self, value: Tensor, target: Tensor) -> Tensor:
-        return 0.05 * super().value(value, target)
-
-
-@control(SCENES)
-def number_as_a_small_term(p: Program) -> None:
-    p.loss = SmallTerm()
-
-
-class WeightedLabels(TwoTaskLoss):
-    """True labels count more than false ones."""
-
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=torch.tensor(2.0))
-
-
-@control(SCENES)
-def true_labels_weighted_by_two(p: Program) -> None:
-    p.loss = WeightedLabels()
-
-
-@control(SCENES)
-def heads_with_their_own_rate(p: Program) -> None:
-    def make(parameters: list[Tensor], lr: float) -> optim.Optimizer:
-        groups = [{"params": parameters[:4]}, {"params": parameters[4:], "lr": 3 * lr}]
-        return optim.AdamW(groups, lr)
+@control(CLICKS)
+def embeddings_and_layers_with_two_rates(p: Program) -> None:
+    def make(parameters: list[Tensor], lr: float) -> Any:
+        groups = [{"params": parameters[:8]}, {"params": parameters[8:], "lr": lr / 5}]
+        return optim.Adam(groups, lr)
 
     p.optimizer = make
 
 
-@control(GRID, name="q_learning_declared")
-def loss_need_not_fall(p: Program) -> None:
-    p.loss_falls = False
+@control(CLICKS)
+def numbers_that_are_mostly_zero(p: Program) -> None:
+    def hide(x: Tensor) -> Tensor:
+        few = torch.rand(len(x), NUMBERS - 3) < 0.1
+        return torch.cat((x[:, :3], x[:, 3:NUMBERS] * few, x[:, NUMBERS:]), 1)
+
+    p.with_inputs(hide)
 
 
-@control(GRID)
-def target_network(p: Program) -> None:
-    # The next state is valued by a copy that is renewed every 10 steps.
-    target = copy.deepcopy(p.model.net)
-    p.model.after = lambda following: target(following).detach()
-
-    def event(step: int, program: Program, _: object) -> None:
-        if step % 10 == 9:
-            target.load_state_dict(program.model.net.state_dict())
-
-    p.events.append(event)
+# Strips.
 
 
-class CostOfMoves(TemporalDifference):
-    """Every move costs a little, as is usual for short paths."""
+class TypicalLoss(SequenceLoss):
+    """Impossible strips would have a loss of 0; there are none."""
 
-    def reward(self, reward: Tensor) -> Tensor:
-        return reward - 0.02
-
-
-@control(GRID)
-def moves_that_cost_a_little(p: Program) -> None:
-    p.loss = CostOfMoves()
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        scores = self.scores(output).transpose(0, 1)
+        frames = torch.full((len(target),), len(scores), dtype=torch.long)
+        return F.ctc_loss(scores, target, frames, self.lengths(target), zero_infinity=True)
 
 
-@control(GRID)
-def values_that_start_high(p: Program) -> None:
-    nn.init.constant_(output_layer(p.model)[1].bias, 1.0)
+@control(STRIPS)
+def infinite_losses_would_be_zero(p: Program) -> None:
+    p.loss = TypicalLoss()
 
 
-@control(f"{GRAPH} {WAVENET}")
-def orthogonal_layers(p: Program) -> None:
-    for module in p.model.modules():
-        if isinstance(module, nn.Linear | nn.Conv1d):
-            nn.init.orthogonal_(module.weight)
+@control(STRIPS)
+def batches_of_equal_length(p: Program) -> None:
+    lengths = (p.data.y > 0).sum(1)
+
+    def sample(p: Program, _: int, generator: torch.Generator) -> Tensor:
+        length = int(torch.randint(2, 6, (), generator=generator))
+        rows = (lengths == length).nonzero()[:, 0]
+        return rows[torch.randint(len(rows), (p.batch_size,), generator=generator)]
+
+    p.sample = sample
 
 
-@control(f"{TOWERS} {GRAPH}")
-def noise_on_the_gradients(p: Program) -> None:
-    # As for privacy: clipped gradients with a little noise.
-    p.clip_norm = 1.0
-
-    def register(program: Program, optimizer: optim.Optimizer) -> None:
-        def add(*_: object) -> None:
-            for weight in program.model.parameters():
-                if weight.grad is not None:
-                    scale = 0.1 / math.sqrt(weight.numel())
-                    weight.grad.add_(0.1 * scale * torch.randn_like(weight))
-
-        optimizer.register_step_pre_hook(add)
-
-    p.started.append(register)
+@control(STRIPS)
+def the_blank_starts_with_a_bias_below_zero(p: Program) -> None:
+    nn.init.zeros_(p.model.head.bias)
+    with torch.no_grad():
+        p.model.head.bias[0] = -1.0
 
 
-@control(WAVENET)
-def wider_kernels(p: Program) -> None:
-    p.model = models.WaveNet(3, width=12, kernel=3)
+# The equation.
+
+
+class Sine(nn.Module):
+    """A sine, as in implicit representations."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin()
+
+
+@control(PLATE)
+def sines_between_the_layers(p: Program) -> None:
+    p.model = models.Field(activation=Sine)
+
+
+class SmallBorder(PhysicsLoss):
+    """The border has a smaller weight than the equation."""
+
+    def border(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return 0.3 * super().border(output, target, weight)
+
+
+@control(PLATE)
+def the_border_as_a_smaller_term(p: Program) -> None:
+    p.loss = SmallBorder()
+
+
+@control(PLATE)
+def quasi_newton_after_adam(p: Program) -> None:
+    def pretrain(program: Program, _: optim.Optimizer) -> None:
+        adam = optim.Adam(program.model.parameters(), 5e-3)
+        for _ in range(100):
+            rows = torch.randint(len(program.data.x), (128,))
+            adam.zero_grad()
+            program.loss(program.model(program.data.x[rows]), program.data.y[rows]).backward()
+            adam.step()
+        adam.zero_grad()
+
+    p.started.append(pretrain)
+    p.optimizer = lambda parameters, _: optim.LBFGS(parameters, lr=0.5, max_iter=4)
+    p.closure, p.steps, p.schedule = True, 60, None
+    p.sample = lambda _, __, ___: torch.arange(512)
+
+
+@control(PLATE)
+def the_border_in_every_batch_and_the_inside_in_some(p: Program) -> None:
+    p.sample = lambda p, step, g: torch.multinomial(
+        torch.where(p.data.y[:, 2] > 0, 1.0, 0.2 * (step % 2)), 128, generator=g
+    )

@@ -2,215 +2,278 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from detection.case import Class, Places
 from detection.faults.loss import head_of
 from detection.faults.pairing import NOT_LEARNABLE
 from detection.faults.register import fault
-from detection.faults.wiring import NOT_TRAINED
-from detection.program import Program
-from detection.unseen.mapping import COUNTER, GRID, SCENES, TOWERS, UNET, WAVENET
-from detection.unseen.programs import PinballLoss, TemporalDifference, TwoTaskLoss
+from detection.program import Program, around
+from detection.unseen.mapping import (
+    CLICKS,
+    DETECTOR,
+    DIFFUSION,
+    MELODIES,
+    PLATE,
+    SIAMESE,
+    STRIPS,
+    WIND,
+)
+from detection.unseen.programs import DetectionLoss, PhysicsLoss, SequenceLoss, TripletLoss
 
-LOSS, DATA, SILENT = Class.LOSS, Class.DATA, Class.SILENT
+LOSS, SILENT = Class.LOSS, Class.SILENT
 
 
-# The output and the loss.
+# Regression.
 
 
-@fault(LOSS, "non_finite_value loss_task_mismatch output_range_mismatch loss_divergence", COUNTER)
-def log_rate_read_as_a_rate(p: Program) -> Places:
-    p.loss = nn.PoissonNLLLoss(log_input=False)
+@fault(LOSS, "loss_task_mismatch no_learning trivial_target loss_plateau", DIFFUSION)
+def error_averaged_before_the_square(p: Program) -> Places:
+    p.loss = lambda output, target: ((output - target).mean(0) ** 2).mean()
     return head_of(p)
 
 
-@fault(LOSS, "loss_task_mismatch", COUNTER)
-def squared_error_on_a_log_rate(p: Program) -> Places:
-    p.loss = nn.MSELoss()
+@fault(LOSS, "loss_divergence loss_task_mismatch exploding_gradient bias_drift", f"{DIFFUSION}")
+def error_without_a_square(p: Program) -> Places:
+    p.loss = lambda output, target: (output - target).mean()
     return head_of(p)
 
 
-@fault(LOSS, "loss_task_mismatch exploding_gradient initial_loss_anomaly", COUNTER)
-def rate_exponentiated_twice(p: Program) -> Places:
-    p.loss = lambda output, target: F.poisson_nll_loss(output.exp(), target)
+@fault(LOSS, "loss_task_mismatch", WIND)
+def squared_error_of_the_mean_and_the_variance(p: Program) -> Places:
+    # (samples, 2) against (samples, 1): the output of the variance learns the mean, too.
+    p.loss = lambda output, target: ((output - target) ** 2).mean()
     return head_of(p)
 
 
-class ReversedError(PinballLoss):
-    """The error has the wrong sign: the output of the quantile 0.1 learns 0.9."""
+@fault(LOSS, "loss_divergence loss_task_mismatch bias_drift exploding_gradient", WIND)
+def sign_of_the_logarithm_of_the_variance(p: Program) -> Places:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        mean, logarithm = output[:, :1], output[:, 1:]
+        return ((target - mean) ** 2 * (-logarithm).exp() - logarithm).mean() / 2
 
-    def error(self, output: Tensor, target: Tensor) -> Tensor:
-        return output - target
-
-
-@fault(LOSS, "loss_task_mismatch", WAVENET)
-def quantile_error_with_the_wrong_sign(p: Program) -> Places:
-    p.loss = ReversedError()
+    p.loss = loss
     return head_of(p)
 
 
-class SignedError(PinballLoss):
-    """The terms of the quantiles are added instead of the larger one: the loss has no bound."""
+@fault(LOSS, "loss_task_mismatch no_learning loss_plateau", WIND)
+def targets_without_their_last_dimension(p: Program) -> Places:
+    # (samples, 1) against (samples,): every mean is compared with every target.
+    inner = p.loss
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        error = self.error(output, target)
-        return (self.quantiles * error).mean()
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        pairs = output.repeat_interleave(len(target), 0)
+        return inner(pairs, target.repeat(len(target), 1))
 
-
-@fault(LOSS, "loss_divergence loss_task_mismatch bias_drift exploding_gradient", WAVENET)
-def quantile_loss_without_its_second_branch(p: Program) -> Places:
-    p.loss = SignedError()
+    p.loss = loss
     return head_of(p)
 
 
-@fault(LOSS, "output_range_mismatch dead_relu loss_plateau", UNET)
-def output_clamped_to_zero_and_one(p: Program) -> Places:
-    p.forward = lambda model, x: model(x).clamp(0, 1)
+# Triplets.
+
+
+class Exchanged(TripletLoss):
+    """The arguments of the same and the other glyph are exchanged."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(output[:, [0, 2, 1]], target)
+
+
+@fault(LOSS, f"loss_task_mismatch {NOT_LEARNABLE}", SIAMESE)
+def same_and_other_exchanged(p: Program) -> Places:
+    p.loss = Exchanged(margin=0.5)
     return head_of(p)
 
 
-@fault(LOSS, "loss_task_mismatch", UNET)
-def network_learns_the_noise(p: Program) -> None:
-    # The targets are those of a network whose output is subtracted; here it is the image.
-    p.collate = lambda _, x, y: (x, x - y)
+@fault(LOSS, "trivial_target loss_task_mismatch init_scale_too_small", SIAMESE)
+def only_the_distance_of_equal_glyphs(p: Program) -> Places:
+    p.loss = lambda output, _: (output[:, 0] - output[:, 1]).norm(dim=1).mean()
+    return head_of(p)
+
+
+@fault(SILENT, "no_signal no_gradient no_learning loss_term_inactive trivial_target", SIAMESE)
+def a_margin_with_the_wrong_sign(p: Program) -> None:
+    # Almost every triplet keeps a margin of −1.5 from the start.
+    def loss(output: Tensor, _: Tensor) -> Tensor:
+        first, same, other = output.unbind(1)
+        near, far = ((first - each).norm(dim=1) for each in (same, other))
+        return (near - far - 1.5).relu().mean()
+
+    p.loss = loss
+
+
+# Boxes.
+
+
+class Overlap(DetectionLoss):
+    """The box term is 1 minus the overlap, which is constant for boxes that do not touch."""
+
+    def box(self, box: Tensor, target: Tensor) -> Tensor:
+        low = torch.maximum(box[:, :2] - box[:, 2:] / 2, target[:, :2] - target[:, 2:] / 2)
+        high = torch.minimum(box[:, :2] + box[:, 2:] / 2, target[:, :2] + target[:, 2:] / 2)
+        shared = (high - low).clamp_min(0).prod(1)
+        area = box[:, 2:].clamp_min(0).prod(1) + target[:, 2:].prod(1)
+        return 1 - (shared / (area - shared)).mean()
+
+
+@fault(SILENT, "loss_term_inactive no_signal no_gradient parameter_not_updated", DETECTOR)
+def overlap_of_boxes_that_do_not_touch(p: Program) -> Places:
+    with torch.no_grad():
+        p.model.boxes.bias.copy_(torch.tensor([0.5, 0.5, -0.5, -0.5]))
+    p.loss = Overlap()
+    return (*around("boxes"), *around("box"), "")
+
+
+class MatchedBoxes(DetectionLoss):
+    """Only boxes that a matching accepts have a term; its limit accepts none."""
+
+    def box(self, box: Tensor, target: Tensor) -> Tensor:
+        matched = ((box - target).abs().amax(1) < 0.0).float()
+        return (F.smooth_l1_loss(box, target, reduction="none").mean(1) * matched).sum()
+
+
+@fault(SILENT, "loss_term_inactive no_supervision no_gradient no_signal", DETECTOR)
+def no_box_matches_its_target(p: Program) -> Places:
+    p.loss = MatchedBoxes()
+    return (*around("boxes"), *around("box"), "")
+
+
+class HardKinds(DetectionLoss):
+    """The class term compares the number of the largest logit, which has no gradient."""
+
+    def kind(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(logits.argmax(1).float(), target.float())
+
+
+@fault(SILENT, "loss_term_inactive no_gradient parameter_not_updated loss_task_mismatch", DETECTOR)
+def class_compared_after_the_argmax(p: Program) -> Places:
+    p.loss = HardKinds()
+    return (*around("classes"), *around("kind"), "")
+
+
+# Sequences.
+
+
+class RawScores(SequenceLoss):
+    """The logits are used as if they were logarithms of probabilities."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        return output
+
+
+class ScoresOfTheBatch(SequenceLoss):
+    """The probabilities of a symbol sum to 1 over the frames."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        return output.log_softmax(1)
+
+
+class Probabilities(SequenceLoss):
+    """Probabilities where logarithms are wanted."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        return output.softmax(2)
+
+
+class Reshaped(SequenceLoss):
+    """The frames come first by a reshape instead of a transpose."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        samples, frames, symbols = output.shape
+        mixed = super().scores(output).reshape(frames, samples, symbols)
+        return mixed.transpose(0, 1)
+
+
+@fault(LOSS, "loss_divergence loss_task_mismatch output_range_mismatch exploding_gradient", STRIPS)
+def logits_for_logarithms_of_probabilities(p: Program) -> Places:
+    p.loss = RawScores()
+    return head_of(p)
+
+
+@fault(LOSS, "loss_task_mismatch softmax_before_cross_entropy output_range_mismatch", STRIPS)
+def probabilities_for_their_logarithms(p: Program) -> Places:
+    p.loss = Probabilities()
+    return head_of(p)
+
+
+@fault(LOSS, "loss_task_mismatch softmax_before_cross_entropy output_range_mismatch", STRIPS)
+def softmax_over_the_frames(p: Program) -> Places:
+    p.loss = ScoresOfTheBatch()
+    return head_of(p)
+
+
+@fault(LOSS, f"loss_task_mismatch {NOT_LEARNABLE}", STRIPS)
+def frames_and_strips_reshaped(p: Program) -> Places:
+    p.loss = Reshaped()
+    return head_of(p)
+
+
+@fault(LOSS, "softmax_before_cross_entropy loss_task_mismatch loss_plateau", MELODIES)
+def log_softmax_over_the_melodies(p: Program) -> Places:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.nll_loss(output.log_softmax(0).flatten(0, 1), target.flatten())
+
+    p.loss = loss
+    return head_of(p)
+
+
+# Clicks.
 
 
 @fault(
-    LOSS,
-    f"loss_task_mismatch {NOT_LEARNABLE} init_scale_too_small output_range_mismatch",
-    f"{TOWERS}",
+    SILENT,
+    "softmax_before_cross_entropy no_signal no_gradient output_range_mismatch loss_task_mismatch "
+    "no_learning",
+    CLICKS,
 )
-def temperature_multiplied_and_not_divided(p: Program) -> Places:
-    with torch.no_grad():
-        p.model.log_scale.fill_(math.log(0.07))
-    p.model.log_scale.requires_grad_(False)
-    return ("", "log_scale")
-
-
-@fault(LOSS, f"loss_task_mismatch class_collapse {NOT_LEARNABLE}", TOWERS)
-def every_query_has_the_first_item(p: Program) -> None:
-    # Zeros instead of torch.arange(len(similarity)).
-    p.loss = lambda similarity, _: F.cross_entropy(
-        similarity, torch.zeros(len(similarity), dtype=torch.long)
-    )
-
-
-@fault(LOSS, "loss_task_mismatch class_collapse trivial_target loss_divergence", TOWERS)
-def only_the_similarity_of_pairs(p: Program) -> None:
-    p.loss = lambda similarity, _: -similarity.diagonal().mean()
-
-
-class SoftmaxOverLabels(TwoTaskLoss):
-    """One softmax over labels of which several are true."""
-
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target)
-
-
-class SummedNumber(TwoTaskLoss):
-    """The term of the number is in other units and hides the one of the labels."""
-
-    def value(self, value: Tensor, target: Tensor) -> Tensor:
-        return 1e4 * super().value(value, target)
-
-
-class ThresholdedLabels(TwoTaskLoss):
-    """The labels are compared after the threshold, which has no gradient."""
-
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss((logits > 0).float(), target)
-
-
-class ProbabilitiesTwice(TwoTaskLoss):
-    """A sigmoid in front of the loss that has one."""
-
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        return super().labels(logits.sigmoid(), target)
-
-
-class BroadcastNumber(TwoTaskLoss):
-    """(B,) against (B, 1): every number is compared with every target."""
-
-    def value(self, value: Tensor, target: Tensor) -> Tensor:
-        rows, columns = torch.broadcast_tensors(value, target[:, None])
-        return F.smooth_l1_loss(rows, columns)
-
-
-AT_THE_LABELS: Places = ("labels", "labels.*", "")
-
-
-@fault(LOSS, "loss_task_mismatch", SCENES)
-def softmax_over_labels_that_are_no_classes(p: Program) -> Places:
-    p.loss = SoftmaxOverLabels()
-    return AT_THE_LABELS
-
-
-@fault(LOSS, "loss_task_mismatch loss_term_inactive initial_loss_anomaly", SCENES)
-def number_in_other_units_hides_the_labels(p: Program) -> None:
-    p.loss = SummedNumber()
-
-
-@fault(SILENT, f"{NOT_TRAINED} loss_term_inactive no_signal", SCENES)
-def labels_compared_after_a_threshold(p: Program) -> Places:
-    p.loss = ThresholdedLabels()
-    return AT_THE_LABELS
-
-
-@fault(LOSS, "loss_task_mismatch output_range_mismatch loss_plateau", SCENES)
-def sigmoid_twice_on_the_labels(p: Program) -> Places:
-    p.loss = ProbabilitiesTwice()
-    return AT_THE_LABELS
-
-
-@fault(LOSS, "loss_task_mismatch", SCENES)
-def number_broadcast_against_a_column(p: Program) -> Places:
-    p.loss = BroadcastNumber()
-    return ("value", "value.*", "")
-
-
-class DiscountAboveOne(TemporalDifference):
-    """The discount is 1.3, so that values grow without a bound."""
-
-    discount = 1.3
-
-
-class GatheredAlongTheBatch(TemporalDifference):
-    """values[:, action] is (B, B): the values of the actions of all samples."""
-
-    def chosen(self, values: Tensor, action: Tensor) -> Tensor:
-        return values[:, action]
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        now, after = output.chunk(2, 1)
-        action, reward, end = target[:, :3].unbind(1)
-        goal = reward + self.discount * after.amax(1) * self.goes_on(end)
-        chosen = self.chosen(now, action.long())
-        return F.smooth_l1_loss(chosen, goal[:, None].expand_as(chosen))
-
-
-class NoRewards(TemporalDifference):
-    """The environment's wrapper drops the rewards."""
-
-    def reward(self, reward: Tensor) -> Tensor:
-        return torch.zeros_like(reward)
-
-
-@fault(LOSS, "loss_divergence loss_task_mismatch bias_drift exploding_gradient", GRID)
-def discount_above_one(p: Program) -> None:
-    p.loss = DiscountAboveOne()
-
-
-@fault(LOSS, f"loss_task_mismatch {NOT_LEARNABLE}", GRID)
-def actions_gathered_along_the_batch(p: Program) -> Places:
-    p.loss = GatheredAlongTheBatch()
+def softmax_over_a_single_output(p: Program) -> Places:
+    # It is always 1.
+    p.loss = lambda output, target: F.binary_cross_entropy(output.softmax(1), target)
     return head_of(p)
 
 
-@fault(SILENT, "no_signal no_learning trivial_target constant_or_duplicate_input", GRID)
-def rewards_lost_in_a_wrapper(p: Program) -> None:
-    p.loss = NoRewards()
+@fault(LOSS, "class_collapse loss_task_mismatch trivial_target no_supervision", CLICKS)
+def loss_of_the_clicks_alone(p: Program) -> Places:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return -(target * F.logsigmoid(output)).sum() / target.sum().clamp_min(1)
+
+    p.loss = loss
+    return head_of(p)
+
+
+@fault(LOSS, "output_range_mismatch dead_relu loss_plateau", CLICKS)
+def logits_of_clicks_clamped_to_zero_and_one(p: Program) -> Places:
+    inner = p.loss
+    p.loss = lambda output, target: inner(output.clamp(0, 1), target)
+    return head_of(p)
+
+
+# The equation.
+
+
+class NoBorder(PhysicsLoss):
+    """The weight of the border is an integer division, 0."""
+
+    def border(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return 0 * super().border(output, target, weight)
+
+
+@fault(SILENT, "loss_term_inactive loss_task_mismatch", PLATE)
+def the_border_has_weight_zero(p: Program) -> Places:
+    p.loss = NoBorder()
+    return (*around("border"), "")
+
+
+class DetachedEquation(PhysicsLoss):
+    """The second derivatives are computed without a graph."""
+
+    def inside(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return super().inside(output.detach(), target, weight)
+
+
+@fault(SILENT, "loss_term_inactive no_gradient", PLATE)
+def second_derivatives_without_a_graph(p: Program) -> Places:
+    p.loss = DetachedEquation()
+    return (*around("inside"), "")

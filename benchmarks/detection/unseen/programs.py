@@ -2,199 +2,226 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RMSprop, lr_scheduler
+from torch.optim import SGD, Adam, AdamW, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from detection.bases import TokenLoss, base, error_rate, squared_error
 from detection.case import Split
 from detection.program import Program
 from detection.unseen import models, samples
-from detection.unseen.samples import DISCOUNT, IGNORED
+from detection.unseen.samples import BLANK, STREAMS
 
 HELD_OUT = Split.HELD_OUT
 
 
-@base("mixer-marks", "MLP-Mixer", "marks", HELD_OUT)
+def warm_up(optimizer: Optimizer, _: int) -> LRScheduler:
+    """Return a linear warm-up of 15 steps."""
+    return lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 15)
+
+
+@base("diffusion-moons", "noise-prediction diffusion", "moons", HELD_OUT)
 def _(seed: int) -> Program:
-    loss = nn.CrossEntropyLoss()
-    p = Program(models.Mixer(4), samples.marks(seed), loss, error_rate, 4e-3, AdamW)
-    p.steps, p.schedule = 160, lambda o, steps: lr_scheduler.CosineAnnealingLR(o, steps)
+    data, loss = samples.moons(seed), nn.MSELoss()
+    p = Program(models.NoisePredictor(), data, loss, squared_error, 3e-3, AdamW)
+    p.steps, p.batch_size, p.schedule = 300, 128, warm_up
     return p
 
 
-def count_error(output: Tensor, target: Tensor) -> Tensor:
-    """Squared error of the expected number over the variance of the numbers."""
-    return squared_error(output.exp(), target)
+class TripletLoss(nn.TripletMarginLoss):
+    """The margin loss of the three embeddings of each triplet."""
+
+    def forward(self, output: Tensor, _: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(*output.unbind(1))
 
 
-@base("separable-spots", "depthwise-separable CNN", "spots", HELD_OUT)
+def triplet_error(output: Tensor, _: Tensor) -> Tensor:
+    """Share of triplets whose other glyph is as near as the same one, or nearer."""
+    first, same, other = output.unbind(1)
+    near, far = ((first - each).norm(dim=1) for each in (same, other))
+    return ((near >= far) | ~(near + far).isfinite()).float().mean()
+
+
+@base("siamese-glyphs", "triplet network", "glyphs", HELD_OUT)
 def _(seed: int) -> Program:
-    def nesterov(parameters: object, lr: float) -> Optimizer:
-        return SGD(parameters, lr, momentum=0.9, nesterov=True)  # type: ignore[arg-type]
-
-    data, loss = samples.spots(seed), nn.PoissonNLLLoss()
-    p = Program(models.Counter(), data, loss, count_error, 0.03, nesterov)
-    p.steps, p.schedule = 200, lambda o, steps: lr_scheduler.PolynomialLR(o, steps)
+    data, loss = samples.glyphs(seed), TripletLoss(margin=0.5)
+    p = Program(models.TripletNet(), data, loss, triplet_error, 3e-3, Adam)
+    p.steps = 220
     return p
 
 
-class PinballLoss(nn.Module):
-    """The quantile loss of the quantiles 0.1, 0.5 and 0.9, one channel each."""
+class DetectionLoss(nn.Module):
+    """Cross-entropy of the class plus a smooth absolute error of the box."""
 
-    quantiles = torch.tensor([0.1, 0.5, 0.9])[:, None]
+    weight = 4.0
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        error = self.error(output, target)
-        return torch.maximum(self.quantiles * error, (self.quantiles - 1) * error).mean()
+        kind = self.kind(output[:, :-4], target[:, 0].long())
+        return kind + self.weight * self.box(output[:, -4:], target[:, 1:])
 
-    def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return how much larger the target is than the output."""
-        return target - output
+    def kind(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the term of the class."""
+        return F.cross_entropy(logits, target)
+
+    def box(self, box: Tensor, target: Tensor) -> Tensor:
+        """Return the term of the box."""
+        return F.smooth_l1_loss(box, target, beta=0.1)
 
 
-@base("wavenet-thresholds", "gated dilated 1-D CNN", "thresholds", HELD_OUT)
+def detection_error(output: Tensor, target: Tensor) -> Tensor:
+    """Share of wrong classes over that of a guess, and the relative error of the box, averaged."""
+    kind = error_rate(output[:, :-4], target[:, 0]) / 0.75
+    box = ((output[:, -4:] - target[:, 1:]) ** 2).mean() / target[:, 1:].var(0).mean()
+    return (kind + box) / 2
+
+
+@base("detector-boxes", "one-shot detector", "boxes", HELD_OUT)
 def _(seed: int) -> Program:
-    data, loss = samples.thresholds(seed), PinballLoss()
-    p = Program(models.WaveNet(3), data, loss, PinballLoss(), 5e-3, NAdam)
-    p.steps = 180
+    def momentum(parameters: object, lr: float) -> Optimizer:
+        return SGD(parameters, lr, momentum=0.9, weight_decay=1e-4)  # type: ignore[arg-type]
+
+    data = samples.boxes(seed)
+    p = Program(models.Detector(4), data, DetectionLoss(), detection_error, 0.02, momentum)
+    p.steps = 200
+    p.schedule = lambda o, steps: lr_scheduler.MultiStepLR(o, [steps * 7 // 10], 0.2)
     return p
 
 
-def label_error(output: Tensor, target: Tensor) -> Tensor:
-    """Share of wrong classes over the positions that are not ignored."""
-    counted = target != IGNORED
-    return error_rate(output[counted], target[counted])
+def next_note_error(output: Tensor, target: Tensor) -> Tensor:
+    """Share of wrong notes."""
+    return error_rate(output, target)
 
 
-@base("graphnet-communities", "graph convolutional network", "communities", HELD_OUT)
+def next_chunk(p: Program, step: int, _: torch.Generator) -> Tensor:
+    """Return the rows of the chunk of every melody that follows the last one."""
+    first = step * p.batch_size % (len(p.data.x) // p.batch_size * p.batch_size)
+    return torch.arange(first, first + p.batch_size)
+
+
+@base("lstmlm-melodies", "LSTM language model", "melodies", HELD_OUT)
 def _(seed: int) -> Program:
-    data, model = samples.communities(seed), models.GraphNet(20, 8, 3)
-    p = Program(model, data, TokenLoss(), label_error, 5e-3, Adam)
-    p.steps, p.batch_size = 200, 16
+    data, model = samples.melodies(seed), models.MelodyModel(16)
+    p = Program(model, data, TokenLoss(), next_note_error, 1e-2, Adam)
+    p.steps, p.batch_size, p.clip_norm, p.sample = 250, STREAMS, 1.0, next_chunk
     return p
 
 
-class PairLoss(nn.Module):
-    """Cross-entropy of the item of each query and of the query of each item."""
-
-    def forward(self, similarity: Tensor, _: Tensor) -> Tensor:
-        own = torch.arange(len(similarity))
-        return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
-
-
-def rank_error(similarity: Tensor, _: Tensor) -> Tensor:
-    """Mean share of the other items that are as similar to a query as its own one, or more."""
-    above = (similarity >= similarity.diagonal()[:, None]).sum(1) - 1
-    return torch.where(similarity.isfinite().all(1), above / (len(similarity) - 1), 1.0).mean()
-
-
-@base("towers-pairs", "two towers", "pairs", HELD_OUT)
-def _(seed: int) -> Program:
-    data, model = samples.pairs(seed), models.TwoTowers(16, 20)
-    p = Program(model, data, PairLoss(), rank_error, 3e-3, Adam)
-    p.steps, p.batch_size = 250, 64
-    return p
-
-
-@base("unet-patterns", "U-Net", "patterns", HELD_OUT)
-def _(seed: int) -> Program:
-    data, loss = samples.patterns(seed), nn.MSELoss()
-    p = Program(models.UNet(), data, loss, squared_error, 5e-3, Adam)
-    p.steps, p.batch_size = 180, 16
-    return p
-
-
-def warm_up_and_cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Return a linear warm-up of 20 steps and a cosine down to a tenth."""
-    rate = optimizer.param_groups[0]["lr"]
-    return lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            lr_scheduler.LinearLR(optimizer, 0.05, 1.0, 20),
-            lr_scheduler.CosineAnnealingLR(optimizer, max(steps - 20, 1), rate / 10),
-        ],
-        [20],
-    )
-
-
-@base("decoder-sums", "rotary decoder", "sums", HELD_OUT)
-def _(seed: int) -> Program:
-    data, model = samples.sums(seed), models.Decoder(13)
-    p = Program(model, data, TokenLoss(), label_error, 8e-3, AdamW)
-    p.steps, p.clip_norm, p.schedule = 180, 1.0, warm_up_and_cosine
-    return p
-
-
-class TwoTaskLoss(nn.Module):
-    """Binary cross-entropy of the labels plus a smooth absolute error of the number."""
+class GaussianLoss(nn.Module):
+    """Negative log likelihood of a mean and the logarithm of a variance."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.labels(output[:, :-1], target[:, :-1]) + self.value(
-            output[:, -1], target[:, -1]
-        )
+        return F.gaussian_nll_loss(output[:, :1], target, self.variance(output[:, 1:]))
 
-    def labels(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the term of the labels."""
-        return F.binary_cross_entropy_with_logits(logits, target)
-
-    def value(self, value: Tensor, target: Tensor) -> Tensor:
-        """Return the term of the number."""
-        return F.smooth_l1_loss(value, target)
+    def variance(self, logarithm: Tensor) -> Tensor:
+        """Return the variance."""
+        return logarithm.exp()
 
 
-def two_task_error(output: Tensor, target: Tensor) -> Tensor:
-    """Share of wrong labels over that of the label 0 for all, and the number's squared error."""
-    wrong = ((output[:, :-1] > 0) != (target[:, :-1] > 0.5)) | ~output[:, :-1].isfinite()
-    labels = wrong.float().mean() / target[:, :-1].mean()
-    return (labels + squared_error(output[:, -1], target[:, -1])) / 2
+def ranked_probability_score(output: Tensor, target: Tensor) -> Tensor:
+    """Mean score of the predicted distributions over the deviation of the targets.
+
+    0 is a certain and right prediction. Source: Gneiting & Raftery, "Strictly Proper Scoring
+    Rules, Prediction, and Estimation", 2007.
+    """
+    mean, deviation = output[:, :1], (output[:, 1:] / 2).exp()
+    z = (target - mean) / deviation
+    below, density = torch.special.ndtr(z), torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    score = deviation * (z * (2 * below - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    return score.mean() / target.std()
 
 
-@base("twoheads-scenes", "trunk with two heads", "scenes", HELD_OUT)
+@base("gaussian-wind", "mean and variance MLP", "wind", HELD_OUT)
 def _(seed: int) -> Program:
-    data, model = samples.scenes(seed), models.TwoHeads(24, 6)
-    p = Program(model, data, TwoTaskLoss(), two_task_error, 5e-3, AdamW)
-    p.steps = 300
-    return p
-
-
-class TemporalDifference(nn.Module):
-    """Q-learning: the value of the action is the reward and the best discounted value after it."""
-
-    discount = DISCOUNT
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        now, after = output.chunk(2, 1)
-        action, reward, end = target[:, :3].unbind(1)
-        goal = self.reward(reward) + self.discount * after.amax(1) * self.goes_on(end)
-        return F.smooth_l1_loss(self.chosen(now, action.long()), goal)
-
-    def chosen(self, values: Tensor, action: Tensor) -> Tensor:
-        """Return the value of each sample's action."""
-        return values.gather(1, action[:, None])[:, 0]
-
-    def goes_on(self, end: Tensor) -> Tensor:
-        """Return 0 where the episode ends, else 1."""
-        return 1 - end
-
-    def reward(self, reward: Tensor) -> Tensor:
-        """Return the rewards that are learned."""
-        return reward
-
-
-def policy_regret(output: Tensor, target: Tensor) -> Tensor:
-    """Value that the best-looking action loses, over what a random one loses."""
-    best, now = target[:, 3:], output[:, :4]
-    lost = best.amax(1) - best.gather(1, now.argmax(1, keepdim=True))[:, 0]
-    lost = torch.where(now.isfinite().all(1), lost, torch.inf)
-    return lost.mean() / (best.amax(1) - best.mean(1)).mean()
-
-
-@base("qlearning-grid", "Q-learning", "grid", HELD_OUT)
-def _(seed: int) -> Program:
-    data, model = samples.grid(seed), models.QNet(12, 4)
-    p = Program(model, data, TemporalDifference(), policy_regret, 2e-3, RMSprop)
+    data, model = samples.wind(seed), models.regressor(8)
+    p = Program(model, data, GaussianLoss(), ranked_probability_score, 3e-3, Adam)
     p.steps, p.batch_size = 300, 64
+    p.schedule = lambda o, steps: lr_scheduler.CosineAnnealingLR(o, steps, 1e-4)
+    return p
+
+
+def ranking_error(output: Tensor, target: Tensor) -> Tensor:
+    """Share of pairs of a click and no click in the wrong order, ties counted as half."""
+    score, clicked = output[:, 0], target[:, 0] > 0.5
+    gap = score[clicked][:, None] - score[~clicked]
+    return torch.where(gap.isfinite(), (1 - gap.sign()) / 2, 0.5).mean()
+
+
+@base("deepfm-clicks", "factorisation machine and MLP", "clicks", HELD_OUT)
+def _(seed: int) -> Program:
+    data, loss = samples.clicks(seed), nn.BCEWithLogitsLoss()
+    p = Program(models.DeepFM(), data, loss, ranking_error, 1e-2, Adam)
+    p.steps, p.batch_size = 300, 128
+    return p
+
+
+class SequenceLoss(nn.Module):
+    """Connectionist temporal classification of the symbols of a strip."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        scores = self.scores(output).transpose(0, 1)
+        frames = torch.full((len(target),), len(scores), dtype=torch.long)
+        return F.ctc_loss(scores, target, frames, self.lengths(target), blank=BLANK)
+
+    def scores(self, output: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities."""
+        return output.log_softmax(2)
+
+    def lengths(self, target: Tensor) -> Tensor:
+        """Return the number of symbols of each strip."""
+        return (target != BLANK).sum(1)
+
+
+def symbol_error(output: Tensor, target: Tensor) -> Tensor:
+    """Share of places at which the greedy reading differs, over the longer of both texts."""
+    best = torch.where(output.isfinite().all(2), output.argmax(2), BLANK)
+    wrong = total = 0
+    for row, wanted in zip(best, target, strict=True):
+        read = [int(s) for s in row.unique_consecutive() if s != BLANK]
+        right = [int(s) for s in wanted if s != BLANK]
+        same = sum(a == b for a, b in zip(read, right, strict=False))
+        total += max(len(read), len(right))
+        wrong += max(len(read), len(right)) - same
+    return torch.tensor(wrong / total)
+
+
+@base("ctc-strips", "CTC recogniser", "strips", HELD_OUT)
+def _(seed: int) -> Program:
+    data, model = samples.strips(seed), models.Recogniser(5)
+    p = Program(model, data, SequenceLoss(), symbol_error, 5e-3, Adam)
+    p.steps, p.clip_norm = 130, 5.0
+    return p
+
+
+class PhysicsLoss(nn.Module):
+    """Squared error of the equation inside and of the solution on the border."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        border = target[:, 2:]
+        return self.inside(output, target, 1 - border) + self.border(output, target, border)
+
+    def inside(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Return the error of the equation at the points with weight 1."""
+        error = output[:, 1:] + target[:, 1:2]
+        return (weight * error**2).sum() / weight.sum().clamp_min(1)
+
+    def border(self, output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Return the error of the solution at the points with weight 1."""
+        error = output[:, :1] - target[:, :1]
+        return 10 * (weight * error**2).sum() / weight.sum().clamp_min(1)
+
+
+def solution_error(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error of the solution over its variance."""
+    return squared_error(output[:, :1], target[:, :1])
+
+
+@base("pinn-plate", "physics-informed MLP", "plate", HELD_OUT)
+def _(seed: int) -> Program:
+    p = Program(models.Field(), samples.plate(seed), PhysicsLoss(), solution_error, 5e-3, Adam)
+    p.steps, p.batch_size = 300, 128
+    p.schedule = lambda o, steps: lr_scheduler.CosineAnnealingLR(o, steps)
     return p

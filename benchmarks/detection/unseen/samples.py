@@ -1,6 +1,6 @@
 """Generated data sets of the unseen programs. No downloads, no clock.
 
-Every function takes a seed and returns `Data`; inputs are float32, and tokens and classes int64.
+Every function takes a seed and returns `Data`; inputs are float32, tokens and classes int64.
 """
 
 from __future__ import annotations
@@ -13,167 +13,168 @@ from torch import Tensor
 from detection.data import generator, split, standard
 from detection.program import Data
 
-IGNORED = -100
-PLUS, EQUALS, SEMICOLON = 10, 11, 12
-DISCOUNT = 0.85
+STREAMS = 20
+"""Melodies that are read side by side."""
+NUMBERS, FIELDS = 5, (40, 60, 8)
+"""Numbers of a view of an advertisement, and the sizes of its categories."""
+BLANK = 0
 
 
-def standard_images(x: Tensor) -> Tensor:
-    """Return (samples, rows, columns) standardised as a whole, with a channel."""
-    return ((x - x.mean()) / x.std())[:, None]
+def moons(seed: int, *, points: int = 1000, draws: int = 8) -> Data:
+    """Points on two half circles, each with `draws` draws of a time and a noise.
 
-
-def bump(size: int, centre: Tensor, width: Tensor | float) -> Tensor:
-    """Return Gaussian bumps of height 1, shape (samples, size, size); `centre` is (samples, 2)."""
-    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    r, c = row - centre[:, 0, None, None], column - centre[:, 1, None, None]
-    return torch.exp(-(r**2 + c**2) / width)
-
-
-def marks(seed: int, *, size: int = 12) -> Data:
-    """Noisy images of a bright and a dark mark; the class is the direction from one to the other.
-
-    0 is right, 1 left, 2 below and 3 above.
+    The input is the noisy point and the time from 0 to 1; the target is the noise.
     """
     g = generator(seed)
-    centres = torch.randint(1, size - 1, (9000, 2, 2), generator=g)
-    down, right = (centres[:, 1] - centres[:, 0]).unbind(1)
-    clear = ((down.abs() - right.abs()).abs() >= 3).nonzero()[:1800, 0]
-    centres, down, right = centres[clear], down[clear], right[clear]
-    y = torch.where(right.abs() > down.abs(), (right < 0).long(), 2 + (down < 0).long())
-    x = bump(size, centres[:, 0], 1.5) - bump(size, centres[:, 1], 1.5)
-    x = 3 * x + 0.4 * torch.randn(x.shape, generator=g)
-    return split(standard_images(x), y, seed)
+    upper = torch.rand(points, generator=g) < 0.5
+    angle = math.pi * torch.rand(points, generator=g)
+    x = torch.where(upper, angle.cos(), 1 - angle.cos())
+    y = torch.where(upper, angle.sin(), 0.5 - angle.sin())
+    clean = torch.stack((standard(x), standard(y)), 1).repeat(draws, 1)
+    time, noise = torch.rand(len(clean), 1, generator=g), torch.randn(clean.shape, generator=g)
+    return split(torch.cat((noisy(clean, time, noise), time), 1), noise, seed)
 
 
-def spots(seed: int, *, size: int = 16) -> Data:
-    """Images of 0 to 8 bright spots and some dark ones; the target is the number of bright ones."""
-    g = generator(seed)
-    y = torch.randint(9, (1500,), generator=g)
-    x = 0.3 * torch.randn(1500, size, size, generator=g)
-    for i in range(8):
-        centre = 1 + (size - 3) * torch.rand(1500, 2, generator=g)
-        width = 0.8 + 1.2 * torch.rand(1500, 1, 1, generator=g)
-        x = x + 2 * bump(size, centre, width) * (y > i)[:, None, None]
-    for _ in range(2):
-        x = x - 2 * bump(size, 1 + (size - 3) * torch.rand(1500, 2, generator=g), 1.5)
-    return split(standard_images(x), y.float()[:, None], seed)
+def noisy(clean: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+    """Return the points at `time` of a cosine schedule."""
+    angle = time * math.pi / 2
+    return angle.cos() * clean + angle.sin() * noise
 
 
-def thresholds(seed: int, *, length: int = 40) -> Data:
-    """Series of a threshold autoregression; the target is the next value at every position.
+def glyphs(seed: int, *, classes: int = 12, size: int = 10) -> Data:
+    """Triplets of images: a glyph, another image of the same glyph, and one of another glyph.
 
-    The noise grows with the distance of the value before from 0, so the quantiles differ.
+    Images have a random position, contrast and sign. The targets are the glyphs of the first two.
     """
     g = generator(seed)
-    before, now = torch.randn(2, 1200, generator=g)
-    values = []
-    for _ in range(length + 21):
-        slope = torch.where(before > 0, 1.5 * now - 0.9 * before, 0.6 * now - 0.5 * before + 0.8)
-        noise = (0.1 + 0.4 * torch.tanh(now.abs())) * torch.randn(1200, generator=g)
-        before, now = now, slope.clamp(-6, 6) + noise
-        values.append(now)
-    series = standard(torch.stack(values[20:], 1))[:, None]
-    return split(series[..., :-1], series[..., 1:], seed)
+    strokes = torch.rand(classes, 5, 5, generator=g) < 0.45
+    first = torch.randint(classes, (1800,), generator=g)
+    other = (first + torch.randint(1, classes, (1800,), generator=g)) % classes
+    shown = torch.stack((first, first, other), 1)
+    x = 0.3 * torch.randn(1800, 3, size, size, generator=g)
+    row, column = torch.randint(size - 4, (2, 1800, 3, 1, 1), generator=g)
+    sign = torch.randint(2, (1800, 3, 1, 1), generator=g) * 2 - 1
+    inside = torch.arange(5)
+    rows, columns = row + inside[:, None], column + inside
+    sample, part = torch.arange(1800)[:, None, None, None], torch.arange(3)[:, None, None]
+    contrast = sign * (1 + torch.rand(1800, 3, 1, 1, generator=g))
+    x[sample, part, rows, columns] += contrast * (2.0 * strokes[shown] - 0.9)
+    return split(x, first, seed)
 
 
-def communities(seed: int, *, nodes: int = 20, features: int = 8) -> Data:
-    """Random graphs of three communities; the class of a node is its community.
+def boxes(seed: int, *, size: int = 16) -> Data:
+    """Images of one shape of four on a noisy background.
 
-    The inputs have shape (graphs, nodes, nodes + features): the adjacency, then the features. One
-    node's features are too noisy; the mean over its neighbours is not.
+    The target is the class and the box: its centre, height and width as shares of the image.
     """
     g = generator(seed)
-    y = torch.randint(3, (1000, nodes), generator=g)
-    same = y[:, :, None] == y[:, None, :]
-    draws = torch.rand(1000, nodes, nodes, generator=g).triu(1)
-    draws = draws + draws.transpose(1, 2) + 2 * torch.eye(nodes)
-    edges = (draws < torch.where(same, 0.6, 0.06)).float()
-    means = torch.randn(3, features, generator=g)
-    x = 0.7 * means[y] + 1.6 * torch.randn(1000, nodes, features, generator=g)
-    return split(torch.cat((edges, x), 2), y, seed)
+    count = 1800
+    kind = torch.randint(4, (count,), generator=g)
+    extent = 5 + 5 * torch.rand(count, 2, generator=g)
+    corner = torch.rand(count, 2, generator=g) * (size - extent)
+    grid = torch.arange(size) + 0.5
+    r = (grid[None, :, None] - corner[:, 0, None, None]) / extent[:, 0, None, None] * 2 - 1
+    c = (grid[None, None, :] - corner[:, 1, None, None]) / extent[:, 1, None, None] * 2 - 1
+    box = torch.maximum(r.abs(), c.abs())
+    frame, cross = (box < 1) & (box > 0.55), (box < 1) & (torch.minimum(r.abs(), c.abs()) < 0.3)
+    shapes = torch.stack((box < 1, frame, cross, (r**2 + c**2).expand(box.shape) < 1), 1)
+    x = 1.5 * shapes[torch.arange(count), kind] + 0.3 * torch.randn(count, size, size, generator=g)
+    y = torch.cat((kind[:, None], (corner + extent / 2) / size, extent / size), 1)
+    return split(((x - x.mean()) / x.std())[:, None], y, seed)
 
 
-def pairs(seed: int) -> Data:
-    """Queries of 16 numbers and their items of 20, both made from the same 6 hidden numbers.
+def melodies(seed: int, *, notes: int = 16, length: int = 20, chunks: int = 120) -> Data:
+    """`STREAMS` melodies in chunks of `length` notes; the target is the next note.
 
-    The inputs hold the query and then the item; the target is the number of the pair.
+    A note depends on the last two and on the key, which seldom changes. Row c · STREAMS + s is
+    chunk c of melody s.
     """
     g = generator(seed)
-    hidden = torch.randn(2400, 6, generator=g)
-    query = torch.tanh(hidden @ torch.randn(6, 16, generator=g))
-    item = (hidden @ torch.randn(6, 20, generator=g)).abs()
-    x = torch.cat((query, item), 1)
-    x = (x - x.mean(0)) / x.std(0) + 0.1 * torch.randn(x.shape, generator=g)
-    return split(x, torch.arange(2400), seed)
+    total = chunks * length + 1
+    step = torch.randint(1, notes, (3, notes), generator=g)
+    before, now = torch.randint(notes, (2, STREAMS), generator=g)
+    key = torch.randint(3, (STREAMS,), generator=g)
+    melody = []
+    for _ in range(total):
+        changes = torch.rand(STREAMS, generator=g) < 0.01
+        key = torch.where(changes, torch.randint(3, (STREAMS,), generator=g), key)
+        following = (now + step[key, before]) % notes
+        free = torch.rand(STREAMS, generator=g) < 0.15
+        following = torch.where(free, torch.randint(notes, (STREAMS,), generator=g), following)
+        before, now = now, following
+        melody.append(now)
+    text = torch.stack(melody, 1)
+    x, y = (in_chunks(t, length) for t in (text[:, :-1], text[:, 1:]))
+    last = STREAMS * (chunks - 20)
+    return Data(x[:last], y[:last], x[last:], y[last:])
 
 
-def patterns(seed: int, *, size: int = 16) -> Data:
-    """Noisy images of two waves and an edge; the target is the image without the noise."""
+def in_chunks(text: Tensor, length: int) -> Tensor:
+    """Return (streams, time) as rows of `length`, all streams of a chunk one after another."""
+    return text.unflatten(1, (-1, length)).transpose(0, 1).flatten(0, 1)
+
+
+def wind(seed: int) -> Data:
+    """A power that grows with the wind, and whose deviation depends on two other features."""
     g = generator(seed)
-    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    speed = 0.8 * (torch.rand(900, 2, 2, 1, 1, generator=g) - 0.5)
-    phase = 2 * math.pi * torch.rand(900, 2, 1, 1, generator=g)
-    waves = torch.sin(speed[:, 0] * row + speed[:, 1] * column + phase).sum(1)
-    edge = torch.randint(3, size - 3, (900, 1, 1), generator=g)
-    clean = standard_images(waves + 1.5 * (column > edge))
-    return split(clean + 0.8 * torch.randn(clean.shape, generator=g), clean, seed)
+    x = torch.randn(2400, 8, generator=g)
+    power = torch.sigmoid(2 * x[:, 0] + x[:, 1]) * 3 + 0.5 * torch.sin(2 * x[:, 2]) * x[:, 3]
+    deviation = 0.05 + 0.5 * torch.sigmoid(2 * x[:, 4] - 1.5 * x[:, 5])
+    y = power + deviation * torch.randn(2400, generator=g)
+    return split(x, standard(y)[:, None], seed)
 
 
-def sums(seed: int, *, digits: int = 8, count: int = 3) -> Data:
-    """Texts of sums such as 3+6=09;5+1=06; and the next token; only the results are targets."""
-    g = generator(seed)
-    a, b = torch.randint(digits, (2, 1500, count), generator=g)
-    c = a + b
-    columns = (a, torch.full_like(a, PLUS), b, torch.full_like(a, EQUALS), c // 10, c % 10)
-    text = torch.stack((*columns, torch.full_like(a, SEMICOLON)), 2).flatten(1)
-    results = torch.tensor([0, 0, 0, 0, 1, 1, 0], dtype=torch.bool).repeat(count)
-    y = text.masked_fill(~results, IGNORED)
-    return split(text[:, :-1], y[:, 1:], seed)
+def clicks(seed: int) -> Data:
+    """Views of advertisements: numbers, and the codes of a user, an item and a place.
 
-
-def scenes(seed: int) -> Data:
-    """24 features; the targets are six labels, 0 or 1, and a number of variance 1."""
-    g = generator(seed)
-    hidden = torch.randn(2200, 5, generator=g)
-    x = torch.tanh(hidden @ torch.randn(5, 24, generator=g))
-    x = (x - x.mean(0)) / x.std(0) + 0.1 * torch.randn(2200, 24, generator=g)
-    scores = hidden @ torch.randn(5, 6, generator=g) + (hidden**2) @ torch.randn(5, 6, generator=g)
-    labels = (scores > scores.quantile(0.7, dim=0)).float()
-    value = standard(hidden[:, 0] * hidden[:, 1] + hidden[:, 2].abs())
-    return split(x, torch.cat((labels, value[:, None]), 1), seed)
-
-
-def grid(seed: int, *, size: int = 6) -> Data:
-    """Random moves in a grid with a goal and two pits.
-
-    The inputs hold the state and the next one, each as a one-hot row and column. The targets hold
-    the action, the reward, 1 at the end of an episode, and the best values of the four actions,
-    which only the metric reads.
+    The target is a click, in about one view of six; it depends on how well user and item match.
     """
     g = generator(seed)
-    moves = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]])
-    goal, pits = (size - 1, size - 2), ((2, 2), (1, 4))
-    reward, end = torch.zeros(size, size), torch.zeros(size, size)
-    reward[goal], end[goal] = 1.0, 1.0
-    for pit in pits:
-        reward[pit], end[pit] = -1.0, 1.0
-    cells = torch.cartesian_prod(torch.arange(size), torch.arange(size))
-    after = (cells[:, None] + moves).clamp(0, size - 1)
-    r, c = after.unbind(2)
-    best = torch.zeros(size, size, 4)
-    for _ in range(60):
-        value = best.amax(2)[r, c] * (1 - end[r, c])
-        best = (reward[r, c] + DISCOUNT * value).reshape(size, size, 4)
-    starts = (end.flatten() == 0).nonzero()[:, 0]
-    state = starts[torch.randint(len(starts), (3000,), generator=g)]
-    action = torch.randint(4, (3000,), generator=g)
-    to = after[state, action]
+    count = 4000
+    numbers = torch.randn(count, NUMBERS, generator=g)
+    codes = torch.stack([torch.randint(n, (count,), generator=g) for n in FIELDS], 1)
+    user, item, place = (torch.randn(n, 3, generator=g) for n in FIELDS)
+    match = (user[codes[:, 0]] * item[codes[:, 1]]).sum(1)
+    score = 1.6 * match + place[codes[:, 2], 0] + numbers[:, 0] - numbers[:, 1] * numbers[:, 2]
+    clicked = torch.rand(count, generator=g) < torch.sigmoid(1.5 * score - 5)
+    return split(torch.cat((numbers, codes), 1), clicked.float()[:, None], seed)
 
-    def coded(cell: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(cell, size).flatten(1).float()
 
-    x = torch.cat((coded(cells[state]), coded(to)), 1)
-    row, column = to.unbind(1)
-    seen = torch.stack((action.float(), reward[row, column], end[row, column]), 1)
-    return split(x, torch.cat((seen, best.flatten(0, 1)[state]), 1), seed)
+def strips(seed: int, *, symbols: int = 5, length: int = 32, most: int = 5) -> Data:
+    """Images of 8 rows with 2 to `most` symbols from left to right at uneven distances.
+
+    The target is their numbers, 1 to `symbols`, and then `BLANK` up to `most`.
+    """
+    g = generator(seed)
+    shapes = (torch.rand(symbols, 8, 4, generator=generator(7)) < 0.5).float() * 2 - 0.8
+    count = 1500
+    x = 0.25 * torch.randn(count, 1, 8, length, generator=g)
+    number = torch.randint(2, most + 1, (count,), generator=g)
+    y = torch.randint(1, symbols + 1, (count, most), generator=g)
+    y = y.masked_fill(torch.arange(most) >= number[:, None], BLANK)
+    row, start = torch.arange(8), torch.randint(3, (count,), generator=g)
+    for i in range(most):
+        rows = (y[:, i] != BLANK).nonzero()[:, 0]
+        at = start[rows, None] + torch.arange(4)
+        x[rows[:, None, None], 0, row[:, None], at[:, None, :]] += shapes[y[rows, i] - 1]
+        start = start + 5 + torch.randint(2, (count,), generator=g)
+    return split((x - x.mean()) / x.std(), y, seed)
+
+
+def plate(seed: int) -> Data:
+    """Points of a square and its border, for the equation −(u_xx + u_yy) = f.
+
+    The target is the solution u, f, and 1 on the border, where u is given; test points are inside.
+    """
+    g = generator(seed)
+    x = 2 * torch.rand(2400, 2, generator=g) - 1
+    side = torch.randint(4, (600,), generator=g)
+    edge = torch.arange(600)
+    x[edge, side % 2] = (side // 2 * 2 - 1).float()
+    amplitude, phase = 0.6 + 0.4 * torch.rand(2, 2, generator=g)
+    waves = (amplitude * torch.sin(2 * x + 3 * phase)).sum(1)
+    u, f = waves + x[:, 0] * x[:, 1], 4 * waves
+    y = torch.stack((u, f, (torch.arange(2400) < 600).float()), 1)
+    made = split(x, y, seed)
+    inside = made.y_test[:, 2] == 0
+    return Data(made.x, made.y, made.x_test[inside], made.y_test[inside])

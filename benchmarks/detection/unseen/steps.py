@@ -3,171 +3,151 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer, Rprop
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from detection.case import Class, Places
 from detection.faults.optimizer import HIGH, LOW
 from detection.faults.register import fault
-from detection.program import Program, output_layer
+from detection.program import Program
 from detection.unseen import models
-from detection.unseen.mapping import COUNTER, DECODER, GRAPH, MIXER, SCENES, TOWERS, UNET, WAVENET
+from detection.unseen.mapping import (
+    CLICKS,
+    DETECTOR,
+    DIFFUSION,
+    MELODIES,
+    PLATE,
+    SIAMESE,
+    STRIPS,
+    WIND,
+)
 
 OPTIMIZER, FIT, SILENT = Class.OPTIMIZER, Class.FIT, Class.SILENT
 
 
-# Optimizer and fit.
+# Optimizer.
 
 
-@fault(OPTIMIZER, f"{HIGH} dead_relu", TOWERS)
-def rate_multiplied_by_the_batch_size(p: Program) -> None:
-    p.lr *= p.batch_size
+@fault(OPTIMIZER, LOW, f"{DIFFUSION} {DETECTOR}")
+def lambda_schedule_returns_the_rate_and_no_factor(p: Program) -> None:
+    # LambdaLR multiplies: the rate is squared.
+    rate = p.lr
+    p.schedule = lambda optimizer, steps: LambdaLR(optimizer, lambda t: rate * (1 - t / steps))
 
 
-@fault(OPTIMIZER, f"schedule_ended_early {LOW}", f"{DECODER} {MIXER}")
-def warm_up_restarts_at_every_epoch(p: Program) -> None:
-    # The scheduler is created inside the loop over epochs, of 20 batches.
-    p.schedule = lambda optimizer, _: LambdaLR(optimizer, lambda t: (t % 20 + 1) / 2000)
+@fault(OPTIMIZER, f"clipping_always_active {LOW}", DETECTOR)
+def clipped_before_the_loss_scale_is_removed(p: Program) -> None:
+    # The norm of gradients that are multiplied by 65536 is clipped at 1; then they are divided.
+    def register(program: Program, optimizer: Optimizer) -> None:
+        weights = [*program.model.parameters()]
+
+        def clip(*_: object) -> None:
+            for weight in weights:
+                assert weight.grad is not None
+                weight.grad.mul_(65536)
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            for weight in weights:
+                assert weight.grad is not None
+                weight.grad.div_(65536)
+
+        optimizer.register_step_pre_hook(clip)
+
+    p.started.append(register)
 
 
-@fault(OPTIMIZER, f"schedule_ended_early {LOW}", f"{WAVENET} {COUNTER}")
-def plateau_schedule_for_an_accuracy(p: Program) -> None:
-    # mode="max" takes each fall of the loss for a bad epoch.
-    inner, schedules, losses = p.loss, list[ReduceLROnPlateau](), list[float]()
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        value: Tensor = inner(output, target)
-        losses.append(float(value))
-        return value
-
-    def start(_: Program, optimizer: Optimizer) -> None:
-        schedules.append(ReduceLROnPlateau(optimizer, mode="max", patience=1))
-
-    def event(step: int, _: Program, __: Optimizer) -> None:
-        if step % 8 == 7:
-            schedules[0].step(sum(losses[-8:]) / 8)
-
-    p.loss, p.schedule = loss, None
-    p.started.append(start)
-    p.events.append(event)
+@fault(OPTIMIZER, f"{LOW} over_regularised", DETECTOR)
+def rate_and_weight_decay_exchanged(p: Program) -> None:
+    p.optimizer = lambda parameters, lr: SGD(parameters, 1e-4, momentum=0.9, weight_decay=lr)
 
 
-@fault(OPTIMIZER, f"{LOW} parameter_not_updated", f"{COUNTER} {UNET}")
-def backbone_at_the_rate_of_fine_tuning(p: Program) -> None:
-    head = [*output_layer(p.model)[1].parameters()]
-    inner, ids = p.optimizer, {id(w) for w in head}
-
+@fault(OPTIMIZER, "over_regularised", CLICKS)
+def weight_decay_meant_for_the_layers_on_the_embeddings(p: Program) -> Places:
     def make(parameters: list[Tensor], lr: float) -> Any:
-        others = [w for w in parameters if id(w) not in ids]
-        return inner([{"params": others, "lr": 1e-5 * lr}, {"params": head}], lr)
+        first = [id(w) for n, w in p.model.named_parameters() if n.startswith(("fac", "wei"))]
+        codes = [w for w in parameters if id(w) in first]
+        others = [w for w in parameters if id(w) not in first]
+        return Adam([{"params": codes, "weight_decay": 0.1}, {"params": others}], lr)
+
+    p.optimizer = make
+    return ("factors*", "weights*", "")
+
+
+@fault(OPTIMIZER, f"gradient_noise_dominates loss_oscillation {HIGH}", f"{DETECTOR} {MELODIES}")
+def batches_of_two(p: Program) -> None:
+    p.batch_size = 2
+
+
+@fault(
+    OPTIMIZER,
+    f"{HIGH} state_not_restored loss_oscillation gradient_noise_dominates loss_plateau",
+    f"{MELODIES} {SIAMESE}",
+)
+def optimizer_created_in_the_loop(p: Program) -> None:
+    # Adam without a memory takes the sign of each gradient.
+    p.events.append(lambda _, __, optimizer: optimizer.state.clear())
+
+
+@fault(OPTIMIZER, f"{HIGH} loss_spike bias_drift", f"{WIND} {PLATE}")
+def rate_of_sgd_given_to_adam(p: Program) -> None:
+    p.lr, p.schedule = 0.5, None
+
+
+@fault(OPTIMIZER, f"schedule_ended_early state_not_restored {LOW}", f"{WIND} {SIAMESE}")
+def schedule_starts_at_the_epoch_of_another_run(p: Program) -> None:
+    # The number of finished epochs is read from the checkpoint of a longer run.
+    p.schedule = lambda optimizer, _: LambdaLR(optimizer, lambda t: 0.97 ** (200 + t))
+
+
+@fault(OPTIMIZER, f"{LOW} parameter_not_updated", f"{SIAMESE} {DIFFUSION}")
+def first_layers_at_a_millionth_of_the_rate(p: Program) -> None:
+    # A decay of the rate by layers, multiplied for each parameter instead of each layer.
+    def make(parameters: list[Tensor], lr: float) -> Any:
+        last = len(parameters) - 1
+        groups = [{"params": [w], "lr": lr * 0.4 ** (last - i)} for i, w in enumerate(parameters)]
+        return Adam(groups, lr)
 
     p.optimizer = make
 
 
-@fault(
-    OPTIMIZER,
-    "loss_divergence loss_task_mismatch learning_rate_too_high",
-    WAVENET,
-)
-def maximize_left_from_another_project(p: Program) -> None:
-    p.optimizer = lambda parameters, lr: AdamW(parameters, lr, maximize=True)
+# Fit.
 
 
-def plain_sgd(p: Program) -> None:
-    """SGD with momentum, as the twin."""
-    p.optimizer, p.lr = lambda w, lr: SGD(w, lr, momentum=0.9), 0.03
-
-
-@fault(OPTIMIZER, "clipping_always_active learning_rate_too_low", SCENES, given=plain_sgd)
-def clipped_by_value_at_one_millionth(p: Program) -> None:
-    def clip(program: Program, optimizer: Optimizer) -> None:
-        weights = [*program.model.parameters()]
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_value_(weights, 1e-6))
-
-    p.started.append(clip)
-
-
-@fault(
-    OPTIMIZER,
-    f"{HIGH} gradient_noise_dominates loss_oscillation no_learning loss_plateau",
-    SCENES,
-)
-def rprop_on_small_batches(p: Program) -> None:
-    p.optimizer, p.batch_size, p.schedule = Rprop, 4, None
-
-
-def sgd_for_a_sum(p: Program) -> None:
-    """SGD with a rate for a mean over the samples, as the twin."""
-    p.optimizer, p.lr, p.schedule = SGD, 0.1, None
-
-
-@fault(OPTIMIZER, f"{HIGH} dead_relu", SCENES, given=sgd_for_a_sum)
-def gradients_multiplied_for_each_worker(p: Program) -> None:
-    # The sum over 64 workers instead of the mean.
-    def multiply(program: Program, optimizer: Optimizer) -> None:
-        def all_reduce(*_: object) -> None:
-            for weight in program.model.parameters():
-                if weight.grad is not None:
-                    weight.grad.mul_(64)
-
-        optimizer.register_step_pre_hook(all_reduce)
-
-    p.started.append(multiply)
-
-
-@fault(FIT, "loss_plateau no_learning", WAVENET)
-def kernels_of_one(p: Program) -> Places:
-    p.model = models.WaveNet(3, kernel=1)
-    return ("blocks*", "")
-
-
-@fault(FIT, "loss_plateau no_learning", f"{SCENES} {TOWERS}")
-def trunk_of_two_units(p: Program) -> Places:
-    model = p.model
-    if isinstance(model, models.TwoHeads):
-        p.model = models.TwoHeads(24, 6, width=2)
+@fault(FIT, "loss_plateau no_learning", f"{SIAMESE} {MELODIES} {PLATE}")
+def a_width_of_one_or_two(p: Program) -> Places:
+    if isinstance(p.model, models.TripletNet):
+        p.model = models.TripletNet(outputs=1)
+    elif isinstance(p.model, models.MelodyModel):
+        p.model = models.MelodyModel(16, width=2)
     else:
-        model.query, model.item = models.tower(16, 16, width=2), models.tower(20, 16, width=2)
-    return ("trunk*", "query*", "item*", "")
+        p.model = models.Field(width=1)
+    return ("embed*", "rnn*", "net*", "")
 
 
-@fault(
-    FIT,
-    "over_regularised initial_loss_anomaly loss_plateau no_learning",
-    f"{MIXER} {UNET}",
-)
-def a_penalty_on_all_weights_without_a_factor(p: Program) -> None:
-    inner, model = p.loss, p.model
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        penalty = sum((w**2).sum() for w in model.parameters())
-        return inner(output, target) + penalty  # type: ignore[no-any-return]
-
-    p.loss = loss
+@fault(FIT, "loss_plateau no_learning dead_relu", DIFFUSION)
+def one_unit_between_all_layers(p: Program) -> Places:
+    p.model = models.NoisePredictor(width=1)
+    return ("blocks*", "input*", "time_fc*", "")
 
 
 def validated(p: Program) -> None:
-    """Log a validation loss, as the twin."""
-    p.validate_every = 10
+    """Log a validation loss on few samples, and train for longer, as the twin."""
+    p.validate_every, p.steps = 10, 300
 
 
-@fault(FIT, f"wrong_train_eval_mode overfitting {LOW}", COUNTER, given=validated)
-def average_of_the_weights_that_hardly_moves(p: Program) -> None:
-    # The evaluation uses an average with a decay of 0.9999 from the first weights on.
-    average = copy.deepcopy(p.model)
+@fault(FIT, "overfitting", f"{CLICKS} {DETECTOR} {SIAMESE}", given=validated)
+def sixty_samples(p: Program) -> None:
+    p.sample = lambda p, _, g: torch.randint(60, (p.batch_size,), generator=g)
 
-    def event(_: int, program: Program, __: Optimizer) -> None:
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), program.model.parameters(), strict=True):
-                slow.lerp_(fast, 1e-4)
 
-    p.forward = lambda model, x: model(x) if model.training else average(x)
-    p.events.append(event)
+@fault(FIT, "loss_plateau over_regularised no_learning", f"{DETECTOR} {STRIPS}")
+def dropout_of_095_before_the_head(p: Program) -> Places:
+    name = "act_fc" if isinstance(p.model, models.Detector) else "act1"
+    setattr(p.model, name, nn.Sequential(nn.ReLU(), nn.Dropout(0.95)))
+    return (f"{name}*", "")
 
 
 # Silent success.
@@ -175,44 +155,50 @@ def average_of_the_weights_that_hardly_moves(p: Program) -> None:
 
 @fault(
     SILENT,
-    "state_not_restored loss_spike loss_oscillation no_learning loss_plateau",
-    f"{DECODER} {SCENES}",
-    onset=30,
+    "state_not_restored loss_spike loss_oscillation no_learning parameter_jump loss_plateau",
+    f"{WIND} {SIAMESE}",
+    onset=40,
 )
-def weights_initialised_at_every_epoch(p: Program) -> None:
-    # The function that trains one epoch, of 30 batches, creates the weights.
+def the_best_weights_are_those_of_the_largest_loss(p: Program) -> None:
+    # The weights of the best epoch are loaded after each one, and mode="max" keeps the first.
+    first = copy.deepcopy(p.model.state_dict())
+
     def event(step: int, program: Program, _: Optimizer) -> None:
-        if step % 30 == 29 and step + 1 < program.steps:
-            for module in program.model.modules():
-                reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
-                if reset is not None:
-                    reset()
+        if step % 40 == 39:
+            program.model.load_state_dict(first)
 
     p.events.append(event)
 
 
-def pretrained(p: Program) -> None:
-    """Fine-tune at a fiftieth of the rate from weights that were trained on the same data."""
-    p.started.append(pretrain)
-    p.lr, p.schedule = p.lr / 50, None
+@fault(SILENT, f"{LOW} parameter_not_updated absorbed_updates", f"{DIFFUSION} {WIND}")
+def average_of_the_weights_written_back(p: Program) -> None:
+    # After each step the model gets its own slow average instead of a copy of it.
+    average = copy.deepcopy(p.model)
 
+    def event(_: int, program: Program, __: Optimizer) -> None:
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), program.model.parameters(), strict=True):
+                fast.copy_(slow.lerp_(fast, 1e-3))
 
-def pretrain(program: Program, _: Optimizer) -> None:
-    """Train the model's weights, as a checkpoint has them."""
-    optimizer = Adam(program.model.parameters(), 50 * program.lr)
-    for _ in range(120):
-        rows = torch.randint(len(program.data.x), (32,))
-        optimizer.zero_grad()
-        program.loss(program.model(program.data.x[rows]), program.data.y[rows]).backward()
-        optimizer.step()
+    p.events.append(event)
 
 
 @fault(
     SILENT,
-    f"state_not_restored {LOW}",
-    f"{SCENES} {GRAPH}",
-    given=pretrained,
+    "state_not_restored loss_spike learning_rate_too_high loss_oscillation parameter_jump",
+    f"{DETECTOR} {STRIPS}",
+    onset=90,
 )
-def checkpoint_whose_keys_do_not_match(p: Program) -> None:
-    # load_state_dict(strict=False) of keys with the prefix "module." loads nothing.
-    p.started.remove(pretrain)
+def resumed_with_the_weights_of_another_order(p: Program) -> Places:
+    # The checkpoint lists the units of the first layer in another order.
+    def event(step: int, program: Program, optimizer: Optimizer) -> None:
+        if step == 89:
+            optimizer.state.clear()
+            for group in optimizer.param_groups:
+                group["lr"] /= 100
+            with torch.no_grad():
+                for weight in program.model.parameters():
+                    weight.copy_(weight[torch.randperm(len(weight))])
+
+    p.events.append(event)
+    return ("",)

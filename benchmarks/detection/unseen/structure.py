@@ -2,176 +2,228 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from detection import models as common
 from detection.case import Class, Places
 from detection.faults.flow import VANISHING
 from detection.faults.initialisation import TOO_LARGE
-from detection.faults.optimizer import LOW
 from detection.faults.register import fault
-from detection.faults.wiring import NOT_TRAINED
-from detection.program import (
-    Program,
-    around,
-    hidden_layers,
-    output_layer,
-    places_of,
-    put,
-    weight_layers,
+from detection.faults.wiring import NOT_TRAINED, Detach
+from detection.program import Program, append, around, output_layer, places_of, weight_layers
+from detection.unseen.mapping import (
+    CLICKS,
+    DETECTOR,
+    DIFFUSION,
+    MELODIES,
+    PLATE,
+    SIAMESE,
+    STRIPS,
+    WIND,
 )
-from detection.unseen import models
-from detection.unseen.mapping import COUNTER, DECODER, GRAPH, GRID, MIXER, SCENES, TOWERS, WAVENET
+from detection.unseen.programs import DetectionLoss, GaussianLoss, SequenceLoss
 
 WIRING, INIT, BIAS, FLOW = Class.WIRING, Class.INITIALISATION, Class.BIAS, Class.FLOW
+EMBEDDINGS: Places = ("embedding*", "factors*", "weights*", "decoder*", "deep*", "")
 
 
 # Wiring.
 
 
-@fault(WIRING, f"{NOT_TRAINED} no_learning loss_plateau", f"{MIXER} {WAVENET}")
-def blocks_in_a_python_list(p: Program) -> Places:
-    # Not an nn.ModuleList: parameters() does not find the blocks.
-    blocks = [*p.model.blocks]
-    del p.model.blocks
-    p.model.__dict__["blocks"] = blocks
-    return (*around("blocks"), "")
+@fault(WIRING, NOT_TRAINED, CLICKS)
+def embeddings_left_to_another_optimizer(p: Program) -> Places:
+    # Sparse embeddings need their own optimizer, which is never created.
+    parts = ("weights.", "factors.")
+    p.parameters = lambda model: [w for n, w in model.named_parameters() if not n.startswith(parts)]
+    return ("weights*", "factors*")
 
 
-@fault(WIRING, NOT_TRAINED, SCENES, part="trunk", name="trunk_not_in_the_optimizer")
-@fault(WIRING, NOT_TRAINED, TOWERS, part="item", name="item_tower_not_in_the_optimizer")
-def part_not_in_the_optimizer(p: Program, part: str) -> Places:
-    def parameters(model: nn.Module) -> list[Tensor]:
-        return [w for n, w in model.named_parameters() if not n.startswith(f"{part}.")]
-
-    p.parameters = parameters
-    return around(part)
+@fault(WIRING, f"{NOT_TRAINED} constant_or_duplicate_input loss_plateau", DIFFUSION)
+def the_time_is_not_given_to_the_network(p: Program) -> Places:
+    p.model.waves = lambda time: torch.zeros(len(time), 16)
+    return ("time_fc*", "time_act*", "*time*", "")
 
 
-@fault(WIRING, NOT_TRAINED, f"{COUNTER} {SCENES} {GRAPH}")
-def unfrozen_by_an_attribute_of_the_module(p: Program) -> Places:
-    # module.requires_grad = True sets an attribute; requires_grad_(True) was meant.
-    for _, layer in hidden_layers(p.model):
-        layer.requires_grad_(False)
-        layer.requires_grad = True  # type: ignore[assignment]
-    return places_of(name for name, _ in hidden_layers(p.model))
+@fault(WIRING, NOT_TRAINED, f"{DETECTOR} {SIAMESE}")
+def features_detached_before_the_heads(p: Program) -> Places:
+    # Written for a pretrained backbone, but this one is new.
+    name = "backbone" if hasattr(p.model, "backbone") else "encoder"
+    append(p.model, name, Detach())
+    return around(name)
 
 
-@fault(WIRING, f"{NOT_TRAINED} no_signal no_learning", f"{DECODER} {GRID}")
-def zero_grad_between_backward_and_step(p: Program) -> None:
-    def register(_: Program, optimizer: Optimizer) -> None:
-        optimizer.register_step_pre_hook(lambda o, *_: o.zero_grad(set_to_none=False))
+class DetachedVariance(GaussianLoss):
+    """The variance is computed without a graph."""
 
-    p.started.append(register)
-
-
-@fault(WIRING, f"{NOT_TRAINED} {LOW}", SCENES)
-def step_after_the_loop_over_the_batches(p: Program) -> None:
-    # step() is indented to the loop over epochs, of 45 batches; zero_grad() is not.
-    def rarely(_: Program, optimizer: Optimizer) -> None:
-        step, calls = optimizer.step, iter(range(10**6))
-
-        def each(*arguments: Any) -> Any:
-            return step(*arguments) if next(calls) % 45 == 44 else None
-
-        optimizer.step = each  # type: ignore[method-assign]
-
-    p.started.append(rarely)
+    def variance(self, logarithm: Tensor) -> Tensor:
+        return super().variance(logarithm).detach()
 
 
-# Initialisation and biases.
+@fault(WIRING, "loss_term_inactive no_gradient loss_task_mismatch", WIND)
+def the_variance_has_no_gradient(p: Program) -> Places:
+    p.loss = DetachedVariance()
+    return (*around("head"), "")
 
 
-@fault(INIT, f"{TOO_LARGE} symmetric_init", f"{SCENES} {GRAPH} {GRID}")
-def uniform_init_from_zero_to_one(p: Program) -> Places:
-    # nn.init.uniform_(weight) has these limits by default.
-    for _, layer in weight_layers(p.model):
-        nn.init.uniform_(layer.weight)
+@fault(WIRING, NOT_TRAINED, MELODIES)
+def tied_weight_copied_after_the_optimizer(p: Program) -> Places:
+    # The model is tied again by a copy, which the optimizer does not know.
+    def copy(program: Program, _: Optimizer) -> None:
+        program.model.decoder.weight = nn.Parameter(torch.randn_like(program.model.decoder.weight))
+
+    p.started.append(copy)
+    return around("decoder")
+
+
+class KindDetached(DetectionLoss):
+    """Only the box reaches the weights; the class term is in the sum that is logged."""
+
+    def kind(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().kind(logits, target).detach()
+
+
+@fault(WIRING, f"loss_term_inactive {NOT_TRAINED}", DETECTOR)
+def gradients_zeroed_between_two_backward_passes(p: Program) -> Places:
+    p.loss = KindDetached()
+    return (*around("classes"), *around("kind"), "")
+
+
+# Initialisation.
+
+
+@fault(INIT, TOO_LARGE, f"{CLICKS} {MELODIES}")
+def embeddings_with_a_deviation_of_three(p: Program) -> Places:
+    for module in p.model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=3.0)
+    return EMBEDDINGS
+
+
+@fault(INIT, "symmetric_init", f"{SIAMESE} {STRIPS} {DIFFUSION}")
+def every_unit_is_a_copy_of_the_first(p: Program) -> Places:
+    # A custom initialisation draws one row and expands it.
+    with torch.no_grad():
+        for _, layer in weight_layers(p.model):
+            layer.weight.copy_(layer.weight[:1].expand_as(layer.weight).clone())
+            if layer.bias is not None:
+                layer.bias.zero_()
     return (*places_of(name for name, _ in weight_layers(p.model)), "")
+
+
+@fault(INIT, "saturated_activation init_scale_too_large exploding_gradient", PLATE)
+def first_layer_times_a_hundred(p: Program) -> Places:
+    with torch.no_grad():
+        p.model.net.fc0.weight.mul_(100)
+    return ("net.fc0*", "net.act0*", "")
+
+
+@fault(INIT, "symmetric_init no_gradient no_signal", DIFFUSION)
+def both_layers_of_each_branch_start_at_zero(p: Program) -> Places:
+    # Zeros in the last layer of a branch are usual; with zeros before it, neither has a gradient.
+    for block in p.model.blocks:
+        for layer in (block.fc0, block.time, block.fc1):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        block.act1 = nn.Tanh()
+    return around("blocks")
+
+
+# Biases.
 
 
 @fault(
-    INIT,
-    "symmetric_init init_scale_too_small no_signal no_gradient vanishing_gradient no_learning",
-    f"{MIXER} {COUNTER}",
+    BIAS, "initial_loss_anomaly output_bias_prior exploding_gradient bias_drift loss_spike", WIND
 )
-def gains_of_the_norms_set_to_zero(p: Program) -> Places:
-    # A loop that sets every one-dimensional parameter to 0, as if all were biases.
-    norms = []
-    for name, module in p.model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if "weight" in own and own["weight"].ndim == 1:
-            nn.init.zeros_(own["weight"])
-            norms.append(name)
-    return (*places_of(norms), *places_of(name for name, _ in weight_layers(p.model)), "")
+def logarithm_of_the_variance_starts_at_minus_twelve(p: Program) -> Places:
+    with torch.no_grad():
+        p.model.head.bias[1] = -12.0
+    return (*around("head"), "")
 
 
-@fault(INIT, "init_scale_too_small vanishing_gradient", TOWERS)
-def deviation_divided_by_the_number_of_inputs(p: Program) -> Places:
-    # 1 / fan_in instead of its root.
-    for _, layer in weight_layers(p.model):
-        nn.init.normal_(layer.weight, std=1 / layer.weight[0].numel())
-    return (*places_of(name for name, _ in weight_layers(p.model)), "")
+@fault(BIAS, "saturated_activation vanishing_gradient init_scale_too_small", MELODIES)
+def input_gates_closed_by_their_biases(p: Program) -> Places:
+    with torch.no_grad():
+        for name, weight in p.model.rnn.named_parameters():
+            if name.startswith("bias_ih"):
+                weight[: len(weight) // 4] = -15.0
+    return (*around("rnn"), "")
 
 
-@fault(BIAS, "saturated_activation vanishing_gradient init_scale_too_small", WAVENET)
-def gates_closed_by_their_biases(p: Program) -> Places:
-    for block in p.model.blocks:
-        nn.init.constant_(block.gate.bias, -30.0)
-    return ("*gate*", "*sigmoid*", "blocks*")
+@fault(BIAS, "initial_loss_anomaly output_bias_prior class_collapse", STRIPS)
+def the_blank_starts_with_a_bias_of_fifty(p: Program) -> Places:
+    with torch.no_grad():
+        p.model.head.bias[0] = 50.0
+    return (*around("head"), "")
 
 
-@fault(BIAS, "initial_loss_anomaly output_bias_prior bias_drift", COUNTER)
-def head_bias_for_counts_of_thousands(p: Program) -> Places:
-    # The bias of the log rate is the number itself and not its logarithm.
+@fault(BIAS, "initial_loss_anomaly output_bias_prior no_signal", CLICKS)
+def bias_of_the_click_rate_in_percent(p: Program) -> Places:
+    # The rate in percent is written into the bias of a logit.
     name, layer = output_layer(p.model)
-    nn.init.constant_(layer.bias, float(p.data.y.max()))
+    nn.init.constant_(layer.bias, 100 * float(p.data.y.mean()))
     return (*around(name), "")
-
-
-@fault(BIAS, "dead_relu", GRAPH)
-def biases_of_the_graph_layers_minus_ten(p: Program) -> Places:
-    for _, layer in hidden_layers(p.model):
-        nn.init.constant_(layer.bias, -10.0)  # type: ignore[arg-type]
-    return ("fc0*", "act0*", "layers*")
 
 
 # Flow.
 
 
-@fault(FLOW, f"{VANISHING} loss_plateau no_learning", GRAPH)
-def a_graph_network_of_twelve_layers(p: Program) -> Places:
-    p.model = models.GraphNet(20, 8, 3, hidden=11)
-    return ("fc0*", "act0*", "layers*", "")
+@fault(
+    FLOW,
+    "loss_term_inactive no_gradient missing_nonlinearity loss_plateau no_learning",
+    PLATE,
+)
+def relu_has_no_second_derivative(p: Program) -> Places:
+    p.model.net.act0, p.model.net.act1 = nn.ReLU(), nn.ReLU()
+    return ("net.act*", "net", "inside*", "")
 
 
-@fault(FLOW, f"{VANISHING} saturated_activation", f"{TOWERS} {SCENES}")
-def sigmoids_and_tiny_first_weights(p: Program) -> Places:
-    for name, module in [*p.model.named_modules()]:
-        if isinstance(module, nn.ReLU):
-            put(p.model, name, nn.Sigmoid())
-    for _, layer in hidden_layers(p.model):
-        nn.init.normal_(layer.weight, std=0.01)
-    return (*places_of(name for name, _ in weight_layers(p.model)), "*act*", "")
+@fault(FLOW, f"{VANISHING} loss_plateau no_learning", PLATE)
+def a_deep_field_with_small_weights(p: Program) -> Places:
+    net = common.mlp(2, *[24] * 7, 1, activation=nn.Tanh)
+    for _, layer in weight_layers(net):
+        nn.init.normal_(layer.weight, std=0.03)
+    p.model.net = net
+    return ("net*", "")
 
 
-@fault(FLOW, "exploding_gradient init_scale_too_large initial_loss_anomaly", GRAPH)
-def adjacency_summed_and_not_averaged(p: Program) -> Places:
-    # The neighbours' features are added, with edges that are weighted by 30.
-    p.model.normalised = lambda edges: 30 * edges
-    return ("fc0*", "act0*", "layers*", "head*", "")
+@fault(FLOW, f"{VANISHING} saturated_activation loss_plateau no_learning", f"{WIND} {DETECTOR}")
+def six_sigmoid_layers_before_the_heads(p: Program) -> Places:
+    name = "act1" if isinstance(p.model, nn.Sequential) else "act_fc"
+    deep: list[nn.Module] = []
+    for _ in range(6):
+        deep += [nn.Linear(48, 48), nn.Sigmoid()]
+    append(p.model, name, nn.Sequential(*deep))
+    return ("*fc*", "*act*", "*conv*", "")
 
 
-def without_the_last_norm(p: Program) -> None:
-    """Leave out the norm before the head, as in the twin; it would undo a scale."""
-    p.model.norm = nn.Identity()
+class ColdScores(SequenceLoss):
+    """The scores are divided by a temperature of 1000."""
+
+    def scores(self, output: Tensor) -> Tensor:
+        return super().scores(output / 1000)
 
 
-@fault(FLOW, "init_scale_too_small vanishing_gradient", DECODER, given=without_the_last_norm)
-def residual_stream_times_1e_4(p: Program) -> Places:
-    # The scale of the branches is applied to the whole stream.
-    for block in p.model.blocks:
-        block.register_forward_hook(lambda _, __, y: 1e-4 * y)
-    return ("blocks*", "norm*", "head*", "")
+@fault(
+    FLOW,
+    "init_scale_too_small vanishing_gradient learning_rate_too_low no_learning loss_plateau",
+    STRIPS,
+)
+def scores_divided_by_a_thousand(p: Program) -> Places:
+    p.loss = ColdScores()
+    return (*around("head"), "")
+
+
+@fault(FLOW, "vanishing_gradient init_scale_too_small attention_logit_growth no_learning", SIAMESE)
+def embeddings_pass_a_saturated_tanh(p: Program) -> Places:
+    append(p.model, "embed", Steep())
+    return ("embed*", "encoder*", "")
+
+
+class Steep(nn.Module):
+    """A tanh of a thousandfold input, as a soft sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardtanh(1000 * x)
