@@ -29,7 +29,13 @@ import pytest
 import sqlalchemy as sa
 
 from helpers.simulated_network import LATE_S, Answer, Network, Response, acknowledgement
-from helpers.simulated_records import Life, frames_of_step, introduction, problems_of
+from helpers.simulated_records import (
+    Life,
+    frames_of_step,
+    introduction,
+    problems_of,
+    stored_records,
+)
 from helpers.simulated_threads import Process, World
 from trainvitals.ship import Shipper, adopt, backoff, http, packer, parse_url, sender, shipper
 from trainvitals.ship.adopt import Adoption
@@ -114,6 +120,7 @@ class Cluster:
         counts = Counter(sources=len(self.lives))
         for life in self.lives:
             counts += Counter(produced=len(life.records), dropped=life.dropped())
+            counts["stored"] += stored_records(life, self.collector.store)
             counts["killed"] += life.killed_at is not None
         return Result(found, world.failures, counts)
 

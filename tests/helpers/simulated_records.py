@@ -98,6 +98,14 @@ def any_floats(random: Random, places: int, statistics: int) -> np.ndarray:
     return np.array(values, np.float32).reshape(1, places, statistics)
 
 
+def stored_records(life: Life, store: Store) -> int:
+    """Return how many records of a process the collector has counted."""
+    with store.database.read() as connection:
+        key = life.shipper.source if life.shipper is not None else b""
+        source = connection.execute(SOURCE, {"key": key}).first()
+    return 0 if source is None else int(source.records)
+
+
 def problems_of(life: Life, store: Store) -> list[str]:
     """Return what of a process is lost, doubled or not counted."""
     if life.shipper is None:
@@ -105,7 +113,6 @@ def problems_of(life: Life, store: Store) -> list[str]:
     of = f"rank {life.rank}, source {life.shipper.source.hex()[:6]}"
     key = {"key": life.shipper.source}
     with store.database.read() as connection:
-        source = connection.execute(SOURCE, key).first()
         tracks = connection.execute(TRACKS, key).all()
         found = []
         for pk, stream in tracks:
@@ -115,7 +122,7 @@ def problems_of(life: Life, store: Store) -> list[str]:
     if life.shipper.status.errors:
         found.append(f"{of}: {life.shipper.status.errors} exceptions in delivery")
     produced, dropped = len(life.records), life.dropped()
-    stored = 0 if source is None else source.records
+    stored = stored_records(life, store)
     unaccounted = produced - stored - dropped
     if not 0 <= unaccounted <= life.in_memory():
         found.append(
