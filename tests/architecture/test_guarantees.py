@@ -37,6 +37,9 @@ def test_every_test_that_a_guarantee_names_exists(reliability):
         ("::test_noise_is_a_4xx", "::padded", "do not exist"),
         ('id = "R7"', 'id = "R77"', "R1 to R20"),
         (WITH_ONE_TEST, "tests = []", "no test"),
+        ('revision = "1c026aa"', 'revision = "main"', "R18 has a figure without"),
+        ('revision = "1c026aa"\n', "", "R18 has a figure without"),
+        ('pytest tests/hooks/ship/test_spool.py"', 'pytest tests/absent.py"', "R5 has a figure"),
     ],
 )
 def test_a_wrong_table_is_refused(reliability, monkeypatch, tmp_path, old, new, problem):
