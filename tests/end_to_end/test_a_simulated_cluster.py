@@ -53,6 +53,7 @@ def assert_nothing_is_lost(seeds: range) -> None:
     assert counts["dropped"] > 0, "no spool was full: the count of dropped records is not tested"
 
 
+@pytest.mark.timeout(300)
 def test_200_seeds_lose_double_and_miscount_nothing():
     assert_nothing_is_lost(range(SEEDS))
 
