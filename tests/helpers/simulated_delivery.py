@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +74,7 @@ def simulate(seed: int, build: type[Store] = Store) -> Result:
     """Train, fail, recover and deliver; everything that happens follows from `seed`."""
     world, empty = World(seed), empty_database()
     with TemporaryDirectory(prefix="simulated-") as folder, patched(world):
-        shutil.copy(empty, Path(folder) / DATABASE)
+        (Path(folder) / DATABASE).write_bytes(empty)
         cluster = Cluster(world, Path(folder), build)
         try:
             return cluster.result()
@@ -330,11 +329,12 @@ def problem(refused: Any) -> Response:
 
 
 @lru_cache
-def empty_database() -> Path:
-    """Return a database with all tables."""
-    path = Path(mkdtemp(prefix="simulated-")) / "empty.db"
-    Store.open(f"sqlite:///{path}").close()
-    return path
+def empty_database() -> bytes:
+    """Return a file of a database with all tables."""
+    with TemporaryDirectory(prefix="simulated-") as folder:
+        path = Path(folder) / DATABASE
+        Store.open(f"sqlite:///{path}").close()
+        return path.read_bytes()
 
 
 @contextmanager
