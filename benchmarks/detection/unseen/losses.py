@@ -15,7 +15,6 @@ from detection.unseen.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
-    MELODIES,
     PLATE,
     SIAMESE,
     STRIPS,
@@ -207,15 +206,6 @@ def softmax_over_the_frames(p: Program) -> Places:
 @fault(LOSS, f"loss_task_mismatch {NOT_LEARNABLE}", STRIPS)
 def frames_and_strips_reshaped(p: Program) -> Places:
     p.loss = Reshaped()
-    return head_of(p)
-
-
-@fault(LOSS, "softmax_before_cross_entropy loss_task_mismatch loss_plateau", MELODIES)
-def log_softmax_over_the_melodies(p: Program) -> Places:
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        return F.nll_loss(output.log_softmax(0).flatten(0, 1), target.flatten())
-
-    p.loss = loss
     return head_of(p)
 
 

@@ -23,8 +23,7 @@ WIRING = {
     "step_before_backward": PLATE,
     "batch_norm_in_eval_mode": SIAMESE,
     "no_activations": WIND,
-    "weights_assigned_after_the_optimizer": DETECTOR,
-    "one_block_frozen_by_no_grad": DIFFUSION,
+    "weights_assigned_after_the_optimizer": _on(DETECTOR, MELODIES),
     "unfrozen_by_an_attribute_of_the_module": _on(DIFFUSION, STRIPS),
     "zero_grad_between_backward_and_step": WIND,
     "encoder_under_no_grad": SIAMESE,
@@ -34,7 +33,7 @@ INITIALISATION = {
     "constant": _on(WIND, DETECTOR),
     "standard_normal_init": _on(DIFFUSION, STRIPS),
     "all_matrices_times_ten": _on(PLATE, CLICKS),
-    "head_times_hundred": _on(STRIPS, DIFFUSION),
+    "head_times_hundred": DIFFUSION,
     "uniform_init_from_zero_to_one": DETECTOR,
 }
 BIAS = {
@@ -72,6 +71,7 @@ LOSS = {
     "loss_divided_twice": DETECTOR,
     "sigmoid_before_the_loss_with_logits": CLICKS,
     "logits_viewed_instead_of_transposed": MELODIES,
+    "log_softmax_over_the_sequence": MELODIES,
 }
 DATA = {
     "inputs_times_1000": PLATE,
@@ -119,7 +119,7 @@ CONTROLS: dict[str, str] = {
     "nadam": DIFFUSION,
     "radam": CLICKS,
     "adagrad": CLICKS,
-    "adamw_decay": STRIPS,
+    "adamw_decay": WIND,
     "adamax": WIND,
     "adam": DETECTOR,
     "huber": DIFFUSION,
@@ -130,7 +130,7 @@ CONTROLS: dict[str, str] = {
     "dropout": WIND,
     "with_validation": _on(DETECTOR, CLICKS, WIND),
     "silu": WIND,
-    "frozen_first_layer": STRIPS,
+    "frozen_first_layer": SIAMESE,
     "orthogonal_layers": PLATE,
     "noise_on_the_gradients": DIFFUSION,
     "average_of_the_weights": DETECTOR,

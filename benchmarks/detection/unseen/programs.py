@@ -192,7 +192,7 @@ def symbol_error(output: Tensor, target: Tensor) -> Tensor:
 def _(seed: int) -> Program:
     data, model = samples.strips(seed), models.Recogniser(5)
     p = Program(model, data, SequenceLoss(), symbol_error, 5e-3, Adam)
-    p.steps, p.clip_norm = 130, 5.0
+    p.steps, p.clip_norm = 160, 5.0
     return p
 
 

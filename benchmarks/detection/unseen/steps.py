@@ -76,19 +76,9 @@ def weight_decay_meant_for_the_layers_on_the_embeddings(p: Program) -> Places:
     return ("factors*", "weights*", "")
 
 
-@fault(OPTIMIZER, f"gradient_noise_dominates loss_oscillation {HIGH}", f"{DETECTOR} {MELODIES}")
+@fault(OPTIMIZER, f"gradient_noise_dominates loss_oscillation {HIGH}", DETECTOR)
 def batches_of_two(p: Program) -> None:
     p.batch_size = 2
-
-
-@fault(
-    OPTIMIZER,
-    f"{HIGH} state_not_restored loss_oscillation gradient_noise_dominates loss_plateau",
-    f"{MELODIES} {SIAMESE}",
-)
-def optimizer_created_in_the_loop(p: Program) -> None:
-    # Adam without a memory takes the sign of each gradient.
-    p.events.append(lambda _, __, optimizer: optimizer.state.clear())
 
 
 @fault(OPTIMIZER, f"{HIGH} loss_spike bias_drift", f"{WIND} {PLATE}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from detection import models as common
 from detection.case import Class, Places
@@ -68,16 +67,6 @@ def the_variance_has_no_gradient(p: Program) -> Places:
     return (*around("head"), "")
 
 
-@fault(WIRING, NOT_TRAINED, MELODIES)
-def tied_weight_copied_after_the_optimizer(p: Program) -> Places:
-    # The model is tied again by a copy, which the optimizer does not know.
-    def copy(program: Program, _: Optimizer) -> None:
-        program.model.decoder.weight = nn.Parameter(torch.randn_like(program.model.decoder.weight))
-
-    p.started.append(copy)
-    return around("decoder")
-
-
 class KindDetached(DetectionLoss):
     """Only the box reaches the weights; the class term is in the sum that is logged."""
 
@@ -102,7 +91,7 @@ def embeddings_with_a_deviation_of_three(p: Program) -> Places:
     return EMBEDDINGS
 
 
-@fault(INIT, "symmetric_init", f"{SIAMESE} {STRIPS} {DIFFUSION}")
+@fault(INIT, "symmetric_init", f"{SIAMESE} {STRIPS}")
 def every_unit_is_a_copy_of_the_first(p: Program) -> Places:
     # A custom initialisation draws one row and expands it.
     with torch.no_grad():
@@ -113,7 +102,9 @@ def every_unit_is_a_copy_of_the_first(p: Program) -> Places:
     return (*places_of(name for name, _ in weight_layers(p.model)), "")
 
 
-@fault(INIT, "saturated_activation init_scale_too_large exploding_gradient", PLATE)
+@fault(
+    INIT, "saturated_activation init_scale_too_large exploding_gradient initial_loss_anomaly", PLATE
+)
 def first_layer_times_a_hundred(p: Program) -> Places:
     with torch.no_grad():
         p.model.net.fc0.weight.mul_(100)
@@ -143,7 +134,7 @@ def logarithm_of_the_variance_starts_at_minus_twelve(p: Program) -> Places:
     return (*around("head"), "")
 
 
-@fault(BIAS, "saturated_activation vanishing_gradient init_scale_too_small", MELODIES)
+@fault(BIAS, "saturated_activation vanishing_gradient init_scale_too_small no_learning", MELODIES)
 def input_gates_closed_by_their_biases(p: Program) -> Places:
     with torch.no_grad():
         for name, weight in p.model.rnn.named_parameters():
@@ -216,7 +207,11 @@ def scores_divided_by_a_thousand(p: Program) -> Places:
     return (*around("head"), "")
 
 
-@fault(FLOW, "vanishing_gradient init_scale_too_small attention_logit_growth no_learning", SIAMESE)
+@fault(
+    FLOW,
+    "saturated_activation vanishing_gradient no_gradient no_signal no_learning",
+    SIAMESE,
+)
 def embeddings_pass_a_saturated_tanh(p: Program) -> Places:
     append(p.model, "embed", Steep())
     return ("embed*", "encoder*", "")
