@@ -154,7 +154,7 @@ def ranking_error(output: Tensor, target: Tensor) -> Tensor:
 def _(seed: int) -> Program:
     data, loss = samples.clicks(seed), nn.BCEWithLogitsLoss()
     p = Program(models.DeepFM(), data, loss, ranking_error, 1e-2, Adam)
-    p.steps, p.batch_size = 300, 128
+    p.steps, p.batch_size = 400, 128
     return p
 
 

@@ -130,7 +130,7 @@ def clicks(seed: int) -> Data:
     The target is a click, in about one view of six; it depends on how well user and item match.
     """
     g = generator(seed)
-    count = 4000
+    count = 12_000
     numbers = torch.randn(count, NUMBERS, generator=g)
     codes = torch.stack([torch.randint(n, (count,), generator=g) for n in FIELDS], 1)
     user, item, place = (torch.randn(n, 3, generator=g) for n in FIELDS)
