@@ -5,7 +5,6 @@ losses.py and inputs.py hold its faults and look_alikes.py its controls.
 """
 
 from detection.bases import BASES
-from detection.third_part import programs as third_part
 from detection.unseen import models, programs, samples
 
-__all__ = ["BASES", "models", "programs", "samples", "third_part"]
+__all__ = ["BASES", "models", "programs", "samples"]
