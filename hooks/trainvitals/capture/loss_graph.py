@@ -1,6 +1,7 @@
 """Read the kind of a loss, its prediction, target and masks in the loss's autograd graph.
 
-Comes in: a loss tensor before its backward. Goes out: one `Criterion` for each loss function found.
+Comes in: a loss tensor before its backward. Goes out: one `Criterion` for each loss function found,
+          and whether the loss consists of them alone.
 Promise:  nothing is computed and nothing is changed; a compiled graph, a freed graph and tensors
           that a hook packed (activation checkpointing, offloading) give an empty answer.
 Start at `criteria`.
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import torch
 from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
+from trainvitals.capture.loss_masks import is_zero, mask_of
 from trainvitals.capture.loss_scale import factor, own_factor, own_factor_of_classes
 from trainvitals.capture.loss_views import mixes_classes, normalises_other_dimension
 
@@ -99,6 +100,17 @@ class Criterion:
     """Suspicious connections, such as "softmax_before_cross_entropy"."""
     scale: float = 1.0
     """The loss divided by the mean of the supervised elements; NaN if it is not known."""
+    threshold: float = 1.0
+    """The error from which a smooth L1 or Huber loss is linear: its beta or delta."""
+
+
+class Found(NamedTuple):
+    """The loss functions in a graph."""
+
+    criteria: list[Criterion]
+    """Nearest to the loss first."""
+    is_whole: bool
+    """Whether the loss is a sum of these, each times a constant, and of nothing else."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +129,21 @@ class _Path:
             reduction = name.lower()
         elif name == "Div":
             reduction = reduction or "mean"
-        mask = _mask(node, name)
+        mask = mask_of(node, name)
         return _Path(
             self.masks if mask is None else (*self.masks, mask),
             reduction,
-            self.ignored or (name == "Mul" and _is_zero(node)),
+            self.ignored or (name == "Mul" and is_zero(node)),
             self.scale * factor(node),
         )
 
 
-def criteria(loss: Tensor) -> list[Criterion]:
-    """Return the loss functions in the graph of `loss`, nearest first; empty if none is found."""
+def criteria(loss: Tensor) -> Found:
+    """Return the loss functions in the graph of `loss`; none if none is found."""
     found: list[Criterion] = []
     stack: list[tuple[Any, _Path]] = [(loss.grad_fn, _Path())]
     seen: set[Any] = set()
+    is_whole = True
     while stack and len(seen) < NODES_MAX and len(found) < CRITERIA_MAX:
         node, path = stack.pop()
         if node is None or node in seen:
@@ -143,13 +156,13 @@ def criteria(loss: Tensor) -> list[Criterion]:
             found.append(_with_zero_weight(criterion) if path.ignored else criterion)
             continue
         name = operation(node)
-        if name not in _REDUCTIONS:
+        # A term divided by its own variance is not divided by a number of elements.
+        if name not in _REDUCTIONS or (name == "Div" and _is_large(saved(node, "other"))):
+            is_whole = False
             continue
-        if name == "Div" and _is_large(saved(node, "other")):
-            continue  # a term divided by its own variance, not by a number of elements
         path = path.through(node, name)
         stack += [(n, path) for n, _ in reversed(node.next_functions)]
-    return found
+    return Found(found, is_whole and not stack)
 
 
 def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
@@ -165,6 +178,8 @@ def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterio
         return _soft_classification(node, masks, reduction)
     if name in ("Abs", "Pow"):
         return _difference(node, name, masks, reduction)
+    if name == "Sub":
+        return _poisson(node, masks, reduction)
     return None
 
 
@@ -264,6 +279,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         last_activation=last,
         activation_number=_number(source, last),
         positive_weight=_smallest(saved(node, "pos_weight")),
+        threshold=_threshold(node),
         wiring=tuple(wiring),
     )
 
@@ -288,6 +304,26 @@ def _difference(
         masks=masks,
         last_activation=_activation(source),
         wiring=("prediction_and_target_broadcast",) if broadcast else (),
+    )
+
+
+def _poisson(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
+    """Return exp(logarithm) − target · logarithm; the prediction is the rate, exp(logarithm)."""
+    rate, product = (n for n, _ in node.next_functions)
+    if operation(rate) != "Exp" or operation(product) != "Mul":
+        return None
+    sides = [n for n, _ in product.next_functions]
+    index = 0 if sides[0] is not None else 1
+    source, _ = _source(rate, 0)
+    if sides[1 - index] is not None or _source(product, index)[0] is not source:
+        return None
+    return Criterion(
+        "PoissonNLLLoss",
+        reduction,
+        prediction=saved(rate, "result"),
+        target=saved(product, "self" if index else "other"),
+        masks=masks,
+        last_activation=_activation(source),
     )
 
 
@@ -318,6 +354,10 @@ def _smallest(weight: Tensor | None) -> float:
     return smallest if math.isfinite(smallest) else 0.0
 
 
+def _threshold(node: Any) -> float:
+    return float(getattr(node, "_saved_beta", getattr(node, "_saved_delta", 1.0)))
+
+
 def _softmax_size(node: Any) -> int:
     """Return the number of entries over which a softmax normalises; 0 if unknown."""
     shape = shape_of(node, 0)
@@ -334,46 +374,6 @@ def _conflict(kind: str, last: str) -> tuple[str, ...]:
         "BCELoss": "bce",
     }
     return (f"{last}_before_{names[kind]}",)
-
-
-def _mask(node: Any, name: str) -> Tensor | None:
-    """Return the factor or condition that a node applies to single losses, or None."""
-    if name == "Mul":
-        first = node.next_functions[0][0] is not None
-        mask = saved(node, "other" if first else "self")
-        return mask if mask is not None and mask.dim() > 0 else None
-    if name == "MaskedSelect":
-        return saved(node, "mask")
-    if name == "MaskedFill":
-        mask = saved(node, "mask")
-        return None if mask is None else ~mask
-    if name == "Where":
-        condition = saved(node, "condition")
-        first = node.next_functions[0][0] is not None
-        return condition if first or condition is None else ~condition
-    if name == "Index":
-        return _index_mask(node)
-    return None
-
-
-def _index_mask(node: Any) -> Tensor | None:
-    """Return the boolean mask of `losses[mask]`."""
-    try:
-        raw: Any = getattr(node, "_raw_saved_indices", ())
-        if len(raw) != 1 or getattr(raw[0], "unpack_hook", raw) is not None:
-            return None
-        index = node._saved_indices[0]
-    except RuntimeError:
-        return None
-    return index if isinstance(index, Tensor) and index.dtype == torch.bool else None
-
-
-def _is_zero(node: Any) -> bool:
-    left = node.next_functions[0][0]
-    tensor = saved(node, "other" if left is not None else "self")
-    if tensor is None or tensor.dim() or tensor.device.type != "cpu":
-        return False
-    return not tensor.item()
 
 
 def _with_zero_weight(criterion: Criterion) -> Criterion:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import torch
@@ -25,6 +24,7 @@ from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_graph import Criterion, criteria
+from trainvitals.capture.loss_terms import constants
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
@@ -34,11 +34,11 @@ from trainvitals.capture.supervised_inputs import (
     target_in_input,
 )
 from trainvitals.capture.supervised_padding import padded_share, padding_of
+from trainvitals.capture.supervised_pair import completed, readable
 from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
-    dim_beside,
     kept,
     moments,
     named,
@@ -139,9 +139,9 @@ class Supervision:
             return
         started = time.thread_time()
         if isinstance(output, Mapping):
-            logits = _readable(output.get("logits"))
+            logits = readable(output.get("logits"))
         else:
-            logits = _readable(getattr(output, "logits", output))
+            logits = readable(getattr(output, "logits", output))
         if logits is not None and logits.dim() > 1 and logits.grad_fn is not None:
             with torch.no_grad():
                 shape = tuple(logits.shape)
@@ -160,11 +160,14 @@ class Supervision:
         self, losses: Sequence[Tensor], value: object, seen: Seen, *, first: bool
     ) -> None:
         whole = first or seen.explicit
-        found = [c for loss in losses for c in criteria(loss)]
-        main = _completed(found[0] if found else Criterion(""), seen)
+        graphs = [criteria(loss) for loss in losses]
+        found = [c for graph in graphs for c in graph.criteria]
+        main = completed(found[0] if found else Criterion(""), seen)
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen)
+        if whole and len(graphs) == 1:
+            self._scalars.log(constants(graphs[0]))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))
@@ -172,7 +175,7 @@ class Supervision:
             origin, shape, by_dim = self._output
             if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
                 self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
-        x = _readable(self._input)
+        x = readable(self._input)
         self._scalars.log(self._tokens.take([main, *found[1:]], x, self._others, first=first))
         x = x if whole else None
         if x is not None:
@@ -195,7 +198,10 @@ class Supervision:
         else:  # probabilities of each class: a row without any is not supervised
             dim = class_dim(main.target, main.classes, None) or -1
             rows = sample(main.target.detach(), whole=dim)
-            self._count(rows.sum(dim) != 0, rows.select(dim, 0))
+            sums = rows.sum(dim)
+            self._count(sums != 0, rows.select(dim, 0))
+            if whole and sums.numel():
+                self._scalars.log({Scalar.TARGET_ROW_SUM_MAX: sums.amax()})
         if not whole or target.numel() == 0:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
@@ -248,10 +254,11 @@ class Supervision:
     ) -> None:
         kinds = [c.kind for c in found] or [main.kind]
         wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
+        shown = next((c for c in [main, *found[1:]] if c.wiring), main)
         if any(multiplies_all_pairs(loss) for loss in _with_graph(value)):
             wiring.append("column_times_row")
         detached = _detached_terms(value)
-        place = self._tokens.place(found, main, _readable(self._input))
+        place = self._tokens.place(found, main, readable(self._input))
         outside = self._tokens.is_outside(main.activation_number)
         how = (main.last_activation, main.reduction, seen.module, detached, place)
         signature = (*kinds, *wiring, *how)
@@ -264,14 +271,15 @@ class Supervision:
             "last_activation": main.last_activation,
             "module": seen.module,
             "detached_terms": detached,
-            "prediction_shape": _shape_text(main.prediction),
-            "target_shape": _shape_text(main.target),
+            "prediction_shape": _shape_text(shown.prediction),
+            "target_shape": _shape_text(shown.target),
             "target_type": "" if main.target is None else str(main.target.dtype)[6:],
             "classes": float(main.classes),
             "position_read": place,
             "activation_outside": float(outside),
             "positive_weight": main.positive_weight,
             "scale": _scale(found),
+            "terms": ",".join(kinds) if len(kinds) > 1 else "",
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)
@@ -326,51 +334,6 @@ class Supervision:
         if self._norms:
             share = sum(not m.training for m in self._norms) / len(self._norms)
             self._scalars.log({Scalar.NORM_EVAL_SHARE: share})
-
-
-def _completed(main: Criterion, seen: Seen) -> Criterion:
-    """Return the criterion with the tensors that the caller knows in place of the graph's."""
-    prediction, target = _readable(main.prediction), _readable(main.target)
-    classes, ignore_index, wiring = main.classes, main.ignore_index, main.wiring
-    if seen.prediction is not None:
-        prediction = _readable(seen.prediction)
-    if seen.target is not None:
-        target = _readable(seen.target)
-    if ignore_index is None and seen.ignore_index is not None:
-        ignore_index = seen.ignore_index
-    if not main.kind and prediction is not None and target is not None:
-        if not target.is_floating_point() and prediction.dim() == target.dim() + 1:
-            classes = prediction.shape[dim_beside(prediction, target)]
-            ignore_index = -100 if ignore_index is None else ignore_index
-        elif target.is_floating_point() and prediction.shape != target.shape:
-            wiring = (*wiring, "prediction_and_target_broadcast")
-    if main.kind == "NLLLoss" and not wiring and not _is_log(prediction):
-        wiring = ("no_log_softmax_before_nll_loss",)
-    return replace(
-        main,
-        prediction=prediction,
-        target=target,
-        classes=classes,
-        ignore_index=ignore_index,
-        wiring=wiring,
-    )
-
-
-def _readable(tensor: object) -> Tensor | None:
-    # The kernel does not measure integer types.
-    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
-        return None
-    if tensor.is_nested or tensor.is_quantized or hasattr(tensor, "full_tensor"):
-        return None
-    return tensor if tensor.numel() and not tensor.is_complex() else None
-
-
-def _is_log(x: Tensor | None) -> bool:
-    """Whether no entry is clearly positive or NaN, as of logarithms of probabilities.
-
-    True where that is not known: CPU only.
-    """
-    return x is None or x.device.type != "cpu" or bool((sample(x) <= 1e-3).all())
 
 
 def _with_graph(value: object) -> list[Tensor]:

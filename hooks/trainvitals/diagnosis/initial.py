@@ -14,9 +14,15 @@ from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.history import History, once
+from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
+from trainvitals.diagnosis.supervision import (
+    BINARY_LOSSES,
+    LossKind,
+    loss_of_constant,
+    only_loss,
+)
 from trainvitals.wire import EventKind, Place, Scalar, Stream
 
 START: Final = 3
@@ -122,7 +128,8 @@ class InitialLoss(NamedTuple):
     seen: float
     expected: float
     """ln C for a cross entropy over C classes, ln 2 for a binary one, E[y²] for a squared error,
-    E[y²]/2 for a Huber loss, and √E[y²], an upper bound, for an absolute or smooth one."""
+    E[y²]/2 for a Huber loss, and √E[y²], an upper bound, for an absolute or smooth one; for a sum
+    of them, what constant predictions would give."""
     formula: str
     """How `expected` was derived: "ln 10"."""
     power: int
@@ -140,11 +147,13 @@ def initial_loss(history: History) -> InitialLoss | None:
     bound. The loss at the start is the first loss, or the median of the first three if lower.
     """
     kind, loss = only_loss(history), Course(history).loss
-    if kind is None or len(kind.kinds) != 1 or kind.wiring or kind.scale != 1 or len(loss) == 0:
-        return None
-    if loss.steps[0] > START or _reductions(history) != {"mean"}:
+    if kind is None or kind.wiring or len(loss) == 0 or loss.steps[0] > START:
         return None
     seen = min(float(loss.values[0]), middle(loss.values[:3]))
+    if kind.terms:
+        return _sum(history, kind, int(loss.steps[0]), seen)
+    if len(kind.kinds) != 1 or kind.scale != 1 or _reductions(history) != {"mean"}:
+        return None
     name, first = kind.kinds[0], _first_prediction(history)
     if first is None:
         return None
@@ -162,6 +171,17 @@ def initial_loss(history: History) -> InitialLoss | None:
     if name in _DISTANCES:
         return _distance(history, name, step, seen, first)
     return None
+
+
+def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLoss | None:
+    """Return the initial loss of a sum whose terms are all measured."""
+    parts, expected = loss_parts(history), loss_of_constant(history)
+    if len(parts) != len(kind.terms) or expected is None or not expected > 0:
+        return None
+    whole = sum(float(part.values[0]) for part in parts)
+    power = 2 if {"MSELoss", "HuberLoss"} & {*kind.terms} else 1
+    formula = "the sum of its terms for constant predictions"
+    return InitialLoss(step, seen, expected, formula, power, seen <= 1.05 * whole)
 
 
 def _distance(

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Severity
-from trainvitals.api.wording import percent
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.fixes import Moment, at, of_classes
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import trailing_run
-from trainvitals.diagnosis.supervision import connected, in_graph, only_loss
+from trainvitals.diagnosis.supervision import connected, in_graph, loss_kinds, only_loss
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.wire import Scalar
 
@@ -96,6 +96,34 @@ def padded_targets(history: History, observations: int, share_max: float) -> Mis
                 healthy=(0.0, 0.1),
                 unit="share",
                 statistic=Scalar.PADDED_TARGETS_SHARE,
+            ),
+        ),
+        Severity.WARNING,
+    )
+
+
+def several_labels(history: History, observations: int, sum_max: float) -> Mismatch | None:
+    """Return a softmax over labels of which several are true for one sample."""
+    sums = history.scalar(Scalar.TARGET_ROW_SUM_MAX)
+    known = loss_kinds(history)
+    kind = next((k for k in known if "CrossEntropyLoss" in k.kinds and k.classes > 1), None)
+    above = sums.values > sum_max
+    run = int(trailing_run(above))
+    if kind is None or run < observations:
+        return None
+    return Mismatch(
+        int(sums.steps[-run]),
+        "a cross entropy over classes is given targets that sum to "
+        f"{number(float(sums.values[-1]))} for one sample, so several classes are true at once",
+        at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)"),
+        (
+            Evidence(
+                quantity="largest sum of a target over its classes",
+                seen=float(np.median(sums.values[-run:])),
+                limit=sum_max,
+                direction="above",
+                healthy=(1.0, 1.0),
+                statistic=Scalar.TARGET_ROW_SUM_MAX,
             ),
         ),
         Severity.WARNING,

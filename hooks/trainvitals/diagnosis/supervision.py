@@ -68,6 +68,8 @@ class LossKind(NamedTuple):
     """The last activation is computed after the model's output: in the program's loss."""
     positive_weight: float
     """The smallest `pos_weight` of a binary cross entropy; 0 without one."""
+    terms: tuple[str, ...]
+    """The kinds of the terms, one for each, if the loss is a sum of several: nearest first."""
     scale: float
     """The loss divided by the mean over the supervised elements, if its graph shows a factor that
     changes its unit: 1/256 for a mean that is divided by 256, 64 for a sum over 64. Otherwise 1."""
@@ -168,13 +170,19 @@ def loss_of_constant(history: History) -> float | None:
     In the unit of the program's loss (`LossKind.scale`). For a cross entropy, the entropy of the
     class frequencies in nats (ln C before the first histogram of the targets); for a squared error,
     the variance of the targets; for a binary cross entropy of one label for each sample, the
-    entropy of the mean target.
+    entropy of the mean target. For other losses of torch and for sums of them, what capture
+    measured.
     """
     kind = only_loss(history)
-    if kind is None or len(kind.kinds) != 1:
+    if kind is None:
         return None
-    mean = _mean_of_constant(history, kind)
-    return None if mean is None else mean * kind.scale
+    mean = _mean_of_constant(history, kind) if len(kind.kinds) == 1 else None
+    return _measured_constant(history) if mean is None else mean * kind.scale
+
+
+def _measured_constant(history: History) -> float | None:
+    measured = history.scalar(Scalar.LOSS_OF_CONSTANT).finite().values
+    return float(measured.mean()) if len(measured) else None
 
 
 def _mean_of_constant(history: History, kind: LossKind) -> float | None:
@@ -208,12 +216,14 @@ def usual_loss_of_constant(history: History) -> float | None:
     heavy tails it is lower. For several binary labels, the entropy of the mean target: for labels
     of different frequencies it is lower.
     """
+    if (known := loss_of_constant(history)) is not None:
+        return known
     kind = only_loss(history)
     if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
         mean = _binary(history)
         return None if mean is None else mean * kind.scale
     if kind is None or kind.kinds not in _DISTANCES:
-        return loss_of_constant(history)
+        return None
     deviation = history.scalar(Scalar.TARGET_STD).finite().values
     if len(deviation) == 0:
         return None
@@ -330,6 +340,7 @@ def _read(event: Event) -> LossKind:
         str(given.get("position_read", "")),
         bool(given.get("activation_outside", 0.0)),
         float(given.get("positive_weight", 0.0)),
+        _parts(given.get("terms", ""), ","),
         _scale(float(given.get("scale", 1.0))),
     )
 

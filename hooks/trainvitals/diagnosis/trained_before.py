@@ -12,6 +12,7 @@ import math
 from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
@@ -26,6 +27,8 @@ TRAINED_MAX: Final = 0.8
 """Initial loss as a share of that of the best constant prediction; an untrained model is above."""
 TRAINED_MAX_ROUGH: Final = 0.5
 """The same where the loss of a constant is an upper bound: several labels, Huber losses."""
+SUM_TOLERANCE: Final = 0.3
+"""Largest distance of the initial loss from the sum of its measured terms, as a share."""
 FIRST: Final = 5
 """Measured batches from the start whose predictions and targets are compared."""
 
@@ -48,6 +51,8 @@ def trained_before(history: History, initial: float) -> bool:
     predictions and targets were measured.
     """
     kind, seen = only_loss(history), _batches(history)
+    if kind is not None and kind.terms:
+        return _sum_is_low(history, initial)
     if kind is None or seen is None or len(kind.kinds) != 1:
         return False
     name, initial = kind.kinds[0], initial / kind.scale
@@ -62,6 +67,15 @@ def trained_before(history: History, initial: float) -> bool:
     if name in ("HuberLoss", "SmoothL1Loss"):
         return _lowest(name, kind, seen) <= initial < TRAINED_MAX_ROUGH * _huber(seen.target_std)
     return False
+
+
+def _sum_is_low(history: History, initial: float) -> bool:
+    """Whether a sum of measured terms begins below its constant, and is what its terms add."""
+    constant, parts = loss_of_constant(history), loss_parts(history)
+    if constant is None or not parts:
+        return False
+    whole = sum(part.first for part in parts)
+    return abs(whole - initial) <= SUM_TOLERANCE * whole and 0 < initial < TRAINED_MAX * constant
 
 
 def _batches(history: History) -> _Batches | None:

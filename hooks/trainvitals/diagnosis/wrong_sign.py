@@ -15,12 +15,15 @@ import numpy as np
 from trainvitals.api.schema import Evidence
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, DISTANCES, LossKind
 from trainvitals.wire import Scalar
 
 CROSS_ENTROPY_GROWTH = 10.0
 """A policy gradient with negative rewards is also a negative cross entropy, and grows less."""
+
+_NOT_NEGATIVE = frozenset((*BINARY_LOSSES, *DISTANCES, "CrossEntropyLoss", "NLLLoss"))
 
 
 class WrongSign(NamedTuple):
@@ -40,8 +43,10 @@ def wrong_sign(
     have grown by the factor `growth`.
     """
     loss = history.scalar(Scalar.LOSS).finite().values.astype(np.float64)
-    if len(only.kinds) != 1 or len(loss) < observations or not (loss < 0).all():
+    if len(loss) < observations or not (loss < 0).all():
         return None
+    if len(only.kinds) != 1:
+        return _negative_sum(history, only, float(loss[0]))
     kind = only.kinds[0]
     if kind in DISTANCES:
         return _maximised(kind, loss, observations, growth)
@@ -64,6 +69,30 @@ def wrong_sign(
     return WrongSign(
         f"the cross entropy has the wrong sign: the loss started at {number(first)}",
         (evidence, Evidence(quantity="ln(classes)", seen=uniform)),
+    )
+
+
+def _negative_sum(history: History, only: LossKind, first: float) -> WrongSign | None:
+    """Return the evidence of a sum whose terms are all negative, and cannot be."""
+    parts = loss_parts(history)
+    if len(parts) != len(only.terms) or not {p.kind for p in parts} <= _NOT_NEGATIVE:
+        return None
+    if not all((p.values <= 0).all() and (p.constants < 0).all() for p in parts):
+        return None
+    names = " + ".join(p.kind for p in parts)
+    return WrongSign(
+        f"{names} has the wrong sign: the loss started at {number(first)}",
+        (
+            Evidence(
+                quantity="loss at the start",
+                seen=first,
+                limit=0.0,
+                direction="below",
+                healthy=(0.0, None),
+                text="none of its terms is negative by itself",
+                statistic=Scalar.LOSS,
+            ),
+        ),
     )
 
 

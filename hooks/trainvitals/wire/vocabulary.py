@@ -226,6 +226,15 @@ class Scalar(StrEnum):
 
     LOSS_TERM = "loss_term"
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
+    LOSS_OF_CONSTANT = "loss_of_constant"
+    """Loss of the best prediction that ignores the input, for the targets of a sampled step's first
+    loss, in its unit. Present if the loss is a sum of two to four loss functions of torch, or one
+    whose constant does not follow from the moments of the targets."""
+    PART_OF_LOSS = "part_of_loss"
+    """`part_of_loss/<i>`: what loss function number i adds to a loss of two to four, nearest first;
+    its kind is the i-th of `terms` in the event `loss_kind`. At most 16,384 entries are read."""
+    PART_OF_CONSTANT = "part_of_constant"
+    """`part_of_constant/<i>`: what it adds to `loss_of_constant`."""
     MICRO_BATCHES = "micro_batches"
     """Number of training losses of a step, if there are several."""
     PREDICTION_MIN = "prediction_min"
@@ -251,6 +260,9 @@ class Scalar(StrEnum):
     TARGET_MAX = "target_max"
     TARGET_MEAN = "target_mean"
     TARGET_STD = "target_std"
+    TARGET_ROW_SUM_MAX = "target_row_sum_max"
+    """Largest sum of a target over its classes; only for a cross entropy or KL divergence whose
+    targets are probabilities of classes. Above 1, several classes are true at once."""
     TARGET_CLASSES = "target_classes"
     """Number of distinct classes among the supervised targets of the batch. Targets of a
     floating-point type count as classes if all are whole numbers from 0 to 63 (CPU only)."""

@@ -21,6 +21,7 @@ from trainvitals.diagnosis.mismatches import (
     all_pairs,
     mixed_classes,
     padded_targets,
+    several_labels,
     shifted_tokens,
 )
 from trainvitals.diagnosis.rule import Rule, threshold
@@ -82,6 +83,8 @@ class LossTaskMismatch(Rule):
       measured batches (a warning): labels that were shifted twice, or rolled by a wrong number.
     - More than half of the targets that count are those of padding (the embedding's `padding_idx`),
       in the three newest measured batches (a warning).
+    - Targets of a cross entropy that sum to more than 1.5 over the classes of a sample, in the
+      three newest measured batches (a warning): labels of which several are true.
     - A term multiplies n trained values with n constants in an n × n matrix, as log-probabilities
       of shape (n, 1) with advantages of shape (n,).
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
@@ -126,6 +129,9 @@ class LossTaskMismatch(Rule):
     padded_max: float = threshold(
         0.5, "Share of the supervised targets beside padding, in the newest measured batches."
     )
+    sum_max: float = threshold(
+        1.5, "Sum of the targets of a cross entropy over the classes of one sample."
+    )
     growth_min: float = threshold(2.0, "Growth of a negative squared or absolute error.")
     size_tolerance: float = threshold(
         0.25, "Deviation of the loss from a squared error on class numbers, as a share of it."
@@ -151,6 +157,7 @@ class LossTaskMismatch(Rule):
             or shifted_tokens(history, self.observations)
             or all_pairs(history)
             or padded_targets(history, self.observations, self.padded_max)
+            or several_labels(history, self.observations, self.sum_max)
         )
         if found is None:
             return

@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import USUAL_LOSS, Moment, at
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.loss_parts import Part, loss_parts
 from trainvitals.diagnosis.own_loss import has_usual_loss
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
@@ -31,6 +32,9 @@ class LossTermInactive(Rule):
     - A term of that sum with exactly the same value, not 0, in 20 steps, while the loss changes.
     - A loss function in the graph of the loss with the factor 0, while the loss is not 0: after
       three steps if it is the only one, after 20 beside others (a weight that is warmed up).
+    - A loss function of torch that adds less than a thousandth of the loss, in the median step, and
+      stays at 95 % or above of what a constant prediction gives in the first 12 of them: the
+      other terms are in another unit and hide it.
     - Every gradient is the same multiple of its weights in three measured steps: only a penalty on
       the weights passes a gradient, and the rest of the loss was computed from a detached output.
     ## Why it matters
@@ -62,6 +66,11 @@ class LossTermInactive(Rule):
     sum_tolerance: float = threshold(
         1e-4, "Maximum difference of the loss from the sum of its terms, as a share."
     )
+    hidden_max: float = threshold(1e-3, "Median share of a hidden term in the loss.")
+    hidden_level: float = threshold(
+        0.95, "A hidden term at first, as a share of that of a constant prediction."
+    )
+    hidden_batches: int = threshold(12, "Measured steps from the start for this level.")
     ratio_tolerance: float = threshold(
         1e-3, "Maximum deviation of a parameter's ratio of gradient to weight, as a share."
     )
@@ -74,6 +83,7 @@ class LossTermInactive(Rule):
             self._detached(history, terms)
             or self._constant(history, terms)
             or self._weighted_zero(history)
+            or self._hidden(history)
             or self._penalty_only(history)
         )
         if found is not None:
@@ -178,6 +188,53 @@ class LossTermInactive(Rule):
             ),
             fix=at(Moment.LOSS, f"loss = nn.{zero[0]}()(prediction, y)  # plus your other terms"),
             confidence=0.95,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
+    def _hidden(self, history: History) -> Finding | None:
+        """Return a term that other terms of another unit hide, if it is not learned at first."""
+        parts = loss_parts(history)
+        if len(parts) < 2 or len({len(p.steps) for p in parts}) > 1:
+            return None
+        if len(parts[0].steps) < self.hidden_batches:
+            return None
+        whole = np.sum([np.abs(p.values) for p in parts], axis=0)
+        for part in parts:
+            share = middle(np.abs(part.values) / np.maximum(whole, 1e-30))
+            first = slice(0, self.hidden_batches)
+            level = middle(part.values[first] / part.constants[first])
+            if share < self.hidden_max and level >= self.hidden_level:
+                return self._hidden_term(part, share, level, middle(whole[first]))
+        return None
+
+    def _hidden_term(self, part: Part, share: float, level: float, whole: float) -> Finding:
+        name, steps = part.kind, int(part.steps[0])
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=steps,
+            summary=f"Inactive term: {name} is {number(part.first)} of a loss of {number(whole)}; "
+            f"it was at {percent(level)} of that of a constant prediction in the first "
+            f"{self.hidden_batches} measured steps.",
+            evidence=(
+                Evidence(
+                    quantity="median share of the term in the loss",
+                    seen=share,
+                    limit=self.hidden_max,
+                    direction="below",
+                    healthy=(0.01, None),
+                    text=name,
+                ),
+                Evidence(
+                    quantity="the term divided by that of a constant prediction",
+                    seen=level,
+                    limit=self.hidden_level,
+                    direction="above",
+                    healthy=(None, 0.8),
+                ),
+                Evidence(quantity="loss", seen=whole),
+            ),
+            confidence=0.7,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )

@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, higher_rate
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
@@ -170,19 +171,20 @@ class NoLearning(Rule):
         return small and abs(start - course.now()) < self.creeping_max * start
 
     def _only_frequencies(self, history: History, course: Course) -> bool:
-        """Whether a classifier began above the entropy of its classes and stays at it."""
-        kind = class_loss(history)
-        # In a contrastive loss the classes are samples.
-        if kind is None or not has_class_head(history, kind.classes):
+        """Whether a classifier, or a sum of losses, began above its constant and stays at it."""
+        kind, constant = class_loss(history), loss_of_constant(history)
+        if kind is None and not loss_parts(history):
             return False
-        constant = loss_of_constant(history)
+        # In a contrastive loss the classes are samples.
+        if kind is not None and not has_class_head(history, kind.classes):
+            return False
         planned = self.plan_share_early * (history.total_steps or math.inf)
         least: float = self.steps_min_constant
         if not is_recurrent(history):
             least = max(self.steps_min, min(least, planned))
         if not constant or len(course.loss) < least:
             return False
-        if constant < self.balanced_min * math.log(kind.classes):
+        if kind is not None and constant < self.balanced_min * math.log(kind.classes):
             return False  # the frequencies of rare classes are not known well enough
         before = course.loss.values[-len(course.loss) // 2 :][:20]
         if course.falling and course.now(20) < (1 - self.creeping_max) * middle(before):

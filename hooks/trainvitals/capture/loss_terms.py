@@ -1,0 +1,160 @@
+"""What each loss function of a loss amounts to, and what the best constant prediction would give.
+
+Comes in: the loss functions of one loss (loss_graph.py). Goes out: 0-dim scalars on the device of
+          the tensors, without a wait.
+Promise:  a value that the graph does not give is absent. Large tensors are sampled.
+Start at `constants`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainvitals.capture.graph_nodes import saved
+from trainvitals.capture.loss_graph import Criterion, Found
+from trainvitals.capture.supervised_values import ENTRIES_MAX, sample
+from trainvitals.wire import Scalar
+
+TERMS_MAX: Final = 4
+"""Maximum number of terms that are measured one by one."""
+ROWS_MIN: Final = 16
+"""Minimum number of samples for a constant of each column of the targets."""
+FROM_MOMENTS: Final = ("CrossEntropyLoss", "NLLLoss", "MSELoss")
+"""Losses whose constant the diagnosis computes from the moments and classes of the targets."""
+
+
+class _Kind(NamedTuple):
+    """How a loss compares numbers; `threshold` is the criterion's."""
+
+    error: Callable[[Tensor, Tensor, float], Tensor]
+    """The error of each entry: predictions, targets, threshold."""
+    best: Callable[[Tensor], Tensor]
+    """The prediction with the smallest loss, or near it, for each column of targets (rows, columns):
+    the median for an absolute error, and for those that are absolute for large errors."""
+
+
+def constants(found: Found) -> dict[str, Tensor]:
+    """Return the loss of the best constant prediction in this batch, and the parts of each term.
+
+    In the unit of the loss. The parts only for two to four terms; the sum only if the loss consists
+    of these terms and all of them are known.
+    """
+    terms = found.criteria
+    if not 0 < len(terms) <= TERMS_MAX or (len(terms) == 1 and terms[0].kind in FROM_MOMENTS):
+        return {}
+    parts = [_parts(term) for term in terms]
+    known = {i: part for i, part in enumerate(parts) if part is not None}
+    scalars: dict[str, Tensor] = {}
+    if found.is_whole and len(known) == len(terms):
+        scalars[Scalar.LOSS_OF_CONSTANT] = torch.stack([part[1] for part in known.values()]).sum()
+    if len(terms) > 1:
+        for i, (value, constant) in known.items():
+            scalars[f"{Scalar.PART_OF_LOSS}/{i}"] = value
+            scalars[f"{Scalar.PART_OF_CONSTANT}/{i}"] = constant
+    return scalars
+
+
+def _parts(term: Criterion) -> tuple[Tensor, Tensor] | None:
+    """Return the loss of a term and that of its best constant prediction; None if unknown."""
+    if not math.isfinite(term.scale) or term.scale == 0 or term.weight is not None:
+        return None
+    parts = _of_numbers(term) if term.entry is None else _of_classes(term)
+    return None if parts is None else (parts[0] * term.scale, parts[1] * term.scale)
+
+
+def _of_classes(term: Criterion) -> tuple[Tensor, Tensor] | None:
+    """Return the mean negative log-probability of the targets, and the entropy of the classes."""
+    given, target = saved(term.entry, "self"), saved(term.entry, "target")
+    if given is None or target is None or given.dim() != target.dim() + 1 or given.dim() < 2:
+        return None
+    every = -(-given.numel() // ENTRIES_MAX)
+    given, target = given.detach()[::every].float(), target.detach()[::every]
+    classes = given.shape[1]
+    counted = target.ne(-100 if term.ignore_index is None else term.ignore_index)
+    index = target.clamp(0, classes - 1)
+    losses: Tensor = -given.gather(1, index.unsqueeze(1)).squeeze(1)
+    n = counted.sum(dtype=torch.float32)
+    counts = torch.zeros(classes, device=given.device)
+    counts.scatter_add_(0, index.reshape(-1), counted.reshape(-1).float())
+    shares = counts / n
+    # The entropy of few samples is too small by about this: Miller, "Note on the bias of
+    # information estimates", 1955.
+    missing = ((counts > 0).sum() - 1) / (2 * n)
+    entropy = missing - torch.xlogy(shares, shares).sum()
+    value = losses.masked_fill(~counted, 0.0).sum() / n
+    return value, entropy.clamp(max=math.log(max(classes, 2)))
+
+
+def _of_numbers(term: Criterion) -> tuple[Tensor, Tensor] | None:
+    """Return the mean error, and that of the best constant for each column of the targets.
+
+    One constant for all columns if the targets are no table or a small one.
+    """
+    kind, x, y = _KINDS.get(term.kind), term.prediction, term.target
+    if kind is None or x is None or y is None or x.shape != y.shape or y.numel() < 2:
+        return None
+    if term.positive_weight or not y.is_floating_point():
+        return None
+    x, y = sample(x.detach()).float(), sample(y.detach()).float()
+    rows = y if y.dim() == 2 and len(y) >= ROWS_MIN else y.reshape(-1, 1)
+    best = kind.best(rows).expand_as(rows)
+    # The constant is fitted to these rows: like a variance, its error is too small.
+    unbiased = len(rows) / (len(rows) - 1)
+    return (
+        kind.error(x, y, term.threshold).mean(),
+        kind.error(best, rows, term.threshold).mean() * unbiased,
+    )
+
+
+def _squared(x: Tensor, y: Tensor, _: float) -> Tensor:
+    return (x - y).square()
+
+
+def _absolute(x: Tensor, y: Tensor, _: float) -> Tensor:
+    return (x - y).abs()
+
+
+def _smooth(x: Tensor, y: Tensor, threshold: float) -> Tensor:
+    return nn.functional.smooth_l1_loss(x, y, reduction="none", beta=threshold)
+
+
+def _huber(x: Tensor, y: Tensor, threshold: float) -> Tensor:
+    return nn.functional.huber_loss(x, y, reduction="none", delta=threshold)
+
+
+def _binary(x: Tensor, y: Tensor, _: float) -> Tensor:
+    # As in torch.nn.BCELoss, which limits the logarithms.
+    positive, negative = x.log().clamp_min(-100), torch.log1p(-x).clamp_min(-100)
+    return -(y * positive + (1 - y) * negative)
+
+
+def _of_logits(x: Tensor, y: Tensor, _: float) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+
+
+def _poisson(x: Tensor, y: Tensor, _: float) -> Tensor:
+    return x - y * x.clamp_min(1e-30).log()
+
+
+def _mean(rows: Tensor) -> Tensor:
+    return rows.mean(0, keepdim=True)
+
+
+def _median(rows: Tensor) -> Tensor:
+    return rows.median(0, keepdim=True).values
+
+
+_KINDS: Final = {
+    "MSELoss": _Kind(_squared, _mean),
+    "L1Loss": _Kind(_absolute, _median),
+    "SmoothL1Loss": _Kind(_smooth, _median),
+    "HuberLoss": _Kind(_huber, _median),
+    "BCELoss": _Kind(_binary, _mean),
+    "BCEWithLogitsLoss": _Kind(_of_logits, lambda rows: torch.logit(_mean(rows), eps=1e-6)),
+    "PoissonNLLLoss": _Kind(_poisson, _mean),
+}

@@ -1,0 +1,72 @@
+"""The prediction and the target of a loss, from its graph and from what its module was given.
+
+Comes in: a `Criterion` and what is known about the call. Goes out: a `Criterion` whose tensors can
+          be measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from trainvitals.capture.loss import Seen
+from trainvitals.capture.loss_graph import Criterion
+from trainvitals.capture.supervised_values import dim_beside, sample
+
+
+def completed(main: Criterion, seen: Seen) -> Criterion:
+    """Return the criterion with the tensors that the caller knows in place of the graph's."""
+    prediction, target = readable(main.prediction), readable(main.target)
+    classes, ignore_index, wiring = main.classes, main.ignore_index, main.wiring
+    if seen.explicit or main.kind in ("", seen.module):
+        if seen.prediction is not None:
+            prediction = readable(seen.prediction)
+        if seen.target is not None:
+            target = readable(seen.target)
+    elif main.target is None or _is_for(main.target, seen.prediction, main.classes):
+        # A loss module of the program can compare parts of what it is given.
+        prediction = readable(seen.prediction) if prediction is None else prediction
+        target = readable(seen.target) if target is None else target
+    if ignore_index is None and seen.ignore_index is not None:
+        ignore_index = seen.ignore_index
+    if not main.kind and prediction is not None and target is not None:
+        if not target.is_floating_point() and prediction.dim() == target.dim() + 1:
+            classes = prediction.shape[dim_beside(prediction, target)]
+            ignore_index = -100 if ignore_index is None else ignore_index
+        elif target.is_floating_point() and prediction.shape != target.shape:
+            wiring = (*wiring, "prediction_and_target_broadcast")
+    if main.kind == "NLLLoss" and not wiring and not _is_log(prediction):
+        wiring = ("no_log_softmax_before_nll_loss",)
+    return replace(
+        main,
+        prediction=prediction,
+        target=target,
+        classes=classes,
+        ignore_index=ignore_index,
+        wiring=wiring,
+    )
+
+
+def _is_for(target: Tensor, prediction: object, classes: int) -> bool:
+    """Whether a prediction has an entry for each target, or one for each class of each target."""
+    each = 1 if target.is_floating_point() else max(1, classes)
+    return isinstance(prediction, Tensor) and prediction.numel() == each * target.numel()
+
+
+def readable(tensor: object) -> Tensor | None:
+    # The kernel does not measure integer types.
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+        return None
+    if tensor.is_nested or tensor.is_quantized or hasattr(tensor, "full_tensor"):
+        return None
+    return tensor if tensor.numel() and not tensor.is_complex() else None
+
+
+def _is_log(x: Tensor | None) -> bool:
+    """Whether no entry is clearly positive or NaN, as of logarithms of probabilities.
+
+    True where that is not known: CPU only.
+    """
+    return x is None or x.device.type != "cpu" or bool((sample(x) <= 1e-3).all())

@@ -1,0 +1,61 @@
+"""The terms of a loss that is a sum: what each adds, and what a constant prediction would add.
+
+Comes in: a history. Goes out: one `Part` for each term that capture measured.
+Promise:  pure; nothing for a loss of one term, or for a program with different losses.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.diagnosis.history import History, once
+from trainvitals.diagnosis.signals import Array, middle
+from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.wire import Scalar
+
+BATCHES: Final = 5
+"""Measured batches from the start in the first value of a term."""
+
+
+class Part(NamedTuple):
+    """One term, at the steps at which it was measured; shapes (steps,)."""
+
+    kind: str
+    """The equivalent loss module of torch: "SmoothL1Loss"."""
+    steps: npt.NDArray[np.int64]
+    values: Array
+    """What the term adds to the loss."""
+    constants: Array
+    """What it would add for the best prediction that ignores the input."""
+
+    @property
+    def first(self) -> float:
+        """The median of its first values."""
+        return middle(self.values[:BATCHES])
+
+    @property
+    def constant(self) -> float:
+        """The mean of the constant's values."""
+        return float(self.constants.mean())
+
+
+@once
+def loss_parts(history: History) -> list[Part]:
+    """Return the measured terms of the program's only loss, nearest to the loss first."""
+    kind = only_loss(history)
+    if kind is None:
+        return []
+    found = []
+    for i, term in enumerate(kind.terms):
+        value, constant = (
+            history.scalar(f"{name}/{i}").finite()
+            for name in (Scalar.PART_OF_LOSS, Scalar.PART_OF_CONSTANT)
+        )
+        steps, ours, theirs = np.intersect1d(value.steps, constant.steps, return_indices=True)
+        if len(steps):
+            values, constants = value.values[ours], constant.values[theirs]
+            found.append(Part(term, steps, values.astype(float), constants.astype(float)))
+    return found
