@@ -34,8 +34,8 @@ class _Kind(NamedTuple):
     error: Callable[[Tensor, Tensor, float], Tensor]
     """The error of each entry: predictions, targets, threshold."""
     best: Callable[[Tensor], Tensor]
-    """The prediction with the smallest loss, or near it, for each column of targets (rows, columns):
-    the median for an absolute error, and for those that are absolute for large errors."""
+    """The prediction with the smallest loss, or near it, for each column of targets (rows,
+    columns): the median for an absolute error, and for those that are absolute for large errors."""
 
 
 def constants(found: Found) -> dict[str, Tensor]:
