@@ -16,17 +16,21 @@ from trainvitals.capture.loss_graph import Criterion
 from trainvitals.capture.supervised_values import dim_beside, sample
 
 
-def completed(main: Criterion, seen: Seen) -> Criterion:
-    """Return the criterion with the tensors that the caller knows in place of the graph's."""
+def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
+    """Return the criterion with the tensors that the caller knows in place of the graph's.
+
+    If it is not alone in the loss, the caller's can belong to the other terms too: then they only
+    take the place of tensors that the graph does not give.
+    """
     prediction, target = readable(main.prediction), readable(main.target)
     classes, ignore_index, wiring = main.classes, main.ignore_index, main.wiring
-    if seen.explicit or main.kind in ("", seen.module):
+    if is_alone and (seen.explicit or main.kind in ("", seen.module)):
         if seen.prediction is not None:
             prediction = readable(seen.prediction)
         if seen.target is not None:
             target = readable(seen.target)
     elif main.target is None or _is_for(main.target, seen.prediction, main.classes):
-        # A loss module of the program can compare parts of what it is given.
+        # A loss can compare parts of what it is given.
         prediction = readable(seen.prediction) if prediction is None else prediction
         target = readable(seen.target) if target is None else target
     if ignore_index is None and seen.ignore_index is not None:

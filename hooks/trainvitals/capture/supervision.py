@@ -162,7 +162,8 @@ class Supervision:
         whole = first or seen.explicit
         graphs = [criteria(loss) for loss in losses]
         found = [c for graph in graphs for c in graph.criteria]
-        main = completed(found[0] if found else Criterion(""), seen)
+        first_found = found[0] if found else Criterion("")
+        main = completed(first_found, seen, is_alone=len(found) < 2)
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen)

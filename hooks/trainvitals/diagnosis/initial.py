@@ -19,6 +19,7 @@ from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
+    DISTANCES,
     LossKind,
     loss_of_constant,
     only_loss,
@@ -134,7 +135,7 @@ class InitialLoss(NamedTuple):
     """How `expected` was derived: "ln 10"."""
     power: int
     """The power of the predictions' distance from the targets in the loss: 2 for a squared and a
-    Huber error, otherwise 1."""
+    Huber error, and a sum with numbers; otherwise 1."""
     explained: bool
     """The measured predictions account for a loss that is this far above the expected one."""
 
@@ -179,7 +180,8 @@ def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLos
     if len(parts) != len(kind.terms) or expected is None or not expected > 0:
         return None
     whole = sum(float(part.values[0]) for part in parts)
-    power = 2 if {"MSELoss", "HuberLoss"} & {*kind.terms} else 1
+    # A first prediction of 0 is further from the targets than the best constant.
+    power = 2 if {*DISTANCES} & {*kind.terms} else 1
     formula = "the sum of its terms for constant predictions"
     return InitialLoss(step, seen, expected, formula, power, seen <= 1.05 * whole)
 

@@ -129,6 +129,15 @@ def test_a_loss_module_of_the_program_is_measured_by_its_terms_and_not_by_its_ar
     assert loop.events()[0].attributes["target_shape"] == "(32, 3)"
 
 
+def test_what_the_caller_gives_for_a_sum_takes_no_place_of_what_one_term_compares():
+    loop = Loop(nn.Linear(6, 4))
+    y, target = loop.model(X), torch.stack((CLASSES.float(), 100 * X[:, 0]), 1)
+    entropy = F.cross_entropy(y[:, :3], CLASSES)
+    loop.step(entropy + F.smooth_l1_loss(y[:, 3], target[:, 1]), prediction=y, target=target)
+    assert loop.scalar("target_classes") == [3]
+    assert loop.scalar("target_row_sum_max") == []
+
+
 def test_targets_of_several_classes_at_once_are_seen():
     loop = Loop(nn.Linear(6, 3))
     loop.step(F.cross_entropy(loop.model(INPUTS), LABELS))

@@ -40,8 +40,9 @@ class InitialLossAnomaly(Rule):
     error the limit is four times: predictions with the spread of the targets and the opposite sign
     are twice as far away. The predictions of the first step must account for it: another term of
     the loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
-    value. For a sum of these losses, the terms are added. The rule needs the kind of the loss, its
-    reduction "mean" and one loss, or one sum, in the program.
+    value. For a sum of these losses, the terms are added; the limit is four times if numbers are
+    compared. The rule needs the kind of the loss, its reduction "mean" and one loss, or one sum, in
+    the program.
     ## Why it matters
     A new model has no reason to prefer one output. A loss far above this value shows logits or
     outputs that are large at random: the first steps shrink them, with large gradients that kill
