@@ -155,3 +155,9 @@ def first_finite(values: Array) -> Array:
     at = np.isfinite(values).argmax(axis=0)
     found: Array = np.take_along_axis(values, at[None], axis=0)[0]
     return np.where(np.isfinite(found), found, np.nan)
+
+
+def newest_five(values: Array) -> Array:
+    """Return each value of a curve with the four before it, shape (5, n); NaN before the first."""
+    padded = np.r_[np.full(4, np.nan), values]
+    return np.lib.stride_tricks.sliding_window_view(padded, 5).T

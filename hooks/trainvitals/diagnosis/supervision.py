@@ -123,6 +123,12 @@ def only_loss(history: History) -> LossKind | None:
     return known[-1]
 
 
+def has_kind(history: History, kinds: Collection[str]) -> bool:
+    """Whether the run has one loss, and one of its terms is of these kinds."""
+    kind = only_loss(history)
+    return kind is not None and not {*kind.kinds}.isdisjoint(kinds)
+
+
 def class_loss(history: History) -> LossKind | None:
     """Return the run's loss if it is one cross entropy of classes; otherwise None."""
     kind = only_loss(history)

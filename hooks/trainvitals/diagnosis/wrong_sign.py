@@ -75,7 +75,9 @@ def wrong_sign(
 def _negative_sum(history: History, only: LossKind, first: float) -> WrongSign | None:
     """Return the evidence of a sum whose terms are all negative, and cannot be."""
     parts = loss_parts(history)
-    if len(parts) != len(only.terms) or not {p.kind for p in parts} <= _NOT_NEGATIVE:
+    if not parts or len(parts) != len(only.terms):
+        return None
+    if not {p.kind for p in parts} <= _NOT_NEGATIVE:
         return None
     if not all((p.values <= 0).all() and (p.constants < 0).all() for p in parts):
         return None

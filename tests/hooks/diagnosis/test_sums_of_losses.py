@@ -74,6 +74,13 @@ def test_a_sum_whose_terms_are_all_negative_has_the_wrong_sign(sign, found):
     assert all("wrong sign" in f.summary for f in findings)
 
 
+def test_a_negative_loss_that_is_not_known_is_no_wrong_sign():
+    history = Example(6).scalars(loss=-0.3).history
+    attributes = {"wiring": "prediction_and_target_broadcast", "reduction": "mean"}
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "", attributes))
+    assert [*LossTaskMismatch().check(history)] == []
+
+
 def test_a_negative_poisson_term_is_no_wrong_sign():
     kinds = ("PoissonNLLLoss", "SmoothL1Loss")
     history = run(6, -0.7, -0.4, (-0.6, -0.4), kinds=kinds)

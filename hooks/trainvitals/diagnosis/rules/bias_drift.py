@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
@@ -17,8 +16,16 @@ from trainvitals.diagnosis.fixes import Moment, at, biases_apart
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Flags, Floats, block_means, median, trailing_run, trend
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.signals import (
+    Flags,
+    Floats,
+    block_means,
+    median,
+    newest_five,
+    trailing_run,
+    trend,
+)
+from trainvitals.diagnosis.supervision import has_kind
 from trainvitals.wire import Place, Stat, Stream
 
 LOGIT_LOSSES = {"CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"}
@@ -40,8 +47,10 @@ class BiasDrift(Rule):
     biases, at least two, and their updates are more than ten times those of the weights of the
     same layers; a note once the loss has fallen by 90 %. Excluded: biases of hidden layers with
     fewer than 8 units, or while the loss has fallen by half or is not known; biases before a
-    normalisation layer, of recurrent layers and of attention; and a last bias of a cross
-    entropy that moved by less than 0.2: this hardly changes a probability.
+    normalisation layer, of recurrent layers and of attention; the last bias of a model whose loss
+    is below half of that of the best constant prediction, or, where that is not known, has fallen
+    by 30 %; and a last bias of a cross entropy that moved by less than 0.2: this
+    hardly changes a probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -100,6 +109,9 @@ class BiasDrift(Rule):
     learned_max: float = threshold(
         0.5, "Fall of the loss, as a share, above which the biases of hidden layers are healthy."
     )
+    constant_max: float = threshold(
+        0.5, "Loss as a share of that of a constant, below which the last bias is healthy."
+    )
     healed_min: float = threshold(
         0.9, "Fall of the loss, as a share, after which biases that moved at once are a note."
     )
@@ -153,9 +165,11 @@ class BiasDrift(Rule):
         hidden = np.array([not _is_last(p, deepest) for p in places])
         narrow = np.array([p.shape[0] < self.units_min for p in places])
         sick &= ~hidden | (can_speak & ~narrow)
+        if self._is_served(course):
+            sick &= hidden
         # A recurrent network predicts a constant for long, so its outputs differ little: a small
         # drift of the logits is then several of their deviations.
-        if _takes_logits(history):
+        if has_kind(history, LOGIT_LOSSES):
             is_logit = np.array(["output" in p.flags for p in places])
             sick &= ~(is_logit & (median(drift.values[-5:]) < self.logit_min))
         if not sick.any():
@@ -165,12 +179,14 @@ class BiasDrift(Rule):
         )
         at = int(order[0])
         yield self._found(
-            history,
-            places[at],
-            float(now[at]),
-            float(slope[at]) if rising[at] else 0.0,
-            sick,
+            history, places[at], float(now[at]), float(slope[at]) if rising[at] else 0.0, sick
         )
+
+    def _is_served(self, course: Course) -> bool:
+        """Whether the model is far better than any constant, so that its last bias is no matter."""
+        if course.constant:
+            return course.now() < self.constant_max * course.constant
+        return course.learned(share=0.3)
 
     def _thrown(
         self, history: History, rows: list[int], outputs: list[int], course: Course
@@ -224,12 +240,7 @@ class BiasDrift(Rule):
         return int(d.steps[-1] - d.steps[-run]) if run else 0
 
     def _found(
-        self,
-        history: History,
-        place: Place,
-        now: float,
-        slope: float,
-        sick: Flags,
+        self, history: History, place: Place, now: float, slope: float, sick: Flags
     ) -> Finding:
         """Return the finding; `slope` is 0 for a bias that no longer moves."""
         limit = self.drift_max if now > self.drift_max else self.drift_early
@@ -273,10 +284,10 @@ class BiasDrift(Rule):
         drift = history.series(Stream.WEIGHT, Stat.DRIFT_RMS, place.name)
         output = history.series(Stream.ACTIVATION, Stat.SAMPLE_STD, place.module)
         initial = median(output.values[:3].astype(np.float64))
-        recent = np.r_[initial, median(_newest_five(output.values))]
+        recent = np.r_[initial, median(newest_five(output.values))]
         spread = np.fmax(initial, recent[np.searchsorted(output.steps, drift.steps, side="right")])
         with np.errstate(invalid="ignore", divide="ignore"):
-            outside = median(_newest_five(drift.values / spread)) > self.drift_early
+            outside = median(newest_five(drift.values / spread)) > self.drift_early
         return int(drift.steps[-max(1, int(trailing_run(outside)))])
 
     def _offset(self, place: Place) -> str:
@@ -357,17 +368,6 @@ def _relative(seen: float, limit: float) -> Evidence:
         direction="above",
         healthy=(0.0, 0.4),
     )
-
-
-def _newest_five(values: npt.NDArray[np.floating]) -> Floats:
-    """Return each value of a curve with the four before it, shape (5, n); NaN before the first."""
-    padded = np.r_[np.full(4, np.nan), values]
-    return np.lib.stride_tricks.sliding_window_view(padded, 5).T
-
-
-def _takes_logits(history: History) -> bool:
-    kind = only_loss(history)
-    return kind is not None and bool({*kind.kinds} & LOGIT_LOSSES)
 
 
 def _is_last(place: Place, deepest: int) -> bool:

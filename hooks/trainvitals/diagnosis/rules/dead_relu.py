@@ -69,9 +69,10 @@ class DeadRelu(Rule):
     batches. From 90 % it is reported; from 50 % if the share has risen by at least 10 percentage
     points since its first measurement (below 32 units, from one standard error of 0.5/√units
     above 50 %). It is an error from 90 % unless the loss has fallen by 30 %, otherwise a warning.
-    Excluded: layers with fewer than 8 units; below 90 %, layers with fewer than 16 units, and runs
-    whose loss has fallen by half. A GELU, SiLU, Mish or Hardswish module is reported if all of its
-    outputs were one number in the last 20 captured batches, although its inputs differ.
+    Excluded: layers with fewer than 8 units; below 90 %, layers with fewer than 16 units, the
+    first 100 steps, and runs whose loss has fallen by 30 %. A GELU, SiLU, Mish or Hardswish
+    module is reported if all of its outputs were one number in the last 20 captured batches,
+    although its inputs differ.
     ## Why it matters
     A unit that is zero for every input has no gradient, so training does not restore it: the
     layer is effectively narrower than configured. A completely dead layer blocks the gradient to
@@ -107,12 +108,15 @@ class DeadRelu(Rule):
     )
     rise_min: float = threshold(0.1, "Minimum rise of the dead share since its first measurement.")
     learned_max: float = threshold(
-        0.7,
+        0.3,
         "Fall of the loss, as a share, above which a share below `dead_share_error` is healthy.",
     )
     units_min: int = threshold(8, "Minimum number of units of a layer.")
     units_narrow: int = threshold(
         32, "Number of units below which one standard error, 0.5/√units, is added to the limit."
+    )
+    steps_warning: int = threshold(
+        100, "Steps with a loss from which on a share below `dead_share_error` is judged."
     )
     units_min_warning: int = threshold(
         16, "Minimum number of units for a warning below `dead_share_error`."
@@ -135,7 +139,9 @@ class DeadRelu(Rule):
         dead[silent], first[silent] = 1.0, 1.0
         rising = dead - np.nan_to_num(first) >= self.rise_min
         sick = dead >= self.dead_share_error
-        thrives = Course(history).learned(share=self.learned_max)
+        course = Course(history)
+        young = course.known and history.steps_seen < self.steps_warning
+        thrives = young or course.learned(share=self.learned_max)
         limits = np.full(len(places), self.dead_share_error)
         candidates = sick | ((dead >= self.dead_share_warning) & rising)
         for i in np.flatnonzero(candidates):

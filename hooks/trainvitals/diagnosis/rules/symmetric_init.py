@@ -93,6 +93,11 @@ class SymmetricInit(Rule):
         if len(weights) == 0 or len(gradients) == 0:
             return
         sick = self._all_alike(weights) & self._all_alike(gradients)
+        if len(gradients) < first and not sick.all():
+            # Zero gradients are equal too: those before a layer that starts at zero, for one step.
+            # With zeros in all layers they stay.
+            sizes = window(history, Stream.GRADIENT, Stat.L2, [g for _, g in pairs], first=first)
+            sick &= ~(sizes.values == 0).any(axis=0)
         if not sick.any():
             return
         order = sorted(np.flatnonzero(sick), key=lambda i: (places[pairs[i][0]].depth, i))

@@ -116,15 +116,24 @@ class TestDeadRelu:
         assert "learning rate" in killed.advice.lower()
 
     def test_half_dead_and_rising_is_a_warning(self):
-        [finding] = self.layer([0.6] * 40, [np.nan] * 19 + list(np.linspace(0.2, 0.6, 21)))
+        [finding] = self.layer([0.6] * 120, [np.nan] * 19 + list(np.linspace(0.2, 0.6, 101)))
         assert finding.severity is Severity.WARNING
+
+    @pytest.mark.parametrize(
+        ("steps", "loss_end"), [(99, 2.0), (120, 1.0)], ids=["the first steps", "it learns"]
+    )
+    def test_half_dead_and_rising_is_silence_before_it_can_do_harm_and_where_it_does_none(
+        self, steps, loss_end
+    ):
+        dead = [np.nan] * 19 + list(np.linspace(0.2, 0.6, steps - 19))
+        assert not self.layer([0.6] * steps, dead, loss=np.linspace(2, loss_end, steps))
 
     @pytest.mark.parametrize(
         ("units", "share", "reported"), [(16, 0.5, 0), (16, 0.7, 1), (48, 0.52, 1)]
     )
     def test_half_of_a_narrow_layer_is_dead_by_chance(self, units, share, reported):
-        dead = [np.nan] * 19 + list(np.linspace(0.2, share, 21))
-        assert len(self.layer([0.6] * 40, dead, units=units)) == reported
+        dead = [np.nan] * 19 + list(np.linspace(0.2, share, 101))
+        assert len(self.layer([0.6] * 120, dead, units=units)) == reported
 
     def test_half_dead_from_the_start_and_not_rising_is_silence(self):
         assert not self.layer([0.6] * 40, [np.nan] * 19 + [0.55] * 21)

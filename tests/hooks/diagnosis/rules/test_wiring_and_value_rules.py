@@ -15,15 +15,27 @@ from trainvitals.wire import STATISTICS, Event, EventKind, Frame, Layout, Place,
 
 
 class TestSymmetricInit:
-    def check(self, weight, gradient, **changes):
+    def check(self, weight, gradient, *, steps=3, size=0.5, other=(), **changes):
         place = Place("0.weight", **{"kind": "weight", "shape": (8, 8), "depth": 0, **changes})
-        example = Example(3)
+        places = [place, *(Place(n, kind="weight", shape=(8, 8), depth=1) for n in other)]
+        example = Example(steps)
         for stream, share in ((Stream.WEIGHT, weight), (Stream.GRADIENT, gradient)):
-            example.stream(stream, [place], {place.name: {Stat.DISTINCT_ROWS: share}})
+            columns = {n: {Stat.DISTINCT_ROWS: 1.0, Stat.L2: 0.5} for n in other}
+            columns[place.name] = {Stat.DISTINCT_ROWS: share, Stat.L2: size}
+            example.stream(stream, places, columns)
         return list(SymmetricInit().check(example.history))
 
     def test_equal_rows_with_equal_gradients_stay_equal(self):
         assert self.check(0.125, 0.125)[0].where == "0.weight"
+
+    @pytest.mark.parametrize(
+        ("steps", "other", "found"),
+        [(1, ["1.weight"], 0), (3, ["1.weight"], 1), (1, [], 1)],
+        ids=["one layer", "three steps", "all layers"],
+    )
+    def test_zero_gradients_of_some_layers_are_judged_after_three_steps(self, steps, other, found):
+        # Before a layer that starts at zero they are zero for one step, and then differ.
+        assert len(self.check(0.125, 0.125, steps=steps, size=0.0, other=other)) == found
 
     @pytest.mark.parametrize(
         ("weight", "gradient", "changes"),

@@ -1,0 +1,30 @@
+"""A last bias that moves far is no fault of a model that has learned more than a constant."""
+
+import numpy as np
+import pytest
+
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.wire import Event, EventKind, Place, Stat, Stream
+
+
+def run(loss_end, *, constant=True, steps=120):
+    """Return a regression whose last bias moves on to five times the output's deviation."""
+    head = Place("head.bias", kind="bias", shape=(4,), depth=1, module="head", flags=("output",))
+    output = Place("head", kind="Linear", depth=1, flags=("output",))
+    targets = {"target_std": 1.0} if constant else {}
+    example = Example(steps).scalars(loss=np.linspace(2.0, loss_end, steps), **targets)
+    drift = {Stat.DRIFT_RMS: np.linspace(0, 5, steps)}
+    example.stream(Stream.WEIGHT, [head], {head.name: drift})
+    example.stream(Stream.ACTIVATION, [output], {output.name: {Stat.SAMPLE_STD: 1.0}})
+    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {"reduction": "mean"}))
+    return example.history
+
+
+@pytest.mark.parametrize(
+    ("loss_end", "constant", "found"),
+    [(0.9, True, 1), (0.02, True, 0), (1.9, False, 1), (0.9, False, 0)],
+    ids=["a constant does as well", "far better", "not learned", "fallen by half"],
+)
+def test_it_is_judged_by_what_a_constant_would_do(loss_end, constant, found):
+    assert len([*BiasDrift().check(run(loss_end, constant=constant))]) == found
