@@ -40,7 +40,7 @@ contracts: $(VENV)/.developing ## Who may import whom
 
 # Decision 0021: what failed beside other tests runs once more alone, and must pass then.
 unit: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 20 -m "not slow" $(ARGS) \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 -m "not slow" $(ARGS) \
 	|| { echo "The tests that failed run once more, alone."; \
 	     OMP_NUM_THREADS=1 $(BIN)/pytest --last-failed --last-failed-no-failures none --maxfail 1 -m "not slow"; }
 

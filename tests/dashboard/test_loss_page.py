@@ -84,6 +84,26 @@ def test_terms_ranges_and_the_supervised_share_have_charts(open_page, collector)
     assert set(shown["share"]["series"][0]["points"]["mean"]) == {0.75}
 
 
+def test_the_terms_of_a_sum_stand_beside_what_a_constant_prediction_would_give(
+    open_page, collector
+):
+    kind = {"step": 0, "time": 0.0, "kind": "loss_kind", "text": "BCEWithLogitsLoss + MSELoss"}
+    kind["attributes"] = {"terms": "BCEWithLogitsLoss,MSELoss"}
+    parts = [f"{name}/{i}" for i in (0, 1) for name in ("part_of_loss", "part_of_constant")]
+    fields = {"events": [kind]}
+    collector.runs = [
+        FakeRun("two-heads", scalars=("loss", *parts), values=lambda *_: 0.5, fields=fields)
+    ]
+    app = open_page("loss", run="two-heads")
+    assert [line["name"] for line in charts(app)["terms"]["series"]] == [
+        "BCEWithLogitsLoss",
+        "BCEWithLogitsLoss, constant prediction",
+        "MSELoss",
+        "MSELoss, constant prediction",
+    ]
+    assert "loss terms" not in words(app)
+
+
 def test_what_was_not_measured_is_said_with_the_reason(open_page, collector):
     run = FakeRun("bare", scalars=("loss",))
     run.initial = lambda: {"batches": 0}
@@ -92,6 +112,7 @@ def test_what_was_not_measured_is_said_with_the_reason(open_page, collector):
     text = words(app)
     assert "no validation loss was reported: `monitor.loss(value, split='validation')`" in text
     assert "`monitor.loss({'ce': a, 'kl': b})`" in text
+    assert "loss functions of torch" in text
     assert "| targets |" in text
     assert "| supervised share |" in text
     assert "the first steps were not measured" in text

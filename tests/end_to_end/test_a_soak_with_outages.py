@@ -43,6 +43,8 @@ class Soak:
     steps: list[int]
     trainer: list[Held]
     collector: list[Held]
+    first_outage: list[int]
+    """The number of readings before it."""
 
     def grown_mib_per_hour(self, side):
         """Return the slope of the memory over the second half, by least squares."""
@@ -54,13 +56,13 @@ class Soak:
     def grown(self, side, what):
         """Return by how much the minimum of the second half exceeds that of the first.
 
-        The first fifth is left out, in which both processes open what they keep. Not the maximum
-        or the median: a descriptor that is open for one batch is in few or in most readings, by the
-        load of the machine. What is kept after an outage is held in all later readings.
+        The readings before the first outage are left out: the spool, which it opens, stays open.
+        Not the maximum or the median: a descriptor that is open for one batch is in few or in most
+        readings, by the load of the machine. What is kept after each outage is held from then on.
         """
-        held = [getattr(each, what) for each in getattr(self, side)]
-        begin, half = len(held) // 5, len(held) // 2
-        return float(min(held[half:]) - min(held[begin:half]))
+        held = [getattr(each, what) for each in getattr(self, side)][self.first_outage[0] :]
+        half = len(held) // 2
+        return float(min(held[half:]) - min(held[:half]))
 
 
 def soaked(tmp_path, seconds, *, broken=""):
@@ -68,7 +70,7 @@ def soaked(tmp_path, seconds, *, broken=""):
     home.mkdir()
     spool.mkdir()
     program = f"{broken}\nfrom helpers.soak import main\nmain()"
-    soak = Soak([], [], [])
+    soak = Soak([], [], [], [])
     with serving(home) as collector:
         relay = Relay(int(collector.url.rsplit(":", 1)[1]))
         variables = {
@@ -90,6 +92,7 @@ def soaked(tmp_path, seconds, *, broken=""):
                     (relay.up if is_down else relay.down)()
                     is_down = not is_down
                     outages += is_down
+                    soak.first_outage.append(len(soak.steps))
                 elif not is_down:
                     soak.steps.append(report.pop("step"))
                     soak.trainer.append(Held(**report))

@@ -8,7 +8,7 @@ import streamlit as st
 
 from trainvitals.api.schema import Checkup, Curve, Finding, RunDetail, Stage
 from trainvitals.api.wording import number
-from trainvitals.wire import Scalar, Stat, Stream
+from trainvitals.wire import EventKind, Scalar, Stat, Stream
 from trainvitals_dashboard.client import VALUES
 from trainvitals_dashboard.figures.charts import Chart
 from trainvitals_dashboard.figures.curves import Line, Marks, resumes
@@ -44,7 +44,8 @@ NOT_REPORTED = {
     "training loss": "no training loss was reported: `monitor.loss(value)`, or `loss=` of "
     "`trainvitals.watch`",
     "validation loss": "no validation loss was reported: `monitor.loss(value, split='validation')`",
-    "loss terms": "the loss was not reported by terms: `monitor.loss({'ce': a, 'kl': b})`",
+    "loss terms": "the loss was not reported by terms, `monitor.loss({'ce': a, 'kl': b})`, and is "
+    "no sum of two to four loss functions of torch",
     "predictions": "they were not found in the loss's graph: "
     "`monitor.loss(value, prediction=…, target=…)`",
     "targets": "they were not found in the loss's graph: "
@@ -236,8 +237,9 @@ def _charts(
     others = Marks(dropped=dropped, resumed=marks.resumed)
     losses = [n for n in names if _is_loss(n)][:LINES_MAX]
     drawn = [(Chart("loss", "Loss", marks, height=320, wide=True), losses)]
-    if terms := [n for n in names if n.startswith(f"{Scalar.LOSS_TERM}/")][:LINES_MAX]:
-        drawn.append((Chart("terms", "Terms of the loss", others), terms))
+    terms = _terms(run, names)
+    if terms:
+        drawn.append((Chart("terms", "Terms of the loss", others), [*terms]))
     drawn += [
         (Chart(what, f"Entries of the {what}s", others), parts)
         for what in RANGES
@@ -247,14 +249,40 @@ def _charts(
         chart = Chart("share", "Share of the targets that count", others, log_allowed=False)
         drawn.append((chart, [Scalar.SUPERVISED_SHARE]))
     scalars = Scalars(run, [name for _, names in drawn for name in names])
-    board(f"loss-{run.id}", [_plan(scalars, chart, names) for chart, names in drawn], run.step)
+    plans = [_plan(scalars, chart, names, terms) for chart, names in drawn]
+    board(f"loss-{run.id}", plans, run.step)
 
 
-def _plan(scalars: Scalars, chart: Chart, names: Sequence[str]) -> ChartPlan:
+def _plan(
+    scalars: Scalars, chart: Chart, names: Sequence[str], terms: Mapping[str, str]
+) -> ChartPlan:
     def request(first: int | None, last: int | None, points: int) -> list[Line]:
-        return [Line(_said(c), c) for c in scalars.curves(names, first, last, points)]
+        curves = scalars.curves(names, first, last, points)
+        return [Line(terms.get(c.place) or _said(c), c) for c in curves]
 
     return ChartPlan(chart, request)
+
+
+def _terms(run: RunDetail, names: Sequence[str]) -> dict[str, str]:
+    """Return the scalars of the terms that the program named, or of those its graph shows.
+
+    Scalar → what its line is called. Beside each term of the graph is what it would be for the best
+    prediction that ignores the input.
+    """
+    prefix = f"{Scalar.LOSS_TERM}/"
+    if named := [name for name in names if name.startswith(prefix)][:LINES_MAX]:
+        return {name: name.removeprefix(prefix) for name in named}
+    seen = [e for e in run.events if e.kind == EventKind.LOSS_KIND]
+    kinds = str(seen[-1].attributes.get("terms") or "").split(",") if seen else []
+    found: dict[str, str] = {}
+    for i in range(LINES_MAX // 2):
+        kind = kinds[i] if i < len(kinds) else f"term {i + 1}"
+        lines = {
+            f"{Scalar.PART_OF_LOSS}/{i}": kind,
+            f"{Scalar.PART_OF_CONSTANT}/{i}": f"{kind}, constant prediction",
+        }
+        found |= {name: said for name, said in lines.items() if name in names}
+    return found
 
 
 def _said(curve: Curve) -> str:
@@ -314,7 +342,7 @@ def _missing(run: RunDetail, names: Sequence[str], whole: Curves) -> None:
     measured = {
         "training loss": Scalar.LOSS in whole,
         "validation loss": any(n != Scalar.LOSS for n in whole),
-        "loss terms": any(n.startswith(f"{Scalar.LOSS_TERM}/") for n in names),
+        "loss terms": bool(_terms(run, names)),
         "predictions": any(f"prediction_{part}" in names for part in PARTS),
         "targets": any(f"target_{part}" in names for part in PARTS),
         "supervised share": Scalar.SUPERVISED_SHARE in names,
