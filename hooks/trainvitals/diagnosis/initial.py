@@ -21,6 +21,7 @@ from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
     DISTANCES,
     LossKind,
+    has_class_head,
     loss_of_constant,
     only_loss,
 )
@@ -179,6 +180,8 @@ def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLos
     parts, expected = loss_parts(history), loss_of_constant(history)
     if len(parts) != len(kind.terms) or expected is None or not expected > 0:
         return None
+    if kind.classes and not has_class_head(history, kind.classes):
+        return None  # a contrastive loss, whose temperature makes the first logits large
     whole = sum(float(part.values[0]) for part in parts)
     # A first prediction of 0 is further from the targets than the best constant.
     power = 2 if {*DISTANCES} & {*kind.terms} else 1

@@ -182,7 +182,8 @@ def loss_of_constant(history: History) -> float | None:
     kind = only_loss(history)
     if kind is None:
         return None
-    mean = _mean_of_constant(history, kind) if len(kind.kinds) == 1 else None
+    is_alone = len(kind.kinds) == 1 and not kind.terms
+    mean = _mean_of_constant(history, kind) if is_alone else None
     return _measured_constant(history) if mean is None else mean * kind.scale
 
 
@@ -225,10 +226,12 @@ def usual_loss_of_constant(history: History) -> float | None:
     if (known := loss_of_constant(history)) is not None:
         return known
     kind = only_loss(history)
-    if kind is not None and len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
+    if kind is None or kind.terms:
+        return None
+    if len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
         mean = _binary(history)
         return None if mean is None else mean * kind.scale
-    if kind is None or kind.kinds not in _DISTANCES:
+    if kind.kinds not in _DISTANCES:
         return None
     deviation = history.scalar(Scalar.TARGET_STD).finite().values
     if len(deviation) == 0:
@@ -317,7 +320,7 @@ def largest_loss(history: History) -> float:
     squared sum of the distance of the means and both standard deviations. Infinity if unknown.
     """
     kind = only_loss(history)
-    if kind is None or len(kind.kinds) != 1:
+    if kind is None or kind.terms or len(kind.kinds) != 1:
         return float("inf")
     first = [history.scalar(name).finite().values[:1] for name in _MOMENTS]
     if any(len(values) == 0 for values in first[:4]):

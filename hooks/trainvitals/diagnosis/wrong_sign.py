@@ -45,8 +45,10 @@ def wrong_sign(
     loss = history.scalar(Scalar.LOSS).finite().values.astype(np.float64)
     if len(loss) < observations or not (loss < 0).all():
         return None
-    if len(only.kinds) != 1:
+    if only.terms:
         return _negative_sum(history, only, float(loss[0]))
+    if len(only.kinds) != 1:
+        return None
     kind = only.kinds[0]
     if kind in DISTANCES:
         return _maximised(kind, loss, observations, growth)

@@ -12,12 +12,12 @@ from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
 from trainvitals.diagnosis.rules.no_learning import NoLearning
 from trainvitals.diagnosis.supervision import loss_of_constant, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
-from trainvitals.wire import Event, EventKind, Scalar
+from trainvitals.wire import STATISTICS, Event, EventKind, Layout, Place, Scalar, Stream
 
 TERMS = ("BCEWithLogitsLoss", "SmoothL1Loss")
 
 
-def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, **more):
+def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, classes=0, **more):
     """Return a history whose loss is the sum of two terms, measured at every step."""
     labels, number = np.broadcast_to(labels, steps), np.broadcast_to(number, steps)
     scalars = {
@@ -30,7 +30,7 @@ def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, **more):
         **{f"prediction_{s}": v for s, v in (("min", -1), ("max", 1), ("mean", 0), ("std", 1))},
     }
     history = Example(steps).scalars(**scalars | more).history
-    attributes = {"terms": ",".join(kinds), "reduction": "mean"}
+    attributes = {"terms": ",".join(kinds), "reduction": "mean", "classes": float(classes)}
     text = " + ".join(dict.fromkeys(kinds))
     history.add(Event(0, 0.0, EventKind.LOSS_KIND, text, attributes))
     return history
@@ -47,6 +47,13 @@ def test_its_constant_is_what_was_measured():
     assert [part.kind for part in loss_parts(history)] == [*TERMS]
 
 
+def test_two_terms_of_one_kind_are_a_sum_too():
+    kinds = ("CrossEntropyLoss", "CrossEntropyLoss")
+    history = run(20, 1.0, 1.0, (1.04, 1.04), kinds=kinds, classes=8)
+    assert loss_of_constant(history) == pytest.approx(2.08)
+    assert usual_loss_of_constant(history) == pytest.approx(2.08)
+
+
 def test_losses_of_different_programs_have_no_terms():
     history = run(20, 0.5, 0.2)
     history.add(Event(9, 0.0, EventKind.LOSS_KIND, "MSELoss", {}))
@@ -58,6 +65,15 @@ def test_losses_of_different_programs_have_no_terms():
 def test_a_first_loss_far_above_its_constant_is_an_anomaly(first, found):
     history = run(6, np.linspace(first, first - 0.1, 6), 0.4)
     assert initial_loss(history).expected == pytest.approx(1.0)
+    assert len([*InitialLossAnomaly().check(history)]) == found
+
+
+@pytest.mark.parametrize(("rows", "found"), [(32, 1), (16, 0)], ids=["classes", "samples"])
+def test_the_first_loss_of_a_contrastive_sum_depends_on_its_temperature(rows, found):
+    kinds = ("CrossEntropyLoss", "CrossEntropyLoss")
+    history = run(6, 5.0, 5.0, (1.73, 1.73), kinds=kinds, classes=32)
+    head = Place("head.weight", kind="weight", shape=(rows, 8), flags=("output",))
+    history.add(Layout(Stream.WEIGHT, 0, STATISTICS[Stream.WEIGHT], (head,)))
     assert len([*InitialLossAnomaly().check(history)]) == found
 
 
