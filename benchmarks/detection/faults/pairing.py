@@ -64,7 +64,8 @@ def logits_viewed_instead_of_transposed(p: Program) -> Places:
 
 @fault(
     LOSS,
-    "loss_task_mismatch output_range_mismatch no_learning loss_plateau",
+    "softmax_before_cross_entropy loss_task_mismatch output_range_mismatch "
+    "no_learning loss_plateau",
     TABLE,
 )
 def sigmoid_before_the_loss_with_logits(p: Program) -> Places:

@@ -161,7 +161,11 @@ def labels_compared_after_a_threshold(p: Program) -> Places:
     return AT_THE_LABELS
 
 
-@fault(LOSS, "loss_task_mismatch output_range_mismatch loss_plateau", SCENES)
+@fault(
+    LOSS,
+    "softmax_before_cross_entropy loss_task_mismatch output_range_mismatch loss_plateau",
+    SCENES,
+)
 def sigmoid_twice_on_the_labels(p: Program) -> Places:
     p.loss = ProbabilitiesTwice()
     return AT_THE_LABELS

@@ -66,9 +66,8 @@ class NoGradient(Rule):
     A small part without a use (the pooler of a pretrained encoder) is a note, unless it is all that
     comes before the first layer with a gradient; so is a part of the last block of a list, such as
     the residual layer of a WaveNet, if the same part of the others has a gradient; so are experts
-    that are not called while others of the same list are. With several
-    optimizers the rule is silent, because each updates its own part. Gradients that the program
-    sets to 0 on purpose, to freeze a layer.
+    that are not called while others of the same list are. With several optimizers the rule is
+    silent. Gradients that the program sets to 0 on purpose, to freeze a layer.
     ## References
     PyTorch documentation, "Autograd mechanics"; Jiang et al., "Training with Confidence"
     (TrainCheck), 2025, arXiv:2506.14813.
@@ -113,9 +112,10 @@ class NoGradient(Rule):
         ran = self._ran(history, owned, steps[-self.observations :])
         found: Flags = np.all(newest, axis=0) & ran
         seen = bool(found.any())
-        if not seen and len(steps) >= self.observations_unseen:
-            found = np.all(absent[-self.observations_unseen :], axis=0)
-        start = _cut_off_start(owned, np.all(newest, axis=0), ran)
+        is_known = len(steps) >= self.observations_unseen
+        lasting = np.all(absent[-self.observations_unseen :], axis=0) & is_known
+        found = found if seen else lasting
+        start = _cut_off_start(owned, np.all(newest, axis=0), ran, lasting & ~ran)
         found = found | start
         if found.any():
             first = _first_step(steps, absent[:, found])
@@ -365,17 +365,18 @@ def _first_step(steps: Steps, absent: Flags) -> int:
     return int(steps[-trailing_run(nowhere)])
 
 
-def _cut_off_start(places: Sequence[Place], absent: Flags, ran: Flags) -> Flags:
+def _cut_off_start(places: Sequence[Place], absent: Flags, ran: Flags, unseen: Flags) -> Flags:
     """Return the parameters before the first layer with a gradient, if that layer needs them.
 
-    A layer among them ran and has a weight matrix, so the others are used through it.
+    One of them ran, and one is a weight matrix that ran, or is `unseen`: what runs under `no_grad`
+    is not measured, and cuts off all before it.
     """
-    depths = np.array([p.depth for p in places])
     if absent.all():
         return np.zeros(len(places), bool)
+    depths = np.array([p.depth for p in places])
     before: Flags = depths < depths[~absent].min()
-    layers = [bool(p.module) and p.kind == "weight" and len(p.shape) >= 2 for p in places]
-    return before if (before & ran & np.array(layers)).any() else np.zeros(len(places), bool)
+    layers = np.array([bool(p.module) and p.kind == "weight" and len(p.shape) >= 2 for p in places])
+    return before & ((before & ran).any() and (before & layers & (ran | unseen)).any())
 
 
 def _entries(places: Sequence[Place]) -> int:

@@ -123,6 +123,30 @@ class TestNoGradient:
         assert self.blocks("blocks.1.residual") is Severity.WARNING
         assert self.blocks("blocks.2.residual", "blocks.2.skip") is Severity.ERROR
 
+    @pytest.mark.parametrize(
+        ("steps", "gradient", "severity"),
+        [(19, None, Severity.INFO), (20, None, Severity.ERROR), (20, 0.1, Severity.INFO)],
+        ids=["not known yet", "cut off", "an expert beside them"],
+    )
+    def test_a_block_under_no_grad_cuts_off_the_embedding_before_it(
+        self, steps, gradient, severity
+    ):
+        depths = {"embedding": 0, "block": -1, "other": -1, "head": 1}
+        places = [
+            Place(f"{n}.weight", kind="embedding" if n == "embedding" else "weight",
+                  shape=(8, 2) if n == "embedding" else (16, 16), depth=d, module=n)
+            for n, d in depths.items()
+        ]  # fmt: skip
+        trained = {"head": 0.1} | ({} if gradient is None else {"other": gradient})
+        sizes = {f"{n}.weight": {Stat.L2: g, Stat.NONFINITE: 0.0} for n, g in trained.items()}
+        moved = {p.name: {Stat.RMS: 1e-3 * (p.module in trained)} for p in places}
+        outputs = [Place(n, kind="Linear", module=n, depth=d) for n, d in depths.items() if d >= 0]
+        example = Example(steps).scalars(loss=[2.0] * steps)
+        example.stream(Stream.GRADIENT, places, sizes).stream(Stream.UPDATE, places, moved)
+        example.stream(Stream.ACTIVATION, outputs, {p.name: {Stat.MEAN: 0.1} for p in outputs})
+        [found] = NoGradient().check(example.history)
+        assert (found.where, found.severity) == ("embedding", severity)
+
     def zero(self, *, steps=20, gradient=0.0, spread=1.0, dead=0.0, names="ab"):
         """Two heads behind one trunk; the gradient of the first one is given."""
         names = ("trunk", *names)
