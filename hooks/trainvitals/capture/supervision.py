@@ -281,6 +281,7 @@ class Supervision:
             "positive_weight": main.positive_weight,
             "scale": _scale(found),
             "terms": ",".join(kinds) if len(kinds) > 1 else "",
+            "scales": ",".join(f"{c.scale:g}" for c in found) if len(kinds) > 1 else "",
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)

@@ -6,6 +6,7 @@ Promise:  pure; nothing for a loss of one term, or for a program with different 
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ class Part(NamedTuple):
     """What the term adds to the loss."""
     constants: Array
     """What it would add for the best prediction that ignores the input."""
+    scale: float
+    """The term divided by its mean over the supervised elements; NaN if it is not known."""
 
     @property
     def first(self) -> float:
@@ -57,5 +60,6 @@ def loss_parts(history: History) -> list[Part]:
         steps, ours, theirs = np.intersect1d(value.steps, constant.steps, return_indices=True)
         if len(steps):
             values, constants = value.values[ours], constant.values[theirs]
-            found.append(Part(term, steps, values.astype(float), constants.astype(float)))
+            scale = kind.scales[i] if i < len(kind.scales) else math.nan
+            found.append(Part(term, steps, values.astype(float), constants.astype(float), scale))
     return found

@@ -70,6 +70,8 @@ class LossKind(NamedTuple):
     """The smallest `pos_weight` of a binary cross entropy; 0 without one."""
     terms: tuple[str, ...]
     """The kinds of the terms, one for each, if the loss is a sum of several: nearest first."""
+    scales: tuple[float, ...]
+    """Each term divided by the mean over its supervised elements; NaN where it is not known."""
     scale: float
     """The loss divided by the mean over the supervised elements, if its graph shows a factor that
     changes its unit: 1/256 for a mean that is divided by 256, 64 for a sum over 64. Otherwise 1."""
@@ -350,6 +352,7 @@ def _read(event: Event) -> LossKind:
         bool(given.get("activation_outside", 0.0)),
         float(given.get("positive_weight", 0.0)),
         _parts(given.get("terms", ""), ","),
+        tuple(map(float, _parts(given.get("scales", ""), ","))),
         _scale(float(given.get("scale", 1.0))),
     )
 

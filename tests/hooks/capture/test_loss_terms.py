@@ -37,6 +37,7 @@ def test_what_each_term_adds_is_its_value():
     assert loop.scalar("part_of_loss/1") == [pytest.approx(number, rel=1e-5)]
     [event] = loop.events()
     assert event.attributes["terms"] == "BCEWithLogitsLoss,SmoothL1Loss"
+    assert event.attributes["scales"] == "1,0.25"
 
 
 def test_a_constant_prediction_gives_the_entropy_of_the_labels_and_the_spread_of_the_numbers():

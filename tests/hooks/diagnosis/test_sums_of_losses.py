@@ -10,6 +10,7 @@ from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
 from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
 from trainvitals.diagnosis.rules.no_learning import NoLearning
+from trainvitals.diagnosis.rules.target_not_scaled import TargetNotScaled
 from trainvitals.diagnosis.supervision import loss_of_constant, usual_loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import STATISTICS, Event, EventKind, Layout, Place, Scalar, Stream
@@ -17,7 +18,7 @@ from trainvitals.wire import STATISTICS, Event, EventKind, Layout, Place, Scalar
 TERMS = ("BCEWithLogitsLoss", "SmoothL1Loss")
 
 
-def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, classes=0, **more):
+def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, classes=0, scales="", **more):
     """Return a history whose loss is the sum of two terms, measured at every step."""
     labels, number = np.broadcast_to(labels, steps), np.broadcast_to(number, steps)
     scalars = {
@@ -31,6 +32,7 @@ def run(steps, labels, number, constants=(0.6, 0.4), *, kinds=TERMS, classes=0, 
     }
     history = Example(steps).scalars(**scalars | more).history
     attributes = {"terms": ",".join(kinds), "reduction": "mean", "classes": float(classes)}
+    attributes["scales"] = scales
     text = " + ".join(dict.fromkeys(kinds))
     history.add(Event(0, 0.0, EventKind.LOSS_KIND, text, attributes))
     return history
@@ -88,6 +90,18 @@ def test_a_sum_whose_terms_are_all_negative_has_the_wrong_sign(sign, found):
     findings = [*LossTaskMismatch().check(history)]
     assert len(findings) == found
     assert all("wrong sign" in f.summary for f in findings)
+
+
+@pytest.mark.parametrize(
+    ("scale", "since", "found"),
+    [(1.0, 8000.0, 1), (1e4, 8000.0, 0), (float("nan"), 8000.0, 0), (1.0, 3.0, 0)],
+    ids=["prices", "a large factor", "an unknown factor", "near"],
+)
+def test_a_term_far_from_its_targets_shows_that_they_are_not_scaled(scale, since, found):
+    history = run(6, 0.7, since, (0.6, since / 5), scales=f"1,{scale}")
+    findings = [*TargetNotScaled().check(history)]
+    assert len(findings) == found
+    assert all("SmoothL1Loss" in f.summary and not f.fix for f in findings)
 
 
 def test_a_negative_loss_that_is_not_known_is_no_wrong_sign():

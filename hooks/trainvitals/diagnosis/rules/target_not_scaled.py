@@ -16,6 +16,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import STANDARD_TARGET
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.outliers import OUTLIER_SHARE, outlier_share
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -52,13 +53,14 @@ class TargetNotScaled(Rule):
     the predictions, or their standard deviation is above 10, each also in units of ten standard
     deviations of the initial predictions if these are larger than 1. Where the targets are not
     measured, the first loss gives their distance, and 30 is the limit, if the loss has not fallen
-    by 30 % in 100 steps. The deviation is that of batches without outliers; the finding is
-    information once the loss is 1 % of that of a constant prediction. With MSELoss also the
-    reverse: the standard deviation of the targets is below 0.01 and a thirtieth of that of the
-    initial predictions, and after 100 steps the loss still exceeds half of the targets' variance.
-    And, for linear and convolutional layers without any bias or norm layer: the mean of the targets
-    is more than one standard deviation from 0, and after 100 steps the loss is still above a
-    quarter of that of the best constant prediction.
+    by 30 % in 100 steps; so does one term of a sum, at once, if the sum shows its factor. The
+    deviation is that of batches without outliers; the finding is information once the loss is 1 %
+    of that of a constant prediction. With MSELoss also the reverse: the standard deviation of the
+    targets is below 0.01 and a thirtieth of that of the initial predictions, and after 100 steps
+    the loss still exceeds half of the targets' variance. And, for linear and convolutional layers
+    without any bias or norm layer: the mean of the targets is more than one standard deviation from
+    0, and after 100 steps the loss is still above a quarter of that of the best constant
+    prediction.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -81,7 +83,7 @@ class TargetNotScaled(Rule):
     before_training: ClassVar[bool] = True
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
-    explains: ClassVar[frozenset[str]] = DOWNSTREAM
+    explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV408"}
     fix: ClassVar[str] = STANDARD_TARGET
     refuted_by: ClassVar[str] = "The first predictions have the mean and the scale of the targets."
 
@@ -117,6 +119,9 @@ class TargetNotScaled(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = only_loss(history)
+        if kind is not None and kind.terms:
+            yield from self._of_a_term(history)
+            return
         if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in DISTANCES:
             return
         scales = self._scales(history)
@@ -136,6 +141,27 @@ class TargetNotScaled(Rule):
             yield from self._no_bias(history, scales)
         elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
             yield from self._small(history, scales)
+
+    def _of_a_term(self, history: History) -> Iterator[Finding]:
+        """Yield a finding if one term of a sum shows targets far from the first predictions."""
+        unit = _largest_output(history)
+        for part in loss_parts(history):
+            known = part.kind in DISTANCES and part.scale > 0 and len(part.steps) >= _FIRST
+            mean = middle(part.values[:_FIRST]) / part.scale if known else 0.0
+            far = math.sqrt(mean) if part.kind == "MSELoss" else mean
+            if not far > self.scale_max_loss * unit:
+                continue
+            found = self._far(
+                int(part.steps[0]),
+                far,
+                self.scale_max_loss * unit,
+                f"the {part.kind} of the sum begins at {number(mean)} for each target, so its "
+                f"targets lie about {number(far)} from the first predictions.",
+            )
+            fitted = middle(part.values[-_FIRST:]) < self.fitted_max * part.constant
+            # Which part of the targets belongs to the term is in the program's own code.
+            yield replace(found, severity=Severity.INFO if fitted else Severity.WARNING, fix="")
+            return
 
     def _is_fitted(self, history: History) -> bool:
         constant = usual_loss_of_constant(history)
@@ -178,22 +204,25 @@ class TargetNotScaled(Rule):
         limit = self.scale_max_loss * unit
         if not far > limit:
             return
-        yield self._finding(
-            _Scales(0, math.nan, math.nan, mean, std),
-            f"Targets are not scaled: the first loss is {number(middle(loss))}, so the targets lie "
-            f"about {number(far)} from the first predictions ({number(mean)} ± {number(std)}).",
-            [
-                Evidence(
-                    quantity="distance of the targets from the predictions, from the first loss",
-                    seen=far,
-                    limit=limit,
-                    direction="above",
-                    healthy=(0.0, limit / 10),
-                    statistic=Scalar.LOSS,
-                )
-            ],
-            0.8,
+        yield self._far(
+            0,
+            far,
+            limit,
+            f"the first loss is {number(middle(loss))}, so the targets lie about {number(far)} "
+            f"from the first predictions ({number(mean)} ± {number(std)}).",
         )
+
+    def _far(self, since: int, far: float, limit: float, text: str) -> Finding:
+        evidence = Evidence(
+            quantity="distance of the targets from the predictions, from the first loss",
+            seen=far,
+            limit=limit,
+            direction="above",
+            healthy=(0.0, limit / 10),
+            statistic=Scalar.LOSS,
+        )
+        scales = _Scales(since, math.nan, math.nan, math.nan, math.nan)
+        return self._finding(scales, f"Targets are not scaled: {text}", [evidence], 0.8)
 
     def _large(self, scales: _Scales, far: float, unit: float) -> Finding:
         text = "" if unit == 1.0 else "10 standard deviations of the initial predictions"
@@ -311,6 +340,19 @@ class TargetNotScaled(Rule):
     def healthy() -> History:
         """Return the same prices with a model whose output starts at their mean and scale."""
         return _run(5000.0, 1000.0, 600.0, predicted_mean=4900.0)
+
+
+def _largest_output(history: History) -> float:
+    """Return the root mean square of the largest output at the start, at least 1."""
+    sizes = [1.0]
+    for place in history.places(Stream.ACTIVATION):
+        if "output" in place.flags:
+            mean, std = (
+                middle(history.series(Stream.ACTIVATION, s, place.name).values[:_FIRST])
+                for s in (Stat.MEAN, Stat.STD)
+            )
+            sizes.append(math.hypot(mean, std))
+    return float(np.nanmax(sizes))
 
 
 def _has_no_offset(history: History) -> bool:
