@@ -340,6 +340,7 @@ def test_an_update_of_a_tensor_gives_each_percentile_its_own_points(browser):
         assert len(json.dumps(update.message)) <= 4096
 
 
+@pytest.mark.timeout(240)
 def test_an_update_of_the_page_of_200_biases_sends_4_KB_at_most(browser):
     run = spiking_run(layers=[f"encoder.{i}" for i in range(200)], step=400, total_steps=2_000)
     frames = []
@@ -351,8 +352,10 @@ def test_an_update_of_the_page_of_200_biases_sends_4_KB_at_most(browser):
     with (
         fake_collector(run) as fake,
         dashboard(fake.url, TOKEN) as url,
-        visit(browser, f"{url}/bias?run=gpt-small", listen=listen) as seen,
+        visit(browser, f"{url}/bias?run=gpt-small", listen=listen, settled=False) as seen,
     ):
+        # The script of so many curves runs in most of the time between two updates.
+        seen.settle(wait_ms=90_000)
         table = seen.page.get_by_role("table", name="Biases")
         table.wait_for()
         before = table.inner_text()

@@ -52,11 +52,11 @@ class Visit:
         here = {"127.0.0.1", "localhost", None}
         return [url for url in self.requests if urlsplit(url).hostname not in here]
 
-    def settle(self) -> None:
+    def settle(self, wait_ms: int = WAIT_MS) -> None:
         """Wait until the script has run and the charts are drawn."""
         app = self.page.locator("[data-testid=stApp]")
-        app.wait_for(timeout=WAIT_MS)
-        deadline = time.monotonic() + WAIT_MS / 1000
+        app.wait_for(timeout=wait_ms)
+        deadline = time.monotonic() + wait_ms / 1000
         quiet = 0
         while quiet < 4:
             assert time.monotonic() < deadline, "the page does not come to rest"
