@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
-from trainvitals.capture.loss_graph import Criterion, criteria
+from trainvitals.capture.loss_graph import Criterion, Found, criteria
 from trainvitals.capture.loss_terms import constants
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
@@ -167,8 +167,9 @@ class Supervision:
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen)
-        if whole and len(graphs) == 1:
-            self._scalars.log(constants(graphs[0]))
+        if whole and not (isinstance(value, Mapping) and TOTAL in value):
+            is_whole = all(graph.is_whole for graph in graphs) and not _detached_terms(value)
+            self._scalars.log(constants(Found(found, is_whole=is_whole)))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))

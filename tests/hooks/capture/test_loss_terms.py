@@ -97,6 +97,26 @@ def test_ignored_classes_do_not_count():
     assert loop.scalar("part_of_loss/0") == [pytest.approx(entropy.item(), rel=1e-5)]
 
 
+@pytest.mark.parametrize("total", [False, True])
+def test_terms_that_the_program_names_are_added_unless_their_total_stands_beside_them(total):
+    loop = Loop(nn.Linear(6, 4))
+    labels, number = of_two(loop.model(INPUTS))
+    terms = {"labels": labels, "number": number} | ({"loss": labels + number} if total else {})
+    loop.capture.loss(terms)
+    loop.step(labels + number, report=False)
+    both = loop.scalar("part_of_constant/0") + loop.scalar("part_of_constant/1")
+    assert loop.scalar("loss_of_constant") == ([] if total else [pytest.approx(sum(both))])
+
+
+def test_a_named_term_without_a_graph_leaves_the_whole_unknown():
+    loop = Loop(nn.Linear(6, 4))
+    labels, number = of_two(loop.model(INPUTS))
+    loop.capture.loss({"labels": labels, "number": number, "penalty": torch.tensor(0.1)})
+    loop.step(labels + number, report=False)
+    assert len(loop.scalar("part_of_loss/1")) == 1
+    assert loop.scalar("loss_of_constant") == []
+
+
 def test_a_term_that_is_not_known_leaves_the_whole_unknown():
     loop = Loop(nn.Linear(6, 4))
     labels, number = of_two(loop.model(INPUTS))
