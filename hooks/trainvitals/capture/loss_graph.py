@@ -17,8 +17,13 @@ from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
 from trainvitals.capture.loss_masks import is_zero, mask_of
-from trainvitals.capture.loss_scale import factor, own_factor, own_factor_of_classes
-from trainvitals.capture.loss_views import mixes_classes, normalises_other_dimension
+from trainvitals.capture.loss_scale import (
+    factor,
+    factors_of_inputs,
+    own_factor,
+    own_factor_of_classes,
+)
+from trainvitals.capture.loss_views import is_expanded, mixes_classes, normalises_other_dimension
 
 NODES_MAX: Final = 128
 """Maximum number of nodes that are read."""
@@ -111,6 +116,8 @@ class Found(NamedTuple):
     """Nearest to the loss first."""
     is_whole: bool
     """Whether the loss is a sum of these, each times a constant, and of nothing else."""
+    is_stacked: bool
+    """Whether losses are stacked before they are averaged or added: no scale counts them."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def criteria(loss: Tensor) -> Found:
     found: list[Criterion] = []
     stack: list[tuple[Any, _Path]] = [(loss.grad_fn, _Path())]
     seen: set[Any] = set()
-    is_whole = True
+    is_whole, is_stacked = True, False
     while stack and len(seen) < NODES_MAX and len(found) < CRITERIA_MAX:
         node, path = stack.pop()
         if node is None or node in seen:
@@ -161,8 +168,11 @@ def criteria(loss: Tensor) -> Found:
             is_whole = False
             continue
         path = path.through(node, name)
-        stack += [(n, path) for n, _ in reversed(node.next_functions)]
-    return Found(found, is_whole and not stack)
+        is_stacked |= name in ("Stack", "Cat")
+        inputs = zip(node.next_functions, factors_of_inputs(node), strict=True)
+        paths = [(n, replace(path, scale=path.scale * f)) for (n, _), f in inputs]
+        stack += reversed(paths)
+    return Found(found, is_whole and not stack, is_stacked)
 
 
 def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | None:
@@ -263,7 +273,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
     last = _activation(source)
     multi_class = kind == "MultiMarginLoss" and prediction is not None
     wiring = list(_conflict(kind, last))
-    if operation(node.next_functions[0][0]) == "Expand" or _is_expanded(target):
+    if operation(node.next_functions[0][0]) == "Expand" or is_expanded(target):
         wiring.append("prediction_and_target_broadcast")
     if last == "softmax" and _softmax_size(source) == 1:
         wiring.append("softmax_over_one_class")
@@ -279,7 +289,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         last_activation=last,
         activation_number=_number(source, last),
         positive_weight=_smallest(saved(node, "pos_weight")),
-        threshold=_threshold(node),
+        threshold=float(getattr(node, "_saved_beta", getattr(node, "_saved_delta", 1.0))),
         wiring=tuple(wiring),
     )
 
@@ -354,10 +364,6 @@ def _smallest(weight: Tensor | None) -> float:
     return smallest if math.isfinite(smallest) else 0.0
 
 
-def _threshold(node: Any) -> float:
-    return float(getattr(node, "_saved_beta", getattr(node, "_saved_delta", 1.0)))
-
-
 def _softmax_size(node: Any) -> int:
     """Return the number of entries over which a softmax normalises; 0 if unknown."""
     shape = shape_of(node, 0)
@@ -382,15 +388,6 @@ def _with_zero_weight(criterion: Criterion) -> Criterion:
 
 def _is_large(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.numel() > 1
-
-
-def _is_expanded(tensor: Tensor | None) -> bool:
-    """Whether a tensor repeats its entries along some dimensions; a constant does along all."""
-    if tensor is None:
-        return False
-    sizes = zip(tensor.stride(), tensor.shape, strict=True)
-    repeated = [stride == 0 for stride, size in sizes if size > 1]
-    return any(repeated) and not all(repeated)
 
 
 def _reduction(node: Any, outer: str) -> str:

@@ -42,6 +42,16 @@ def factor(node: Any) -> float:
     return math.nan
 
 
+def factors_of_inputs(node: Any) -> list[float]:
+    """Return by what a node multiplies each of its inputs besides: −1 for what is subtracted."""
+    factors = [1.0] * len(node.next_functions)
+    if operation(node) in ("Add", "Sub") and len(factors) == 2:
+        factors[1] = float(getattr(node, "_saved_alpha", 1.0))
+        if operation(node) == "Sub":
+            factors[1] = -factors[1]
+    return factors
+
+
 def own_factor(node: Any, elements: int) -> float:
     """Return the same for a loss function with a reduction over so many elements; 0: unknown."""
     if node._saved_reduction != _SUM:

@@ -45,6 +45,8 @@ def constants(found: Found) -> dict[str, Tensor]:
     of these terms and all of them are known.
     """
     terms = found.criteria
+    if found.is_stacked:
+        return {}
     if not 0 < len(terms) <= TERMS_MAX or (len(terms) == 1 and terms[0].kind in FROM_MOMENTS):
         return {}
     parts = [_parts(term) for term in terms]

@@ -114,3 +114,12 @@ def _is_reshaped(node: Any, until: Any) -> bool:
         if operation(node) not in KEEP:
             return False
     return False
+
+
+def is_expanded(tensor: Tensor | None) -> bool:
+    """Whether a tensor repeats its entries along some dimensions; a constant does along all."""
+    if tensor is None:
+        return False
+    sizes = zip(tensor.stride(), tensor.shape, strict=True)
+    repeated = [stride == 0 for stride, size in sizes if size > 1]
+    return any(repeated) and not all(repeated)

@@ -162,14 +162,15 @@ class Supervision:
         whole = first or seen.explicit
         graphs = [criteria(loss) for loss in losses]
         found = [c for graph in graphs for c in graph.criteria]
+        is_stacked = any(graph.is_stacked for graph in graphs)
         first_found = found[0] if found else Criterion("")
         main = completed(first_found, seen, is_alone=len(found) < 2)
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
-            self._announce(found, main, value, seen)
+            self._announce(found, main, value, seen, is_sum=len(found) > 1 and not is_stacked)
         if whole and not (isinstance(value, Mapping) and TOTAL in value):
             is_whole = all(graph.is_whole for graph in graphs) and not _detached_terms(value)
-            self._scalars.log(constants(Found(found, is_whole=is_whole)))
+            self._scalars.log(constants(Found(found, is_whole, is_stacked)))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))
@@ -252,7 +253,13 @@ class Supervision:
     # Events.
 
     def _announce(
-        self, found: Sequence[Criterion], main: Criterion, value: object, seen: Seen
+        self,
+        found: Sequence[Criterion],
+        main: Criterion,
+        value: object,
+        seen: Seen,
+        *,
+        is_sum: bool,
     ) -> None:
         kinds = [c.kind for c in found] or [main.kind]
         wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
@@ -281,8 +288,8 @@ class Supervision:
             "activation_outside": float(outside),
             "positive_weight": main.positive_weight,
             "scale": _scale(found),
-            "terms": ",".join(kinds) if len(kinds) > 1 else "",
-            "scales": ",".join(f"{c.scale:g}" for c in found) if len(kinds) > 1 else "",
+            "terms": ",".join(kinds) if is_sum else "",
+            "scales": ",".join(f"{c.scale:g}" for c in found) if is_sum else "",
         }
         known = {k: v for k, v in attributes.items() if v}
         self._event(EventKind.LOSS_KIND, " + ".join(dict.fromkeys(kinds)), known)

@@ -108,6 +108,30 @@ def test_terms_that_the_program_names_are_added_unless_their_total_stands_beside
     assert loop.scalar("loss_of_constant") == ([] if total else [pytest.approx(sum(both))])
 
 
+@pytest.mark.parametrize(
+    "combined",
+    [lambda a, b: a - 3 * b, lambda a, b: torch.sub(a, b, alpha=3), lambda a, b: -3 * b + a],
+    ids=["minus", "alpha", "negative"],
+)
+def test_a_term_that_is_subtracted_counts_with_its_sign(combined):
+    loop = Loop(nn.Linear(6, 4))
+    labels, number = of_two(loop.model(INPUTS))
+    loop.step(combined(labels, number))
+    parts = [loop.scalar(f"part_of_loss/{i}")[0] for i in (0, 1)]
+    assert sorted(parts) == [
+        pytest.approx(-3 * number.item(), rel=1e-5),
+        pytest.approx(labels.item(), rel=1e-5),
+    ]
+
+
+@pytest.mark.parametrize("reduced", [torch.mean, torch.sum])
+def test_losses_that_are_stacked_are_no_terms(reduced):
+    loop = Loop(nn.Linear(6, 4))
+    loop.step(reduced(torch.stack(of_two(loop.model(INPUTS)))))
+    assert loop.scalar("part_of_loss/0") == loop.scalar("loss_of_constant") == []
+    assert "terms" not in loop.events()[0].attributes
+
+
 def test_a_named_term_without_a_graph_leaves_the_whole_unknown():
     loop = Loop(nn.Linear(6, 4))
     labels, number = of_two(loop.model(INPUTS))

@@ -133,6 +133,11 @@ def test_a_term_that_another_one_hides_is_inactive(labels, share, found):
     assert all("BCEWithLogitsLoss" in f.summary for f in findings)
 
 
+def test_a_hidden_term_whose_constant_is_zero_has_nothing_to_learn():
+    history = run(40, np.full(40, 0.62), 6200.0, (0.0, 5000.0))
+    assert [*LossTermInactive().check(history)] == []
+
+
 @pytest.mark.parametrize(("first", "trained"), [(0.3, True), (1.1, False)])
 def test_a_sum_that_begins_below_its_constant_was_trained_before(first, trained):
     history = run(20, 0.6 * first, 0.4 * first)

@@ -203,6 +203,8 @@ class LossTermInactive(Rule):
         for part in parts:
             share = middle(np.abs(part.values) / np.maximum(whole, 1e-30))
             first = slice(0, self.hidden_batches)
+            if not (part.constants[first] > 0).all():
+                continue
             level = middle(part.values[first] / part.constants[first])
             if share < self.hidden_max and level >= self.hidden_level:
                 return self._hidden_term(part, share, level, middle(whole[first]))
