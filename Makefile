@@ -61,6 +61,11 @@ bench: bench-detection
 bench-detection: $(VENV)/.installed ## What the diagnosis finds, names and flags falsely (ARGS='--seeds 5 --jobs 2')
 	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m detection $(ARGS)
 
+bench: bench-healthy
+.PHONY: bench-healthy
+bench-healthy: $(VENV)/.installed ## Healthy programs that the diagnosis flags (ARGS='--jobs 2 --json result.json')
+	OMP_NUM_THREADS=1 PYTHONPATH=benchmarks $(BIN)/python -m healthy $(ARGS)
+
 bench: bench-post-training
 .PHONY: bench-post-training
 bench-post-training: $(VENV)/.installed ## Faults of policy gradients: found, and healthy runs flagged (ARGS='--seeds 5')
