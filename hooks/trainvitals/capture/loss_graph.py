@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
+from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_masks import is_zero, mask_of
+from trainvitals.capture.loss_normal import normal
 from trainvitals.capture.loss_scale import (
     factor,
     factors_of_inputs,
     own_factor,
     own_factor_of_classes,
 )
-from trainvitals.capture.loss_views import is_expanded, mixes_classes, normalises_other_dimension
+from trainvitals.capture.loss_views import (
+    broadcasts_difference,
+    is_expanded,
+    mixes_classes,
+    normalises_other_dimension,
+)
 
 NODES_MAX: Final = 128
 """Maximum number of nodes that are read."""
@@ -72,52 +79,6 @@ _ARITHMETIC = ("Mean", "Sum", "Div", "Mul", "Neg", "Add", "Sub", "Sqrt", "Stack"
 _SELECTIONS = ("Index", "MaskedSelect", "MaskedFill", "Where")
 _REDUCTIONS: Final = frozenset((*KEEP, *_ARITHMETIC, *_SELECTIONS))
 """Operations between a loss function and the loss that is reported."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One loss function in a graph. Holds tensors of the graph: drop it before the call returns."""
-
-    kind: str
-    """The equivalent loss module of torch: "CrossEntropyLoss"."""
-    reduction: str = ""
-    """mean | sum | none; "" if unknown."""
-    prediction: Tensor | None = None
-    target: Tensor | None = None
-    ignore_index: int | None = None
-    weight: Tensor | None = None
-    """Weight of each class, shape (classes,)."""
-    masks: tuple[Tensor, ...] = ()
-    """Factors and conditions on the single losses: an element counts where all are non-zero."""
-    classes: int = 0
-    """Number of classes of a classification; 0 for other losses."""
-    last_activation: str = ""
-    """The operation that computed the prediction, if it is an activation: "sigmoid"."""
-    activation_number: int = -1
-    """The sequence number of that operation; numbers of a thread grow."""
-    positive_weight: float = 0.0
-    """The smallest `pos_weight` of a binary cross entropy; 0 without one, or not on the CPU."""
-    logits: Any = None
-    """The graph's node whose output is the prediction, if its values are not in the graph."""
-    entry: Any = None
-    """The node of a cross entropy or NLL loss of class numbers."""
-    wiring: tuple[str, ...] = ()
-    """Suspicious connections, such as "softmax_before_cross_entropy"."""
-    scale: float = 1.0
-    """The loss divided by the mean of the supervised elements; NaN if it is not known."""
-    threshold: float = 1.0
-    """The error from which a smooth L1 or Huber loss is linear: its beta or delta."""
-
-
-class Found(NamedTuple):
-    """The loss functions in a graph."""
-
-    criteria: list[Criterion]
-    """Nearest to the loss first."""
-    is_whole: bool
-    """Whether the loss is a sum of these, each times a constant, and of nothing else."""
-    is_stacked: bool
-    """Whether losses are stacked before they are averaged or added: no scale counts them."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +149,9 @@ def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterio
         return _soft_classification(node, masks, reduction)
     if name in ("Abs", "Pow"):
         return _difference(node, name, masks, reduction)
-    if name == "Sub":
-        return _poisson(node, masks, reduction)
+    if name in ("Add", "Sub"):
+        likelihood = _poisson(node, masks, reduction) if name == "Sub" else None
+        return likelihood or normal(node, masks, reduction)
     return None
 
 
@@ -306,14 +268,12 @@ def _difference(
         return None  # a difference of two trained values is no supervision
     index = 0 if sides[0] is not None else 1
     source, _ = _source(inner, index)
-    shapes = shape_of(inner, 0), shape_of(sides[index], inner.next_functions[index][1])
-    broadcast = operation(sides[index]) == "Expand" or (None not in shapes and len(set(shapes)) > 1)
     return Criterion(
         "MSELoss" if name == "Pow" else "L1Loss",
         reduction,
         masks=masks,
         last_activation=_activation(source),
-        wiring=("prediction_and_target_broadcast",) if broadcast else (),
+        wiring=("prediction_and_target_broadcast",) if broadcasts_difference(inner, index) else (),
     )
 
 

@@ -9,15 +9,15 @@ Start at `constants`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainvitals.capture.graph_nodes import saved
-from trainvitals.capture.loss_graph import Criterion, Found
-from trainvitals.capture.supervised_values import ENTRIES_MAX, sample
+from trainvitals.capture.loss_criterion import Criterion, Found, Normal
+from trainvitals.capture.supervised_values import ENTRIES_MAX, fits, sample
 from trainvitals.wire import Scalar
 
 TERMS_MAX: Final = 4
@@ -26,6 +26,12 @@ ROWS_MIN: Final = 16
 """Minimum number of samples for a constant of each column of the targets."""
 FROM_MOMENTS: Final = ("CrossEntropyLoss", "NLLLoss", "MSELoss")
 """Losses whose constant the diagnosis computes from the moments and classes of the targets."""
+
+
+LIKELIHOODS: Final = ("GaussianNLLLoss", "PoissonNLLLoss")
+"""Losses that may be below zero."""
+LOSS_MAX: Final = 1e5
+"""Maximum mean of a likelihood: float32 rounds a larger one by more than 0.01."""
 
 
 class _Kind(NamedTuple):
@@ -38,11 +44,11 @@ class _Kind(NamedTuple):
     columns): the median for an absolute error, and for those that are absolute for large errors."""
 
 
-def constants(found: Found) -> dict[str, Tensor]:
+def constants(found: Found, losses: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the loss of the best constant prediction in this batch, and the parts of each term.
 
-    In the unit of the loss. The parts only for two to four terms; the sum only if the loss consists
-    of these terms and all of them are known.
+    In the unit of the loss, the sum of `losses`. The parts only for two to four terms; the sum only
+    if the loss consists of these terms and all of them are known.
     """
     terms = found.criteria
     if found.is_stacked:
@@ -53,7 +59,10 @@ def constants(found: Found) -> dict[str, Tensor]:
     known = {i: part for i, part in enumerate(parts) if part is not None}
     scalars: dict[str, Tensor] = {}
     if found.is_whole and len(known) == len(terms):
-        scalars[Scalar.LOSS_OF_CONSTANT] = torch.stack([part[1] for part in known.values()]).sum()
+        value, constant = (torch.stack(each).sum() for each in zip(*known.values(), strict=True))
+        if any(term.kind in LIKELIHOODS for term in terms):
+            constant = constant + _added(losses, value, sum(abs(term.scale) for term in terms))
+        scalars[Scalar.LOSS_OF_CONSTANT] = constant
     if len(terms) > 1:
         for i, (value, constant) in known.items():
             scalars[f"{Scalar.PART_OF_LOSS}/{i}"] = value
@@ -61,11 +70,25 @@ def constants(found: Found) -> dict[str, Tensor]:
     return scalars
 
 
+def _added(losses: Sequence[Tensor], value: Tensor, scale: float) -> Tensor:
+    """Return what the losses contain besides the value of their terms: ½·ln 2π, for example.
+
+    NaN if it is lost in the rounding of a large loss, or if the losses are not single numbers.
+    """
+    if any(loss.numel() != 1 for loss in losses):
+        return value + math.nan
+    loss = torch.stack([loss.detach().float().reshape(()) for loss in losses]).sum()
+    return torch.where(loss.abs() < LOSS_MAX * scale, loss - value, math.nan)
+
+
 def _parts(term: Criterion) -> tuple[Tensor, Tensor] | None:
     """Return the loss of a term and that of its best constant prediction; None if unknown."""
     if not math.isfinite(term.scale) or term.scale == 0 or term.weight is not None:
         return None
-    parts = _of_numbers(term) if term.entry is None else _of_classes(term)
+    if term.normal is not None:
+        parts = _of_normal(term.normal, term.target)
+    else:
+        parts = _of_numbers(term) if term.entry is None else _of_classes(term)
     return None if parts is None else (parts[0] * term.scale, parts[1] * term.scale)
 
 
@@ -103,7 +126,7 @@ def _of_numbers(term: Criterion) -> tuple[Tensor, Tensor] | None:
     if term.positive_weight or not y.is_floating_point():
         return None
     x, y = sample(x.detach()).float(), sample(y.detach()).float()
-    rows = y if y.dim() == 2 and len(y) >= ROWS_MIN else y.reshape(-1, 1)
+    rows = _rows(y)
     best = kind.best(rows).expand_as(rows)
     # The constant is fitted to these rows: like a variance, its error is too small.
     unbiased = len(rows) / (len(rows) - 1)
@@ -111,6 +134,36 @@ def _of_numbers(term: Criterion) -> tuple[Tensor, Tensor] | None:
         kind.error(x, y, term.threshold).mean(),
         kind.error(best, rows, term.threshold).mean() * unbiased,
     )
+
+
+def _of_normal(normal: Normal, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Return the mean of ½·(ln v + e²/v), and that of a constant mean and variance.
+
+    The constant's are those of each column, as for other losses, or one variance for all columns if
+    the program predicts one.
+    """
+    if y is None or y.shape != normal.error.shape or y.numel() < 2 or not y.is_floating_point():
+        return None
+    if not fits(normal.spread.shape, y.shape):
+        return None
+    shared = y.dim() > 1 and normal.spread.shape[-1:] != y.shape[-1:]
+    each = (y, normal.error, normal.spread.expand_as(y))
+    y, error, spread = (sample(x.detach()).float() for x in each)
+    variance = normal.factor * spread**normal.power
+    rows = _rows(y)
+    spreads = rows.var(0)
+    if shared:
+        spreads = spreads.mean()
+    # The logarithm of a variance of few samples is too small by about this.
+    missing = 1 / (len(rows) - 1)
+    return (
+        0.5 * (variance.log() + error.square() / variance).mean(),
+        0.5 * (spreads.log().mean() + 1 + missing),
+    )
+
+
+def _rows(y: Tensor) -> Tensor:
+    return y if y.dim() == 2 and len(y) >= ROWS_MIN else y.reshape(-1, 1)
 
 
 def _squared(x: Tensor, y: Tensor, _: float) -> Tensor:

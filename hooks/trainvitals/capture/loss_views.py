@@ -116,6 +116,13 @@ def _is_reshaped(node: Any, until: Any) -> bool:
     return False
 
 
+def broadcasts_difference(node: Any, side: int) -> bool:
+    """Whether a difference expands its input number `side` to the shape of the other one."""
+    inner, output = node.next_functions[side]
+    shapes = shape_of(node, 0), shape_of(inner, output)
+    return operation(inner) == "Expand" or (None not in shapes and len(set(shapes)) > 1)
+
+
 def is_expanded(tensor: Tensor | None) -> bool:
     """Whether a tensor repeats its entries along some dimensions; a constant does along all."""
     if tensor is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainvitals.capture.loss import Seen
-from trainvitals.capture.loss_graph import Criterion
+from trainvitals.capture.loss_criterion import Criterion, Normal
 from trainvitals.capture.supervised_values import dim_beside, sample
 
 
@@ -33,6 +33,8 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
         # A loss can compare parts of what it is given.
         prediction = readable(seen.prediction) if prediction is None else prediction
         target = readable(seen.target) if target is None else target
+    if main.normal is not None:
+        prediction, target = _of_normal(main.normal, target)
     if ignore_index is None and seen.ignore_index is not None:
         ignore_index = seen.ignore_index
     if not main.kind and prediction is not None and target is not None:
@@ -51,6 +53,14 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
         ignore_index=ignore_index,
         wiring=wiring,
     )
+
+
+def _of_normal(normal: Normal, target: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the predicted means and the targets: the graph keeps only their difference."""
+    if target is None or target.numel() != normal.error.numel():
+        return None, None
+    target = target.detach().reshape(normal.error.shape)
+    return normal.mean(target), target
 
 
 def _is_for(target: Tensor, prediction: object, classes: int) -> bool:

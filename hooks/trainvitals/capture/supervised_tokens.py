@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainvitals.capture.graph_nodes import saved
-from trainvitals.capture.loss_graph import Criterion
+from trainvitals.capture.loss_criterion import Criterion
 from trainvitals.capture.supervised_inputs import is_delayed
 from trainvitals.capture.supervised_positions import Positions, positions_read
 from trainvitals.capture.supervised_values import sample, unmasked

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from trainvitals.capture.loss_graph import Criterion
+from trainvitals.capture.loss_criterion import Criterion
 from trainvitals.wire import Scalar
 
 ENTRIES_MAX: Final = 16_384
@@ -141,7 +141,7 @@ def kept(main: Criterion, target: Tensor) -> Tensor | None:
     for mask in (m.detach() for m in main.masks if m.device == device):
         if mask.numel() == main.target.numel():
             parts.append(unmasked(sample(mask.reshape(shape))))
-        elif _fits(mask.shape, shape):
+        elif fits(mask.shape, shape):
             parts.append(unmasked(sample(mask.broadcast_to(shape))))
     if not parts:
         return None
@@ -157,7 +157,8 @@ def unmasked(factors: Tensor) -> Tensor:
     return factors if factors.dtype == torch.bool else (factors != 0) | (factors < 0).any()
 
 
-def _fits(shape: Sequence[int], into: Sequence[int]) -> bool:
+def fits(shape: Sequence[int], into: Sequence[int]) -> bool:
+    """Return whether a tensor of a shape can be expanded into another one."""
     pairs = zip(reversed(shape), reversed(into), strict=False)
     return len(shape) <= len(into) and all(a in (1, b) for a, b in pairs)
 

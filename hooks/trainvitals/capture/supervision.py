@@ -23,7 +23,8 @@ from torch.optim.optimizer import Optimizer
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
-from trainvitals.capture.loss_graph import Criterion, Found, criteria
+from trainvitals.capture.loss_criterion import Criterion, Found
+from trainvitals.capture.loss_graph import criteria
 from trainvitals.capture.loss_terms import constants
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
@@ -164,13 +165,15 @@ class Supervision:
         found = [c for graph in graphs for c in graph.criteria]
         is_stacked = any(graph.is_stacked for graph in graphs)
         first_found = found[0] if found else Criterion("")
-        main = completed(first_found, seen, is_alone=len(found) < 2)
+        is_alone = len(found) < 2
+        main = completed(first_found, seen, is_alone=is_alone)
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen, is_sum=len(found) > 1 and not is_stacked)
         if whole and not (isinstance(value, Mapping) and TOTAL in value):
             is_whole = all(graph.is_whole for graph in graphs) and not _detached_terms(value)
-            self._scalars.log(constants(Found(found, is_whole, is_stacked)))
+            terms = [completed(c, seen, is_alone=is_alone) if c.normal else c for c in found]
+            self._scalars.log(constants(Found(terms, is_whole, is_stacked), losses))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))

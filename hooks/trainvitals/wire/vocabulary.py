@@ -229,7 +229,8 @@ class Scalar(StrEnum):
     LOSS_OF_CONSTANT = "loss_of_constant"
     """Loss of the best prediction that ignores the input, for the targets of a sampled step's first
     loss, in its unit. Present if the loss is a sum of two to four loss functions of torch, or one
-    whose constant does not follow from the moments of the targets."""
+    whose constant does not follow from the moments of the targets. For the likelihood of a normal
+    distribution, of the best constant mean and variance, if its targets are known."""
     PART_OF_LOSS = "part_of_loss"
     """`part_of_loss/<i>`: what loss function number i adds to a loss of two to four, nearest first;
     its kind is the i-th of `terms` in the event `loss_kind`. At most 16,384 entries are read."""
