@@ -3,7 +3,7 @@
 Comes in: a history.
 Goes out: a `Course`: whether the loss has fallen, is flat or has converged, and whether the
           learning rate is in its warm-up.
-Promise:  each answer is False if the loss is unknown or has no lower bound.
+Promise:  each answer is False if the loss is unknown, or has no lower bound and is no likelihood.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from typing import TypeVar
 import numpy as np
 
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.likelihood import likelihood
 from trainvitals.diagnosis.post_training import optimises_reward
 from trainvitals.diagnosis.signals import block_means, middle, noise, trend
-from trainvitals.diagnosis.supervision import target_growth, usual_loss_of_constant
+from trainvitals.diagnosis.supervision import (
+    loss_of_constant,
+    target_growth,
+    usual_loss_of_constant,
+)
 from trainvitals.wire import Scalar, Stat, Stream
 
 FIRST = 10
@@ -67,16 +72,30 @@ class Course:
 
     @_shared
     def loss(self) -> Series:
-        """The training loss at the steps at which it is finite."""
-        return self.history.scalar(Scalar.LOSS).finite()
+        """The training loss at the steps at which it is finite, from 0 up.
+
+        That of a likelihood is its level (`Likelihood`), and so are all values of this class;
+        `shown` gives the loss of a level.
+        """
+        return on_scale_of_loss(self.history, self.history.scalar(Scalar.LOSS))
+
+    def shown(self, level: float) -> float:
+        """Return a value of `loss` in the unit in which the program reports its loss."""
+        scale = likelihood(self.history)
+        return level if scale is None else scale.loss(level)
+
+    @_shared
+    def unit(self) -> str:
+        """The unit of a difference between two values of `loss`; "" for that of the loss."""
+        return "" if likelihood(self.history) is None else "of the targets' variance"
 
     @_shared
     def known(self) -> bool:
         """Whether there is a loss with a lower bound of 0: never negative, at least once above
         zero, not declared with `watch(loss_falls=False)`, and no policy gradient.
 
-        Losses of policy gradients, critics and some likelihoods have no lower bound: their level
-        is no evidence of learning.
+        Losses of policy gradients and critics have no lower bound: their level is no evidence of
+        learning. That of a likelihood is, if the loss of a constant prediction is known.
         """
         if not self.may_be_judged:
             return False
@@ -196,7 +215,13 @@ class Course:
     @_shared
     def constant(self) -> float | None:
         """The loss of the best constant prediction; see `usual_loss_of_constant`."""
-        return usual_loss_of_constant(self.history)
+        constant = usual_loss_of_constant(self.history)
+        return 1.0 if constant is not None and likelihood(self.history) else constant
+
+    @_shared
+    def exact_constant(self) -> float | None:
+        """The same where it does not depend on the shape of the targets' distribution."""
+        return self.constant if loss_of_constant(self.history) is not None else None
 
     def recovered(self, since: int, last: int | None = None) -> bool:
         """Return whether the damage of a fault that held from step `since` to `last` is undone.
@@ -261,9 +286,15 @@ class Course:
         return len(values) > 0 and float(values[-1]) < 0.1 * float(values.max())
 
 
+def on_scale_of_loss(history: History, losses: Series) -> Series:
+    """Return the finite ones of some losses of the run, those of a likelihood as its levels."""
+    scale, losses = likelihood(history), losses.finite()
+    return losses if scale is None else scale.of(losses)
+
+
 def validation_losses(history: History) -> Iterator[tuple[str, Series]]:
-    """Yield (name, finite losses) of each split other than the training split."""
+    """Yield (name, finite losses) of each split other than the training split; see `Course.loss`"""
     for name in history.scalar_names():
         split = name.removeprefix(f"{Scalar.LOSS}/")
         if split != name and not split.lower().startswith("train"):
-            yield split, history.scalar(name).finite()
+            yield split, on_scale_of_loss(history, history.scalar(name))

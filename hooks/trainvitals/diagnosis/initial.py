@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.history import History, once
+from trainvitals.diagnosis.likelihood import likelihood
 from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.places import rms_window
 from trainvitals.diagnosis.signals import middle
@@ -178,6 +179,8 @@ def initial_loss(history: History) -> InitialLoss | None:
 def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLoss | None:
     """Return the initial loss of a sum whose terms are all measured."""
     parts, expected = loss_parts(history), loss_of_constant(history)
+    if likelihood(history):
+        return None  # its size is not that of an error
     if len(parts) != len(kind.terms) or expected is None or not expected > 0:
         return None
     if kind.classes and not has_class_head(history, kind.classes):

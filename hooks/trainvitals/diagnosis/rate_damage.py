@@ -136,7 +136,7 @@ def collapsed(
         int(ratio.steps[0]),
         f"the first steps changed the weights by {number(first)} of their size (median matrix); "
         f"since then the gradient has fallen to {number(share)} of its first norm, and the loss is "
-        f"still {number(course.now(), 4)}",
+        f"still {number(course.shown(course.now()), 4)}",
         (
             Evidence(
                 quantity="update ratio of the first steps (median matrix)",
@@ -153,7 +153,7 @@ def collapsed(
                 healthy=(0.05, None),
                 statistic=Scalar.GRADIENT_NORM,
             ),
-            Evidence(quantity="loss now", seen=course.now()),
+            Evidence(quantity="loss now", seen=course.shown(course.now())),
         ),
         0.7,
         first,
@@ -180,8 +180,8 @@ def shattered(course: Course, ratio: Window, *, ratio_min: float) -> Damage | No
     return Damage(
         at,
         f"one of the first steps changed the weights by {number(largest)} times their size (median "
-        f"matrix), and the loss rose from {number(start, 4)} to {number(peak, 4)} and is "
-        f"{number(course.now(20), 4)} now",
+        f"matrix), and the loss rose from {number(course.shown(start), 4)} to "
+        f"{number(course.shown(peak), 4)} and is {number(course.shown(course.now(20)), 4)} now",
         (
             _largest_ratio(largest, ratio_min),
             Evidence(

@@ -44,6 +44,8 @@ _CLASS_LOSSES = (("CrossEntropyLoss",), ("NLLLoss",))
 BINARY_LOSSES = ("BCELoss", "BCEWithLogitsLoss")
 DISTANCES = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 """Losses that compare numbers."""
+NORMAL_LIKELIHOOD = "GaussianNLLLoss"
+"""The loss of numbers with a predicted variance; it can be below zero."""
 
 
 class LossKind(NamedTuple):

@@ -12,6 +12,7 @@ import math
 from typing import Final, NamedTuple
 
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.likelihood import likelihood
 from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
@@ -50,6 +51,8 @@ def trained_before(history: History, initial: float) -> bool:
     Known for a cross entropy, a squared error, a Huber loss and binary cross entropies whose
     predictions and targets were measured.
     """
+    if likelihood(history):
+        return initial < TRAINED_MAX  # a level
     kind, seen = only_loss(history), _batches(history)
     if kind is not None and kind.terms:
         return _sum_is_low(history, initial)

@@ -112,7 +112,7 @@ class GradientNoiseDominates(Rule):
                     limit=self.fall_max,
                     direction="below",
                     unit="share",
-                    text=f"mean of the loss now {number(course.now(100))}",
+                    text=f"mean of the loss now {number(course.shown(course.now(100)))}",
                     statistic=Scalar.LOSS,
                 ),
             ),

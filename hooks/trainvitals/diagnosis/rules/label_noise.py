@@ -10,12 +10,11 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Array
-from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 
@@ -75,7 +74,8 @@ class LabelNoise(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        course, constant = Course(history), loss_of_constant(history)
+        course = Course(history)
+        constant = course.exact_constant
         if not course.known or not constant or len(course.loss) < self.evaluations_min:
             return
         seen = self._transfer(history, constant)
@@ -85,9 +85,10 @@ class LabelNoise(Rule):
         yield self.finding(
             severity=Severity.WARNING,
             since_step=int(course.loss.steps[0]),
-            summary=f"Label noise: the training loss is {number(course.now(20))}, but in "
-            f"{seen.evaluations} evaluations the {seen.split} loss was never below "
-            f"{percent(seen.best)} of the loss of a constant prediction ({number(constant)}).",
+            summary=f"Label noise: the training loss is {number(course.shown(course.now(20)))}, "
+            f"but in {seen.evaluations} evaluations the {seen.split} loss was never below "
+            f"{percent(seen.best)} of the loss of a constant prediction "
+            f"({number(course.shown(constant))}).",
             evidence=(
                 Evidence(
                     quantity=f"lowest {seen.split} loss as a share of a constant prediction's",
@@ -120,14 +121,8 @@ class LabelNoise(Rule):
     def _transfer(self, history: History, constant: float) -> _Transfer | None:
         """Return the split whose loss fell lowest; None without enough evaluations."""
         found = []
-        for name in history.scalar_names():
-            split = name.removeprefix(f"{Scalar.LOSS}/")
-            series = history.scalar(name).finite()
-            if (
-                split == name
-                or split.lower().startswith("train")
-                or not self._fits(series, constant)
-            ):
+        for split, series in validation_losses(history):
+            if not self._fits(series, constant):
                 continue
             values = series.values.astype(np.float64)
             smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1)

@@ -183,26 +183,27 @@ class LearningRateTooHigh(Rule):
             return None  # the loss has fallen since; a later NaN has another cause
         peak = float(np.nanmax(ratio.values))
         derived = f"initial loss + {percent(self.rise_max)} + {self.rise_noise:g} × its noise"
-        reached, at = number(worst, 4), int(steps[first + np.argmax(after)])
+        reached, at = number(course.shown(worst), 4), int(steps[first + np.argmax(after)])
         if (broken >= since).any():
             reached, at = "a non-finite value", int(broken[broken >= since][0])
         span = max(1, at - since)
         return self._found(
             since,
             f"Learning rate {'far ' if explosive else ''}too high{_rate_at(course, since)}: the "
-            f"loss rose from {number(start, 4)} to {reached} within {span} step{'s' * (span > 1)}.",
+            f"loss rose from {number(course.shown(start), 4)} to {reached} within {span} "
+            f"step{'s' * (span > 1)}.",
             (
                 *self._ratio_evidence("largest update ratio (median matrix)", peak),
                 Evidence(
                     quantity="largest loss",
-                    seen=worst,
-                    limit=limit if worst > limit else None,
+                    seen=course.shown(worst),
+                    limit=course.shown(limit) if worst > limit else None,
                     direction="above" if worst > limit else "",
                     text=derived if worst > limit else "",
                     statistic=Scalar.LOSS,
                 ),
-                Evidence(quantity="loss at the start", seen=start),
-                Evidence(quantity="loss now", seen=float(values[-1])),
+                Evidence(quantity="loss at the start", seen=course.shown(start)),
+                Evidence(quantity="loss now", seen=course.shown(float(values[-1]))),
             ),
             0.95,
             course,
@@ -321,7 +322,8 @@ class LearningRateTooHigh(Rule):
             int(ratio.steps[0]),
             f"Learning rate too high{_rate_at(course, int(ratio.steps[0]))}: each step changed "
             f"the weights by {number(ratio_seen)} of their size (median matrix), and the loss "
-            f"went from {number(course.initial, 4)} to only {number(course.now(), 4)} in "
+            f"went from {number(course.shown(course.initial), 4)} to only "
+            f"{number(course.shown(course.now()), 4)} in "
             f"{len(course.loss)} steps.",
             (
                 Evidence(
@@ -331,8 +333,8 @@ class LearningRateTooHigh(Rule):
                     direction="above",
                     healthy=(1e-5, self.update_ratio_stuck),
                 ),
-                Evidence(quantity="loss at the start", seen=course.initial),
-                Evidence(quantity="loss now", seen=course.now()),
+                Evidence(quantity="loss at the start", seen=course.shown(course.initial)),
+                Evidence(quantity="loss now", seen=course.shown(course.now())),
             ),
             0.7,
             course,

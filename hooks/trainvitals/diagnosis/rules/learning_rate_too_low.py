@@ -19,7 +19,7 @@ from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import block_means, median, middle
-from trainvitals.diagnosis.supervision import only_loss, usual_loss_of_constant
+from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
@@ -189,7 +189,7 @@ class LearningRateTooLow(Rule):
         Only for a model that is not trained yet: its loss is near that of a constant.
         """
         steps = max(len(course.loss), history.total_steps or 0)
-        constant = usual_loss_of_constant(history)
+        constant = course.constant
         least = self.steps_min if history.total_steps else self.steps_min_no_plan
         if trained or not course.known or constant is None or len(course.loss) < least:
             return 0.0
@@ -237,7 +237,9 @@ class LearningRateTooLow(Rule):
                     healthy=(0.0, 1e-3),
                 ),
                 Evidence(quantity="eps", seen=epsilon),
-                Evidence(quantity="loss now", seen=course.now(), statistic=Scalar.LOSS),
+                Evidence(
+                    quantity="loss now", seen=course.shown(course.now()), statistic=Scalar.LOSS
+                ),
             ),
             fix=for_each_group("['eps'] = 1e-8"),
             confidence=0.85,

@@ -38,7 +38,7 @@ class LossDivergence(Rule):
     The loss had fallen by 30 % of its initial value or more. Then it rose, and each of the newest
     20 losses is above the best level (median of 20 losses in a row) by a quarter of the initial
     loss and by three times the noise before the rise. Their median is at least twice the best
-    level. Losses that can be negative are left out. A note only: with several optimizers, or if the
+    level. Losses of unknown scale are left out. A note only: with several optimizers, or if the
     targets grew gradually with the loss, by 40 % or more, as bootstrapped targets do (Q-learning,
     value functions), and never to more than three times their size within ten measured batches. The
     targets are seen in `mse_loss`, `smooth_l1_loss`, `huber_loss` and their modules, and in
@@ -99,8 +99,9 @@ class LossDivergence(Rule):
             # bootstrapped targets, the error grows with the values that the model has learned.
             severity=Severity.INFO if several or grown >= self.target_growth else Severity.WARNING,
             since_step=shift.step,
-            summary=f"Loss divergence: the loss had fallen from {number(course.initial)} to "
-            f"{number(shift.before)}, rose at step {shift.step} and is {number(shift.now)} now.",
+            summary="Loss divergence: the loss had fallen from "
+            f"{number(course.shown(course.initial))} to {number(course.shown(shift.before))}, rose "
+            f"at step {shift.step} and is {number(course.shown(shift.now))} now.",
             evidence=(
                 Evidence(
                     quantity="rise of the loss as a share of its initial value",
@@ -118,8 +119,8 @@ class LossDivergence(Rule):
                     direction="above",
                     unit="times",
                 ),
-                Evidence(quantity="best level of the loss", seen=shift.before),
-                Evidence(quantity="loss now", seen=shift.now),
+                Evidence(quantity="best level of the loss", seen=course.shown(shift.before)),
+                Evidence(quantity="loss now", seen=course.shown(shift.now)),
                 Evidence(
                     quantity="fall before the rise",
                     seen=1 - shift.before / course.initial,

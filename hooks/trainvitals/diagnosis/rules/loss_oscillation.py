@@ -45,9 +45,9 @@ class LossOscillation(Rule):
     is above 0.008. The noise is also more than three times what a batch of this size explains:
     level/√n for n samples, (1 + p) times as much with a dropout of p, and √(s/(1 − s)) times as
     much where one class has the share s > ½ of the targets: few samples then hold the loss. Left
-    out: losses that can
-    be negative, losses whose batch size is not known, runs that have not learned, warm-up, and
-    class probabilities as targets that are nearer to one class in some batches (mixup).
+    out: losses of unknown scale, losses whose batch size is not known, runs that have not learned,
+    warm-up, and class probabilities as targets that are nearer to one class in some batches
+    (mixup).
     ## Why it matters
     The steps are longer than the valley of the loss is wide: the weights jump from one side to the
     other. More steps do not help; a lower learning rate gives a lower loss at once.
@@ -112,7 +112,7 @@ class LossOscillation(Rule):
         explained = factor * swing.level / math.sqrt(batch)
         if swing.noise >= explained:
             batches = f"{factor:.3g} × level/√n for {batch} samples"
-            yield self._finding(swing, ratio, batches, explained, course.initial)
+            yield self._finding(swing, ratio, batches, explained, course)
 
     def _had_fallen(self, course: Course) -> bool:
         """Whether the loss was once below its start; it may have risen since."""
@@ -134,18 +134,20 @@ class LossOscillation(Rule):
         return _Swing(int(course.loss.steps[-half]), half, middle(values), spread)
 
     def _finding(
-        self, swing: _Swing, ratio: float, batches: str, explained: float, initial: float
+        self, swing: _Swing, ratio: float, batches: str, explained: float, course: Course
     ) -> Finding:
+        level = course.shown(swing.level)
+        height = course.shown(swing.level + swing.noise) - level
         return self.finding(
             severity=Severity.WARNING,
             since_step=swing.step,
             summary=f"Loss oscillation: in the newest {swing.losses} steps the loss swings by "
-            f"{number(swing.noise)} about {number(swing.level)} and no longer falls; each step "
+            f"{number(height)} about {number(level)} and no longer falls; each step "
             f"changes the weights by {percent(ratio)}.",
             evidence=(
                 Evidence(
                     quantity="noise of the loss as a share of its initial value",
-                    seen=swing.noise / initial,
+                    seen=swing.noise / course.initial,
                     limit=self.noise_min,
                     direction="above",
                     healthy=(None, self.noise_min / 2),
@@ -157,6 +159,7 @@ class LossOscillation(Rule):
                     seen=swing.noise,
                     limit=explained,
                     direction="above",
+                    unit=course.unit,
                     text=batches,
                 ),
                 Evidence(

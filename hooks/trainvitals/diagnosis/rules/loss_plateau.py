@@ -31,8 +31,8 @@ class LossPlateau(Rule):
     done. This is always a note: the loss alone does not show whether the level is the noise of the
     data or the limit of the model. It is a warning if a hidden layer of a chain of linear layers
     has a single unit, and the loss is above a quarter of that of the best constant prediction after
-    100 steps: all that the later layers know of a sample is one number. Left out: losses that can
-    be negative, warm-up, and a learning rate below a tenth of its maximum.
+    100 steps: all that the later layers know of a sample is one number. Left out: losses of
+    unknown scale, warm-up, and a learning rate below a tenth of its maximum.
     ## Why it matters
     Further steps with these settings cost compute and change little.
     ## Evidence
@@ -96,7 +96,8 @@ class LossPlateau(Rule):
         yield self.finding(
             severity=Severity.INFO,
             since_step=since,
-            summary=f"Loss plateau: since step {since} the loss is level at {number(level)}, "
+            summary=f"Loss plateau: since step {since} the loss is level at "
+            f"{number(course.shown(level))}, "
             f"{percent(level / course.initial)} of its start.",
             evidence=(
                 Evidence(
@@ -109,8 +110,8 @@ class LossPlateau(Rule):
                     text="2 % of the level, or two standard errors of the difference",
                     statistic=Scalar.LOSS,
                 ),
-                Evidence(quantity="loss now", seen=level),
-                Evidence(quantity="loss at the start", seen=course.initial),
+                Evidence(quantity="loss now", seen=course.shown(level)),
+                Evidence(quantity="loss at the start", seen=course.shown(course.initial)),
             ),
             confidence=0.6,
             stream=Stream.SCALAR,

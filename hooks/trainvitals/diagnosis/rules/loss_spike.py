@@ -104,7 +104,8 @@ class LossSpike(Rule):
             since_step=int(loss.steps[at]),
             summary=(
                 f"Loss spike at step {int(loss.steps[at])}: the loss jumped from "
-                f"{number(before[at], 4)} to {number(float(loss.values[at]), 4)}"
+                f"{number(course.shown(before[at]), 4)} to "
+                f"{number(course.shown(float(loss.values[at])), 4)}"
                 + (" and has not recovered" if lasting else " and recovered")
                 + (f"; {len(starts)} spikes in {len(loss)} steps." if len(starts) > 1 else ".")
             ),
@@ -122,6 +123,7 @@ class LossSpike(Rule):
                     seen=float(jump[at]),
                     limit=height_min,
                     direction="above",
+                    unit=course.unit,
                     text=f"{percent(least)} of the initial loss",
                 ),
                 Evidence(quantity="spikes", seen=float(len(starts)), text=f"in {len(loss)} steps"),

@@ -18,7 +18,7 @@ from trainvitals.diagnosis.own_loss import has_usual_loss
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, loss_kinds
+from trainvitals.diagnosis.supervision import DOWNSTREAM, NORMAL_LIKELIHOOD, loss_kinds
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 
@@ -203,7 +203,7 @@ class LossTermInactive(Rule):
         for part in parts:
             share = middle(np.abs(part.values) / np.maximum(whole, 1e-30))
             first = slice(0, self.hidden_batches)
-            if not (part.constants[first] > 0).all():
+            if part.kind == NORMAL_LIKELIHOOD or not (part.constants[first] > 0).all():
                 continue
             level = middle(part.values[first] / part.constants[first])
             if share < self.hidden_max and level >= self.hidden_level:

@@ -19,7 +19,7 @@ from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
-from trainvitals.diagnosis.supervision import class_loss, has_class_head, loss_of_constant
+from trainvitals.diagnosis.supervision import class_loss, has_class_head
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Scalar, Stat, Stream
@@ -39,7 +39,7 @@ class NoLearning(Rule):
     higher in between. Or, after 200 steps (100, or 60 % of the plan, if that is less), a
     classifier whose loss began above the entropy of the class frequencies is still within 2 %
     of it: it predicts the frequencies. Or the loss has fallen by less than 1 % in 300 steps,
-    with a noise below 1 %. Excluded: losses that can be negative, warm-up, runs that have
+    with a noise below 1 %. Excluded: losses of unknown scale, warm-up, runs that have
     converged (also before they were watched), models that were trained before (the initial loss
     is clearly below that of the best constant prediction), losses with a noise above 7 % of
     their initial level, and those that fall within their noise since the start. A recurrent
@@ -133,8 +133,8 @@ class NoLearning(Rule):
             # With several optimizers (GANs), one loss is weak evidence.
             severity=Severity.ERROR if idle else Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
-            summary=f"No learning: the loss was {number(start, 4)} at the start and is "
-            f"{number(now, 4)} after {steps + 1} steps"
+            summary=f"No learning: the loss was {number(course.shown(start), 4)} at the start and "
+            f"is {number(course.shown(now), 4)} after {steps + 1} steps"
             + (f"; the optimizer ({idle}) never stepped." if idle else "."),
             evidence=(
                 Evidence(
@@ -143,11 +143,16 @@ class NoLearning(Rule):
                     limit=course.band,
                     direction="below",
                     healthy=(course.band, None),
+                    unit=course.unit,
                     text="2 % of the initial loss, or 0.9 times its noise",
                 ),
-                Evidence(quantity="loss now", seen=now),
-                Evidence(quantity="loss at the start", seen=start),
-                Evidence(quantity="noise of the loss from step to step", seen=course.noise),
+                Evidence(quantity="loss now", seen=course.shown(now)),
+                Evidence(quantity="loss at the start", seen=course.shown(start)),
+                Evidence(
+                    quantity="noise of the loss from step to step",
+                    seen=course.noise,
+                    unit=course.unit,
+                ),
             ),
             fix=ZERO_BACKWARD_STEP if idle else _fix(history),
             confidence=0.8,
@@ -172,7 +177,7 @@ class NoLearning(Rule):
 
     def _only_frequencies(self, history: History, course: Course) -> bool:
         """Whether a classifier, or a sum of losses, began above its constant and stays at it."""
-        kind, constant = class_loss(history), loss_of_constant(history)
+        kind, constant = class_loss(history), course.exact_constant
         if kind is None and not loss_parts(history):
             return False
         # In a contrastive loss the classes are samples.

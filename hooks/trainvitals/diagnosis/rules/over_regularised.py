@@ -19,7 +19,7 @@ from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import median, trailing_run
-from trainvitals.diagnosis.supervision import largest_loss, usual_loss_of_constant
+from trainvitals.diagnosis.supervision import largest_loss
 from trainvitals.diagnosis.update_ratio import weight_over_gradient
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
@@ -55,8 +55,8 @@ class OverRegularised(Rule):
     above three times it; it is a note where that loss is not known. Or: the learning rate times the
     weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar optimizers
     add to the gradient, was ten times the gradient in the first captured step (λ‖W‖/‖g‖, median
-    over the matrices), and the loss has become infinite or has not fallen. Losses that can be
-    negative are left out.
+    over the matrices), and the loss has become infinite or has not fallen. Losses of unknown
+    scale are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -192,7 +192,8 @@ class OverRegularised(Rule):
 
     def _penalty(self, history: History) -> Iterator[Finding]:
         """Yield a finding if a penalty in the loss shrinks the weights and outweighs the data."""
-        course, constant = Course(history), usual_loss_of_constant(history)
+        course = Course(history)
+        constant = course.constant
         if not constant or not course.known or len(course.loss) < self.steps_min_penalty:
             return
         explained = largest_loss(history)
@@ -256,7 +257,7 @@ class OverRegularised(Rule):
         level = min(course.initial, course.now(20)) / (course.constant or math.inf)
         if len(course.loss) < self.steps_min_dropout and level < self.initial_min:
             return None
-        constant, now = usual_loss_of_constant(history) or float("nan"), course.now(20)
+        constant, now = course.constant or float("nan"), course.now(20)
         if now <= self.constant_share * constant:
             return None
         known = not np.isnan(constant)
@@ -265,8 +266,12 @@ class OverRegularised(Rule):
             where=str(history.facts.get("dropout_max_module", "")),
             since_step=int(course.loss.steps[0]),
             summary=f"Over-regularised: a dropout has the probability {number(largest)} and keeps "
-            f"{percent(1 - largest)} of the units, and the loss is {number(now)}"
-            + (f"; that of a constant prediction is {number(constant)}." if known else "."),
+            f"{percent(1 - largest)} of the units, and the loss is {number(course.shown(now))}"
+            + (
+                f"; that of a constant prediction is {number(course.shown(constant))}."
+                if known
+                else "."
+            ),
             evidence=(
                 Evidence(
                     quantity="largest probability of a dropout module",
@@ -315,7 +320,8 @@ class OverRegularised(Rule):
             since_step=since,
             summary=f"Over-regularised: with a weight decay of {number(decay)}, the weights have "
             f"{percent(now)} of their first norm (median matrix), and the loss went from "
-            f"{number(course.initial, 4)} to only {number(course.now(20), 4)}.",
+            f"{number(course.shown(course.initial), 4)} to only "
+            f"{number(course.shown(course.now(20)), 4)}.",
             evidence=(
                 self._norm(now),
                 self._no_fall(fall)

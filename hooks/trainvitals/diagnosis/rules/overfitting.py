@@ -132,7 +132,7 @@ class Overfitting(Rule):
         risen = [f for f in found if self._rises(f[1], f[2])]
         if risen:
             split, _, best = max(risen, key=lambda f: f[2].validation_now / f[2].validation)
-            yield self._risen(split, best)
+            yield self._risen(split, best, course)
             return
         for split, series, best in found:
             if self._memorised(series, best, course):
@@ -140,7 +140,7 @@ class Overfitting(Rule):
                 return
         for split, series, best in found:
             if self._stalled(series, best, course):
-                yield self._stall(split, best, len(series) - 1 - best.at)
+                yield self._stall(split, best, len(series) - 1 - best.at, course)
                 return
 
     def _best(self, series: Series, course: Course) -> _Best | None:
@@ -213,13 +213,14 @@ class Overfitting(Rule):
             and best.validation >= self.little_learned * course.initial
         )
 
-    def _risen(self, split: str, best: _Best) -> Finding:
+    def _risen(self, split: str, best: _Best, course: Course) -> Finding:
         rise = best.validation_now / best.validation - 1
         fall = 1 - best.training_now / best.training
         return self._finding(
             best,
             f"Overfitting: the {split} loss has risen by {percent(rise)} since step {best.step} "
-            f"(from {number(best.validation)} to {number(best.validation_now)}), while the "
+            f"(from {number(course.shown(best.validation))} to "
+            f"{number(course.shown(best.validation_now))}), while the "
             f"training loss fell by {percent(fall)}.",
             Evidence(
                 quantity=f"rise of the {split} loss since its minimum",
@@ -239,13 +240,14 @@ class Overfitting(Rule):
             confidence=0.9,
         )
 
-    def _stall(self, split: str, best: _Best, evaluations: int) -> Finding:
+    def _stall(self, split: str, best: _Best, evaluations: int, course: Course) -> Finding:
         fall = 1 - best.training_now / best.training
         return self._finding(
             best,
             f"Overfitting: {evaluations} evaluations since step {best.step} have not improved on "
-            f"the {split} loss {number(best.validation)} (now {number(best.validation_now)}), "
-            f"while the training loss fell by {percent(fall)} to {number(best.training_now)}.",
+            f"the {split} loss {number(course.shown(best.validation))} (now "
+            f"{number(course.shown(best.validation_now))}), while the training loss fell by "
+            f"{percent(fall)} to {number(course.shown(best.training_now))}.",
             Evidence(
                 quantity=f"training loss divided by the {split} loss",
                 seen=best.training_now / best.validation_now,
@@ -275,8 +277,9 @@ class Overfitting(Rule):
         left = best.validation / course.initial
         return self._finding(
             best,
-            f"Overfitting: the training loss is {number(best.training_now)}, but the {split} loss "
-            f"was never below {number(best.validation)}, {percent(left)} of the initial loss.",
+            f"Overfitting: the training loss is {number(course.shown(best.training_now))}, but the "
+            f"{split} loss was never below {number(course.shown(best.validation))}, "
+            f"{percent(left)} of the initial loss.",
             Evidence(
                 quantity=f"training loss divided by the {split} loss",
                 seen=share,

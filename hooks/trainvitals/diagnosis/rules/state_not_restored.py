@@ -75,7 +75,7 @@ class StateNotRestored(Rule):
         count = int(event.attributes.get("parameters", 0))
         if count <= self.parameters_max:
             return
-        loss = self._levels(course.loss, event.step)
+        loss = self._levels(history.scalar(Scalar.LOSS).finite(), event.step)
         rate = self._levels(course.learning_rate, event.step, last=1)
         changes = "".join(
             f"; the {name} was {number(before)} before and {number(after)} after"

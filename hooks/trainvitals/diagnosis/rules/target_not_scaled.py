@@ -23,9 +23,9 @@ from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
     DISTANCES,
     DOWNSTREAM,
+    NORMAL_LIKELIHOOD,
     only_loss,
     usual_deviation,
-    usual_loss_of_constant,
 )
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
@@ -48,19 +48,19 @@ class TargetNotScaled(Rule):
     """The targets of a regression have another scale than the model's predictions.
 
     ## What it detects
-    For MSELoss, L1Loss, SmoothL1Loss and HuberLoss, with the targets of the measured batches and
-    the predictions of the first three: the mean of the targets lies further than 10 from that of
-    the predictions, or their standard deviation is above 10, each also in units of ten standard
-    deviations of the initial predictions if these are larger than 1. Where the targets are not
-    measured, the first loss gives their distance, and 30 is the limit, if the loss has not fallen
-    by 30 % in 100 steps; so does one term of a sum, at once, if the sum shows its factor. The
-    deviation is that of batches without outliers; the finding is information once the loss is 1 %
-    of that of a constant prediction. With MSELoss also the reverse: the standard deviation of the
-    targets is below 0.01 and a thirtieth of that of the initial predictions, and after 100 steps
-    the loss still exceeds half of the targets' variance. And, for linear and convolutional layers
-    without any bias or norm layer: the mean of the targets is more than one standard deviation from
-    0, and after 100 steps the loss is still above a quarter of that of the best constant
-    prediction.
+    For MSELoss, L1Loss, SmoothL1Loss, HuberLoss and GaussianNLLLoss, with the targets of the
+    measured batches and the predictions of the first three: the mean of the targets lies further
+    than 10 from that of the predictions, or their standard deviation is above 10, each also in
+    units of ten standard deviations of the initial predictions if these are larger than 1. Where
+    the targets are not measured, the first loss gives their distance, and 30 is the limit, if the
+    loss has not fallen by 30 % in 100 steps; so does one term of a sum, at once, if the sum shows
+    its factor. The deviation is that of batches without outliers; the finding is information once
+    the loss is 1 % of that of a constant prediction. With MSELoss also the reverse: the standard
+    deviation of the targets is below 0.01 and a thirtieth of that of the initial predictions, and
+    after 100 steps the loss still exceeds half of the targets' variance. And, for linear and
+    convolutional layers without any bias or norm layer: the mean of the targets is more than one
+    standard deviation from 0, and after 100 steps the loss is still above a quarter of that of the
+    best constant prediction.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -122,7 +122,8 @@ class TargetNotScaled(Rule):
         if kind is not None and kind.terms:
             yield from self._of_a_term(history)
             return
-        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in DISTANCES:
+        compared = (*DISTANCES, NORMAL_LIKELIHOOD)
+        if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in compared:
             return
         scales = self._scales(history)
         if scales is None:
@@ -164,8 +165,9 @@ class TargetNotScaled(Rule):
             return
 
     def _is_fitted(self, history: History) -> bool:
-        constant = usual_loss_of_constant(history)
-        return constant is not None and Course(history).now() < self.fitted_max * constant
+        course = Course(history)
+        constant = course.constant
+        return constant is not None and course.now() < self.fitted_max * constant
 
     def _scales(self, history: History) -> _Scales | None:
         mean, std = (history.scalar(n).finite() for n in (Scalar.TARGET_MEAN, Scalar.TARGET_STD))
@@ -189,6 +191,8 @@ class TargetNotScaled(Rule):
         An absolute error does not keep its targets in the graph.
         """
         course = Course(history)
+        if kind not in DISTANCES:
+            return
         if len(course.loss) < self.steps_min_small or course.learned(share=0.3):
             return  # another factor of the loss, or targets that the model reaches
         outputs = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
@@ -287,7 +291,8 @@ class TargetNotScaled(Rule):
 
     def _no_bias(self, history: History, scales: _Scales) -> Iterator[Finding]:
         """Yield a finding for targets with an offset that no parameter can represent."""
-        course, constant = Course(history), usual_loss_of_constant(history)
+        course = Course(history)
+        constant = course.constant
         offset = abs(scales.mean) / max(scales.std, 1e-30)
         if not offset > self.offset_max or constant is None or not constant > 0:
             return

@@ -17,7 +17,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, middle
-from trainvitals.diagnosis.supervision import loss_of_constant, only_loss, shares_of_largest
+from trainvitals.diagnosis.supervision import only_loss, shares_of_largest
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, NEXT_TOKEN_BATCH, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -200,7 +200,8 @@ class TrivialTarget(Rule):
         return None
 
     def _solved(self, history: History) -> Finding | None:
-        course, constant = Course(history), loss_of_constant(history)
+        course = Course(history)
+        constant = course.exact_constant
         if not course.known or not constant:
             return None
         if history.facts.get("optimizer") in _SEVERAL_ITERATIONS:
@@ -225,8 +226,9 @@ class TrivialTarget(Rule):
         return self.finding(
             severity=Severity.INFO,
             since_step=since,
-            summary=f"Trivial target: from step {since} on the loss is {number(level)}, "
-            f"{percent(level / base)} of the loss of a constant prediction ({number(base)}). "
+            summary=f"Trivial target: from step {since} on the loss is "
+            f"{number(course.shown(level))}, {percent(level / base)} of the loss of a constant "
+            f"prediction ({number(course.shown(base))}). "
             "The input probably contains the target.",
             evidence=(
                 Evidence(
@@ -239,8 +241,10 @@ class TrivialTarget(Rule):
                     statistic=Scalar.LOSS,
                 ),
                 Evidence(quantity="step from which the loss is so low", seen=float(since)),
-                Evidence(quantity="loss at the start", seen=start),
-                Evidence(quantity="loss of the best constant prediction", seen=constant),
+                Evidence(quantity="loss at the start", seen=course.shown(start)),
+                Evidence(
+                    quantity="loss of the best constant prediction", seen=course.shown(constant)
+                ),
             ),
             confidence=0.8,
             stream=Stream.SCALAR,

@@ -16,7 +16,6 @@ from trainvitals.diagnosis.fixes import Moment, at, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
-from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
@@ -105,9 +104,11 @@ class Undertrained(Rule):
         half = max(1, len(course.loss) // 2)
         start, now = course.initial, course.now(min(20, half))
         fall = 1 - now / start if start > 0 else 1.0
-        constant = loss_of_constant(history)
+        constant = course.exact_constant
         if fall <= self.fall_min and constant and now >= self.constant_min * constant:
-            yield from self._not_trained(history, planned, fall, (start, now))
+            yield from self._not_trained(
+                history, planned, fall, (course.shown(start), course.shown(now))
+            )
         elif fall > self.fall_min and planned < self.steps_few:
             yield from self._falls_in_few(history, planned, course)
         elif fall > self.fall_min:

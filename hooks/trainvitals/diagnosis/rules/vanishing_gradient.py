@@ -149,8 +149,8 @@ class VanishingGradient(Rule):
             )
         return Evidence(
             quantity="loss now",
-            seen=course.now(),
-            text=f"{number(course.initial, 4)} at the start; it has not fallen",
+            seen=course.shown(course.now()),
+            text=f"{number(course.shown(course.initial), 4)} at the start; it has not fallen",
         )
 
     def _vanishes(self, logs: Floats) -> bool:

@@ -1,0 +1,158 @@
+"""A likelihood with a predicted variance is judged by the loss of a constant prediction."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.distributions import Normal  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+import trainvitals  # noqa: E402
+from helpers.watching import own_home  # noqa: E402, F401
+from trainvitals.diagnosis.course import Course  # noqa: E402
+from trainvitals.diagnosis.example import Example  # noqa: E402
+from trainvitals.diagnosis.likelihood import Likelihood, likelihood  # noqa: E402
+from trainvitals.diagnosis.trained_before import trained_before  # noqa: E402
+from trainvitals.wire import Event, EventKind  # noqa: E402
+
+JUDGED = {"no_learning", "loss_divergence", "loss_plateau", "loss_oscillation", "undertrained"}
+
+
+def course(losses, constant=2.0, kind="GaussianNLLLoss", facts=(), **attributes):
+    """Return the course of a run with this loss, and with the loss of a constant prediction."""
+    known = {} if constant is None else {"loss_of_constant": constant}
+    history = Example(len(losses)).scalars(loss=np.asarray(losses), **known).history
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, kind, attributes))
+    history.facts |= dict(facts)
+    return Course(history)
+
+
+def noisy(level, steps):
+    return level + 0.02 * np.random.default_rng(0).standard_normal(steps)
+
+
+@pytest.mark.parametrize("unit", [1.0, 64.0])
+def test_a_level_is_the_share_of_the_variance_that_is_left(unit):
+    scale = Likelihood(3.0, unit)
+    deviations = np.array([1.0, 0.5, 0.1])
+    levels = scale.levels(3.0 + unit * np.log(deviations))
+    assert levels == pytest.approx(deviations**2, rel=1e-5)
+
+
+def test_levels_keep_the_order_of_losses_and_give_them_back():
+    losses = np.linspace(-20, 500, 1000)
+    levels = Likelihood(3.0, 2.0).levels(losses)
+    assert (np.diff(levels) > 0).all()
+    assert [Likelihood(3.0, 2.0).loss(float(x)) for x in levels] == pytest.approx(losses, abs=1e-4)
+
+
+def test_a_loss_that_falls_below_zero_has_learned():
+    run = course(np.r_[noisy(2.1, 20), noisy(-1.0, 80)])
+    assert run.known
+    assert run.learned(share=0.9)
+    assert not run.flat
+    assert run.shown(run.now()) == pytest.approx(-1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("level", [2.0, -1.5])
+def test_a_loss_that_stays_at_its_constant_is_flat(level):
+    run = course(noisy(level, 200), constant=level)
+    assert run.flat
+    assert not run.learned()
+
+
+def test_the_variance_of_a_hundredth_is_convergence():
+    assert course(np.r_[noisy(2.0, 50), noisy(-0.5, 50)]).converged
+    assert not course(np.r_[noisy(2.0, 50), noisy(0.5, 50)]).converged
+
+
+@pytest.mark.parametrize(
+    ("constant", "kind", "facts"),
+    [
+        (None, "GaussianNLLLoss", {}),
+        (2.0, "CTCLoss", {}),
+        (2.0, "GaussianNLLLoss", {"loss_falls": 0.0}),
+    ],
+    ids=["no constant", "another loss", "declared"],
+)
+def test_a_loss_below_zero_whose_scale_is_not_known_is_not_judged(constant, kind, facts):
+    run = course(noisy(-1.0, 200), constant, kind, facts)
+    assert not run.known
+    assert not run.flat
+
+
+def test_a_term_of_a_sum_gives_the_sum_its_unit():
+    terms = {"terms": "GaussianNLLLoss,CrossEntropyLoss", "scales": "0.5,1"}
+    run = course([1.0] * 20, 2.0, "GaussianNLLLoss + CrossEntropyLoss", **terms)
+    assert likelihood(run.history) == Likelihood(2.0, 0.5)
+
+
+@pytest.mark.parametrize(("first", "trained"), [(1.7, True), (1.95, False), (5.0, False)])
+def test_a_run_that_begins_below_its_constant_was_trained_before(first, trained):
+    run = course(noisy(first, 100))
+    assert trained_before(run.history, run.initial) is trained
+
+
+# Trainings.
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def likelihood_of(output, y):
+    return F.gaussian_nll_loss(output[:, :1], y, output[:, 1:].exp())
+
+
+def trained(loss=likelihood_of, *, mixed=False, steps=300, lr=3e-3, **options):
+    """Train on targets with little noise, or on targets of other samples; return the findings."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    monitor = trainvitals.watch(model, optimizer, collector="off", every=5, **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(64, 4, generator=generator)
+        y = 0.3 * (x[:, :1] + x[:, 1:2] ** 2 + 0.1 * torch.randn(64, 1, generator=generator))
+        if mixed:
+            y = y.roll(1, 0)
+        output = model(x)
+        value = monitor.loss(loss(output, y), prediction=output, target=y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    monitor.close()
+    return value.item(), monitor.diagnosis()
+
+
+def rules(diagnosis):
+    return {finding.rule for finding in diagnosis.findings}
+
+
+def test_a_healthy_training_whose_loss_is_below_zero_has_no_alarm():
+    loss, diagnosis = trained()
+    assert loss < -0.5
+    assert not diagnosis.alarms, [f.summary for f in diagnosis.alarms]
+
+
+def test_a_training_that_only_learns_the_mean_and_the_variance_does_not_learn():
+    loss, diagnosis = trained(mixed=True, steps=400)
+    assert loss < 0
+    [finding] = [f for f in diagnosis.findings if f.rule == "no_learning"]
+    assert "the loss was" in finding.summary
+
+
+def test_a_policy_gradient_is_not_judged():
+    def loss(output, y):
+        policy = Normal(output[:, :1], output[:, 1:].exp())
+        with torch.no_grad():
+            actions = policy.sample()
+            rewards = -((actions - y) ** 2)
+        return -(policy.log_prob(actions) * (rewards - rewards.mean())).mean()
+
+    _, diagnosis = trained(loss)
+    assert not rules(diagnosis) & JUDGED
+    _, diagnosis = trained(mixed=True, loss_falls=False)
+    assert not rules(diagnosis) & JUDGED
