@@ -29,9 +29,9 @@ from healthy import programs
 from healthy.program import Program, name_of
 from trainvitals.api.schema import Diagnosis
 
-CHECKED_AT_FIRST = frozenset({0, 1, 2, 3, 4, 9, 14, 19, 29, 39})
-CHECK_EVERY = 20
-"""The diagnosis is asked after these steps, after every 20th step, and at the end."""
+CHECKED_AT_FIRST = frozenset({0, 1, 2, 3, 4, 9, 14, 29, *range(19, 200, 20)})
+CHECK_EVERY = 50
+"""The diagnosis is asked after these steps, after every 50th step, and at the end."""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,6 @@ def train(
 PROGRAM = Program(
     train,
     metric="concordance on test patients, 0.5 by chance",
-    healthy=0.68,
-    settings=({"seed": 0}, {"seed": 1, "hidden": 64, "drop": 0.5}, {"seed": 2, "batch_size": 64}),
+    healthy=0.65,
+    settings=({"seed": 0}, {"seed": 1, "hidden": 64, "drop": 0.4}, {"seed": 2, "batch_size": 64}),
 )

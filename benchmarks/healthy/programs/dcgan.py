@@ -97,6 +97,5 @@ PROGRAM = Program(
     settings=(
         {"seed": 0},
         {"seed": 1, "batch_size": 48},
-        {"seed": 2, "ngf": 24},
     ),
 )

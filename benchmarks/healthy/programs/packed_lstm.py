@@ -52,7 +52,7 @@ def train(
     criterion = nn.BCEWithLogitsLoss()
     monitor = watch(model, optimizer)
     text, lengths, labels = reviews(4000)
-    for _ in range(6):
+    for _ in range(4):
         model.train()
         for rows in torch.randperm(len(text)).split(batch_size):
             optimizer.zero_grad()
@@ -71,5 +71,5 @@ PROGRAM = Program(
     train,
     metric="test accuracy, chance 0.5",
     healthy=0.85,
-    settings=({"seed": 0}, {"seed": 1, "hidden_dim": 48}, {"seed": 2, "batch_size": 32}),
+    settings=({"seed": 0}, {"seed": 1, "hidden_dim": 48}),
 )
