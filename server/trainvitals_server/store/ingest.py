@@ -88,9 +88,10 @@ class Writing:
             else:
                 self._other(run.pk, source, record)
                 update.record(record)
-        self._write_log(log, rows)
-        self._touch(source)
-        statements.UPDATE_RUN.run(self.connection, {**update.columns(), "own_pk": run.pk})
+        with statements.one_exchange(self.connection):
+            self._write_log(log, rows)
+            self._touch(source)
+            statements.UPDATE_RUN.run(self.connection, {**update.columns(), "own_pk": run.pk})
         return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
 
     # --- identity ----------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 SQLAlchemy needs longer to build an expression than SQLite needs to execute it: these statements are
 constants with named parameters. It also needs ten times as long to execute a statement as the
-driver of SQLite (23 µs and 2.5 µs): for SQLite, `Statement` compiles once and calls the driver.
+driver of SQLite (23 µs and 2.5 µs): `Statement` compiles once for each database and calls the
+driver.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -53,77 +53,93 @@ Values = Mapping[str, Any]
 class Statement:
     """A statement with named parameters.
 
-    Rows have the selected columns as attributes. The values of SQLite are those of its driver:
+    Rows have the selected columns as attributes. The values are those of the driver: with SQLite,
     booleans are 0 and 1.
     """
 
     def __init__(self, clause: Any) -> None:
         self._clause = clause
-        self._compiled: dict[tuple[str, ...], tuple[str, Values]] = {}
+        self._compiled: dict[tuple[str, tuple[str, ...]], tuple[str, Values]] = {}
         names = [column.key for column in getattr(clause, "exported_columns", ())]
         row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc] # names at run time
         self._row = row
 
     def one(self, connection: sa.Connection, values: Values) -> Any:
         """Return the first row, or None."""
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self._clause, values).first()
-        row = self._sqlite(connection, values).fetchone()
+        with _sqlalchemy_errors(connection):
+            row = self._execute(connection, values).fetchone()
         return None if row is None else self._row._make(row)
 
     def all(self, connection: sa.Connection, values: Values) -> Sequence[Any]:
         """Return all rows."""
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self._clause, values).all()
-        return [self._row._make(row) for row in self._sqlite(connection, values)]
+        with _sqlalchemy_errors(connection):
+            return [self._row._make(row) for row in self._execute(connection, values)]
 
     def run(self, connection: sa.Connection, *rows: Values) -> None:
         """Execute it once for each of `rows`, at least one, which have the same keys."""
-        if connection.dialect.name != "sqlite":
-            connection.execute(self._clause, rows)
-        elif len(rows) == 1:
-            self._sqlite(connection, rows[0])
+        if len(rows) == 1:
+            with _sqlalchemy_errors(connection):
+                self._execute(connection, rows[0])
         else:
-            sql, constants = self._text(tuple(rows[0]))
+            sql, constants = self._text(connection, tuple(rows[0]))
             execute_many(connection, sql, [{**constants, **values} for values in rows])
 
-    def _sqlite(self, connection: sa.Connection, values: Values) -> sqlite3.Cursor:
-        sql, constants = self._text(tuple(values))
-        return execute(connection, sql, {**constants, **values} if constants else values)
+    def _execute(self, connection: sa.Connection, values: Values) -> Any:
+        sql, constants = self._text(connection, tuple(values))
+        return _driver(connection).execute(sql, {**constants, **values} if constants else values)
 
-    def _text(self, names: tuple[str, ...]) -> tuple[str, Values]:
+    def _text(self, connection: sa.Connection, names: tuple[str, ...]) -> tuple[str, Values]:
         """Return (SQL, constants) of the statement with parameters of these names."""
-        if (known := self._compiled.get(names)) is None:
+        key = connection.dialect.name, names
+        if (known := self._compiled.get(key)) is None:
             # The names of the parameters decide which columns an INSERT or UPDATE sets.
-            made = self._clause.compile(dialect=_SQLITE, column_keys=list(names))
+            dialect = _SQLITE if key[0] == "sqlite" else connection.dialect
+            made = self._clause.compile(dialect=dialect, column_keys=list(names))
             fixed = {name: value for name, value in made.params.items() if name not in names}
-            known = self._compiled[names] = str(made), fixed
+            known = self._compiled[key] = str(made), fixed
         return known
 
 
-def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> sqlite3.Cursor:
-    """Execute SQL with SQLite's driver; raise what SQLAlchemy raises for it."""
-    with _sqlalchemy_errors(connection, sql):
+def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> Any:
+    """Execute SQL with the driver; return its cursor; raise what SQLAlchemy raises for it."""
+    with _sqlalchemy_errors(connection):
         return _driver(connection).execute(sql, values or {})
 
 
 def execute_many(connection: sa.Connection, sql: str, rows: Sequence[Any]) -> int:
-    """Execute SQL for each of `rows` with SQLite's driver; return the number of changed rows."""
-    with _sqlalchemy_errors(connection, sql):
-        return _driver(connection).executemany(sql, rows).rowcount
-
-
-def _driver(connection: sa.Connection) -> sqlite3.Connection:
-    return cast("sqlite3.Connection", connection.connection.driver_connection)
+    """Execute SQL for each of `rows` with the driver; return the number of changed rows."""
+    with _sqlalchemy_errors(connection):
+        cursor = _driver(connection).cursor()
+        cursor.executemany(sql, rows)
+        return int(cursor.rowcount)
 
 
 @contextlib.contextmanager
-def _sqlalchemy_errors(connection: sa.Connection, sql: str) -> Iterator[None]:
+def one_exchange(connection: sa.Connection) -> Iterator[None]:
+    """Send the statements of the block to Postgres without waiting for the result of each.
+
+    Only for statements of this module: SQLAlchemy reads the result of each of its own at once. A
+    result that is read within the block waits for it and for those before.
+    """
+    with contextlib.ExitStack() as block:
+        if connection.dialect.name == "postgresql":
+            block.enter_context(_sqlalchemy_errors(connection))
+            block.enter_context(_driver(connection).pipeline())
+        yield
+
+
+def _driver(connection: sa.Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+@contextlib.contextmanager
+def _sqlalchemy_errors(connection: sa.Connection) -> Iterator[None]:
+    base = connection.dialect.loaded_dbapi.Error
     try:
         yield
-    except sqlite3.Error as error:
+    except base as error:
         raise sa.exc.DBAPIError.instance(
-            sql, None, error, sqlite3.Error, dialect=connection.dialect
+            None, None, error, base, dialect=connection.dialect
         ) from error
 
 
@@ -205,9 +221,9 @@ LAYOUT = Statement(sa.select(_track.c.layout).where(_track.c.pk == sa.bindparam(
 UPDATE_RUN = Statement(sa.update(_run).where(_run.c.pk == sa.bindparam("own_pk")))
 UPDATE_SOURCE = Statement(sa.update(_source).where(_source.c.pk == sa.bindparam("own_pk")))
 """Parameters with the name of a column become the columns that are set."""
-NEW_FRAMES = Statement(sa.insert(_frame))
-NEW_EVENTS = Statement(sa.insert(_event))
-NEW_DROPPED = Statement(sa.insert(_dropped))
+NEW_FRAMES = Statement(sa.insert(_frame).inline())
+NEW_EVENTS = Statement(sa.insert(_event).inline())
+NEW_DROPPED = Statement(sa.insert(_dropped).inline())
 MORE_ROWS = Statement(
     sa.update(_track)
     .where(_track.c.pk == sa.bindparam("track_pk"))
@@ -217,7 +233,7 @@ MORE_ROWS = Statement(
     )
 )
 """Add `added` stored steps to the track `track_pk`."""
-NEW_CHUNKS = Statement(sa.insert(_chunk))
+NEW_CHUNKS = Statement(sa.insert(_chunk).inline())
 
 
 def delete_frames(connection: sa.Connection, pks: Sequence[int]) -> int:
