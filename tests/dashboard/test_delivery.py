@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from helpers import plain_http
 from helpers.chromium import chromium, dashboard, visit
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_experiment import experiment_run
@@ -72,7 +73,7 @@ def address():
 
 
 def get(url: str, **headers: str) -> httpx2.Response:
-    return httpx2.get(url, headers={"Accept-Encoding": "identity", **headers}, trust_env=False)
+    return plain_http.get(url, headers={"Accept-Encoding": "identity", **headers})
 
 
 def test_the_pages_are_those_of_the_app():

@@ -4,10 +4,10 @@ import subprocess
 import sys
 from itertools import pairwise
 
-import httpx2
 import numpy as np
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
@@ -119,8 +119,8 @@ def test_up_serves_api_and_dashboard_on_one_port(tmp_path):
     try:
         url, token = process.stdout.readline().split()
         allowed = {"Authorization": f"Bearer {token}"}
-        assert httpx2.get(f"{url}/api/v1/runs", headers=allowed).json()["runs"] == []
-        assert httpx2.get(f"{url}/api/v1/runs").status_code == 401
+        assert plain_http.get(f"{url}/api/v1/runs", headers=allowed).json()["runs"] == []
+        assert plain_http.get(f"{url}/api/v1/runs").status_code == 401
         with chromium() as browser, visit(browser, url) as seen:
             seen.page.get_by_text("No runs yet").wait_for(timeout=20_000)
             seen.page.get_by_text(f'collector="{url}"').first.wait_for(timeout=20_000)

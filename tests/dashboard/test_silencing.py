@@ -3,9 +3,9 @@
 import json
 import time
 
-import httpx2
 import pytest
 
+from helpers import plain_http
 from helpers.chromium import chromium, dashboard, visit
 from helpers.collector import running_collector
 from helpers.opened_page import checked, click, opener
@@ -105,8 +105,8 @@ def test_a_channel_that_fails_is_said(collector, page, hook):
 
 def test_a_reader_sees_silences_and_is_offered_nothing(collector, page):
     body = {"hours": 1, "reason": "planned work"}
-    answer = httpx2.post(
-        f"{collector.url}/api/v1/silences", headers=collector.headers, json=body, trust_env=False
+    answer = plain_http.post(
+        f"{collector.url}/api/v1/silences", headers=collector.headers, json=body
     )
     assert answer.status_code == 200
     app = page(collector.app.state.tokens.create(Scope.READ))

@@ -14,6 +14,7 @@ import httpx2
 import uvicorn
 from fastapi import FastAPI
 
+from helpers import plain_http
 from trainvitals.wire import CONTENT_TYPE, Batch, encode
 from trainvitals_server.cli import listening, uvicorn_config
 from trainvitals_server.settings import Settings
@@ -46,16 +47,15 @@ class Collector:
     def send(self, batch: Batch | bytes, **headers: str) -> httpx2.Response:
         """POST a batch, or a body that may be none."""
         body = batch if isinstance(batch, bytes) else encode(batch)
-        return httpx2.post(
+        return plain_http.post(
             f"{self.url}/api/v1/ingest",
             content=body,
             headers={"Content-Type": CONTENT_TYPE, **self.headers, **headers},
-            trust_env=False,
         )
 
     def get(self, path: str, **parameters: Any) -> httpx2.Response:
         """GET a path, with the admin's token."""
-        return httpx2.get(self.url + path, params=parameters, headers=self.headers, trust_env=False)
+        return plain_http.get(self.url + path, params=parameters, headers=self.headers)
 
 
 @contextlib.contextmanager

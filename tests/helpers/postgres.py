@@ -1,8 +1,9 @@
-"""A real Postgres from local binaries, one for a test session, with a fresh database on demand."""
+"""A real Postgres from local binaries, one for a test session, with a new database on demand."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import psycopg
 
 from helpers.require import require
+from trainvitals_server.store.migrate import migrate
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,34 @@ class Postgres:
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
         """Yield the URL of a new, empty database."""
+        with self._copy_of("template1") as url:
+            yield url
+
+    @contextlib.contextmanager
+    def migrated_database(self) -> Iterator[str]:
+        """Yield the URL of a new database with the tables of this version."""
+        with self._copy_of(self._migrated) as url:
+            yield url
+
+    @functools.cached_property
+    def _migrated(self) -> str:
+        """The name of a database with the tables of this version, which nobody connects to."""
+        self._execute('CREATE DATABASE "migrated"')
+        migrate(self.url("migrated"))
+        return "migrated"
+
+    @contextlib.contextmanager
+    def _copy_of(self, template: str) -> Iterator[str]:
         name = f"t{uuid.uuid4().hex}"
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         try:
             yield self.url(name)
         finally:
-            with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
 
     def control(self, *arguments: str) -> None:
         """Run pg_ctl, as the user the server belongs to."""

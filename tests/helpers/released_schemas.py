@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import sqlalchemy as sa
 from alembic import command
 
+from helpers import plain_http
 from helpers.batches import batch, frame, scalar_frame, scalars, start
 from trainvitals.wire import CONTENT_TYPE, Dropped, Layout, Place, RunEnd, Stat, Stream, encode
 from trainvitals_server.store.migrate import configuration, parsed
@@ -126,7 +126,7 @@ def main(url: str, home: Path) -> None:
     headers: dict[str, Any] = {"Content-Type": CONTENT_TYPE}
     headers["Authorization"] = f"Bearer {(home / 'token').read_text().strip()}"
     for body in BATCHES:
-        answer = httpx2.post(f"{url}/api/v1/ingest", content=body, headers=headers, trust_env=False)
+        answer = plain_http.post(f"{url}/api/v1/ingest", content=body, headers=headers)
         answer.raise_for_status()
     time.sleep(SEAL_S)
     connection = sqlite3.connect(f"file:{home / 'trainvitals.db'}?mode=ro", uri=True)

@@ -9,6 +9,7 @@ import httpx2
 import numpy as np
 import sqlalchemy as sa
 
+from helpers import plain_http
 from helpers.batches import batch, scalar_frame, scalars, start
 from trainvitals.wire import CONTENT_TYPE, Stat, Stream, encode
 from trainvitals_server.store import Store
@@ -51,7 +52,7 @@ class Sender:
         With `outages`, repeat the batch while the collector is gone or answers 503.
         """
         headers = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {token}"}
-        with httpx2.Client(trust_env=False, timeout=5) as client:
+        with plain_http.Client(timeout=5) as client:
             while not stop.is_set():
                 try:
                     answer = client.post(

@@ -5,6 +5,7 @@ import stat
 import httpx2
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.collector import Collector, running_collector
 from trainvitals_server.app import create_app
@@ -39,7 +40,7 @@ def ask(collector: Collector, route: tuple[str, str], token: str | None) -> http
     for name, value in FILLED.items():
         path = path.replace(name, value)
     headers = {} if token is None else {"Authorization": token}
-    return httpx2.request(method, collector.url + path, headers=headers, trust_env=False)
+    return plain_http.request(method, collector.url + path, headers=headers)
 
 
 def tokens_of(collector: Collector) -> Tokens:
@@ -108,7 +109,7 @@ def test_a_token_of_one_project_sees_no_other(collector):
         assert collector.send(sent).status_code == 200
 
     def get(path):
-        return httpx2.get(collector.url + path, headers=headers, trust_env=False)
+        return plain_http.get(collector.url + path, headers=headers)
 
     assert {run["id"] for run in get("/api/v1/runs").json()["runs"]} == {"a", "mine::both"}
     assert get("/api/v1/runs/both").json()["project"] == "mine"
@@ -168,7 +169,7 @@ def test_no_secret_is_in_the_database(tmp_path):
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]"])
 def test_another_host_name_is_turned_away(collector, host):
-    answer = httpx2.get(f"{collector.url}/healthz", headers={"Host": host}, trust_env=False)
+    answer = plain_http.get(f"{collector.url}/healthz", headers={"Host": host})
     assert answer.status_code == 400
     assert answer.headers["content-type"] in (
         "application/problem+json",

@@ -1,8 +1,8 @@
 """/api/v1/tokens: an admin creates, lists and revokes tokens; nobody gains rights by it."""
 
-import httpx2
 import pytest
 
+from helpers import plain_http
 from helpers.collector import running_collector
 from trainvitals_server.auth import Scope
 
@@ -15,7 +15,7 @@ def sqlite(tmp_path_factory):
 
 def ask(collector, method, path="/api/v1/tokens", *, token=None, **more):
     headers = {"Authorization": f"Bearer {token or collector.token}"}
-    return httpx2.request(method, collector.url + path, headers=headers, trust_env=False, **more)
+    return plain_http.request(method, collector.url + path, headers=headers, **more)
 
 
 def test_a_created_token_works_until_it_is_revoked(collector):

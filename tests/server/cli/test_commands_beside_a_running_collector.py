@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from helpers import plain_http
 from helpers.haproxy import environment
 from helpers.serving import serving
 from trainvitals_server.cli import register
@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch):
 
 def status(url: str, token: str, **client) -> int:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx2.get(f"{url}/version", headers=headers, trust_env=False, **client).status_code
+    return plain_http.get(f"{url}/version", headers=headers, **client).status_code
 
 
 def processes_with(path: Path) -> set[int]:

@@ -3,13 +3,13 @@
 import time
 from types import SimpleNamespace
 
-import httpx2
 import numpy as np
 import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from helpers import plain_http
 from helpers.batches import batch, frame, ingest, start
 from helpers.collector import running_collector
 from trainvitals.ship.http import Away, Rejected, Unauthorised, parse_url, post
@@ -115,9 +115,7 @@ def test_a_change_is_refused_with_507_and_made_when_there_is_space(collector, me
     url = collector.url + path
 
     def ask(number):
-        return httpx2.request(
-            method, url, json=change(number), headers=collector.headers, trust_env=False
-        )
+        return plain_http.request(method, url, json=change(number), headers=collector.headers)
 
     pages(collector, 0)
     # The last pages have space for some.

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from helpers import plain_http
 from helpers.batches import amounts
 from helpers.senders import Sender, verify
 from trainvitals_server.store import Store
@@ -65,7 +66,7 @@ def collector_process(home: Path, broken: str) -> tuple[subprocess.Popen[str], s
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
-            httpx2.get(f"{url}/healthz", trust_env=False, timeout=5).raise_for_status()
+            plain_http.get(f"{url}/healthz", timeout=5).raise_for_status()
             return process, url
         except httpx2.HTTPError:
             time.sleep(0.05)

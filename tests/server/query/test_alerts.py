@@ -3,10 +3,10 @@
 import json
 import time
 
-import httpx2
 import msgspec
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, diagnosis, start
 from helpers.collector import running_collector
 from helpers.webhook import running_webhook
@@ -37,9 +37,7 @@ def a_run(collector, name, *findings, project="shop", state=None):
 
 def ask(collector, path, kind, token=None, **parameters):
     headers = {"Authorization": f"Bearer {token or collector.token}"}
-    answer = httpx2.get(
-        f"{collector.url}/api/v1/{path}", params=parameters, headers=headers, trust_env=False
-    )
+    answer = plain_http.get(f"{collector.url}/api/v1/{path}", params=parameters, headers=headers)
     assert answer.status_code == 200, answer.text
     assert HOOK_PATH not in answer.text
     assert SIGNING_KEY not in answer.text

@@ -1,12 +1,12 @@
 """Arrow streams of curves and heat maps have the numbers of JSON bit for bit, in fewer bytes."""
 
-import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers import plain_http
 from helpers.batches import batch, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.api.arrow import ACCEPT, MEDIA_TYPE, NotArrow, heatmap_of, series_of
@@ -43,7 +43,7 @@ def collector(tmp_path_factory):
 
 def in_arrow(collector, path: str, *, accept=f"{MEDIA_TYPE}, application/json;q=0.5", **query):
     headers = {**collector.headers, "Accept": accept}
-    answer = httpx2.get(collector.url + path, params=query, headers=headers, trust_env=False)
+    answer = plain_http.get(collector.url + path, params=query, headers=headers)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == MEDIA_TYPE
     assert answer.headers["vary"] == "Accept"
@@ -151,7 +151,7 @@ def test_json_is_the_default(collector):
     query = {"stream": "scalar", "statistic": "value", "place": "fine"}
     for accept in ("*/*", "application/json", f"{MEDIA_TYPE};q=0", "text/html"):
         headers = {**collector.headers, "Accept": accept}
-        answer = httpx2.get(collector.url + SERIES, params=query, headers=headers, trust_env=False)
+        answer = plain_http.get(collector.url + SERIES, params=query, headers=headers)
         assert answer.headers["content-type"] == "application/json"
 
 
@@ -159,7 +159,7 @@ def test_a_problem_is_a_problem_also_for_a_client_of_streams(collector):
     headers = {**collector.headers, "Accept": MEDIA_TYPE}
     for path in (SERIES, MAP):
         query = {"stream": "weight", "statistic": "dead_share", "place": NAMES[0]}
-        answer = httpx2.get(collector.url + path, params=query, headers=headers, trust_env=False)
+        answer = plain_http.get(collector.url + path, params=query, headers=headers)
         assert (answer.status_code, answer.json()["reason"]) == (404, "unknown_series")
 
 

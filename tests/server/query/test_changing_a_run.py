@@ -2,10 +2,10 @@
 
 import json
 
-import httpx2
 import pytest
 from typer.testing import CliRunner
 
+from helpers import plain_http
 from helpers.batches import batch, scalar_frame, scalars, start
 from trainvitals.api.client import Client, Refused
 from trainvitals.cli.app import app
@@ -24,7 +24,7 @@ def with_run(collector):
 def ask(collector, method, path, token=None, **options):
     headers = {"Authorization": f"Bearer {token or collector.token}"}
     url = f"{collector.url}/api/v1{path}"
-    return httpx2.request(method, url, headers=headers, trust_env=False, **options)
+    return plain_http.request(method, url, headers=headers, **options)
 
 
 def names(collector, **query):

@@ -6,10 +6,10 @@ import threading
 import time
 import tracemalloc
 
-import httpx2
 import numpy as np
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, frame, scalars
 from helpers.collector import running_collector
 from trainvitals.wire import Layout, Place, Stat, Stream
@@ -35,11 +35,10 @@ def running(tmp_path_factory):
 
 
 def heatmap(collector):
-    return httpx2.get(
+    return plain_http.get(
         f"{collector.url}/api/v1/runs/r/heatmap",
         params={"stream": "weight", "statistic": "mean", "columns": 400},
         headers=collector.headers,
-        trust_env=False,
         timeout=60,
     )
 

@@ -2,10 +2,10 @@
 
 from html.parser import HTMLParser
 
-import httpx2
 import numpy as np
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, diagnosis, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.api.client import Client, Refused
@@ -119,10 +119,9 @@ def test_the_client_returns_the_page_and_the_reason_for_a_refusal(collector):
 
 def test_a_token_of_another_project_gets_no_page(collector):
     token = collector.app.state.tokens.create(Scope.READ, project="other")
-    answer = httpx2.get(
+    answer = plain_http.get(
         f"{collector.url}/api/v1/runs/r/report.html",
         headers={"Authorization": f"Bearer {token}"},
-        trust_env=False,
     )
     assert answer.status_code == 404
 

@@ -1,9 +1,9 @@
 """The settings that a collector shows: names and limits, never a secret or an address."""
 
-import httpx2
 import msgspec
 import pytest
 
+from helpers import plain_http
 from helpers.collector import running_collector
 from trainvitals.api.schema import CollectorSettings
 from trainvitals_server.auth import Scope
@@ -42,7 +42,7 @@ def collector(tmp_path_factory):
 
 def shown(collector, token=None):
     headers = {"Authorization": f"Bearer {token or collector.token}"}
-    answer = httpx2.get(f"{collector.url}/api/v1/settings", headers=headers, trust_env=False)
+    answer = plain_http.get(f"{collector.url}/api/v1/settings", headers=headers)
     assert answer.status_code == 200, answer.text
     return answer.text, msgspec.json.decode(answer.content, type=CollectorSettings)
 

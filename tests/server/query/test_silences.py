@@ -3,10 +3,10 @@
 import json
 import time
 
-import httpx2
 import pytest
 import sqlalchemy as sa
 
+from helpers import plain_http
 from helpers.batches import batch, diagnosis, start
 from helpers.collector import running_collector
 from helpers.webhook import running_webhook
@@ -43,12 +43,11 @@ def collector(tmp_path, database_url, hook):
 
 def call(collector, method, path, token=None, **body):
     headers = {"Authorization": f"Bearer {token or collector.token}"}
-    answer = httpx2.request(
+    answer = plain_http.request(
         method,
         f"{collector.url}/api/v1/{path}",
         headers=headers,
         json=body or None,
-        trust_env=False,
         timeout=30,
     )
     assert HOOK_PATH not in answer.text

@@ -2,10 +2,10 @@
 
 import math
 
-import httpx2
 import numpy as np
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, diagnosis, frame, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.api.schema import Evidence, Finding, Severity
@@ -76,9 +76,9 @@ def test_a_run_that_did_not_change_is_not_sent_again(collector):
     first = collector.get("/api/v1/runs/r")
     headers = {**collector.headers, "If-None-Match": first.headers["etag"]}
     url = f"{collector.url}/api/v1/runs/r"
-    assert httpx2.get(url, headers=headers, trust_env=False).status_code == 304
+    assert plain_http.get(url, headers=headers).status_code == 304
     collector.store.save_diagnosis(collector.store.run("r").pk, diagnosis([], health=1.0, step=1))
-    again = httpx2.get(url, headers=headers, trust_env=False)
+    again = plain_http.get(url, headers=headers)
     assert again.status_code == 200
     assert again.headers["etag"] != first.headers["etag"]
 

@@ -2,11 +2,11 @@
 
 import threading
 
-import httpx2
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from helpers import plain_http
 from helpers.batches import amounts, batch, diagnosis, ingest, scalar_frame, scalars, start
 from trainvitals.api.schema import Finding, Severity
 from trainvitals.cli.app import app
@@ -158,5 +158,5 @@ def test_over_http_only_an_admin_deletes(collector, tmp_path, monkeypatch):
     assert asked("r1", "--yes", token=collector.token).exit_code == 2
     late = collector.send(batch(start(), run="r1", seq=7, source=b"r" * 16))
     assert (late.status_code, late.json()["reason"]) == (409, "run_deleted")
-    listed = httpx2.get(f"{collector.url}/metrics", headers=collector.headers, trust_env=False)
+    listed = plain_http.get(f"{collector.url}/metrics", headers=collector.headers)
     assert "r1" not in listed.text

@@ -32,9 +32,9 @@ def engine_of(url: str) -> sa.Engine:
     return sa.create_engine(parsed, poolclass=sa.pool.NullPool)
 
 
-def test_migrations_and_models_agree(database_url):
-    migrate(database_url)
-    with engine_of(database_url).connect() as connection:
+def test_migrations_and_models_agree(empty_database_url):
+    migrate(empty_database_url)
+    with engine_of(empty_database_url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
@@ -53,11 +53,11 @@ def test_postgres_does_not_compress_values_again(postgres):
     assert found == [("chunk", "e"), ("ingest_log", "e")]  # e: EXTERNAL
 
 
-def test_opening_twice_keeps_what_is_there(database_url):
-    first = Store.open(database_url)
+def test_opening_twice_keeps_what_is_there(empty_database_url):
+    first = Store.open(empty_database_url)
     ingest(first, batch(start()))
     first.close()
-    again = Store.open(database_url)
+    again = Store.open(empty_database_url)
     assert again.run("r") is not None
     again.close()
 
@@ -93,18 +93,18 @@ def curve_and_history(store: Store) -> tuple[list[object], ...]:
     return curve.first.tolist(), losses.tolist(), seen.steps.tolist(), seen.values.tolist()
 
 
-def test_rows_that_an_older_version_has_not_sealed_are_read_and_sealed(database_url):
+def test_rows_that_an_older_version_has_not_sealed_are_read_and_sealed(empty_database_url):
     records = [scalars("loss"), scalar_frame([0, 1, 2], [3.0, np.inf, 1.0])]
     for i in range(3, 1203):
         # A record between them, so that the frames are not merged.
         records += [Heartbeat(1.0, i), scalar_frame([i], [float(i)])]
-    store = Store.open(database_url)
+    store = Store.open(empty_database_url)
     ingest(store, batch(start(), *records))
     before = curve_and_history(store)
     assert before[0] == before[2] == list(range(1203))
     store.close()
-    make_revision_2(database_url)
-    store = Store.open(database_url)
+    make_revision_2(empty_database_url)
+    store = Store.open(empty_database_url)
     assert curve_and_history(store) == before
     while Compactor(store.database).run_once(everything=True):
         pass
@@ -113,19 +113,19 @@ def test_rows_that_an_older_version_has_not_sealed_are_read_and_sealed(database_
     store.close()
 
 
-def test_an_upgrade_that_fails_changes_nothing(database_url):
-    store = Store.open(database_url)
+def test_an_upgrade_that_fails_changes_nothing(empty_database_url):
+    store = Store.open(empty_database_url)
     ingest(store, batch(scalars("loss"), scalar_frame([0, 1], [3.0, 2.0])))
     store.close()
-    make_revision_2(database_url)
-    with engine_of(database_url).begin() as connection:
+    make_revision_2(empty_database_url)
+    with engine_of(empty_database_url).begin() as connection:
         connection.execute(sa.text("UPDATE ingest_log SET n = 3"))
     with pytest.raises(struct.error):
-        Store.open(database_url)
-    with engine_of(database_url).begin() as connection:
+        Store.open(empty_database_url)
+    with engine_of(empty_database_url).begin() as connection:
         connection.execute(sa.text("SELECT axis FROM ingest_log")).one()
         connection.execute(sa.text("UPDATE ingest_log SET n = 2"))
-    store = Store.open(database_url)
+    store = Store.open(empty_database_url)
     assert curve_and_history(store)[1] == [3.0, 2.0]
     store.close()
 
@@ -147,31 +147,33 @@ EVERY = pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.
 
 
 @EVERY
-def test_an_upgrade_that_is_killed_anywhere_changes_nothing_and_is_repeated(database_url, every):
-    store = Store.open(database_url)
+def test_an_upgrade_that_is_killed_anywhere_changes_nothing_and_is_repeated(
+    empty_database_url, every
+):
+    store = Store.open(empty_database_url)
     ingest(store, batch(start(), scalars("loss"), scalar_frame([0, 1], [3.0, 2.0])))
     store.close()
-    make_revision_2(database_url)
-    assert killed_upgrades(database_url, every) > 30 // every
-    store = Store.open(database_url)
+    make_revision_2(empty_database_url)
+    assert killed_upgrades(empty_database_url, every) > 30 // every
+    store = Store.open(empty_database_url)
     assert curve_and_history(store)[1] == [3.0, 2.0]
     store.close()
 
 
 @EVERY
-def test_a_first_start_that_is_killed_anywhere_leaves_no_table(database_url, every):
-    assert killed_upgrades(database_url, every) > 30 // every
-    with engine_of(database_url).connect() as connection:
+def test_a_first_start_that_is_killed_anywhere_leaves_no_table(empty_database_url, every):
+    assert killed_upgrades(empty_database_url, every) > 30 // every
+    with engine_of(empty_database_url).connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_a_database_of_a_newer_version_is_left_alone(database_url):
-    migrate(database_url)
-    with engine_of(database_url).begin() as connection:
+def test_a_database_of_a_newer_version_is_left_alone(empty_database_url):
+    migrate(empty_database_url)
+    with engine_of(empty_database_url).begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreUnusable, match="pip install -U trainvitals"):
-        Store.open(database_url)
+        Store.open(empty_database_url)
 
 
 def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path):

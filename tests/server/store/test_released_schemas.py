@@ -48,9 +48,9 @@ def assert_as_sent(store):
 
 
 @pytest.mark.parametrize("revision", EACH)
-def test_it_is_read_sealed_and_written_after_the_upgrade(database_url, revision):
-    load(database_url, revision)
-    store = Store.open(database_url)
+def test_it_is_read_sealed_and_written_after_the_upgrade(empty_database_url, revision):
+    load(empty_database_url, revision)
+    store = Store.open(empty_database_url)
     assert {store.run(name).run.id for name in ("ended", "running")} == {"ended", "running"}
     assert_as_sent(store)
     found = {finding.code for finding in store.findings(store.run("ended").pk)}

@@ -4,10 +4,10 @@ import os
 import sqlite3
 import subprocess
 
-import httpx2
 import numpy as np
 import pytest
 
+from helpers import plain_http
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from helpers.collector import running_collector
 from helpers.serving import COMMAND, serving
@@ -78,9 +78,7 @@ def test_batches_are_answered_503_and_counted(home):
         assert int(answer.headers["retry-after"]) > 0
         metric = 'trainvitals_ingest_requests_total{outcome="rescue"} 1.0'
         assert metric in collector.get("/metrics").text
-        refused = httpx2.delete(
-            f"{collector.url}/api/v1/runs/r", headers=collector.headers, trust_env=False
-        )
+        refused = plain_http.delete(f"{collector.url}/api/v1/runs/r", headers=collector.headers)
         assert (refused.status_code, refused.json()["reason"]) == (503, "rescue")
 
 
@@ -114,7 +112,7 @@ def test_with_damaged_tokens_the_token_of_this_start_reads_and_nothing_else_does
         def status(token, method="GET", path="/api/v1/runs", **more):
             headers = {"Authorization": f"Bearer {token}", "Content-Type": CONTENT_TYPE}
             url = collector.url + path
-            return httpx2.request(method, url, headers=headers, trust_env=False, **more)
+            return plain_http.request(method, url, headers=headers, **more)
 
         rescue = collector.token_file.read_text().strip()
         assert status(rescue).json()["runs"][0]["id"] == "r"
