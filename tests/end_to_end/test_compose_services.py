@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 import yaml
 
+from helpers import plain_http
 from helpers.batches import batch, scalar_frame, scalars, start
+from helpers.ports import free_port
 from helpers.postgres import running_postgres
-from helpers.prometheus import Prometheus, free_port
+from helpers.prometheus import Prometheus
 from helpers.require import require
 from trainvitals.wire import CONTENT_TYPE, encode
 
@@ -181,7 +182,7 @@ def test_a_second_start_makes_no_other_token_and_token_files_are_for_one_user(mi
 def test_the_whole_stack_starts_in_its_order_and_a_step_reaches_prometheus(running):
     stack, _ = running
     sent = batch(start(), scalars("loss"), scalar_frame([0, 1, 2], [3.0, 2.0, 1.0]), run="first")
-    answer = httpx2.post(
+    answer = plain_http.post(
         f"http://127.0.0.1:{stack.ports['8321']}/api/v1/ingest",
         content=encode(sent),
         headers={"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {stack.token()}"},
@@ -200,8 +201,8 @@ def test_the_token_of_prometheus_may_read_and_nothing_else(running):
     stack, _ = running
     url = f"http://127.0.0.1:{stack.ports['8321']}"
     headers = {"Authorization": f"Bearer {stack.token('prometheus_token')}"}
-    assert httpx2.get(f"{url}/metrics", headers=headers).status_code == 200
-    sent = httpx2.post(
+    assert plain_http.get(f"{url}/metrics", headers=headers).status_code == 200
+    sent = plain_http.post(
         f"{url}/api/v1/ingest", content=b"", headers={**headers, "Content-Type": CONTENT_TYPE}
     )
     assert sent.status_code == 403

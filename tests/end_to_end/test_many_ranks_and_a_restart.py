@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from helpers.ports import free_port
 from helpers.senders import stored_rows
 from helpers.serving import serving
-from helpers.tiny_collector import free_port
 from trainvitals.ship import Shipper
 from trainvitals.wire import Frame, Layout, Place, RunEnd, RunStart, Stat, Stream
 from trainvitals_server.store import Store

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from helpers import plain_http
 from helpers.batches import batch, frame, scalars, start
-from helpers.haproxy import CONFIGURATION, environment, free_port, running_haproxy
+from helpers.haproxy import CONFIGURATION, environment, running_haproxy
+from helpers.ports import free_port
 from helpers.postgres import running_postgres
 from helpers.require import require
 from helpers.serving import COMMAND
@@ -152,7 +154,7 @@ def until(holds, why: str, within_s: float = 60) -> None:
 
 def is_alive(port: int) -> bool:
     try:
-        return httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+        return plain_http.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
     except httpx2.HTTPError:
         return False
 
@@ -160,7 +162,7 @@ def is_alive(port: int) -> bool:
 def accepted(port: int, token: str) -> float:
     """Return the number of batches that this collector has stored since its start."""
     headers = {"Authorization": f"Bearer {token}"}
-    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", headers=headers, trust_env=False).text
+    text = plain_http.get(f"http://127.0.0.1:{port}/metrics", headers=headers).text
     name = 'trainvitals_ingest_requests_total{outcome="stored"}'
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.ports import free_port
 from helpers.require import require
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy/haproxy.cfg"
@@ -23,13 +24,6 @@ class Proxy:
 
     url: str
     trust: ssl.SSLContext
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(directory: Path, port: int, collectors: Sequence[int]) -> dict[str, str]:

@@ -130,12 +130,6 @@ class TinyCollector:
         self._server.server_close()
 
 
-def free_port() -> int:
-    """Return a port where nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def tiny_collector(behave: str = "well", port: int = 0) -> Iterator[TinyCollector]:
     """Yield a running collector."""

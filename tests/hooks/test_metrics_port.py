@@ -10,8 +10,8 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families as classic
 
 import trainvitals
+from helpers.ports import free_port
 from helpers.prometheus import lint
-from helpers.tiny_collector import free_port
 from trainvitals.api.schema import Run
 from trainvitals.metrics.exporter import Exporter, export
 from trainvitals.metrics.families import RUN_FAMILIES

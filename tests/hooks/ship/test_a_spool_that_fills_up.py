@@ -7,7 +7,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from helpers.tiny_collector import free_port, tiny_collector
+from helpers.ports import free_port
+from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, backoff, sender
 from trainvitals.ship import shipper as shipping
 from trainvitals.ship.segments import Spooled

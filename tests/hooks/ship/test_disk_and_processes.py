@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from helpers.tiny_collector import free_port, tiny_collector
+from helpers.ports import free_port
+from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, adopt, backoff, sender, spool
 from trainvitals.ship.segments import Spooled, frame_of
 from trainvitals.ship.spool import Owner, Spool, SpoolFull, folders

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from helpers.tiny_collector import free_port, tiny_collector
+from helpers.ports import free_port
+from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, adopt, backoff, parse_url, sender
 from trainvitals.wire import Dropped, Frame, Layout, Place, RunEnd, RunStart, Stat, Stream
 

@@ -8,7 +8,6 @@ SQLite in `test_a_power_cut_loses_nothing`.
 import contextlib
 import random
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from helpers.batches import amounts
+from helpers.ports import free_port
 from helpers.postgres import Postgres, running_postgres
 from helpers.senders import Sender, verify
 from helpers.serving import Serving, serving
@@ -52,7 +52,7 @@ class Service:
 
     def start(self) -> Serving:
         """Start the collector."""
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         self.collector = self.running.enter_context(
             serving(
                 self.home,
@@ -77,12 +77,6 @@ class Service:
             self.collector.process.wait(30)
             self.running.close()
             self.start()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextlib.contextmanager
