@@ -1,0 +1,99 @@
+"""Processes that have the collector imported before they start, to be killed by the dozen.
+
+One process imports the collector and forks a copy of itself for each program: about 20 ms instead
+of a second of CPU time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_FORKING = """
+import json, os, signal, sys, trainvitals_server.cli, helpers.senders
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system removes children that have ended
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    output = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    os.environ.update(job["environ"])
+    sys.argv[1:] = job["arguments"]
+    exec(compile(job["program"], "forked", "exec"), {"__name__": "__main__"})
+    os._exit(0)
+"""
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A running program."""
+
+    pid: int
+    output: Path
+    """What it printed, on both streams."""
+
+    def is_running(self) -> bool:
+        return Path(f"/proc/{self.pid}").exists()
+
+    def kill(self) -> None:
+        """Send SIGKILL; return when the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while self.is_running():
+            assert time.monotonic() < deadline, "a killed process does not end"
+            time.sleep(0.001)
+
+
+class Forks:
+    """Starts programs in copies of one process."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(
+        self, program: str, *arguments: str, output: Path, environ: Mapping[str, str] | None = None
+    ) -> Forked:
+        job = {
+            "program": program,
+            "arguments": arguments,
+            "output": str(output),
+            "environ": dict(environ or {}),
+        }
+        output.touch()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        return Forked(int(self._process.stdout.readline()), output)
+
+
+@contextlib.contextmanager
+def forks() -> Iterator[Forks]:
+    """Yield what starts programs; it ends with the block."""
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _FORKING],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Forks(process)
+    finally:
+        process.kill()
+        process.wait(30)
