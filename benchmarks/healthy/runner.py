@@ -145,14 +145,24 @@ def run_all(
     runs: Iterable[tuple[str, int]],
     *,
     jobs: int = 1,
+    until: Callable[[], bool] = lambda: False,
     progress: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Train each (program, index of its setting) in a process of its own, `jobs` at a time."""
+    """Train each (program, index of its setting) in a process of its own, `jobs` at a time.
+
+    No run is started any more when `until` holds; the outcomes are those of the runs before.
+    """
     outcomes = []
+
+    def start(name: str, index: int) -> Outcome | None:
+        return None if until() else _run_apart(name, index)
+
     with ThreadPoolExecutor(jobs) as pool:
-        for done in as_completed([pool.submit(_run_apart, *each) for each in runs]):
-            outcomes.append(done.result())
-            progress(outcomes[-1])
+        for done in as_completed([pool.submit(start, *each) for each in runs]):
+            outcome = done.result()
+            if outcome is not None:
+                outcomes.append(outcome)
+                progress(outcome)
     return sorted(outcomes, key=lambda outcome: (outcome.program, outcome.setting))
 
 

@@ -49,6 +49,10 @@ def test_a_program_that_fails_is_reported_and_not_counted():
     assert data([outcome])["not_counted"] == 1
 
 
+def test_no_run_is_started_after_the_time():
+    assert run_all([("transfer", 0)], until=lambda: True) == []
+
+
 def test_an_alarm_during_the_training_is_recorded_with_its_first_step():
     model, watch = network(), Observed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
