@@ -2,8 +2,8 @@
 
 Comes in: a node that adds or subtracts. Goes out: a `Criterion`, if it joins a squared error over a
           variance and the logarithm of that variance.
-Promise:  nothing is computed. Both terms must come from the same values of the graph, with signs
-          for which the loss has a minimum.
+Promise:  nothing is computed. Both terms must come from the same values of the graph; with signs
+          for which the loss has no minimum, the criterion only names them.
 Start at `normal`. It knows, with any constant factors, and with both terms reduced one by one:
 
     F.gaussian_nll_loss(mean, target, variance)
@@ -25,6 +25,7 @@ from trainvitals.capture.loss_criterion import Criterion, Normal
 from trainvitals.capture.loss_scale import factor, factors_of_inputs
 from trainvitals.capture.loss_views import broadcasts_difference
 
+WRONG_SIGN: Final = "logarithm_of_variance_subtracted"
 NODES_MAX: Final = 32
 """Maximum number of nodes between a likelihood and the values of its variance."""
 _FACTORS: Final = frozenset((*KEEP, "Mean", "Sum", "Neg", "Mul", "Div"))
@@ -91,6 +92,8 @@ def normal(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | 
             continue
         b = _coefficient_of_logarithm(edges[1 - i], signs[1 - i], square)
         factor_of_variance = b / square.coefficient if square.coefficient else math.nan
+        if -math.inf < factor_of_variance < 0:
+            return Criterion("GaussianNLLLoss", scale=math.nan, wiring=(WRONG_SIGN,))
         if not 0 < factor_of_variance < math.inf:
             continue
         side = 0 if square.difference.next_functions[0][0] is not None else 1

@@ -21,6 +21,7 @@ from trainvitals.wire import Scalar
 
 MIXED: Final = "classes_mixed_by_a_view"
 ALL_PAIRS: Final = "column_times_row"
+WRONG_SIGN: Final = "logarithm_of_variance_subtracted"
 
 
 class Mismatch(NamedTuple):
@@ -55,6 +56,18 @@ def all_pairs(history: History) -> Mismatch | None:
         "log-probabilities of shape (n, 1) and advantages of shape (n,) or (n, n)"
     )
     return Mismatch(kind.step, text, "", (in_graph(token),), Severity.WARNING)
+
+
+def subtracted_logarithm(history: History) -> Mismatch | None:
+    """Return a likelihood of a predicted variance with the wrong sign of the logarithm."""
+    if (found := connected(history, (WRONG_SIGN,))) is None:
+        return None
+    kind, token = found
+    text = (
+        "the logarithm of a predicted variance is subtracted from the squared error over that "
+        "variance, so that the loss falls without a limit as the variance grows"
+    )
+    return Mismatch(kind.step, text, "", (in_graph(token),))
 
 
 def shifted_tokens(history: History, observations: int) -> Mismatch | None:

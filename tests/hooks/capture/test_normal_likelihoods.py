@@ -124,7 +124,6 @@ def test_it_is_a_term_of_a_sum():
 
 
 NO_LIKELIHOODS = {
-    "wrong sign": lambda m, s, y: ((y - m) ** 2 * (-s).exp() - s).mean(),
     "another variance": lambda m, s, y: (s.flip(1) + (y - m) ** 2 * (-s).exp()).mean(),
     "a column": lambda m, s, y: (s[:, :1] + (y - m) ** 2 * (-s[:, 1:]).exp()).mean(),
     "Kullback-Leibler": lambda m, s, y: -0.5 * (1 + s - m**2 - s.exp()).mean(),
@@ -137,6 +136,20 @@ NO_LIKELIHOODS = {
 def test_other_sums_are_no_likelihood(form):
     loop, _ = reported(form)
     assert "GaussianNLLLoss" not in [event.text for event in loop.events()]
+    assert loop.scalar("loss_of_constant") == []
+
+
+WRONG_SIGNS = {
+    "log variance": lambda m, s, y: ((y - m) ** 2 * (-s).exp() - s).mean() / 2,
+    "precision": lambda m, s, y: ((y - m) ** 2 * s.exp() + s).mean(),
+}
+
+
+@pytest.mark.parametrize("form", WRONG_SIGNS.values(), ids=WRONG_SIGNS)
+def test_the_wrong_sign_of_the_logarithm_is_named(form):
+    loop, _ = reported(form)
+    [event] = loop.events()
+    assert event.attributes["wiring"] == "logarithm_of_variance_subtracted"
     assert loop.scalar("loss_of_constant") == []
 
 

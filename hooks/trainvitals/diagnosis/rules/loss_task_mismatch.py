@@ -23,6 +23,7 @@ from trainvitals.diagnosis.mismatches import (
     padded_targets,
     several_labels,
     shifted_tokens,
+    subtracted_logarithm,
 )
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -87,6 +88,7 @@ class LossTaskMismatch(Rule):
       three newest measured batches (a warning): labels of which several are true.
     - A term multiplies n trained values with n constants in an n × n matrix, as log-probabilities
       of shape (n, 1) with advantages of shape (n,).
+    - The logarithm of a predicted variance is subtracted from the squared error over it.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
@@ -156,6 +158,7 @@ class LossTaskMismatch(Rule):
             or self._negative(history)
             or shifted_tokens(history, self.observations)
             or all_pairs(history)
+            or subtracted_logarithm(history)
             or padded_targets(history, self.observations, self.padded_max)
             or several_labels(history, self.observations, self.sum_max)
         )

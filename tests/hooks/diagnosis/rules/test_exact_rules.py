@@ -248,6 +248,11 @@ class TestConnections:
         )
         assert bool(run(LossTaskMismatch(), 6, event)) is wrong
 
+    def test_a_subtracted_logarithm_of_the_variance_is_one(self):
+        event = kind("GaussianNLLLoss", wiring="logarithm_of_variance_subtracted")
+        [finding] = run(LossTaskMismatch(), 6, event)
+        assert "falls without a limit" in finding.summary
+
 
 class TestNoSupervision:
     shape = MappingProxyType({"target_shape": "(8, 512)"})
