@@ -44,6 +44,16 @@ class _Kind(NamedTuple):
     columns): the median for an absolute error, and for those that are absolute for large errors."""
 
 
+class _Part(NamedTuple):
+    """What a term adds to the loss; 0-dim tensors."""
+
+    value: Tensor
+    constant: Tensor
+    """What it would add for the best constant prediction."""
+    least: Tensor
+    """What it would add if each prediction were its target; −∞ without a lower bound."""
+
+
 def constants(found: Found, losses: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the loss of the best constant prediction in this batch, and the parts of each term.
 
@@ -59,14 +69,17 @@ def constants(found: Found, losses: Sequence[Tensor]) -> dict[str, Tensor]:
     known = {i: part for i, part in enumerate(parts) if part is not None}
     scalars: dict[str, Tensor] = {}
     if found.is_whole and len(known) == len(terms):
-        value, constant = (torch.stack(each).sum() for each in zip(*known.values(), strict=True))
+        value, constant, least = (torch.stack(s).sum() for s in zip(*known.values(), strict=True))
         if any(term.kind in LIKELIHOODS for term in terms):
-            constant = constant + _added(losses, value, sum(abs(term.scale) for term in terms))
+            added = _added(losses, value, sum(abs(term.scale) for term in terms))
+            constant = constant + added
+            if all(term.normal is None for term in terms):
+                scalars[Scalar.LOSS_OF_TARGETS] = least + added
         scalars[Scalar.LOSS_OF_CONSTANT] = constant
     if len(terms) > 1:
-        for i, (value, constant) in known.items():
-            scalars[f"{Scalar.PART_OF_LOSS}/{i}"] = value
-            scalars[f"{Scalar.PART_OF_CONSTANT}/{i}"] = constant
+        for i, part in known.items():
+            scalars[f"{Scalar.PART_OF_LOSS}/{i}"] = part.value
+            scalars[f"{Scalar.PART_OF_CONSTANT}/{i}"] = part.constant
     return scalars
 
 
@@ -81,18 +94,18 @@ def _added(losses: Sequence[Tensor], value: Tensor, scale: float) -> Tensor:
     return torch.where(loss.abs() < LOSS_MAX * scale, loss - value, math.nan)
 
 
-def _parts(term: Criterion) -> tuple[Tensor, Tensor] | None:
-    """Return the loss of a term and that of its best constant prediction; None if unknown."""
+def _parts(term: Criterion) -> _Part | None:
+    """Return what a term adds to the loss; None if unknown."""
     if not math.isfinite(term.scale) or term.scale == 0 or term.weight is not None:
         return None
     if term.normal is not None:
         parts = _of_normal(term.normal, term.target)
     else:
         parts = _of_numbers(term) if term.entry is None else _of_classes(term)
-    return None if parts is None else (parts[0] * term.scale, parts[1] * term.scale)
+    return None if parts is None else _Part(*(part * term.scale for part in parts))
 
 
-def _of_classes(term: Criterion) -> tuple[Tensor, Tensor] | None:
+def _of_classes(term: Criterion) -> _Part | None:
     """Return the mean negative log-probability of the targets, and the entropy of the classes."""
     given, target = saved(term.entry, "self"), saved(term.entry, "target")
     if given is None or target is None or given.dim() != target.dim() + 1 or given.dim() < 2:
@@ -112,10 +125,10 @@ def _of_classes(term: Criterion) -> tuple[Tensor, Tensor] | None:
     missing = ((counts > 0).sum() - 1) / (2 * n)
     entropy = missing - torch.xlogy(shares, shares).sum()
     value = losses.masked_fill(~counted, 0.0).sum() / n
-    return value, entropy.clamp(max=math.log(max(classes, 2)))
+    return _Part(value, entropy.clamp(max=math.log(max(classes, 2))), 0 * value)
 
 
-def _of_numbers(term: Criterion) -> tuple[Tensor, Tensor] | None:
+def _of_numbers(term: Criterion) -> _Part | None:
     """Return the mean error, and that of the best constant for each column of the targets.
 
     One constant for all columns if the targets are no table or a small one.
@@ -130,13 +143,13 @@ def _of_numbers(term: Criterion) -> tuple[Tensor, Tensor] | None:
     best = kind.best(rows).expand_as(rows)
     # The constant is fitted to these rows: like a variance, its error is too small.
     unbiased = len(rows) / (len(rows) - 1)
-    return (
-        kind.error(x, y, term.threshold).mean(),
-        kind.error(best, rows, term.threshold).mean() * unbiased,
-    )
+    value = kind.error(x, y, term.threshold).mean()
+    constant = kind.error(best, rows, term.threshold).mean()
+    least = kind.error(y, y, term.threshold).mean() if term.kind in LIKELIHOODS else 0 * value
+    return _Part(value, least + (constant - least) * unbiased, least)
 
 
-def _of_normal(normal: Normal, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _of_normal(normal: Normal, y: Tensor | None) -> _Part | None:
     """Return the mean of ½·(ln v + e²/v), and that of a constant mean and variance.
 
     The constant's are those of each column, as for other losses, or one variance for all columns if
@@ -156,9 +169,9 @@ def _of_normal(normal: Normal, y: Tensor | None) -> tuple[Tensor, Tensor] | None
         spreads = spreads.mean()
     # The logarithm of a variance of few samples is too small by about this.
     missing = 1 / (len(rows) - 1)
-    return (
-        0.5 * (variance.log() + error.square() / variance).mean(),
-        0.5 * (spreads.log().mean() + 1 + missing),
+    value = 0.5 * (variance.log() + error.square() / variance).mean()
+    return _Part(
+        value, 0.5 * (spreads.log().mean() + 1 + missing), torch.full_like(value, -math.inf)
     )
 
 

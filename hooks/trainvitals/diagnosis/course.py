@@ -87,7 +87,7 @@ class Course:
     @_shared
     def unit(self) -> str:
         """The unit of a difference between two values of `loss`; "" for that of the loss."""
-        return "" if likelihood(self.history) is None else "of the targets' variance"
+        return "" if likelihood(self.history) is None else "of a constant prediction's"
 
     @_shared
     def known(self) -> bool:

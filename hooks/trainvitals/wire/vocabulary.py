@@ -231,6 +231,9 @@ class Scalar(StrEnum):
     loss, in its unit. Present if the loss is a sum of two to four loss functions of torch, or one
     whose constant does not follow from the moments of the targets. For the likelihood of a normal
     distribution, of the best constant mean and variance, if its targets are known."""
+    LOSS_OF_TARGETS = "loss_of_targets"
+    """Loss of predictions that equal the targets, in the same batch: the least loss. Only for a
+    Poisson loss, and for a sum with one; without a lower bound it is absent."""
     PART_OF_LOSS = "part_of_loss"
     """`part_of_loss/<i>`: what loss function number i adds to a loss of two to four, nearest first;
     its kind is the i-th of `terms` in the event `loss_kind`. At most 16,384 entries are read."""

@@ -22,9 +22,9 @@ from trainvitals.wire import Event, EventKind  # noqa: E402
 JUDGED = {"no_learning", "loss_divergence", "loss_plateau", "loss_oscillation", "undertrained"}
 
 
-def course(losses, constant=2.0, kind="GaussianNLLLoss", facts=(), **attributes):
+def course(losses, constant=2.0, kind="GaussianNLLLoss", facts=(), scalars=(), **attributes):
     """Return the course of a run with this loss, and with the loss of a constant prediction."""
-    known = {} if constant is None else {"loss_of_constant": constant}
+    known = dict(scalars) | ({} if constant is None else {"loss_of_constant": constant})
     history = Example(len(losses)).scalars(loss=np.asarray(losses), **known).history
     history.add(Event(0, 0.0, EventKind.LOSS_KIND, kind, attributes))
     history.facts |= dict(facts)
@@ -37,7 +37,7 @@ def noisy(level, steps):
 
 @pytest.mark.parametrize("unit", [1.0, 64.0])
 def test_a_level_is_the_share_of_the_variance_that_is_left(unit):
-    scale = Likelihood(3.0, unit)
+    scale = Likelihood(3.0, unit / 2, is_bounded=False)
     deviations = np.array([1.0, 0.5, 0.1])
     levels = scale.levels(3.0 + unit * np.log(deviations))
     assert levels == pytest.approx(deviations**2, rel=1e-5)
@@ -45,9 +45,10 @@ def test_a_level_is_the_share_of_the_variance_that_is_left(unit):
 
 def test_levels_keep_the_order_of_losses_and_give_them_back():
     losses = np.linspace(-20, 500, 1000)
-    levels = Likelihood(3.0, 2.0).levels(losses)
+    scale = Likelihood(3.0, 1.0, is_bounded=False)
+    levels = scale.levels(losses)
     assert (np.diff(levels) > 0).all()
-    assert [Likelihood(3.0, 2.0).loss(float(x)) for x in levels] == pytest.approx(losses, abs=1e-4)
+    assert [scale.loss(float(x)) for x in levels] == pytest.approx(losses, abs=1e-4)
 
 
 def test_a_loss_that_falls_below_zero_has_learned():
@@ -88,13 +89,23 @@ def test_a_loss_below_zero_whose_scale_is_not_known_is_not_judged(constant, kind
 def test_a_term_of_a_sum_gives_the_sum_its_unit():
     terms = {"terms": "GaussianNLLLoss,CrossEntropyLoss", "scales": "0.5,1"}
     run = course([1.0] * 20, 2.0, "GaussianNLLLoss + CrossEntropyLoss", **terms)
-    assert likelihood(run.history) == Likelihood(2.0, 0.5)
+    assert likelihood(run.history) == Likelihood(2.0, 0.25, is_bounded=False)
 
 
 @pytest.mark.parametrize(("first", "trained"), [(1.7, True), (1.95, False), (5.0, False)])
 def test_a_run_that_begins_below_its_constant_was_trained_before(first, trained):
     run = course(noisy(first, 100))
     assert trained_before(run.history, run.initial) is trained
+
+
+@pytest.mark.parametrize(("noise", "known"), [(0.1, True), (0.5, False)])
+def test_a_poisson_loss_is_judged_where_batches_have_equal_targets(noise, known):
+    least = -3 + noise * np.resize([-1, 1], 100)
+    run = course(noisy(-2.5, 100), -1.0, "PoissonNLLLoss", scalars={"loss_of_targets": least})
+    assert run.known is known
+    if known:
+        assert run.now() == pytest.approx(0.25, abs=0.02)
+        assert run.shown(run.now()) == pytest.approx(-2.5, abs=0.02)
 
 
 # Trainings.
