@@ -16,6 +16,7 @@ from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.likelihood import Likelihood, likelihood  # noqa: E402
+from trainvitals.diagnosis.rules.no_learning import NoLearning  # noqa: E402
 from trainvitals.diagnosis.trained_before import trained_before  # noqa: E402
 from trainvitals.wire import Event, EventKind  # noqa: E402
 
@@ -165,6 +166,12 @@ def test_a_training_that_only_learns_the_mean_and_the_variance_does_not_learn():
     loss, findings = trained(mixed=True, steps=400)
     assert loss < 0
     assert "no_learning" in rules(findings)
+
+
+def test_a_training_that_stays_at_its_constant_tells_that_loss():
+    run = course(np.r_[np.linspace(4.0, 2.0, 50), 2.0 + noisy(0, 250) / 10])
+    [finding] = NoLearning().check(run.history)
+    assert "a constant prediction has 2" in finding.summary
 
 
 def test_a_policy_gradient_is_not_judged():

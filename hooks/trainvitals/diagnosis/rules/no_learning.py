@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import FIRST, PROGRESS_MIN, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, higher_rate
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.likelihood import likelihood
 from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -38,7 +39,8 @@ class NoLearning(Rule):
     the first 10 losses or within the noise, has no downward trend, and was never much lower or
     higher in between. Or, after 200 steps (100, or 60 % of the plan, if that is less), a
     classifier whose loss began above the entropy of the class frequencies is still within 2 %
-    of it: it predicts the frequencies. Or the loss has fallen by less than 1 % in 300 steps,
+    of it: it predicts the frequencies. So are sums of losses and likelihoods near that of a
+    constant prediction. Or the loss has fallen by less than 1 % in 300 steps,
     with a noise below 1 %. Excluded: losses of unknown scale, warm-up, runs that have
     converged (also before they were watched), models that were trained before (the initial loss
     is clearly below that of the best constant prediction), losses with a noise above 7 % of
@@ -128,13 +130,15 @@ class NoLearning(Rule):
         several = float(history.facts.get("optimizers", 1))
         start, now = course.initial, course.now()
         steps = int(course.loss.steps[-1])
-        idle = _idle_optimizer(history)
+        # A likelihood falls while only the mean and the variance of all targets are learned.
+        idle, scale = _idle_optimizer(history), likelihood(history)
         yield self.finding(
             # With several optimizers (GANs), one loss is weak evidence.
             severity=Severity.ERROR if idle else Severity.INFO if several > 1 else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
             summary=f"No learning: the loss was {number(course.shown(start), 4)} at the start and "
             f"is {number(course.shown(now), 4)} after {steps + 1} steps"
+            + ("" if scale is None else f"; a constant prediction has {number(scale.constant, 4)}")
             + (f"; the optimizer ({idle}) never stepped." if idle else "."),
             evidence=(
                 Evidence(
@@ -176,9 +180,13 @@ class NoLearning(Rule):
         return small and abs(start - course.now()) < self.creeping_max * start
 
     def _only_frequencies(self, history: History, course: Course) -> bool:
-        """Whether a classifier, or a sum of losses, began above its constant and stays at it."""
+        """Whether a classifier, a sum of losses or a likelihood began above its constant and stays
+        at it.
+        """
         kind, constant = class_loss(history), course.exact_constant
-        if kind is None and not loss_parts(history):
+        if kind is None and not (loss_parts(history) or likelihood(history)):
+            return False
+        if not course.known:
             return False
         # In a contrastive loss the classes are samples.
         if kind is not None and not has_class_head(history, kind.classes):
