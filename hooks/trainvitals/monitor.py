@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from trainvitals.api.account import account
 from trainvitals.api.schema import Diagnosis, Finding, Run
 from trainvitals.arguments import OnFinding
 from trainvitals.background_diagnosis import BackgroundDiagnosis
@@ -163,10 +164,7 @@ class Monitor:
         return self._last or Diagnosis(run=self.run)
 
     def close(self) -> None:
-        """Remove the hooks, diagnose, deliver pending records (at most 2 s), print the card.
-
-        Safe to call twice.
-        """
+        """Remove the hooks, diagnose, deliver (at most 2 s), print the card. Safe to call twice."""
         self._close("finished")
 
     def __enter__(self) -> Self:
@@ -342,8 +340,7 @@ class Monitor:
             self._diagnosis.stop()
             if self._exporter is not None:
                 self._exporter.stop()
-            self._state = state
-            self._error = error if state == "failed" else ""
+            self._state, self._error = state, error if state == "failed" else ""
             diagnosis = self.diagnosis()
             if self._recorder is not None:
                 self._recorder.close()
@@ -351,9 +348,11 @@ class Monitor:
                 diagnosis = self.diagnosis()
             self._closed = True
             if self._shipper is not None:
-                self._produced += 1
                 end = RunEnd(time.time(), max(0, self._capture.step), state, error=error[:2000])
-                self._shipper.put(end)
+                last: tuple[Record, ...] = (*account(diagnosis), end)
+                for record in last:
+                    self._produced += 1
+                    self._shipper.put(record)
                 self._shipper.close()
             closed(diagnosis)
             self._screen.ended(diagnosis, self._diagnosis.history)

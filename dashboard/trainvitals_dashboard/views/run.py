@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from trainvitals.api.account import overhead_note, prevented
 from trainvitals.api.experiment import is_result
 from trainvitals.api.schema import Completeness, Dropped, Finding, RunDetail, Verdict
 from trainvitals.api.wording import percent
@@ -206,7 +207,11 @@ def _about(run: RunDetail) -> None:
     st.markdown("#### About this run", anchors=False)
     kept_out = sum(d.records for d in run.dropped)
     with st.container(horizontal=True, gap="large"):
-        st.metric("Own cost", percent(run.overhead), help=OWN_COST)
+        note = overhead_note(run.events)
+        st.metric("Own cost", percent(run.overhead), help=f"{OWN_COST}. {clean(note)}")
+        if (kept := prevented(run.events)) is not None:
+            when = f"first in step {kept.first_step:,}, last in step {kept.last_step:,}"
+            st.metric("Prevented updates", f"{kept.updates:,}", help=f"By the guard, {when}")
         judged = run.verdict not in (Verdict.BLIND, Verdict.TOO_EARLY)
         health = percent(run.health) if judged else "–"
         st.metric("Health", health, help="100 %: no findings. –: not enough data")

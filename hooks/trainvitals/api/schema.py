@@ -220,10 +220,10 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """Own CPU time over the whole run as a share of its training time; None: not measured yet."""
     overhead_note: str = ""
     """Why `overhead` exceeds the share that `watch(overhead=)` allows, as long as the fixed part of
-    the budget explains it; known in the training process only."""
+    the budget explains it. A collector knows it when the process has ended."""
     prevented: Prevented | None = None
-    """The updates that `watch(guard=)` prevented; None if there is none. Known in the training
-    process only."""
+    """The updates that `watch(guard=)` prevented; None if there is none. A collector knows it when
+    the process has ended."""
     missing: str = ""
     """Which records of the run the collector does not have; "" if it has all or the run goes on."""
     checkup: Checkup | None = None

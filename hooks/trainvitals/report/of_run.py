@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals.api.account import overhead_note, prevented
 from trainvitals.api.schema import Checkup, Diagnosis, Finding, Layout, RunDetail
 from trainvitals.diagnosis.causes import headline_of
 from trainvitals.diagnosis.history import Series
@@ -41,6 +42,8 @@ def diagnosis_of_run(
         watched=tuple(dict.fromkeys(watched)),
         not_watched=about.not_watched,
         overhead=about.overhead,
+        overhead_note=overhead_note(about.events),
+        prevented=prevented(about.events),
         missing=about.completeness.reason if about.completeness.complete is False else "",
         checkup=checkup,
     )

@@ -189,6 +189,10 @@ class EventKind(StrEnum):
     RESUMED = "resumed"
     """The process continues the run: this step is its first one, above 0 (`start_step`). Sent by
     rank 0."""
+    ACCOUNT = "account"
+    """At the end of a process: the text says why its own cost is above its share, "" if it is not.
+    Attributes, if `watch(guard=)` prevented updates: `prevented`: their number; `first_step`,
+    `last_step`: the steps of the first and of the last one."""
     STEP_UNFINISHED = "step_unfinished"
     """An exception ended this step. The loss, the weights and the outputs that were measured in it
     follow."""
