@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -100,7 +101,7 @@ class Stack:
             )
         try:
             deadline = time.monotonic() + 60
-            while not self.healthy(service):
+            while not (self.listens(service) and self.healthy(service)):
                 assert process.poll() is None, self.log(service)
                 assert time.monotonic() < deadline, self.log(service)
                 time.sleep(0.2)
@@ -109,8 +110,14 @@ class Stack:
             process.terminate()
             process.wait(30)
 
+    def listens(self, service: str) -> bool:
+        """Whether its port is open, which is cheaper to ask: some health checks start a Python."""
+        [port] = re.findall(r"127\.0\.0\.1:(\d+)/", " ".join(self._check(service)))
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", int(port))) == 0
+
     def healthy(self, service: str) -> bool:
-        check = [self.mapped(word) for word in SERVICES[service]["healthcheck"]["test"][1:]]
+        check = self._check(service)
         if check[0] == "wget":
             require("wget")
         done = subprocess.run(check, env=self.environment(service), capture_output=True, timeout=30)
@@ -121,6 +128,9 @@ class Stack:
 
     def token(self, name: str = "token") -> str:
         return (self.home / "tokens" / name).read_text().strip()
+
+    def _check(self, service: str) -> list[str]:
+        return [self.mapped(word) for word in SERVICES[service]["healthcheck"]["test"][1:]]
 
     def _command(self, service: str) -> list[str]:
         command = [self.mapped(word) for word in SERVICES[service].get("command", [])]
