@@ -201,6 +201,12 @@ class Course:
         return bool(gain > max(share * self.initial, 2 * self.noise / last**0.5))
 
     @_shared
+    def has_learned(self) -> bool:
+        """Whether the loss is clearly below its start and not above that of a constant."""
+        highest = math.inf if self.constant is None else 1.05 * self.constant
+        return self.now(20) <= highest and self.learned(share=RECOVERY)
+
+    @_shared
     def converged(self) -> bool:
         """Whether the loss is near 0 or an accuracy near 1: stagnation is then no fault."""
         start = min(self.initial, math.inf if self.constant is None else self.constant)
@@ -244,8 +250,7 @@ class Course:
                 return False
             last = self._back_at(level, last)
         else:
-            highest = math.inf if self.constant is None else 1.05 * self.constant
-            if self.now(20) > highest or not self.learned(share=RECOVERY):
+            if not self.has_learned:
                 return False
         return last - since + 1 < LOST_MAX * (self.history.last_step - int(loss.steps[0]) + 1)
 

@@ -66,6 +66,8 @@ class Engine:
             return True
         if rule.permanent:
             return False
+        if rule.ends_with_learning and course.has_learned:
+            return True
         return not rule.damages_loss or course.recovered(finding.since_step, finding.last_step)
 
     def _check(self, rule: Rule, history: History) -> list[Finding]:

@@ -18,7 +18,9 @@ from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.wire import Scalar
 
 BATCHES: Final = 5
-"""Measured batches from the start in the first value of a term."""
+"""Measured batches from the start in the first value of a term, and in its newest one."""
+LEARNED: Final = 0.1
+"""Fall of a term as a share of its start, and its distance from the constant, that is learning."""
 
 
 class Part(NamedTuple):
@@ -40,9 +42,44 @@ class Part(NamedTuple):
         return middle(self.values[:BATCHES])
 
     @property
+    def shares(self) -> Array:
+        """What the term adds, divided by what it would add for the best constant, in each step."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.constants > 0, self.values / self.constants, np.nan)
+
+    @property
     def constant(self) -> float:
         """The mean of the constant's values."""
         return float(self.constants.mean())
+
+
+def a_term_is_learned(history: History) -> bool:
+    """Return whether a term has fallen, and is below what a constant prediction would give.
+
+    The loss may rise meanwhile: a codebook, or a penalty, can add more while the model learns.
+    """
+    return any(
+        middle(part.values[-BATCHES:]) < (1 - LEARNED) * part.first
+        and middle(part.shares[-BATCHES:]) < 1 - LEARNED
+        for part in loss_parts(history)
+        if len(part.steps) > BATCHES
+    )
+
+
+def no_term_is_worse(history: History, than: float) -> bool:
+    """Return whether each term, relative to its constant, is at most `than` times its best.
+
+    False without measured terms. Terms whose targets grow, as those of a codebook, rise with them.
+    """
+    parts = [part for part in loss_parts(history) if len(part.steps) > 2 * BATCHES]
+    return bool(parts) and all(
+        middle(part.shares[-BATCHES:]) <= than * _best(part.shares) for part in parts
+    )
+
+
+def _best(shares: Array) -> float:
+    windows = np.lib.stride_tricks.sliding_window_view(shares, BATCHES)
+    return float(np.nanmin(np.median(windows, axis=1)))
 
 
 @once

@@ -66,6 +66,16 @@ def is_recurrent(history: History) -> bool:
 
 
 @once
+def starts_slowly(history: History) -> bool:
+    """Return whether the model has a recurrent layer or a convolution over time.
+
+    Its loss often stays at that of a constant for hundreds of steps, until it uses the sequence.
+    """
+    over_time = any("Conv1d" in p.module_kind for p in history.places(Stream.WEIGHT))
+    return over_time or is_recurrent(history)
+
+
+@once
 def matrices_by_depth(history: History, stream: Stream) -> list[int]:
     """Return the rows of the weight matrices of the optimizer, in the order of the forward pass.
 

@@ -44,6 +44,8 @@ class Rule(ABC):
     """What the rule reads; it is blind where one of them was never seen."""
     damages_loss: ClassVar[bool] = True
     """A finding is over only when the loss is back where it would be without the fault."""
+    ends_with_learning: ClassVar[bool] = False
+    """A finding is over when the model has learned, also if it was late."""
     before_training: ClassVar[bool] = False
     """Whether the rule needs only some forward and backward passes, without an update."""
     permanent: ClassVar[bool] = False

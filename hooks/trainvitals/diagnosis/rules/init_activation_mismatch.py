@@ -19,6 +19,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, initial_loss, weight_gains
+from trainvitals.diagnosis.loss_parts import a_term_is_learned
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
@@ -72,7 +73,8 @@ class InitActivationMismatch(Rule):
     note when the sum is above 6 with one sign, and the measured variance across samples changes in
     the same direction by more than e^3.5 from the first to the last hidden layer. It is a warning
     if the signal shrinks by less than a thousand times (`init_scale_too_small` and
-    `vanishing_gradient` report more) and the loss has not fallen after 100 steps; or if the signal
+    `vanishing_gradient` report more) and neither the loss nor a term of it has fallen after 100
+    steps; or if the signal
     grows and the first loss is more than twice that of a prediction that ignores the input.
     ## Why it matters
     A factor per layer becomes a power of the depth: 0.41 per ReLU layer, as PyTorch's default for
@@ -184,7 +186,8 @@ class InitActivationMismatch(Rule):
             return not course.converged and not course.learned(self.healed_min)
         late = course.known and len(course.loss) >= self.steps_min
         late = late and measured > -self.measured_max
-        return late and not course.converged and not course.learned()
+        idle = not course.learned() and not a_term_is_learned(history)
+        return late and idle and not course.converged
 
     @staticmethod
     def sick() -> History:

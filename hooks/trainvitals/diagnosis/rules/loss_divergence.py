@@ -14,6 +14,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.loss_parts import no_term_is_worse
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, noise
 from trainvitals.diagnosis.supervision import target_growth
@@ -38,7 +39,8 @@ class LossDivergence(Rule):
     The loss had fallen by 30 % of its initial value or more. Then it rose, and each of the newest
     20 losses is above the best level (median of 20 losses in a row) by a quarter of the initial
     loss and by three times the noise before the rise. Their median is at least twice the best
-    level. Losses of unknown scale are left out. A note only: with several optimizers, or if the
+    level. Losses of unknown scale are left out. A note only: with several optimizers, if the loss
+    is a sum and no term is worse than before relative to its own constant prediction, or if the
     targets grew gradually with the loss, by 40 % or more, as bootstrapped targets do (Q-learning,
     value functions), and never to more than three times their size within ten measured batches. The
     targets are seen in `mse_loss`, `smooth_l1_loss`, `huber_loss` and their modules, and in
@@ -76,6 +78,9 @@ class LossDivergence(Rule):
     rise_min: float = threshold(0.25, "Rise of the loss, as a share of the initial loss.")
     factor_min: float = threshold(2.0, "Loss now divided by the best level.")
     noise_factor: float = threshold(3.0, "Rise as a multiple of the noise before it.")
+    term_factor: float = threshold(
+        1.25, "A term of a sum relative to its constant, divided by the best such value."
+    )
     target_growth: float = threshold(
         1.4, "RMS of the targets now, divided by before: from this value on the rise is a note."
     )
@@ -94,10 +99,11 @@ class LossDivergence(Rule):
         rise = (shift.now - shift.before) / course.initial
         several = float(history.facts.get("optimizers", 1)) > 1
         grown = target_growth(history, shift.best, self.jump_max)
+        kept = several or no_term_is_worse(history, self.term_factor)
         yield self.finding(
             # With several optimizers (GANs), one loss may rise because the other falls; with
             # bootstrapped targets, the error grows with the values that the model has learned.
-            severity=Severity.INFO if several or grown >= self.target_growth else Severity.WARNING,
+            severity=Severity.INFO if kept or grown >= self.target_growth else Severity.WARNING,
             since_step=shift.step,
             summary="Loss divergence: the loss had fallen from "
             f"{number(course.shown(course.initial))} to {number(course.shown(shift.before))}, rose "

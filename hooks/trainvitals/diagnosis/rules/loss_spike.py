@@ -29,10 +29,10 @@ class LossSpike(Rule):
     of the logarithm), more than 20 % of the initial loss above their median, and more than
     1.5 times their maximum. A spike that recovers is a note, because one outlier is a fact and not
     a fault; it stays listed after it is over. It is a warning if the loss has not recovered after
-    50 steps (10 for a jump of more than half the initial loss), or if three spikes occur within
-    1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps by more than the
-    initial loss count. If the loss was negative at some step, as in a policy gradient, the jump
-    must also exceed 4 times the largest step-to-step noise in 64 earlier steps.
+    50 steps (10 for a jump of more than half the initial loss, if its scale is known), or if three
+    spikes occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps
+    by more than the initial loss count. If the loss was negative at some step, as in a policy
+    gradient, the jump must also exceed 4 times the largest step-to-step noise in 64 earlier steps.
     ## Why it matters
     A spike follows one bad update: a corrupted batch, a learning rate at the edge of stability, or
     outdated second moments of the optimizer. A run that does not recover has lost progress.
@@ -94,7 +94,7 @@ class LossSpike(Rule):
         # Count neighbouring steps as one spike.
         starts = starts[np.r_[True, np.diff(starts) > self.recovery_steps // 2]]
         newest = int(starts[-1])
-        lasting = [int(i) for i in starts if self._stays_up(loss, int(i), before, course.initial)]
+        lasting = [int(i) for i in starts if self._stays_up(course, loss, int(i), before[i])]
         repeated = len(starts) >= self.repeats_max and not self._is_heavy_tailed(loss)
         at = lasting[0] if lasting else newest
         alarm = bool(lasting) or repeated
@@ -173,19 +173,15 @@ class LossSpike(Rule):
             before[at] = middle(values[at - self.window : at])
         return z, values - before, before
 
-    def _stays_up(
-        self,
-        loss: Series,
-        at: int,
-        before: Floats,
-        initial: float,
-    ) -> bool:
-        height = float(loss.values[at]) - before[at]
-        patience = 10 if height > 0.5 * initial else self.recovery_steps
+    def _stays_up(self, course: Course, loss: Series, at: int, before: float) -> bool:
+        height = float(loss.values[at]) - before
+        # The level of a loss that can be negative is no scale; what it has fallen by is one.
+        scale = max(abs(course.initial), course.initial - before)
+        patience = 10 if course.known and height > 0.5 * scale else self.recovery_steps
         since = loss.values[at:]
         if len(since) < patience:
             return False
-        return middle(since[-20:]) > float(before[at]) + self.jump_min * initial
+        return middle(since[-20:]) > before + self.jump_min * scale
 
     def _first_mover(self, history: History, step: int) -> str:
         places = history.places(Stream.GRADIENT)

@@ -17,7 +17,7 @@ from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, higher_rate
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.likelihood import likelihood
 from trainvitals.diagnosis.loss_parts import loss_parts
-from trainvitals.diagnosis.places import is_recurrent
+from trainvitals.diagnosis.places import starts_slowly
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, trend
 from trainvitals.diagnosis.supervision import class_loss, has_class_head
@@ -44,9 +44,11 @@ class NoLearning(Rule):
     with a noise below 1 %. Excluded: losses of unknown scale, warm-up, runs that have
     converged (also before they were watched), models that were trained before (the initial loss
     is clearly below that of the best constant prediction), losses with a noise above 7 % of
-    their initial level, and those that fall within their noise since the start. A recurrent
-    network is judged after 300 steps, or after three quarters of the planned steps if that is
-    earlier. It is an error if a torch optimizer is known and has never stepped.
+    their initial level, and those that fall within their noise since the start. A network with
+    recurrent layers or convolutions over time is judged after 300 steps, or after three quarters of
+    the planned steps if that is earlier. The finding ends when the loss is 30 % below its start and
+    not above that of a constant, however long that took. It is an error if a torch optimizer is
+    known and has never stepped.
     ## Why it matters
     The run uses compute, but the model does not learn. The cause is usually the initialisation,
     the wiring of model and optimizer, the learning rate or the data. A finding about one of these
@@ -72,12 +74,14 @@ class NoLearning(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = ""
+    ends_with_learning: ClassVar[bool] = True
     refuted_by: ClassVar[str] = "A metric on held-out data improves."
 
     steps_min: int = threshold(100, "Minimum number of finished steps.")
-    steps_min_recurrent: int = threshold(
+    steps_min_sequence: int = threshold(
         300,
-        "Minimum number of finished steps of a recurrent network: its loss often stays level at "
+        "Minimum number of finished steps of a network with recurrent layers or convolutions over "
+        "time: its loss often stays level at "
         "first, until the gradient through time finds the cue.",
     )
     plan_share_early: float = threshold(
@@ -86,7 +90,7 @@ class NoLearning(Rule):
         "`steps_min`: a loss can stay level for a while before it falls.",
     )
     plan_share: float = threshold(
-        0.75, "Share of the planned steps after which a recurrent network is judged, 0 to 1."
+        0.75, "Share of the planned steps after which such a network is judged, 0 to 1."
     )
     steps_min_creeping: int = threshold(
         300, "Minimum number of steps of a loss that falls, but by less than `creeping_max`."
@@ -165,11 +169,11 @@ class NoLearning(Rule):
         )
 
     def _steps_min(self, history: History) -> float:
-        if not is_recurrent(history):
+        if not starts_slowly(history):
             planned = self.plan_share_early * (history.total_steps or 0)
-            return max(self.steps_min, min(planned, self.steps_min_recurrent))
+            return max(self.steps_min, min(planned, self.steps_min_sequence))
         planned = self.plan_share * (history.total_steps or math.inf)
-        return max(self.steps_min, min(self.steps_min_recurrent, planned))
+        return max(self.steps_min, min(self.steps_min_sequence, planned))
 
     def _creeps(self, course: Course) -> bool:
         """Whether a loss with little noise has fallen by less than 1 % in many steps."""
@@ -193,7 +197,7 @@ class NoLearning(Rule):
             return False
         planned = self.plan_share_early * (history.total_steps or math.inf)
         least: float = self.steps_min_constant
-        if not is_recurrent(history):
+        if not starts_slowly(history):
             least = max(self.steps_min, min(least, planned))
         if not constant or len(course.loss) < least:
             return False
