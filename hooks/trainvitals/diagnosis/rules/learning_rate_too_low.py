@@ -37,7 +37,8 @@ class LearningRateTooLow(Rule):
     below 2e-5 while the loss is flat. Or, after 100 steps (500 without a plan), the loss is
     still above 75 % of that of the best constant prediction and did not fall to its level early,
     and all seen or planned steps together change the median matrix by less than 10 % of its size;
-    or, after 200 steps, the loss has fallen by less than 10 % and they change it by less than 2 %.
+    or, after 100 steps (200 without a plan), the loss has fallen by less than 10 % and they change
+    it by less than 2 %.
     At the same level, or with a flat loss, an eps of the optimizer (Adam) above 10 times the RMS of
     the largest gradient: the step is then divided by eps in place of the gradient's size. The
     gradient must be large enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate
@@ -91,7 +92,9 @@ class LearningRateTooLow(Rule):
         0.02, "The same sum below which a loss that has hardly fallen needs no known level."
     )
     fall_still: float = threshold(0.1, "Fall of the loss, as a share, for that condition.")
-    steps_still: int = threshold(200, "Minimum number of steps for that condition.")
+    steps_still: int = threshold(
+        200, "Minimum number of steps for that condition without a plan; `steps_min` with one."
+    )
     steps_min: int = threshold(100, "Minimum number of steps, for this condition.")
     steps_min_no_plan: int = threshold(
         500, "The same if the run does not say how many steps are planned."
@@ -202,7 +205,8 @@ class LearningRateTooLow(Rule):
         For losses whose level says nothing about a constant prediction.
         """
         steps = max(len(course.loss), history.total_steps or 0)
-        if trained or not course.known or len(course.loss) < self.steps_still:
+        least = self.steps_min if history.total_steps else self.steps_still
+        if trained or not course.known or len(course.loss) < least:
             return 0.0
         fall = 1 - course.now() / course.initial if course.initial > 0 else 1.0
         return self.still_max / steps if fall < self.fall_still else 0.0

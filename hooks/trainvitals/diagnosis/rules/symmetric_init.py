@@ -12,10 +12,13 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import called, is_matrix, rows_named, window
+from trainvitals.diagnosis.places import Window, called, is_matrix, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats
 from trainvitals.wire import Place, Stat, Stream
+
+ROWS_MIN = 4
+"""Rows of a matrix whose equality at the start is judged, whatever their gradients."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ class SymmetricInit(Rule):
 
     ## What it detects
     At steps 0 to 2, at most half of the rows of a weight matrix are distinct, and at most half of
-    the rows of its gradient: the weights were initialised to zero, one or another constant.
+    the rows of its gradient: the weights were initialised to zero, one or another constant. Or all
+    rows of at least two dense matrices, a hidden one among them, are equal at step 0 and not zero:
+    this is a warning, because different gradients then separate the units, but only by as much as
+    training moves them.
     ## Why it matters
     Units with equal weights and equal gradients stay equal: a layer of 256 such units computes no
     more than a single unit. With zeros in two consecutive layers, the first gets no gradient.
@@ -98,33 +104,58 @@ class SymmetricInit(Rule):
             # With zeros in all layers they stay.
             sizes = window(history, Stream.GRADIENT, Stat.L2, [g for _, g in pairs], first=first)
             sick &= ~(sizes.values == 0).any(axis=0)
+        equal = self._single_rows(history, [w for w, _ in pairs], weight)
+        if not sick.any():
+            sick = equal
         if not sick.any():
             return
         order = sorted(np.flatnonzero(sick), key=lambda i: (places[pairs[i][0]].depth, i))
         at = int(order[0])
         place = places[pairs[at][0]]
-        share = float(np.nanmax(weights[:, at]))
+        share = float(weights[0, at] if equal[at] else np.nanmax(weights[:, at]))
         others = int(sick.sum()) - 1
         more = ""
         if others:
             more = f"; {others} more {'layer is' if others == 1 else 'layers are'} affected"
         yield self.finding(
-            severity=Severity.ERROR,
+            severity=Severity.WARNING if equal[at] else Severity.ERROR,
             where=place.name,
             since_step=int(weight.steps[0]),
             summary=(
                 f"Symmetric initialisation: the {place.shape[0]} units of {called(place)} have "
                 f"only {share * place.shape[0]:.0f} distinct weight "
-                f"row{'' if round(share * place.shape[0]) == 1 else 's'} and equal gradients{more}."
+                f"row{'' if round(share * place.shape[0]) == 1 else 's'}"
+                f"{'' if equal[at] else ' and equal gradients'}{more}."
             ),
             evidence=(
                 self._distinct("distinct rows of the weight", share),
-                self._distinct("distinct rows of its gradient", float(np.nanmax(gradients[:, at]))),
+                *self._of_gradient(gradients[:, at], judged=not equal[at]),
                 Evidence(quantity="layers affected", seen=float(sick.sum())),
             ),
             stream=Stream.WEIGHT,
             statistic=Stat.STD,
         )
+
+    def _single_rows(self, history: History, rows: list[int], distinct: Window) -> Flags:
+        """Return for each matrix whether all its rows are equal at step 0 and not zero.
+
+        False for all if there are fewer than two, or only output layers. A matrix with one input
+        is left out: equal filters for all channels, such as a blur, are usual.
+        """
+        if distinct.steps[0] > 0:
+            return np.zeros(len(rows), bool)
+        places = [history.places(Stream.WEIGHT)[row] for row in rows]
+        norms = window(history, Stream.WEIGHT, Stat.L2, rows, first=1).values[0]
+        known = [p.trainable and p.shape[0] >= ROWS_MIN and p.shape[1] > 1 for p in places]
+        units = np.array([p.shape[0] for p in places])
+        equal: Flags = np.array(known) & (distinct.values[0] * units < 1.5) & (norms > 0)
+        hidden = [alike and "output" not in p.flags for alike, p in zip(equal, places, strict=True)]
+        return equal if equal.sum() > 1 and any(hidden) else np.zeros(len(rows), bool)
+
+    def _of_gradient(self, shares: Floats, *, judged: bool) -> tuple[Evidence, ...]:
+        if not judged:
+            return ()
+        return (self._distinct("distinct rows of its gradient", float(np.nanmax(shares))),)
 
     def _distinct(self, quantity: str, share: float) -> Evidence:
         return Evidence(

@@ -29,12 +29,13 @@ class Undertrained(Rule):
     Needs `watch(total_steps=…)`; reports at the last planned step only. It is a warning if the loss
     has not fallen by 5 %, is near the loss of the best constant prediction, and (1) the plan has
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
-    (update ratio, median over the matrices, summed over the steps). It is a note if the loss
-    is above 30 % of its initial value and still falls by more than 10 % in the last tenth of the
-    steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer than 100 steps it is
-    a note if the loss is above 10 % of its initial value and falls by more than 20 % from the
-    third quarter of the steps to the last one; above 80 % of its initial value, a fall by more than
-    3 % is a warning.
+    (update ratio, median over the matrices, summed over the steps). In a plan of fewer than 100
+    steps it is also a warning if the loss has fallen, but its last quarter is above 90 % of the
+    loss of the best constant prediction. It is a note if the loss is above 30 % of its initial
+    value and still falls by more than 10 % in the last tenth of the steps; above 80 %, a fall by
+    more than 3 % is a warning. In a plan of fewer than 100 steps it is a note if the loss is above
+    10 % of its initial value and falls by more than 20 % from the third quarter of the steps to the
+    last one; above 80 % of its initial value, a fall by more than 3 % is a warning.
     Left out: a model that was trained before, and a run with a validation loss, which shows better
     whether more steps help.
     ## Why it matters
@@ -75,6 +76,9 @@ class Undertrained(Rule):
     level_min: float = threshold(
         0.3, "Loss in the last tenth of the steps as a share of the initial loss, for a note."
     )
+    constant_short: float = threshold(
+        0.9, "The same at the end of a short plan in which the loss has fallen."
+    )
     p_max: float = threshold(
         0.05, "Maximum p-value of a downward trend in the last third of the losses."
     )
@@ -110,7 +114,8 @@ class Undertrained(Rule):
                 history, planned, fall, (course.shown(start), course.shown(now))
             )
         elif fall > self.fall_min and planned < self.steps_few:
-            yield from self._falls_in_few(history, planned, course)
+            no_better = [*self._no_better(history, planned, course)]
+            yield from no_better or self._falls_in_few(history, planned, course)
         elif fall > self.fall_min:
             yield from self._still_falls(history, planned, course)
 
@@ -172,6 +177,40 @@ class Undertrained(Rule):
         usual = middle(ratios)
         return planned * usual if usual > 0 else float("nan")
 
+    def _no_better(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
+        """Yield a warning for a short plan whose end is no better than a constant prediction."""
+        constant, now = course.exact_constant, course.now(max(1, len(course.loss) // 4))
+        if not constant or now < self.constant_short * constant:
+            return
+        if trained_before(history, course.initial) or _is_validated(history):
+            return
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=history.last_step,
+            summary=f"Undertrained: the plan has only {planned} steps, and at their end the loss "
+            f"({number(course.shown(now), 4)}) is {number(now / constant)} times that of a "
+            "constant prediction.",
+            evidence=(
+                Evidence(
+                    quantity="loss relative to that of the best constant prediction",
+                    seen=now / constant,
+                    limit=self.constant_short,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(
+                    quantity="planned steps",
+                    seen=float(planned),
+                    limit=float(self.steps_few),
+                    direction="below",
+                ),
+            ),
+            confidence=0.7,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
+
     def _falls_in_few(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
         """Yield a warning for a short plan at whose end the loss falls as fast as before."""
         quarters = np.array_split(course.loss.values.astype(np.float64), 4)
@@ -180,7 +219,7 @@ class Undertrained(Rule):
         before, newest = (float(part.mean()) for part in quarters[2:])
         if newest < self.level_few * course.initial or trained_before(history, course.initial):
             return
-        if any(name.startswith(f"{Scalar.LOSS}/") for name in history.scalar_names()):
+        if _is_validated(history):
             return
         little = newest > self.level_high * course.initial
         limit = self.slope_high if little else self.slope_few
@@ -253,6 +292,11 @@ class Undertrained(Rule):
     def healthy() -> History:
         """Return the same loss in the first 20 of 2,000 planned steps."""
         return _run(1.386 + 0.01 * _noise(20), planned=2000)
+
+
+def _is_validated(history: History) -> bool:
+    """Whether the run has losses of other splits, which show better whether more steps help."""
+    return any(name.startswith(f"{Scalar.LOSS}/") for name in history.scalar_names())
 
 
 def _noise(n: int) -> Floats:
