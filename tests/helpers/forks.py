@@ -42,20 +42,31 @@ class Forked:
     """A running program."""
 
     pid: int
+    began: str
+    """When it began, in ticks: its number is given to another process later."""
     output: Path
     """What it printed, on both streams."""
 
     def is_running(self) -> bool:
-        return Path(f"/proc/{self.pid}").exists()
+        return _began(self.pid) == self.began
 
     def kill(self) -> None:
         """Send SIGKILL; return when the process has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.is_running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while self.is_running():
             assert time.monotonic() < deadline, "a killed process does not end"
             time.sleep(0.001)
+
+
+def _began(pid: int) -> str:
+    """Return the start time of a process, "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 class Forks:
@@ -63,6 +74,7 @@ class Forks:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._started: list[Forked] = []
 
     def start(
         self, program: str, *arguments: str, output: Path, environ: Mapping[str, str] | None = None
@@ -77,7 +89,15 @@ class Forks:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)
-        return Forked(int(self._process.stdout.readline()), output)
+        pid = int(self._process.stdout.readline())
+        started = Forked(pid, _began(pid), output)
+        self._started.append(started)
+        return started
+
+    def kill_all(self) -> None:
+        """Kill what a test that failed left running."""
+        for started in self._started:
+            started.kill()
 
 
 @contextlib.contextmanager
@@ -92,8 +112,10 @@ def forks() -> Iterator[Forks]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    made = Forks(process)
     try:
-        yield Forks(process)
+        yield made
     finally:
+        made.kill_all()
         process.kill()
         process.wait(30)
