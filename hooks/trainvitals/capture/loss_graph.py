@@ -25,6 +25,8 @@ from trainvitals.capture.loss_scale import (
     own_factor,
     own_factor_of_classes,
 )
+from trainvitals.capture.loss_sequences import CTC, temporal_classification
+from trainvitals.capture.loss_sequences import NODES as CTC_NODES
 from trainvitals.capture.loss_views import (
     broadcasts_difference,
     is_expanded,
@@ -72,6 +74,7 @@ _CONFLICTS: Final = {
     "NLLLoss": {"softmax", "sigmoid", "relu", "tanh"},
     "BCEWithLogitsLoss": {"softmax", "sigmoid", "log_softmax", "log_sigmoid", "relu", "tanh"},
     "BCELoss": {"relu", "tanh"},
+    CTC: {"softmax", "sigmoid", "relu", "tanh"},
 }
 """Kind of loss → activations whose result it must not be given."""
 
@@ -125,7 +128,8 @@ def criteria(loss: Tensor) -> Found:
             continue
         name = operation(node)
         # A term divided by its own variance is not divided by a number of elements.
-        if name not in _REDUCTIONS or (name == "Div" and _is_large(saved(node, "other"))):
+        other_unit = name == "Div" and _is_large(saved(node, "other"))
+        if name not in _REDUCTIONS or (other_unit and not _divides_ctc(node)):
             is_whole = False
             continue
         path = path.through(node, name)
@@ -142,9 +146,10 @@ def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterio
         return _classification(node, masks, reduction)
     if name in _ELEMENTWISE:
         return _elementwise(node, name, masks, reduction)
-    if name == "CtcLoss":
+    if name in CTC_NODES:
         source, _ = _source(node, 0)
-        return Criterion("CTCLoss", reduction, last_activation=_activation(source))
+        last = _activation(source)
+        return temporal_classification(node, reduction, source, last, _conflict(CTC, last))
     if name == "Mul" and len(node.next_functions) == 2:
         return _soft_classification(node, masks, reduction)
     if name in ("Abs", "Pow"):
@@ -338,12 +343,21 @@ def _conflict(kind: str, last: str) -> tuple[str, ...]:
         "NLLLoss": "nll_loss",
         "BCEWithLogitsLoss": "bce_with_logits",
         "BCELoss": "bce",
+        CTC: "ctc_loss",
     }
     return (f"{last}_before_{names[kind]}",)
 
 
 def _with_zero_weight(criterion: Criterion) -> Criterion:
     return replace(criterion, wiring=(*criterion.wiring, f"{criterion.kind}_weighted_0"))
+
+
+def _divides_ctc(node: Any) -> bool:
+    """Whether a node divides losses of sequences: a mean divides them by the target's lengths."""
+    below = node.next_functions[0][0]
+    if operation(below) == "Where":  # infinite losses are replaced by 0
+        below = below.next_functions[1][0]
+    return operation(below) in CTC_NODES
 
 
 def _is_large(tensor: Tensor | None) -> bool:

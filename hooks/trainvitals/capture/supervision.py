@@ -25,6 +25,7 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
+from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_terms import constants
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
@@ -192,7 +193,7 @@ class Supervision:
         self._take_target(main, x, whole=whole)
 
     def _take_target(self, main: Criterion, x: Tensor | None, *, whole: bool) -> None:
-        if main.target is None:
+        if main.target is None or main.kind == CTC:  # the losses of CTC are those of sequences
             if main.masks:
                 mask = sample(main.masks[0].detach())
                 self._count(unmasked(mask), mask)

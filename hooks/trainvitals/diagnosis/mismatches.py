@@ -6,6 +6,8 @@ Promise:  pure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,8 +22,33 @@ from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.wire import Scalar
 
 MIXED: Final = "classes_mixed_by_a_view"
-ALL_PAIRS: Final = "column_times_row"
-WRONG_SIGN: Final = "logarithm_of_variance_subtracted"
+
+
+class _Wrong(NamedTuple):
+    """What a connection in the graph does, as the end of a sentence."""
+
+    text: str
+    severity: Severity = Severity.ERROR
+
+
+WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
+    {
+        "column_times_row": _Wrong(
+            "a term multiplies each of n values with each of n constants, in an n × n matrix, as "
+            "with log-probabilities of shape (n, 1) and advantages of shape (n,) or (n, n)",
+            Severity.WARNING,
+        ),
+        "logarithm_of_variance_subtracted": _Wrong(
+            "the logarithm of a predicted variance is subtracted from the squared error over that "
+            "variance, so that the loss falls without a limit as the variance grows"
+        ),
+        "frames_mixed_by_a_view": _Wrong(
+            "the input of CTCLoss is reshaped where its first two dimensions had to be exchanged, "
+            "so that the frames of a sequence come from several sequences"
+        ),
+    }
+)
+"""Tokens of the graph and what is wrong."""
 
 
 class Mismatch(NamedTuple):
@@ -46,28 +73,12 @@ def mixed_classes(history: History) -> Mismatch | None:
     return Mismatch(kind.step, text, of_classes(kind.classes), (in_graph(token),))
 
 
-def all_pairs(history: History) -> Mismatch | None:
-    """Return a column of trained values that is multiplied with a row of constants."""
-    if (found := connected(history, (ALL_PAIRS,))) is None:
+def wrong_graph(history: History) -> Mismatch | None:
+    """Return a connection in the graph of the loss that has no other meaning than a mistake."""
+    if (found := connected(history, WRONG)) is None:
         return None
     kind, token = found
-    text = (
-        "a term multiplies each of n values with each of n constants, in an n × n matrix, as with "
-        "log-probabilities of shape (n, 1) and advantages of shape (n,) or (n, n)"
-    )
-    return Mismatch(kind.step, text, "", (in_graph(token),), Severity.WARNING)
-
-
-def subtracted_logarithm(history: History) -> Mismatch | None:
-    """Return a likelihood of a predicted variance with the wrong sign of the logarithm."""
-    if (found := connected(history, (WRONG_SIGN,))) is None:
-        return None
-    kind, token = found
-    text = (
-        "the logarithm of a predicted variance is subtracted from the squared error over that "
-        "variance, so that the loss falls without a limit as the variance grows"
-    )
-    return Mismatch(kind.step, text, "", (in_graph(token),))
+    return Mismatch(kind.step, WRONG[token].text, "", (in_graph(token),), WRONG[token].severity)
 
 
 def shifted_tokens(history: History, observations: int) -> Mismatch | None:

@@ -18,12 +18,11 @@ from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activ
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.mismatches import (
     Mismatch,
-    all_pairs,
     mixed_classes,
     padded_targets,
     several_labels,
     shifted_tokens,
-    subtracted_logarithm,
+    wrong_graph,
 )
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -47,6 +46,11 @@ NO_LOG: Final[Mapping[str, str]] = MappingProxyType(
         "relu_before_nll_loss": "ReLU outputs",
         "tanh_before_nll_loss": "tanh outputs",
         "no_log_softmax_before_nll_loss": "positive values, not log-probabilities",
+        "softmax_before_ctc_loss": "probabilities (softmax without the logarithm)",
+        "sigmoid_before_ctc_loss": "sigmoid outputs",
+        "relu_before_ctc_loss": "ReLU outputs",
+        "tanh_before_ctc_loss": "tanh outputs",
+        "no_log_softmax_before_ctc_loss": "values whose exponentials do not sum to 1",
     }
 )
 LOG_OF_SOFTMAX: Final = "log_of_softmax_before_nll_loss"
@@ -68,7 +72,9 @@ class LossTaskMismatch(Rule):
     """The loss does not fit what it is given: no log-probabilities, other shapes, other targets.
 
     ## What it detects
-    - NLLLoss of values that are not log-probabilities: softmax without the logarithm, or logits.
+    - NLLLoss or CTCLoss of values that are not log-probabilities: softmax without the logarithm, or
+      logits.
+    - The input of CTCLoss is reshaped where its first two dimensions had to be exchanged.
     - NLLLoss of the logarithm of a softmax, computed in two steps, when a log-probability has
       fallen below −50: near −103 the softmax is 0 in float32, and the loss infinite (a warning).
     - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
@@ -157,8 +163,7 @@ class LossTaskMismatch(Rule):
             or self._softmax_numbers(history)
             or self._negative(history)
             or shifted_tokens(history, self.observations)
-            or all_pairs(history)
-            or subtracted_logarithm(history)
+            or wrong_graph(history)
             or padded_targets(history, self.observations, self.padded_max)
             or several_labels(history, self.observations, self.sum_max)
         )
@@ -185,14 +190,13 @@ class LossTaskMismatch(Rule):
             if len(largest) and math.isfinite(largest.values[-1])
             else ()
         )
-        return Mismatch(
-            kind.step,
-            f"NLLLoss is given {NO_LOG[token]}",
-            f"{without_activation('Softmax')}\n{CROSS_ENTROPY}"
-            if token.startswith("softmax")
-            else CROSS_ENTROPY,
-            (in_graph(token), *values),
-        )
+        loss, fix = "NLLLoss", CROSS_ENTROPY
+        if token.endswith("_ctc_loss"):
+            loss, fix = "CTCLoss", ""
+        elif token.startswith("softmax"):
+            fix = f"{without_activation('Softmax')}\n{CROSS_ENTROPY}"
+        text = f"{loss} is given {NO_LOG[token]}"
+        return Mismatch(kind.step, text, fix, (in_graph(token), *values))
 
     def _two_steps(self, history: History) -> Mismatch | None:
         """Return a softmax and a logarithm in two steps that come close to an infinite loss."""

@@ -15,8 +15,8 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, of_classes
 from trainvitals.diagnosis.history import History, Steps, Values
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.signals import Flags, middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, in_graph, loss_kinds
+from trainvitals.diagnosis.signals import Flags, middle, trailing_run
+from trainvitals.diagnosis.supervision import DOWNSTREAM, LossKind, in_graph, loss_kinds, only_loss
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN_LOSS, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
@@ -34,6 +34,8 @@ class NoSupervision(Rule):
     ## What it detects
     - No target counts (each has the ignore_index, or a weight or a mask of 0): once, if the loss
       is NaN or infinite in that step; otherwise in two measured steps in a row.
+    - CTCLoss with `zero_infinity`: more than half of the sequences have fewer frames than symbols,
+      in three measured steps in a row.
     - The loss is multiplied by a factor of exactly 0, in three measured steps.
     - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
       steps: most samples have no effect. Only for targets with two or more dimensions.
@@ -77,6 +79,10 @@ class NoSupervision(Rule):
     observations_zero: int = threshold(3, "Measured steps in a row with a loss times 0.")
     observations_sliced: int = threshold(3, "Measured steps in a row with one position read.")
     observations_few: int = threshold(10, "Measured steps in a row with hardly any.")
+    observations_infinite: int = threshold(3, "Measured steps in a row with infinite losses.")
+    finite_min: float = threshold(
+        0.5, "Share of sequences with a finite loss of CTCLoss, in the median; fires below it."
+    )
     share_min: float = threshold(0.05, "Share of supervised targets below which it is hardly any.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -86,6 +92,8 @@ class NoSupervision(Rule):
         finding = self._ignored(history, small=small)
         if finding is None and kinds:
             finding = self._times_zero(history, kinds[-1])
+        if finding is None:
+            finding = self._infinite(history)
         if finding is None and len(kinds) == 1:
             finding = self._few(history, kinds[0]) or self._sliced(history, kinds[0])
         if finding is not None:
@@ -201,6 +209,38 @@ class NoSupervision(Rule):
                 ),
             ),
             confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    def _infinite(self, history: History) -> Finding | None:
+        """Return a finding if the infinite losses of most sequences are replaced by 0."""
+        only = only_loss(history)
+        if only is None or only.kinds != ("CTCLoss",):
+            return None
+        share = history.scalar(Scalar.SUPERVISED_SHARE)
+        few = share.values < self.finite_min
+        run = int(trailing_run(few))
+        _, diverged = self._at(history, share.steps[-run:])
+        if run < self.observations_infinite or diverged.any():
+            return None
+        since, usual = int(share.steps[-run]), middle(share.values[-run:])
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=f"No supervision: since step {since} the loss of {percent(1 - usual)} of the "
+            "sequences is infinite and replaced by 0: they have fewer frames than symbols.",
+            evidence=(
+                Evidence(
+                    quantity="share of sequences with a finite loss",
+                    seen=usual,
+                    limit=self.finite_min,
+                    direction="below",
+                    healthy=(0.95, 1.0),
+                    unit="share",
+                    statistic=Scalar.SUPERVISED_SHARE,
+                ),
+            ),
             stream=Stream.SCALAR,
             statistic=Scalar.SUPERVISED_SHARE,
         )

@@ -79,7 +79,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     ## What it detects
     In the graph of the training loss: softmax before a cross entropy; sigmoid or softmax before
-    BCEWithLogitsLoss; log_softmax over another dimension than the classes; softmax over one output.
+    BCEWithLogitsLoss; log_softmax over another dimension than the classes, before CTCLoss too;
+    softmax over one output.
     Where the graph does not show it: predictions of a cross entropy that are never negative and
     whose sums over the classes are 1, in the newest three measured batches.
     ## Why it matters
@@ -116,7 +117,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
         if found is not None:
             kind, token = found
             fix = MISTAKES[token].fix
-            if token == OTHER_DIMENSION and not _ends_in_log_softmax(history):
+            if kind.kinds == ("CTCLoss",):
+                fix = ""  # its own arguments are not known: the lengths
+            elif token == OTHER_DIMENSION and not _ends_in_log_softmax(history):
                 fix = of_classes(kind.classes)
             yield self._finding(token, kind.step, where, (in_graph(token),), fix)
         elif (since := self._probabilities_since(history)) is not None:
