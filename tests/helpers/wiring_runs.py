@@ -43,6 +43,7 @@ class Seen:
     """What was said of a run: the headline at the end, and the first step with an alarm."""
 
     headline: str = ""
+    summary: str = ""
     where: str = ""
     first_alarm: int = -1
     alarms: set[str] = field(default_factory=set)
@@ -71,6 +72,7 @@ def train(run: Run, steps: int = STEPS, *, each_until: int = 10) -> Seen:
             seen.first_alarm = step
         headline = headline_of(findings)
         seen.headline = headline.rule if headline else ""
+        seen.summary = headline.summary if headline else ""
         seen.where = headline.where if headline else ""
 
     capture = Capture(run.model, optimizer, emit=records.append, on_step=stepped, every=1)

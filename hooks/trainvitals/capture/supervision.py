@@ -26,6 +26,7 @@ from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
 from trainvitals.capture.loss_sequences import CTC
+from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
@@ -270,6 +271,8 @@ class Supervision:
         shown = next((c for c in [main, *found[1:]] if c.wiring), main)
         if any(multiplies_all_pairs(loss) for loss in _with_graph(value)):
             wiring.append("column_times_row")
+        if not found and (wrong := one_sided(value, seen)):
+            wiring.append(wrong)
         detached = _detached_terms(value)
         place = self._tokens.place(found, main, readable(self._input))
         outside = self._tokens.is_outside(main.activation_number)

@@ -24,11 +24,17 @@ from trainvitals.wire import Scalar
 MIXED: Final = "classes_mixed_by_a_view"
 
 
+POSITIVES: Final = "targets_times_log_sigmoid"
+LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
+SQUARED_ERROR: Final = at(Moment.LOSS, "loss = F.mse_loss(prediction, y)")
+
+
 class _Wrong(NamedTuple):
-    """What a connection in the graph does, as the end of a sentence."""
+    """What a connection in the graph does, as the end of a sentence, and the code without it."""
 
     text: str
     severity: Severity = Severity.ERROR
+    fix: str = ""
 
 
 WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
@@ -45,6 +51,17 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
         "frames_mixed_by_a_view": _Wrong(
             "the input of CTCLoss is reshaped where its first two dimensions had to be exchanged, "
             "so that the frames of a sequence come from several sequences"
+        ),
+        "error_without_a_square": _Wrong(
+            "it is the mean or sum of prediction − target without a square, an absolute value or a "
+            "logarithm, so that it falls without a limit as the prediction falls or rises",
+            fix=SQUARED_ERROR,
+        ),
+        "error_averaged_before_the_square": _Wrong(
+            "the errors of the samples are averaged before they are squared, so that only their "
+            "mean is learned",
+            Severity.WARNING,
+            SQUARED_ERROR,
         ),
     }
 )
@@ -78,7 +95,24 @@ def wrong_graph(history: History) -> Mismatch | None:
     if (found := connected(history, WRONG)) is None:
         return None
     kind, token = found
-    return Mismatch(kind.step, WRONG[token].text, "", (in_graph(token),), WRONG[token].severity)
+    wrong = WRONG[token]
+    return Mismatch(kind.step, wrong.text, wrong.fix, (in_graph(token),), wrong.severity)
+
+
+def positives_alone(history: History, observations: int) -> Mismatch | None:
+    """Return a binary cross entropy without its second term, with targets that need it."""
+    if (found := connected(history, (POSITIVES,))) is None:
+        return None
+    kind, token = found
+    low, high = (history.scalar(name).values for name in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
+    low, high = low[:observations], high[:observations]
+    if len(low) < observations or not ((low == 0) & (high == 1)).all():
+        return None
+    text = (
+        "it is the targets times the logarithm of the probability, without (1 − target) times the "
+        "logarithm of 1 − probability, so that a constant prediction of 1 has a loss of 0"
+    )
+    return Mismatch(kind.step, text, LABELS, (in_graph(token),))
 
 
 def shifted_tokens(history: History, observations: int) -> Mismatch | None:

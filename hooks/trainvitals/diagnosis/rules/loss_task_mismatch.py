@@ -17,9 +17,11 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.mismatches import (
+    LABELS,
     Mismatch,
     mixed_classes,
     padded_targets,
+    positives_alone,
     several_labels,
     shifted_tokens,
     wrong_graph,
@@ -64,7 +66,6 @@ _LOG_SOFTMAX: Final = at(
     "model.set_submodule(name, nn.LogSoftmax(-1))",
 )
 """Raises AssertionError if the two steps are not in an own module behind the output layer."""
-_LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class LossTaskMismatch(Rule):
       three newest measured batches (a warning): labels of which several are true.
     - A term multiplies n trained values with n constants in an n × n matrix, as log-probabilities
       of shape (n, 1) with advantages of shape (n,).
+    - The mean of prediction − target without a square, or with one after the mean (a warning).
+    - The sum of target · log(probability) alone, for targets of 0 and 1.
     - The logarithm of a predicted variance is subtracted from the squared error over it.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
@@ -112,7 +115,7 @@ class LossTaskMismatch(Rule):
     ## When it is wrong
     A square matrix of all pairs that is compared on purpose. Broadcasts to other shapes (several
     heads with one target) are not reported, nor are reductions by a sum. A token model whose only
-    loss predicts several tokens ahead on purpose.
+    loss predicts several tokens ahead on purpose. A model that must match only a mean.
     ## References
     PyTorch documentation, torch.nn.NLLLoss and torch.nn.MSELoss; Ben Braiek & Khomh,
     "TheDeepChecker", 2023, arXiv:2204.00694.
@@ -164,6 +167,7 @@ class LossTaskMismatch(Rule):
             or self._negative(history)
             or shifted_tokens(history, self.observations)
             or wrong_graph(history)
+            or positives_alone(history, self.observations)
             or padded_targets(history, self.observations, self.padded_max)
             or several_labels(history, self.observations, self.sum_max)
         )
@@ -303,7 +307,7 @@ class LossTaskMismatch(Rule):
         return Mismatch(
             only.step,
             f"{only.kinds[0]} compares softmax outputs with {what}",
-            f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else _LABELS}",
+            f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else LABELS}",
             (
                 Evidence(
                     quantity="targets of a sample that are 1, mean",

@@ -1,0 +1,133 @@
+"""Real small trainings: errors without a square, and cross entropies of the positives alone."""
+
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from helpers.small_runs import layers  # noqa: E402
+from helpers.wiring_runs import Run, Seen, train  # noqa: E402
+
+
+def seen(loss: Callable[[Tensor, Tensor], Tensor], *, labels: bool = False) -> Seen:
+    """Train two outputs on two numbers, or on two labels of 0 and 1."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    y = x @ torch.randn(8, 2) / 3 + 0.1 * torch.randn(400, 2)
+    data = (x, (y > 0).float() if labels else y)
+    return train(Run(layers(8, 32, 2), loss, data=data, gives_tensors=True))
+
+
+SIGNED = [
+    lambda o, y: (o - y).mean(),
+    lambda o, y: (y - o).sum() / len(y),
+    lambda o, y: 3 * (o - y).sum(1).mean(),
+    lambda o, y: ((o - y) ** 3).mean(),
+]
+AVERAGED = [
+    lambda o, y: ((o - y).mean(0) ** 2).mean(),
+    lambda o, y: (o - y).mean().square(),
+    lambda o, y: (y - o).mean(0).abs().sum(),
+]
+POSITIVES = [
+    lambda o, y: -(y * F.logsigmoid(o)).sum() / y.sum(),
+    lambda o, y: -(y * o.sigmoid().log()).mean(),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "loss", "labels"),
+    [
+        *[("without a square", loss, False) for loss in SIGNED],
+        *[("before they are squared", loss, False) for loss in AVERAGED],
+        *[("without (1 − target)", loss, True) for loss in POSITIVES],
+    ],
+)
+def test_a_one_sided_loss_is_named_within_three_steps(text, loss, labels):
+    found = seen(loss, labels=labels)
+    assert (found.headline, found.first_alarm < 3) == ("loss_task_mismatch", True)
+    assert text in found.summary
+
+
+def pinball(o: Tensor, y: Tensor) -> Tensor:
+    error = y - o
+    return torch.maximum(0.9 * error, -0.1 * error).mean()
+
+
+def pinball_of_signs(o: Tensor, y: Tensor) -> Tensor:
+    error = y - o
+    return (error * (0.9 - (error < 0).float())).mean()
+
+
+def critic(o: Tensor, y: Tensor) -> Tensor:
+    """Return a critic's difference of means, with a penalty that limits it."""
+    kind = y[:, 0] > 0
+    return o[kind].mean() - o[~kind].mean() + o.square().mean()
+
+
+def policy_gradient(o: Tensor, y: Tensor) -> Tensor:
+    action = torch.distributions.Categorical(logits=o.detach()).sample()
+    log_probability = o.log_softmax(1).gather(1, action[:, None])
+    return -(log_probability * (y[:, :1] - y[:, :1].mean())).mean()
+
+
+def distillation(o: Tensor, y: Tensor) -> Tensor:
+    """Return a KL divergence that is written with differences of logarithms."""
+    target = y.log_softmax(1)
+    return (target.exp() * (target - o.log_softmax(1))).sum(1).mean()
+
+
+HEALTHY = {
+    "squared": lambda o, y: ((o - y) ** 2).mean(),
+    "multiplied by itself": lambda o, y: ((o - y) * (o - y)).mean(),
+    "mean of each sample's outputs": lambda o, y: ((o - y).mean(1) ** 2).mean(),
+    "with the mean error as a second term": lambda o, y: (
+        F.mse_loss(o, y) + (o - y).mean(0).square().sum()
+    ),
+    "pinball": pinball,
+    "pinball of signs": pinball_of_signs,
+    "margin": lambda o, y: (1 - o * y.sign()).relu().mean(),
+    "critic": critic,
+    "policy gradient": policy_gradient,
+    "distillation": distillation,
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_other_differences_are_healthy(name):
+    assert "loss_task_mismatch" not in seen(HEALTHY[name]).alarms
+
+
+LABELS = {
+    "both terms": lambda o, y: -(y * F.logsigmoid(o)).mean() - ((1 - y) * F.logsigmoid(-o)).mean(),
+    "signs": lambda o, y: -F.logsigmoid((2 * y - 1) * o).mean(),
+    "sampled negatives": lambda o, y: (
+        -(y * F.logsigmoid(o)).sum() / y.sum() - F.logsigmoid(-o.roll(1, 0)).mean()
+    ),
+    "generator": lambda o, _: -F.logsigmoid(o).mean(),
+    "classes": lambda o, y: -((y + 0.1) * o.log_softmax(1)).sum(1).mean(),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_other_losses_of_labels_are_healthy(name):
+    assert "loss_task_mismatch" not in seen(LABELS[name], labels=True).alarms
+
+
+def test_a_generator_whose_targets_are_all_1_is_healthy():
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        return -(y * F.logsigmoid(o)).mean()
+
+    data = (torch.randn(400, 8), torch.ones(400, 2))
+    found = train(Run(layers(8, 32, 2), loss, data=data, gives_tensors=True))
+    assert "loss_task_mismatch" not in found.alarms
+
+
+def test_scores_of_a_frozen_critic_are_no_target():
+    data = (torch.randn(400, 8), torch.randn(400, 2))
+    run = Run(nn.Sequential(nn.Linear(8, 2), nn.Tanh()), lambda o, y: (y - o).mean(), data=data)
+    assert "loss_task_mismatch" not in train(run).alarms
