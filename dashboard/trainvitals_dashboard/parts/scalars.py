@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trainvitals.api.schema import Curve, Run
 from trainvitals.wire import Stat, Stream
+from trainvitals_dashboard.figures.nonfinite import COUNTS, with_nonfinite
 from trainvitals_dashboard.parts.session import client
 
 
@@ -13,6 +14,8 @@ class Scalars:
     """The scalars `names` of a run, at most 50.
 
     The first call of `curves` reads all of them; calls for the same steps need no request then.
+    The curves of the loss and of the gradient norm also have the steps at which they were not
+    finite.
     """
 
     def __init__(self, run: Run, names: Sequence[str]) -> None:
@@ -42,13 +45,19 @@ class Scalars:
     def _read(
         self, names: Sequence[str], first: int | None, last: int | None, points: int
     ) -> dict[str, Curve]:
+        layout = self._source.layout(self._run).value.of(Stream.SCALAR)
+        known = {place.name for place in layout.places} if layout else set()
+        counts = {name: COUNTS[name] for name in names if COUNTS.get(name) in known}
         answer = self._source.series(
             self._run,
             Stream.SCALAR,
             Stat.VALUE,
-            names,
+            [*names, *(count for count in counts.values() if count not in names)],
             from_step=first,
             to_step=last,
             points=points,
         )
-        return {curve.place: curve for curve in answer.value.series if curve.step}
+        found = {curve.place: curve for curve in answer.value.series}
+        for name, count in counts.items():
+            found[name] = with_nonfinite(found[name], found[count])
+        return {name: curve for name, curve in found.items() if curve.step}
