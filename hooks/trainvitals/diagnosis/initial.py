@@ -21,6 +21,7 @@ from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
     DISTANCES,
+    NORMAL_LIKELIHOOD,
     LossKind,
     has_class_head,
     loss_of_constant,
@@ -137,7 +138,8 @@ class InitialLoss(NamedTuple):
     """How `expected` was derived: "ln 10"."""
     power: int
     """The power of the predictions' distance from the targets in the loss: 2 for a squared and a
-    Huber error, and a sum with numbers; otherwise 1."""
+    Huber error, and a sum with numbers; 3 for a likelihood with a predicted variance; otherwise
+    1."""
     explained: bool
     """The measured predictions account for a loss that is this far above the expected one."""
 
@@ -176,6 +178,23 @@ def initial_loss(history: History) -> InitialLoss | None:
     return None
 
 
+def initial_likelihood(history: History) -> InitialLoss | None:
+    """Return the level of a normal distribution's likelihood at the start; see `Likelihood`.
+
+    The expected one is that of the mean 0 and the variance 1, or of the best constants if those are
+    worse.
+    """
+    kind, scale, loss = only_loss(history), likelihood(history), Course(history).loss
+    if kind is None or scale is None or kind.kinds != (NORMAL_LIKELIHOOD,) or kind.wiring:
+        return None
+    targets = _moments_of_targets(history)
+    if targets is None or not targets.variance > 0 or len(loss) == 0 or loss.steps[0] > START:
+        return None
+    expected = max(1.0, targets.mean_square - math.log(targets.variance))
+    seen = min(float(loss.values[0]), middle(loss.values[:3]))
+    return InitialLoss(int(loss.steps[0]), seen, expected, "mean 0 and variance 1", 3, True)
+
+
 def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLoss | None:
     """Return the initial loss of a sum whose terms are all measured."""
     parts, expected = loss_parts(history), loss_of_constant(history)
@@ -195,20 +214,36 @@ def _sum(history: History, kind: LossKind, step: int, seen: float) -> InitialLos
 def _distance(
     history: History, name: str, step: int, seen: float, first: Mapping[str, float]
 ) -> InitialLoss | None:
+    targets = _moments_of_targets(history)
+    if targets is None or not targets.mean_square > 0:
+        return None
+    power = targets.mean_square
+    # What predictions of this mean and spread cost if they are independent of the targets.
+    cost = (first["mean"] - targets.first_mean) ** 2 + first["std"] ** 2 + targets.first_std**2
+    limit, formula = _DISTANCES[name]
+    explained = seen <= 3 * limit(cost)
+    return InitialLoss(step, seen, limit(power), formula, 2 if name in _SQUARES else 1, explained)
+
+
+class _Targets(NamedTuple):
+    """The targets of the first measured batches."""
+
+    mean_square: float
+    variance: float
+    """The mean of the variances of the batches."""
+    first_mean: float
+    first_std: float
+
+
+def _moments_of_targets(history: History) -> _Targets | None:
     mean, std = (
-        history.scalar(name).finite().values[:_TARGET_BATCHES]
+        history.scalar(name).finite().values[:_TARGET_BATCHES].astype(float)
         for name in (Scalar.TARGET_MEAN, Scalar.TARGET_STD)
     )
     if len(mean) == 0 or len(mean) != len(std):
         return None
-    power = float((mean.astype(float) ** 2 + std.astype(float) ** 2).mean())
-    if not power > 0:
-        return None
-    # What predictions of this mean and spread cost if they are independent of the targets.
-    cost = (first["mean"] - float(mean[0])) ** 2 + first["std"] ** 2 + float(std[0]) ** 2
-    limit, formula = _DISTANCES[name]
-    explained = seen <= 3 * limit(cost)
-    return InitialLoss(step, seen, limit(power), formula, 2 if name in _SQUARES else 1, explained)
+    mean_square = float((mean**2 + std**2).mean())
+    return _Targets(mean_square, float((std**2).mean()), float(mean[0]), float(std[0]))
 
 
 def _first_prediction(history: History) -> Mapping[str, float] | None:

@@ -16,6 +16,7 @@ from trainvitals.diagnosis.examine import Engine  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.likelihood import Likelihood, likelihood  # noqa: E402
+from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly  # noqa: E402
 from trainvitals.diagnosis.rules.no_learning import NoLearning  # noqa: E402
 from trainvitals.diagnosis.trained_before import trained_before  # noqa: E402
 from trainvitals.wire import Event, EventKind  # noqa: E402
@@ -97,6 +98,42 @@ def test_a_term_of_a_sum_gives_the_sum_its_unit():
 def test_a_run_that_begins_below_its_constant_was_trained_before(first, trained):
     run = course(noisy(first, 100))
     assert trained_before(run.history, run.initial) is trained
+
+
+def start_of(mean, deviation, *, predicted, logarithm):
+    """Return what is said of the first losses for targets of this mean and deviation."""
+    losses = 0.5 * (logarithm + ((predicted - mean) ** 2 + deviation**2) / np.exp(logarithm))
+    constant = 0.5 * (1 + 2 * np.log(deviation))
+    targets = {"target_mean": mean, "target_std": deviation}
+    run = course(losses + noisy(0.0, 20), constant, scalars=targets)
+    return list(InitialLossAnomaly().check(run.history))
+
+
+@pytest.mark.parametrize("logarithm", [-12.0, -69.0, -3.0])
+def test_a_likelihood_that_starts_with_a_tiny_variance_is_reported(logarithm):
+    [finding] = start_of(0.0, 1.0, predicted=0.0, logarithm=logarithm)
+    assert "mean 0 and variance 1 would give 0.5" in finding.summary
+
+
+def test_a_likelihood_that_starts_with_a_mean_far_away_is_reported():
+    assert start_of(0.0, 1.0, predicted=9.0, logarithm=0.0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "predicted", "logarithm"),
+    [
+        (0.0, 1.0, 0.0, 0.0),
+        (0.0, 1.0, 0.5, -1.0),
+        (0.0, 1.0, 0.0, 3.0),
+        (0.0, 0.01, 0.2, 0.0),
+        (50.0, 10.0, 0.0, 0.0),
+    ],
+    ids=["standard", "narrow", "wide", "small targets", "targets in other units"],
+)
+def test_a_likelihood_that_starts_near_mean_0_and_variance_1_is_healthy(
+    mean, deviation, predicted, logarithm
+):
+    assert not start_of(mean, deviation, predicted=predicted, logarithm=logarithm)
 
 
 @pytest.mark.parametrize(("noise", "known"), [(0.1, True), (0.5, False)])

@@ -14,7 +14,7 @@ from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import initial_loss
+from trainvitals.diagnosis.initial import InitialLoss, initial_likelihood, initial_loss
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.supervision import output_module
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
@@ -41,8 +41,10 @@ class InitialLossAnomaly(Rule):
     are twice as far away. The predictions of the first step must account for it: another term of
     the loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
     value. For a sum of these losses, the terms are added; the limit is four times if numbers are
-    compared. The rule needs the kind of the loss, its reduction "mean" and one loss, or one sum, in
-    the program.
+    compared. For the likelihood of a normal distribution with a predicted variance, the distances
+    from the loss of the best constant are compared with those of mean 0 and variance 1, and the
+    limit is eight times. The rule needs the kind of the loss, its reduction "mean" and one loss, or
+    one sum, in the program.
     ## Why it matters
     A new model has no reason to prefer one output. A loss far above this value shows logits or
     outputs that are large at random: the first steps shrink them, with large gradients that kill
@@ -98,7 +100,7 @@ class InitialLossAnomaly(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run, at the output layer if it is known."""
-        start, course = initial_loss(history), Course(history)
+        start, course = initial_loss(history) or initial_likelihood(history), Course(history)
         if start is None or not start.explained or not course.known:
             return
         classes = start.formula.startswith("ln")
@@ -116,22 +118,29 @@ class InitialLossAnomaly(Rule):
             where=bias.name if named and bias else output_module(history),
             since_step=start.step,
             summary=(
-                f"Initial loss: the loss starts at {number(start.seen)}, "
-                f"{times(start.seen / start.expected)} that of a prediction that ignores the input "
-                f"({start.formula} = {number(start.expected)})"
+                f"Initial loss: {_compared(start, course)}"
                 + (f"; {bias.name} is as large as {number(bias.largest)}" * named if bias else "")
                 + "."
             ),
             evidence=(
                 Evidence(
-                    quantity="loss at the start relative to that of no knowledge",
+                    quantity=("level of the likelihood" if course.unit else "loss")
+                    + " at the start relative to that of no knowledge",
                     seen=start.seen / start.expected,
                     limit=limit,
                     direction="above",
                     healthy=(None, 1.5),
                 ),
-                Evidence(quantity="loss at the start", seen=start.seen, statistic=Scalar.LOSS),
-                Evidence(quantity="loss of no knowledge", seen=start.expected, text=start.formula),
+                Evidence(
+                    quantity="loss at the start",
+                    seen=course.shown(start.seen),
+                    statistic=Scalar.LOSS,
+                ),
+                Evidence(
+                    quantity="loss of no knowledge",
+                    seen=course.shown(start.expected),
+                    text=start.formula,
+                ),
                 *self._bias_evidence(bias, named=named),
             ),
             fix=at(Moment.BEFORE_TRAINING, f"nn.init.zeros_(model.get_parameter({bias.name!r}))")
@@ -167,6 +176,20 @@ class InitialLossAnomaly(Rule):
     def healthy() -> History:
         """Return the same first loss from another term: the logits cannot account for it."""
         return _run([41.0, 40.0, 38.0], spread=0.5, bias=0.1)
+
+
+def _compared(start: InitialLoss, course: Course) -> str:
+    """Return the two losses as half a sentence; a ratio only where the loss cannot be negative."""
+    seen, expected = (number(course.shown(level)) for level in (start.seen, start.expected))
+    if course.unit:
+        return (
+            f"the loss starts at {seen}; a prediction of {start.formula} would give {expected}, "
+            f"and the best constant one {number(course.shown(1.0))}"
+        )
+    return (
+        f"the loss starts at {seen}, {times(start.seen / start.expected)} that of a prediction "
+        f"that ignores the input ({start.formula} = {expected})"
+    )
 
 
 def _output_bias(history: History) -> _Bias | None:
