@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainvitals.capture.graph_nodes import saved
 from trainvitals.capture.loss_criterion import Criterion, Found, Normal
-from trainvitals.capture.supervised_values import ENTRIES_MAX, fits, sample
+from trainvitals.capture.supervised_values import ENTRIES_MAX, fits, sample, unmasked
 from trainvitals.wire import Scalar
 
 TERMS_MAX: Final = 4
@@ -81,6 +81,26 @@ def constants(found: Found, losses: Sequence[Tensor]) -> dict[str, Tensor]:
             scalars[f"{Scalar.PART_OF_LOSS}/{i}"] = part.value
             scalars[f"{Scalar.PART_OF_CONSTANT}/{i}"] = part.constant
     return scalars
+
+
+def supervised_shares(terms: Sequence[Criterion]) -> dict[str, Tensor]:
+    """Return the share of the elements that count in each masked term of two to four."""
+    if not 1 < len(terms) <= TERMS_MAX:
+        return {}
+    scalars: dict[str, Tensor] = {}
+    for i, term in enumerate(terms):
+        masks = [sample(mask.detach()) for mask in term.masks]
+        shares = [unmasked(mask).float().mean() for mask in masks if mask.numel()]
+        if len(shares) < len(masks) or _is_empty(term):
+            shares = [torch.zeros(())]
+        if shares:
+            scalars[f"{Scalar.PART_SUPERVISED_SHARE}/{i}"] = torch.stack(shares).amin()
+    return scalars
+
+
+def _is_empty(term: Criterion) -> bool:
+    given = term.prediction if term.entry is None else saved(term.entry, "target")
+    return given is not None and given.numel() == 0
 
 
 def _added(losses: Sequence[Tensor], value: Tensor, scale: float) -> Tensor:

@@ -27,7 +27,7 @@ from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
 from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_signed import one_sided
-from trainvitals.capture.loss_terms import constants
+from trainvitals.capture.loss_terms import constants, supervised_shares
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
@@ -176,6 +176,7 @@ class Supervision:
             is_whole = all(graph.is_whole for graph in graphs) and not _detached_terms(value)
             terms = [completed(c, seen, is_alone=is_alone) if c.normal else c for c in found]
             self._scalars.log(constants(Found(terms, is_whole, is_stacked), losses))
+            self._scalars.log(supervised_shares(found))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))

@@ -243,6 +243,9 @@ class Scalar(StrEnum):
     its kind is the i-th of `terms` in the event `loss_kind`. At most 16,384 entries are read."""
     PART_OF_CONSTANT = "part_of_constant"
     """`part_of_constant/<i>`: what it adds to `loss_of_constant`."""
+    PART_SUPERVISED_SHARE = "part_supervised_share"
+    """`part_supervised_share/<i>`: share of its elements whose masks are not zero, 0 to 1; 0 if it
+    is given no elements. Present if it has a mask or no elements."""
     MICRO_BATCHES = "micro_batches"
     """Number of training losses of a step, if there are several."""
     PREDICTION_MIN = "prediction_min"

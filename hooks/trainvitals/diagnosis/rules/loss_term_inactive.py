@@ -17,8 +17,13 @@ from trainvitals.diagnosis.loss_parts import Part, loss_parts
 from trainvitals.diagnosis.own_loss import has_usual_loss
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import DOWNSTREAM, NORMAL_LIKELIHOOD, loss_kinds
+from trainvitals.diagnosis.signals import middle, trailing_run
+from trainvitals.diagnosis.supervision import (
+    DOWNSTREAM,
+    NORMAL_LIKELIHOOD,
+    loss_kinds,
+    only_loss,
+)
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 
@@ -32,6 +37,8 @@ class LossTermInactive(Rule):
     - A term of that sum with exactly the same value, not 0, in 20 steps, while the loss changes.
     - A loss function in the graph of the loss with the factor 0, while the loss is not 0: after
       three steps if it is the only one, after 20 beside others (a weight that is warmed up).
+    - A loss function of torch beside others whose mask is 0 everywhere, or which is given no
+      elements, in the newest 20 measured steps: as boxes that no matching accepts.
     - A loss function of torch that adds less than a thousandth of the loss, in the median step, and
       stays at 95 % or above of what a constant prediction gives in the first 12 of them: the
       other terms are in another unit and hide it.
@@ -83,6 +90,7 @@ class LossTermInactive(Rule):
             self._detached(history, terms)
             or self._constant(history, terms)
             or self._weighted_zero(history)
+            or self._masked(history)
             or self._hidden(history)
             or self._penalty_only(history)
         )
@@ -191,6 +199,34 @@ class LossTermInactive(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _masked(self, history: History) -> Finding | None:
+        """Return a term whose mask is 0 everywhere, or which is given no elements."""
+        only = only_loss(history)
+        for i, name in enumerate(only.terms if only else ()):
+            share = history.scalar(f"{Scalar.PART_SUPERVISED_SHARE}/{i}")
+            none = int(trailing_run(share.values == 0))
+            if none < self.constant_steps:
+                continue
+            since = int(share.steps[-none])
+            return self.finding(
+                severity=Severity.WARNING,
+                since_step=since,
+                summary=f"Inactive term: no element has counted in {name} since step {since} "
+                f"({none} measured steps); the loss consists of other terms.",
+                evidence=(
+                    self._inactive(name),
+                    Evidence(
+                        quantity="share of its elements that count",
+                        seen=0.0,
+                        statistic=Scalar.PART_SUPERVISED_SHARE,
+                    ),
+                ),
+                confidence=0.9,
+                stream=Stream.SCALAR,
+                statistic=Scalar.LOSS,
+            )
+        return None
 
     def _hidden(self, history: History) -> Finding | None:
         """Return a term that other terms of another unit hide, if it is not learned at first."""
