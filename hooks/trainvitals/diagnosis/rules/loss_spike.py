@@ -32,7 +32,8 @@ class LossSpike(Rule):
     50 steps (10 for a jump of more than half the initial loss, if its scale is known), or if three
     spikes occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps
     by more than the initial loss count. If the loss was negative at some step, as in a policy
-    gradient, the jump must also exceed 4 times the largest step-to-step noise in 64 earlier steps.
+    gradient, the jump must also exceed 4 times the largest step-to-step noise in 64 earlier steps,
+    and there is no warning while it falls by a tenth of the jump within 20 steps.
     ## Why it matters
     A spike follows one bad update: a corrupted batch, a learning rate at the edge of stability, or
     outdated second moments of the optimizer. A run that does not recover has lost progress.
@@ -73,6 +74,10 @@ class LossSpike(Rule):
         "noise in a window before it.",
     )
     recovery_steps: int = threshold(50, "Steps after which a loss that is still high is a warning.")
+    return_min: float = threshold(
+        0.1,
+        "Fall within 20 steps, as a share of the jump, with which a loss without a scale returns.",
+    )
     repeats_max: int = threshold(3, "Number of spikes per 1,000 steps that is a warning.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -181,7 +186,9 @@ class LossSpike(Rule):
         since = loss.values[at:]
         if len(since) < patience:
             return False
-        return middle(since[-20:]) > before + self.jump_min * scale
+        now = middle(since[-20:])
+        returns = not course.known and now < middle(since[-40:-20]) - self.return_min * height
+        return now > before + self.jump_min * scale and not returns
 
     def _first_mover(self, history: History, step: int) -> str:
         places = history.places(Stream.GRADIENT)

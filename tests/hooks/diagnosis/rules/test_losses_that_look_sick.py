@@ -45,11 +45,14 @@ def test_a_loss_that_rises_with_its_targets_has_not_diverged(share, severity):
     assert found.severity == severity
 
 
-@pytest.mark.parametrize(("steps", "severity"), [(220, "info"), (260, "warning")])
-def test_a_likelihood_has_50_steps_to_come_back_from_a_spike(steps, severity):
+@pytest.mark.parametrize(
+    ("steps", "falls_for", "severity"), [(220, 9, "info"), (260, 9, "warning"), (260, 80, "info")]
+)
+def test_a_likelihood_has_50_steps_to_come_back_from_a_spike(steps, falls_for, severity):
     step = np.arange(steps)
     course = 1.0 - 2.4 * (1 - np.exp(-step / 40)) + noise(steps, 0.08)
-    course += np.where(step >= 200, 3.0 * np.exp(-np.clip(step - 200, 0, 9) / 5), 0)
+    since = np.clip(step - 200, 0, falls_for)
+    course += np.where(step >= 200, 3.0 * (1 - since / 90), 0)
     history = Example(steps).scalars(loss=course).history
     found = [f for f in LossSpike().check(history) if f.since_step == 200]
     assert [f.severity for f in found] == [severity]
