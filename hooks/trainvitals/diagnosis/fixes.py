@@ -161,6 +161,12 @@ USUAL_LOSS: Final = at(
 )
 """A cross entropy for classes and labels, a squared error for numbers, instead of a loss of the
 program's own."""
+LESS_DROPOUT: Final = at(
+    Moment.BEFORE_TRAINING,
+    "for module in model.modules():\n"
+    "    if isinstance(module, nn.Dropout):\n"
+    "        module.p = min(module.p, 0.1)",
+)
 RELU_FOR_SIGMOID: Final = at(
     Moment.BEFORE_TRAINING,
     "for name, module in [*model.named_modules()]:\n"

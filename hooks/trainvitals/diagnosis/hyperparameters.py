@@ -1,4 +1,4 @@
-"""The hyperparameters of the optimizers at their first step.
+"""The hyperparameters of the optimizers, at their first step or now.
 
 Comes in: a history. Goes out: the values of one of them, as recorded.
 Promise:  pure.
@@ -6,8 +6,16 @@ Promise:  pure.
 
 from __future__ import annotations
 
+from typing import Final
+
 from trainvitals.diagnosis.history import History
-from trainvitals.wire import EventKind
+from trainvitals.wire import EventKind, Scalar
+
+SHRINKING: Final = frozenset({"AdamW", "SGD", "Muon"})
+"""Optimizers whose weight decay multiplies each weight by 1 − lr · weight_decay per step."""
+
+ADDING: Final = frozenset({"Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad"})
+"""Optimizers that add weight_decay · weight to the gradient and divide the sum by its own size."""
 
 
 def recorded(history: History, name: str) -> list[str | float]:
@@ -22,3 +30,13 @@ def recorded(history: History, name: str) -> list[str | float]:
         for key, value in event.attributes.items()
         if key.startswith(f"{name}/")
     ]
+
+
+def newest_of_groups(history: History, name: Scalar) -> float:
+    """Return the newest value of a scalar of the parameter groups, the largest of the groups."""
+    newest = [
+        float(series.values[-1])
+        for scalar in history.scalar_names()
+        if scalar.startswith(f"{name}/") and len(series := history.scalar(scalar))
+    ]
+    return max(newest, default=float("nan"))

@@ -23,6 +23,7 @@ from trainvitals.diagnosis.loss_parts import a_term_is_learned
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
+from trainvitals.diagnosis.update_ratio import STUCK_STEPS
 from trainvitals.wire import Place, Stat, Stream
 
 
@@ -74,6 +75,7 @@ class InitActivationMismatch(Rule):
     the same direction by more than e^3.5 from the first to the last hidden layer. It is a warning
     if the signal shrinks by less than a thousand times (`init_scale_too_small` and
     `vanishing_gradient` report more) and neither the loss nor a term of it has fallen after 100
+    steps; if it shrinks by more and the loss is that of the best constant prediction after 60
     steps; or if the signal
     grows and the first loss is more than twice that of a prediction that ignores the input.
     ## Why it matters
@@ -122,6 +124,9 @@ class InitActivationMismatch(Rule):
     healed_min: float = threshold(0.7, "Fall of the loss as a share of its start, for this sum.")
     loss_ratio_max: float = threshold(
         2.0, "First loss relative to that of no knowledge, for a signal that grows."
+    )
+    constant_share: float = threshold(
+        0.95, "Loss as a share of that of a constant prediction, for a signal that shrinks."
     )
     steps_min: int = threshold(100, "Steps after which a loss that has not fallen is evidence.")
     layers_min: int = threshold(3, "Minimum number of hidden layers with a known nonlinearity.")
@@ -184,10 +189,18 @@ class InitActivationMismatch(Rule):
             return start.seen > self.loss_ratio_max * start.expected
         if measured < -self.extreme_min and course.known and len(course.loss) > 1:
             return not course.converged and not course.learned(self.healed_min)
+        if measured < -self.measured_max and self._is_at_constant(course):
+            return True
         late = course.known and len(course.loss) >= self.steps_min
         late = late and measured > -self.measured_max
         idle = not course.learned() and not a_term_is_learned(history)
         return late and idle and not course.converged
+
+    def _is_at_constant(self, course: Course) -> bool:
+        """Whether the model predicts no better than a constant, whatever the loss was at first."""
+        if not course.known or course.constant is None or len(course.loss) < STUCK_STEPS:
+            return False
+        return course.now(20) >= self.constant_share * course.constant and not course.converged
 
     @staticmethod
     def sick() -> History:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +12,12 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
-from trainvitals.diagnosis.fixes import Moment, at, for_each_group
+from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.narrow_layers import STATE_MAX, narrow_layer, wider
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, block_means, middle, noise, trend
-from trainvitals.wire import Place, Scalar, Stat, Stream
+from trainvitals.wire import Scalar, Stat, Stream
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class LossPlateau(Rule):
     and their second half is at most 2 %, or two standard errors, below the first. The loss had
     fallen by 10 % before, is above 10 % of its start, and at most 70 % of the planned steps are
     done. This is always a note: the loss alone does not show whether the level is the noise of the
-    data or the limit of the model. It is a warning if a hidden layer of a chain of linear layers
-    has a single unit, and the loss is above a quarter of that of the best constant prediction after
-    100 steps: all that the later layers know of a sample is one number. Left out: losses of
+    data or the limit of the model. It is a warning if a hidden layer of a chain of linear layers,
+    or all hidden layers of a model of linear layers, have a single unit, and the loss is above a
+    quarter of that of the best constant prediction after 100 steps: all that the later layers know
+    of a sample is one number. The same, at 90 % of that loss, for a recurrent layer whose state has
+    one or two numbers. Left out: losses of
     unknown scale, warm-up, and a learning rate below a tenth of its maximum.
     ## Why it matters
     Further steps with these settings cost compute and change little.
@@ -51,6 +53,10 @@ class LossPlateau(Rule):
 
     code: ClassVar[str] = "TV502"
     stage: ClassVar[Stage] = Stage.LOSS
+    explains_at: ClassVar[Mapping[Stage, frozenset[str]]] = {
+        # A narrow layer.
+        Stage.INITIALISATION: frozenset({"TV304", "TV501", "TV507", "TV602", "TV701", "TV806"})
+    }
     damages_loss: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = for_each_group("['lr'] /= 5")
@@ -66,6 +72,9 @@ class LossPlateau(Rule):
     level_min: float = threshold(0.1, "Level as a share of the initial loss; lower has converged.")
     narrow_level_min: float = threshold(
         0.25, "Loss as a share of that of a constant prediction, with a layer of a single unit."
+    )
+    state_level_min: float = threshold(
+        0.9, "The same with a recurrent layer whose state has one or two numbers."
     )
     plan_max: float = threshold(0.7, "Share of the planned steps; later a plateau is the end.")
 
@@ -120,37 +129,37 @@ class LossPlateau(Rule):
 
     def _narrow(self, history: History, course: Course) -> Finding | None:
         """Return a finding at a hidden layer of one unit, if the loss is high."""
-        layers, constant = _narrow_layer(history), course.constant
-        if layers is None or len(course.loss) < self.steps_min or not course.known:
+        narrow, constant = narrow_layer(history), course.constant
+        if narrow is None or len(course.loss) < self.steps_min or not course.known:
             return None
-        if not constant or course.converged or course.now() < self.narrow_level_min * constant:
+        limit = self.state_level_min if narrow.is_state else self.narrow_level_min
+        if not constant or course.converged or course.now() < limit * constant:
             return None
-        where, following = (place.module for place in layers)
         level = course.now() / constant
         return self.finding(
             severity=Severity.WARNING,
-            where=where,
+            stage=Stage.INITIALISATION,
+            where=narrow.module,
             since_step=int(course.loss.steps[0]),
-            summary=f"Narrow layer: {where} has a single unit, so all that the later layers know "
-            f"of a sample is one number; the loss is {number(level)} times that of a constant "
-            "prediction.",
+            summary=f"Narrow layer: {narrow.text}; the loss is {number(level)} times that of a "
+            "constant prediction.",
             evidence=(
                 Evidence(
-                    quantity=f"units of the hidden layer {where}",
-                    seen=1.0,
-                    limit=2.0,
+                    quantity=f"units of the hidden layer {narrow.module}",
+                    seen=float(narrow.units),
+                    limit=STATE_MAX + 1.0 if narrow.is_state else 2.0,
                     direction="below",
                     healthy=(16.0, None),
                 ),
                 Evidence(
                     quantity="loss divided by that of the best constant prediction",
                     seen=level,
-                    limit=self.narrow_level_min,
+                    limit=limit,
                     direction="above",
                     statistic=Scalar.LOSS,
                 ),
             ),
-            fix=_wider(where, following),
+            fix=wider(narrow.module, narrow.following) if narrow.following else "",
             confidence=0.8,
             stream=Stream.WEIGHT,
             statistic=Stat.STD,
@@ -169,38 +178,6 @@ class LossPlateau(Rule):
     def healthy() -> History:
         """Return a loss that falls by 10 % in each 80 steps."""
         return _run(2.3 * np.exp(-np.arange(400) / 800))
-
-
-def _narrow_layer(history: History) -> tuple[Place, Place] | None:
-    """Return the weight of a hidden layer of one unit and the next one; None: no such layer.
-
-    Only in a chain of linear layers, each of which has as many inputs as the one before has
-    outputs. An autoencoder, which has as many outputs as inputs, may have a code of one number.
-    """
-    weights = [p for p in history.places(Stream.WEIGHT) if len(p.shape) >= 2]
-    weights.sort(key=lambda p: p.depth)
-    if any(p.module_kind != "Linear" or len(p.shape) != 2 for p in weights) or len(weights) < 2:
-        return None
-    pairs = list(pairwise(weights))
-    if (
-        any(a.shape[0] != b.shape[1] for a, b in pairs)
-        or weights[0].shape[1] == weights[-1].shape[0]
-    ):
-        return None
-    return next(((a, b) for a, b in pairs if a.shape[0] == 1), None)
-
-
-def _wider(where: str, following: str) -> str:
-    """Return code that gives a layer 64 units, and the optimizer the new parameters."""
-    return at(
-        Moment.BEFORE_TRAINING,
-        "from torch import nn\n"
-        f"old, after = model.get_submodule({where!r}), model.get_submodule({following!r})\n"
-        "first, second = nn.Linear(old.in_features, 64), nn.Linear(64, after.out_features)\n"
-        f"model.set_submodule({where!r}, first)\n"
-        f"model.set_submodule({following!r}, second)\n"
-        "optimizer.add_param_group({'params': [*first.parameters(), *second.parameters()]})",
-    )
 
 
 def _run(smooth: Floats) -> History:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,28 +13,15 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
-from trainvitals.diagnosis.fixes import Moment, at, for_each_group
+from trainvitals.diagnosis.fixes import LESS_DROPOUT, for_each_group
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.hyperparameters import recorded
-from trainvitals.diagnosis.places import Window, both_ends, matrices_by_depth, spread_over
+from trainvitals.diagnosis.hyperparameters import ADDING, SHRINKING, newest_of_groups, recorded
+from trainvitals.diagnosis.norm_shares import norm_shares
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import median, trailing_run
+from trainvitals.diagnosis.signals import trailing_run
 from trainvitals.diagnosis.supervision import largest_loss
 from trainvitals.diagnosis.update_ratio import weight_over_gradient
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-_LESS_DROPOUT: Final = at(
-    Moment.BEFORE_TRAINING,
-    "for module in model.modules():\n"
-    "    if isinstance(module, nn.Dropout):\n"
-    "        module.p = min(module.p, 0.1)",
-)
-
-SHRINKING: Final = frozenset({"AdamW", "SGD", "Muon"})
-"""Optimizers whose weight decay multiplies each weight by 1 − lr · weight_decay per step."""
-
-ADDING: Final = frozenset({"Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad"})
-"""Optimizers that add weight_decay · weight to the gradient and divide the sum by its own size."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,8 @@ class OverRegularised(Rule):
     above 60 % of that of the best constant prediction. Or: more than half of the first loss was
     another term than the error of the predictions, the norm has fallen as above, and after 100
     steps the loss is above 60 % of that of the best constant prediction: a penalty on the weights.
+    The same warning, if a weight decay of 0.01 or more, which Adam and similar optimizers add to
+    the gradient, has shrunk the embeddings (median over the tables) to less than half.
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
     steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
     above three times it; it is a note where that loss is not known. Or: the learning rate times the
@@ -125,6 +114,9 @@ class OverRegularised(Rule):
         0.6, "Loss now relative to that of a constant prediction; fires above this value."
     )
 
+    table_decay_min: float = threshold(
+        0.01, "Weight decay from which the embeddings are judged (optimizers that add it)."
+    )
     rate_max: float = threshold(
         1.0, "Learning rate times weight decay from which a step takes all of a weight, or more."
     )
@@ -143,16 +135,44 @@ class OverRegularised(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield at most two findings: the decay of the weights, and the largest dropout."""
         decayed = [*self._decay(history)] or [*self._outweighs(history)]
-        yield from decayed or self._penalty(history)
+        yield from decayed or [*self._tables(history)] or self._penalty(history)
         if (found := self._dropout(history)) is not None:
             yield found
 
+    def _tables(self, history: History) -> Iterator[Finding]:
+        """Yield a finding if the decay shrinks the embeddings, which few samples of a batch use."""
+        decay, course = newest_of_groups(history, Scalar.WEIGHT_DECAY), Course(history)
+        is_added = history.facts.get("optimizer") in ADDING
+        if not (is_added and decay >= self.table_decay_min) or not course.constant:
+            return
+        late = course.known and len(course.loss) >= self.steps_min_penalty
+        level, shares = course.now(20) / course.constant, norm_shares(history, tables=True)
+        run = int(trailing_run(shares.values <= self.norm_share))
+        if run < self.observations or not late or level <= self.unexplained_min:
+            return
+        now = float(shares.values[-1])
+        yield self.finding(
+            severity=Severity.WARNING,
+            since_step=int(shares.steps[-run]),
+            summary=f"Over-regularised: with a weight decay of {number(decay)}, the embeddings "
+            f"have {percent(now)} of their first norm (median table), and the loss is still "
+            f"{number(level)} times that of a constant prediction.",
+            evidence=(
+                self._norm(now, "embeddings"),
+                self._above_constant(level, self.unexplained_min),
+                Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
+            ),
+            confidence=0.75,
+            stream=Stream.WEIGHT,
+            statistic=Stat.L2,
+        )
+
     def _outweighs(self, history: History) -> Iterator[Finding]:
         """Yield a finding if a step's decay is larger than the weights, or than the gradient."""
-        decay, course = _largest(history, Scalar.WEIGHT_DECAY), Course(history)
+        decay, course = newest_of_groups(history, Scalar.WEIGHT_DECAY), Course(history)
         if not decay > 0 or not course.known or course.converged:
             return
-        rate = decay * _largest(history, Scalar.LEARNING_RATE)
+        rate = decay * newest_of_groups(history, Scalar.LEARNING_RATE)
         optimizer = history.facts.get("optimizer")
         fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
         infinite = bool((history.scalar(Scalar.NONFINITE_LOSS).values > 0).any())
@@ -199,7 +219,7 @@ class OverRegularised(Rule):
         explained = largest_loss(history)
         penalty = 1 - explained / course.initial if course.initial > 0 else 0.0
         unexplained = course.now(20) / constant
-        shares = self._shares(history)
+        shares = norm_shares(history)
         run = int(trailing_run(shares.values <= self.norm_share))
         if run < self.observations_penalty or penalty < self.penalty_min:
             return
@@ -239,9 +259,9 @@ class OverRegularised(Rule):
             statistic=Scalar.LOSS,
         )
 
-    def _norm(self, share: float) -> Evidence:
+    def _norm(self, share: float, name: str = "weight matrices") -> Evidence:
         return Evidence(
-            quantity="norm of the weights as a share of its first value (median matrix)",
+            quantity=f"norm of the {name} as a share of its first value (median)",
             seen=share,
             limit=self.norm_share,
             direction="below",
@@ -289,26 +309,26 @@ class OverRegularised(Rule):
                     statistic=Scalar.LOSS,
                 ),
             ),
-            fix=_LESS_DROPOUT,
+            fix=LESS_DROPOUT,
             confidence=0.8,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
 
     def _decay(self, history: History) -> Iterator[Finding]:
-        decay = _largest(history, Scalar.WEIGHT_DECAY)
+        decay = newest_of_groups(history, Scalar.WEIGHT_DECAY)
         course = Course(history)
         if not decay > 0 or not course.known or course.converged:
             return
         if len(course.loss) < self.steps_min:
             return
         fall = 1 - course.now(20) / course.initial if course.initial > 0 else 1.0
-        shares = self._shares(history)
+        shares = norm_shares(history)
         run = int(trailing_run(shares.values <= self.norm_share))
         level = course.now(20) / course.constant if course.constant else 0.0
         late = len(course.loss) >= self.steps_min_penalty
         above = level > self.level_min and late
-        rate = decay * _largest(history, Scalar.LEARNING_RATE)
+        rate = decay * newest_of_groups(history, Scalar.LEARNING_RATE)
         decoupled = history.facts.get("optimizer") in SHRINKING
         heavy = late and decoupled and rate >= self.rate_min and level > self.unexplained_min
         if run < self.observations or (fall > self.fall_min and not (above or heavy)):
@@ -328,7 +348,9 @@ class OverRegularised(Rule):
                 if fall <= self.fall_min
                 else self._above_constant(level, self.level_min if above else self.unexplained_min),
                 Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
-                Evidence(quantity="learning rate", seen=_largest(history, Scalar.LEARNING_RATE)),
+                Evidence(
+                    quantity="learning rate", seen=newest_of_groups(history, Scalar.LEARNING_RATE)
+                ),
             ),
             confidence=0.95 if broken else 0.8,
             stream=Stream.WEIGHT,
@@ -354,18 +376,6 @@ class OverRegularised(Rule):
             statistic=Scalar.LOSS,
         )
 
-    def _shares(self, history: History) -> Window:
-        """Return the norm as a share of the first one, median over the matrices, (frames,)."""
-        rows = spread_over(matrices_by_depth(history, Stream.WEIGHT))
-        seen = both_ends(history, Stream.WEIGHT, Stat.L2, rows)
-        if len(seen.steps) == 0 or not rows:
-            return Window(seen.steps[:0], np.empty(0))
-        first = seen.values[0]
-        known = seen.values[:, first > 0] / first[first > 0]
-        middle = median(known, axis=1) if known.shape[1] else np.full(len(known), np.nan)
-        measured = ~np.isnan(middle)
-        return Window(seen.steps[measured], middle[measured])
-
     @staticmethod
     def sick() -> History:
         """Return weights that lose 5 % in each step, and a loss that stays at ln 10."""
@@ -375,16 +385,6 @@ class OverRegularised(Rule):
     def healthy() -> History:
         """Return large first weights that shrink as fast, while the loss falls."""
         return _run(30 * np.exp(-np.arange(60) / 20), 0.1)
-
-
-def _largest(history: History, name: Scalar) -> float:
-    """Return the newest value of a scalar of the parameter groups, the largest of the groups."""
-    newest = [
-        float(series.values[-1])
-        for scalar in history.scalar_names()
-        if scalar.startswith(f"{name}/") and len(series := history.scalar(scalar))
-    ]
-    return max(newest, default=float("nan"))
 
 
 def _run(loss: Column, decay: float) -> History:

@@ -1,10 +1,11 @@
-"""Plans and rates with which no model is trained, and units that start equal."""
+"""Plans and rates with which no model is trained, units that start equal, signals that vanish."""
 
 import numpy as np
 import pytest
 
 from trainvitals.api.schema import Severity
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.rules.init_activation_mismatch import InitActivationMismatch
 from trainvitals.diagnosis.rules.learning_rate_too_low import LearningRateTooLow
 from trainvitals.diagnosis.rules.symmetric_init import SymmetricInit
 from trainvitals.diagnosis.rules.undertrained import Undertrained
@@ -108,3 +109,36 @@ def test_two_matrices_of_equal_rows_are_reported_although_their_gradients_differ
 )
 def test_other_equal_rows_with_different_gradients_are_not_reported(changes):
     assert not equal_units(**changes)
+
+
+# A signal that shrinks by more than a thousand times.
+
+
+def shrinking(*, factor=0.3, end=1.0, steps=80):
+    """The error falls from 3 to `end`, where 1 is that of a constant prediction."""
+    names = [str(i) for i in range(10)]
+    weights = [
+        Place(f"{n}.weight", "weight", (32, 32), i, n, "Linear", "sigmoid")
+        for i, n in enumerate(names)
+    ]
+    modules = [Place(n, "Linear", depth=i, module=n) for i, n in enumerate(names)]
+    loss = noisy(end + (3 - end) * np.exp(-np.arange(steps) / 5))
+    example = Example(steps).scalars(loss=loss, target_std=1.0)
+    example.stream(Stream.WEIGHT, weights, {p.name: {Stat.L2: 32**0.5} for p in weights})
+    spread = {p.name: {Stat.SAMPLE_STD: factor**i} for i, p in enumerate(modules)}
+    history = example.stream(Stream.ACTIVATION, modules, spread).history
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {}))
+    return [f.severity for f in InitActivationMismatch().check(history)]
+
+
+def test_a_vanishing_signal_is_a_warning_while_the_loss_is_that_of_a_constant():
+    assert shrinking() == [Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"end": 0.8}, {"steps": 40}],
+    ids=["better than a constant", "too early"],
+)
+def test_otherwise_a_vanishing_signal_is_a_note(changes):
+    assert shrinking(**changes) == [Severity.INFO]

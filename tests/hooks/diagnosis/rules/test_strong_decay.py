@@ -75,3 +75,41 @@ def test_a_penalty_of_many_times_the_gradient_is_an_error_once_the_loss_does_not
     assert not first_steps("Adam", decay=0.1)
     assert not first_steps("Lion", decay=1.0)  # it does not add the decay to the gradient
     assert not first_steps("Adam", decay=1.0, decoupled_weight_decay="True")
+
+
+# A decay of the embeddings alone.
+
+
+def tables(*, optimizer="Adam", decay=0.1, norm=0.3, end=0.8, kind="embedding"):
+    """The error falls from 1 to `end`; the norm of the embeddings to a share of its first."""
+    place = Place("codes.weight", kind=kind, shape=(50, 4), module="codes")
+    matrix = Place("head.weight", kind="weight", shape=(4, 4), module="head")
+    example = Example(STEPS).scalars(
+        loss=end + (1 - end) * np.exp(-np.arange(STEPS) / 30),
+        target_std=1.0,
+        learning_rate__0=1e-3,
+        weight_decay__0=decay,
+        weight_decay__1=0.0,
+    )
+    size = np.maximum(norm, 0.97 ** np.arange(STEPS))
+    example.stream(
+        Stream.WEIGHT, [place, matrix], {place.name: {Stat.L2: size}, matrix.name: {Stat.L2: 2.0}}
+    )
+    example.history.facts["optimizer"] = optimizer
+    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {}))
+    return [*OverRegularised().check(example.history)]
+
+
+def test_a_decay_that_shrinks_the_embeddings_is_a_warning_while_the_loss_is_high():
+    [finding] = tables()
+    assert finding.severity is Severity.WARNING
+    assert "the embeddings have 30 % of their first norm" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"decay": 1e-3}, {"norm": 0.8}, {"end": 0.4}, {"optimizer": "AdamW"}, {"kind": "norm_scale"}],
+    ids=["a usual decay", "they keep their size", "it learns", "a decay apart", "no embedding"],
+)
+def test_embeddings_that_shrink_otherwise_are_not_reported(changes):
+    assert not tables(**changes)

@@ -116,3 +116,53 @@ def test_a_plan_that_is_not_over_or_long_enough_is_not_reported(steps, planned, 
     model = linear(64, 64, 10)
     found = train(model, F.cross_entropy, digits(), steps=steps, planned=planned, lr=lr)
     assert found.headline is None
+
+
+class Sum(nn.Module):
+    """Two branches of linear layers with a skip between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inputs, self.first, self.second = (
+            nn.Linear(64, width),
+            nn.Linear(width, width),
+            nn.Linear(width, width),
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inputs(x)
+        return self.head(y + self.second(F.silu(self.first(F.silu(y)))))
+
+
+def test_one_unit_in_all_hidden_layers_is_named_where_they_are_no_chain():
+    torch.manual_seed(0)
+    headline = train(Sum(1), F.cross_entropy, digits()).headline
+    assert (headline.rule, headline.where) == ("loss_plateau", "inputs")
+    assert "each of the 3 hidden layers has a single unit" in headline.summary
+    torch.manual_seed(0)
+    assert train(Sum(32), F.cross_entropy, digits()).headline is None
+
+
+class LastState(nn.Module):
+    """A recurrent layer over the rows of an image, and a layer that reads its last state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(8, width, batch_first=True), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x.view(-1, 8, 8))[0][:, -1])
+
+
+def test_a_state_of_two_numbers_is_named_while_the_loss_is_that_of_a_constant():
+    torch.manual_seed(0)
+    headline = train(LastState(2), F.cross_entropy, digits(), lr=1e-3).headline
+    assert (headline.rule, headline.where) == ("loss_plateau", "rnn")
+    assert "rnn keeps 2 numbers" in headline.summary
+
+
+def test_a_state_of_two_numbers_that_learns_is_not_reported():
+    torch.manual_seed(0)
+    found = train(LastState(2), F.cross_entropy, digits(), lr=3e-2)
+    assert not [f for f in found.findings if f.rule == "loss_plateau" and f.is_alarm]
