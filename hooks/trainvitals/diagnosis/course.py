@@ -49,6 +49,8 @@ TARGET_DRIFT_MAX = 0.15
 """Logarithm of the RMS of the targets now over that at the start."""
 NOISE_MAX = 0.07
 """Share of the initial loss: a loss with more noise is near its minimum, or no evidence."""
+SETTLED_SHARE = 0.6
+"""Share of the fall of the loss that came between the first and the second fifth of the run."""
 
 
 T = TypeVar("T")
@@ -289,6 +291,20 @@ class Course:
         """Whether the learning rate is below a tenth of its maximum: the end of a schedule."""
         values = self.learning_rate.values
         return len(values) > 0 and float(values[-1]) < 0.1 * float(values.max())
+
+
+def settled(course: Course) -> bool:
+    """Whether the loss fell at first and has been level since: the rate was high enough for that.
+
+    The fall from the first to the second fifth of the run is most of the whole, and more than the
+    noise: the model learned the frequencies, and nothing else, as with labels at random.
+    """
+    parts = block_means(course.loss.values, 5)
+    if len(parts) < 5:
+        return False
+    error = course.noise * (5 / len(course.loss)) ** 0.5
+    early, whole = float(parts[0] - parts[1]), float(parts[0] - parts[-1])
+    return whole > 3 * error and early > SETTLED_SHARE * whole
 
 
 def on_scale_of_loss(history: History, losses: Series) -> Series:

@@ -34,9 +34,13 @@ def recorded(history: History, name: str) -> list[str | float]:
 
 def newest_of_groups(history: History, name: Scalar) -> float:
     """Return the newest value of a scalar of the parameter groups, the largest of the groups."""
-    newest = [
+    return max(of_groups(history, name), default=float("nan"))
+
+
+def of_groups(history: History, name: Scalar) -> list[float]:
+    """Return the newest value of a scalar in each parameter group that has one."""
+    return [
         float(series.values[-1])
         for scalar in history.scalar_names()
         if scalar.startswith(f"{name}/") and len(series := history.scalar(scalar))
     ]
-    return max(newest, default=float("nan"))

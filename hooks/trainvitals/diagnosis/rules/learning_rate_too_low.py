@@ -11,20 +11,18 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
-from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.course import Course, settled
+from trainvitals.diagnosis.default_share import default_share
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import for_each_group, higher_rate
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.hyperparameters import recorded
+from trainvitals.diagnosis.hyperparameters import of_groups, recorded
 from trainvitals.diagnosis.places import is_matrix, rms_window, rows_named, spread_over, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import block_means, median, middle
+from trainvitals.diagnosis.signals import Floats, median, middle
 from trainvitals.diagnosis.supervision import only_loss
 from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Place, Scalar, Stat, Stream
-
-SETTLED_SHARE = 0.6
-"""Share of the fall of the loss that came between the first and the second fifth of the run."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,13 @@ class LearningRateTooLow(Rule):
     At the same level, or with a flat loss, an eps of the optimizer (Adam) above 10 times the RMS of
     the largest gradient: the step is then divided by eps in place of the gradient's size. The
     gradient must be large enough (RMS above 1e-4 of the weights' RMS); otherwise the learning rate
-    is not the cause. Excluded: warm-up in the first half of the planned steps, the end of a
-    schedule, and converged runs. A model that was trained before (the initial loss is clearly below
-    that of the best constant prediction) is fine-tuned with small steps on purpose: for it only the
-    limit of 1e-6 holds, and the finding is a note.
+    is not the cause. Or, after 100 steps (500 without a plan): the learning rates of two parameter
+    groups differ by more than 1000 times, and all steps together change a matrix by less than 0.1 %
+    of its size, a thousandth of the change of another; its values are still those of PyTorch's
+    initialisation, and its gradient is not small. Excluded: warm-up in the first half of the
+    planned steps, the end of a schedule, and converged runs. A model that was trained before (the
+    initial loss is clearly below that of the best constant prediction) is fine-tuned with small
+    steps on purpose: for it only the limit of 1e-6 holds, and the finding is a note.
     ## Why it matters
     At a ratio of 1e-6, a weight needs a million steps in one direction to change by its own size.
     ## Evidence
@@ -95,6 +96,19 @@ class LearningRateTooLow(Rule):
     steps_still: int = threshold(
         200, "Minimum number of steps for that condition without a plan; `steps_min` with one."
     )
+    group_rates_max: float = threshold(
+        1000.0, "Largest learning rate of the parameter groups relative to the smallest above 0."
+    )
+    moved_idle: float = threshold(
+        1e-3, "Update ratio of a matrix times the steps; below it the matrix is as it was."
+    )
+    entries_min: int = threshold(64, "Entries of a matrix whose initialisation is recognised.")
+    default_tolerance: float = threshold(
+        0.1, "Deviation of its largest entry and its std from those of the default, as a share."
+    )
+    gradient_share_min: float = threshold(
+        0.01, "Its gradient relative to its weights, as a share of the median matrix's."
+    )
     steps_min: int = threshold(100, "Minimum number of steps, for this condition.")
     steps_min_no_plan: int = threshold(
         500, "The same if the run does not say how many steps are planned."
@@ -124,6 +138,9 @@ class LearningRateTooLow(Rule):
             yield found
             return
         trained = trained_before(history, course.initial)
+        if not trained and (found := self._group(history, course, rows, ratios)) is not None:
+            yield found
+            return
         flat = course.flat and not trained
         limit = self.update_ratio_flat if flat else self.update_ratio_min
         gradient = self._relative_gradient(history, names)
@@ -197,7 +214,7 @@ class LearningRateTooLow(Rule):
         if trained or not course.known or constant is None or len(course.loss) < least:
             return 0.0
         near = course.now() >= self.level_min * constant
-        return self.moved_min / steps if near and not _settled(course) else 0.0
+        return self.moved_min / steps if near and not settled(course) else 0.0
 
     def _still_limit(self, history: History, course: Course, *, trained: bool) -> float:
         """Return the median ratio with which all steps move a matrix by `still_max`; 0: not judged.
@@ -251,6 +268,65 @@ class LearningRateTooLow(Rule):
             statistic=Stat.RATIO,
         )
 
+    def _group(
+        self, history: History, course: Course, rows: list[int], ratios: Floats
+    ) -> Finding | None:
+        """Return a finding of a matrix whose parameter group has a far lower rate than another."""
+        steps = max(len(course.loss), history.total_steps or 0)
+        rates = [rate for rate in of_groups(history, Scalar.LEARNING_RATE) if rate > 0]
+        least = self.steps_min if history.total_steps else self.steps_min_no_plan
+        if len(course.loss) < least or len(rates) < 2:
+            return None
+        spread, largest = max(rates) / min(rates), float(np.nanmax(ratios))
+        if spread < self.group_rates_max:
+            return None
+        places = [history.places(Stream.UPDATE)[row] for row in rows]
+        gradients = np.array([self._relative_gradient(history, [p.name]) for p in places])
+        idle = (ratios > 0) & (ratios * steps < self.moved_idle)
+        idle &= ratios * self.group_rates_max < largest
+        idle &= gradients > self.gradient_share_min * middle(gradients)
+        found = [i for i in np.flatnonzero(idle) if self._is_default(history, places[i])]
+        if not found:
+            return None
+        where, moved = places[found[0]].name, float(ratios[found[0]]) * steps
+        return self.finding(
+            severity=Severity.WARNING,
+            where=where,
+            since_step=int(history.steps(Stream.UPDATE)[0]),
+            summary=f"Learning rate too low for {where}: all {steps} steps together change it by "
+            f"at most {number(moved)} of its size, and it is still as it was initialised; the "
+            f"learning rates of the parameter groups differ by {times(spread)}.",
+            evidence=(
+                Evidence(
+                    quantity=f"update ratio of {where}, times the steps",
+                    seen=moved,
+                    limit=self.moved_idle,
+                    direction="below",
+                    healthy=(0.1, None),
+                ),
+                Evidence(
+                    quantity="largest learning rate of the parameter groups over the smallest",
+                    seen=spread,
+                    limit=self.group_rates_max,
+                    direction="above",
+                    healthy=(1.0, 100.0),
+                ),
+                Evidence(quantity="matrices like this", seen=float(len(found))),
+            ),
+            fix=for_each_group(f"['lr'] = {max(rates):g}"),
+            confidence=0.85,
+            stream=Stream.UPDATE,
+            statistic=Stat.RATIO,
+        )
+
+    def _is_default(self, history: History, place: Place) -> bool:
+        """Whether its values are those of PyTorch's initialisation: it was not trained before."""
+        tolerance = self.default_tolerance
+        return (
+            default_share(history, [place], entries_min=self.entries_min, tolerance=tolerance)
+            == 1.0
+        )
+
     def _relative_gradient(self, history: History, names: list[str]) -> float:
         pairs = zip(
             rows_named(history, Stream.GRADIENT, names),
@@ -278,20 +354,6 @@ class LearningRateTooLow(Rule):
     def healthy() -> History:
         """Return the same small steps during a warm-up."""
         return _run(rates=list(np.linspace(1e-9, 1e-7, 100)))
-
-
-def _settled(course: Course) -> bool:
-    """Whether the loss fell at first and has been level since: the rate was high enough for that.
-
-    The fall from the first to the second fifth of the run is most of the whole, and more than the
-    noise: the model learned the frequencies, and nothing else, as with labels at random.
-    """
-    parts = block_means(course.loss.values, 5)
-    if len(parts) < 5:
-        return False
-    error = course.noise * (5 / len(course.loss)) ** 0.5
-    early, whole = float(parts[0] - parts[1]), float(parts[0] - parts[-1])
-    return whole > 3 * error and early > SETTLED_SHARE * whole
 
 
 def _epsilon(history: History) -> float:

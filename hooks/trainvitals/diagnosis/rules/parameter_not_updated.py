@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.default_share import default_share
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
@@ -275,31 +276,11 @@ class ParameterNotUpdated(Rule):
         return Severity.ERROR
 
     def _untrained(self, history: History, places: Sequence[Place]) -> bool:
-        """Whether most entries have an initialisation of PyTorch: U(−1/√fan_in, 1/√fan_in), or
-        Xavier's U(−√(6/(fan_in + fan_out)), …); training does not keep a distribution uniform."""
-        matrices = [
-            p
-            for p in places
-            if p.kind == "weight" and len(p.shape) >= 2 and "recurrent" not in p.flags
-            if math.prod(p.shape) >= self.entries_min
-        ]
-        rows = rows_named(history, Stream.WEIGHT, [p.name for p in matrices])
-        known = [row for row in rows if row is not None]
-        if not matrices or len(known) != len(matrices):
-            return False
-        low, high, std = (
-            window(history, Stream.WEIGHT, s, known, last=1).values[0]
-            for s in (Stat.MIN, Stat.MAX, Stat.STD)
+        """Whether most entries have an initialisation of PyTorch."""
+        share = default_share(
+            history, places, entries_min=self.entries_min, tolerance=self.uniform_tolerance
         )
-        entries = np.array([float(math.prod(p.shape)) for p in matrices])
-        fan_in = np.array([float(math.prod(p.shape[1:])) for p in matrices])
-        fan_out = entries / fan_in * (fan_in / [float(p.shape[1]) for p in matrices])
-        uniform = np.zeros(len(matrices), bool)
-        for bound in (1 / np.sqrt(fan_in), np.sqrt(6 / (fan_in + fan_out))):
-            largest = np.maximum(-low, high) / bound
-            found = (largest <= 1 + ROUNDING) & (largest >= 1 - self.uniform_tolerance)
-            uniform |= found & (np.abs(std / bound * math.sqrt(3) - 1) <= self.uniform_tolerance)
-        return float(entries[uniform].sum()) > self.untrained_share * float(entries.sum())
+        return share > self.untrained_share
 
     def _as_initialised(self, history: History, places: Sequence[Place]) -> bool:
         """Whether all matrices have the scale and the distribution of a named initialiser."""

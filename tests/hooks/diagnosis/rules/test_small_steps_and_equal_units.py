@@ -45,6 +45,62 @@ def test_otherwise_the_rate_is_not_too_low(changes):
     assert not slow(**changes)
 
 
+# A parameter group whose rate is far below that of another.
+
+
+def groups(*, rate=1e-8, ratio=1e-8, spread=None, gradient=0.1, planned=150):
+    """The loss falls to half; the first of two matrices has a group with a rate of its own."""
+    first, last = (
+        Place(f"{i}.weight", "weight", (16, 16), i, str(i), "Linear", "relu") for i in range(2)
+    )
+    example = Example(150, total_steps=planned)
+    example.scalars(
+        loss=7 * noisy(np.linspace(1, 0.5, 150)), learning_rate__0=rate, learning_rate__1=1e-3
+    )
+    example.stream(
+        Stream.UPDATE,
+        [first, last],
+        {first.name: {Stat.RATIO: ratio}, last.name: {Stat.RATIO: 1e-3}},
+    )
+    example.stream(
+        Stream.GRADIENT, [first, last], {first.name: {Stat.L2: gradient}, last.name: {Stat.L2: 0.1}}
+    )
+    # The default of a layer with 16 inputs is uniform between -1/4 and 1/4.
+    values = {Stat.MIN: -0.25, Stat.MAX: 0.25, Stat.STD: spread or 0.25 / 3**0.5, Stat.L2: 2.3}
+    example.stream(Stream.WEIGHT, [first, last], {first.name: values, last.name: {Stat.L2: 2.3}})
+    return [*LearningRateTooLow().check(example.history)]
+
+
+def test_a_group_that_keeps_its_initial_weights_is_named_with_a_loss_that_falls():
+    [finding] = groups()
+    assert (finding.where, finding.severity) == ("0.weight", Severity.WARNING)
+    assert "all 150 steps together" in finding.summary
+    assert "['lr'] = 0.001" in finding.fix
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate": 1e-5, "ratio": 1e-7},
+        {"ratio": 1e-5},
+        {"spread": 0.08},
+        {"gradient": 1e-5},
+        {"planned": None},
+        {"planned": 1_000_000},
+    ],
+    ids=[
+        "a usual spread of the rates",
+        "it moves",
+        "weights that were trained",
+        "a small gradient",
+        "no plan, too early",
+        "many more steps to come",
+    ],
+)
+def test_other_groups_with_a_low_rate_are_not_reported(changes):
+    assert not groups(**changes)
+
+
 # A short plan.
 
 
