@@ -49,6 +49,8 @@ TARGET_DRIFT_MAX = 0.15
 """Logarithm of the RMS of the targets now over that at the start."""
 NOISE_MAX = 0.07
 """Share of the initial loss: a loss with more noise is near its minimum, or no evidence."""
+LEVEL_SHARE, LEVEL_CHANGE = 0.2, 0.05
+"""Level as a share of the initial loss, and fall from the third to the last quarter of the run."""
 SETTLED_SHARE = 0.6
 """Share of the fall of the loss that came between the first and the second fifth of the run."""
 
@@ -173,6 +175,18 @@ class Course:
         # loss that was far above it varies, as with bootstrapped targets.
         varied = max(abs(start - block) for block in blocks) > 3 * band
         return bool(not varied and abs(start - self.now()) < band)
+
+    @_shared
+    def level_off(self) -> bool:
+        """Whether the loss hardly falls any more at more than a fifth of its start.
+
+        Its last quarter is at most 5 % below the third; False with fewer than 100 losses.
+        """
+        if not self.known or len(self.loss) < 2 * LAST:
+            return False
+        before, newest = block_means(self.loss.values, 4)[2:]
+        high = newest > LEVEL_SHARE * self.initial
+        return bool(high and newest > (1 - LEVEL_CHANGE) * before)
 
     @_shared
     def at_constant(self) -> bool:

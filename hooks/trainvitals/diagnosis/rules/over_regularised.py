@@ -41,11 +41,12 @@ class OverRegularised(Rule):
     the gradient, has shrunk the embeddings (median over the tables) to less than half.
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
     steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
-    above three times it; it is a note where that loss is not known. Or: the learning rate times the
-    weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar optimizers
-    add to the gradient, was ten times the gradient in the first captured step (λ‖W‖/‖g‖, median
-    over the matrices), and the loss has become infinite or has not fallen. Losses of unknown
-    scale are left out.
+    above three times it. Where that loss is not known, it is a note; a warning if the probability
+    is 0.95 or more and the loss is level at more than a fifth of its start. Or: the learning rate
+    times the weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar
+    optimizers add to the gradient, was ten times the gradient in the first captured step
+    (λ‖W‖/‖g‖, median over the matrices), and the loss has become infinite or has not fallen. Losses
+    of unknown scale are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -124,6 +125,7 @@ class OverRegularised(Rule):
         10.0, "Weight decay times the weights, relative to the gradient at the start (norms)."
     )
     dropout_max: float = threshold(0.9, "Probability of a dropout module at the start, 0 to 1.")
+    dropout_extreme: float = threshold(0.95, "The same where a constant's loss is not known.")
     initial_min: float = threshold(
         3.0, "Loss relative to that of a constant from which a dropout is reported at once."
     )
@@ -281,17 +283,15 @@ class OverRegularised(Rule):
         if now <= self.constant_share * constant:
             return None
         known = not np.isnan(constant)
+        level_off = largest >= self.dropout_extreme and course.level_off
         return self.finding(
-            severity=Severity.WARNING if known else Severity.INFO,
+            severity=Severity.WARNING if known or level_off else Severity.INFO,
             where=str(history.facts.get("dropout_max_module", "")),
             since_step=int(course.loss.steps[0]),
             summary=f"Over-regularised: a dropout has the probability {number(largest)} and keeps "
             f"{percent(1 - largest)} of the units, and the loss is {number(course.shown(now))}"
-            + (
-                f"; that of a constant prediction is {number(course.shown(constant))}."
-                if known
-                else "."
-            ),
+            + f"; that of a constant prediction is {number(course.shown(constant))}" * known
+            + ".",
             evidence=(
                 Evidence(
                     quantity="largest probability of a dropout module",

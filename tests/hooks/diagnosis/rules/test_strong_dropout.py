@@ -35,6 +35,21 @@ def test_without_a_known_loss_of_a_constant_it_is_a_note():
     assert finding.severity is Severity.INFO
 
 
+def test_without_it_a_loss_that_is_level_far_above_zero_makes_it_a_warning():
+    [finding] = findings(0.95, kind="KLDivLoss", loss=4.0)
+    assert finding.severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("dropout", "loss"),
+    [(0.92, 4.0), (0.95, np.linspace(12, 4, STEPS))],
+    ids=["it keeps more", "the loss falls"],
+)
+def test_otherwise_it_stays_a_note_without_it(dropout, loss):
+    [finding] = findings(dropout, kind="KLDivLoss", loss=loss)
+    assert finding.severity is Severity.INFO
+
+
 @pytest.mark.parametrize(
     "changes", [{"dropout": 0.8}, {"dropout": 0.95, "loss": 0.2}, {"dropout": 0.95, "steps": 80}]
 )
