@@ -5,6 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from helpers.batches import batch, frame, scalar_frame, scalars, start
+from helpers.collector import running_collector
 from trainvitals.api.client import Client
 from trainvitals.wire import Layout, Place, Stat, Stream
 from trainvitals_server.store.seal import Compactor
@@ -21,6 +22,13 @@ def latest(collector, stream="weight", *, binary=False):
 
 def send(collector, *records, seq):
     assert collector.send(batch(*records, seq=seq)).status_code == 200
+
+
+@pytest.fixture
+def collector(tmp_path, database_url):
+    # Without rounds of diagnosis, which read chunks as well.
+    with running_collector(tmp_path, database_url, round_interval_s=1e6) as running:
+        yield running
 
 
 @pytest.fixture
