@@ -28,6 +28,10 @@ from trainvitals.capture.loss_views import broadcasts_difference
 WRONG_SIGN: Final = "logarithm_of_variance_subtracted"
 NODES_MAX: Final = 32
 """Maximum number of nodes between a likelihood and the values of its variance."""
+PAIRS_MIN: Final = 3
+PAIRS_MAX: Final = 128
+"""Maximum number of targets whose pairs are read."""
+ROUNDING: Final = 1e-5
 _FACTORS: Final = frozenset((*KEEP, "Mean", "Sum", "Neg", "Mul", "Div"))
 """Operations that multiply their only trained input by a constant."""
 _LIMITS: Final = ("Clamp", "ClampMin", "ClampMax")
@@ -107,6 +111,25 @@ def normal(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterion | 
             wiring=("prediction_and_target_broadcast",) if broadcast else (),
         )
     return None
+
+
+def compares_all_pairs(normal: Normal, target: object) -> bool:
+    """Whether the errors are those of each of n means from each of n targets: CPU only.
+
+    Then each row of the n × n errors differs from the next by one number. Several samples of a mean
+    for each target, as many as targets, differ by a number for each sample.
+    """
+    if not isinstance(target, Tensor):
+        return False
+    n, error = target.numel(), normal.error.detach()
+    if target.dim() == 0 or len(target) != n or not PAIRS_MIN <= n <= PAIRS_MAX:
+        return False
+    if error.numel() != n * n or not error.is_cpu:
+        return False
+    error = error.reshape(n, n).double()
+    rest = error - error[:1] - error[:, :1] + error[0, 0]
+    varies = (error[1:] != error[:-1]).any() & (error[:, 1:] != error[:, :-1]).any()
+    return bool(varies & (rest.abs().amax() <= ROUNDING * error.abs().amax()))
 
 
 def _square(edge: _Edge, sign: float) -> _Square | None:

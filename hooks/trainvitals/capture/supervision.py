@@ -25,6 +25,7 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
+from trainvitals.capture.loss_normal import compares_all_pairs
 from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants, supervised_shares
@@ -272,6 +273,8 @@ class Supervision:
         shown = next((c for c in [main, *found[1:]] if c.wiring), main)
         if any(multiplies_all_pairs(loss) for loss in _with_graph(value)):
             wiring.append("column_times_row")
+        if main.normal and compares_all_pairs(main.normal, seen.target):
+            wiring.append("errors_of_all_pairs")
         if not found and (wrong := one_sided(value, seen)):
             wiring.append(wrong)
         detached = _detached_terms(value)

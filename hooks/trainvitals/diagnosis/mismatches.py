@@ -52,6 +52,10 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
             "the input of CTCLoss is reshaped where its first two dimensions had to be exchanged, "
             "so that the frames of a sequence come from several sequences"
         ),
+        "errors_of_all_pairs": _Wrong(
+            "a likelihood compares each of n predicted means with each of n targets, as with means "
+            "of shape (n, 1) and targets of shape (n,)"
+        ),
         "error_without_a_square": _Wrong(
             "it is the mean or sum of prediction − target without a square, an absolute value or a "
             "logarithm, so that it falls without a limit as the prediction falls or rises",

@@ -181,4 +181,5 @@ def test_means_of_another_shape_than_the_targets_are_named():
     y = Y[:, 0]  # (64,) against (64, 1)
     loss = 0.5 * (outputs[:, 1:] + (y - outputs[:, :1]) ** 2 * (-outputs[:, 1:]).exp())
     loop.step(loss.mean(), prediction=outputs, target=y)
-    assert loop.events()[0].attributes["wiring"] == "prediction_and_target_broadcast"
+    wiring = loop.events()[0].attributes["wiring"]
+    assert wiring == "prediction_and_target_broadcast,errors_of_all_pairs"

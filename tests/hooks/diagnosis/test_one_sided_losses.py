@@ -53,6 +53,45 @@ def test_a_one_sided_loss_is_named_within_three_steps(text, loss, labels):
     assert text in found.summary
 
 
+def nll(mean: Tensor, logarithm: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * (logarithm + (y - mean) ** 2 * (-logarithm).exp()).mean()
+
+
+def of_one_number(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Seen:
+    """Train a mean and the logarithm of a variance, shapes (samples, 1), on one number."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    run = Run(
+        layers(8, 32, 2),
+        lambda o, y: loss(o[:, :1], o[:, 1:], y),
+        data=(x, x[:, 0] + 0.1 * torch.randn(400)),
+        gives_tensors=True,
+    )
+    return train(run)
+
+
+def repeated(m: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    n = len(y)
+    return nll(m.repeat_interleave(n, 0), v.repeat_interleave(n, 0), y[:, None].repeat(n, 1))
+
+
+@pytest.mark.parametrize("loss", [nll, repeated])
+def test_means_that_are_compared_with_all_targets_are_named(loss):
+    found = of_one_number(loss)
+    assert "each of n predicted means with each of n targets" in found.summary
+    assert found.first_alarm < 3
+
+
+def sampled(m: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    """Return the likelihood of as many samples of each mean as there are targets."""
+    return nll(m + 0.1 * torch.randn(len(y), len(y)), v, y[:, None])
+
+
+@pytest.mark.parametrize("loss", [lambda m, v, y: nll(m, v, y[:, None]), sampled])
+def test_means_that_are_compared_with_their_own_target_are_healthy(loss):
+    assert "loss_task_mismatch" not in of_one_number(loss).alarms
+
+
 def pinball(o: Tensor, y: Tensor) -> Tensor:
     error = y - o
     return torch.maximum(0.9 * error, -0.1 * error).mean()

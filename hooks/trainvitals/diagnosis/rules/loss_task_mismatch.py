@@ -97,7 +97,8 @@ class LossTaskMismatch(Rule):
       of shape (n, 1) with advantages of shape (n,).
     - The mean of prediction − target without a square, or with one after the mean (a warning).
     - The sum of target · log(probability) alone, for targets of 0 and 1.
-    - The logarithm of a predicted variance is subtracted from the squared error over it.
+    - The logarithm of a predicted variance is subtracted from the squared error over it, or each
+      of n predicted means is compared with each of n targets.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
