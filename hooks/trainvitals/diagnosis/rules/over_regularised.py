@@ -328,7 +328,8 @@ class OverRegularised(Rule):
         level = course.now(20) / course.constant if course.constant else 0.0
         late = len(course.loss) >= self.steps_min_penalty
         above = level > self.level_min and late
-        rate = decay * newest_of_groups(history, Scalar.LEARNING_RATE)
+        learning_rate = newest_of_groups(history, Scalar.LEARNING_RATE)
+        rate = decay * learning_rate
         decoupled = history.facts.get("optimizer") in SHRINKING
         heavy = late and decoupled and rate >= self.rate_min and level > self.unexplained_min
         if run < self.observations or (fall > self.fall_min and not (above or heavy)):
@@ -348,9 +349,7 @@ class OverRegularised(Rule):
                 if fall <= self.fall_min
                 else self._above_constant(level, self.level_min if above else self.unexplained_min),
                 Evidence(quantity="largest weight decay of the parameter groups", seen=decay),
-                Evidence(
-                    quantity="learning rate", seen=newest_of_groups(history, Scalar.LEARNING_RATE)
-                ),
+                Evidence(quantity="learning rate", seen=learning_rate),
             ),
             confidence=0.95 if broken else 0.8,
             stream=Stream.WEIGHT,
@@ -389,10 +388,7 @@ class OverRegularised(Rule):
 
 def _run(loss: Column, decay: float) -> History:
     steps = len(np.asarray(loss))
-    places = [
-        Place(f"{i}.weight", kind="weight", shape=(32, 32), depth=i, module=str(i))
-        for i in range(3)
-    ]
+    places = [Place(f"{i}.weight", "weight", (32, 32), i, str(i)) for i in range(3)]
     norm = 5 * 0.95 ** np.arange(steps)
     return (
         Example(steps)
