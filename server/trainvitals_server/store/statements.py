@@ -66,27 +66,29 @@ class Statement:
 
     def one(self, connection: sa.Connection, values: Values) -> Any:
         """Return the first row, or None."""
-        with _sqlalchemy_errors(connection):
-            row = self._execute(connection, values).fetchone()
+        sql, bound = self._bound(connection, values)
+        with _sqlalchemy_errors(connection, sql):
+            row = _driver(connection).execute(sql, bound).fetchone()
         return None if row is None else self._row._make(row)
 
     def all(self, connection: sa.Connection, values: Values) -> Sequence[Any]:
         """Return all rows."""
-        with _sqlalchemy_errors(connection):
-            return [self._row._make(row) for row in self._execute(connection, values)]
+        sql, bound = self._bound(connection, values)
+        with _sqlalchemy_errors(connection, sql):
+            return [self._row._make(row) for row in _driver(connection).execute(sql, bound)]
 
     def run(self, connection: sa.Connection, *rows: Values) -> None:
         """Execute it once for each of `rows`, at least one, which have the same keys."""
         if len(rows) == 1:
-            with _sqlalchemy_errors(connection):
-                self._execute(connection, rows[0])
+            execute(connection, *self._bound(connection, rows[0]))
         else:
             sql, constants = self._text(connection, tuple(rows[0]))
             execute_many(connection, sql, [{**constants, **values} for values in rows])
 
-    def _execute(self, connection: sa.Connection, values: Values) -> Any:
+    def _bound(self, connection: sa.Connection, values: Values) -> tuple[str, Values]:
+        """Return (SQL, all its parameters)."""
         sql, constants = self._text(connection, tuple(values))
-        return _driver(connection).execute(sql, {**constants, **values} if constants else values)
+        return sql, {**constants, **values} if constants else values
 
     def _text(self, connection: sa.Connection, names: tuple[str, ...]) -> tuple[str, Values]:
         """Return (SQL, constants) of the statement with parameters of these names."""
@@ -102,13 +104,13 @@ class Statement:
 
 def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> Any:
     """Execute SQL with the driver; return its cursor; raise what SQLAlchemy raises for it."""
-    with _sqlalchemy_errors(connection):
+    with _sqlalchemy_errors(connection, sql):
         return _driver(connection).execute(sql, values or {})
 
 
 def execute_many(connection: sa.Connection, sql: str, rows: Sequence[Any]) -> int:
     """Execute SQL for each of `rows` with the driver; return the number of changed rows."""
-    with _sqlalchemy_errors(connection):
+    with _sqlalchemy_errors(connection, sql):
         cursor = _driver(connection).cursor()
         cursor.executemany(sql, rows)
         return int(cursor.rowcount)
@@ -123,7 +125,7 @@ def one_exchange(connection: sa.Connection) -> Iterator[None]:
     """
     with contextlib.ExitStack() as block:
         if connection.dialect.name == "postgresql":
-            block.enter_context(_sqlalchemy_errors(connection))
+            block.enter_context(_sqlalchemy_errors(connection, "one of several statements"))
             block.enter_context(_driver(connection).pipeline())
         yield
 
@@ -133,13 +135,13 @@ def _driver(connection: sa.Connection) -> Any:
 
 
 @contextlib.contextmanager
-def _sqlalchemy_errors(connection: sa.Connection) -> Iterator[None]:
+def _sqlalchemy_errors(connection: sa.Connection, sql: str) -> Iterator[None]:
     base = connection.dialect.loaded_dbapi.Error
     try:
         yield
     except base as error:
         raise sa.exc.DBAPIError.instance(
-            None, None, error, base, dialect=connection.dialect
+            sql, None, error, base, dialect=connection.dialect
         ) from error
 
 

@@ -17,7 +17,7 @@ def test_a_row_has_the_selected_columns(store: Store) -> None:
 
 def test_an_error_of_the_driver_is_the_one_of_sqlalchemy(store: Store) -> None:
     new = statements.new_batch_key(store.database.dialect)
-    with pytest.raises(sa.exc.IntegrityError):  # there is no such source
+    with pytest.raises(sa.exc.IntegrityError, match="INSERT INTO batch"):  # no such source
         store.database.write(lambda connection: new.one(connection, KEY))
 
 
