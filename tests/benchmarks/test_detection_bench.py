@@ -19,14 +19,14 @@ from detection.bench import Result, bench, judge
 from detection.case import ANYWHERE, Case, Class, Split
 from detection.controls import CONTROLS
 from detection.faults import CASES
+from detection.fourth_part import BASES
+from detection.fourth_part import mapping as fourth_part
 from detection.program import Program
 from detection.report import data, false_alarms, text
 from detection.score import NO_FIX, Rate, in_top, is_better, place_right, quantile, scores, wilson
 from detection.second_part import mapping as second_part
 from detection.third_part import mapping as third_part
 from detection.train import Outcome, Shown, run
-from detection.unseen import BASES
-from detection.unseen import mapping as unseen
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.registry import RULES
 
@@ -237,7 +237,7 @@ def test_no_data_set_and_no_architecture_is_in_both_splits(shared):
     assert not of[Split.TUNING] & of[Split.HELD_OUT]
 
 
-@pytest.mark.parametrize("mapping", [second_part, third_part, unseen])
+@pytest.mark.parametrize("mapping", [second_part, third_part, fourth_part])
 def test_every_fault_and_control_that_a_mapping_names_exists(mapping):
     def titles(cases: dict[str, Case]) -> set[str]:
         return {name.partition("@")[0] for name in cases}

@@ -6,25 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 from detection.case import Case
+from detection.fourth_part import BASES
+from detection.fourth_part import mapping as fourth_part
 from detection.program import Change
 from detection.second_part import mapping as second_part
 from detection.third_part import mapping as third_part
-from detection.unseen import BASES
-from detection.unseen import mapping as unseen
 
 CONTROLS: dict[str, Case] = {}
 
 
 def added(title: str) -> list[str]:
     """Return the bases that the mappings add to the control `title`."""
-    parts = (second_part, third_part, unseen)
+    parts = (second_part, third_part, fourth_part)
     return [base for part in parts for base in part.CONTROLS.get(title, "").split()]
 
 
 def control(on: str, *, name: str = "", **arguments: Any) -> Callable[[Any], Any]:
     """Register a variant of the bases `on`; its name is the function's.
 
-    mapping.py of second_part/, third_part/ and unseen/ adds more bases by this name.
+    mapping.py of second_part/, third_part/ and fourth_part/ adds more bases by this name.
     """
 
     def register(change: Any) -> Any:

@@ -13,26 +13,29 @@ from detection.faults import (
     wiring,
 )
 from detection.faults.register import CASES
+from detection.fourth_part import inputs as fourth_inputs
+from detection.fourth_part import losses as fourth_losses
+from detection.fourth_part import steps as fourth_steps
+from detection.fourth_part import structure as fourth_structure
 from detection.third_part import inputs as third_inputs
 from detection.third_part import losses as third_losses
 from detection.third_part import steps as third_steps
 from detection.third_part import structure as third_structure
-from detection.unseen import inputs, losses, steps, structure
 
 __all__ = [
     "CASES",
     "data",
     "flow",
+    "fourth_inputs",
+    "fourth_losses",
+    "fourth_steps",
+    "fourth_structure",
     "initialisation",
-    "inputs",
     "loss",
-    "losses",
     "numeric",
     "optimizer",
     "pairing",
     "silent",
-    "steps",
-    "structure",
     "third_inputs",
     "third_losses",
     "third_steps",

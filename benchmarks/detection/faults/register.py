@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from detection.case import ANYWHERE, Case, Class, Fault, Places
+from detection.fourth_part import BASES
+from detection.fourth_part import mapping as fourth_part
 from detection.program import Change, Program
 from detection.second_part import mapping as second_part
 from detection.third_part import mapping as third_part
-from detection.unseen import BASES
-from detection.unseen import mapping as unseen
 
 CASES: dict[str, Case] = {}
 
@@ -20,7 +20,7 @@ Apply = Callable[..., Places | None]
 
 def added(title: str) -> list[str]:
     """Return the bases that the mappings add to the fault `title`."""
-    parts = (second_part, third_part, unseen)
+    parts = (second_part, third_part, fourth_part)
     return [base for part in parts for base in part.FAULTS.get(title, "").split()]
 
 
@@ -37,8 +37,9 @@ def fault(
     """Register a fault; its name is the function's.
 
     `causes` are names of rules and `on` names of bases, separated by spaces; mapping.py of
-    second_part/, third_part/ and unseen/ adds more bases by the fault's name. The function changes
-    the program and returns globs of the acceptable places, None when there is no single place.
+    second_part/, third_part/ and fourth_part/ adds more bases by the fault's name. The function
+    changes the program and returns globs of the acceptable places, None when there is no single
+    place.
     """
 
     def register(apply: Apply) -> Apply:

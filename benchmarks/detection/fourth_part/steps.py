@@ -1,4 +1,4 @@
-"""Optimizers, schedules, capacities and checkpoints of the unseen programs that are wrong."""
+"""Wrong optimizers, schedules, capacities and checkpoints in the programs of the fourth part."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from detection.case import Class, Places
 from detection.faults.optimizer import HIGH, LOW
 from detection.faults.register import fault
-from detection.program import Program
-from detection.unseen import models
-from detection.unseen.mapping import (
+from detection.fourth_part import models
+from detection.fourth_part.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
@@ -25,6 +24,7 @@ from detection.unseen.mapping import (
     STRIPS,
     WIND,
 )
+from detection.program import Program
 
 OPTIMIZER, FIT, SILENT = Class.OPTIMIZER, Class.FIT, Class.SILENT
 

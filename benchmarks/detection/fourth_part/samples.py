@@ -1,4 +1,4 @@
-"""Generated data sets of the unseen programs. No downloads, no clock.
+"""Generated data sets of the programs of the fourth part. No downloads, no clock.
 
 Every function takes a seed and returns `Data`; inputs are float32, tokens and classes int64.
 """

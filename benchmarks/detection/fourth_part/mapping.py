@@ -1,4 +1,4 @@
-"""Which faults and controls of the other modules are put into the unseen programs.
+"""Which faults and controls of the other modules are put into the programs of the fourth part.
 
 Comes in: nothing. Chosen for what makes sense in a program and makes it worse; the diagnosis was
           not run.

@@ -1,4 +1,4 @@
-"""Losses of the unseen programs that do not fit the output, the targets or the task."""
+"""Losses of the programs of the fourth part that do not fit the output, the targets or the task."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from detection.case import Class, Places
 from detection.faults.loss import head_of
 from detection.faults.pairing import NOT_LEARNABLE
 from detection.faults.register import fault
-from detection.program import Program, around
-from detection.unseen.mapping import (
+from detection.fourth_part.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
@@ -20,7 +19,8 @@ from detection.unseen.mapping import (
     STRIPS,
     WIND,
 )
-from detection.unseen.programs import DetectionLoss, PhysicsLoss, SequenceLoss, TripletLoss
+from detection.fourth_part.programs import DetectionLoss, PhysicsLoss, SequenceLoss, TripletLoss
+from detection.program import Program, around
 
 LOSS, SILENT = Class.LOSS, Class.SILENT
 

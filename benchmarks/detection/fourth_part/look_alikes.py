@@ -1,4 +1,4 @@
-"""Healthy variants of the unseen programs whose properties look like faults."""
+"""Healthy variants of the programs of the fourth part whose properties look like faults."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
 from detection.controls.register import control
-from detection.program import Program, output_layer
-from detection.unseen import models
-from detection.unseen.mapping import (
+from detection.fourth_part import models
+from detection.fourth_part.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
@@ -22,14 +21,15 @@ from detection.unseen.mapping import (
     STRIPS,
     WIND,
 )
-from detection.unseen.programs import (
+from detection.fourth_part.programs import (
     DetectionLoss,
     GaussianLoss,
     PhysicsLoss,
     SequenceLoss,
     TripletLoss,
 )
-from detection.unseen.samples import NUMBERS
+from detection.fourth_part.samples import NUMBERS
+from detection.program import Program, output_layer
 
 # Noise prediction.
 

@@ -1,4 +1,4 @@
-"""Inputs, targets and numbers of the unseen programs that are wrong."""
+"""Inputs, targets and numbers of the programs of the fourth part that are wrong."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from detection.case import Class, Places
 from detection.faults.loss import head_of
 from detection.faults.pairing import NOT_LEARNABLE
 from detection.faults.register import fault
-from detection.program import Program, around
-from detection.unseen.mapping import (
+from detection.fourth_part.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
@@ -24,8 +23,9 @@ from detection.unseen.mapping import (
     STRIPS,
     WIND,
 )
-from detection.unseen.programs import GaussianLoss, PhysicsLoss, SequenceLoss
-from detection.unseen.samples import FIELDS, NUMBERS, STREAMS, in_chunks
+from detection.fourth_part.programs import GaussianLoss, PhysicsLoss, SequenceLoss
+from detection.fourth_part.samples import FIELDS, NUMBERS, STREAMS, in_chunks
+from detection.program import Program, around
 
 DATA, NUMERIC, SILENT = Class.DATA, Class.NUMERIC, Class.SILENT
 

@@ -1,4 +1,4 @@
-"""The healthy programs of the unseen part. No rule may be chosen on them."""
+"""The healthy programs of the fourth part."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from detection.bases import TokenLoss, base, error_rate, squared_error
 from detection.case import Split
+from detection.fourth_part import models, samples
+from detection.fourth_part.samples import BLANK, STREAMS
 from detection.program import Program
-from detection.unseen import models, samples
-from detection.unseen.samples import BLANK, STREAMS
 
 HELD_OUT = Split.HELD_OUT
 

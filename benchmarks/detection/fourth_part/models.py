@@ -1,4 +1,4 @@
-"""The architectures of the unseen programs, with the names that users give.
+"""The architectures of the programs of the fourth part, with the names that users give.
 
 Shapes are (samples, …); images have the channels first.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detection.unseen.samples import FIELDS, NUMBERS
+from detection.fourth_part.samples import FIELDS, NUMBERS
 
 
 class TimedBlock(nn.Module):

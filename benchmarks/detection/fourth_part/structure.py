@@ -1,4 +1,4 @@
-"""Modules and first weights of the unseen programs that are connected or set wrongly."""
+"""Wrong connections and first weights in the programs of the fourth part."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from detection.faults.flow import VANISHING
 from detection.faults.initialisation import TOO_LARGE
 from detection.faults.register import fault
 from detection.faults.wiring import NOT_TRAINED, Detach
-from detection.program import Program, append, around, output_layer, places_of, weight_layers
-from detection.unseen.mapping import (
+from detection.fourth_part.mapping import (
     CLICKS,
     DETECTOR,
     DIFFUSION,
@@ -23,7 +22,8 @@ from detection.unseen.mapping import (
     STRIPS,
     WIND,
 )
-from detection.unseen.programs import DetectionLoss, GaussianLoss, SequenceLoss
+from detection.fourth_part.programs import DetectionLoss, GaussianLoss, SequenceLoss
+from detection.program import Program, append, around, output_layer, places_of, weight_layers
 
 WIRING, INIT, BIAS, FLOW = Class.WIRING, Class.INITIALISATION, Class.BIAS, Class.FLOW
 EMBEDDINGS: Places = ("embedding*", "factors*", "weights*", "decoder*", "deep*", "")
