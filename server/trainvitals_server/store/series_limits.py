@@ -9,10 +9,12 @@ Start at `SeriesLimits.check`; it runs in the transaction that stores a batch wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from trainvitals_server.store.models import Run, Source, Track
+from trainvitals_server.store.statements import Statement, Values
 from trainvitals_server.store.types import RequestRefused
 
 
@@ -31,16 +33,14 @@ class SeriesLimits:
             RequestRefused: too_many_series when the run has too many; collector_full when all
                 running runs have too many, which passes when a run ends.
         """
-        run_pk = sa.select(Source.run_pk).where(Source.key == source).scalar_subquery()
-        mine = int(connection.scalar(_series(Source.run_pk == run_pk)) or 0)
+        mine = _number(connection, SERIES_OF_RUN, {"key": source})
         if mine > self.run_max:
             raise RequestRefused(
                 f"The run has {mine} series (statistics × places); the limit is {self.run_max}. "
                 "Watch fewer modules, or raise run_series_max on the collector.",
                 reason="too_many_series",
             )
-        running = Source.run_pk.in_(sa.select(Run.pk).where(Run.state == "running"))
-        every = int(connection.scalar(_series(running)) or 0)
+        every = _number(connection, SERIES_OF_RUNNING, {})
         if every > self.running_max:
             raise RequestRefused(
                 f"The running runs have {every} series; the limit is {self.running_max}. Raise "
@@ -69,4 +69,15 @@ def _series(which: sa.ColumnElement[bool]) -> sa.Select[int]:
         .group_by(sources.c.run_pk)
         .subquery()
     )
-    return sa.select(sa.func.sum(runs.c.series))
+    return sa.select(sa.func.sum(runs.c.series).label("series"))
+
+
+_MINE = sa.select(Source.run_pk).where(Source.key == sa.bindparam("key")).scalar_subquery()
+_RUNNING = sa.select(Run.pk).where(Run.state == "running")
+SERIES_OF_RUN: Final = Statement(_series(Source.run_pk == _MINE))
+SERIES_OF_RUNNING: Final = Statement(_series(Source.run_pk.in_(_RUNNING)))
+
+
+def _number(connection: sa.Connection, statement: Statement, values: Values) -> int:
+    row = statement.one(connection, values)
+    return int(row.series or 0)
