@@ -6,6 +6,7 @@ Run as `python -m helpers.troubled_training URL SECONDS RUN`: prints one `Report
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -29,9 +30,16 @@ class Report:
     weights: list[float] = field(default_factory=list)
     """At the end."""
     handovers_s: list[float] = field(default_factory=list)
+    preempted_s: list[float] = field(default_factory=list)
+    """The hand-overs during which the operating system gave the CPU to another thread."""
     close_s: float = 0.0
     errors: int = 0
     """Unexpected exceptions in the threads of delivery."""
+
+
+def preemptions_so_far() -> int:
+    """Return how often the scheduler took the CPU from this thread, which did not wait."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def train(url: str, run: str, more: Callable[[int], bool]) -> Report:
@@ -46,9 +54,11 @@ def train(url: str, run: str, more: Callable[[int], bool]) -> Report:
         put = shipper.put
 
         def timed(record: object) -> None:
-            begin = time.perf_counter()
+            preemptions, begin = preemptions_so_far(), time.perf_counter()
             put(record)
-            report.handovers_s.append(time.perf_counter() - begin)
+            took_s = time.perf_counter() - begin
+            undisturbed = preemptions_so_far() == preemptions
+            (report.handovers_s if undisturbed else report.preempted_s).append(took_s)
 
         shipper.put = timed
     while more(len(report.losses)):
