@@ -1,5 +1,6 @@
 """While a spool fills up, frames of tensors are thinned and end first, findings and events last."""
 
+import os
 import shutil
 import time
 from collections import namedtuple
@@ -11,7 +12,7 @@ from helpers.ports import free_port
 from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, backoff, sender
 from trainvitals.ship import shipper as shipping
-from trainvitals.ship.segments import Spooled
+from trainvitals.ship.segments import Spooled, frame_of
 from trainvitals.ship.spool import Owner, Spool, SpoolFull
 from trainvitals.ship.thinning import Thinning
 from trainvitals.wire import Dropped, Event, Frame, Layout, Place, RunStart, Stat, Stream
@@ -140,3 +141,32 @@ def test_rejected_batches_take_a_share_of_what_it_may_use(tmp_path, disk):
         spool.reject(Spooled(seq, 1, bytes(100)))
     assert spool.size() == 200
     spool.close()
+
+
+def test_a_full_disk_leaves_no_empty_segments_and_recovers(tmp_path, monkeypatch):
+    left = Spool.create(tmp_path, b"o" * 16, 10**6, OWNER)
+    write = os.write
+
+    def full(descriptor, data):
+        write(descriptor, bytes(data[:10]))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for seq in range(5):
+        with pytest.raises(OSError, match="No space"):
+            left.append(Spooled(seq, 1, b"x" * 100))
+    assert not list(left.folder.glob("*.segment"))
+    monkeypatch.setattr(os, "write", write)
+    left.append(Spooled(7, 1, b"y"))
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        left.append(Spooled(8, 1, b"z"))
+    [segment] = left.folder.glob("*.segment")
+    assert segment.stat().st_size == len(frame_of(Spooled(7, 1, b"y"), b"salt" * 2))
+    assert left.first() == Spooled(7, 1, b"y")
+
+
+def test_a_build_that_appends_after_a_failed_write_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(Spool, "_undo", lambda _: None)
+    with pytest.raises(AssertionError):
+        test_a_full_disk_leaves_no_empty_segments_and_recovers(tmp_path, monkeypatch)

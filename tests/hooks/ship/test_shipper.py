@@ -12,6 +12,7 @@ import pytest
 from helpers.ports import free_port
 from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, adopt, backoff, parse_url, sender
+from trainvitals.ship.buffer import Buffer
 from trainvitals.wire import Dropped, Frame, Layout, Place, RunEnd, RunStart, Stat, Stream
 
 NOWHERE = "http://127.0.0.1:9"
@@ -203,6 +204,17 @@ def test_a_full_queue_leaves_tensors_out_first_and_tells_how_many(tmp_path):
     assert {d.stream for d in told} == {"gradient"}
     assert sum(d.records for d in told) == shipper._buffer.dropped > 0
     assert balanced(shipper)
+
+
+def test_a_build_whose_queue_has_no_bound_is_found(tmp_path, monkeypatch):
+    def put(buffer, record):
+        buffer.produced += 1
+        buffer._queue.append((record, 0))
+        return True
+
+    monkeypatch.setattr(Buffer, "put", put)
+    with pytest.raises(AssertionError):
+        test_a_full_queue_leaves_tensors_out_first_and_tells_how_many(tmp_path)
 
 
 def test_a_full_spool_drops_and_counts_and_introduces_the_layouts_again(tmp_path):

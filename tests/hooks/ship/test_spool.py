@@ -1,12 +1,16 @@
 """The spool gives back exactly what was written, or less; never something else."""
 
+from itertools import combinations, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainvitals.ship.segments import Spooled, frames_of
+from trainvitals.ship import segments
+from trainvitals.ship.segments import Spooled, frame_of, frames_of
 from trainvitals.ship.spool import Owner, Spool, SpoolFull
 
+SECTOR_BYTES = 512
 SOURCE = b"s" * 16
 OWNER = Owner("http://127.0.0.1:9", "r", "p")
 
@@ -58,13 +62,53 @@ def test_cut_anywhere_it_gives_an_exact_prefix(tmp_path):
 
 def test_with_any_bit_flipped_it_loses_one_batch_at_most_and_invents_none(tmp_path):
     whole = filled(tmp_path, 4)
-    for at in range(len(whole)):
-        for bit in range(8):
-            damaged = bytearray(whole)
-            damaged[at] ^= 1 << bit
-            got = list(frames_of(bytes(damaged)))
-            assert set(got) <= set(batches(4))
-            assert len(got) >= 3
+    for bit in range(8 * len(whole)):
+        got = list(frames_of(flipped(whole, bit)))
+        assert set(got) <= set(batches(4))
+        assert len(got) >= 3
+
+
+def flipped(whole: bytes, *bits: int) -> bytes:
+    damaged = bytearray(whole)
+    for bit in bits:
+        damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_with_any_two_bits_flipped_it_loses_two_batches_at_most_and_invents_none(tmp_path):
+    whole = filled(tmp_path, 4)
+    for bits in combinations(range(8 * len(whole)), 2):
+        got = list(frames_of(flipped(whole, *bits)))
+        assert set(got) <= set(batches(4))
+        assert len(got) >= 2
+
+
+def test_with_any_two_sectors_swapped_it_loses_what_was_in_them_and_invents_none():
+    written = [Spooled(seq, 1, bytes([seq]) * (seq * 37 % 700)) for seq in range(24)]
+    frames = [frame_of(batch, b"thisfile") for batch in written]
+    ends = [0, *(sum(map(len, frames[: n + 1])) for n in range(len(frames)))]
+    whole = b"".join(frames)
+    sectors = [whole[at : at + SECTOR_BYTES] for at in range(0, len(whole), SECTOR_BYTES)]
+    for first, second in combinations(range(len(sectors)), 2):
+        moved = sectors.copy()
+        moved[first], moved[second] = moved[second], moved[first]
+        got = frames_of(b"".join(moved))
+        assert set(got) <= set(written)
+        for batch, (begin, end) in zip(written, pairwise(ends), strict=True):
+            touched = range(begin // SECTOR_BYTES, (end - 1) // SECTOR_BYTES + 1)
+            # A shorter last sector moves all that is behind the first one.
+            is_whole = second < len(sectors) - 1 and not {first, second} & {*touched}
+            assert batch in got or not is_whole
+
+
+def test_a_build_that_checks_no_checksums_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "_crc", lambda *_: 0)
+    with pytest.raises(AssertionError):
+        test_with_any_bit_flipped_it_loses_one_batch_at_most_and_invents_none(tmp_path)
+    with pytest.raises(AssertionError):
+        test_with_any_two_sectors_swapped_it_loses_what_was_in_them_and_invents_none()
 
 
 @given(st.binary(max_size=2000))
@@ -87,3 +131,9 @@ def test_over_its_limit_it_says_so_and_keeps_what_it_has(tmp_path):
     with pytest.raises(SpoolFull):
         spool.append(Spooled(1, 1, b"y" * 100))
     assert spool.first() == Spooled(0, 1, b"x" * 100)
+
+
+def test_a_build_without_a_limit_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(Spool, "limit", lambda _: 10**12)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_over_its_limit_it_says_so_and_keeps_what_it_has(tmp_path)

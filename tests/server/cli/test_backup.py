@@ -1,5 +1,6 @@
 """`db backup` copies a database while it is written to; the copy is complete and usable."""
 
+import shutil
 import sqlite3
 import stat
 import threading
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from trainvitals.wire import Stat, Stream
 from trainvitals_server.cli import register
-from trainvitals_server.store import Store
+from trainvitals_server.store import Store, backup
 
 app = typer.Typer()
 register(app)
@@ -56,11 +57,18 @@ def test_a_copy_under_load_holds_what_was_acknowledged_before_it(run, tmp_path):
     assert [f.name for f in tmp_path.glob("copy.db*")] == ["copy.db"]
     assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
     restored = Store.open(f"sqlite:///{tmp_path / 'copy.db'}")
+    assert restored.run("r") is not None
     found = losses(restored)
     assert before <= len(found) <= after + 1
     assert found.tolist() == [float(i) for i in range(len(found))]
     ingest(restored, batch(scalar_frame([5000], [1.0]), seq=5000))
     restored.close()
+
+
+def test_a_build_that_copies_the_file_alone_is_found(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup, "_copy", shutil.copyfile)
+    with pytest.raises(AssertionError):
+        test_a_copy_under_load_holds_what_was_acknowledged_before_it(run, tmp_path)
 
 
 def test_it_replaces_no_file_and_needs_a_database(run, tmp_path):

@@ -174,6 +174,12 @@ def test_noise_is_a_4xx(running, noise):
     assert nothing_is_stored(running)
 
 
+def test_a_build_that_does_not_expect_malformed_bodies_is_found(running, monkeypatch):
+    monkeypatch.setattr(routes, "WireError", KeyError)
+    with pytest.raises(AssertionError):
+        test_noise_is_a_4xx(running)
+
+
 @FUZZ
 @given(st.data())
 def test_a_batch_with_bytes_changed_is_a_4xx_or_another_good_batch(running, data):

@@ -11,6 +11,7 @@ from helpers.batches import batch, frame, scalars, start
 from helpers.collector import running_collector
 from trainvitals.wire import Layout, Place, Stat, Stream, encode
 from trainvitals.wire.records import RunEnd
+from trainvitals_server.collect import routes
 from trainvitals_server.collect.body import ByteBudget
 from trainvitals_server.problems import Problem
 
@@ -63,6 +64,15 @@ def running_limits(collector, **changes):
 
 def test_a_body_that_grows_more_than_50_fold_is_refused(running):
     refused(running, gzip.compress(bytes(2**20)), 413, "too_large", **{"Content-Encoding": "gzip"})
+
+
+def test_a_build_that_decompresses_without_a_limit_is_found(running, monkeypatch):
+    def inflate(body, _encoding, _held, **_limits):
+        return zlib.decompress(body, zlib.MAX_WBITS | 32)
+
+    monkeypatch.setattr(routes, "inflate", inflate)
+    with pytest.raises(AssertionError, match="malformed"):
+        test_a_body_that_grows_more_than_50_fold_is_refused(running)
 
 
 def test_a_small_body_may_grow_more_than_50_fold(running):

@@ -12,6 +12,7 @@ from helpers.batches import batch, start
 from helpers.collector import running_collector
 from trainvitals.wire import CONTENT_TYPE, encode
 from trainvitals_server.auth import Scope
+from trainvitals_server.connections import BoundedProtocol
 from trainvitals_server.store import Store
 
 DEADLINE_S = 2.0
@@ -121,6 +122,12 @@ def test_headers_that_drip_end_at_the_deadline(running):
                 time.sleep(0.1)
         assert time.monotonic() - began < DEADLINE_S + 1.5
     assert outcomes(running)["timeout"] > before
+
+
+def test_a_build_without_a_deadline_for_headers_is_found(running, monkeypatch):
+    monkeypatch.setattr(BoundedProtocol, "_start_deadline", lambda _: None)
+    with pytest.raises(AssertionError):
+        test_headers_that_drip_end_at_the_deadline(running)
 
 
 def test_a_second_request_has_a_deadline_of_its_own(running):
