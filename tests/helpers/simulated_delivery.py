@@ -43,7 +43,6 @@ from trainvitals.wire import RunEnd, WireError, decode
 from trainvitals_server import problems
 from trainvitals_server.store import RequestRefused, Store, seal, sqlite
 from trainvitals_server.store.seal import Compactor
-from trainvitals_server.store.series_limits import SeriesLimits
 from trainvitals_server.store.sqlite import SqliteDatabase
 
 URL = "http://127.0.0.1:8321"
@@ -240,7 +239,7 @@ class Collector:
 
     def _run(self, process: Process) -> None:
         database = FailingDatabase(process, self._path)
-        self.store = self._build(database, clock=self._world.clock, limits=Unlimited())
+        self.store = self._build(database, clock=self._world.clock)
         self._network.collector = self
         compactor = Compactor(database, clock=self._world.clock)
         while True:
@@ -255,13 +254,6 @@ class Collector:
             answer(None)
         if self._restarts:
             self._world.after(self._world.random.uniform(0.1, 5), self.start)
-
-
-class Unlimited(SeriesLimits):
-    """No limit of series: to count them takes a tenth of a simulation."""
-
-    def check(self, connection: sa.Connection, source: bytes) -> None:
-        pass
 
 
 class FailingDatabase(SqliteDatabase):
