@@ -14,8 +14,8 @@ from detection import models
 from detection.bases import error_rate, momentum
 from detection.controls.register import control
 from detection.faults.numeric import in_float16
-from detection.fourth_part import BASES
 from detection.program import Program, hidden_layers, output_layer, put, swap
+from detection.unseen import BASES
 
 
 def make(kind: Any, **options: Any) -> Any:

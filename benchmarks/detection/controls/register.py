@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from detection.case import Case
-from detection.fourth_part import BASES
 from detection.fourth_part import mapping as fourth_part
 from detection.program import Change
 from detection.second_part import mapping as second_part
 from detection.third_part import mapping as third_part
+from detection.unseen import BASES
 
 CONTROLS: dict[str, Case] = {}
 

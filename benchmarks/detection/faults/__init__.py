@@ -21,6 +21,11 @@ from detection.third_part import inputs as third_inputs
 from detection.third_part import losses as third_losses
 from detection.third_part import steps as third_steps
 from detection.third_part import structure as third_structure
+from detection.unseen import inputs as unseen_inputs
+from detection.unseen import losses as unseen_losses
+from detection.unseen import steps as unseen_steps
+from detection.unseen import structure as unseen_structure
+from detection.unseen import wiring as unseen_wiring
 
 __all__ = [
     "CASES",
@@ -40,6 +45,11 @@ __all__ = [
     "third_losses",
     "third_steps",
     "third_structure",
+    "unseen_inputs",
+    "unseen_losses",
+    "unseen_steps",
+    "unseen_structure",
+    "unseen_wiring",
     "usage",
     "wiring",
 ]

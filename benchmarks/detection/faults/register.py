@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from detection.case import ANYWHERE, Case, Class, Fault, Places
-from detection.fourth_part import BASES
 from detection.fourth_part import mapping as fourth_part
 from detection.program import Change, Program
 from detection.second_part import mapping as second_part
 from detection.third_part import mapping as third_part
+from detection.unseen import BASES
 
 CASES: dict[str, Case] = {}
 

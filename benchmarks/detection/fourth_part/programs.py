@@ -16,7 +16,7 @@ from detection.fourth_part import models, samples
 from detection.fourth_part.samples import BLANK, STREAMS
 from detection.program import Program
 
-HELD_OUT = Split.HELD_OUT
+TUNING = Split.TUNING
 
 
 def warm_up(optimizer: Optimizer, _: int) -> LRScheduler:
@@ -24,7 +24,7 @@ def warm_up(optimizer: Optimizer, _: int) -> LRScheduler:
     return lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 15)
 
 
-@base("diffusion-moons", "noise-prediction diffusion", "moons", HELD_OUT)
+@base("diffusion-moons", "noise-prediction diffusion", "moons", TUNING)
 def _(seed: int) -> Program:
     data, loss = samples.moons(seed), nn.MSELoss()
     p = Program(models.NoisePredictor(), data, loss, squared_error, 3e-3, AdamW)
@@ -46,7 +46,7 @@ def triplet_error(output: Tensor, _: Tensor) -> Tensor:
     return ((near >= far) | ~(near + far).isfinite()).float().mean()
 
 
-@base("siamese-glyphs", "triplet network", "glyphs", HELD_OUT)
+@base("siamese-glyphs", "triplet network", "glyphs", TUNING)
 def _(seed: int) -> Program:
     data, loss = samples.glyphs(seed), TripletLoss(margin=0.5)
     p = Program(models.TripletNet(), data, loss, triplet_error, 3e-3, Adam)
@@ -79,7 +79,7 @@ def detection_error(output: Tensor, target: Tensor) -> Tensor:
     return (kind + box) / 2
 
 
-@base("detector-boxes", "one-shot detector", "boxes", HELD_OUT)
+@base("detector-boxes", "one-shot detector", "boxes", TUNING)
 def _(seed: int) -> Program:
     def momentum(parameters: object, lr: float) -> Optimizer:
         return SGD(parameters, lr, momentum=0.9, weight_decay=1e-4)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def next_chunk(p: Program, step: int, _: torch.Generator) -> Tensor:
     return torch.arange(first, first + p.batch_size)
 
 
-@base("lstmlm-melodies", "LSTM language model", "melodies", HELD_OUT)
+@base("lstmlm-melodies", "LSTM language model", "melodies", TUNING)
 def _(seed: int) -> Program:
     data, model = samples.melodies(seed), models.MelodyModel(16)
     p = Program(model, data, TokenLoss(), next_note_error, 1e-2, Adam)
@@ -134,7 +134,7 @@ def ranked_probability_score(output: Tensor, target: Tensor) -> Tensor:
     return score.mean() / target.std()
 
 
-@base("gaussian-wind", "mean and variance MLP", "wind", HELD_OUT)
+@base("gaussian-wind", "mean and variance MLP", "wind", TUNING)
 def _(seed: int) -> Program:
     data, model = samples.wind(seed), models.regressor(8)
     p = Program(model, data, GaussianLoss(), ranked_probability_score, 3e-3, Adam)
@@ -150,7 +150,7 @@ def ranking_error(output: Tensor, target: Tensor) -> Tensor:
     return torch.where(gap.isfinite(), (1 - gap.sign()) / 2, 0.5).mean()
 
 
-@base("deepfm-clicks", "factorisation machine and MLP", "clicks", HELD_OUT)
+@base("deepfm-clicks", "factorisation machine and MLP", "clicks", TUNING)
 def _(seed: int) -> Program:
     data, loss = samples.clicks(seed), nn.BCEWithLogitsLoss()
     p = Program(models.DeepFM(), data, loss, ranking_error, 1e-2, Adam)
@@ -188,7 +188,7 @@ def symbol_error(output: Tensor, target: Tensor) -> Tensor:
     return torch.tensor(wrong / total)
 
 
-@base("ctc-strips", "CTC recogniser", "strips", HELD_OUT)
+@base("ctc-strips", "CTC recogniser", "strips", TUNING)
 def _(seed: int) -> Program:
     data, model = samples.strips(seed), models.Recogniser(5)
     p = Program(model, data, SequenceLoss(), symbol_error, 5e-3, Adam)
@@ -219,7 +219,7 @@ def solution_error(output: Tensor, target: Tensor) -> Tensor:
     return squared_error(output[:, :1], target[:, :1])
 
 
-@base("pinn-plate", "physics-informed MLP", "plate", HELD_OUT)
+@base("pinn-plate", "physics-informed MLP", "plate", TUNING)
 def _(seed: int) -> Program:
     p = Program(models.Field(), samples.plate(seed), PhysicsLoss(), solution_error, 5e-3, Adam)
     p.steps, p.batch_size = 300, 128
