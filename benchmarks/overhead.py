@@ -31,6 +31,7 @@ from models import WORKLOADS
 from overhead_blocks import (
     Attach,
     Attachment,
+    Round,
     Trainer,
     alternate,
     from_the_start,
@@ -43,6 +44,9 @@ WEIGHT = {"a": 1, "b": 2, "c": 2, "d": 2}
 """Share of the time of the run: the models with long steps need longer blocks."""
 EVERY_STEP = "every step, all"
 WEIGHTS_ONLY = "every step, weights and gradients"
+FIRST_FULL_STEPS = 16
+"""The first full steps of a watch measure more: rows that are equal, initialisers, the loss's
+predictions and targets. They have a row of their own."""
 
 
 def main() -> None:
@@ -103,17 +107,29 @@ def watched(*, every: int | None, activations: bool = True) -> Attach:
 
 
 def measure(trainer: Trainer, key: str, seconds: float, args: argparse.Namespace) -> list[Row]:
-    """Measure and print the four rows of one model in about `seconds`."""
-    rows = []
-    block = trainer.steps_in(args.block_seconds)
+    """Measure and print the rows of one model in about `seconds`."""
+    rows: list[Row] = []
+
+    def add(name: str, rounds: list[Round], *, account: bool = False) -> None:
+        rows.append(Row(key, name, rounds, account=account))
+        print(rows[-1].line(), flush=True)
+
     settings = {
         EVERY_STEP: watched(every=1),
         WEIGHTS_ONLY: watched(every=1, activations=False),
     }
     for name, attach in settings.items():
-        rounds = alternate(trainer, attach, block, args.pairs, 0.1 * seconds)
-        rows.append(Row(key, name, rounds))
-        print(rows[-1].line(), flush=True)
+        first, later = from_the_start(
+            trainer,
+            attach,
+            first_steps=FIRST_FULL_STEPS,
+            first_seconds=math.inf,
+            block_seconds=args.block_seconds,
+            pairs=args.pairs,
+            seconds=0.2 * seconds,
+        )
+        add(name, later)
+        add(f"{name}, first {FIRST_FULL_STEPS} steps", first)
     first, later = from_the_start(
         trainer,
         watched(every=None),
@@ -121,15 +137,11 @@ def measure(trainer: Trainer, key: str, seconds: float, args: argparse.Namespace
         first_seconds=args.first_seconds,
         block_seconds=6 * args.block_seconds,
         pairs=args.pairs,
-        seconds=0.8 * seconds,
+        seconds=0.6 * seconds,
     )
     longest = max(r.watched.steps for r in first)
-    for row in (
-        Row(key, f"default after warm-up, step {longest} on", later, account=True),
-        Row(key, f"default, first {longest} steps", first, account=True),
-    ):
-        rows.append(row)
-        print(row.line(), flush=True)
+    add(f"default after warm-up, step {longest} on", later, account=True)
+    add(f"default, first {longest} steps", first, account=True)
     return rows
 
 

@@ -17,7 +17,7 @@ ACCOUNT_SHARE = 0.02
 """The limit of the default: 0.25 s and 2 % of the time since the start of the watch."""
 
 HEADER = (
-    f"{'':2} {'setting':36} {'step ms':>8} {'time ratio':>14} {'CPU ratio':>14} "
+    f"{'':2} {'setting':50} {'step ms':>8} {'time ratio':>14} {'CPU ratio':>14} "
     f"{'thread CPU':>14} {'backgr. ms':>10} {'own':>7} {'rounds':>7}"
 )
 
@@ -63,7 +63,7 @@ class Row:
         """Return the row of the printed table."""
         own = "–" if math.isnan(self.share) else f"{self.share:.1%}"
         return (
-            f"{self.model:2} {self.setting:36} {1e3 * self.plain_s('wall'):8.1f} "
+            f"{self.model:2} {self.setting:50} {1e3 * self.plain_s('wall'):8.1f} "
             f"{_ratio(self.ratio('wall')):>14} {_ratio(self.ratio('process')):>14} "
             f"{_ratio(self.ratio('thread')):>14} {1e3 * self.background_s.mean:10.2f} "
             f"{own:>7} {len(self.rounds):>7}"

@@ -66,10 +66,12 @@ def test_the_interval_is_students_t(blocks: ModuleType) -> None:
 
 
 @pytest.mark.slow  # a benchmark run of half a minute
-def test_every_model_has_four_rows(figures: dict[str, Any]) -> None:
+def test_the_first_full_steps_have_rows_of_their_own(figures: dict[str, Any]) -> None:
     assert [row["setting"] for row in figures["rows"]] == [
         "every step, all",
+        "every step, all, first 16 steps",
         "every step, weights and gradients",
+        "every step, weights and gradients, first 16 steps",
         "default after warm-up, step 4 on",
         "default, first 4 steps",
     ]
