@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import threading
 import zlib
 
 import numpy as np
@@ -93,6 +94,12 @@ def test_a_name_over_256_bytes_is_refused(running):
     refused(running, batch(scalars("ä" * 129)), 413, "too_large")
 
 
+def test_a_layout_of_more_than_20_000_places_is_refused(running):
+    sent = batch(weights(20_001), run="p", source=b"p" * 16)
+    refused(running, sent, 413, "too_large")
+    assert running.store.run("p") is None
+
+
 def test_a_run_has_at_most_the_series_of_the_setting_over_all_streams(running):
     first = batch(weights(6000), run="w", source=b"w" * 16)
     assert running.send(first).status_code == 200
@@ -128,6 +135,34 @@ def test_the_series_of_running_runs_are_limited_and_an_ended_run_makes_room(data
         end = batch(RunEnd(1.0, 1, "finished"), seq=1, run="a", source=b"a" * 16)
         assert collector.send(end).status_code == 200
         assert collector.send(second).status_code == 200
+
+
+def test_a_body_for_which_other_requests_leave_no_memory_is_refused_until_they_end(running):
+    sent = batch(weights(1), run="q", source=b"q" * 16)
+    with running.app.state.receiving.hold() as others:
+        others.add(running.settings.queue_bytes_max)
+        answer = refused(running, sent, 503, "queue_full")
+    assert answer.headers["retry-after"] == "1"
+    assert running.send(sent).status_code == 200
+
+
+def test_a_batch_for_which_the_write_queue_has_no_room_is_refused_until_it_has(running):
+    sent, database = batch(weights(1), run="u", source=b"u" * 16), running.store.database
+    begun, release = threading.Event(), threading.Event()
+
+    def wait(_connection):
+        begun.set()
+        release.wait(20)
+
+    first = database.submit(wait)
+    assert begun.wait(20)
+    second = database.submit(lambda _: None, size=running.settings.queue_bytes_max)
+    answer = refused(running, sent, 503, "queue_full")
+    assert answer.headers["retry-after"] == "1"
+    release.set()
+    first.result(20)
+    second.result(20)
+    assert running.send(sent).status_code == 200
 
 
 def test_all_bodies_together_are_bounded_and_their_bytes_are_released():
