@@ -196,6 +196,7 @@ def _start(app: FastAPI, settings: Settings) -> None:
         interval_s=settings.seal_interval_s,
         limits=RetentionLimits(
             stream_bytes=settings.retain_stream_bytes,
+            run_bytes=settings.retain_run_bytes,
             total_bytes=settings.retain_total_bytes,
             ended_days=settings.retain_ended_days,
             deleted_days=settings.retain_deleted_days,

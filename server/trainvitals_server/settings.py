@@ -156,6 +156,12 @@ class Settings(BaseSettings):
         description="Compressed bytes of the single steps of one stream of a process; older steps "
         "are thinned to minimum, mean and maximum of 16. 0: no limit.",
     )
+    retain_run_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of the values of one run; the oldest steps of its largest streams are "
+        "thinned. 0: no limit.",
+    )
     retain_total_bytes: int = Field(
         default=0,
         ge=0,

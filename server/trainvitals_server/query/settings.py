@@ -38,6 +38,7 @@ SHOWN: Final = frozenset(
         "lost_after_s",
         "seal_interval_s",
         "retain_stream_bytes",
+        "retain_run_bytes",
         "retain_total_bytes",
         "retain_ended_days",
         "retain_deleted_days",

@@ -36,6 +36,10 @@ _SEGMENTS_AT_ONCE: Final = 8
 RETENTION_CLAIM: Final = (1 << 31) - 1
 """Held, across collectors, while the limits are applied."""
 _DAY_S: Final = 86_400
+_STORED_BYTES: Final = (
+    Track.sealed_bytes + Track.span_bytes + 4 * Track.log_rows * Track.places * Track.statistics
+)
+"""Bytes of a track: its rows and tiers as compressed, its log as received."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class RetentionLimits:
 
     stream_bytes: int = 0
     """Compressed bytes of the single rows of one stream of one process."""
+    run_bytes: int = 0
+    """Bytes of the stored values of one run, counted as `used_bytes` does."""
     total_bytes: int = 0
     """Bytes of the stored values of all runs, as `used_bytes` counts them."""
     ended_days: float = 0
@@ -99,6 +105,20 @@ def thinnable(
     ]
 
 
+def largest_share(sizes: Sequence[int], total: int) -> int:
+    """Return the size to which the larger of `sizes` are cut so that their sum is `total` at most.
+
+    Sizes up to it stay; without a need to cut, it is the largest size.
+    """
+    left = max(0, total)
+    for position, size in enumerate(sorted(sizes)):
+        share = left // (len(sizes) - position)
+        if size > share:
+            return share
+        left -= size
+    return max(sizes, default=0)
+
+
 class Retention:
     """Thins and removes what is over the limits, oldest first."""
 
@@ -126,6 +146,8 @@ class Retention:
             if self._limits.stream_bytes:
                 for run_pk, track_pk in self._large_tracks():
                     done += self._thin(run_pk, track_pk, self._limits.stream_bytes)
+            if self._limits.run_bytes:
+                done += sum(map(self._thin_run, self._large_runs()))
             done += self._empty_bin(self._clock() - self._limits.deleted_days * _DAY_S)
             if self._limits.ended_days:
                 done += self._remove_old()
@@ -169,7 +191,34 @@ class Retention:
             wanted = sa.select(Track.sealed_bytes).where(Track.pk == track_pk)
             return connection.scalar(wanted) or 0
 
-    # --- whole runs --------------------------------------------------------------------------
+    # --- one run -----------------------------------------------------------------------------
+
+    def _large_runs(self) -> list[int]:
+        wanted = (
+            sa.select(Source.run_pk)
+            .join(Track, Track.source_pk == Source.pk)
+            .join(Run, Run.pk == Source.run_pk)
+            .where(Run.state.not_in(GONE))
+            .group_by(Source.run_pk)
+            .having(sa.func.sum(_STORED_BYTES) > self._limits.run_bytes)
+        )
+        with self._database.read() as connection:
+            return list(connection.scalars(wanted))
+
+    def _thin_run(self, run_pk: int) -> int:
+        """Thin the largest streams of a run, each to the same size, so that the run fits."""
+        wanted = (
+            sa.select(Track.pk, Track.sealed_bytes, _STORED_BYTES)
+            .join(Source, Source.pk == Track.source_pk)
+            .where(Source.run_pk == run_pk)
+        )
+        with self._database.read() as connection:
+            tracks = [(pk, sealed, stored) for pk, sealed, stored in connection.execute(wanted)]
+        stays = sum(stored - sealed for _, sealed, stored in tracks)
+        share = largest_share([sealed for _, sealed, _ in tracks], self._limits.run_bytes - stays)
+        return sum(self._thin(run_pk, pk, share) for pk, sealed, _ in tracks if sealed > share)
+
+    # --- all runs ----------------------------------------------------------------------------
 
     def _remove_old(self) -> int:
         before = self._clock() - self._limits.ended_days * _DAY_S
@@ -241,9 +290,8 @@ def used_bytes(connection: sa.Connection) -> int:
     Values are counted as compressed, or as received while they are in the log. The size of the
     file is not used, because neither engine returns space to the disk by itself.
     """
-    log_bytes = 4 * Track.log_rows * Track.places * Track.statistics
     wanted = (
-        sa.select(sa.func.sum(Track.sealed_bytes + Track.span_bytes + log_bytes))
+        sa.select(sa.func.sum(_STORED_BYTES))
         .join(Source, Source.pk == Track.source_pk)
         .join(Run, Run.pk == Source.run_pk)
         .where(Run.state.not_in(ERASED))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers.batches import batch, ingest, scalar_frame, scalars, start
 from trainvitals.wire import RunEnd, Stat, Stream
 from trainvitals_server.store import Store
-from trainvitals_server.store.models import Chunk, FindingRow, Run, Track
+from trainvitals_server.store.models import Chunk, FindingRow, Run, Source, Track
 from trainvitals_server.store.removal import Removal
 from trainvitals_server.store.retention import (
     AROUND_FINDING,
@@ -21,6 +21,7 @@ from trainvitals_server.store.retention import (
     Retention,
     RetentionLimits,
     Segment,
+    largest_share,
     thinnable,
     used_bytes,
 )
@@ -31,16 +32,18 @@ ROWS = SEGMENTS * SEGMENT_ROWS
 SPIKE = 5 * SEGMENT_ROWS + 321
 
 
-def fill(store: Store, run: str = "r", *, rows: int = ROWS, tags=(), ended: bool = False):
+def fill(
+    store: Store, run: str = "r", *, rows: int = ROWS, tags=(), ended: bool = False, rank: int = 0
+):
     """Store and seal one curve with a spike; return it."""
     values = np.random.default_rng(0).standard_normal(rows).astype(np.float32)
     values[min(SPIKE, rows // 2)] = 1e6
-    source = run.encode().ljust(16, b".")
+    source = f"{run}/{rank}".encode().ljust(16, b".")
     head = [msgspec.structs.replace(start(), tags=tags), scalars("loss")]
     for i, at in enumerate(range(0, rows, SEGMENT_ROWS)):
         steps = range(at, min(at + SEGMENT_ROWS, rows))
         sent = [*(head if i == 0 else []), scalar_frame(steps, values[at : steps.stop])]
-        ingest(store, batch(*sent, seq=i, run=run, source=source))
+        ingest(store, batch(*sent, seq=i, run=run, source=source, rank=rank))
     if ended:
         end = RunEnd(time=1.0, step=rows - 1, state="finished")
         ingest(store, batch(end, seq=10_000, run=run, source=source))
@@ -85,6 +88,36 @@ def test_the_oldest_rows_are_thinned_until_the_stream_fits(store):
     assert before * 0.4 < value(store, Track.sealed_bytes) <= before // 2
     assert value(store, Track.thinned_rows) == (SEGMENTS - len(kept)) * SEGMENT_ROWS
     assert retain(store, stream_bytes=before // 2) == 0
+
+
+def test_the_largest_streams_of_a_run_are_thinned_until_the_run_fits(store):
+    fill(store, "large")
+    with store.database.read() as connection:
+        large = used_bytes(connection)
+    for rank in range(3):
+        fill(store, "many", rows=(6 + 6 * rank) * SEGMENT_ROWS, rank=rank)
+    assert retain(store, run_bytes=large) > 0
+    rows = sa.select(Source.rank, Track.sealed_bytes, Track.thinned_rows)
+    joined = rows.join(Track, Track.source_pk == Source.pk).join(Run, Run.pk == Source.run_pk)
+    with store.database.read() as connection:
+        assert used_bytes(connection) <= 2 * large
+        found = connection.execute(joined.where(Run.id == "many").order_by(Source.rank)).all()
+        untouched = connection.execute(joined.where(Run.id == "large")).one()
+    assert [thinned > 0 for _, _, thinned in found] == [False, True, True]
+    assert untouched.thinned_rows == 0
+    assert retain(store, run_bytes=large) == 0
+
+
+@given(st.lists(st.integers(0, 1000), max_size=8), st.integers(-10, 5000))
+def test_the_largest_share_is_the_largest_that_fits(sizes, total):
+    share = largest_share(sizes, total)
+    if sum(sizes) <= total:
+        assert share == max(sizes, default=0)
+    elif total >= 0:
+        assert sum(min(size, share) for size in sizes) <= total
+        assert sum(min(size, share + 1) for size in sizes) > total
+    else:
+        assert share == 0
 
 
 def test_the_bytes_of_a_track_are_those_of_its_chunks(store):
