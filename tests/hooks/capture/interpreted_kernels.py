@@ -40,10 +40,17 @@ def members_of(parameters):
     ]
 
 
-def measured(kind, parameters, *, change=None, unscale=1.0, frozen=True):
+def gradients_of(kind, parameters, *, unscale=1.0):
+    """Return the step in which the gradients are measured and nothing else."""
+    step = Step(len(parameters))
+    kind(members_of(parameters)).gradients(step, OWNER, unscale, distinct=False)
+    return step
+
+
+def measured(kind, parameters, *, change=None, frozen=True):
     """Return the step of one optimizer step in which each weight becomes `change(weight)`."""
     group, step = kind(members_of(parameters)), Step(len(parameters))
-    group.gradients(step, OWNER, unscale, distinct=False)
+    group.gradients(step, OWNER, distinct=False)
     group.weights(step, frozen=frozen, keep=True, distinct=False)
     with torch.no_grad():
         before = [p.clone() for p in parameters]
@@ -76,7 +83,7 @@ def light(parameters, unscale=1.0):
 
 
 def gradient_row(tensor):
-    step = measured(CudaGroup, [parameter(torch.zeros(tensor.shape).to(tensor.dtype), tensor)])
+    step = gradients_of(CudaGroup, [parameter(torch.zeros(tensor.shape).to(tensor.dtype), tensor)])
     return step.matrices[Stream.GRADIENT][0], total_of(step)
 
 
@@ -118,7 +125,8 @@ def test_a_group_of_all_types_and_sizes_agrees_with_the_native_kernels(scale):
 @settings(max_examples=60, deadline=None)
 def test_odd_entries_give_the_numbers_of_the_native_kernels(entries, repeats):
     x = torch.tensor(entries * (repeats + 1), dtype=torch.float32)
-    a, b = both([parameter(torch.zeros_like(x), x)])
+    one = [parameter(torch.zeros_like(x), x)]
+    a, b = (gradients_of(kind, one) for kind in (CudaGroup, NativeGroup))
     row, wanted = (measured_on_devices(step, Stream.GRADIENT) for step in (a, b))
     spread = float(np.nanmax(np.abs(np.where(np.isfinite(wanted[0, 2:4]), wanted[0, 2:4], 0))))
     np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=max(spread * 1e-6, 1e-44))
@@ -197,9 +205,8 @@ def test_a_gradient_of_another_type_than_its_weight_is_measured():
 def test_a_scaled_gradient_is_unscaled_but_not_its_counts(as_tensor):
     x = torch.tensor([2.0, 0.0, float("inf"), -6.0])
     unscale = torch.tensor(0.5) if as_tensor else 0.5
-    row = measured(CudaGroup, [parameter(torch.zeros(4), x)], unscale=unscale).matrices[
-        Stream.GRADIENT
-    ][0]
+    step = gradients_of(CudaGroup, [parameter(torch.zeros(4), x)], unscale=unscale)
+    row = step.matrices[Stream.GRADIENT][0]
     assert (row[COLUMN[Stat.MAX]], row[COLUMN[Stat.MIN]]) == (1, -3)
     assert (row[COLUMN[Stat.ZERO_SHARE]], row[COLUMN[Stat.NONFINITE]]) == (0.25, 1)
     finite = parameter(torch.zeros(2), torch.tensor([6.0, 8.0]))
@@ -209,7 +216,7 @@ def test_a_scaled_gradient_is_unscaled_but_not_its_counts(as_tensor):
 def test_a_skipped_step_has_no_gradients():
     x = parameter(torch.zeros(4), torch.tensor([2.0, 0.0, float("inf"), -6.0]))
     skipped = torch.tensor(float("nan"))
-    step = measured(CudaGroup, [x], unscale=skipped)
+    step = gradients_of(CudaGroup, [x], unscale=skipped)
     assert np.isnan(step.matrices[Stream.GRADIENT]).all()
     assert np.isnan(total_of(step)).all()
     assert np.isnan(light([x], skipped)).all()
@@ -317,6 +324,6 @@ def test_the_tables_are_copied_again_only_when_an_address_changed(monkeypatch):
 
 def test_the_row_of_a_tensor_does_not_depend_on_its_group():
     x, y = (parameter(torch.zeros(20_001), torch.randn(20_001)) for _ in "xy")
-    alone = measured(CudaGroup, [x]).matrices[Stream.GRADIENT][0]
-    together = measured(CudaGroup, [y, x]).matrices[Stream.GRADIENT][1]
+    alone = gradients_of(CudaGroup, [x]).matrices[Stream.GRADIENT][0]
+    together = gradients_of(CudaGroup, [y, x]).matrices[Stream.GRADIENT][1]
     assert alone.tobytes() == together.tobytes()
