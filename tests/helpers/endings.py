@@ -5,8 +5,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 import torch
 
 import trainvitals
+from helpers.warm_python import run_warm
 from helpers.watching import network, train
 
 HANG_S = 4.0
@@ -102,10 +101,10 @@ def _descriptors() -> list[str]:
     return [name for name in names if os.path.exists(f"/proc/self/fd/{name}")]
 
 
-def exit_code(ending: str, broken: str = "") -> int | str:
-    """Return the exit code of a watched program that ends in this way; see `code_of`.
+def exit_code(ending: str, broken: str = "") -> int:
+    """Return the exit code of a watched program that ends in this way; −n if signal n ended it.
 
-    `broken` is code that breaks the monitor; such a program is given less time.
+    `broken` is code that breaks the monitor; such a program ends by SIGALRM if it hangs.
     """
     script = f"""
         import os, signal, sys, threading, time
@@ -117,12 +116,12 @@ def exit_code(ending: str, broken: str = "") -> int | str:
         monitor.loss(model(torch.ones(3, 4)).square().sum()).backward()
         optimizer.step()
         print("trained", flush=True)
+        signal.alarm({HANG_S if broken else 10 * HANG_S:.0f})
         {ENDINGS[ending][0]}
         """
-    with _started(["-c", textwrap.dedent(script)]) as program:
-        assert program.stdout
-        program.stdout.readline()
-        return code_of(program.pid, HANG_S if broken else 10 * HANG_S)
+    done = run_warm(textwrap.dedent(script), env={**os.environ, "TRAINVITALS_REPORT": "off"})
+    assert done.stdout == "trained\n", done.stderr
+    return done.returncode
 
 
 def code_of(child: int, deadline_s: float = HANG_S) -> int | str:
@@ -165,17 +164,11 @@ def monitors_in_spawned_workers(folder: Path, *, broken: str) -> tuple[int, int]
                 print({{10: 0, 11: 1}}.get(worker.exitcode, -1))
         """
     script.write_text(textwrap.dedent(lines))
-    with _started([str(script)]) as program:
-        sound, wrong = program.communicate(timeout=100)[0].split()
-    return int(sound), int(wrong)
-
-
-def _started(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "TRAINVITALS_REPORT": "off"}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
+    done = run_warm(
+        'import runpy, sys; runpy.run_path(sys.argv[1], run_name="__main__")',
+        str(script),
+        env={**os.environ, "TRAINVITALS_REPORT": "off"},
+        timeout_s=100,
     )
+    sound, wrong = done.stdout.split()
+    return int(sound), int(wrong)

@@ -3,7 +3,6 @@
 import random
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -250,10 +249,9 @@ BROKEN_EXITS = {
 
 @pytest.fixture(scope="module")
 def exits():
-    """Exit codes by (ending, broken build); the programs run side by side."""
+    """Exit codes by (ending, broken build)."""
     programs = [*((ending, "") for ending in ENDINGS), *BROKEN_EXITS.items()]
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(programs, pool.map(lambda p: exit_code(*p), programs), strict=True))
+    return {program: exit_code(*program) for program in programs}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
