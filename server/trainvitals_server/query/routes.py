@@ -38,6 +38,7 @@ from trainvitals_server.query.heavy import HeavyReads
 from trainvitals_server.query.responses import Reader, States, described, json_response, store_of
 from trainvitals_server.store import RequestRefused, StoredRun
 from trainvitals_server.store.ingest import qualified
+from trainvitals_server.store.runs import Sort
 from trainvitals_server.store.series import Curves, UnknownSeries
 from trainvitals_server.store.tiers import Floats, Spans
 from trainvitals_server.store.timeline import EVERY_STEP
@@ -96,12 +97,17 @@ def runs(
     ] = None,
     archived: Annotated[bool, Query(description="Include archived runs.")] = False,
     deleted: Annotated[bool, Query(description="Only the runs in the bin.")] = False,
+    sort: Annotated[Sort, Query(description="Runs with equal values: the newest first.")] = (
+        "started_at"
+    ),
+    ascending: Annotated[bool, Query(description="Smallest first; `z` after `a`.")] = False,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     cursor: Annotated[
-        str | None, Query(max_length=200, description="The cursor of the previous page.")
+        str | None,
+        Query(max_length=500, description="The cursor of the previous page, of the same `sort`."),
     ] = None,
 ) -> Response:
-    """List runs, newest started first."""
+    """List runs, newest started first unless `sort` and `ascending` are given."""
     if principal.project is not None:
         if project not in (None, principal.project):
             return json_response(schema.RunPage([], None))
@@ -115,6 +121,8 @@ def runs(
             search=search,
             archived=archived,
             binned=deleted,
+            sort=sort,
+            ascending=ascending,
             limit=limit,
             cursor=cursor,
         )

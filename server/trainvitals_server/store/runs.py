@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -22,6 +21,14 @@ from trainvitals_server.store.text import plain
 from trainvitals_server.store.types import RequestRefused, StoredRun
 
 PAGE_MAX = 500
+Sort = Literal["started_at", "last_report_at", "step", "name"]
+_ORDERS: Final[dict[Sort, tuple[Any, Any]]] = {
+    "started_at": (Run.started_at, tuple[float, int]),
+    "last_report_at": (Run.last_report_at, tuple[float, int]),
+    "step": (Run.step, tuple[int, int]),
+    "name": (Run.name, tuple[str, int]),
+}
+"""Sort → (column, type of a cursor: the value of the last row, never NULL, and its key)."""
 _EVENTS_MAX = 1000
 _SUMMARY = [
     column
@@ -39,19 +46,23 @@ def summaries(
     search: str | None = None,
     archived: bool = False,
     binned: bool = False,
+    sort: Sort = "started_at",
+    ascending: bool = False,
     limit: int = 100,
     cursor: str | None = None,
 ) -> tuple[list[StoredRun], str | None]:
-    """Return a page of runs, newest start first, and the cursor of the next page or None.
+    """Return a page of runs, by default newest start first, and the cursor of the next or None.
 
     `archived`: with the archived ones. `binned`: only those in the bin, also archived ones.
 
     Raises:
-        RequestRefused: the cursor was not created by this function.
+        RequestRefused: the cursor was not created by this function, with this `sort`.
     """
     limit = max(1, min(limit, PAGE_MAX))
     known = sa.select(*_SUMMARY).where(Run.state == BINNED if binned else Run.state.not_in(GONE))
-    wanted = known.order_by(Run.started_at.desc(), Run.pk.desc()).limit(limit + 1)
+    column, kind = _ORDERS[sort]
+    order = [column, Run.pk] if ascending else [column.desc(), Run.pk.desc()]
+    wanted = known.order_by(*order).limit(limit + 1)
     if project is not None:
         wanted = wanted.where(Run.project == project)
     if state is not None:
@@ -61,11 +72,11 @@ def summaries(
     if search:
         wanted = wanted.where(Run.search.contains(search.lower(), autoescape=True))
     if cursor is not None:
-        started_at, pk = _position(cursor)
-        wanted = wanted.where(sa.tuple_(Run.started_at, Run.pk) < sa.tuple_(started_at, pk))
+        here, last = sa.tuple_(column, Run.pk), sa.tuple_(*_position(cursor, kind))
+        wanted = wanted.where(here > last if ascending else here < last)
     rows = connection.execute(wanted).all()
     page = rows[:limit]
-    following = _cursor(page[-1]) if len(rows) > limit else None
+    following = _cursor(getattr(page[-1], sort), page[-1].pk) if len(rows) > limit else None
     return _summaries(connection, page), following
 
 
@@ -129,20 +140,21 @@ def _fields(row: Any, attempts: int) -> dict[str, Any]:
     }
 
 
-def _cursor(row: Any) -> str:
-    blob = msgspec.msgpack.encode((row.started_at, row.pk))
+def _cursor(value: float | str, pk: int) -> str:
+    blob = msgspec.msgpack.encode((value, pk))
     return base64.urlsafe_b64encode(blob).decode().rstrip("=")
 
 
-def _position(cursor: str) -> tuple[float, int]:
+def _position(cursor: str, kind: Any) -> tuple[float | str, int]:
     try:
         blob = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        started_at, pk = msgspec.msgpack.decode(blob, type=tuple[float, int])
+        value, pk = msgspec.msgpack.decode(blob, type=kind)
     except (ValueError, msgspec.MsgspecError) as error:
         raise _bad_cursor() from error
-    if not math.isfinite(started_at) or not 0 <= pk < 2**63:
+    is_value = "\x00" not in value if isinstance(value, str) else -(2**63) <= value < 2**63
+    if not is_value or not 0 <= pk < 2**63:  # NaN is not in the range
         raise _bad_cursor()
-    return started_at, pk
+    return value, pk
 
 
 def _bad_cursor() -> RequestRefused:

@@ -216,10 +216,12 @@ class Store:
         search: str | None = None,
         archived: bool = False,
         binned: bool = False,
+        sort: runs.Sort = "started_at",
+        ascending: bool = False,
         limit: int = 100,
         cursor: str | None = None,
     ) -> tuple[list[StoredRun], str | None]:
-        """Return a page of runs, newest start first, and the next page's cursor or None.
+        """Return a page of runs, by default newest start first, and the next page's cursor or None.
 
         `archived`: with the archived ones. `binned`: only those in the bin.
         """
@@ -231,6 +233,8 @@ class Store:
                 search=search,
                 archived=archived,
                 binned=binned,
+                sort=sort,
+                ascending=ascending,
                 limit=limit,
                 cursor=cursor,
             )

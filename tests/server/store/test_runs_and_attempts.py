@@ -194,6 +194,32 @@ def test_pages_hold_each_run_once_while_new_ones_arrive(store):
     assert names == [f"r{i}" for i in reversed(range(7))]
 
 
+@pytest.mark.parametrize("ascending", [False, True])
+@pytest.mark.parametrize("sort", ["started_at", "last_report_at", "step", "name"])
+def test_pages_are_sorted_and_equal_values_are_on_one_page_each(store, sort, ascending):
+    for i in range(9):
+        store._clock = lambda i=i: 100.0 - i % 4
+        sent = [start(name=f"é{i % 5}", started_at=float(i % 3)), scalars("loss")]
+        sent.append(scalar_frame([i % 2], [1.0]))
+        ingest(store, batch(*sent, run=f"r{i}", source=bytes([i]) * 16))
+    found, cursor = store.run_summaries(sort=sort, ascending=ascending, limit=2)
+    while cursor:
+        page, cursor = store.run_summaries(sort=sort, ascending=ascending, limit=2, cursor=cursor)
+        found += page
+    keys = [(getattr(stored.run, sort), stored.pk) for stored in found]
+    assert keys == sorted(keys, reverse=not ascending)
+    assert len({stored.pk for stored in found}) == 9
+    assert len({value for value, _ in keys}) > 1
+
+
+def test_a_cursor_of_another_order_is_refused(store):
+    for i in range(3):
+        ingest(store, batch(start(), run=f"r{i}", source=bytes([i]) * 16))
+    _, cursor = store.run_summaries(sort="name", limit=2)
+    with pytest.raises(RequestRefused):
+        store.run_summaries(sort="step", limit=2, cursor=cursor)
+
+
 def test_runs_are_found_by_project_state_and_words(store):
     ingest(store, batch(start(tags=("Big_One",)), run="a", project="p1", source=b"a" * 16))
     ingest(store, batch(start(name="100%"), run="b", project="p2", source=b"b" * 16))
