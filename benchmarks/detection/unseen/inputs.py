@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from detection.case import Class, Places
 from detection.faults.pairing import NOT_LEARNABLE
@@ -51,13 +50,6 @@ def a_column_with_the_number_of_the_row(p: Program) -> Places:
         return torch.cat((x[..., :-1], rows[..., None]), -1)
 
     p.with_inputs(add)
-    return AT_THE_INPUT
-
-
-@fault(DATA, UNITS, f"{SALES} {PHOTO}")
-def units_of_a_thousandth(p: Program) -> Places:
-    p.with_inputs(lambda x: 1000 * x)
-    p.with_targets(lambda y: 1000 * y)
     return AT_THE_INPUT
 
 
@@ -181,12 +173,6 @@ def class_number_written_into_the_points(p: Program) -> None:
     p.collate = collate
 
 
-@fault(SILENT, "trivial_target loss_task_mismatch", PHOTO)
-def large_image_made_from_the_small_one(p: Program) -> None:
-    # The folder of the targets has the enlarged small images.
-    p.collate = lambda _, x, __: (x, F.interpolate(x, scale_factor=2.0))
-
-
 @fault(
     SILENT,
     "no_supervision no_signal trivial_target class_collapse no_learning loss_plateau",
@@ -194,12 +180,6 @@ def large_image_made_from_the_small_one(p: Program) -> None:
 )
 def grades_joined_by_a_key_that_never_matches(p: Program) -> None:
     p.with_targets(torch.zeros_like, test=False)
-
-
-@fault(SILENT, "no_supervision trivial_target class_collapse class_imbalance", PATIENTS)
-def every_patient_leaves_before_the_event(p: Program) -> None:
-    # The column of the event has words, and a comparison with 1 is never true.
-    p.with_targets(lambda y: torch.stack((y[:, 0], 0 * y[:, 1]), 1), test=False)
 
 
 @fault(

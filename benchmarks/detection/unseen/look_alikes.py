@@ -112,7 +112,7 @@ def average_with_a_decay_of_095(p: Program) -> None:
 
 
 @control(f"{PENDULUMS}")
-def lbfgs_free_sgd_with_clipping(p: Program) -> None:
+def slow_sgd_with_clipping(p: Program) -> None:
     p.optimizer = lambda parameters, lr: SGD(parameters, lr, momentum=0.9)
     p.lr, p.clip_norm = 0.05, 1.0
 

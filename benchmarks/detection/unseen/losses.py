@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detection.case import Class, Places
@@ -11,7 +11,7 @@ from detection.faults.loss import head_of
 from detection.faults.optimizer import HIGH
 from detection.faults.register import fault
 from detection.faults.wiring import NOT_TRAINED
-from detection.program import Program
+from detection.program import Program, append, output_layer
 from detection.unseen.programs import (
     CHIRPS,
     CLAIMS,
@@ -82,7 +82,7 @@ def cross_entropy_of_several_labels(p: Program) -> Places:
     return head_of(p)
 
 
-@fault(LOSS, PROBABILITIES, f"{CHIRPS} {PATIENTS}")
+@fault(LOSS, PROBABILITIES, CHIRPS)
 def sigmoid_in_front_of_a_loss_that_has_one(p: Program) -> Places:
     inner = p.loss
     p.loss = lambda output, target: inner(output.sigmoid(), target)
@@ -114,18 +114,6 @@ def error_of_rounded_probabilities(p: Program) -> Places:
 def softmax_over_the_lists_and_not_the_documents(p: Program) -> Places:
     inner = ListLoss()
     p.loss = lambda output, target: inner(output.T, target.T)
-    return head_of(p)
-
-
-@fault(LOSS, "loss_task_mismatch no_learning loss_plateau", QUERIES)
-def sum_of_the_score_differences(p: Program) -> Places:
-    # Every pair is meant to be compared; the absolute difference ignores which one is better.
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        gap = (output[:, :, None] - output[:, None]).abs()
-        wanted = (target[:, :, None] - target[:, None]).abs()
-        return F.mse_loss(gap, wanted)
-
-    p.loss = loss
     return head_of(p)
 
 
@@ -215,12 +203,6 @@ def error_of_the_predicted_class(p: Program) -> Places:
     return head_of(p)
 
 
-@fault(LOSS, "softmax_before_cross_entropy loss_task_mismatch initial_loss_anomaly", SOLIDS)
-def log_softmax_over_the_batch(p: Program) -> Places:
-    p.loss = lambda output, target: F.nll_loss(output.log_softmax(0), target)
-    return head_of(p)
-
-
 # Pendulums.
 
 
@@ -249,7 +231,6 @@ class AllPositions(MaskedLoss):
 @fault(LOSS, "class_imbalance class_collapse loss_task_mismatch loss_plateau", RECIPES)
 def padding_that_the_loss_does_not_ignore(p: Program) -> Places:
     p.loss = AllPositions()
-    p.steps = 60
     return head_of(p)
 
 
@@ -299,12 +280,11 @@ def error_of_the_mean_over_the_horizon(p: Program) -> Places:
 # Images.
 
 
-@fault(LOSS, "output_range_mismatch", f"{PHOTO} {SALES}")
-def output_clamped_to_zero_and_one(p: Program) -> Places:
-    inner, metric = p.loss, p.metric
-    p.loss = lambda output, target: inner(output.sigmoid(), target)
-    p.metric = lambda output, target: metric(output.sigmoid(), target)
-    return head_of(p)
+@fault(LOSS, "output_range_mismatch", PHOTO)
+def sigmoid_for_a_standardised_image(p: Program) -> Places:
+    places = head_of(p)
+    append(p.model, output_layer(p.model)[0], nn.Sigmoid())
+    return places
 
 
 @fault(LOSS, f"loss_divergence loss_task_mismatch {HIGH}", PHOTO)

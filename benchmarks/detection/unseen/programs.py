@@ -26,7 +26,7 @@ def cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
 
 
 class TweedieLoss(nn.Module):
-    """Deviance of costs that are often 0, between Poisson (power 1) and Gamma (power 2)."""
+    """Deviance of costs that can be 0, between Poisson (power 1) and Gamma (power 2)."""
 
     power = 1.5
 
@@ -197,5 +197,5 @@ class CharbonnierLoss(nn.Module):
 def _(seed: int) -> Program:
     data, model = samples.photo(seed), models.SubPixelNet()
     p = Program(model, data, CharbonnierLoss(), squared_error, 2e-3, RMSprop)
-    p.steps, p.batch_size = 200, 16
+    p.steps, p.batch_size, p.schedule = 200, 16, cosine
     return p

@@ -79,10 +79,7 @@ def decay_of_one_tenth_in_adam(p: Program) -> None:
 
 @fault(OPTIMIZER, f"clipping_always_active {LOW}", PATIENTS)
 def clip_norm_of_a_thousandth_with_sgd(p: Program) -> None:
-    def momentum(parameters: object, lr: float) -> Optimizer:
-        return SGD(parameters, lr, momentum=0.9)  # type: ignore[arg-type]
-
-    p.optimizer, p.lr, p.clip_norm = momentum, 0.05, 1e-3
+    p.clip_norm = 1e-3
 
 
 def sgd(p: Program) -> None:
@@ -96,18 +93,23 @@ def rate_scaled_by_64_devices_that_are_not_there(p: Program) -> None:
     p.lr *= 64
 
 
-@fault(OPTIMIZER, f"{HIGH} loss_oscillation loss_spike", f"{CLAIMS} {PENDULUMS}")
+@fault(OPTIMIZER, f"{HIGH} loss_oscillation loss_spike", PENDULUMS)
 def betas_of_adam_exchanged(p: Program) -> None:
     p.optimizer = lambda parameters, lr: Adam(parameters, lr, betas=(0.999, 0.9))
+
+
+def with_adam(p: Program) -> None:
+    """Train with Adam, as the twin."""
+    p.optimizer = Adam
 
 
 @fault(
     OPTIMIZER,
     f"{HIGH} loss_oscillation state_not_restored gradient_noise_dominates loss_plateau loss_spike",
-    f"{PENDULUMS} {PHOTO}",
+    PHOTO,
+    given=with_adam,
 )
 def adam_created_again_for_each_batch(p: Program) -> None:
-    p.optimizer = Adam
     p.events.append(lambda _, __, optimizer: optimizer.state.clear())
 
 
@@ -211,18 +213,23 @@ def rate_of_zero_in_the_group_of_the_body(p: Program) -> Places:
     return ("first*", "blocks*", "last_norm*", "embed*", "context*", "norm*", "fc*", "")
 
 
+def slow_sgd(p: Program) -> None:
+    """Train with SGD at a small rate and for longer, as the twin."""
+    p.lr, p.steps = 0.005, 500
+    p.optimizer = lambda parameters, lr: SGD(parameters, lr, momentum=0.9)
+
+
 @fault(
     SILENT,
     "absorbed_updates learning_rate_too_low no_learning loss_plateau",
     QUERIES,
-    given=lambda p: setattr(p, "lr", 1e-3) or setattr(p, "steps", 400),
+    given=slow_sgd,
 )
 def weights_kept_in_bfloat16(p: Program) -> None:
     def forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return model(x.bfloat16()).float()  # type: ignore[no-any-return]
 
     p.model, p.forward = p.model.bfloat16(), forward
-    p.optimizer = lambda parameters, lr: SGD(parameters, lr, momentum=0.9)
 
 
 @fault(

@@ -53,7 +53,7 @@ def every_weight_is_a_tenth(p: Program) -> Places:
 @fault(
     INIT,
     f"{TOO_LARGE} saturated_activation init_activation_mismatch",
-    f"{SALES} {PHOTO} {PATIENTS}",
+    f"{SALES} {PHOTO}",
 )
 def torch_randn_as_weights(p: Program) -> Places:
     for _, layer in weight_layers(p.model):
@@ -101,14 +101,11 @@ def head_drawn_from_zero_to_thirty(p: Program) -> Places:
 # Biases.
 
 
-@fault(
-    BIAS, "initial_loss_anomaly output_bias_prior bias_drift no_learning", f"{PATIENTS} {CHIRPS}"
-)
+@fault(BIAS, "initial_loss_anomaly output_bias_prior bias_drift no_learning", CHIRPS)
 def bias_of_a_rare_event_with_the_wrong_sign(p: Program) -> Places:
     # −log((1 − π) / π) without its sign, for π of one in a million.
     name, layer = output_layer(p.model)
     nn.init.constant_(layer.bias, 13.8)
-    p.lr /= 10
     return (*around(name), "")
 
 
@@ -157,7 +154,7 @@ def frozen_bias_of_the_classifier(p: Program) -> Places:
 @fault(
     BIAS,
     "learning_rate_too_high bias_drift loss_oscillation loss_divergence loss_spike",
-    f"{QUERIES} {PATIENTS} {CLAIMS}",
+    f"{QUERIES} {CLAIMS}",
 )
 def biases_with_a_rate_of_three(p: Program) -> Places:
     def groups(model: nn.Module) -> list[dict[str, object]]:
@@ -165,7 +162,7 @@ def biases_with_a_rate_of_three(p: Program) -> Places:
         others = [w for n, w in model.named_parameters() if not n.endswith("bias")]
         return [{"params": biases, "lr": 3.0}, {"params": others}]
 
-    p.parameters, p.schedule = groups, None
+    p.parameters = groups
     return ("*bias", "*")
 
 

@@ -118,7 +118,7 @@ def activations_never_called(p: Program) -> Places:
 @fault(
     WIRING,
     "wrong_train_eval_mode no_learning loss_plateau",
-    f"{CLAIMS} {SOLIDS}",
+    SOLIDS,
 )
 def training_in_evaluation_mode(p: Program) -> None:
     # model.eval() is called for the first validation, before the first step.
@@ -165,12 +165,3 @@ def every_position_is_zero(p: Program) -> Places:
     p.model.positions = nn.Embedding(1, table.embedding_dim)
     p.model.positions.register_forward_pre_hook(lambda _, args: (0 * args[0],))
     return ("positions*", "layers*", "")
-
-
-@fault(WIRING, f"{NOT_TRAINED} loss_plateau no_learning vanishing_gradient", SALES)
-def only_the_last_block_is_returned(p: Program) -> Places:
-    # The forecasts of the blocks before are overwritten instead of added.
-    p.model.left = lambda x, backcast: (x - backcast).detach()
-    for block in p.model.blocks[:-1]:
-        block.forecast.register_forward_hook(lambda _, __, output: 0 * output)
-    return ("blocks*", "")
