@@ -13,7 +13,7 @@ from typing import Final
 
 from trainvitals.imports.batches import Summary, Target, batches
 from trainvitals.imports.pages import Page
-from trainvitals.ship.http import Acknowledged, Address, Away, Outcome, Rejected, post
+from trainvitals.ship.http import Acknowledged, Address, Away, Link, Outcome, Rejected
 from trainvitals.wire import Batch, Frame, encode
 
 _DEADLINE_S: Final = 60.0
@@ -49,40 +49,41 @@ def deliver(
         NotDelivered: the collector refused a batch, or did not answer in time.
     """
     start = 0
+    with Link() as link:
 
-    def sent(batch: Batch) -> Outcome:
-        body = encode(batch)
-        deadline = time.monotonic() + wait_s
-        while True:
-            outcome = post(
-                address,
-                token,
-                body,
-                source=batch.source,
-                seq=batch.seq,
-                deadline_s=_DEADLINE_S,
-            )
-            pause_s = (outcome.after_s or _PAUSE_S) if isinstance(outcome, Away) else None
-            if pause_s is None or time.monotonic() + pause_s > deadline:
-                return outcome
-            time.sleep(pause_s)
+        def sent(batch: Batch) -> Outcome:
+            body = encode(batch)
+            deadline = time.monotonic() + wait_s
+            while True:
+                outcome = link.post(
+                    address,
+                    token,
+                    body,
+                    source=batch.source,
+                    seq=batch.seq,
+                    deadline_s=_DEADLINE_S,
+                )
+                pause_s = (outcome.after_s or _PAUSE_S) if isinstance(outcome, Away) else None
+                if pause_s is None or time.monotonic() + pause_s > deadline:
+                    return outcome
+                time.sleep(pause_s)
 
-    def first() -> Iterator[Batch]:
-        """Yield the batches; a first one that belongs to a deleted run is made anew."""
-        return iter(batches(pages(), target, found, start))
+        def first() -> Iterator[Batch]:
+            """Yield the batches; a first one that belongs to a deleted run is made anew."""
+            return iter(batches(pages(), target, found, start))
 
-    done = rows = 0
-    left = first()
-    while (batch := next(left, None)) is not None:
-        outcome = sent(batch)
-        if isinstance(outcome, Acknowledged):
-            done += 1
-            rows += sum(r.values.size for r in batch.records if isinstance(r, Frame))
-            continue
-        deleted = isinstance(outcome, Rejected) and outcome.code == "run_deleted"
-        if deleted and batch.seq == 0 and start < _STARTS_MAX:
-            start += 1
-            left = first()
-            continue
-        raise NotDelivered(outcome.reason, rows, refused=not isinstance(outcome, Away))
-    return done
+        done = rows = 0
+        left = first()
+        while (batch := next(left, None)) is not None:
+            outcome = sent(batch)
+            if isinstance(outcome, Acknowledged):
+                done += 1
+                rows += sum(r.values.size for r in batch.records if isinstance(r, Frame))
+                continue
+            deleted = isinstance(outcome, Rejected) and outcome.code == "run_deleted"
+            if deleted and batch.seq == 0 and start < _STARTS_MAX:
+                start += 1
+                left = first()
+                continue
+            raise NotDelivered(outcome.reason, rows, refused=not isinstance(outcome, Away))
+        return done

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainvitals.ship.backoff import Backoff
-from trainvitals.ship.http import Acknowledged, Address, Outcome, Rejected, post
+from trainvitals.ship.http import Acknowledged, Address, Link, Outcome, Rejected
 from trainvitals.ship.split import halves
 from trainvitals.ship.spool import Spool, folders
 
@@ -54,7 +54,7 @@ class Adoption:
         spool_dir: Path,
         bytes_max: int,
         *,
-        exchange: Callable[..., Outcome] = post,
+        exchange: Callable[..., Outcome] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stop = threading.Event()
@@ -63,7 +63,8 @@ class Adoption:
         self._token = token
         self._spool_dir = spool_dir
         self._bytes_max = bytes_max
-        self._exchange = exchange
+        self._link = Link()
+        self._exchange = exchange or self._link.post
         self._clock = clock
         self._backoffs: dict[Path, Backoff] = {}
         self._open: Spool | None = None
@@ -92,11 +93,13 @@ class Adoption:
                 continue
             if backoff.waits:
                 due.append(backoff.not_before - self._clock())
+        self._link.close()
         return max(0.1, min(due)) if due else None
 
     def forget(self) -> None:
         """Close the descriptors in a forked child."""
         self.stop.set()
+        self._link.close()
         if self._open is not None:
             self._open.forget()
 

@@ -1,9 +1,10 @@
-"""Send one batch to the collector over HTTP, with an absolute deadline for the whole exchange.
+"""Send batches to the collector over HTTP, with an absolute deadline for each exchange.
 
 Comes in: a batch's bytes and its key. Goes out: an `Outcome`; nothing is raised.
 Promise:  no redirects, no proxies and no `.netrc`; connecting, sending, and reading headers and
           body end at the deadline, also if the response arrives byte by byte.
-Start at `post`. After failures it first asks, without the batch, whether the collector is ready.
+Start at `Link.post`; a link keeps its connection for the next batch. After failures it first asks,
+without the batch, whether the collector is ready.
 Only a problem (application/problem+json) of a known type from the collector
 rejects a batch permanently. Any other response may come from a proxy in between.
 """
@@ -13,12 +14,14 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import select
 import socket
 import ssl
 import time
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from trainvitals.wire import CONTENT_TYPE
@@ -119,80 +122,169 @@ def parse_url(url: str) -> Address:
     return Address(parts.scheme, parts.hostname, port or default, parts.path.rstrip("/"))
 
 
-def post(
-    address: Address,
-    token: str,
-    body: bytes,
-    *,
-    source: bytes,
-    seq: int,
-    deadline_s: float,
-    probes: bool = False,
-) -> Outcome:
-    """Send one batch within `deadline_s` seconds; every error is an Outcome.
+def post(address: Address, token: str, body: bytes, **options: Any) -> Outcome:
+    """Send one batch over a connection of its own; `options` as for `Link.post`."""
+    with Link() as link:
+        return link.post(address, token, body, **options)
 
-    `probes`: send the batch, which can be 2 MiB, only after a request without a body has shown
-    that the collector can store it.
+
+class Link:
+    """The connection of one thread to a collector, kept between exchanges until `close`.
+
+    A kept connection that was closed at the other end is opened again, once, within the deadline:
+    a batch that arrives twice is stored once.
     """
-    end = time.monotonic() + deadline_s
-    authorised = {"Authorization": f"Bearer {token}"}
-    if probes and (refusal := _probe(address, authorised, end)) is not None:
-        return refusal
-    headers = {"Content-Type": CONTENT_TYPE, **authorised}
-    if len(body) > COMPRESSED_FROM_BYTES:
-        body = zlib.compress(body, 1)
-        headers["Content-Encoding"] = "deflate"
-    answered = _exchange(address, end, "POST", INGEST_PATH, headers, body)
-    if isinstance(answered, Away):
-        return answered
-    return _outcome(*answered, source=source, seq=seq)
+
+    def __init__(self) -> None:
+        self._connection: _Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next exchange opens another. Safe to call twice.
+
+        In a forked child it closes the child's descriptor only.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.end()
+
+    def post(
+        self,
+        address: Address,
+        token: str,
+        body: bytes,
+        *,
+        source: bytes,
+        seq: int,
+        deadline_s: float,
+        probes: bool = False,
+    ) -> Outcome:
+        """Send one batch within `deadline_s` seconds; every error is an Outcome.
+
+        `probes`: send the batch, which can be 2 MiB, only after a request without a body has shown
+        that the collector can store it.
+        """
+        end = time.monotonic() + deadline_s
+        authorised = {"Authorization": f"Bearer {token}"}
+        if probes and (refusal := self._probe(address, authorised, end)) is not None:
+            return refusal
+        headers = {"Content-Type": CONTENT_TYPE, **authorised}
+        if len(body) > COMPRESSED_FROM_BYTES:
+            body = zlib.compress(body, 1)
+            headers["Content-Encoding"] = "deflate"
+        answered = self._exchange(address, end, "POST", INGEST_PATH, headers, body)
+        outcome = (
+            answered if isinstance(answered, Away) else _outcome(*answered, source=source, seq=seq)
+        )
+        if isinstance(outcome, Away):
+            self.close()  # the next answer on it may belong to an earlier request
+        return outcome
+
+    def _probe(
+        self, address: Address, headers: dict[str, str], end: float
+    ) -> Away | Unauthorised | None:
+        """Ask whether the collector can store batches; return why not, or None.
+
+        None also for an answer that does not say: it may come from a proxy that lets only batches
+        pass.
+        """
+        answered = self._exchange(address, end, "GET", READY_PATH, headers)
+        if isinstance(answered, Away):
+            return answered
+        response, answer = answered
+        if _problem(response, answer) in {"unauthorised", "forbidden"}:
+            return Unauthorised(_reason(response, answer))
+        is_busy = response.status in {408, 425, 429} or response.status >= 500
+        return _away(response, answer) if is_busy and response.status != 501 else None
+
+    def _exchange(
+        self,
+        address: Address,
+        end: float,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
+    ) -> tuple[http.client.HTTPResponse, bytes] | Away:
+        """Send one request; return the response and the first bytes of its body."""
+        kept = self._connection
+        if kept is not None and kept.address == address and kept.is_open:
+            kept.expiry.end = end
+            try:
+                return self._answer(kept, method, path, headers, body)
+            except ConnectionError:
+                pass  # closed in this moment
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                return Away(f"{type(error).__name__}: {error}")
+        self.close()
+        self._connection = _Connection(address, end)
+        try:
+            return self._answer(self._connection, method, path, headers, body)
+        # ValueError: a token or a response with characters that are not valid in HTTP.
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return Away(f"{type(error).__name__}: {error}")
+
+    def _answer(
+        self,
+        connection: _Connection,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        complete = False
+        try:
+            connection.request(method, connection.address.path + path, body, headers)
+            response = connection.getresponse()
+            answer = response.read(ANSWER_BYTES_MAX)
+            complete = response.isclosed() and not response.will_close
+        finally:
+            if not complete:
+                self.close()
+        return response, answer
 
 
-def _probe(address: Address, headers: dict[str, str], end: float) -> Away | Unauthorised | None:
-    """Ask whether the collector can store batches; return why not, or None.
+@dataclass
+class _Expiry:
+    """The deadline of the current exchange, in seconds of the monotonic clock."""
 
-    None also for an answer that does not say: it may come from a proxy that lets only batches pass.
-    """
-    answered = _exchange(address, end, "GET", READY_PATH, headers)
-    if isinstance(answered, Away):
-        return answered
-    response, answer = answered
-    if _problem(response, answer) in {"unauthorised", "forbidden"}:
-        return Unauthorised(_reason(response, answer))
-    is_busy = response.status in {408, 425, 429} or response.status >= 500
-    return _away(response, answer) if is_busy and response.status != 501 else None
+    end: float
 
-
-def _exchange(
-    address: Address,
-    end: float,
-    method: str,
-    path: str,
-    headers: dict[str, str],
-    body: bytes | None = None,
-) -> tuple[http.client.HTTPResponse, bytes] | Away:
-    """Send one request; return the response and the first bytes of its body."""
-    connection = _Connection(address, end)
-    try:
-        connection.request(method, address.path + path, body, headers)
-        response = connection.getresponse()
-        answer = response.read(ANSWER_BYTES_MAX)
-    # ValueError: a token or a response with characters that are not valid in HTTP.
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return Away(f"{type(error).__name__}: {error}")
-    finally:
-        connection.end()
-    return response, answer
+    def left(self) -> float:
+        """Return the seconds that are left. Raises TimeoutError when there are none."""
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the exchange took longer than its deadline")
+        return left
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection with one absolute deadline (monotonic clock)."""
+    """A connection whose operations end at `expiry`."""
 
     def __init__(self, address: Address, end: float) -> None:
         super().__init__(address.host, address.port)
-        self._address = address
-        self._end = end
+        self.address = address
+        self.expiry = _Expiry(end)
         self._opened: socket.socket | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is open, and the other end has neither closed it nor sent anything."""
+        if self._opened is None or self._opened.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._opened, select.POLLIN)
+        return not poll.poll(0)
 
     def end(self) -> None:
         """Close the connection and its socket."""
@@ -202,16 +294,16 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the first of the host's addresses that answers."""
-        host, port = self._address.host, self._address.port
+        host, port = self.address.host, self.address.port
         failure: OSError = OSError(f"{host} has no address")
         for family, kind, protocol, _, at in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(_left(self._end))
+                sock.settimeout(self.expiry.left())
                 sock.connect(at)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._address.scheme == "https":
-                    sock.settimeout(_left(self._end))
+                if self.address.scheme == "https":
+                    sock.settimeout(self.expiry.left())
                     context = ssl.create_default_context()
                     sock = context.wrap_socket(sock, server_hostname=host)
             except OSError as error:
@@ -219,26 +311,26 @@ class _Connection(http.client.HTTPConnection):
                 failure = error
                 continue
             self._opened = sock
-            self.sock: Any = _DeadlineSocket(sock, self._end)
+            self.sock: Any = _DeadlineSocket(sock, self.expiry)
             return
         raise failure
 
 
 class _DeadlineSocket:
-    """The methods of a socket that `http.client` uses; each times out at `end`."""
+    """The methods of a socket that `http.client` uses; each times out at `expiry`."""
 
-    def __init__(self, sock: socket.socket, end: float) -> None:
+    def __init__(self, sock: socket.socket, expiry: _Expiry) -> None:
         self._sock = sock
-        self._end = end
+        self._expiry = expiry
 
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
         for at in range(0, len(view), _SEND_BYTES):
-            self._sock.settimeout(_left(self._end))
+            self._sock.settimeout(self._expiry.left())
             self._sock.sendall(view[at : at + _SEND_BYTES])
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_DeadlineReader(self._sock, self._end))
+        return io.BufferedReader(_DeadlineReader(self._sock, self._expiry))
 
     def close(self) -> None:
         # `http.client` calls this before it reads the body; `_Connection.end` closes the socket.
@@ -246,23 +338,16 @@ class _DeadlineSocket:
 
 
 class _DeadlineReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, end: float) -> None:
+    def __init__(self, sock: socket.socket, expiry: _Expiry) -> None:
         self._sock = sock
-        self._end = end
+        self._expiry = expiry
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(_left(self._end))
+        self._sock.settimeout(self._expiry.left())
         return self._sock.recv_into(buffer)
-
-
-def _left(end: float) -> float:
-    left = end - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the exchange took longer than its deadline")
-    return left
 
 
 def _outcome(

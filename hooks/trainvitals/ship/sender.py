@@ -19,7 +19,7 @@ from typing import Final
 
 from trainvitals.ship.backoff import Backoff
 from trainvitals.ship.buffer import Buffer
-from trainvitals.ship.http import Acknowledged, Address, Away, Outcome, Rejected, Unauthorised, post
+from trainvitals.ship.http import Acknowledged, Address, Away, Link, Outcome, Rejected, Unauthorised
 from trainvitals.ship.packer import Identity, Packer, is_counted
 from trainvitals.ship.segments import Spooled
 from trainvitals.ship.split import halves, records_of, with_layouts
@@ -48,7 +48,7 @@ class Sender:
         spool_dir: Path,
         spool_bytes_max: int,
         *,
-        exchange: Callable[..., Outcome] = post,
+        exchange: Callable[..., Outcome] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = ShipStatus()
@@ -64,7 +64,8 @@ class Sender:
         self._spool: Spool | None = None
         self._hot: list[Spooled] = []
         """The batches in memory: one batch, or its parts."""
-        self._exchange = exchange
+        self._link = Link()
+        self._exchange = exchange or self._link.post
         self._clock = clock
         self._backoff = Backoff(clock)
         self._changed = threading.Condition()
@@ -142,6 +143,7 @@ class Sender:
     def forget(self) -> None:
         """Close the descriptors in a forked child, without a lock."""
         self._closed = True
+        self._link.close()
         if self._spool is not None:
             self._spool.forget()
 
@@ -182,6 +184,10 @@ class Sender:
                 self._took(outcome, batch)
                 self._count()
             self._changed.notify_all()
+
+    def disconnect(self) -> None:
+        """Close the connection to the collector, after the last exchange."""
+        self._link.close()
 
     def _may_send(self) -> bool:
         return not self._backoff.waits and (self._until is None or self._clock() < self._until)

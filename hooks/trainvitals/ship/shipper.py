@@ -137,3 +137,5 @@ class Shipper:
                 log.exception("Delivery failed; the next attempt is in %.0f s.", pause_s)
                 self._wake.wait(pause_s)
             self._cpu_s[part] += time.thread_time() - started
+        if part == "exchange":
+            self._sender.disconnect()

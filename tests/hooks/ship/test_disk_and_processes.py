@@ -14,6 +14,7 @@ import pytest
 from helpers.ports import free_port
 from helpers.tiny_collector import tiny_collector
 from trainvitals.ship import Shipper, adopt, backoff, sender
+from trainvitals.ship.http import post
 from trainvitals.ship.segments import Spooled, frame_of
 from trainvitals.ship.shipper import INTERVAL_S
 from trainvitals.ship.spool import Owner, Spool, SpoolFull, folders
@@ -297,7 +298,7 @@ def test_one_unexpected_exception_is_counted_and_delivery_goes_on(tmp_path, monk
         if not raised:
             raised.append(1)
             raise MemoryError("only this once")
-        return sender.post(*arguments, **options)
+        return post(*arguments, **options)
 
     with tiny_collector() as collector:
         shipper = shipper_to(collector.url, tmp_path, exchange=clumsy)

@@ -20,6 +20,7 @@ from trainvitals.imports import rows as rows_module
 from trainvitals.imports.numbers import float32_of
 from trainvitals.imports.pages import pages
 from trainvitals.imports.rows import READERS, BadFile
+from trainvitals.ship.http import Away, Link
 from trainvitals.wire import Frame, Layout, Place, Stat, Stream
 from trainvitals_server.auth import Scope
 from trainvitals_server.store import frames as frames_module
@@ -186,14 +187,14 @@ def test_an_import_that_was_interrupted_continues(collector, command, tmp_path, 
     monkeypatch.setattr("trainvitals.imports.batches._VALUES", 20)
     real, sent = command, []
 
-    def away_after_three(*args, **kwargs):
-        from trainvitals.ship.http import Away, post
-
-        sent.append(kwargs["seq"])
-        return post(*args, **kwargs) if len(sent) <= 3 else Away("it is switched off")
+    class AwayAfterThree(Link):
+        def post(self, *args, **kwargs):
+            sent.append(kwargs["seq"])
+            done = len(sent) > 3
+            return Away("it is switched off") if done else super().post(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainvitals.imports.delivery.post", away_after_three)
+        patch.setattr("trainvitals.imports.delivery.Link", AwayAfterThree)
         stopped = real("import", "r.csv", "--run", "copy", "--wait", "0")
     assert stopped.exit_code == 3
     assert "of 256 values are stored" in stopped.stderr
