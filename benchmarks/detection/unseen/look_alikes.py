@@ -63,7 +63,7 @@ def accumulation_of_two_small_batches(p: Program) -> None:
     p.accumulate, p.batch_size = 2, 24
 
 
-@control(f"{PATIENTS} {QUERIES} {PHOTO}")
+@control(f"{QUERIES} {PHOTO}")
 def clipped_in_nearly_every_step(p: Program) -> None:
     p.clip_norm = 0.1
 
@@ -140,7 +140,7 @@ def second_layer_of_each_branch_of_zeros(p: Program) -> None:
         nn.init.zeros_(block.linear2.bias)
 
 
-@control(f"{SALES} {PATIENTS} {SOLIDS}")
+@control(f"{PATIENTS} {SOLIDS}")
 def weights_of_he_and_biases_of_zero(p: Program) -> None:
     for _, layer in weight_layers(p.model):
         nn.init.kaiming_normal_(layer.weight)
@@ -238,6 +238,7 @@ def encoder_under_bfloat16_autocast(p: Program) -> None:
 
 @control(RECIPES)
 def half_of_the_targets_left_out(p: Program) -> None:
+    p.steps = 400
     p.collate = lambda _, x, y: (x, y.masked_fill(torch.rand(y.shape) < 0.5, HIDDEN))
 
 

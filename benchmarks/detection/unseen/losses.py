@@ -23,7 +23,6 @@ from detection.unseen.programs import (
     SALES,
     SOLIDS,
     HazardLoss,
-    ListLoss,
     MaskedLoss,
     TweedieLoss,
 )
@@ -108,13 +107,6 @@ def error_of_rounded_probabilities(p: Program) -> Places:
 
 
 # Lists.
-
-
-@fault(LOSS, "loss_task_mismatch no_learning loss_plateau softmax_before_cross_entropy", QUERIES)
-def softmax_over_the_lists_and_not_the_documents(p: Program) -> Places:
-    inner = ListLoss()
-    p.loss = lambda output, target: inner(output.T, target.T)
-    return head_of(p)
 
 
 @fault(SILENT, "no_signal no_gradient no_learning loss_plateau trivial_target", QUERIES)
