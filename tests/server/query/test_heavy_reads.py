@@ -51,6 +51,8 @@ def test_a_heat_map_of_20_000_places_is_exact(running):
 
 
 def test_a_heat_map_of_20_000_places_takes_less_than_64_MB(running):
+    while running.store.runs_due():  # a round has memory of its own, which is not that of the map
+        time.sleep(0.1)
     tracemalloc.start()
     try:
         client = http.client.HTTPConnection("127.0.0.1", running.settings.port, timeout=60)
