@@ -103,6 +103,13 @@ class RepeatedInput:
         return {Scalar.INPUT_REPEATED: (before == now).float().mean()}
 
 
+def rows_of(x: Tensor) -> dict[str, Tensor]:
+    """Return the number of rows of a table (rows, features); empty for other inputs."""
+    if x.dim() != 2:
+        return {}
+    return {Scalar.INPUT_ROWS: torch.full((), float(len(x)), device=x.device)}
+
+
 def nonfinite_inputs(x: Tensor) -> dict[str, Tensor]:
     """Return the number of non-finite entries of a floating-point input; empty for others."""
     if not x.is_floating_point() or x.dtype.itemsize == 1:  # 8 bits: no subtraction

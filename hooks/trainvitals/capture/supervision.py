@@ -35,6 +35,7 @@ from trainvitals.capture.supervised_inputs import (
     RepeatedInput,
     feature_scales,
     nonfinite_inputs,
+    rows_of,
     target_in_input,
 )
 from trainvitals.capture.supervised_padding import padded_share, padding_of
@@ -189,7 +190,7 @@ class Supervision:
         self._scalars.log(self._tokens.take([main, *found[1:]], x, self._others, first=first))
         x = x if whole else None
         if x is not None:
-            self._scalars.log(nonfinite_inputs(x) | self._repeated.share(x))
+            self._scalars.log(nonfinite_inputs(x) | rows_of(x) | self._repeated.share(x))
             if x.is_floating_point():
                 entries = sample(x.detach()).float()
                 self._scalars.log(named("input", moments(entries, None)) | feature_scales(x))

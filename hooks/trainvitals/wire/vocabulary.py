@@ -321,6 +321,9 @@ class Scalar(StrEnum):
     INPUT_REPEATED = "input_repeated"
     """Share of up to 1,024 entries of the model's first input that equal those of the sampled step
     before, 0 to 1; 0 if the shapes differ. Also for token numbers."""
+    INPUT_ROWS = "input_rows"
+    """Number of rows of the model's first input, if that is a table (rows, features): of a graph,
+    its nodes."""
     PADDED_TARGETS_SHARE = "padded_targets_share"
     """Share of the supervised targets whose input token is the `padding_idx` of the embeddings, 0
     to 1; for class numbers, one for each token, in the first micro-batch of a sampled step."""

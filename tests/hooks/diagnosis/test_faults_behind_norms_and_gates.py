@@ -115,6 +115,25 @@ def test_one_batch_that_is_learned_by_heart_is_told_from_many(repeated):
     assert found == ({"constant_or_duplicate_input"} if repeated else set())
 
 
+@pytest.mark.parametrize("unlabelled", [0, 96])
+def test_all_labelled_nodes_of_a_graph_are_not_one_batch(unlabelled):
+    inputs, labels = two_sides()
+    nodes = inputs[: 32 + unlabelled]
+    model = layers(16, 64, 32, 1)
+
+    def of_labelled(output, y):
+        return F.binary_cross_entropy_with_logits(output[:32], y)
+
+    optimizer = adam(model)
+    with trainvitals.watch(model, optimizer, collector="off", every=4) as monitor:
+        for _ in range(120):
+            optimizer.zero_grad()
+            monitor.loss(of_labelled(model(nodes), labels[:32])).backward()
+            optimizer.step()
+    found = {f.rule for f in monitor.diagnosis().alarms}
+    assert found == (set() if unlabelled else {"constant_or_duplicate_input"})
+
+
 def test_images_with_as_many_pixels_of_a_class_are_not_one_batch():
     def batches(step):
         order = torch.Generator().manual_seed(step)

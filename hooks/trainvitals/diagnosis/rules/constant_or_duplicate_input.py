@@ -69,9 +69,11 @@ class ConstantOrDuplicateInput(Rule):
     Binary losses are left out: discriminators see real and generated batches in turn. With several
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
     whose target is class 0 by definition. A test whether the model can memorise one batch,
-    and a data set of 64 samples or fewer, train on one batch on purpose. A model whose first
-    argument and first layer are the same in all steps on purpose, as a time that is always 0. A
-    first layer whose units are all 0 does not depend on its input and is left to TV201.
+    and a data set of 64 samples or fewer, train on one batch on purpose. A graph is one input
+    too: the rule is silent where the input is a table with more rows than the loss has samples. A
+    model whose first argument and first layer are the same in all steps on purpose, as a time that
+    is always 0. A first layer whose units are all 0 does not depend on its input and is left to
+    TV201.
     ## References
     Karpathy, "A Recipe for Training Neural Networks", 2019; Bengio, "Practical Recommendations for
     Gradient-Based Training of Deep Architectures", 2012, arXiv:1206.5533.
@@ -270,7 +272,7 @@ class ConstantOrDuplicateInput(Rule):
         parameters = float(history.facts.get("parameters", 0)) / samples
         if samples > self.repeated_samples_max or parameters < self.parameters_min:
             return
-        if not _one_batch(history, self.observations):
+        if not _one_batch(history, self.observations) or _is_part(history, samples):
             return
         course = Course(history)
         # Batches with a fixed number of samples of each class have the same statistics too, but the
@@ -344,6 +346,12 @@ def _one_batch(history: History, observations: int) -> bool:
         if len(values) < observations or len(np.unique(values)) > 1:
             return False
     return bool(history.scalar(Scalar.TARGET_STD).values[-1] > 0)
+
+
+def _is_part(history: History, samples: int) -> bool:
+    """Whether the loss is of fewer samples than the input has: of the labelled nodes of a graph."""
+    rows = history.scalar(Scalar.INPUT_ROWS).values
+    return len(rows) > 0 and rows[-1] > samples
 
 
 def _same_inputs(history: History, observations: int) -> bool:
