@@ -287,7 +287,7 @@ class Client:
             said = _Problem()
         message = said.detail or said.title or f"HTTP status {status}"
         if status >= 500:
-            return Unreachable(f"{self.url} is not in working order: {message}")
+            return Unreachable(f"{self.url} is not in working order: {message.rstrip('.')}")
         reason = said.reason or said.type.rpartition("/")[2]
         if status in (401, 403):
             reason = "unauthorised" if status == 401 else "forbidden"

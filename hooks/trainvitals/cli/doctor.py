@@ -107,7 +107,8 @@ def _spool(settings: ClientSettings) -> Iterator[Check]:
         yield Check(
             LESS,
             f"files with unsent batches in {settings.spool_dir}: {waiting} "
-            f"({size / 2**20:.1f} MiB); the next run that reaches the collector sends them",
+            f"({size / 2**20:.1f} MiB); `trainvitals sync` sends them now, or the next run that "
+            "reaches the collector",
         )
     else:
         yield Check(GOOD, f"no unsent batches in {settings.spool_dir}")

@@ -178,7 +178,8 @@ def test_doctor_counts_what_waits_to_be_sent(tmp_path):
     waiting = tmp_path / "home" / "spool" / "a"
     waiting.mkdir(parents=True)
     (waiting / "1.segment").write_bytes(b"x" * 2**20)
-    assert ": 1 (1.0 MiB); the next run" in runner.invoke(app, ["doctor"]).stdout
+    said = runner.invoke(app, ["doctor"]).stdout
+    assert ": 1 (1.0 MiB); `trainvitals sync` sends them now" in said
 
 
 def test_no_collector_there_is_exit_code_3_and_quick():
