@@ -1,4 +1,4 @@
-"""Find a loss that is an error without a square, and one that learns the positive targets alone.
+"""Find an error without a square, one of averages, and a loss of the positive targets alone.
 
 Comes in: a loss of one term, and the prediction and target that the caller knows. Goes out: a token
           for the wiring, or "".
@@ -6,7 +6,8 @@ Promise:  nothing is computed, except that targets are compared on the CPU. The 
           chain of operations on the whole prediction: a function of it, a second term or a weight
           of each element gives "".
 Start at `one_sided`. What has a healthy meaning stays silent: a critic's difference of means, a
-log-probability times an advantage, a margin, a quantile loss, a penalty beside another term.
+log-probability times an advantage, a margin, a quantile loss, a penalty beside another term, an
+average of several outputs that is compared with one target.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ AVERAGED: Final = "error_averaged_before_the_square"
 POSITIVES: Final = "targets_times_log_sigmoid"
 NODES_MAX: Final = 16
 """Maximum number of nodes that are read."""
-_CHAIN: Final = frozenset((*KEEP, "Mean", "Sum", "Neg", "Mul", "Div", "Pow", "Abs", "Sqrt", "Sub"))
+_DISTANCES: Final = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+_AVERAGES: Final = frozenset((*KEEP, "Mean", "Sum", "Neg", "Mul", "Div", "Slice"))
+_CHAIN: Final = frozenset((*_AVERAGES, *_DISTANCES, "Pow", "Abs", "Sqrt", "Sub"))
 
 
 def one_sided(loss: object, seen: Seen) -> str:
@@ -41,22 +44,26 @@ def one_sided(loss: object, seen: Seen) -> str:
         name, trained = operation(node), _trained(node)
         if name not in _CHAIN or trained is None:
             return ""
+        below = node.next_functions[trained][0]
+        if name in _DISTANCES:
+            return AVERAGED if _is_averaged(below, prediction, target) else ""
         if _is_even(node):
             is_even, is_averaged = True, False
         elif name in ("Mean", "Sum"):
-            is_averaged |= _covers_samples(node)
+            is_averaged |= _averages(node)
         elif name == "Sub":
+            if is_even and _is_averaged(below, prediction, target):
+                return AVERAGED
             if shape_of(node, 0) != prediction.shape or target.shape != prediction.shape:
                 return ""
-            if not _is_prediction(node.next_functions[trained][0], prediction):
+            if not _is_prediction(below, prediction):
                 return ""
             return (AVERAGED if is_averaged else "") if is_even else SIGNED
         elif name in ("Mul", "Div") and (constant := _constant(node, trained)) is not None:
-            logarithm = node.next_functions[trained][0]
             is_of_targets = name == "Mul" and not is_even and _is_same(constant, target)
-            is_positive = is_of_targets and _is_log_sigmoid(logarithm, prediction)
+            is_positive = is_of_targets and _is_log_sigmoid(below, prediction)
             return POSITIVES if is_positive else ""
-        node = node.next_functions[trained][0]
+        node = below
     return ""
 
 
@@ -84,13 +91,51 @@ def _constant(node: Any, trained: int) -> Tensor | None:
     return constant if constant is not None and constant.dim() else None
 
 
+def _averages(node: Any) -> bool:
+    """Whether a node averages several entries of a sample, or averages or adds several samples."""
+    shape = _input_shape(node)
+    dims = _dims(node, shape)
+    several = any(shape[dim] > 1 for dim in dims)
+    return several and (operation(node) == "Mean" or _covers_samples(node))
+
+
 def _covers_samples(node: Any) -> bool:
-    """Whether a node averages the first dimension, of more than one sample."""
-    shape = [int(n) for n in getattr(node, "_saved_self_sym_sizes", None) or ()]
-    if len(shape) < 1 or shape[0] < 2:
-        return False
+    """Whether a node averages or adds the first dimension, of more than one sample."""
+    shape = _input_shape(node)
+    return 0 in _dims(node, shape) and shape[0] > 1
+
+
+def _input_shape(node: Any) -> list[int]:
+    return [int(n) for n in getattr(node, "_saved_self_sym_sizes", None) or ()]
+
+
+def _dims(node: Any, shape: list[int]) -> list[int]:
+    """Return the dimensions that a node averages or adds; all for one that names none."""
     dims = getattr(node, "_saved_dim", None)
-    return not dims or 0 in [signed(dim) % len(shape) for dim in dims]
+    return [signed(dim) % len(shape) for dim in dims] if dims and shape else [*range(len(shape))]
+
+
+def _is_averaged(node: Any, prediction: Tensor, target: Tensor) -> bool:
+    """Whether a node is an average of predictions whose targets differ.
+
+    Either each prediction has its own target, or samples that have their own targets are averaged.
+    """
+    averages = samples = False
+    for _ in range(NODES_MAX):
+        if _is_prediction(node, prediction):
+            own = target.numel() == prediction.numel()
+            of_samples = bool(target.dim()) and len(target) == len(prediction)
+            return averages and (own or (samples and of_samples))
+        name, trained = operation(node), _trained(node)
+        if name not in _AVERAGES or trained is None:
+            return False
+        if name in ("Mean", "Sum"):
+            averages |= _averages(node)
+            samples |= _covers_samples(node)
+        elif name in ("Mul", "Div") and _constant(node, trained) is not None:
+            return False  # a weight of each element
+        node = node.next_functions[trained][0]
+    return False
 
 
 def _is_prediction(node: Any, prediction: Tensor) -> bool:

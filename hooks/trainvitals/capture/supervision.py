@@ -276,7 +276,7 @@ class Supervision:
             wiring.append("column_times_row")
         if main.normal and compares_all_pairs(main.normal, seen.target):
             wiring.append("errors_of_all_pairs")
-        if not found and (wrong := one_sided(value, seen)):
+        if len(found) < 2 and (wrong := one_sided(value, seen)):
             wiring.append(wrong)
         detached = _detached_terms(value)
         place = self._tokens.place(found, main, readable(self._input))

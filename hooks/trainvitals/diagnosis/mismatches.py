@@ -62,8 +62,8 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
             fix=SQUARED_ERROR,
         ),
         "error_averaged_before_the_square": _Wrong(
-            "the errors of the samples are averaged before they are squared, so that only their "
-            "mean is learned",
+            "errors, or predictions and targets, are averaged before they are squared (or before "
+            "their absolute value is taken), so that only their mean is learned",
             Severity.WARNING,
             SQUARED_ERROR,
         ),
@@ -100,7 +100,10 @@ def wrong_graph(history: History) -> Mismatch | None:
         return None
     kind, token = found
     wrong = WRONG[token]
-    return Mismatch(kind.step, wrong.text, wrong.fix, (in_graph(token),), wrong.severity)
+    # The targets of a loss of the program's own can be what it computes its targets from.
+    fits = wrong.fix != SQUARED_ERROR or kind.prediction_shape == kind.target_shape
+    fix = wrong.fix if fits else ""
+    return Mismatch(kind.step, wrong.text, fix, (in_graph(token),), wrong.severity)
 
 
 def positives_alone(history: History, observations: int) -> Mismatch | None:

@@ -32,6 +32,11 @@ AVERAGED = [
     lambda o, y: ((o - y).mean(0) ** 2).mean(),
     lambda o, y: (o - y).mean().square(),
     lambda o, y: (y - o).mean(0).abs().sum(),
+    lambda o, y: ((o - y).mean(1) ** 2).mean(),
+    lambda o, y: F.mse_loss(o.mean(1), y.mean(1)),
+    lambda o, y: (y.mean(0) - o.mean(0)).abs().sum(),
+    lambda o, y: F.smooth_l1_loss(o.sum(0) / len(o), y.mean(0)),
+    lambda o, y: (o.mean() - y[:, 0].mean()) ** 2,
 ]
 POSITIVES = [
     lambda o, y: -(y * F.logsigmoid(o)).sum() / y.sum(),
@@ -123,7 +128,9 @@ def distillation(o: Tensor, y: Tensor) -> Tensor:
 HEALTHY = {
     "squared": lambda o, y: ((o - y) ** 2).mean(),
     "multiplied by itself": lambda o, y: ((o - y) * (o - y)).mean(),
-    "mean of each sample's outputs": lambda o, y: ((o - y).mean(1) ** 2).mean(),
+    "sum of each sample's outputs": lambda o, y: F.mse_loss(o.sum(1), y.sum(1)),
+    "square that is averaged": lambda o, y: ((o - y) ** 2).mean(1).sqrt().mean(),
+    "weighted mean": lambda o, y: F.mse_loss((o * y.abs()).mean(1), y.mean(1)),
     "with the mean error as a second term": lambda o, y: (
         F.mse_loss(o, y) + (o - y).mean(0).square().sum()
     ),
@@ -139,6 +146,18 @@ HEALTHY = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_other_differences_are_healthy(name):
     assert "loss_task_mismatch" not in seen(HEALTHY[name]).alarms
+
+
+@pytest.mark.parametrize("shape", [(400,), (400, 1)])
+def test_a_mean_of_several_outputs_with_one_target_is_healthy(shape):
+    data = (torch.randn(400, 8), torch.randn(shape))
+    run = Run(
+        layers(8, 32, 2),
+        lambda o, y: F.mse_loss(o.mean(1).reshape(y.shape), y),
+        data=data,
+        gives_tensors=True,
+    )
+    assert "loss_task_mismatch" not in train(run).alarms
 
 
 LABELS = {

@@ -95,7 +95,8 @@ class LossTaskMismatch(Rule):
       three newest measured batches (a warning): labels of which several are true.
     - A term multiplies n trained values with n constants in an n × n matrix, as log-probabilities
       of shape (n, 1) with advantages of shape (n,).
-    - The mean of prediction − target without a square, or with one after the mean (a warning).
+    - The mean of prediction − target without a square; or means of predictions and of targets that
+      are compared, where each prediction has a target (a warning).
     - The sum of target · log(probability) alone, for targets of 0 and 1.
     - The logarithm of a predicted variance is subtracted from the squared error over it, or each
       of n predicted means is compared with each of n targets.
