@@ -78,6 +78,8 @@ _CONFLICTS: Final = {
 }
 """Kind of loss → activations whose result it must not be given."""
 
+MEAN_OF_SUMS: Final = "mean_of_sums"
+"""Reduction of a loss whose elements are summed in each sample, and these sums averaged."""
 _ARITHMETIC = ("Mean", "Sum", "Div", "Mul", "Neg", "Add", "Sub", "Sqrt", "Stack", "Cat")
 _SELECTIONS = ("Index", "MaskedSelect", "MaskedFill", "Where")
 _REDUCTIONS: Final = frozenset((*KEEP, *_ARITHMETIC, *_SELECTIONS))
@@ -92,6 +94,10 @@ class _Path:
     reduction: str = ""
     ignored: bool = False
     scale: float = 1.0
+    averaged: bool = False
+    """Whether a mean was taken, of sums or of elements."""
+    sums: bool = False
+    """Whether the mean is of sums over several elements."""
 
     def through(self, node: Any, name: str) -> _Path:
         """Return the path with one more node."""
@@ -100,12 +106,14 @@ class _Path:
             reduction = name.lower()
         elif name == "Div":
             reduction = reduction or "mean"
-        mask = mask_of(node, name)
+        mask, scale = mask_of(node, name), factor(node)
         return _Path(
             self.masks if mask is None else (*self.masks, mask),
             reduction,
             self.ignored or (name == "Mul" and is_zero(node)),
-            self.scale * factor(node),
+            self.scale * scale,
+            self.averaged or name == "Mean",
+            self.sums or (self.averaged and name == "Sum" and scale > 1),
         )
 
 
@@ -124,6 +132,8 @@ def criteria(loss: Tensor) -> Found:
         if criterion is not None:
             scale = math.nan if path.masks else path.scale * criterion.scale
             criterion = replace(criterion, scale=scale)
+            if path.sums and not criterion.classes and criterion.reduction == "mean":
+                criterion = replace(criterion, reduction=MEAN_OF_SUMS)
             found.append(_with_zero_weight(criterion) if path.ignored else criterion)
             continue
         name = operation(node)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from trainvitals.diagnosis.course import Course
-from trainvitals.diagnosis.history import Steps
+from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.signals import Array, Flags, log10, noise
+from trainvitals.diagnosis.supervision import loss_of_constant
 
 GROWTH_STEPS = 10
 """Minimum number of steps of a growth by a constant factor."""
@@ -82,3 +83,15 @@ def cause_of(big: Steps, onsets: Steps, within: int = 10) -> tuple[int, int] | N
         if len(leading):
             return int(onset), int(leading[0])
     return None
+
+
+def fell_at_once(history: History, course: Course, share: float, noises: float) -> bool:
+    """Whether the loss is by this share, and this multiple of its noise, below the very first one.
+
+    Only for a loss whose lowest value is unknown: where the loss of a constant prediction is known,
+    a model that starts worse has learned nothing yet when it reaches it.
+    """
+    if loss_of_constant(history) is not None:
+        return False
+    first = float(course.loss.values[0])
+    return first - course.now() > max(share * first, noises * course.noise)

@@ -147,7 +147,7 @@ class EventKind(StrEnum):
     `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
     `prediction_and_target_broadcast`, `classes_mixed_by_a_view`, `column_times_row`,
     `<kind>_weighted_0`;
-    `reduction`: mean | sum | none;
+    `reduction`: mean | sum | mean_of_sums (the elements are summed in each sample) | none;
     `last_activation`: the operation that computed the prediction, if it is an activation;
     `module`: the class of the watched loss module;
     `detached_terms`: names of the terms that pass no gradient, separated by commas;

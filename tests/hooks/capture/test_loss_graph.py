@@ -7,6 +7,9 @@ from torch.nn import functional as F
 from helpers.supervised_loop import CLASSES, KINDS, VALUES, Loop, X, losses, one_step
 from trainvitals.capture.loss_graph import criteria
 
+HALF = (torch.arange(VALUES.numel()) % 2).view_as(VALUES).float()
+"""A mask of every second value."""
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_is_read_in_the_graph(kind):
@@ -57,6 +60,10 @@ def test_an_unchanged_loss_is_described_once():
         ("mean", lambda y: F.mse_loss(y, VALUES, reduction="sum") / 24),
         ("sum", lambda y: (y - VALUES).square().sum()),
         ("none", lambda y: F.mse_loss(y, VALUES, reduction="none")),
+        ("mean_of_sums", lambda y: F.mse_loss(y, VALUES, reduction="none").sum(1).mean()),
+        ("mean_of_sums", lambda y: ((y - VALUES) ** 2 * HALF).sum(1).mean()),
+        ("mean", lambda y: ((y - VALUES) ** 2 * HALF).sum() / HALF.sum()),
+        ("mean", lambda y: ((y - VALUES) ** 2).mean(1).mean()),
     ],
 )
 def test_the_reduction_is_read_in_the_graph(reduction, loss):

@@ -16,7 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.supervision import only_loss
+from trainvitals.diagnosis.supervision import loss_of_constant, only_loss
 from trainvitals.diagnosis.update_ratio import update_ratios
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
@@ -29,7 +29,8 @@ class GradientNoiseDominates(Rule):
     A batch has at most 8 samples, the noise of the loss from step to step is above 10 % of the
     initial loss, and after 300 steps the loss has not fallen by 20 %, although each step changes
     the weights by at least 0.1 % of their size (median over the matrices). Silent where the
-    gradients of several batches are accumulated.
+    gradients of several batches are accumulated; a note where nothing shows how far the loss can
+    fall.
     ## Why it matters
     The gradient of one sample is the true gradient plus noise. Where the noise is larger, the steps
     cancel each other: the weights wander, and more steps help little. The noise falls with the
@@ -84,7 +85,7 @@ class GradientNoiseDominates(Rule):
         if not len(ratios) or not float(np.nanmedian(ratios)) >= self.update_ratio_min:
             return
         yield self.finding(
-            severity=Severity.WARNING,
+            severity=Severity.INFO if loss_of_constant(history) is None else Severity.WARNING,
             since_step=int(course.loss.steps[0]),
             summary=f"Gradient noise: with {shape[0]} sample{'s' * (shape[0] > 1)} in a batch the "
             f"loss varies by {percent(share)} of its start from step to step, and after "

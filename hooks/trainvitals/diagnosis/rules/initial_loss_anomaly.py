@@ -14,7 +14,12 @@ from trainvitals.diagnosis.course import RECOVERY, Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.initial import InitialLoss, initial_likelihood, initial_loss
+from trainvitals.diagnosis.initial import (
+    InitialLoss,
+    initial_likelihood,
+    initial_loss,
+    weight_gains,
+)
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.supervision import output_module
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
@@ -38,13 +43,15 @@ class InitialLossAnomaly(Rule):
     classes, ln 2 for a binary cross entropy, the mean square of the targets for a squared error,
     half of it for a Huber loss, its root for an absolute or smooth L1 error. For a squared or Huber
     error the limit is four times: predictions with the spread of the targets and the opposite sign
-    are twice as far away. The predictions of the first step must account for it: another term of
-    the loss, such as a penalty, does not count. The finding ends when the loss is 30 % below this
-    value. For a sum of these losses, the terms are added; the limit is four times if numbers are
-    compared. For the likelihood of a normal distribution with a predicted variance, the distances
-    from the loss of the best constant are compared with those of mean 0 and variance 1, and the
-    limit is eight times. The rule needs the kind of the loss, its reduction "mean" and one loss, or
-    one sum, in the program.
+    are twice as far away. For classes it is four times where the weights of the output layer are
+    not larger than He's: large features, as after a maximum, make such a loss, and it falls at
+    once. The predictions of the first step must account for it: another term of the loss, such as a
+    penalty, does not count. The finding ends when the loss is 30 % below this value. For a sum of
+    these losses, the terms are added; the limit is four times if numbers are compared. For the
+    likelihood of a normal distribution with a predicted variance, the distances from the loss of
+    the best constant are compared with those of mean 0 and variance 1, and the limit is eight
+    times. The rule needs the kind of the loss, its reduction "mean" and one loss, or one sum, in
+    the program.
     ## Why it matters
     A new model has no reason to prefer one output. A loss far above this value shows logits or
     outputs that are large at random: the first steps shrink them, with large gradients that kill
@@ -91,6 +98,12 @@ class InitialLossAnomaly(Rule):
         "First loss relative to that of a prediction that ignores the input; squared for a squared "
         "or Huber error.",
     )
+    usual_head_factor: float = threshold(
+        2.0, "Factor of that limit for classes, where the output layer starts no larger than He's."
+    )
+    usual_gain_max: float = threshold(
+        1.55, "Largest RMS(W)·√fan_in of such an output layer; He's is 1.41."
+    )
     excess_min: float = threshold(
         0.5, "Least excess of a cross entropy over that value, in nats: a batch of few samples."
     )
@@ -105,6 +118,8 @@ class InitialLossAnomaly(Rule):
             return
         classes = start.formula.startswith("ln")
         limit = self.loss_ratio_max**start.power
+        if classes and self._has_usual_head(history):
+            limit *= self.usual_head_factor
         if not start.seen > limit * start.expected:
             return
         if classes and start.seen - start.expected < self.excess_min:
@@ -150,6 +165,15 @@ class InitialLossAnomaly(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _has_usual_head(self, history: History) -> bool:
+        """Whether the output layer's weights are not larger than those of a usual initialisation.
+
+        Large features, as after a maximum over many of them, then make the logits large.
+        """
+        head = output_module(history)
+        gains = [gain.value for gain in weight_gains(history) if gain.place.module == head]
+        return bool(gains) and max(gains) <= self.usual_gain_max
 
     def _bias_evidence(self, bias: _Bias | None, *, named: bool) -> tuple[Evidence, ...]:
         if bias is None:

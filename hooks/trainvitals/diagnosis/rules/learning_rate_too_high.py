@@ -22,7 +22,7 @@ from trainvitals.diagnosis.rate_damage import (
     overwritten,
     shattered,
 )
-from trainvitals.diagnosis.rises import cause_of, is_erratic, sudden_rises
+from trainvitals.diagnosis.rises import cause_of, fell_at_once, is_erratic, sudden_rises
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle, trailing_run
 from trainvitals.diagnosis.update_ratio import (
@@ -47,7 +47,8 @@ class LearningRateTooHigh(Rule):
     above 0.1 for ten captured steps in a row while the loss does not fall (above 0.3 if it need
     not fall). (3) r is above 0.03, and after 60 steps the loss has not fallen by 10 % and has
     no downward trend; r of the first ten steps counts only if r is less than a tenth of it now:
-    large first updates may have broken the model. (4) The loss need not fall (a policy
+    large first updates may have broken the model. Silent if the first steps lowered a loss whose
+    lowest value is unknown by 20 %. (4) The loss need not fall (a policy
     gradient), and one of the first three updates was larger than the weights; or one was, one
     of the first ten losses was twice the first, and the loss is not 30 % below the first. (5)
     The loss grows by the same factor of 1.02 or more in each step from its first tenth on,
@@ -303,13 +304,15 @@ class LearningRateTooHigh(Rule):
             damage.fix or lower_rate(damage.ratio),
         )
 
-    def _stuck(self, _: History, ratio: Window, course: Course) -> Finding | None:
+    def _stuck(self, history: History, ratio: Window, course: Course) -> Finding | None:
         if len(course.loss) < STUCK_STEPS or not course.known or course.erratic:
             return None
         if course.converged or course.falling or course.learned(share=self.fall_early):
             return None
         if course.now() > (1 + self.rise_max) * course.initial:
             return None  # a loss that rises slowly, such as a sum over longer and longer episodes
+        if fell_at_once(history, course, 2 * self.fall_early, self.rise_noise):
+            return None
         first = middle(ratio.values[ratio.steps < self.observations])
         ratio_seen = now = middle(ratio.values[-20:])
         # Adam's first updates are large in healthy runs. They are evidence only if the gradient has

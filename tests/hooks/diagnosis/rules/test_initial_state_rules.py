@@ -237,6 +237,21 @@ class TestInitialLossAnomaly:
         finding = found(InitialLossAnomaly, train(scaled(mlp(), 60, "6.weight")))
         assert finding.where == "6"
 
+    @pytest.mark.parametrize(("head", "reported"), [(1.0, False), (4.0, True)])
+    def test_large_features_before_a_usual_head_are_not_reported(self, head, reported):
+        class Features(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x * 2.5 / head
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), Features(), nn.Linear(64, 10))
+        for layer in (model[0], model[3]):
+            nn.init.kaiming_normal_(layer.weight)
+        history = train(scaled(model, head, "3.weight"), steps=1)
+        start = initial_loss(history)
+        assert 2 * start.expected < start.seen < 4 * start.expected
+        assert (found(InitialLossAnomaly, history) is not None) == reported
+
     def test_a_large_penalty_beside_a_usual_cross_entropy_is_not_an_anomaly(self):
         model = layers(16, 32, 10)
 
@@ -258,8 +273,22 @@ class TestInitialLossAnomaly:
             (lambda o, y: nn.functional.mse_loss(o[:, 0], y * 1.0), 1, None),
             (lambda o, y: nn.functional.cross_entropy(o, y, reduction="sum"), 10, None),
             (lambda o, y: nn.functional.cross_entropy(o, y, label_smoothing=0.2), 10, None),
+            (
+                lambda o, y: (
+                    nn.functional.binary_cross_entropy_with_logits(
+                        o, (y[:, None] > torch.arange(10)) * 1.0, reduction="none"
+                    )
+                    .sum(1)
+                    .mean()
+                ),
+                10,
+                None,
+            ),
         ],
-        ids=["cross entropy", "binary", "squared error", "offset", "sum", "smoothing"],
+        ids=[
+            *("cross entropy", "binary", "squared error", "offset", "sum", "smoothing"),
+            "sum over the intervals of a sample",
+        ],
     )
     def test_usual_first_losses_are_not_reported(self, loss, outputs, expected):
         history = train(layers(16, 32, outputs), loss)

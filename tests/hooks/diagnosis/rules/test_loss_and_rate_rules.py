@@ -179,6 +179,16 @@ class TestLearningRateTooHigh:
         history = steps_of(ratio, 1.386 + noise(70, 0.01))
         assert bool(list(LearningRateTooHigh().check(history))) is reported
 
+    @pytest.mark.parametrize(("first", "reported"), [(2.5, False), (1.95, True)])
+    def test_a_loss_that_fell_at_once_is_not_stuck(self, first, reported):
+        # As Adagrad's: its first updates are large. Nothing shows the lowest value of the loss.
+        fall = np.r_[first, np.geomspace(2.0, 1.85, 9), np.full(240, 1.85)]
+        example = Example(250).scalars(loss=fall + noise(250, 0.02), learning_rate__0=0.05)
+        places = [Place("0.weight", kind="weight", shape=(16, 16), depth=0)]
+        ratio = np.r_[np.full(10, 0.3), np.full(240, 0.036)]
+        example.stream(Stream.UPDATE, places, {"0.weight": {Stat.RATIO: ratio}})
+        assert bool(list(LearningRateTooHigh().check(example.history))) is reported
+
     def check(self, *args, **kwargs):
         return list(LearningRateTooHigh().check(steps_of(*args, **kwargs)))
 
