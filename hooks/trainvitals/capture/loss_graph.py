@@ -254,6 +254,9 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         wiring.append("prediction_and_target_broadcast")
     if last == "softmax" and _softmax_size(source) == 1:
         wiring.append("softmax_over_one_class")
+    positive_weight = saved(node, "pos_weight")
+    if positive_weight is not None and positive_weight.is_cpu and (positive_weight == 0).any():
+        wiring.append("positive_weight_of_zero")
     return Criterion(
         kind,
         _reduction(node, reduction),
@@ -265,7 +268,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
         last_activation=last,
         activation_number=_number(source, last),
-        positive_weight=_smallest(saved(node, "pos_weight")),
+        positive_weight=_smallest(positive_weight),
         threshold=float(getattr(node, "_saved_beta", getattr(node, "_saved_delta", 1.0))),
         wiring=tuple(wiring),
     )

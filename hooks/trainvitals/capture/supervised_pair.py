@@ -25,10 +25,14 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
     prediction, target = readable(main.prediction), readable(main.target)
     classes, ignore_index, wiring = main.classes, main.ignore_index, main.wiring
     if is_alone and (seen.explicit or main.kind in ("", seen.module)):
-        if seen.prediction is not None:
-            prediction = readable(seen.prediction)
-        if seen.target is not None:
-            target = readable(seen.target)
+        given = readable(seen.target)
+        if _counts_ignored(main, given):
+            wiring = (*wiring, "ignored_targets_count")
+        if not _is_derived(main, seen.prediction, given):
+            if seen.prediction is not None:
+                prediction = readable(seen.prediction)
+            if seen.target is not None:
+                target = given
     elif main.target is None or _is_for(main.target, seen.prediction, main.classes):
         # A loss can compare parts of what it is given.
         prediction = readable(seen.prediction) if prediction is None else prediction
@@ -53,6 +57,41 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
         ignore_index=ignore_index,
         wiring=wiring,
     )
+
+
+def _is_derived(main: Criterion, prediction: object, target: Tensor | None) -> bool:
+    """Whether a loss of numbers computes its targets from the given ones.
+
+    It has a target for each given prediction, and the given ones are not as many: times of events
+    from which the loss makes a target for each interval.
+    """
+    if main.prediction is None or main.target is None or main.classes or main.wiring:
+        return False
+    if target is None or not isinstance(prediction, Tensor) or not target.is_floating_point():
+        return False
+    own = main.target.numel() == main.prediction.numel() == prediction.numel()
+    return own and target.numel() != prediction.numel()
+
+
+def _counts_ignored(main: Criterion, target: Tensor | None) -> bool:
+    """Whether negative class numbers were given and a cross entropy ignores no target.
+
+    A loss that masks its terms afterwards is left out: it can give any class to the masked ones.
+    """
+    seen, ignored = main.target, main.ignore_index
+    if (
+        ignored is None
+        or main.entry is None
+        or main.entry._saved_reduction == 0
+        or main.weight is not None
+    ):
+        return False
+    if seen is None or target is None or target.is_floating_point():
+        return False
+    if not (seen.is_cpu and target.is_cpu) or seen.numel() != target.numel():
+        return False
+    is_marked = bool((sample(target) < 0).any())
+    return is_marked and not bool(sample(seen).eq(ignored).any())
 
 
 def _of_normal(normal: Normal, target: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -21,9 +21,15 @@ from trainvitals.diagnosis.supervision import connected, in_graph, loss_kinds, o
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.wire import Scalar
 
-MIXED: Final = "classes_mixed_by_a_view"
-
-
+OF_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "classes_mixed_by_a_view": "the logits of {} classes are reshaped where their dimensions "
+        "had to be swapped, so that one sample's logits come from several positions",
+        "ignored_targets_count": "the program's targets mark some as ignored by a negative number, "
+        "but the cross entropy of {} classes ignores none: these have got a class",
+    }
+)
+"""Tokens of a cross entropy's graph and what is wrong, for a number of classes."""
 POSITIVES: Final = "targets_times_log_sigmoid"
 LABELS: Final = at(Moment.LOSS, "loss = F.binary_cross_entropy_with_logits(prediction, y)")
 SQUARED_ERROR: Final = at(Moment.LOSS, "loss = F.mse_loss(prediction, y)")
@@ -61,6 +67,11 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
             "logarithm, so that it falls without a limit as the prediction falls or rises",
             fix=SQUARED_ERROR,
         ),
+        "positive_weight_of_zero": _Wrong(
+            "the pos_weight of a binary cross entropy is 0, so that the targets of 1 do not count; "
+            "in Python, // rounds a share of negatives over positives down to 0",
+            fix=LABELS,
+        ),
         "error_averaged_before_the_square": _Wrong(
             "errors, or predictions and targets, are averaged before they are squared (or before "
             "their absolute value is taken), so that only their mean is learned",
@@ -82,15 +93,12 @@ class Mismatch(NamedTuple):
     severity: Severity = Severity.ERROR
 
 
-def mixed_classes(history: History) -> Mismatch | None:
-    """Return logits that were reshaped where dimensions had to be swapped."""
-    if (found := connected(history, (MIXED,))) is None:
+def wrong_classes(history: History) -> Mismatch | None:
+    """Return a cross entropy whose logits or targets were changed on their way to it."""
+    if (found := connected(history, OF_CLASSES)) is None:
         return None
     kind, token = found
-    text = (
-        f"the logits of {kind.classes} classes are reshaped where their dimensions had to be "
-        "swapped, so that one sample's logits come from several positions"
-    )
+    text = OF_CLASSES[token].format(kind.classes)
     return Mismatch(kind.step, text, of_classes(kind.classes), (in_graph(token),))
 
 

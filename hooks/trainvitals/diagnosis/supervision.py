@@ -224,8 +224,8 @@ def usual_loss_of_constant(history: History) -> float | None:
     """Return `loss_of_constant`, or a value that is right for usual targets.
 
     For an absolute or a Huber loss (δ = 1, as in a smooth L1 loss), that of normal targets: with
-    heavy tails it is lower. For several binary labels, the entropy of the mean target: for labels
-    of different frequencies it is lower.
+    heavy tails it is lower. For several binary labels of which none is masked, the entropy of the
+    mean target: for labels of different frequencies it is lower.
     """
     if (known := loss_of_constant(history)) is not None:
         return known
@@ -233,7 +233,7 @@ def usual_loss_of_constant(history: History) -> float | None:
     if kind is None or kind.terms:
         return None
     if len(kind.kinds) == 1 and kind.kinds[0] in BINARY_LOSSES:
-        mean = _binary(history)
+        mean = _binary(history) if _all_count(history) else None
         return None if mean is None else mean * kind.scale
     if kind.kinds not in _DISTANCES:
         return None
@@ -250,6 +250,11 @@ def usual_loss_of_constant(history: History) -> float | None:
 def _binary(history: History) -> float | None:
     share = history.scalar(Scalar.TARGET_MEAN).finite().values
     return entropy_of(float(share.mean())) or None if len(share) else None
+
+
+def _all_count(history: History) -> bool:
+    """Whether no target is masked: a masked sum is divided by a number that is not known."""
+    return bool((history.scalar(Scalar.SUPERVISED_SHARE).values == 1).all())
 
 
 _DISTANCES = (("L1Loss",), ("SmoothL1Loss",), ("HuberLoss",))

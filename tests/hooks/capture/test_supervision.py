@@ -92,6 +92,15 @@ def test_what_is_given_has_precedence_over_the_graph():
     assert loop.scalar("target_min") == [7]
 
 
+def test_targets_that_the_loss_computes_from_the_given_ones_are_measured_in_the_graph():
+    times, intervals = torch.full((8, 2), 7.0), (VALUES > 0).float()
+    loop = Loop()
+    prediction = loop.model(X)
+    loss = F.binary_cross_entropy_with_logits(prediction, intervals)
+    loop.step(loss, prediction=prediction, target=times)
+    assert loop.scalar("target_max") == [1]
+
+
 @pytest.mark.parametrize("given", ["a string", [1, 2], torch.empty(0), {"a": torch.ones(1)}])
 def test_things_that_are_no_tensors_are_ignored(given):
     loop = one_step(KINDS["CrossEntropyLoss"], prediction=given, target=given)

@@ -58,6 +58,32 @@ def flat(o: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(o.flatten(0, 1), y.flatten())
 
 
+def ignored(loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
+    """Return tags of which two of six are marked as ignored in the targets that are reported."""
+    words, tags = tagged()
+    tags = tags.clone()
+    tags[:, ::3] = -100
+    return Run(Tagger(), loss, data=(words, tags), gives_tensors=True)
+
+
+def masked_by_hand(o: Tensor, y: Tensor) -> Tensor:
+    """Return the mean loss of the targets that are not marked; the others get class 0."""
+    losses = F.cross_entropy(o.transpose(1, 2), y.clamp_min(0), reduction="none")
+    return (losses * (y >= 0)).sum() / (y >= 0).sum()
+
+
+def weighted_labels(first: float) -> Run:
+    """Return two labels, with a `pos_weight` for each."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    weight = torch.tensor([first, 1.0])
+    return Run(
+        layers(8, 32, 2),
+        lambda o, y: F.binary_cross_entropy_with_logits(o, y, pos_weight=weight),
+        data=(x, (x[:, :2] > 0).float()),
+    )
+
+
 def of_first(o: Tensor, y: Tensor) -> Tensor:
     return flat(o[:, :1], y[:, :1])
 
@@ -115,6 +141,14 @@ FAULTS: dict[str, tuple[str, Callable[[], Run]]] = {
         lambda: Run(dropped(), order=same_batch),
     ),
     "the targets of padding": ("loss_task_mismatch", lambda: padded(0)),
+    "targets marked as ignored that got a class": (
+        "loss_task_mismatch",
+        lambda: ignored(lambda o, y: flat(o, y.clamp_min(0))),
+    ),
+    "a weight of zero for the positive targets of a label": (
+        "loss_task_mismatch",
+        lambda: weighted_labels(0.0),
+    ),
     "a weight of ten thousand for positive targets": ("class_imbalance", lambda: weighted(1e4)),
     "the momentum of another library": ("wrong_train_eval_mode", lambda: Run(normed(0.99))),
 }
@@ -130,6 +164,12 @@ HEALTHY: dict[str, Callable[[], Run]] = {
     "the loss of a random word": lambda: tagger(of_a_random_word),
     "ignored targets of padding": lambda: padded(-100),
     "masked losses of padding": masked,
+    "targets marked as ignored": lambda: ignored(flat),
+    "marked targets that are masked by hand": lambda: ignored(masked_by_hand),
+    "another number for ignored targets": lambda: ignored(
+        lambda o, y: F.cross_entropy(o.transpose(1, 2), y.clamp_min(-1), ignore_index=-1)
+    ),
+    "a small weight for the positive targets of a label": lambda: weighted_labels(0.2),
     "a weight that balances the targets": lambda: weighted(4.0),
     "the usual momentum": lambda: Run(normed(0.1)),
     "a small momentum before the end": lambda: Run(normed(0.01)),

@@ -19,11 +19,11 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.mismatches import (
     LABELS,
     Mismatch,
-    mixed_classes,
     padded_targets,
     positives_alone,
     several_labels,
     shifted_tokens,
+    wrong_classes,
     wrong_graph,
 )
 from trainvitals.diagnosis.rule import Rule, threshold
@@ -100,6 +100,7 @@ class LossTaskMismatch(Rule):
     - The sum of target · log(probability) alone, for targets of 0 and 1.
     - The logarithm of a predicted variance is subtracted from the squared error over it, or each
       of n predicted means is compared with each of n targets.
+    - A `pos_weight` of 0; a cross entropy that ignores none of the targets, some being negative.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
@@ -161,7 +162,7 @@ class LossTaskMismatch(Rule):
         found = (
             self._no_log(history)
             or self._two_steps(history)
-            or mixed_classes(history)
+            or wrong_classes(history)
             or self._broadcast(history)
             or self._class_numbers(history)
             or self._not_binary(history)
