@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.default_share import default_share
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, for_each_group
+from trainvitals.diagnosis.frozen_parts import frozen_as_initialised
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial_state import identified
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
@@ -39,7 +40,9 @@ class ParameterNotUpdated(Rule):
     In each of the newest five captured steps, a trainable parameter has a gradient (RMS at least a
     thousandth of the median parameter's) and its values do not change: it is in no parameter
     group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple or
-    dict of the model have gradients, which `model.parameters()` does not contain.
+    dict of the model have gradients, which `model.parameters()` does not contain. Or: the layers
+    before the trained ones are frozen (`requires_grad` is False) and hold most of the entries,
+    although their weights still are those of an initialiser.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -50,13 +53,16 @@ class ParameterNotUpdated(Rule):
     - Build the optimizer after the model is complete: `AdamW(model.parameters())`.
     - Add missing parameters: `optimizer.add_param_group({"params": layer.parameters()})`.
     - Keep several layers in `nn.ModuleList` or `nn.ModuleDict`, not in a list or dict.
+    - Load the pretrained weights before the layers are frozen, or train these layers.
     - If the parameter is frozen on purpose, call `requires_grad_(False)`: that also saves its
       backward pass.
     ## When it is wrong
     A backbone that is frozen by leaving it out of the optimizer. It is only a note if the backbone
     comes before all trained layers, holds most of the entries, and the loss falls by a fifth within
     100 steps; it is an error if its weights are those of PyTorch's default initialisation.
-    Gradients above 1e19, whose square overflows in Adam, are left out: they have exploded.
+    Gradients above 1e19, whose square overflows in Adam, are left out: they have exploded. Random
+    features on purpose, whose layers are frozen as they were initialised and followed by trained
+    ones; a target of the predictor of random network distillation is told apart.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -139,10 +145,53 @@ class ParameterNotUpdated(Rule):
             statistic=Stat.L2,
         )
 
+    def _frozen(self, history: History, matrices: Sequence[Place]) -> Finding:
+        """Return the finding of frozen layers that still have their initial values."""
+        known = identified(history)
+        first = matrices[0]
+        layers = [layer_of(p) for p in matrices]
+        parts = list(dict.fromkeys(layer.partition(".")[0] for layer in layers))
+        return self.finding(
+            severity=Severity.WARNING,
+            where=first.name,
+            since_step=int(history.steps(Stream.GRADIENT)[0]),
+            summary=f"Parameter not updated: {first.name} and {len(matrices) - 1} more weights are "
+            "frozen (requires_grad is False), but they still have the values of an initialiser: "
+            "the layers behind them are trained on random features.",
+            evidence=(
+                Evidence(
+                    quantity="frozen weights that are as they were initialised",
+                    seen=float(len(matrices)),
+                    limit=0.0,
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                    text=", ".join(
+                        f"{p.name}: {known[p.name].name}" for p in matrices[:8] if p.name in known
+                    ),
+                ),
+                Evidence(quantity="layers", seen=", ".join(layers[:8])),
+            ),
+            fix=at(
+                Moment.BEFORE_TRAINING,
+                f"for name in {parts}:\n"
+                "    model.get_submodule(name).requires_grad_(True)\n"
+                "known = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
+                "left = [p for p in model.parameters() if p.requires_grad and id(p) not in known]\n"
+                "if left:\n"
+                "    optimizer.add_param_group({'params': left})",
+            ),
+            confidence=0.85,
+            stream=Stream.WEIGHT,
+            statistic=Stat.L2,
+        )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first such parameter."""
         if (hidden := self._unregistered(history)) is not None:
             yield hidden
+            return
+        if frozen := frozen_as_initialised(history, self.backbone_share):
+            yield self._frozen(history, frozen)
             return
         places = history.places(Stream.GRADIENT)
         rows = [i for i, p in enumerate(places) if p.trainable and "before_norm" not in p.flags]
