@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial import LAYERS
 from trainvitals.wire import Place, Stream
 
 STATE_MAX = 2
@@ -27,13 +28,15 @@ class NarrowLayer:
     text: str
     following: str = ""
     is_state: bool = False
+    is_everywhere: bool = False
+    """Whether all other hidden layers are as narrow."""
 
 
 def narrow_layer(history: History) -> NarrowLayer | None:
     """Return the first narrow layer, or None.
 
     It is a recurrent layer whose state has at most two numbers, the first of several hidden layers
-    that all have one unit, or a layer of one unit in a chain of linear layers.
+    that all have one unit or channel, or a layer of one unit in a chain of linear layers.
     """
     weights = [p for p in history.places(Stream.WEIGHT) if p.kind == "weight" and len(p.shape) >= 2]
     weights.sort(key=lambda p: p.depth)
@@ -79,14 +82,19 @@ def _in_chain(weights: Sequence[Place]) -> NarrowLayer | None:
 
 
 def _everywhere(weights: Sequence[Place]) -> NarrowLayer | None:
-    """Return the first of at least three hidden layers that all have one unit."""
-    hidden = [p for p in weights if "output" not in p.flags]
-    if len(hidden) < 3 or not all(map(_is_linear, weights)):
+    """Return the first of at least two hidden layers that all have one unit, or one channel."""
+    if not all(p.module_kind in LAYERS for p in weights):
         return None
-    if any(p.shape[0] != 1 for p in hidden) or all(p.shape[1] == 1 for p in weights):
+    # The last layer is not marked where its outputs go through a solver.
+    outputs = [p for p in weights if "output" in p.flags] or weights[-1:]
+    hidden = [p for p in weights if p not in outputs]
+    if len(hidden) < 2 or any(p.shape[0] != 1 for p in hidden):
         return None
-    text = f"each of the {len(hidden)} hidden layers has a single unit"
-    return NarrowLayer(hidden[0].module, 1, text)
+    if all(p.shape[:2] == (1, 1) for p in weights):
+        return None
+    unit = "unit" if all(map(_is_linear, hidden)) else "channel"
+    text = f"each of the {len(hidden)} hidden layers has a single {unit}"
+    return NarrowLayer(hidden[0].module, 1, text, is_everywhere=True)
 
 
 def _state(weights: Sequence[Place]) -> NarrowLayer | None:

@@ -29,12 +29,12 @@ class LossPlateau(Rule):
     and their second half is at most 2 %, or two standard errors, below the first. The loss had
     fallen by 10 % before, is above 10 % of its start, and at most 70 % of the planned steps are
     done. This is always a note: the loss alone does not show whether the level is the noise of the
-    data or the limit of the model. It is a warning if a hidden layer of a chain of linear layers,
-    or all hidden layers of a model of linear layers, have a single unit, and the loss is above a
-    quarter of that of the best constant prediction after 100 steps: all that the later layers know
-    of a sample is one number. The same, at 90 % of that loss, for a recurrent layer whose state has
-    one or two numbers. Left out: losses of
-    unknown scale, warm-up, and a learning rate below a tenth of its maximum.
+    data or the limit of the model. It is a warning if a hidden layer of a chain of linear layers
+    has a single unit and the loss is above a quarter of that of the best constant prediction after
+    100 steps, or all hidden layers, two or more, have a single unit or channel and it is above a
+    tenth: all that the later layers know of a sample, or of one of its positions, is one number.
+    The same, at 90 % of that loss, for a recurrent layer whose state has one or two numbers. Left
+    out: losses of unknown scale, warm-up, and a learning rate below a tenth of its maximum.
     ## Why it matters
     Further steps with these settings cost compute and change little.
     ## Evidence
@@ -133,6 +133,8 @@ class LossPlateau(Rule):
         if narrow is None or len(course.loss) < self.steps_min or not course.known:
             return None
         limit = self.state_level_min if narrow.is_state else self.narrow_level_min
+        if narrow.is_everywhere:
+            limit = self.level_min
         if not constant or course.converged or course.now() < limit * constant:
             return None
         level = course.now() / constant

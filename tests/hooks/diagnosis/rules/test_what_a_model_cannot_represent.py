@@ -144,6 +144,22 @@ def test_one_unit_in_all_hidden_layers_is_named_where_they_are_no_chain():
     assert train(Sum(32), F.cross_entropy, digits()).headline is None
 
 
+@pytest.mark.parametrize(("width", "reported"), [(1, True), (16, False)])
+def test_one_channel_in_all_hidden_layers_is_named(width, reported):
+    """Each pixel is to give its four neighbours."""
+    torch.manual_seed(0)
+    images = digits()[0].view(-1, 1, 8, 8)
+    shifts = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    neighbours = torch.cat([images.roll(shift, (2, 3)) for shift in shifts], 1)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, width, 3, padding=1), nn.Tanh()),
+        *(nn.Conv2d(width, width, 3, padding=1), nn.Tanh()),
+        nn.Conv2d(width, 4, 3, padding=1),
+    )
+    found = train(model, F.mse_loss, (images, neighbours)).headline
+    assert (found is not None and "single channel" in found.summary) is reported
+
+
 class LastState(nn.Module):
     """A recurrent layer over the rows of an image, and a layer that reads its last state."""
 
