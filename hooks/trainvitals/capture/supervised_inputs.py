@@ -26,6 +26,8 @@ REPEATED_ENTRIES_MAX: Final = 1_024
 """Maximum number of entries of an input that are compared with those of another step."""
 FEATURES_MIN: Final = 4
 """Minimum number of columns whose scales are compared."""
+FAR_MIN: Final = 10.0
+"""Magnitude above which an extreme value can stand for a missing one."""
 SEQUENCE_MIN: Final = 8
 SAMPLES_MIN: Final = 16
 """Minimum number of samples: with fewer, a column can equal the target by chance."""
@@ -134,6 +136,36 @@ def feature_scales(x: Tensor) -> dict[str, Tensor]:
     return {
         Scalar.INPUT_LARGEST_FEATURE: largest,
         Scalar.INPUT_FEATURE_SPREAD: largest / size.median(),
+    }
+
+
+def far_value(x: Tensor) -> dict[str, Tensor]:
+    """Return the repeated extreme value furthest from its column's other entries, and how far.
+
+    Empty for other inputs than those of `feature_scales`, or without such a value on the CPU. A
+    column in which the opposite extreme is usual is left out: counts and pixels are mostly 0.
+    """
+    if x.dim() != 2 or not x.is_floating_point() or x.dtype.itemsize == 1:
+        return {}
+    if len(x) < SAMPLES_MIN or not 0 < x.numel() <= COLUMN_ENTRIES_MAX:
+        return {}
+    columns = x.detach().float()
+    extreme = torch.stack(torch.aminmax(columns, dim=0))
+    if extreme.is_cpu and bool((extreme.abs() <= FAR_MIN).all()):
+        return {}
+    is_extreme = columns == extreme[:, None]
+    count = is_extreme.sum(1)
+    others = len(x) - count
+    mean = columns.expand(2, -1, -1).masked_fill(is_extreme, 0.0).sum(1) / others
+    errors = (columns - mean[:, None]).masked_fill(is_extreme, 0.0)
+    spread = (errors.square().sum(1) / others).sqrt()
+    repeated = (count > 1) & (count <= others) & (4 * count.flip(0) <= others)
+    distance = (extreme - mean).abs() / spread
+    distance = torch.where(repeated & (spread > 0) & (extreme.abs() > FAR_MIN), distance, 0.0)
+    furthest = distance.argmax()
+    return {
+        Scalar.INPUT_FAR_VALUE: extreme.reshape(-1)[furthest],
+        Scalar.INPUT_FAR_DISTANCE: distance.reshape(-1)[furthest],
     }
 
 

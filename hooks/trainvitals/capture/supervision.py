@@ -33,6 +33,7 @@ from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
     RepeatedInput,
+    far_value,
     feature_scales,
     nonfinite_inputs,
     rows_of,
@@ -194,6 +195,7 @@ class Supervision:
             if x.is_floating_point():
                 entries = sample(x.detach()).float()
                 self._scalars.log(named("input", moments(entries, None)) | feature_scales(x))
+                self._scalars.log(far_value(x))
         self._take_target(main, x, whole=whole)
 
     def _take_target(self, main: Criterion, x: Tensor | None, *, whole: bool) -> None:

@@ -315,6 +315,11 @@ class Scalar(StrEnum):
     of floating-point numbers with four columns or more and at most 65,536 entries."""
     INPUT_FEATURE_SPREAD = "input_feature_spread"
     """The same divided by the median RMS of its columns; infinite if most columns are 0."""
+    INPUT_FAR_VALUE = "input_far_value"
+    """The smallest or largest value of a column of such a table that is repeated in it, beyond ±10,
+    and furthest from the other entries of its column: a number that stands for a missing value."""
+    INPUT_FAR_DISTANCE = "input_far_distance"
+    """Its distance from their mean in their standard deviations; 0 without such a value."""
     NONFINITE_INPUTS = "nonfinite_inputs"
     """Number of NaN and infinite entries of the model's first input, a floating-point tensor, in
     the first micro-batch of a sampled step; absent for an input of over 1,048,576 entries."""

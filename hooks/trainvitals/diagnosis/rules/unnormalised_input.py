@@ -13,17 +13,23 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.first_layer import (
+    LINEAR,
+    bias_of,
+    fan_in_before_norm,
+    first_called,
+    first_weight,
+    is_before_layer_norm,
+)
 from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.missing_values import KNOWN, coded
 from trainvitals.diagnosis.places import rms_window, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
-_LINEAR: Final = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-_SHAPES_ONLY: Final = ("Flatten", "Unflatten", "Identity", "Dropout", "Dropout1d", "Dropout2d")
-"""Modules before the first layer that do not change the scale of the input."""
 _FIRST: Final = 3
 """Frames from the start: the first weights do not depend on the inputs yet."""
 _WITHIN: Final = 20
@@ -62,7 +68,9 @@ class UnnormalisedInput(Rule):
     Before a normalisation layer, and elsewhere too: a feature of a table whose RMS is above 10 and
     more than 1,000 times that of the median feature; an input with a mean beyond ±10 that is more
     than 20 times its standard deviation; an input with a norm below 0.05, which the normalisation's
-    ε hides. Large inputs are judged before a LayerNorm or RMSNorm, not before a BatchNorm.
+    ε hides; a value beyond ±10 that a feature of a table repeats, more than 50 standard deviations
+    of its other values away. Large inputs are judged before a LayerNorm or RMSNorm, not before a
+    BatchNorm.
     ## Why it matters
     The curvature of the loss along the first layer's weights grows with the square of the inputs:
     at 10 the largest stable learning rate is 100 times smaller than for standardised inputs, while
@@ -106,23 +114,45 @@ class UnnormalisedInput(Rule):
     offset_ratio: float = threshold(
         20.0, "Mean of the inputs over their standard deviation, before a normalisation layer."
     )
+    far_min: float = threshold(
+        50.0, "Distance of a repeated value from the mean of its feature, in standard deviations."
+    )
     feature_ratio: float = threshold(
         1000.0, "RMS of the largest feature of a table over that of the median one."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer."""
-        found = next(self._by_layer(history), None) or next(self._by_input(history), None)
+        found = (
+            self._by_value(history)
+            or next(self._by_layer(history), None)
+            or next(self._by_input(history), None)
+        )
         if found is not None:
             yield found
 
+    def _by_value(self, history: History) -> Finding | None:
+        """Return a finding for a number that stands for a missing value."""
+        place, seen = first_called(history), coded(history, _FIRST, self.far_min)
+        if place is None or seen is None:
+            return None
+        quantity = "distance of a repeated value from its feature's mean, in standard deviations"
+        return self._finding(
+            history,
+            place.name,
+            f"Unnormalised input: a feature repeats {number(seen.value)}, {times(seen.distance)} "
+            "the standard deviation of its other values away: a code for a missing value.",
+            _limit(quantity, seen.distance, self.far_min, (0.0, 10.0)),
+            fix=KNOWN,
+        )
+
     def _by_input(self, history: History) -> Iterator[Finding]:
         """Yield a finding for the measured input, independent of the layers after the first."""
-        place = _first_called(history)
+        place = first_called(history)
         if place is None:
             return
         largest, spread, mean, std = (_first(history, name) for name in _MEASURED)
-        rms, fan_in = math.hypot(mean, std), _fan_in_before_norm(history, place)
+        rms, fan_in = math.hypot(mean, std), fan_in_before_norm(history, place)
         norm = rms * math.sqrt(fan_in)
 
         def found(text: str, *evidence: Evidence) -> Finding:
@@ -156,7 +186,7 @@ class UnnormalisedInput(Rule):
                 f"an input of {place.name} has a norm of {number(norm)} only",
                 _limit("norm of an input of the first layer", norm, self.norm_min, (0.1, None)),
             )
-        elif fan_in and rms > self.rms_max and _is_before_layer_norm(history, place):
+        elif fan_in and rms > self.rms_max and is_before_layer_norm(history, place):
             yield found(
                 f"the inputs of {place.name} have an RMS of {number(rms)}; 1 is usual",
                 _limit("RMS of the inputs", rms, self.rms_max, (0.01, self.rms_max / 2)),
@@ -192,11 +222,11 @@ class UnnormalisedInput(Rule):
         return all(0 < norm < self.norm_min for norm in norms)
 
     def _input(self, history: History) -> _Input | None:
-        weight = _first_weight(history)
+        weight = first_weight(history)
         if weight is None:
             return None
         places = history.places(Stream.WEIGHT)
-        rows = [i for i, p in enumerate(places) if p.name in (weight.name, _bias(weight))]
+        rows = [i for i, p in enumerate(places) if p.name in (weight.name, bias_of(weight))]
         weights = rms_window(history, Stream.WEIGHT, rows, first=_FIRST)
         if len(weights.steps) == 0 or weights.steps[0] > _WITHIN:
             return None
@@ -205,8 +235,8 @@ class UnnormalisedInput(Rule):
         )
         gradient = self._gradient_rms(history, weight)
         rms = spread = math.nan
-        w, b = scale[weight.name], scale.get(_bias(weight), 0.0)
-        if weight.module_kind in _LINEAR and w > 0:
+        w, b = scale[weight.name], scale.get(bias_of(weight), 0.0)
+        if weight.module_kind in LINEAR and w > 0:
             outputs = history.places(Stream.ACTIVATION)
             row = next((i for i, p in enumerate(outputs) if p.name == weight.module), None)
             if row is not None:
@@ -222,9 +252,9 @@ class UnnormalisedInput(Rule):
     def _gradient_rms(self, history: History, weight: Place) -> float:
         places = history.places(Stream.GRADIENT)
         names = {p.name: i for i, p in enumerate(places)}
-        if weight.name not in names or _bias(weight) not in names:
+        if weight.name not in names or bias_of(weight) not in names:
             return math.nan
-        rows = [names[weight.name], names[_bias(weight)]]
+        rows = [names[weight.name], names[bias_of(weight)]]
         gradient = rms_window(history, Stream.GRADIENT, rows, first=_FIRST).values
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.where(gradient[:, 1] > 0, gradient[:, 0] / gradient[:, 1], np.nan)
@@ -263,13 +293,21 @@ class UnnormalisedInput(Rule):
             *_measured(seen),
         )
 
-    def _finding(self, history: History, where: str, summary: str, *evidence: Evidence) -> Finding:
+    def _finding(
+        self,
+        history: History,
+        where: str,
+        summary: str,
+        *evidence: Evidence,
+        fix: str = STANDARD_INPUT,
+    ) -> Finding:
         return self.finding(
             severity=Severity.WARNING,
             where=where,
             since_step=int(history.steps(Stream.WEIGHT)[0]),
             summary=summary,
             evidence=tuple(e for e in evidence if e.seen == e.seen),
+            fix=fix,
             confidence=0.9,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
@@ -292,23 +330,6 @@ def _limit(
     """Return evidence of a value that is above its limit, or below it if no range ends there."""
     direction: Literal["below", "above"] = "below" if healthy[1] is None else "above"
     return Evidence(quantity=quantity, seen=seen, limit=limit, direction=direction, healthy=healthy)
-
-
-def _fan_in_before_norm(history: History, first: Place) -> int:
-    """Return the fan-in of the first module's weight if a normalisation follows it, otherwise 0."""
-    for place in history.places(Stream.WEIGHT):
-        if place.module == first.name and len(place.shape) > 1 and "before_norm" in place.flags:
-            return math.prod(place.shape[1:])
-    return 0
-
-
-def _is_before_layer_norm(history: History, first: Place) -> bool:
-    """Whether the next module is a LayerNorm or an RMSNorm, not a BatchNorm.
-
-    The input is a part of the residual stream then, and its size decides what blocks can add.
-    """
-    later = [(p.depth, p.kind) for p in history.places(Stream.ACTIVATION) if p.depth > first.depth]
-    return min(later, default=(0, ""))[1] in ("LayerNorm", "RMSNorm")
 
 
 def _measured(seen: _Input) -> tuple[Evidence, ...]:
@@ -336,38 +357,6 @@ def _measured_rms(history: History) -> float:
     if len(mean) == 0 or len(mean) != len(std):
         return math.nan
     return middle(np.hypot(mean.astype(float), std.astype(float)))
-
-
-def _first_called(history: History) -> Place | None:
-    """Return the place of the module that gets the model's input."""
-    called = [
-        p for p in history.places(Stream.ACTIVATION) if p.depth >= 0 and p.kind not in _SHAPES_ONLY
-    ]
-    return min(called, key=lambda p: p.depth, default=None)
-
-
-def _first_weight(history: History) -> Place | None:
-    """Return the weight of the module that gets the model's input, if its scale can be told."""
-    first = _first_called(history)
-    if first is None:
-        return None
-    found = [
-        p
-        for p in history.places(Stream.WEIGHT)
-        if p.module == first.name and p.kind == "weight" and len(p.shape) >= 2
-    ]
-    if not found or "shard" in found[0].flags or "before_norm" in found[0].flags:
-        return None
-    # Of a recurrent layer, the weights of the input come before those of the state.
-    known = found[0].module_kind in _LINEAR or "recurrent" in found[0].flags
-    return found[0] if known else None
-
-
-def _bias(weight: Place) -> str:
-    """Return the name of the bias beside a weight: 0.weight → 0.bias, weight_ih_l0 → bias_ih_l0."""
-    before, _, last = weight.name.rpartition(".")
-    name = last.replace("weight", "bias")
-    return f"{before}.{name}" if before else name
 
 
 def _run(scale: float) -> History:
