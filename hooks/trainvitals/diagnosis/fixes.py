@@ -185,3 +185,24 @@ STANDARD_TARGET: Final = at(
     Moment.BATCH,
     "y = (y - y_train.mean(0)) / y_train.std(0)  # predictions too",
 )
+REGISTER: Final = (
+    "kept = owner.__dict__.pop('ATTRIBUTE')\n"
+    "kind = nn.ModuleDict if isinstance(kept, dict) else nn.ModuleList\n"
+    "owner.ATTRIBUTE = kind(kept)\n"
+    "optimizer.add_param_group({'params': owner.ATTRIBUTE.parameters()})"
+)
+"""Registers the modules of `owner.ATTRIBUTE`, a plain list, tuple or dict."""
+REGISTER_NESTED: Final = (
+    "found, waiting = [], [owner.ATTRIBUTE]\n"
+    "while waiting:\n"
+    "    item = waiting.pop(0)\n"
+    "    if isinstance(item, nn.Module):\n"
+    "        found.append(item)\n"
+    "    elif isinstance(item, (list, tuple)):\n"
+    "        waiting += item\n"
+    "    elif isinstance(item, dict) or hasattr(item, '__dict__'):\n"
+    "        waiting += (item if isinstance(item, dict) else vars(item)).values()\n"
+    "owner.ATTRIBUTE_modules = nn.ModuleList(found)\n"
+    "optimizer.add_param_group({'params': owner.ATTRIBUTE_modules.parameters()})"
+)
+"""The same for modules in an object, or in containers inside of each other."""

@@ -40,6 +40,53 @@ def test_layers_in_a_plain_container_are_named_at_the_second_loss(container):
     assert (seen.headline, seen.where, seen.first_alarm) == ("parameter_not_updated", "blocks", 1)
 
 
+class Stack:
+    """Layers that are called one after the other, in a class that is no Module."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        self.layers = layers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x.relu())
+        return x
+
+
+class Other(nn.Module):
+    """A classifier whose hidden layers are in an object, or in lists inside of a list."""
+
+    def __init__(self, keep: Callable[[list[nn.Module]], object]) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(64, 32), nn.Linear(32, 10)
+        self.body = keep([nn.Linear(32, 32), nn.Linear(32, 32)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        body = self.body if callable(self.body) else Stack([m for part in self.body for m in part])
+        return self.head(body(self.stem(x)).relu())
+
+
+@pytest.mark.parametrize("keep", [Stack, lambda layers: [layers[:1], layers[1:]]])
+def test_layers_in_an_object_or_in_nested_lists_are_named(keep):
+    torch.manual_seed(0)
+    seen = train(Run(Other(keep)), STEPS)
+    assert (seen.headline, seen.where, seen.first_alarm) == ("parameter_not_updated", "body", 1)
+
+
+class Owner:
+    """An object that holds a network and is not called, as a trainer does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+
+def test_a_network_of_an_object_that_is_no_layer_is_not_a_part_of_the_model():
+    torch.manual_seed(0)
+    model = mlp()
+    model.trainer = Owner(nn.Linear(2, 2))
+    model.trainer.network(torch.ones(1, 2)).sum().backward()
+    assert train(Run(model), STEPS).alarms == set()
+
+
 def test_layers_in_a_list_that_the_optimizer_knows_are_trained():
     model = Blocks(list)
     parameters = [*model.parameters(), *(p for b in model.blocks for p in b.parameters())]

@@ -14,7 +14,7 @@ from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.default_share import default_share
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import Moment, at, for_each_group
+from trainvitals.diagnosis.fixes import REGISTER, REGISTER_NESTED, Moment, at, for_each_group
 from trainvitals.diagnosis.frozen_parts import frozen_as_initialised
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial_state import identified
@@ -39,10 +39,10 @@ class ParameterNotUpdated(Rule):
     ## What it detects
     In each of the newest five captured steps, a trainable parameter has a gradient (RMS at least a
     thousandth of the median parameter's) and its values do not change: it is in no parameter
-    group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple or
-    dict of the model have gradients, which `model.parameters()` does not contain. Or: the layers
-    before the trained ones are frozen (`requires_grad` is False) and hold most of the entries,
-    although their weights still are those of an initialiser.
+    group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple,
+    dict or callable object of the model have gradients, and `model.parameters()` lacks them. Or:
+    the layers before the trained ones are frozen (`requires_grad` is False) and hold most of the
+    entries, although their weights still are those of an initialiser.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -115,13 +115,16 @@ class ParameterNotUpdated(Rule):
             return None
         names = event.text.split(",")
         owner, _, attribute = names[0].rpartition(".")
+        is_nested = names[0] in event.attributes
+        register = (REGISTER_NESTED if is_nested else REGISTER).replace("ATTRIBUTE", attribute)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         return self.finding(
             severity=Severity.ERROR,
             where=names[0],
             since_step=0,
             summary=f"Parameters not updated: the modules in {names[0]}{more} have gradients, but "
-            "model.parameters() does not contain them: they are in a plain list, tuple or dict.",
+            "model.parameters() does not contain them: they are in a plain "
+            f"{'object or nested list' if is_nested else 'list, tuple or dict'}.",
             evidence=(
                 Evidence(
                     quantity="attributes with modules that are not registered",
@@ -134,11 +137,7 @@ class ParameterNotUpdated(Rule):
             ),
             fix=at(
                 Moment.BEFORE_TRAINING,
-                f"owner = model.get_submodule({owner!r})\n"
-                f"kept = owner.__dict__.pop({attribute!r})\n"
-                "kind = nn.ModuleDict if isinstance(kept, dict) else nn.ModuleList\n"
-                f"owner.{attribute} = kind(kept)\n"
-                f"optimizer.add_param_group({{'params': owner.{attribute}.parameters()}})",
+                f"owner = model.get_submodule({owner!r})\n{register}",
             ),
             confidence=0.95,
             stream=Stream.GRADIENT,
