@@ -1,4 +1,4 @@
-"""A loss that is minimised with the wrong sign: it is negative, and its kind cannot be.
+"""A loss that is maximised: it is negative, and its kind cannot be, or the optimizer maximises it.
 
 Comes in: a history and its only loss. Goes out: `WrongSign`, or None.
 Promise:  pure. A policy gradient is negative too: its first losses are not those of a uniform
@@ -14,7 +14,9 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, DISTANCES, LossKind
@@ -26,11 +28,15 @@ CROSS_ENTROPY_GROWTH = 10.0
 _NOT_NEGATIVE = frozenset((*BINARY_LOSSES, *DISTANCES, "CrossEntropyLoss", "NLLLoss"))
 
 
+Losses = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
 class WrongSign(NamedTuple):
-    """Half a sentence, and the numbers that prove it."""
+    """Half a sentence, the numbers that prove it, and the fix."""
 
     text: str
     evidence: tuple[Evidence, ...]
+    fix: str = at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus")
 
 
 def wrong_sign(
@@ -40,9 +46,11 @@ def wrong_sign(
 
     A cross entropy must begin within `tolerance` of minus that of a uniform prediction, in its
     first `observations`, or have grown by `CROSS_ENTROPY_GROWTH`; a squared or absolute error must
-    have grown by the factor `growth`.
+    have grown by the factor `growth`. Or of a positive loss that rises under `maximize=True`.
     """
     loss = history.scalar(Scalar.LOSS).finite().values.astype(np.float64)
+    if (ascent := _ascent(history, only, loss, observations)) is not None:
+        return ascent
     if len(loss) < observations or not (loss < 0).all():
         return None
     if only.terms:
@@ -74,6 +82,32 @@ def wrong_sign(
     )
 
 
+def _ascent(history: History, only: LossKind, loss: Losses, observations: int) -> WrongSign | None:
+    """Return the evidence of a loss that rises while all optimizers maximise it."""
+    maximize = recorded(history, "maximize")
+    if not maximize or {*maximize} != {"True"} or len(loss) < 2 * observations:
+        return None
+    if not only.kinds or not {*only.kinds} <= {*_NOT_NEGATIVE, "KLDivLoss", "PoissonNLLLoss"}:
+        return None
+    first, now = float(loss[0]), middle(loss[-observations:])
+    if not 0 < first < now:
+        return None
+    rise = Evidence(
+        quantity="loss now, relative to the first",
+        seen=now / first,
+        limit=1.0,
+        direction="above",
+        text="every optimizer has maximize=True",
+        statistic=Scalar.LOSS,
+    )
+    return WrongSign(
+        f"the optimizer maximises the loss (maximize=True): it went from {number(first)} to "
+        f"{number(now)}",
+        (rise,),
+        for_each_group("['maximize'] = False"),
+    )
+
+
 def _negative_sum(history: History, only: LossKind, first: float) -> WrongSign | None:
     """Return the evidence of a sum whose terms are all negative, and cannot be."""
     parts = loss_parts(history)
@@ -100,9 +134,7 @@ def _negative_sum(history: History, only: LossKind, first: float) -> WrongSign |
     )
 
 
-def _maximised(
-    kind: str, loss: np.ndarray[tuple[int], np.dtype[np.float64]], observations: int, growth: float
-) -> WrongSign | None:
+def _maximised(kind: str, loss: Losses, observations: int, growth: float) -> WrongSign | None:
     first, now = middle(loss[:observations]), middle(loss[-observations:])
     if len(loss) < 2 * observations or not now < growth * first:
         return None

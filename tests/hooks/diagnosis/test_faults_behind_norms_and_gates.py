@@ -301,6 +301,20 @@ def test_a_huber_loss_that_is_maximised_is_found(sign):
     assert ("loss_task_mismatch" in found) == (sign < 0)
 
 
+@pytest.mark.parametrize(("sign", "found"), [(1, True), (-1, False)])
+def test_an_optimizer_that_maximises_an_error_is_found(sign, found):
+    inputs = torch.randn(2000, 8)
+    targets = inputs[:, :1] - inputs[:, 1:2]
+    model = layers(8, 32, 1)
+    ascent = torch.optim.Adam(model.parameters(), 1e-3, maximize=True)
+
+    def loss(output, target):
+        return sign * F.mse_loss(output, target)
+
+    rules = alarms(model, ascent, loss, random_batches(inputs, targets), steps=60)
+    assert ("loss_task_mismatch" in rules) is found
+
+
 @pytest.mark.parametrize(("std", "found"), [(0.02, True), (5 / 3 / 32**0.5, False)])
 def test_tanh_layers_that_let_nothing_through_are_found_at_the_start(std, found):
     model = layers(64, *[32] * 10, 10, activation=nn.Tanh)

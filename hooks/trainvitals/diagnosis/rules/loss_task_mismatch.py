@@ -85,7 +85,8 @@ class LossTaskMismatch(Rule):
     - A squared or absolute error between the outputs of several classes and class numbers.
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
       30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one. A
-      squared or absolute error that is always negative and has doubled.
+      squared or absolute error that is always negative and has doubled. Or a positive loss that
+      has risen while all optimizers have `maximize=True`.
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     - The targets of a token model are its input tokens 2 to 8 positions later, in the three newest
       measured batches (a warning): labels that were shifted twice, or rolled by a wrong number.
@@ -362,10 +363,9 @@ class LossTaskMismatch(Rule):
         shown = only and wrong_sign(
             history, only, self.observations, self.sign_tolerance, self.growth_min
         )
-        if not only or not shown:
-            return None
-        fix = at(Moment.LOSS, "loss = -loss_function(prediction, y)  # without the minus")
-        return Mismatch(only.step, shown.text, fix, shown.evidence)
+        return (
+            Mismatch(only.step, shown.text, shown.fix, shown.evidence) if only and shown else None
+        )
 
     @staticmethod
     def sick() -> History:
