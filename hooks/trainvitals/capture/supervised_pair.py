@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Normal
+from trainvitals.capture.loss_views import is_expanded
 from trainvitals.capture.supervised_values import dim_beside, sample
 
 
@@ -28,6 +29,8 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
         given = readable(seen.target)
         if _counts_ignored(main, given):
             wiring = (*wiring, "ignored_targets_count")
+        if _repeats(main.target, given):
+            wiring = (*wiring, "one_target_repeated")
         if not _is_derived(main, seen.prediction, given):
             if seen.prediction is not None:
                 prediction = readable(seen.prediction)
@@ -71,6 +74,13 @@ def _is_derived(main: Criterion, prediction: object, target: Tensor | None) -> b
         return False
     own = main.target.numel() == main.prediction.numel() == prediction.numel()
     return own and target.numel() != prediction.numel()
+
+
+def _repeats(seen: Tensor | None, target: Tensor | None) -> bool:
+    """Whether the loss repeats some of the given targets where the others are."""
+    if seen is None or target is None or seen.shape != target.shape:
+        return False
+    return is_expanded(seen) and not is_expanded(target)
 
 
 def _counts_ignored(main: Criterion, target: Tensor | None) -> bool:

@@ -17,7 +17,13 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.fixes import Moment, at, of_classes
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.signals import trailing_run
-from trainvitals.diagnosis.supervision import connected, in_graph, loss_kinds, only_loss
+from trainvitals.diagnosis.supervision import (
+    BINARY_LOSSES,
+    connected,
+    in_graph,
+    loss_kinds,
+    only_loss,
+)
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, token_shift
 from trainvitals.wire import Scalar
 
@@ -65,6 +71,11 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
         "error_without_a_square": _Wrong(
             "it is the mean or sum of prediction − target without a square, an absolute value or a "
             "logarithm, so that it falls without a limit as the prediction falls or rises",
+            fix=SQUARED_ERROR,
+        ),
+        "one_target_repeated": _Wrong(
+            "it compares several predictions of a sample with one of its targets, repeated, where "
+            "each prediction has a target",
             fix=SQUARED_ERROR,
         ),
         "positive_weight_of_zero": _Wrong(
@@ -200,4 +211,41 @@ def several_labels(history: History, observations: int, sum_max: float) -> Misma
             ),
         ),
         Severity.WARNING,
+    )
+
+
+def not_binary(history: History, observations: int, outside_min: float) -> Mismatch | None:
+    """Return targets of a binary cross entropy that are not between 0 and 1."""
+    only = only_loss(history)
+    if only is None or len(only.kinds) != 1 or only.kinds[0] not in BINARY_LOSSES:
+        return None
+    # Class numbers that were given to monitor.loss: the loss itself compares one-hot vectors.
+    if not only.target_type.startswith(("float", "bfloat", "half")):
+        return None
+    if only.prediction_shape != only.target_shape:
+        return None
+    low, high = (history.scalar(n) for n in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
+    if len(low) != len(high) or len(low) < observations:
+        return None
+    distance = np.maximum(-low.values, high.values - 1)
+    outside = distance > outside_min
+    if not outside[-observations:].all():
+        return None
+    others = np.flatnonzero(~outside)
+    smallest, largest = float(low.values[-1]), float(high.values[-1])
+    span = f"{number(smallest)} to {number(largest)}"
+    return Mismatch(
+        int(low.steps[others[-1] + 1 if len(others) else 0]),
+        f"the targets of {only.kinds[0]} are {span}, not 0 to 1",
+        at(Moment.LOSS, "loss = remedies.recommend_loss(y, prediction).loss(prediction, y)"),
+        (
+            Evidence(
+                quantity="distance of a target from the range 0 to 1",
+                seen=float(distance[-1]),
+                limit=outside_min,
+                direction="above",
+                healthy=(None, 0.0),
+            ),
+            Evidence(quantity="targets", seen=span),
+        ),
     )

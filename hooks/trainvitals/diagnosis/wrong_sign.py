@@ -25,6 +25,9 @@ from trainvitals.wire import Scalar
 CROSS_ENTROPY_GROWTH = 10.0
 """A policy gradient with negative rewards is also a negative cross entropy, and grows less."""
 
+LEFT_MIN = 20.0
+"""RMS of the predictions over that of the targets; at the start it was a tenth of it at most."""
+
 _NOT_NEGATIVE = frozenset((*BINARY_LOSSES, *DISTANCES, "CrossEntropyLoss", "NLLLoss"))
 
 
@@ -46,7 +49,9 @@ def wrong_sign(
 
     A cross entropy must begin within `tolerance` of minus that of a uniform prediction, in its
     first `observations`, or have grown by `CROSS_ENTROPY_GROWTH`; a squared or absolute error must
-    have grown by the factor `growth`. Or of a positive loss that rises under `maximize=True`.
+    have grown by the factor `growth`. Of a loss of another kind, the predictions must have become
+    `LEFT_MIN` times as large as the targets while it fell.
+    Or of a positive loss that rises under `maximize=True`.
     """
     loss = history.scalar(Scalar.LOSS).finite().values.astype(np.float64)
     if (ascent := _ascent(history, only, loss, observations)) is not None:
@@ -55,6 +60,8 @@ def wrong_sign(
         return None
     if only.terms:
         return _negative_sum(history, only, float(loss[0]))
+    if not only.kinds:
+        return _leaves_targets(history, only, loss, observations)
     if len(only.kinds) != 1:
         return None
     kind = only.kinds[0]
@@ -105,6 +112,51 @@ def _ascent(history: History, only: LossKind, loss: Losses, observations: int) -
         f"{number(now)}",
         (rise,),
         for_each_group("['maximize'] = False"),
+    )
+
+
+def _leaves_targets(
+    history: History, only: LossKind, loss: Losses, observations: int
+) -> WrongSign | None:
+    """Return the evidence of a loss that falls below 0 as the predictions leave the targets.
+
+    Not where the targets are labels: the logits of a sure model are large.
+    """
+    if not only.target_shape or only.target_shape != only.prediction_shape:
+        return None
+    low, high = (history.scalar(name).values for name in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
+    sizes = [
+        np.hypot(*(history.scalar(name).finite().values for name in names))
+        for names in (
+            (Scalar.PREDICTION_MEAN, Scalar.PREDICTION_STD),
+            (Scalar.TARGET_MEAN, Scalar.TARGET_STD),
+        )
+        if len({len(history.scalar(name).finite()) for name in names}) == 1
+    ]
+    if len(sizes) < 2 or min(map(len, sizes)) < 2 * observations or len(low) != len(high):
+        return None
+    if low.min() >= 0 and high.max() <= 1:
+        return None
+    predicted, target = sizes[0], middle(sizes[1])
+    newest = predicted[-observations:]
+    if not target > 0 or not (newest > LEFT_MIN * target).all():
+        return None
+    if predicted[0] > LEFT_MIN / 10 * target or not middle(loss[-observations:]) < loss[0]:
+        return None
+    ratio = middle(newest) / target
+    return WrongSign(
+        f"the loss is negative and falls while the predictions leave the targets: they are "
+        f"{number(ratio)} times as large now, so the loss has the wrong sign",
+        (
+            Evidence(
+                quantity="RMS of the predictions over that of the targets",
+                seen=ratio,
+                limit=LEFT_MIN,
+                direction="above",
+                healthy=(0.0, 2.0),
+                statistic=Scalar.PREDICTION_STD,
+            ),
+        ),
     )
 
 

@@ -58,6 +58,54 @@ def test_a_one_sided_loss_is_named_within_three_steps(text, loss, labels):
     assert text in found.summary
 
 
+def ratio_without_its_sign(o: Tensor, y: Tensor) -> Tensor:
+    """Return minus the decibels of an error that is above 1 at first."""
+    return -10 * (10 * F.mse_loss(o, y)).log10()
+
+
+def test_a_negative_loss_whose_predictions_leave_the_targets_has_the_wrong_sign():
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    y = x @ torch.randn(8, 2) / 3
+    run = Run(layers(8, 128, 128, 2), ratio_without_its_sign, data=(x, y), gives_tensors=True)
+    found = train(run, 300)
+    assert found.headline == "loss_task_mismatch"
+    assert "the predictions leave the targets" in found.summary
+
+
+def test_a_negative_loss_of_logits_is_healthy():
+    x = torch.randn(400, 8)
+    run = Run(
+        layers(8, 32, 2),
+        lambda o, y: F.logsigmoid(-(2 * y - 1) * o.clamp(-9, 9)).exp().mean() - 1,
+        data=(x, (x[:, :2] > 0).float()),
+        gives_tensors=True,
+    )
+    assert "loss_task_mismatch" not in train(run, 300).alarms
+
+
+def of_times(loss: Callable[[Tensor, Tensor], Tensor]) -> Seen:
+    """Train four states of two numbers."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    model = nn.Sequential(layers(8, 32, 8), nn.Unflatten(1, (4, 2)))
+    return train(Run(model, loss, data=(x, x.view(-1, 4, 2).cumsum(1)), gives_tensors=True))
+
+
+def test_one_of_several_targets_that_is_repeated_is_named():
+    found = of_times(lambda o, y: F.mse_loss(o, y[:, -1:].expand_as(o)))
+    assert "one of its targets, repeated" in found.summary
+    assert found.first_alarm < 3
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda o, y: F.mse_loss(o, y), lambda o, y: F.mse_loss(o[:, -1], y[:, -1])],
+)
+def test_targets_that_are_not_repeated_are_healthy(loss):
+    assert "loss_task_mismatch" not in of_times(loss).alarms
+
+
 def nll(mean: Tensor, logarithm: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (logarithm + (y - mean) ** 2 * (-logarithm).exp()).mean()
 

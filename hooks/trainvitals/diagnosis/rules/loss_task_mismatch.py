@@ -19,6 +19,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.mismatches import (
     LABELS,
     Mismatch,
+    not_binary,
     padded_targets,
     positives_alone,
     several_labels,
@@ -28,7 +29,6 @@ from trainvitals.diagnosis.mismatches import (
 )
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
-    BINARY_LOSSES,
     DISTANCES,
     DOWNSTREAM,
     LossKind,
@@ -85,8 +85,9 @@ class LossTaskMismatch(Rule):
     - A squared or absolute error between the outputs of several classes and class numbers.
     - A cross entropy with the wrong sign: every loss is negative, and the first three are within
       30 % of minus the loss of a uniform prediction, −ln(classes); −ln 2 for a binary one. A
-      squared or absolute error that is always negative and has doubled. Or a positive loss that
-      has risen while all optimizers have `maximize=True`.
+      squared or absolute error that is always negative and has doubled; another loss below 0
+      that falls while the predictions become 20 times as large as the targets. Or a positive loss
+      that has risen while all optimizers have `maximize=True`.
     - A binary cross entropy whose targets are not between 0 and 1, in three measured batches.
     - The targets of a token model are its input tokens 2 to 8 positions later, in the three newest
       measured batches (a warning): labels that were shifted twice, or rolled by a wrong number.
@@ -101,7 +102,8 @@ class LossTaskMismatch(Rule):
     - The sum of target · log(probability) alone, for targets of 0 and 1.
     - The logarithm of a predicted variance is subtracted from the squared error over it, or each
       of n predicted means is compared with each of n targets.
-    - A `pos_weight` of 0; a cross entropy that ignores none of the targets, some being negative.
+    - A `pos_weight` of 0; a cross entropy that ignores none of the targets, some being negative;
+      one of several targets of a sample that is repeated for all of them.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a
       warning. With a binary loss and one class for each sample it is a note: this trains, but
       slowly.
@@ -111,15 +113,14 @@ class LossTaskMismatch(Rule):
     ## Evidence
     The connection in the graph of the loss, the shapes, the range of the targets.
     ## What to do
-    - Classes: give logits to CrossEntropyLoss, or log_softmax to NLLLoss.
+    - Classes: one output for each. Give logits to CrossEntropyLoss, or log_softmax to NLLLoss.
     - Use `F.log_softmax(x, dim)` for `F.softmax(x, dim).log()`: it computes both in one step.
     - Regression: give prediction and target the same shape: `target.unsqueeze(1)`.
     - Language models: shift the labels once. Many models do it themselves if they compute the loss.
-    - More than two classes: one output for each class, and CrossEntropyLoss.
     ## When it is wrong
-    A square matrix of all pairs that is compared on purpose. Broadcasts to other shapes (several
-    heads with one target) are not reported, nor are reductions by a sum. A token model whose only
-    loss predicts several tokens ahead on purpose. A model that must match only a mean.
+    A square matrix of all pairs that is compared on purpose. Several heads with one target are not
+    reported, nor are sums. A token model that predicts several tokens ahead, and a model that must
+    match only a mean, on purpose.
     ## References
     PyTorch documentation, torch.nn.NLLLoss and torch.nn.MSELoss; Ben Braiek & Khomh,
     "TheDeepChecker", 2023, arXiv:2204.00694.
@@ -166,7 +167,7 @@ class LossTaskMismatch(Rule):
             or wrong_classes(history)
             or self._broadcast(history)
             or self._class_numbers(history)
-            or self._not_binary(history)
+            or not_binary(history, self.observations, self.outside_min)
             or self._softmax_numbers(history)
             or self._negative(history)
             or shifted_tokens(history, self.observations)
@@ -321,41 +322,6 @@ class LossTaskMismatch(Rule):
                 Evidence(quantity="shape of the prediction", seen=str(only.prediction_shape)),
             ),
             Severity.INFO if note else Severity.WARNING,
-        )
-
-    def _not_binary(self, history: History) -> Mismatch | None:
-        only = only_loss(history)
-        if only is None or len(only.kinds) != 1 or only.kinds[0] not in BINARY_LOSSES:
-            return None
-        # Class numbers that were given to monitor.loss: the loss itself compares one-hot vectors.
-        if not only.target_type.startswith(("float", "bfloat", "half")):
-            return None
-        if only.prediction_shape != only.target_shape:
-            return None
-        low, high = (history.scalar(n) for n in (Scalar.TARGET_MIN, Scalar.TARGET_MAX))
-        if len(low) != len(high) or len(low) < self.observations:
-            return None
-        distance = np.maximum(-low.values, high.values - 1)
-        outside = distance > self.outside_min
-        if not outside[-self.observations :].all():
-            return None
-        others = np.flatnonzero(~outside)
-        smallest, largest = float(low.values[-1]), float(high.values[-1])
-        span = f"{number(smallest)} to {number(largest)}"
-        return Mismatch(
-            int(low.steps[others[-1] + 1 if len(others) else 0]),
-            f"the targets of {only.kinds[0]} are {span}, not 0 to 1",
-            at(Moment.LOSS, "loss = remedies.recommend_loss(y, prediction).loss(prediction, y)"),
-            (
-                Evidence(
-                    quantity="distance of a target from the range 0 to 1",
-                    seen=float(distance[-1]),
-                    limit=self.outside_min,
-                    direction="above",
-                    healthy=(None, 0.0),
-                ),
-                Evidence(quantity="targets", seen=span),
-            ),
         )
 
     def _negative(self, history: History) -> Mismatch | None:
