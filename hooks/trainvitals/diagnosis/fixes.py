@@ -108,6 +108,16 @@ def without_last(activation: str, loss: str, *, outside: bool) -> str:
     return without_activation(activation)
 
 
+def of_output(fix: str, loss: str) -> str:
+    """Return `fix` for an activation that the program computes between the model and its loss.
+
+    The part that removes a module is left out. Without another part, the loss, nn.`loss`, takes the
+    output as it is.
+    """
+    kept = [at(m, code.rstrip()) for m, code in parts(fix).items() if m != Moment.BEFORE_TRAINING]
+    return "\n".join(kept) or without_last("", loss, outside=True)
+
+
 def of_classes(classes: int) -> str:
     """Return the cross entropy of logits that have `classes` in the second or the last dimension.
 

@@ -1,5 +1,6 @@
 """Real small trainings: what the loss compares, in which unit, and which batches it sees."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,11 @@ from torch.nn import functional as F  # noqa: E402
 
 from helpers.small_runs import layers  # noqa: E402
 from helpers.wiring_runs import Run, binary, mlp, train  # noqa: E402
+from trainvitals.diagnosis.fixes import Moment, parts  # noqa: E402
+from trainvitals.diagnosis.rules.loss_task_mismatch import LossTaskMismatch  # noqa: E402
+from trainvitals.diagnosis.rules.softmax_before_cross_entropy import (  # noqa: E402
+    SoftmaxBeforeCrossEntropy,
+)
 from trainvitals.diagnosis.supervision import loss_of_constant  # noqa: E402
 
 LENGTH, TAGS, STEPS = 6, 4, 40
@@ -199,3 +205,27 @@ def test_a_sum_over_the_samples_is_judged_in_its_own_unit():
     torch.manual_seed(0)
     history = train(Run(mlp(), lambda o, y: F.cross_entropy(o, y, reduction="sum")), 8).history
     assert loss_of_constant(history) == pytest.approx(2.3 * 32, rel=0.05)
+
+
+OUTSIDE = {
+    "sigmoid": lambda o, y: F.binary_cross_entropy_with_logits(o.sigmoid(), y),
+    "softmax of labels": lambda o, y: F.binary_cross_entropy(o.softmax(1), y),
+    "softmax of classes": lambda o, y: F.cross_entropy(o.softmax(1), y.argmax(1)),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_activation_between_model_and_loss_is_left_out_by_the_fix(name):
+    torch.manual_seed(0)
+    x = torch.randn(400, 8)
+    run = Run(layers(8, 32, 3), OUTSIDE[name], data=(x, (x[:, :3] > 0).float()))
+    history = train(run, 8).history
+    rules = (SoftmaxBeforeCrossEntropy(), LossTaskMismatch())
+    [finding] = [found for rule in rules for found in rule.check(history)]
+    assert [*parts(finding.fix)] == [Moment.LOSS]
+    names = {"F": F, "nn": nn, "prediction": -torch.ones(4, 3), "y": torch.zeros(4, 3)}
+    if name == "softmax of classes":
+        names["y"] = torch.zeros(4).long()
+    exec(parts(finding.fix)[Moment.LOSS], names)
+    expected = math.log(3) if name == "softmax of classes" else math.log(1 + math.exp(-1))
+    assert float(names["loss"]) == pytest.approx(expected)

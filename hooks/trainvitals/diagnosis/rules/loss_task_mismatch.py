@@ -14,7 +14,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.class_numbers import class_numbers, has_class_numbers
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, without_activation
+from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, of_output, without_activation
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.mismatches import (
     LABELS,
@@ -309,10 +309,11 @@ class LossTaskMismatch(Rule):
         exclusive = bool((np.abs(mean * outputs - 1) < _ROUNDING).all())
         note = exclusive and only.kinds[0] == "BCELoss"
         what = "one class for each sample" if exclusive else "several labels for a sample"
+        fix = f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else LABELS}"
         return Mismatch(
             only.step,
             f"{only.kinds[0]} compares softmax outputs with {what}",
-            f"{without_activation('Softmax')}\n{CROSS_ENTROPY if exclusive else LABELS}",
+            of_output(fix, only.kinds[0]) if only.activation_outside else fix,
             (
                 Evidence(
                     quantity="targets of a sample that are 1, mean",

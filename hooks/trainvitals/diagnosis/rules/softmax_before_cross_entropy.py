@@ -12,7 +12,14 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import CROSS_ENTROPY, Moment, at, of_classes, without_activation
+from trainvitals.diagnosis.fixes import (
+    CROSS_ENTROPY,
+    Moment,
+    at,
+    of_classes,
+    of_output,
+    without_activation,
+)
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.supervision import (
@@ -121,6 +128,9 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 fix = ""  # its own arguments are not known: the lengths
             elif token == OTHER_DIMENSION and not _ends_in_log_softmax(history):
                 fix = of_classes(kind.classes)
+            elif kind.activation_outside:
+                of_logits = kind.kinds == ("CrossEntropyLoss",) and kind.classes > 1
+                fix = of_classes(kind.classes) if of_logits else of_output(fix, kind.kinds[0])
             yield self._finding(token, kind.step, where, (in_graph(token),), fix)
         elif (since := self._probabilities_since(history)) is not None:
             yield self._finding(HIDDEN, since, where, self._of_values(history), LOGITS)
