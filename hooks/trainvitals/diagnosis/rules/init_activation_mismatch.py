@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -176,7 +176,7 @@ class InitActivationMismatch(Rule):
                 Evidence(quantity="median gain RMS(W)·√fan_in", seen=gain),
                 Evidence(quantity=f"gain that {kind} wants", seen=wanted.gain),
             ),
-            fix=wanted.fix,
+            fix=_without_sigmoids(history, chain) if kind == "sigmoid" else wanted.fix,
             confidence=0.8,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
@@ -211,6 +211,30 @@ class InitActivationMismatch(Rule):
     def healthy() -> History:
         """Return the same weights in a residual network: the signal does not follow them."""
         return _run(gain=1 / math.sqrt(3), factor=1.0)
+
+
+def _without_sigmoids(history: History, chain: Sequence[Gain]) -> str:
+    """Return code that replaces the sigmoid modules between the layers; a larger gain without any.
+
+    With its largest slope of 1/4, a sigmoid needs weights that saturate it to keep the signal.
+    """
+    first, last = chain[0].place.depth, max(g.place.depth for g in chain)
+    modules = [
+        place.name
+        for place in history.places(Stream.ACTIVATION)
+        if place.module_kind == "Sigmoid"
+        and "output" not in place.flags
+        and first <= place.depth <= last + 1
+    ]
+    if not modules:
+        return WANTED["sigmoid"].fix
+    return at(
+        Moment.BEFORE_TRAINING,
+        "from torch import nn\n"
+        f"for name in {modules!r}:\n"
+        "    model.set_submodule(name, nn.SiLU())\n"
+        "remedies.initialise(model)",
+    )
 
 
 def _is_hidden(place: Place) -> bool:
