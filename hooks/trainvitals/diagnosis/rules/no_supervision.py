@@ -11,6 +11,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.constant_targets import zeros_since
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, of_classes
 from trainvitals.diagnosis.history import History, Steps, Values
@@ -36,6 +37,8 @@ class NoSupervision(Rule):
       is NaN or infinite in that step; otherwise in two measured steps in a row.
     - CTCLoss with `zero_infinity`: more than half of the sequences have fewer frames than symbols,
       in three measured steps in a row.
+    - The targets of a loss over classes are 0 for every class of every sample, in three measured
+      steps.
     - The loss is multiplied by a factor of exactly 0, in three measured steps.
     - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
       steps: most samples have no effect. Only for targets with two or more dimensions.
@@ -93,7 +96,7 @@ class NoSupervision(Rule):
         if finding is None and kinds:
             finding = self._times_zero(history, kinds[-1])
         if finding is None:
-            finding = self._infinite(history)
+            finding = self._zeros(history) or self._infinite(history)
         if finding is None and len(kinds) == 1:
             finding = self._few(history, kinds[0]) or self._sliced(history, kinds[0])
         if finding is not None:
@@ -179,6 +182,30 @@ class NoSupervision(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )  # fmt: skip
+
+    def _zeros(self, history: History) -> Finding | None:
+        """Return a finding if the targets of all classes are 0 for every sample."""
+        since = zeros_since(history, self.observations_zero)
+        if since is None:
+            return None
+        return self.finding(
+            severity=Severity.ERROR,
+            since_step=since,
+            summary=f"No supervision: since step {since} all targets are 0, for every sample and "
+            "each of its classes; a join or a look-up can have found nothing.",
+            evidence=(
+                Evidence(
+                    quantity="largest sum of a target over its classes",
+                    seen=0.0,
+                    limit=0.0,
+                    direction="below",
+                    healthy=(1.0, None),
+                    statistic=Scalar.TARGET_ROW_SUM_MAX,
+                ),
+            ),
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_ROW_SUM_MAX,
+        )
 
     def _few(self, history: History, kind: LossKind) -> Finding | None:
         share = history.scalar(Scalar.SUPERVISED_SHARE)

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.constant_targets import constant_target
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import Moment, at
@@ -17,7 +18,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import is_recurrent
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, middle
-from trainvitals.diagnosis.supervision import only_loss, shares_of_largest
+from trainvitals.diagnosis.supervision import only_loss, output_module, shares_of_largest
 from trainvitals.diagnosis.token_alignment import NEXT_TOKEN, NEXT_TOKEN_BATCH, token_shift
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -66,12 +67,13 @@ class TrivialTarget(Rule):
     models with an encoder and a decoder,
     models that are also given the input shifted by one (a decoder that is given the target so far),
     models whose output layer predicts several positions at once, and tables of one column. These
-    copy their input on purpose. Otherwise: within the first 80 steps, the median of
-    20 losses in a row is at most 1 % of both the initial loss and the loss of the best constant
-    prediction (the entropy of the class frequencies, or the variance of the targets), and the
-    targets differ from batch to batch. Left out there: losses other than a cross entropy or a
-    squared error, LBFGS, runs that start from a low loss, and predictions of one class only. This
-    case is a note: a small exercise is solved as fast.
+    copy their input on purpose. Or all targets of labels or classes that count are one number, in
+    ten measured batches or more, and the loss is 1 % of the first. Otherwise: within the first 80
+    steps, the median of 20 losses in a row is at most 1 % of both the initial loss and the loss of
+    the best constant prediction (the entropy of the class frequencies, or the variance of the
+    targets), and the targets differ from batch to batch. Left out there: losses other than a cross
+    entropy or a squared error, LBFGS, runs that start from a low loss, and predictions of one class
+    only. This case is a note: a small exercise is solved as fast.
     ## Why it matters
     A real task is not solved in some dozen steps. The input probably contains the target: a
     feature that was computed from it, or tokens that were not shifted by one. The training looks
@@ -124,6 +126,7 @@ class TrivialTarget(Rule):
     start_min: float = threshold(
         0.5, "Initial loss as a share of the loss of a constant prediction; lower: not a new model."
     )
+    batches_constant: int = threshold(10, "Measured batches whose targets are all one number.")
     batches_min: int = threshold(4, "Minimum number of batches whose targets were measured.")
     one_class_min: float = threshold(
         0.2,
@@ -133,7 +136,12 @@ class TrivialTarget(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        found = self._given(history) or self._contained(history) or self._solved(history)
+        found = (
+            self._given(history)
+            or self._contained(history)
+            or self._constant(history)
+            or self._solved(history)
+        )
         if found is not None:
             yield found
 
@@ -154,6 +162,33 @@ class TrivialTarget(Rule):
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_SHIFT,
+        )
+
+    def _constant(self, history: History) -> Finding | None:
+        """Return a finding if all targets that count are one number, and that is learned."""
+        value = constant_target(history, self.batches_constant, self.share_max)
+        if value is None:
+            return None
+        batches = len(history.scalar(Scalar.TARGET_MIN))
+        return self.finding(
+            severity=Severity.WARNING,
+            where=output_module(history),
+            since_step=int(history.scalar(Scalar.TARGET_MIN).steps[0]),
+            summary=f"Trivial target: every target that counts in the loss is {number(value)}, in "
+            f"{batches} measured batches, and the loss has fallen to almost nothing.",
+            evidence=(
+                Evidence(
+                    quantity="measured batches in which every target is the same number",
+                    seen=float(batches),
+                    limit=float(self.batches_constant),
+                    direction="above",
+                    statistic=Scalar.TARGET_MAX,
+                ),
+                Evidence(quantity="the target", seen=value),
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MAX,
         )
 
     def _contained(self, history: History) -> Finding | None:
