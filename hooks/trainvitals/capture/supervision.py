@@ -22,6 +22,7 @@ from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
+from trainvitals.capture.linear_graph import LinearGraph
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
@@ -101,6 +102,7 @@ class Supervision:
         self._repeated = RepeatedInput()
         self._padding = padding_of(models.values())
         self._unregistered = Unregistered(models)
+        self._linear = LinearGraph(models)
         self._taken = 0
         self._own_s = 0.0
 
@@ -141,14 +143,20 @@ class Supervision:
         # Until the loss: the model's graph keeps it as long, in general.
         self._input, self._others = given, others
         self._tokens.returned(output)
-        if not self._wants_output:
+        if not self._wants_output and self._linear.is_taken:
             return
         started = time.thread_time()
         if isinstance(output, Mapping):
             logits = readable(output.get("logits"))
         else:
             logits = readable(getattr(output, "logits", output))
-        if logits is not None and logits.dim() > 1 and logits.grad_fn is not None:
+        if logits is not None and logits.grad_fn is None:
+            logits = None
+        if logits is not None and not self._linear.is_taken:
+            event = self._linear.event(self._step(), logits)
+            if event is not None:
+                self._emit(event)
+        if self._wants_output and logits is not None and logits.dim() > 1:
             with torch.no_grad():
                 shape = tuple(logits.shape)
                 dims = {1, -1} if logits.dim() > 2 else {1}

@@ -167,9 +167,13 @@ class EventKind(StrEnum):
     """`watch(guard=…)` found gradients that are not finite before an update. The text says whether
     the update was prevented or made."""
     UNREGISTERED = "unregistered_modules"
-    """Modules in a plain list, tuple or dict of a model have gradients, but are in no
-    `parameters()` and in no optimizer. The text holds the names of the attributes, separated by
-    commas."""
+    """Modules in a plain list, tuple, dict or callable object of a model have gradients, but are in
+    no `parameters()` and in no optimizer. The text holds the names of the attributes, separated by
+    commas. Attributes: those names whose modules lie in an object or in nested containers."""
+    LINEAR_NETWORK = "linear_network"
+    """The graph of a model's output contains linear operations and norms only, and at least three
+    layers in a row. The text holds the names of their weights, separated by commas, first layer
+    first."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute

@@ -15,7 +15,7 @@ from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, weight_gains
 from trainvitals.diagnosis.places import window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.wire import EventKind, Place, Stat, Stream
 
 _PLAIN = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 _IGNORED = ("Dropout", "Dropout1d", "Dropout2d", "Identity", "Flatten")
@@ -28,7 +28,9 @@ class MissingNonlinearity(Rule):
     """The whole network is linear: its layers follow each other without a nonlinearity.
 
     ## What it detects
-    A network of at least three linear or convolution layers, each with as many inputs as the one
+    The graph of the model's first output contains at least three layers in a row and no operation
+    that is not linear, apart from norms. Where the graph is not known, by the measured signal:
+    a network of at least three linear or convolution layers, each with as many inputs as the one
     before has outputs, and nothing else: no activation as a module or in the graph of the forward
     pass, no normalisation, attention or recurrent layer. At the start, the standard deviation
     across samples of each layer's output must be that of the output before times the gain of its
@@ -67,6 +69,10 @@ class MissingNonlinearity(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer after which a nonlinearity is missing."""
+        for event in history.events:
+            if event.kind == EventKind.LINEAR_NETWORK:
+                yield self._of_graph(event.text.split(","))
+                return
         chain = self._chain(history)
         if chain is None:
             return
@@ -88,6 +94,31 @@ class MissingNonlinearity(Rule):
             ),
             fix=_with_relu([g.place.module for g in chain[:-1]]),
             confidence=0.6 if narrow else 0.85,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.SAMPLE_STD,
+        )
+
+    def _of_graph(self, weights: list[str]) -> Finding:
+        """Return the finding of a network whose graph contains no nonlinear operation."""
+        layers = [name.rpartition(".")[0] for name in weights]
+        return self.finding(
+            severity=Severity.WARNING,
+            where=layers[0],
+            since_step=0,
+            summary=f"Missing nonlinearity: no operation between the {len(layers)} layers from "
+            f"{layers[0]} to {layers[-1]} is nonlinear, apart from norms.",
+            evidence=(
+                Evidence(
+                    quantity="layers in a row in a graph without a nonlinear operation",
+                    seen=float(len(layers)),
+                    limit=float(self.layers_min),
+                    direction="above",
+                    healthy=(0.0, 2.0),
+                    text=", ".join(layers[:16]),
+                ),
+            ),
+            fix=_with_relu(list(dict.fromkeys(layers[:-1]))),
+            confidence=0.9,
             stream=Stream.ACTIVATION,
             statistic=Stat.SAMPLE_STD,
         )
