@@ -216,3 +216,11 @@ REGISTER_NESTED: Final = (
     "optimizer.add_param_group({'params': owner.ATTRIBUTE_modules.parameters()})"
 )
 """The same for modules in an object, or in containers inside of each other."""
+
+
+def last_bias_as_targets(name: str) -> str:
+    """Return code that sets the last bias to the mean of the targets."""
+    return at(
+        Moment.BEFORE_TRAINING,
+        f"nn.init.constant_(model.get_parameter({name!r}), float(y_train.mean()))",
+    )

@@ -12,7 +12,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import Moment, at, biases_apart
+from trainvitals.diagnosis.fixes import biases_apart, last_bias_as_targets
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import Window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
@@ -25,7 +25,7 @@ from trainvitals.diagnosis.signals import (
     trailing_run,
     trend,
 )
-from trainvitals.diagnosis.supervision import has_kind
+from trainvitals.diagnosis.supervision import has_kind, only_loss
 from trainvitals.wire import Place, Stat, Stream
 
 LOGIT_LOSSES = {"CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"}
@@ -40,17 +40,17 @@ class BiasDrift(Rule):
     ## What it detects
     The drift d = RMS(b_t − b_0)/S, where S is the standard deviation of the layer's output across
     samples. A bias is the same for every sample, so S is the scale of the signal without the bias.
-    Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per
-    100 steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4
-    for 100 steps when d rises and the bias's update ratio is more than ten times the weight's.
-    Reported from the third step on if d is above 4 within the first ten steps in half of the
-    biases, at least two, and their updates are more than ten times those of the weights of the
-    same layers; a note once the loss has fallen by 90 %. Excluded: biases of hidden layers with
-    fewer than 8 units, or while the loss has fallen by half or is not known; biases before a
-    normalisation layer, of recurrent layers and of attention; the last bias of a model whose loss
-    is below half of that of the best constant prediction, or, where that is not known, has fallen
-    by 30 %; and a last bias of a cross entropy that moved by less than 0.2: this
-    hardly changes a probability.
+    Reported above 2.5 while d still rises (Mann–Kendall test over ten blocks, more than 0.1 per 100
+    steps) or while the loss is flat; above 4 until the loss has fallen by 30 %; and above 0.4 for
+    100 steps when d rises and the bias's update ratio is more than ten times the weight's. Reported
+    from the third step on if d is above 4 within the first ten steps in half of the biases, at
+    least two, and their updates are more than ten times those of the weights of the same layers; a
+    note once the loss has fallen by 90 %. Excluded: biases of hidden layers with fewer than 8
+    units, or while the loss has fallen by half or is not known; biases before a normalisation
+    layer, of recurrent layers and of attention; the last bias of a model whose loss is below half
+    of that of the best constant prediction, or, where that is not known and for a sum, has fallen
+    by 30 %; and a last bias of a cross entropy that moved by less than 0.2: this hardly changes a
+    probability.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -165,7 +165,7 @@ class BiasDrift(Rule):
         hidden = np.array([not _is_last(p, deepest) for p in places])
         narrow = np.array([p.shape[0] < self.units_min for p in places])
         sick &= ~hidden | (can_speak & ~narrow)
-        if self._is_served(course):
+        if self._is_served(history, course):
             sick &= hidden
         # A recurrent network predicts a constant for long, so its outputs differ little: a small
         # drift of the logits is then several of their deviations.
@@ -182,9 +182,13 @@ class BiasDrift(Rule):
             history, places[at], float(now[at]), float(slope[at]) if rising[at] else 0.0, sick
         )
 
-    def _is_served(self, course: Course) -> bool:
-        """Whether the model is far better than any constant, so that its last bias is no matter."""
-        if course.constant:
+    def _is_served(self, history: History, course: Course) -> bool:
+        """Whether the model is far better than any constant, so that its last bias is no matter.
+
+        In a sum, another term can be what has not been learned yet.
+        """
+        kind = only_loss(history)
+        if course.constant and not (kind and kind.terms):
             return course.now() < self.constant_max * course.constant
         return course.learned(share=0.3)
 
@@ -269,7 +273,7 @@ class BiasDrift(Rule):
                 ),
                 Evidence(quantity="biases affected", seen=float(sick.sum())),
             ),
-            fix=self._offset(place) if single and "output" in place.flags else None,
+            fix=last_bias_as_targets(place.name) if single and "output" in place.flags else None,
             confidence=0.85,
             stream=Stream.WEIGHT,
             statistic=Stat.DRIFT_RMS,
@@ -289,12 +293,6 @@ class BiasDrift(Rule):
         with np.errstate(invalid="ignore", divide="ignore"):
             outside = median(newest_five(drift.values / spread)) > self.drift_early
         return int(drift.steps[-max(1, int(trailing_run(outside)))])
-
-    def _offset(self, place: Place) -> str:
-        return at(
-            Moment.BEFORE_TRAINING,
-            f"nn.init.constant_(model.get_parameter({place.name!r}), float(y_train.mean()))",
-        )
 
     def _trend(self, slope: float) -> tuple[Evidence, ...]:
         if not slope:

@@ -5,19 +5,25 @@ import pytest
 
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.rules.bias_drift import BiasDrift
+from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.wire import Event, EventKind, Place, Stat, Stream
 
 
-def run(loss_end, *, constant=True, steps=120):
+def run(loss_end, *, constant=True, steps=120, terms=""):
     """Return a regression whose last bias moves on to five times the output's deviation."""
     head = Place("head.bias", kind="bias", shape=(4,), depth=1, module="head", flags=("output",))
     output = Place("head", kind="Linear", depth=1, flags=("output",))
     targets = {"target_std": 1.0} if constant else {}
+    if terms:
+        targets = {"loss_of_constant": 1.0}
     example = Example(steps).scalars(loss=np.linspace(2.0, loss_end, steps), **targets)
     drift = {Stat.DRIFT_RMS: np.linspace(0, 5, steps)}
     example.stream(Stream.WEIGHT, [head], {head.name: drift})
     example.stream(Stream.ACTIVATION, [output], {output.name: {Stat.SAMPLE_STD: 1.0}})
-    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {"reduction": "mean"}))
+    text, known = (terms.replace(",", " + ") or "MSELoss"), {"reduction": "mean"}
+    if terms:
+        known["terms"] = terms
+    example.history.add(Event(0, 0.0, EventKind.LOSS_KIND, text, known))
     return example.history
 
 
@@ -28,3 +34,11 @@ def run(loss_end, *, constant=True, steps=120):
 )
 def test_it_is_judged_by_what_a_constant_would_do(loss_end, constant, found):
     assert len([*BiasDrift().check(run(loss_end, constant=constant))]) == found
+
+
+@pytest.mark.parametrize(("loss_end", "found"), [(1.8, 1), (0.9, 0)])
+def test_the_head_of_a_sum_is_judged_by_the_fall_of_the_sum(loss_end, found):
+    """The other head may need the training's whole length to do better than a constant."""
+    history = run(loss_end, terms="CrossEntropyLoss,SmoothL1Loss")
+    assert loss_of_constant(history) == 1.0
+    assert len([*BiasDrift().check(history)]) == found
