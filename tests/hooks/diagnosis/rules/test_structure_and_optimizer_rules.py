@@ -168,9 +168,7 @@ class TestMissingNonlinearity:
         [
             lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 1)),
             lambda: layers(8, 32, 32, 1),
-            lambda: nn.Sequential(
-                *(nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 1))
-            ),
+            lambda: nn.Sequential(*(nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 1))),
             Projections,
         ],
         ids=["two layers", "with ReLU", "with a norm", "projections"],
