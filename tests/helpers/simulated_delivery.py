@@ -100,7 +100,7 @@ class Cluster:
         world.failure_rate = world.random.choice(FAILURE_RATES)
         world.after(TROUBLE_S, partial(setattr, world, "failure_rate", 0.0))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(http, "_exchange", self.network.exchange)
+            patch.setattr(http.Link, "_exchange", lambda _, *given: self.network.exchange(*given))
             self.collector.start()
             for rank in range(self.ranks):
                 self.begin(rank, 0)

@@ -1,6 +1,6 @@
 """The network of a simulation: requests and answers that are lost, late, repeated or cut off.
 
-Comes in: `http._exchange` of the trainers, with `Network.exchange` in its place.
+Comes in: `Link._exchange` of the trainers, with `Network.exchange` in its place.
 Goes out: requests to a collector, `receive(path, body, answer)`; each may arrive twice or never.
 """
 
