@@ -41,7 +41,7 @@ import torch
 
 import trainvitals
 from store_reads import long_run, reads, wide_run
-from trainvitals.ship.http import Acknowledged, Away, parse_url, post
+from trainvitals.ship.http import Acknowledged, Away, Link, parse_url
 from trainvitals.wire import Batch, Frame, Layout, RunEnd, RunStart, Stream, encode
 from trainvitals_server.store import Store
 from trainvitals_server.store.models import Track
@@ -179,16 +179,17 @@ def batches(run: str, recorded: Sequence[Recorded], count: int) -> tuple[list[by
 def send(at: Collector, source: bytes, bodies: Sequence[bytes], times: list[float]) -> None:
     """Send bodies one after the other; append the seconds that each took to `times`."""
     address = parse_url(at.url)
-    for seq, body in enumerate(bodies):
-        while True:
-            began = time.perf_counter()
-            outcome = post(address, at.token, body, source=source, seq=seq, deadline_s=30)
-            if isinstance(outcome, Acknowledged):
-                times.append(time.perf_counter() - began)
-                break
-            if not isinstance(outcome, Away):
-                raise RuntimeError(f"The collector refuses batch {seq}: {outcome}")
-            time.sleep(0.05)
+    with Link() as link:
+        for seq, body in enumerate(bodies):
+            while True:
+                began = time.perf_counter()
+                outcome = link.post(address, at.token, body, source=source, seq=seq, deadline_s=30)
+                if isinstance(outcome, Acknowledged):
+                    times.append(time.perf_counter() - began)
+                    break
+                if not isinstance(outcome, Away):
+                    raise RuntimeError(f"The collector refuses batch {seq}: {outcome}")
+                time.sleep(0.05)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
