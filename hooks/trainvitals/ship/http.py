@@ -11,6 +11,7 @@ rejects a batch permanently. Any other response may come from a proxy in between
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -218,17 +219,14 @@ class Link:
     ) -> tuple[http.client.HTTPResponse, bytes] | Away:
         """Send one request; return the response and the first bytes of its body."""
         kept = self._connection
-        if kept is not None and kept.address == address and kept.is_open:
-            kept.expiry.end = end
-            try:
-                return self._answer(kept, method, path, headers, body)
-            except ConnectionError:
-                pass  # closed in this moment
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                return Away(f"{type(error).__name__}: {error}")
-        self.close()
-        self._connection = _Connection(address, end)
         try:
+            if kept is not None and kept.address == address and kept.is_open:
+                kept.expiry.end = end
+                # The other end may close it in this moment.
+                with contextlib.suppress(ConnectionError):
+                    return self._answer(kept, method, path, headers, body)
+            self.close()
+            self._connection = _Connection(address, end)
             return self._answer(self._connection, method, path, headers, body)
         # ValueError: a token or a response with characters that are not valid in HTTP.
         except (OSError, http.client.HTTPException, ValueError) as error:

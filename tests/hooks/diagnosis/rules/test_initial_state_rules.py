@@ -3,61 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-torch = pytest.importorskip("torch")
-
-from torch import Tensor, nn  # noqa: E402
-
-from helpers.fixing import applied  # noqa: E402
-from helpers.small_runs import layers  # noqa: E402
-from trainvitals.api.schema import Finding, Severity  # noqa: E402
-from trainvitals.capture.capture import Capture  # noqa: E402
-from trainvitals.diagnosis.causes import headline_of  # noqa: E402
-from trainvitals.diagnosis.examine import Engine  # noqa: E402
-from trainvitals.diagnosis.example import Example  # noqa: E402
-from trainvitals.diagnosis.history import History  # noqa: E402
-from trainvitals.diagnosis.initial import initial_loss, now_of, weight_gains  # noqa: E402
-from trainvitals.diagnosis.rules.init_activation_mismatch import (  # noqa: E402
+from helpers.first_steps import (
+    CROSS_ENTROPY,
+    found,
+    the_same_weights_every_time,  # noqa: F401 - a fixture
+    train,
+)
+from helpers.fixing import applied
+from helpers.small_runs import layers
+from trainvitals.api.schema import Severity
+from trainvitals.capture.capture import Capture
+from trainvitals.diagnosis.causes import headline_of
+from trainvitals.diagnosis.examine import Engine
+from trainvitals.diagnosis.example import Example
+from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial import initial_loss, now_of, weight_gains
+from trainvitals.diagnosis.rules.init_activation_mismatch import (
     InitActivationMismatch,
 )
-from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge  # noqa: E402
-from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall  # noqa: E402
-from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly  # noqa: E402
-from trainvitals.diagnosis.rules.output_bias_prior import OutputBiasPrior  # noqa: E402
-from trainvitals.diagnosis.rules.redundant_bias import RedundantBias  # noqa: E402
-from trainvitals.wire import Event, EventKind  # noqa: E402
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-CROSS_ENTROPY = nn.functional.cross_entropy
-
-
-@pytest.fixture(autouse=True)
-def _the_same_weights_every_time():
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-
-def train(
-    model: nn.Module, loss: Loss = CROSS_ENTROPY, *, steps: int = 4, rate: float = 1e-3
-) -> History:
-    """Train on 10 classes of 16 features (the sign pattern of a projection), or on their number."""
-    history, g = History(), torch.Generator().manual_seed(0)
-    x = torch.randn(1024, 16, generator=g)
-    y = (x @ torch.randn(16, 10, generator=g)).argmax(1)
-    optimizer = torch.optim.Adam(model.parameters(), rate)
-    capture = Capture(model, optimizer, emit=history.add, every=1)
-    for _ in range(steps):
-        at = torch.randint(1024, (64,), generator=g)
-        optimizer.zero_grad()
-        value = loss(model(x[at]), y[at])
-        capture.loss(value)
-        value.backward()
-        optimizer.step()
-    capture.detach()
-    return history
+from trainvitals.diagnosis.rules.init_scale_too_large import InitScaleTooLarge
+from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.initial_loss_anomaly import InitialLossAnomaly
+from trainvitals.wire import Event, EventKind
 
 
 def mlp(*, depth: int = 3, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -87,12 +59,6 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.rnn(x[:, :, None])[0][:, -1])
-
-
-def found(rule, history: History) -> Finding | None:
-    findings = list(rule().check(history))
-    assert len(findings) <= 1
-    return findings[0] if findings else None
 
 
 class TestTheGainOfAWeight:
@@ -384,48 +350,3 @@ class TestInitActivationMismatch:
         blocks = nn.Sequential(nn.Linear(16, 32), *(Residual() for _ in range(8)))
         model = nn.Sequential(blocks, nn.Linear(32, 10))
         assert found(InitActivationMismatch, train(model)) is None
-
-
-class TestRedundantBias:
-    def note(self, *, bias: bool, norm: nn.Module) -> Finding | None:
-        parts = (nn.Linear(16, 32, bias=bias), norm, nn.ReLU(), nn.Linear(32, 10))
-        return found(RedundantBias, train(nn.Sequential(*parts)))
-
-    def test_a_bias_before_batch_norm_is_a_note(self):
-        finding = self.note(bias=True, norm=nn.BatchNorm1d(32))
-        assert (finding.where, finding.severity) == ("0.bias", Severity.INFO)
-        assert "BatchNorm1d" in finding.summary
-
-    def test_norms_that_keep_the_bias_and_layers_without_one_are_not(self):
-        assert self.note(bias=True, norm=nn.LayerNorm(32)) is None
-        assert self.note(bias=True, norm=nn.GroupNorm(4, 32)) is None
-        assert self.note(bias=False, norm=nn.BatchNorm1d(32)) is None
-        assert self.note(bias=True, norm=nn.Identity()) is None
-
-
-class TestOutputBiasPrior:
-    def unequal(self, output: Tensor, target: Tensor) -> Tensor:
-        return CROSS_ENTROPY(output, torch.where(target < 8, 0, target))
-
-    def test_unequal_classes_and_a_bias_near_zero_are_a_note_at_the_bias(self):
-        finding = found(OutputBiasPrior, train(layers(16, 32, 10), self.unequal, steps=12))
-        assert finding.where == "2.bias"
-        assert finding.severity is Severity.INFO
-
-    def test_a_bias_at_the_log_frequencies_is_not(self):
-        model = layers(16, 32, 10)
-        with torch.no_grad():
-            frequencies = torch.tensor([0.8, *[0.001] * 7, 0.1, 0.1])
-            [*model.parameters()][-1].copy_(frequencies.log())
-        assert found(OutputBiasPrior, train(model, self.unequal, steps=12)) is None
-
-    def test_equal_classes_are_not(self):
-        assert found(OutputBiasPrior, train(layers(16, 32, 10), steps=12)) is None
-
-    @pytest.mark.parametrize(("offset", "noted"), [(0.0, False), (5.0, True)])
-    def test_targets_with_a_mean_far_from_the_first_predictions_are_a_note(self, offset, noted):
-        def squared(output: Tensor, target: Tensor) -> Tensor:
-            return nn.functional.mse_loss(output[:, 0], (target - 4.5) / 3 + offset)
-
-        finding = found(OutputBiasPrior, train(layers(16, 32, 1), squared))
-        assert (finding is not None) == noted

@@ -1,0 +1,48 @@
+"""The first steps of small networks, measured in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainvitals.api.schema import Finding
+from trainvitals.capture.capture import Capture
+from trainvitals.diagnosis.history import History
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+CROSS_ENTROPY = nn.functional.cross_entropy
+
+
+@pytest.fixture(autouse=True)
+def the_same_weights_every_time():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def train(
+    model: nn.Module, loss: Loss = CROSS_ENTROPY, *, steps: int = 4, rate: float = 1e-3
+) -> History:
+    """Train on 10 classes of 16 features (the sign pattern of a projection), or on their number."""
+    history, g = History(), torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 16, generator=g)
+    y = (x @ torch.randn(16, 10, generator=g)).argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    capture = Capture(model, optimizer, emit=history.add, every=1)
+    for _ in range(steps):
+        at = torch.randint(1024, (64,), generator=g)
+        optimizer.zero_grad()
+        value = loss(model(x[at]), y[at])
+        capture.loss(value)
+        value.backward()
+        optimizer.step()
+    capture.detach()
+    return history
+
+
+def found(rule, history: History) -> Finding | None:
+    findings = list(rule().check(history))
+    assert len(findings) <= 1
+    return findings[0] if findings else None
