@@ -11,6 +11,7 @@ from detection.published import (
     optimizer,
     samples,
     scaling,
+    second,
     wiring,
 )
 from detection.published.register import HEALTHY, PUBLISHED, Published
@@ -29,5 +30,6 @@ __all__ = [
     "optimizer",
     "samples",
     "scaling",
+    "second",
     "wiring",
 ]

@@ -1,7 +1,8 @@
 """`published` and `healthy`: register a program after a published collection of faults.
 
 Comes in: functions that build the faulty program or its repaired one.
-Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/.
+Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of two lists.
+          Numbers F and H are the first list, on which rules were tuned. All others are the second.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Published(Case):
 
 PUBLISHED: dict[str, Published] = {}
 HEALTHY: dict[str, Published] = {}
+FIRST: Final = "FH"
+"""First letters of the numbers of the first list."""
 
 
 def published(
@@ -81,7 +84,8 @@ def _add(
     to: dict[str, Published], number: str, name: str, fault: Fault | None, make: Make, source: str
 ) -> None:
     assert number not in to, number
-    base = Base(name, "published", name, Split.TUNING, partial(_repaired, make))
+    split = Split.TUNING if number[0] in FIRST else Split.HELD_OUT
+    base = Base(name, "published", name, split, partial(_repaired, make))
     to[number] = Published(name, base, fault, make=make, source=source)
 
 

@@ -1,0 +1,1 @@
+"""Programs after further published collections of faults, written without reading the diagnosis."""
