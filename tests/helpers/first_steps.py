@@ -23,9 +23,17 @@ def the_same_weights_every_time():
 
 
 def train(
-    model: nn.Module, loss: Loss = CROSS_ENTROPY, *, steps: int = 4, rate: float = 1e-3
+    model: nn.Module,
+    loss: Loss = CROSS_ENTROPY,
+    *,
+    steps: int = 4,
+    rate: float = 1e-3,
+    reports_pair: bool = False,
 ) -> History:
-    """Train on 10 classes of 16 features (the sign pattern of a projection), or on their number."""
+    """Train on 10 classes of 16 features (the sign pattern of a projection), or on their number.
+
+    `reports_pair`: the program gives its prediction and target with the loss.
+    """
     history, g = History(), torch.Generator().manual_seed(0)
     x = torch.randn(1024, 16, generator=g)
     y = (x @ torch.randn(16, 10, generator=g)).argmax(1)
@@ -34,8 +42,10 @@ def train(
     for _ in range(steps):
         at = torch.randint(1024, (64,), generator=g)
         optimizer.zero_grad()
-        value = loss(model(x[at]), y[at])
-        capture.loss(value)
+        prediction = model(x[at])
+        value = loss(prediction, y[at])
+        pair = {"prediction": prediction, "target": y[at]} if reports_pair else {}
+        capture.loss(value, **pair)
         value.backward()
         optimizer.step()
     capture.detach()

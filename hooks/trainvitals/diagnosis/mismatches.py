@@ -195,6 +195,8 @@ def several_labels(history: History, observations: int, sum_max: float) -> Misma
     run = int(trailing_run(above))
     if kind is None or run < observations:
         return None
+    if kind.prediction_shape != kind.target_shape:
+        return None  # a contrastive loss: the program's target is the second view
     return Mismatch(
         int(sums.steps[-run]),
         "a cross entropy over classes is given targets that sum to "

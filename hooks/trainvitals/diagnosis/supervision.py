@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trainvitals.api.schema import Evidence
 from trainvitals.diagnosis.history import History, once
 from trainvitals.diagnosis.signals import Array, middle
-from trainvitals.wire import Event, EventKind, Scalar, Stream
+from trainvitals.wire import Event, EventKind, Place, Scalar, Stream
 
 UNIT_MAX = 2.0
 """Factor on a loss below which it is a weight, not another unit."""
@@ -169,8 +169,14 @@ def shares_of_largest(history: History) -> Shares:
 
 def output_module(history: History) -> str:
     """Return the name of the module whose output the loss takes; "" if it is not known."""
+    place = output_place(history)
+    return "" if place is None else place.name
+
+
+def output_place(history: History) -> Place | None:
+    """Return the module whose output the loss takes; None if it is not known."""
     places = [p for p in history.places(Stream.ACTIVATION) if "output" in p.flags]
-    return places[0].name if len(places) == 1 else ""
+    return places[0] if len(places) == 1 else None
 
 
 @once

@@ -29,8 +29,10 @@ class LossSpike(Rule):
     of the logarithm), more than 20 % of the initial loss above their median, and more than
     1.5 times their maximum. A spike that recovers is a note, because one outlier is a fact and not
     a fault; it stays listed after it is over. It is a warning if the loss has not recovered after
-    50 steps (10 for a jump of more than half the initial loss, if its scale is known), or if three
-    spikes occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps
+    50 steps (10 for a jump of more than half the initial loss, if its scale is known): it is more
+    than 20 % of the initial loss above its level before or, after a jump above the initial loss,
+    20 % above that level and above the maximum of the 64 steps before. So it is if three spikes
+    occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps
     by more than the initial loss count. If the loss was negative at some step, as in a policy
     gradient, the jump must also exceed 4 times the largest step-to-step noise in 64 earlier steps,
     and there is no warning while it falls by a tenth of the jump within 20 steps.
@@ -188,7 +190,13 @@ class LossSpike(Rule):
             return False
         now = middle(since[-20:])
         returns = not course.known and now < middle(since[-40:-20]) - self.return_min * height
-        return now > before + self.jump_min * scale and not returns
+        if now > before + self.jump_min * scale:
+            return not returns
+        # A jump above the initial loss that is not undone, although little is left of it.
+        window = loss.values[max(0, at - self.window) : at]
+        is_undone = now <= max(float(window.max()), (1 + self.jump_min) * before)
+        lost = course.known and height > scale and len(since) >= self.recovery_steps
+        return lost and not is_undone
 
     def _first_mover(self, history: History, step: int) -> str:
         places = history.places(Stream.GRADIENT)

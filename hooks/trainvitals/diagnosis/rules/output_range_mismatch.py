@@ -25,6 +25,7 @@ from trainvitals.diagnosis.supervision import (
     in_graph,
     only_loss,
     output_module,
+    output_place,
 )
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
@@ -88,7 +89,8 @@ class OutputRangeMismatch(Rule):
     In the graph of the training loss: sigmoid, tanh or ReLU as the last operation before a cross
     entropy or BCEWithLogitsLoss, or ReLU or tanh before BCELoss. For regression losses: in each of
     the newest three measured batches, targets lie outside the range of the last activation
-    (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation.
+    (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation. For
+    a loss of the program's own, the last activation is the one behind the model's last layer.
     ## Why it matters
     The model cannot reach these targets with any weights. Logits between 0 and 1 cannot express
     a confident prediction; a ReLU at the output has no gradient where its input is negative.
@@ -136,13 +138,12 @@ class OutputRangeMismatch(Rule):
             )
             return
         only = only_loss(history)
-        if only is None or len(only.kinds) != 1 or only.kinds[0] not in DISTANCES:
+        last = "" if only is None else _last_activation(history, only)
+        if only is None or last not in RANGES:
             return
-        if only.last_activation not in RANGES:
-            return
-        targets = self._outside(history, *RANGES[only.last_activation])
+        targets = self._outside(history, *RANGES[last])
         if targets is not None:
-            yield self._finding(only, targets, where)
+            yield self._finding(only, last, targets, where)
 
     def _outside(self, history: History, low: float, high: float) -> _Targets | None:
         smallest, largest, std = (
@@ -161,8 +162,8 @@ class OutputRangeMismatch(Rule):
                 return _Targets(since, float(series.values[-1]), limit, share, sign < 0)
         return None
 
-    def _finding(self, kind: LossKind, targets: _Targets, where: str) -> Finding:
-        activation = kind.last_activation
+    def _finding(self, kind: LossKind, activation: str, targets: _Targets, where: str) -> Finding:
+        is_removable = activation in MODULES and activation == kind.last_activation
         side = "smallest" if targets.below else "largest"
         word = "below" if targets.below else "above"
         low, high = RANGES[activation]
@@ -187,7 +188,7 @@ class OutputRangeMismatch(Rule):
                     seen=f"{number(low)} to {'infinity' if high == math.inf else number(high)}",
                 ),
             ),
-            fix=_without(activation, kind) if activation in MODULES else None,
+            fix=_without(activation, kind) if is_removable else None,
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_MIN if targets.below else Scalar.TARGET_MAX,
@@ -202,6 +203,30 @@ class OutputRangeMismatch(Rule):
     def healthy() -> History:
         """Return targets that are positive but for a little noise."""
         return _run(-0.1)
+
+
+def _last_activation(history: History, kind: LossKind) -> str:
+    """Return the last activation before a loss that compares numbers; "" if there is none.
+
+    In the graph of a usual loss; for a loss of the program's own, what the model's last layer goes
+    into, if there are as many outputs as targets, all of them within its range.
+    """
+    if len(kind.kinds) == 1 and kind.kinds[0] in DISTANCES:
+        return kind.last_activation
+    output = output_place(history)
+    if (
+        kind.kinds
+        or output is None
+        or math.prod(kind.prediction_shape) != math.prod(kind.target_shape)
+    ):
+        return ""
+    activation = output.nonlinearity
+    low, high = RANGES.get(activation, (math.inf, -math.inf))
+    smallest, largest = (
+        history.scalar(name).values for name in (Scalar.PREDICTION_MIN, Scalar.PREDICTION_MAX)
+    )
+    is_within = len(smallest) and (smallest >= low).all() and (largest <= high).all()
+    return activation if is_within else ""
 
 
 def _start(series: Series, away: Flags) -> int:

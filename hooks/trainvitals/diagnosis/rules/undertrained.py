@@ -31,11 +31,12 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). In a plan of fewer than 100
     steps it is also a warning if the loss has fallen, but its last quarter is above 90 % of the
-    loss of the best constant prediction. It is a note if the loss is above 30 % of its initial
-    value and still falls by more than 10 % in the last tenth of the steps; above 80 %, a fall by
-    more than 3 % is a warning. In a plan of fewer than 100 steps it is a note if the loss is above
-    10 % of its initial value and falls by more than 20 % from the third quarter of the steps to the
-    last one; above 80 % of its initial value, a fall by more than 3 % is a warning.
+    loss of the best constant prediction; in a longer plan only if the loss still falls. It is a
+    note if the loss is above 30 % of its initial value and still falls by more than 10 % in the
+    last tenth of the steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer
+    than 100 steps it is a note if the loss is above 10 % of its initial value and falls by more
+    than 20 % from the third quarter of the steps to the last one; above 80 % of its initial value,
+    a fall by more than 3 % is a warning.
     Left out: a model that was trained before, and a run with a validation loss, which shows better
     whether more steps help.
     ## Why it matters
@@ -113,11 +114,10 @@ class Undertrained(Rule):
             yield from self._not_trained(
                 history, planned, fall, (course.shown(start), course.shown(now))
             )
-        elif fall > self.fall_min and planned < self.steps_few:
-            no_better = [*self._no_better(history, planned, course)]
-            yield from no_better or self._falls_in_few(history, planned, course)
         elif fall > self.fall_min:
-            yield from self._still_falls(history, planned, course)
+            falls = self._falls_in_few if planned < self.steps_few else self._still_falls
+            no_better = [*self._no_better(history, planned, course)]
+            yield from no_better or falls(history, planned, course)
 
     def _not_trained(
         self, history: History, planned: int, fall: float, loss: tuple[float, float]
@@ -178,18 +178,29 @@ class Undertrained(Rule):
         return planned * usual if usual > 0 else float("nan")
 
     def _no_better(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
-        """Yield a warning for a short plan whose end is no better than a constant prediction."""
-        constant, now = course.exact_constant, course.now(max(1, len(course.loss) // 4))
+        """Yield a warning for a plan whose end is no better than a constant prediction.
+
+        In a long plan, only for a loss that still falls: otherwise something else is wrong.
+        """
+        short = planned < self.steps_few
+        newest = max(1, len(course.loss) // 4) if short else 20
+        constant, now = course.exact_constant, course.now(newest)
         if not constant or now < self.constant_short * constant:
             return
-        if trained_before(history, course.initial) or _is_validated(history):
+        if trained_before(history, course.initial) or (short and _is_validated(history)):
             return
+        if not short and not self._has_downward_trend(course):
+            return
+        reason = (
+            f"the plan has only {planned} steps, and at their end"
+            if short
+            else f"the loss still falls at the end of the {planned} planned steps, where"
+        )
         yield self.finding(
             severity=Severity.WARNING,
             since_step=history.last_step,
-            summary=f"Undertrained: the plan has only {planned} steps, and at their end the loss "
-            f"({number(course.shown(now), 4)}) is {number(now / constant)} times that of a "
-            "constant prediction.",
+            summary=f"Undertrained: {reason} the loss ({number(course.shown(now), 4)}) is "
+            f"{number(now / constant)} times that of a constant prediction.",
             evidence=(
                 Evidence(
                     quantity="loss relative to that of the best constant prediction",
@@ -202,14 +213,20 @@ class Undertrained(Rule):
                 Evidence(
                     quantity="planned steps",
                     seen=float(planned),
-                    limit=float(self.steps_few),
-                    direction="below",
+                    limit=float(self.steps_few) if short else None,
+                    direction="below" if short else "",
                 ),
             ),
             confidence=0.7,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
         )
+
+    def _has_downward_trend(self, course: Course) -> bool:
+        """Whether the last third of the losses falls."""
+        values = course.loss.values.astype(np.float64)
+        p, direction = trend(block_means(values[-len(values) // 3 :], 10))
+        return bool(p < self.p_max and direction < 0)
 
     def _falls_in_few(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
         """Yield a warning for a short plan at whose end the loss falls as fast as before."""
@@ -271,8 +288,7 @@ class Undertrained(Rule):
         slope = self.slope_high if little else self.slope_min
         if fall <= max(slope, 4 * course.noise / middle(before) / len(newest) ** 0.5):
             return
-        p, direction = trend(block_means(values[-len(values) // 3 :], 10))
-        if not (p < self.p_max and direction < 0):
+        if not self._has_downward_trend(course):
             return
         yield self._falling(
             history.last_step,
