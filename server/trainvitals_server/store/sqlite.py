@@ -91,6 +91,7 @@ class SqliteDatabase:
             "journal_mode=WAL",
             f"synchronous={_SYNCHRONOUS[self.durability]}",
             "foreign_keys=ON",
+            "secure_delete=OFF",  # Debian's build writes zeros over each batch that was sealed
             "cache_size=-32768",
             "temp_store=MEMORY",  # what a savepoint has to undo; else it is a file for each
             "journal_size_limit=67108864",

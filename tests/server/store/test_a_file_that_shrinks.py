@@ -117,3 +117,13 @@ def test_postgres_is_left_alone(postgres):
             assert Shrinking(store.database, reserve_bytes=0).run_once() == 0
         finally:
             store.close()
+
+
+def test_sealed_batches_are_not_overwritten_with_zeros(opened, path):
+    """That would write each batch once more; the sealed blocks have other bytes than the log."""
+    store = opened
+    fill(store, "a", b"a", batches=4)
+    log = values(0).tobytes()[:64]
+    files = (path, path.with_name(path.name + "-wal"))
+    assert any(log in file.read_bytes() for file in files if file.exists())
+    assert store.database.write(lambda c: c.exec_driver_sql("PRAGMA secure_delete").scalar()) == 0
