@@ -31,12 +31,12 @@ class Undertrained(Rule):
     fewer than 100 steps, or (2) all steps together can have changed the weights by at most 2 %
     (update ratio, median over the matrices, summed over the steps). In a plan of fewer than 100
     steps it is also a warning if the loss has fallen, but its last quarter is above 90 % of the
-    loss of the best constant prediction; in a longer plan only if the loss still falls. It is a
-    note if the loss is above 30 % of its initial value and still falls by more than 10 % in the
-    last tenth of the steps; above 80 %, a fall by more than 3 % is a warning. In a plan of fewer
-    than 100 steps it is a note if the loss is above 10 % of its initial value and falls by more
-    than 20 % from the third quarter of the steps to the last one; above 80 % of its initial value,
-    a fall by more than 3 % is a warning.
+    loss of the best constant prediction; in a longer plan if it is above that of the constant and
+    still falls. It is a note if the loss is above 30 % of its initial value and still falls by more
+    than 10 % in the last tenth of the steps; above 80 %, a fall by more than 3 % is a warning. In a
+    plan of fewer than 100 steps it is a note if the loss is above 10 % of its initial value and
+    falls by more than 20 % from the third quarter of the steps to the last one; above 80 % of its
+    initial value, a fall by more than 3 % is a warning.
     Left out: a model that was trained before, and a run with a validation loss, which shows better
     whether more steps help.
     ## Why it matters
@@ -80,6 +80,7 @@ class Undertrained(Rule):
     constant_short: float = threshold(
         0.9, "The same at the end of a short plan in which the loss has fallen."
     )
+    constant_long: float = threshold(1.0, "The same at the end of a longer plan.")
     p_max: float = threshold(
         0.05, "Maximum p-value of a downward trend in the last third of the losses."
     )
@@ -185,7 +186,8 @@ class Undertrained(Rule):
         short = planned < self.steps_few
         newest = max(1, len(course.loss) // 4) if short else 20
         constant, now = course.exact_constant, course.now(newest)
-        if not constant or now < self.constant_short * constant:
+        least = self.constant_short if short else self.constant_long
+        if not constant or now < least * constant:
             return
         if trained_before(history, course.initial) or (short and _is_validated(history)):
             return
@@ -205,7 +207,7 @@ class Undertrained(Rule):
                 Evidence(
                     quantity="loss relative to that of the best constant prediction",
                     seen=now / constant,
-                    limit=self.constant_short,
+                    limit=least,
                     direction="above",
                     healthy=(0.0, 0.5),
                     statistic=Scalar.LOSS,
