@@ -327,6 +327,8 @@ class Supervision:
         def before_backward(_gradients: object) -> None:
             if not waiting or torch.compiler.is_compiling():
                 return
+            if torch.is_grad_enabled():
+                return  # create_graph=True: a penalty's gradient, before zero_grad and backward
             waiting.clear()
             started = time.thread_time()
             with self._guard.probe("gradients before backward"), torch.no_grad():

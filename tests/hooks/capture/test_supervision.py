@@ -258,6 +258,18 @@ def test_accumulation_over_micro_batches_is_no_missing_zero_grad():
     assert loop.scalar("gradient_norm_before_backward") == [0, 0, 0]
 
 
+def test_a_gradient_for_a_penalty_is_no_backward_of_the_step():
+    loop = Loop()
+    for _ in range(3):
+        loss = KINDS["MSELoss"](loop.model(X))
+        loop.capture.loss(loss)
+        gradients = torch.autograd.grad(loss, [*loop.model.parameters()], create_graph=True)
+        loop.optimizer.zero_grad()
+        (loss + sum(g.square().sum() for g in gradients)).backward()
+        loop.optimizer.step()
+    assert loop.scalar("gradient_norm_before_backward") == [0, 0, 0]
+
+
 def test_gradients_of_parameters_that_the_optimizer_does_not_own_are_left_out():
     loop = Loop(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)), parameters=lambda m: m[1])
     for _ in range(3):
