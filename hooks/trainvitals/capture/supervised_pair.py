@@ -31,6 +31,8 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
             wiring = (*wiring, "ignored_targets_count")
         if _repeats(main.target, given):
             wiring = (*wiring, "one_target_repeated")
+        if _compares_all_pairs(main, seen.prediction, given):
+            wiring = (*wiring, "all_pairs_compared")
         if not _is_derived(main, seen.prediction, given):
             if seen.prediction is not None:
                 prediction = readable(seen.prediction)
@@ -74,6 +76,13 @@ def _is_derived(main: Criterion, prediction: object, target: Tensor | None) -> b
         return False
     own = main.target.numel() == main.prediction.numel() == prediction.numel()
     return own and target.numel() != prediction.numel()
+
+
+def _compares_all_pairs(main: Criterion, prediction: object, target: Tensor | None) -> bool:
+    """Whether the loss expands a prediction or its target although both have as many entries."""
+    if "prediction_and_target_broadcast" not in main.wiring or target is None:
+        return False
+    return isinstance(prediction, Tensor) and prediction.numel() == target.numel() > 1
 
 
 def _repeats(seen: Tensor | None, target: Tensor | None) -> bool:

@@ -73,6 +73,11 @@ WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
             "logarithm, so that it falls without a limit as the prediction falls or rises",
             fix=SQUARED_ERROR,
         ),
+        "all_pairs_compared": _Wrong(
+            "it compares each of n predictions with each of n targets, because one of them has the "
+            "shape (n, 1) and the other one (n,)",
+            fix=SQUARED_ERROR,
+        ),
         "one_target_repeated": _Wrong(
             "it compares several predictions of a sample with one of its targets, repeated, where "
             "each prediction has a target",

@@ -90,6 +90,12 @@ def weighted_labels(first: float) -> Run:
     )
 
 
+def of_numbers(loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
+    """Return one number for each sample, of which the program reports columns of one shape."""
+    data = binary(lambda y: y / 9)
+    return Run(mlp(outputs=1), loss, data=data, gives_tensors=True)
+
+
 def of_first(o: Tensor, y: Tensor) -> Tensor:
     return flat(o[:, :1], y[:, :1])
 
@@ -146,6 +152,14 @@ FAULTS: dict[str, tuple[str, Callable[[], Run]]] = {
         "constant_or_duplicate_input",
         lambda: Run(dropped(), order=same_batch),
     ),
+    "a column minus a row, by hand": (
+        "loss_task_mismatch",
+        lambda: of_numbers(lambda o, y: (o - y[:, 0]).square().mean()),
+    ),
+    "a column and a row": (
+        "loss_task_mismatch",
+        lambda: of_numbers(lambda o, y: F.mse_loss(o, y[:, 0])),
+    ),
     "the targets of padding": ("loss_task_mismatch", lambda: padded(0)),
     "targets marked as ignored that got a class": (
         "loss_task_mismatch",
@@ -177,6 +191,11 @@ HEALTHY: dict[str, Callable[[], Run]] = {
     ),
     "a small weight for the positive targets of a label": lambda: weighted_labels(0.2),
     "a weight that balances the targets": lambda: weighted(4.0),
+    "columns, by hand": lambda: of_numbers(lambda o, y: (o - y).square().mean()),
+    "rows of columns": lambda: of_numbers(lambda o, y: F.mse_loss(o[:, 0], y[:, 0])),
+    "the nearest target of each output": lambda: of_numbers(
+        lambda o, y: (o - y[:, 0]).square().amin(1).mean()
+    ),
     "the usual momentum": lambda: Run(normed(0.1)),
     "a small momentum before the end": lambda: Run(normed(0.01)),
 }

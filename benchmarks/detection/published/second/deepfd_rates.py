@@ -92,7 +92,7 @@ def momentum_at_a_rate_of_a_tenth(seed: int, repaired: bool) -> Program:
 
 
 @published(OPTIMIZER, "S018", "Stack Overflow 56380303 (DeepFD)", f"{TOO_LOW} loss_plateau")
-def sgd_at_its_default_rate_for_seven_convolutions(seed: int, repaired: bool) -> Program:
+def sgd_at_its_default_rate_for_four_convolutions(seed: int, repaired: bool) -> Program:
     layers: list[nn.Module] = []
     for inputs, outputs in ((1, 32), (32, 32), (32, 64), (64, 64)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]

@@ -31,9 +31,9 @@ class LossSpike(Rule):
     a fault; it stays listed after it is over. It is a warning if the loss has not recovered after
     50 steps (10 for a jump of more than half the initial loss, if its scale is known): it is more
     than 20 % of the initial loss above its level before or, after a jump above the initial loss,
-    20 % above that level and above the maximum of the 64 steps before. So it is if three spikes
-    occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only jumps
-    by more than the initial loss count. If the loss was negative at some step, as in a policy
+    20 % above that level and above the maximum of the 64 steps before. It is also a warning if
+    three spikes occur within 1,000 steps and the loss is not heavy-tailed. In a converged run, only
+    jumps by more than the initial loss count. If the loss was negative at some step, as in a policy
     gradient, the jump must also exceed 4 times the largest step-to-step noise in 64 earlier steps,
     and there is no warning while it falls by a tenth of the jump within 20 steps.
     ## Why it matters

@@ -78,8 +78,8 @@ class LossTaskMismatch(Rule):
     - The input of CTCLoss is reshaped where its first two dimensions had to be exchanged.
     - NLLLoss of the logarithm of a softmax, computed in two steps, when a log-probability has
       fallen below −50: near −103 the softmax is 0 in float32, and the loss infinite (a warning).
-    - A prediction of shape (B, 1) and a target of shape (B,), or the reverse: the loss compares
-      each prediction with each target, in a B × B matrix.
+    - A prediction of shape (B, 1) and a target of shape (B,), or the reverse, also in a loss of the
+      program's own: it compares each prediction with each target, in a B × B matrix.
     - Logits whose dimensions were reshaped instead of swapped before a cross entropy: (samples,
       positions, classes) as (samples, classes, positions), or an image as rows of classes.
     - A squared or absolute error between the outputs of several classes and class numbers.

@@ -37,8 +37,8 @@ class Undertrained(Rule):
     plan of fewer than 100 steps it is a note if the loss is above 10 % of its initial value and
     falls by more than 20 % from the third quarter of the steps to the last one; above 80 % of its
     initial value, a fall by more than 3 % is a warning.
-    Left out: a model that was trained before, and a run with a validation loss, which shows better
-    whether more steps help.
+    Left out: a model that was trained before and, except at the end of a longer plan above the loss
+    of a constant, a run with a validation loss, which shows better whether more steps help.
     ## Why it matters
     The run ends without an error, but the model was stopped before it had learned: its
     metrics say nothing about the model or the data.
@@ -193,16 +193,17 @@ class Undertrained(Rule):
             return
         if not short and not self._has_downward_trend(course):
             return
+        loss = f"the loss ({number(course.shown(now), 4)})"
         reason = (
-            f"the plan has only {planned} steps, and at their end"
+            f"the plan has only {planned} steps, and at their end {loss} is"
             if short
-            else f"the loss still falls at the end of the {planned} planned steps, where"
+            else f"at the end of the {planned} planned steps {loss} still falls, and it is"
         )
         yield self.finding(
             severity=Severity.WARNING,
             since_step=history.last_step,
-            summary=f"Undertrained: {reason} the loss ({number(course.shown(now), 4)}) is "
-            f"{number(now / constant)} times that of a constant prediction.",
+            summary=f"Undertrained: {reason} {number(now / constant)} times that of a constant "
+            "prediction.",
             evidence=(
                 Evidence(
                     quantity="loss relative to that of the best constant prediction",
