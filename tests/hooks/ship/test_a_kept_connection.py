@@ -22,6 +22,7 @@ class Server:
     def __init__(self, answer):
         self.answer = answer
         self.connections = self.requests = 0
+        self.counted = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -45,7 +46,9 @@ class Server:
                     if not part:
                         return
                     request += part
-                self.requests += 1
+                with self.counted:
+                    self.requests += 1
+                    self.counted.notify_all()
                 if self.answer(connection, self.requests) == "close":
                     return
 
@@ -140,7 +143,10 @@ def test_the_rest_of_a_late_answer_is_not_taken_for_the_next_one():
         assert send(link, collector.url, 1) == Acknowledged()
         # It arrives with the first answer, or after the second request was sent.
         send(link, collector.url, 2)
-        assert send(link, collector.url, collector.requests + 1) == Acknowledged()
+        # A link that met the late answer does not wait until its second request was read.
+        with collector.counted:
+            assert collector.counted.wait_for(lambda: collector.requests == 2, 10)
+        assert send(link, collector.url, 3) == Acknowledged()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
