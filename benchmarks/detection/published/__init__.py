@@ -12,6 +12,7 @@ from detection.published import (
     samples,
     scaling,
     second,
+    third,
     wiring,
 )
 from detection.published.register import HEALTHY, PUBLISHED, Published
@@ -31,5 +32,6 @@ __all__ = [
     "samples",
     "scaling",
     "second",
+    "third",
     "wiring",
 ]

@@ -1,8 +1,9 @@
 """`published` and `healthy`: register a program after a published collection of faults.
 
 Comes in: functions that build the faulty program or its repaired one.
-Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of two lists.
-          Numbers F and H are the first list, on which rules were tuned. All others are the second.
+Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of three
+          lists. Numbers F and H are the first list, Q and KQ the third, all others the second.
+          Rules may be tuned on the first and the second list; the third is held out.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ PUBLISHED: dict[str, Published] = {}
 HEALTHY: dict[str, Published] = {}
 FIRST: Final = "FH"
 """First letters of the numbers of the first list."""
+THIRD: Final = ("Q", "KQ")
+"""Beginnings of the numbers of the third list, which is held out."""
 
 
 def published(
@@ -84,7 +87,7 @@ def _add(
     to: dict[str, Published], number: str, name: str, fault: Fault | None, make: Make, source: str
 ) -> None:
     assert number not in to, number
-    split = Split.TUNING if number[0] in FIRST else Split.HELD_OUT
+    split = Split.HELD_OUT if number.startswith(THIRD) else Split.TUNING
     base = Base(name, "published", name, split, partial(_repaired, make))
     to[number] = Published(name, base, fault, make=make, source=source)
 
