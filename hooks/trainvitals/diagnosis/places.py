@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainvitals.diagnosis.history import FIRST_STEPS, History, Steps, once
-from trainvitals.diagnosis.signals import Floats
+from trainvitals.diagnosis.signals import Floats, median
 from trainvitals.wire import Place, Stat, Stream
 
 Rows = Sequence[int]
@@ -117,6 +117,21 @@ def rows_named(history: History, stream: Stream, names: Sequence[str]) -> list[i
     """Return the row of each name in `stream`; None for an unknown name."""
     at = history.rows(stream)
     return list(map(at.get, names))
+
+
+def medians_named(
+    history: History, stream: Stream, statistic: Stat, names: Sequence[str], **part: int
+) -> Floats:
+    """Return the median of a statistic over some frames for each name; NaN for an unknown one.
+
+    `part` is `first` or `last`, as for `window`.
+    """
+    found, rows = np.full(len(names), np.nan), rows_named(history, stream, names)
+    known = [i for i, row in enumerate(rows) if row is not None]
+    seen = window(history, stream, statistic, [row for row in rows if row is not None], **part)
+    if len(seen.steps) and known:
+        found[known] = median(seen.values)
+    return found
 
 
 def range_before(history: History, stream: Stream, row: int, step: int) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import biases_apart, last_bias_as_targets
 from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.places import Window, rows_named, window
+from trainvitals.diagnosis.places import Window, medians_named, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import (
     Flags,
@@ -25,7 +26,7 @@ from trainvitals.diagnosis.signals import (
     trailing_run,
     trend,
 )
-from trainvitals.diagnosis.supervision import has_kind, only_loss
+from trainvitals.diagnosis.supervision import DISTANCES, has_kind, only_loss, usual_deviation
 from trainvitals.wire import Place, Stat, Stream
 
 LOGIT_LOSSES = {"CrossEntropyLoss", "NLLLoss", "BCEWithLogitsLoss"}
@@ -49,8 +50,8 @@ class BiasDrift(Rule):
     units, or while the loss has fallen by half or is not known; biases before a normalisation
     layer, of recurrent layers and of attention; the last bias of a model whose loss is below half
     of that of the best constant prediction, or, where that is not known and for a sum, has fallen
-    by 30 %; and a last bias of a cross entropy that moved by less than 0.2: this hardly changes a
-    probability.
+    by 30 %; a last bias of a cross entropy that moved by less than 0.2, which hardly changes a
+    probability; and one of a regression that moved by less than the targets' standard deviation.
     ## Why it matters
     The layer's output then depends more on the bias than on the input. In the last layer, the
     model first learns the mean of the targets or the majority class, slowly, while the weights
@@ -167,11 +168,9 @@ class BiasDrift(Rule):
         sick &= ~hidden | (can_speak & ~narrow)
         if self._is_served(history, course):
             sick &= hidden
-        # A recurrent network predicts a constant for long, so its outputs differ little: a small
-        # drift of the logits is then several of their deviations.
-        if has_kind(history, LOGIT_LOSSES):
-            is_logit = np.array(["output" in p.flags for p in places])
-            sick &= ~(is_logit & (median(drift.values[-5:]) < self.logit_min))
+        if (small := self._small_for_outputs(history)) is not None:
+            is_output = np.array(["output" in p.flags for p in places])
+            sick &= ~(is_output & (median(drift.values[-5:]) < small))
         if not sick.any():
             return
         order = sorted(
@@ -181,6 +180,17 @@ class BiasDrift(Rule):
         yield self._found(
             history, places[at], float(now[at]), float(slope[at]) if rising[at] else 0.0, sick
         )
+
+    def _small_for_outputs(self, history: History) -> float | None:
+        """Return the drift of the last bias that is small for the task; None if not known.
+
+        Many networks predict a constant at first, so that their outputs differ little: a drift that
+        is small beside the targets is then several deviations of the outputs.
+        """
+        if has_kind(history, LOGIT_LOSSES):
+            return self.logit_min
+        deviation = usual_deviation(history) if has_kind(history, set(DISTANCES)) else math.nan
+        return deviation if deviation > 0 else None
 
     def _is_served(self, history: History, course: Course) -> bool:
         """Whether the model is far better than any constant, so that its last bias is no matter.
@@ -203,7 +213,7 @@ class BiasDrift(Rule):
         spread = window(history, Stream.ACTIVATION, Stat.SAMPLE_STD, outputs, first=1).values[0]
         names = [history.places(Stream.WEIGHT)[row].name for row in rows]
         updates = [
-            self._updates(history, rows_named(history, Stream.UPDATE, found), Stat.RMS, first=n)
+            medians_named(history, Stream.UPDATE, Stat.RMS, found, first=n)
             for found in (names, [name.removesuffix("bias") + "weight" for name in names])
         ]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -321,25 +331,12 @@ class BiasDrift(Rule):
         names = [places[i].name for i in rows]
         weights = [name.removesuffix("bias") + "weight" for name in names]
         ratio_b, ratio_w = (
-            self._updates(history, rows_named(history, Stream.UPDATE, found), Stat.RATIO, last=20)
+            medians_named(history, Stream.UPDATE, Stat.RATIO, found, last=20)
             for found in (names, weights)
         )
         with np.errstate(invalid="ignore"):
             faster: Flags = ratio_b > self.ratio_factor * ratio_w
         return faster
-
-    def _updates(
-        self, history: History, rows: list[int | None], statistic: Stat, **part: int
-    ) -> Floats:
-        """Return the median of a statistic of the updates for each row; NaN where it is None."""
-        found = np.full(len(rows), np.nan)
-        known = [i for i, row in enumerate(rows) if row is not None]
-        seen = window(
-            history, Stream.UPDATE, statistic, [row for row in rows if row is not None], **part
-        )
-        if len(seen.steps) and known:
-            found[known] = median(seen.values)
-        return found
 
     def _common_share(self, history: History, place: Place) -> float:
         mean = history.series(Stream.WEIGHT, Stat.DRIFT_MEAN, place.name).values[-10:]

@@ -30,7 +30,7 @@ class SaturatedActivation(Rule):
     ## What it detects
     The share of saturated outputs (|tanh| > 0.99, or sigmoid outside 0.01 to 0.99) has a median
     above 50 % over the newest 20 captured steps. Excluded: gates of LSTM and GRU, output layers,
-    runs that have converged, runs whose loss has fallen by half, and those whose logged reward has
+    runs that have converged, runs whose loss has fallen by 30 %, and those whose logged reward has
     risen clearly.
     ## Why it matters
     The derivative of a saturated output is below 0.02. Hardly any gradient passes through, and
@@ -81,7 +81,7 @@ class SaturatedActivation(Rule):
             return
         share = np.nan_to_num(median(seen.values[-self.observations :]))
         sick = share > self.saturated_share_max
-        if not sick.any() or course.learned(share=0.5):
+        if not sick.any() or course.learned(share=0.3):
             return
         gain = gain_of_reward(history, self.observations)
         if gain is not None and gain > self.reward_gain_max:

@@ -51,16 +51,17 @@ class TargetNotScaled(Rule):
     For MSELoss, L1Loss, SmoothL1Loss, HuberLoss and GaussianNLLLoss, with the targets of the
     measured batches and the predictions of the first three: the mean of the targets lies further
     than 10 from that of the predictions, or their standard deviation is above 10, each also in
-    units of ten standard deviations of the initial predictions if these are larger than 1. Where
-    the targets are not measured, the first loss gives their distance, and 30 is the limit, if the
-    loss has not fallen by 30 % in 100 steps; so does one term of a sum, at once, if the sum shows
-    its factor. The deviation is that of batches without outliers; the finding is information once
-    the loss is 1 % of that of a constant prediction. With MSELoss also the reverse: the standard
-    deviation of the targets is below 0.01 and a thirtieth of that of the initial predictions, and
-    after 100 steps the loss still exceeds half of the targets' variance. And, for linear and
-    convolutional layers without any bias or norm layer: the mean of the targets is more than one
-    standard deviation from 0, and after 100 steps the loss is still above a quarter of that of the
-    best constant prediction.
+    units of ten standard deviations of the initial predictions if these are larger than 1. Up to
+    ten times these limits it is information until the loss is, after 100 steps, still above 0.8 of
+    that of the best constant prediction. Where the targets are not measured, the first loss gives
+    their distance, and 30 is the limit, if the loss has not fallen by 30 % in 100 steps; so does
+    one term of a sum, at once, if the sum shows its factor. The deviation is that of batches
+    without outliers; the finding is information once the loss is 1 % of that of a constant
+    prediction. With MSELoss also the reverse: the standard deviation of the targets is below 0.01
+    and a thirtieth of that of the initial predictions, and after 100 steps the loss still exceeds
+    half of the targets' variance. And, for linear and convolutional layers without any bias or norm
+    layer: the mean of the targets is more than one standard deviation from 0, and after 100 steps
+    the loss is still above a quarter of that of the best constant prediction.
     ## Why it matters
     A network starts with outputs near 0 ± 1. For targets of 5000 ± 1000 the gradients are thousands
     of times larger than usual, only the last bias moves towards the mean, and the learning rates
@@ -90,6 +91,9 @@ class TargetNotScaled(Rule):
     scale_max: float = threshold(
         10.0, "Mean of the targets less that of the predictions, or standard deviation."
     )
+    scale_sure: float = threshold(
+        100.0, "The same distance from which the finding is a warning before the loss shows harm."
+    )
     scale_max_loss: float = threshold(
         30.0, "The same distance where only the first loss shows it, in units of the predictions."
     )
@@ -112,6 +116,9 @@ class TargetNotScaled(Rule):
     offset_level_min: float = threshold(
         0.25, "Loss now as a share of that of the best constant prediction, for this case."
     )
+    level_min: float = threshold(
+        0.8, "Loss as a share of that of a constant prediction that shows harm, up to `scale_sure`."
+    )
     fitted_max: float = threshold(
         0.01, "Loss divided by that of a constant prediction, below which this is information."
     )
@@ -125,8 +132,7 @@ class TargetNotScaled(Rule):
         compared = (*DISTANCES, NORMAL_LIKELIHOOD)
         if kind is None or len(kind.kinds) != 1 or kind.kinds[0] not in compared:
             return
-        scales = self._scales(history)
-        if scales is None:
+        if (scales := self._scales(history)) is None:
             yield from self._from_loss(history, kind.kinds[0])
             return
         usual = usual_deviation(history)
@@ -137,7 +143,8 @@ class TargetNotScaled(Rule):
         far = abs(scales.mean - scales.predicted_mean)
         if max(far, scales.std) > self.scale_max * unit:
             found = self._large(scales, far, unit)
-            yield replace(found, severity=Severity.INFO) if self._is_fitted(history) else found
+            harms = self._harms(history, sure=max(far, scales.std) > self.scale_sure * unit)
+            yield found if harms else replace(found, severity=Severity.INFO)
         elif _has_no_offset(history):
             yield from self._no_bias(history, scales)
         elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
@@ -164,10 +171,14 @@ class TargetNotScaled(Rule):
             yield replace(found, severity=Severity.INFO if fitted else Severity.WARNING, fix="")
             return
 
-    def _is_fitted(self, history: History) -> bool:
+    def _harms(self, history: History, *, sure: bool) -> bool:
+        """Whether the loss is not small yet or, unless `sure`, still near that of a constant."""
         course = Course(history)
         constant = course.constant
-        return constant is not None and course.now() < self.fitted_max * constant
+        if not sure and len(course.loss) < self.steps_min_small:
+            return False
+        level = self.fitted_max if sure else self.level_min
+        return constant is None or course.now() >= level * constant
 
     def _scales(self, history: History) -> _Scales | None:
         mean, std = (history.scalar(n).finite() for n in (Scalar.TARGET_MEAN, Scalar.TARGET_STD))
@@ -375,16 +386,8 @@ def _is_sum(history: History) -> bool:
 
 
 def _run(mean: float, std: float, predicted_std: float, predicted_mean: float = 0.0) -> History:
-    history = (
-        Example(20)
-        .scalars(
-            loss=np.full(20, mean**2),
-            target_mean=np.full(20, mean),
-            target_std=np.full(20, std),
-            prediction_mean=np.full(20, predicted_mean),
-            prediction_std=np.full(20, predicted_std),
-        )
-        .history
-    )
+    seen = {"loss": mean**2, "target_mean": mean, "target_std": std}
+    seen |= {"prediction_mean": predicted_mean, "prediction_std": predicted_std}
+    history = Example(20).scalars(**{k: np.full(20, v) for k, v in seen.items()}).history
     history.add(Event(0, 0.0, EventKind.LOSS_KIND, "MSELoss", {"target_shape": "(32, 1)"}))
     return history

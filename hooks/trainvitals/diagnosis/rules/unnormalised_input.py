@@ -61,7 +61,7 @@ class UnnormalisedInput(Rule):
     Otherwise from two measurements of the first layer in the first three measured steps: (a) the
     RMS of its outputs without the bias, divided by RMS(W)·√fan_in, which is the RMS of the inputs
     while the weights are random; (b) RMS(∂L/∂W)/RMS(∂L/∂b), the inputs' RMS too. Reported when
-    all known measurements are above 10, or above 5 while the loss has not fallen by 10 % after 60
+    all known measurements are above 20, or above 5 while the loss has not fallen by 10 % after 60
     steps; or when (a) and (b) say that a whole input vector, without its mean over samples, has a
     norm below 0.05. Recurrent layers are judged only where the input is measured: the gradient of
     their bias is a sum over time that can cancel.
@@ -101,7 +101,10 @@ class UnnormalisedInput(Rule):
     fix: ClassVar[str] = STANDARD_INPUT
     refuted_by: ClassVar[str] = "The inputs of the first layer have a mean and a scale near one."
 
-    rms_max: float = threshold(10.0, "RMS of the inputs' entries.")
+    rms_max: float = threshold(20.0, "RMS of the inputs' entries.")
+    size_max: float = threshold(
+        10.0, "RMS before a LayerNorm; RMS of the largest feature; mean of all inputs."
+    )
     rms_max_stuck: float = threshold(
         5.0, "The same limit while the loss has not fallen by `fall_min` after `steps_stuck`."
     )
@@ -158,7 +161,7 @@ class UnnormalisedInput(Rule):
         def found(text: str, *evidence: Evidence) -> Finding:
             return self._finding(history, place.name, f"Unnormalised input: {text}.", *evidence)
 
-        if spread > self.feature_ratio and largest > self.rms_max:
+        if spread > self.feature_ratio and largest > self.size_max:
             yield found(
                 f"the largest feature has an RMS of {number(largest)}, {times(spread)} that of the "
                 "median feature",
@@ -170,7 +173,7 @@ class UnnormalisedInput(Rule):
                 ),
                 Evidence(quantity="RMS of the largest feature", seen=largest),
             )
-        elif std > 0 and abs(mean) > max(self.rms_max, self.offset_ratio * std):
+        elif std > 0 and abs(mean) > max(self.size_max, self.offset_ratio * std):
             yield found(
                 f"the mean of the inputs is {number(mean)}, and they differ by {number(std)} only",
                 _limit(
@@ -186,10 +189,10 @@ class UnnormalisedInput(Rule):
                 f"an input of {place.name} has a norm of {number(norm)} only",
                 _limit("norm of an input of the first layer", norm, self.norm_min, (0.1, None)),
             )
-        elif fan_in and rms > self.rms_max and is_before_layer_norm(history, place):
+        elif fan_in and rms > self.size_max and is_before_layer_norm(history, place):
             yield found(
                 f"the inputs of {place.name} have an RMS of {number(rms)}; 1 is usual",
-                _limit("RMS of the inputs", rms, self.rms_max, (0.01, self.rms_max / 2)),
+                _limit("RMS of the inputs", rms, self.size_max, (0.01, self.size_max / 2)),
             )
 
     def _by_layer(self, history: History) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from helpers.small_runs import layers  # noqa: E402
+from trainvitals.api.schema import Severity  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
@@ -197,10 +198,11 @@ class TestUnnormalisedInput:
             lambda x: x,
             lambda x: 4 * x + 2,
             lambda x: 0.1 * x,
+            lambda x: 3 * x + 12,
             lambda x: nn.functional.one_hot(x[:, 0].abs().long() % 8, 8).float(),
             torch.zeros_like,
         ],
-        ids=["standard", "a few units", "small", "one-hot", "constant: another fault"],
+        ids=["standard", "a few units", "small", "counts", "one-hot", "constant: another fault"],
     )
     def test_inputs_of_usual_scale_are_not(self, change):
         assert not self.check(x=change)
@@ -265,6 +267,22 @@ class TestTargetNotScaled:
     def test_targets_far_from_the_first_predictions_are_reported_at_once(self, change):
         [found] = self.check(y=change)
         assert found.since_step == 0
+
+    @pytest.mark.parametrize(
+        ("factor", "steps", "rate", "severity"),
+        [
+            (1000, 6, 3e-3, Severity.WARNING),
+            (50, 6, 3e-3, Severity.INFO),
+            (50, 140, 3e-4, Severity.WARNING),
+            (50, 140, 0.1, Severity.INFO),
+        ],
+        ids=["far at once", "near at first", "near and not reached", "near and reached"],
+    )
+    def test_targets_at_most_ten_times_beyond_the_limit_are_information_until_they_harm(
+        self, factor, steps, rate, severity
+    ):
+        [found] = self.check(y=lambda y: factor * y, steps=steps, rate=rate)
+        assert found.severity == severity
 
     @pytest.mark.parametrize("change", [lambda y: y, lambda y: 3 * y + 1, lambda y: 0.1 * y])
     def test_targets_of_usual_scale_are_not(self, change):
