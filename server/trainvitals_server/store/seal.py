@@ -61,7 +61,7 @@ RETENTION_INTERVAL_S = 30.0
 SEAL_NICENESS = 10
 """Added to the niceness of the process. The sealing thread gets about a tenth of a core for which
 another thread competes, and all of it otherwise."""
-TRANSPOSED_ROWS = 16
+TRANSPOSED_PLACES = 8
 _CLAIM = 1 << 30  # claim keys of tracks start here; claim keys of runs are below
 
 
@@ -284,12 +284,11 @@ def chunks_of(track: TrackShape, frames: Sequence[Frame]) -> list[dict[str, Any]
     """Return the chunks of one segment at tiers 0 and 1, without the segment number."""
     steps, times, values = rows_of(frames)
     columns = np.empty((track.statistics, track.places, len(steps)), np.float32)
-    # Transpose some rows at a time, in the CPU's cache: 4 to 6 times as fast as all at once.
-    for at in range(0, len(steps), TRANSPOSED_ROWS):
-        rows = values[at : at + TRANSPOSED_ROWS]
-        columns[:, :, at : at + len(rows)] = rows.reshape(
-            len(rows), track.places, track.statistics
-        ).T
+    rows = values.reshape(len(steps), track.places, track.statistics)
+    # Transpose some places at a time, in the CPU's cache: each series is written in one pass.
+    for at in range(0, track.places, TRANSPOSED_PLACES):
+        some = slice(at, at + TRANSPOSED_PLACES)
+        columns[:, some] = rows[:, some].T
     spans = Spans.folded_rows(steps, values, TIER_FACTOR)
     shape = (*spans.fields.shape[:2], track.places, track.statistics)
     fields = spans.fields.reshape(shape).swapaxes(2, 3).reshape(*shape[:2], track.series)

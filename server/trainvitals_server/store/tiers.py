@@ -57,18 +57,19 @@ class Spans:
         folded[:, spans:] = rest.fields
         whole = values[: spans * n].reshape(spans, n, values.shape[1])
         fields = folded[:, :spans]
-        fields[_MIN], fields[_MAX] = whole.min(axis=1), whole.max(axis=1)
+        # fmin and fmax skip NaN, so a series that is NaN in every span has no values.
+        fields[_MIN], fields[_MAX] = np.fmin.reduce(whole, axis=1), np.fmax.reduce(whole, axis=1)
         fields[_MEAN] = whole.mean(axis=1, dtype=np.float64)
         fields[_LAST] = whole[:, -1]
         fields[_COUNT], fields[_INFINITE] = n, 0
-        # NaN and infinities reach the minimum or the maximum. Their series are folded again.
-        finite = np.isfinite(fields[_MIN]) & np.isfinite(fields[_MAX])
-        if (odd := np.flatnonzero(~finite.all(axis=0))).size:
-            gaps = whole[:, :, odd]
-            # Series that are never measured are common: those of statistics of other places.
-            absent = np.isnan(gaps).all(axis=(0, 1))
-            fields[:_COUNT, :, odd[absent]], fields[_COUNT, :, odd[absent]] = np.nan, 0
-            fields[:, :, odd[~absent]] = _folded_gaps(gaps[:, :, ~absent])
+        # Series that are never measured are common: those of statistics of other places.
+        absent = np.isnan(fields[_MIN]).all(axis=0)
+        fields[:_COUNT, :, absent], fields[_COUNT, :, absent] = np.nan, 0
+        # NaN and infinities reach the mean. Their series are folded again. An index would order the
+        # copy by series, and a fold of it would take several times as long.
+        gaps = ~absent & ~np.isfinite(fields[_MEAN]).all(axis=0)
+        if gaps.any():
+            fields[:, :, gaps] = _folded_gaps(np.compress(gaps, whole, axis=2))
         first = np.append(steps[: spans * n : n], rest.first)
         last = np.append(steps[n - 1 :: n][:spans], rest.last)
         return cls(first, last, np.append(np.full(spans, n), rest.rows), folded)

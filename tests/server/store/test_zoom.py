@@ -120,6 +120,7 @@ def test_segments_that_overlap_are_not_merged_and_all_rows_are_read(store):
 def test_rows_fold_fast_as_they_fold_one_by_one(rows, odd):
     values = np.random.default_rng(rows).standard_normal((rows, 5)).astype(np.float32)
     values[rows // 2 :: 7, 2] = odd
+    values[:, 3] = odd
     steps = np.arange(rows) * 3
     fast = Spans.folded_rows(steps, values, TIER_FACTOR)
     slow = Spans.of_rows(steps, values).every(TIER_FACTOR)
