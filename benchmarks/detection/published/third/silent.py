@@ -46,7 +46,7 @@ def resumed(program: Program, before: int, *, with_state: bool) -> None:
 def accumulators_not_restored(seed: int, repaired: bool) -> Program:
     loss, metric = CrossEntropy(), CrossEntropy()
     samples = parts.classification(seed, 40, 20, n_samples=4000, class_sep=0.8)
-    program = Program(mlp(40, 128, 128, 2), samples, loss, metric, 0.05, Adagrad, 40, 64)
+    program = Program(mlp(40, 128, 128, 2), samples, loss, metric, 0.05, Adagrad, 20, 64)
     resumed(program, 600, with_state=repaired)
     return program
 

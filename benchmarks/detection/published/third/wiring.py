@@ -85,7 +85,7 @@ def generator_without_an_optimizer(seed: int, repaired: bool) -> Program:
     noise = torch.randn(1000, 4, generator=data.generator(seed))
     samples = Data(noise, noise, noise, CENTRE + 0.5 * torch.randn(1000, 2))
     loss = nn.BCEWithLogitsLoss()
-    program = Program(model, samples, loss, distance_of_means, 2e-3, steps=400, batch_size=64)
+    program = Program(model, samples, loss, distance_of_means, 2e-3, steps=600, batch_size=64)
     own = "generator" if repaired else "critic"
     program.parameters = lambda model: model
     program.optimizer = lambda model, lr: [
