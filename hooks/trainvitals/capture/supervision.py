@@ -17,7 +17,6 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.graph_nodes import origin_of
@@ -31,6 +30,7 @@ from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants, supervised_shares
 from trainvitals.capture.loss_views import multiplies_all_pairs
+from trainvitals.capture.modes import Modes
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
     RepeatedInput,
@@ -65,8 +65,6 @@ HISTOGRAM_BATCHES: Final = (1, 8, 64)
 """Numbers of measured batches after which the class histogram is emitted."""
 KINDS_MAX: Final = 16
 """Maximum number of different losses per run that are described by an event."""
-NORMS_RESCAN: Final = 64
-"""Number of measured losses between two searches for normalisation modules."""
 
 
 class Supervision:
@@ -93,7 +91,6 @@ class Supervision:
         self._kinds: set[tuple[str, ...]] = set()
         self._histogram: Tensor | None = None
         self._histogram_batches = 0
-        self._norms: tuple[nn.Module, ...] = ()
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
         self._input: Tensor | None = None
@@ -102,8 +99,8 @@ class Supervision:
         self._repeated = RepeatedInput()
         self._padding = padding_of(models.values())
         self._unregistered = Unregistered(models)
+        self._modes = Modes(models)
         self._linear = LinearGraph(models)
-        self._taken = 0
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
@@ -121,7 +118,7 @@ class Supervision:
             # With a loss before this one in the same step, gradients may exist in a correct loop.
             if self._scalars.waiting == 1 and len(optimizers) <= 1:
                 self._watch_backward(losses, optimizers)
-            self._take_modes()
+            self._scalars.log(self._modes.shares())
             if (event := self._unregistered.event(self._step(), optimizers)) is not None:
                 self._emit(event)
         self._micro_batches += 1
@@ -319,7 +316,7 @@ class Supervision:
     def _event(self, kind: EventKind, text: str, attributes: dict[str, str | float]) -> None:
         self._emit(Event(max(0, self._step()), time.time(), kind, text, attributes))
 
-    # Gradients and modes.
+    # Gradients.
 
     def _watch_backward(self, losses: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
         step, waiting = self._step(), [True]
@@ -355,19 +352,6 @@ class Supervision:
         norms = [n.float().to(device, non_blocking=True) for n in torch._foreach_norm(readable)]
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return total
-
-    def _take_modes(self) -> None:
-        if self._taken % NORMS_RESCAN == 0:
-            self._norms = tuple(
-                m
-                for model in self._models.values()
-                for m in model.modules()
-                if isinstance(m, _NormBase) and m.running_mean is not None
-            )
-        self._taken += 1
-        if self._norms:
-            share = sum(not m.training for m in self._norms) / len(self._norms)
-            self._scalars.log({Scalar.NORM_EVAL_SHARE: share})
 
 
 def _with_graph(value: object) -> list[Tensor]:

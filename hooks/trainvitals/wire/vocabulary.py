@@ -346,6 +346,9 @@ class Scalar(StrEnum):
     NORM_EVAL_SHARE = "norm_eval_share"
     """Share of the modules with running statistics (BatchNorm) that are in eval mode while a
     training loss is taken, 0 to 1; absent if the models have none."""
+    DROPOUT_EVAL_SHARE = "dropout_eval_share"
+    """The same for the modules with a dropout above 0: Dropout modules, MultiheadAttention, and
+    recurrent modules of several layers."""
 
     STEP_TIME_S = "step_time_s"
     """Wall-clock seconds from the end of the previous step to the end of this one."""

@@ -1,7 +1,8 @@
-"""TV605: the normalisation layers are in eval mode while the model trains."""
+"""TV605: the BatchNorm or dropout modules are in eval mode while the model trains."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -13,7 +14,7 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
-from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags, Floats, middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM
@@ -29,12 +30,15 @@ _MOMENTUM: Final = at(
 
 @dataclass(frozen=True)
 class WrongTrainEvalMode(Rule):
-    """BatchNorm layers use their running statistics while the model is trained, or these
+    """BatchNorm or dropout modules are in eval mode while the model is trained, or the running
     statistics do not describe the data.
 
     ## What it detects
     - In the newest two measured steps, every module with running statistics (BatchNorm) was in eval
       mode when the training loss was taken, and the optimizer trains the scale of at least one.
+    - In the newest two measured steps, every module with a dropout above 0 was in eval mode when
+      the training loss was taken, and in two earlier ones all were in train mode. In the last fifth
+      of the plan it is a warning.
     - A momentum of 0.9 or more, below 1: the running statistics are those of the newest batch.
     - A momentum m so small that after n steps (1 − m)ⁿ of the running statistics, 20 % or more, are
       still the initial ones (mean 0, variance 1): at the end of the plan, or as soon as a
@@ -45,17 +49,20 @@ class WrongTrainEvalMode(Rule):
     is kept (0.9, 0.99). With wrong running statistics the model is right in training and wrong in
     evaluation.
     In eval mode BatchNorm does not normalise the batch: it uses the running statistics, which stay
-    at mean 0 and variance 1, or at the values of an earlier data set. Dropout is off too, if the
-    whole model is in eval mode. Often `model.eval()` was called for a validation, and
-    `model.train()` not called after it.
+    at mean 0 and variance 1, or at the values of an earlier data set. Dropout is off, so that the
+    model overfits sooner. Often `model.eval()` was called for a validation, and `model.train()` not
+    called after it.
     ## Evidence
-    The share of modules in eval mode, and the number of trained normalisation layers.
+    The share of modules in eval mode, and the number of trained normalisation layers or the step of
+    the change.
     ## What to do
     Call `model.train()` at the start of every epoch, after each validation. To freeze BatchNorm on
     purpose, also freeze its parameters: `m.requires_grad_(False)`. Use the momentum 0.1.
     ## When it is wrong
     Fine-tuning with small batches, where the statistics are frozen and scales and shifts are
-    trained. Partly frozen models are not reported. The rule cannot run without the training loss.
+    trained. A dropout that is switched off on purpose during the training: near the end of the plan
+    the finding is a warning; one that is off from the first step is not reported. Partly frozen
+    models are not reported. The rule cannot run without the training loss.
     ## References
     Ioffe & Szegedy, "Batch Normalization", 2015, arXiv:1502.03167; PyTorch documentation,
     torch.nn.Module.train.
@@ -67,14 +74,19 @@ class WrongTrainEvalMode(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM | {"TV303", "TV901"}
     fix: ClassVar[str] = at(Moment.STEP, "model.train()")
-    refuted_by: ClassVar[str] = "m.training is True for the BatchNorm modules during a step."
+    refuted_by: ClassVar[str] = (
+        "m.training is True for the BatchNorm and dropout modules during a step."
+    )
 
     observations: int = threshold(2, "Newest measured steps in a row with all in eval mode.")
-    share_min: float = threshold(1.0, "Share of the modules with running statistics in eval mode.")
+    share_min: float = threshold(1.0, "Share of the modules of one kind in eval mode.")
     gap_max: float = threshold(
         4.0,
         "Steps between two training losses: with more, the loss is a mean that was recorded later, "
         "perhaps during a validation.",
+    )
+    late_share: float = threshold(
+        0.8, "Share of the plan after which a dropout that is switched off is a warning."
     )
 
     momentum_max: float = threshold(0.9, "Momentum from which one batch holds the statistics.")
@@ -86,8 +98,8 @@ class WrongTrainEvalMode(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
-        mode = [*self._mode(history)]
-        yield from mode or self._momentum(history)
+        norms = [*self._norms(history)] or [*self._momentum(history)]
+        yield from norms or self._dropout(history)
 
     def _momentum(self, history: History) -> Iterator[Finding]:
         """Yield a finding of running statistics that do not describe the data."""
@@ -157,13 +169,9 @@ class WrongTrainEvalMode(Rule):
             statistic=Scalar.NORM_EVAL_SHARE,
         )
 
-    def _mode(self, history: History) -> Iterator[Finding]:
+    def _norms(self, history: History) -> Iterator[Finding]:
         share = history.scalar(Scalar.NORM_EVAL_SHARE)
-        newest = share.last(self.observations)
-        if len(newest) < self.observations or not (newest.values >= self.share_min).all():
-            return
-        taken = history.steps(Stream.SCALAR)[-16:][self._losses(history)[-16:]]
-        if len(taken) < self.observations or middle(np.diff(taken)) > self.gap_max:
+        if not self._in_eval_mode(history, share):
             return
         trained = [
             p
@@ -172,9 +180,8 @@ class WrongTrainEvalMode(Rule):
         ]
         if not trained:
             return
-        train = np.flatnonzero(share.values < self.share_min)
-        since = int(share.steps[train[-1] + 1 if len(train) else 0])
-        was = " They were in train mode before." if len(train) else ""
+        since = self._since(share)
+        was = " They were in train mode before." if since > share.steps[0] else ""
         yield self.finding(
             severity=Severity.ERROR,
             where=trained[0].module if len(trained) == 1 else "",
@@ -184,7 +191,7 @@ class WrongTrainEvalMode(Rule):
             evidence=(
                 Evidence(
                     quantity="share of BatchNorm modules in eval mode",
-                    seen=float(newest.values[-1]),
+                    seen=float(share.values[-1]),
                     limit=self.share_min,
                     direction="above",
                     healthy=(0.0, 0.0),
@@ -200,6 +207,50 @@ class WrongTrainEvalMode(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.NORM_EVAL_SHARE,
         )
+
+    def _dropout(self, history: History) -> Iterator[Finding]:
+        share = history.scalar(Scalar.DROPOUT_EVAL_SHARE)
+        in_train_mode = int((share.values == 0).sum())
+        # In eval mode from the start it is a choice, as for a fine-tuning without dropout.
+        if in_train_mode < self.observations or not self._in_eval_mode(history, share):
+            return
+        since = self._since(share)
+        is_late = since >= self.late_share * (history.total_steps or math.inf)
+        yield self.finding(
+            severity=Severity.WARNING if is_late else Severity.ERROR,
+            where="",
+            since_step=since,
+            summary="Wrong mode: all dropout modules have been in eval mode during training since "
+            f"step {since}, so that nothing is dropped. They were in train mode before.",
+            evidence=(
+                Evidence(
+                    quantity="share of dropout modules in eval mode",
+                    seen=float(share.values[-1]),
+                    limit=self.share_min,
+                    direction="above",
+                    healthy=(0.0, 0.0),
+                    unit="share",
+                    statistic=Scalar.DROPOUT_EVAL_SHARE,
+                ),
+                Evidence(quantity="first step in eval mode", seen=float(since)),
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.DROPOUT_EVAL_SHARE,
+        )
+
+    def _in_eval_mode(self, history: History, share: Series) -> bool:
+        """Whether the newest steps, which are training steps, had all modules in eval mode."""
+        newest = share.last(self.observations)
+        if len(newest) < self.observations or not (newest.values >= self.share_min).all():
+            return False
+        taken = history.steps(Stream.SCALAR)[-16:][self._losses(history)[-16:]]
+        return len(taken) >= self.observations and middle(np.diff(taken)) <= self.gap_max
+
+    def _since(self, share: Series) -> int:
+        """Return the first step of the newest ones in a row with all modules in eval mode."""
+        train = np.flatnonzero(share.values < self.share_min)
+        return int(share.steps[train[-1] + 1 if len(train) else 0])
 
     @staticmethod
     def _losses(history: History) -> Flags:
