@@ -7,9 +7,12 @@ Promise:  they hold tensors of the graph: drop them before the call returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
+
+WEIGHTS_MAX: Final = 64
+"""Maximum number of classes whose weights are told."""
 
 
 class Normal(NamedTuple):
@@ -66,6 +69,14 @@ class Criterion:
     """The error from which a smooth L1 or Huber loss is linear: its beta or delta."""
     normal: Normal | None = None
     """What the graph holds of a normal distribution's likelihood; None for other losses."""
+
+    @property
+    def class_weights(self) -> str:
+        """`weight` as text, separated by commas; "" without one, or not on the CPU."""
+        weight = self.weight
+        if weight is None or not weight.is_cpu or weight.numel() > WEIGHTS_MAX:
+            return ""
+        return ",".join(f"{w:.4g}" for w in weight.detach().flatten().tolist())
 
 
 class Found(NamedTuple):

@@ -19,6 +19,7 @@ from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_masks import is_zero, mask_of
 from trainvitals.capture.loss_normal import normal
+from trainvitals.capture.loss_pairs import divergence_of_probabilities, pairs
 from trainvitals.capture.loss_scale import (
     factor,
     factors_of_inputs,
@@ -165,8 +166,13 @@ def _criterion(node: Any, masks: tuple[Tensor, ...], reduction: str) -> Criterio
     if name in ("Abs", "Pow"):
         return _difference(node, name, masks, reduction)
     if name in ("Add", "Sub"):
-        likelihood = _poisson(node, masks, reduction) if name == "Sub" else None
-        return likelihood or normal(node, masks, reduction)
+        if name == "Add":
+            return pairs(node, reduction) or normal(node, masks, reduction)
+        return (
+            _poisson(node, masks, reduction)
+            or divergence_of_probabilities(node, masks, reduction)
+            or normal(node, masks, reduction)
+        )
     return None
 
 

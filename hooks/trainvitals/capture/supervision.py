@@ -306,6 +306,7 @@ class Supervision:
             "position_read": place,
             "activation_outside": float(outside),
             "positive_weight": main.positive_weight,
+            "class_weights": main.class_weights,
             "scale": _scale(found),
             "terms": ",".join(kinds) if is_sum else "",
             "scales": ",".join(f"{c.scale:g}" for c in found) if is_sum else "",

@@ -51,6 +51,17 @@ class _Wrong(NamedTuple):
 
 WRONG: Final[Mapping[str, _Wrong]] = MappingProxyType(
     {
+        "softmax_before_kl_div": _Wrong(
+            "kl_div is given the result of a softmax where it needs logarithms of probabilities",
+            fix=at(
+                Moment.LOSS,
+                "loss = F.kl_div(prediction.log_softmax(-1), y, reduction='batchmean')",
+            ),
+        ),
+        "pairs_neither_1_nor_minus_1": _Wrong(
+            "it compares pairs by targets of 1 and −1, and some targets are neither (as with 0 for "
+            "pairs that differ), so that these pairs do not count or count twice"
+        ),
         "column_times_row": _Wrong(
             "a term multiplies each of n values with each of n constants, in an n × n matrix, as "
             "with log-probabilities of shape (n, 1) and advantages of shape (n,) or (n, n)",

@@ -70,6 +70,8 @@ class LossKind(NamedTuple):
     """The last activation is computed after the model's output: in the program's loss."""
     positive_weight: float
     """The smallest `pos_weight` of a binary cross entropy; 0 without one."""
+    class_weights: tuple[float, ...]
+    """The weight of each class of a cross entropy; empty without weights."""
     terms: tuple[str, ...]
     """The kinds of the terms, one for each, if the loss is a sum of several: nearest first."""
     scales: tuple[float, ...]
@@ -364,6 +366,7 @@ def _read(event: Event) -> LossKind:
         str(given.get("position_read", "")),
         bool(given.get("activation_outside", 0.0)),
         float(given.get("positive_weight", 0.0)),
+        tuple(map(float, _parts(given.get("class_weights", ""), ","))),
         _parts(given.get("terms", ""), ","),
         tuple(map(float, _parts(given.get("scales", ""), ","))),
         _scale(float(given.get("scale", 1.0))),

@@ -146,7 +146,7 @@ class EventKind(StrEnum):
     `no_log_softmax_before_nll_loss`, `log_of_softmax_before_nll_loss` (in two steps),
     `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
     `prediction_and_target_broadcast`, `classes_mixed_by_a_view`, `column_times_row`,
-    `<kind>_weighted_0`;
+    `pairs_neither_1_nor_minus_1`, `<kind>_weighted_0`;
     `reduction`: mean | sum | mean_of_sums (the elements are summed in each sample) | none;
     `last_activation`: the operation that computed the prediction, if it is an activation;
     `module`: the class of the watched loss module;
@@ -159,7 +159,8 @@ class EventKind(StrEnum):
     `scale`: the loss divided by the mean over the supervised elements, if the graph shows it and it
     is not 1;
     `activation_outside`: 1 if the last activation is computed behind the model's output;
-    `positive_weight`: the largest `pos_weight` of a binary cross entropy."""
+    `positive_weight`: the smallest `pos_weight` of a binary cross entropy;
+    `class_weights`: the weight of each class of a cross entropy, separated by commas, up to 64."""
     INITIALISERS = "initialisers"
     """The initialiser of each parameter before the first update, as far as it was identified.
     Attributes: parameter → an `Initialiser` in JSON."""

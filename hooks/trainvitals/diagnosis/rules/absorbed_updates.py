@@ -22,6 +22,8 @@ from trainvitals.wire import Event, EventKind, Place, Stat, Stream
 
 _HALF_DISTANCE: Final = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Largest half distance between neighbouring numbers, relative to the number."""
+_GONE_MAX: Final = 0.95
+"""Share of entries without a gradient up to which the others are judged."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class AbsorbedUpdates(Rule):
     """Optimizer steps leave most entries of the weights unchanged: rounding absorbs the updates.
 
     ## What it detects
-    In the newest 20 measured steps, for more than half of the weight matrices: the share of entries
-    that a step did not change, less the share of entries without a gradient, is above 90 % (median)
-    and never below 50 %, while the learning rate is above 0 and some entries do change. Left out:
-    embeddings, frozen parameters and those of no optimizer, warm-up and the end of a schedule.
+    In the newest 20 measured steps, for at least half of the weight matrices: a step did not change
+    90 % (median), and never less than 50 %, of the entries with a gradient, while the learning rate
+    is above 0 and some entries do change. Left out: embeddings, frozen parameters and those of no
+    optimizer, warm-up and the end of a schedule.
     The step of the optimizer is measured. A program that rounds float32 weights after it is
     recognised if all weights are values of bfloat16 or float16 (not on accelerators); it is
     reported if RMS(ΔW)/RMS(W) is below half of the distance to the next value, for more than half
@@ -100,7 +102,7 @@ class AbsorbedUpdates(Rule):
             affected = (typical > self.lost_max) & (lost >= self.lost_always).all(axis=0)
         share = float(affected.mean()) if len(affected) else 0.0
         # If no entry of the model changes, the optimizer has other tensors or a rate of 0 (TV603).
-        if not share > self.matrices_share or not (unchanged[:, affected] < 1).any():
+        if not share >= self.matrices_share or not (unchanged[:, affected] < 1).any():
             return
         seen = float(np.median(typical[affected]))
         count = int(affected.sum())
@@ -193,7 +195,9 @@ class AbsorbedUpdates(Rule):
         zero = window(history, Stream.GRADIENT, Stat.ZERO_SHARE, known, last=self.window)
         _, at, there = np.intersect1d(update.steps, zero.steps, return_indices=True)
         unchanged, gone = update.values[at], zero.values[there]
-        lost = np.clip(unchanged - gone, 0, 1)
+        # Of hardly any entry with a gradient, the share that did not change says nothing.
+        lost = np.where(gone < _GONE_MAX, (unchanged - gone) / (1 - np.minimum(gone, 0.99)), 0.0)
+        lost = np.clip(lost, 0, 1)
         return lost, unchanged
 
     def _since(self, history: History, rows: list[int], affected: Flags) -> int:

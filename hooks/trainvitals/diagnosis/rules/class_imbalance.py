@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent, times
+from trainvitals.diagnosis.class_weights import class_counts, reversed_weights
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import BALANCED, Moment, at
@@ -58,6 +59,7 @@ class ClassImbalance(Rule):
     predicted one class for every sample of the newest 12 measured batches, three of which had
     several classes. Of a binary cross entropy it is a warning if `pos_weight`, or the smallest of
     one for each label, makes the positive targets together weigh more than 100 times the others.
+    It is a warning too if the weights of the classes grow with their frequencies.
     ## Why it matters
     The loss of the rare classes hardly counts: a model that never predicts them has a small loss
     and a high accuracy.
@@ -97,6 +99,9 @@ class ClassImbalance(Rule):
     )
     weight_max: float = threshold(
         100.0, "Weight of all positive targets relative to the others, by `pos_weight`."
+    )
+    weight_factor: float = threshold(
+        2.0, "Most frequent over rarest class, of the targets and of the class weights."
     )
     batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
     batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
@@ -142,11 +147,53 @@ class ClassImbalance(Rule):
             statistic=Scalar.TARGET_MEAN,
         )
 
+    def _reversed(self, history: History) -> Finding | None:
+        """Return a finding of class weights that grow with the frequencies."""
+        seen = reversed_weights(
+            history, batches_min=self.batches_min, factor_min=self.weight_factor
+        )
+        if seen is None:
+            return None
+        return self.finding(
+            severity=Severity.WARNING,
+            where=output_module(history),
+            since_step=seen.step,
+            summary=f"Class weights: the most frequent class has {times(seen.frequency)} as many "
+            f"targets as the rarest, and the loss gives it {times(seen.weight)} the weight; "
+            "weights that balance the classes are the inverse of their frequencies.",
+            evidence=(
+                Evidence(
+                    quantity="weight of the most frequent class over that of the rarest",
+                    seen=seen.weight,
+                    limit=self.weight_factor,
+                    direction="above",
+                    healthy=(None, 1.0),
+                ),
+                Evidence(quantity="targets of one over those of the other", seen=seen.frequency),
+                Evidence(
+                    quantity="correlation of the logarithms of weights and frequencies",
+                    seen=seen.correlation,
+                ),
+            ),
+            fix=at(
+                Moment.LOSS,
+                "counts = torch.bincount(y_train).clamp_min(1)\n"
+                "weight = len(y_train) / (len(counts) * counts)\n"
+                "loss = F.cross_entropy(prediction, y, weight=weight)",
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MAJORITY_SHARE,
+        )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         kind = class_loss(history)
         if kind is None:
             yield from self._positive(history)
+            return
+        if (turned := self._reversed(history)) is not None:
+            yield turned
             return
         seen = self._classes(history)
         if (
@@ -203,14 +250,11 @@ class ClassImbalance(Rule):
         )
 
     def _classes(self, history: History) -> _Classes | None:
-        events = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]
-        if not events:
+        known = class_counts(history)
+        if known is None or known[1] < self.batches_min:
             return None
-        counts = np.array([float(n) for n in events[-1].attributes.values()])
-        batches = events[-1].text.split(" in ")[-1].split(" ")[0]
+        step, _, counts = known
         if counts.sum() <= 0 or len(counts) < 2:
-            return None
-        if batches.isdigit() and int(batches) < self.batches_min:
             return None
         largest = float(counts.max())
         others = np.delete(counts, int(np.argmax(counts)))
@@ -220,7 +264,7 @@ class ClassImbalance(Rule):
         shares = counts[counts > 0] / counts.sum()
         entropy = float(-(shares * np.log(shares)).sum())
         return _Classes(
-            events[-1].step,
+            step,
             len(counts),
             float(counts.sum()),
             largest / float(counts.sum()),

@@ -102,6 +102,9 @@ class LossTaskMismatch(Rule):
     - The sum of target · log(probability) alone, for targets of 0 and 1.
     - The logarithm of a predicted variance is subtracted from the squared error over it, or each
       of n predicted means is compared with each of n targets.
+    - A KL divergence that is given a softmax instead of its logarithm.
+    - CosineEmbeddingLoss or HingeEmbeddingLoss with targets other than 1 and −1 (not on
+      accelerators).
     - A `pos_weight` of 0; a cross entropy that ignores none of the targets, some being negative;
       one of several targets of a sample that is repeated for all of them.
     - A squared, absolute or binary loss of softmax outputs, whose targets are all 0 or 1: a

@@ -10,14 +10,16 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.constant_norms import constant_norm
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Steps
+from trainvitals.diagnosis.places import called
 from trainvitals.diagnosis.post_training import Quantity, is_solved, logged, name_of
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, trailing_run
 from trainvitals.diagnosis.supervision import DOWNSTREAM
-from trainvitals.wire import Scalar, Stream
+from trainvitals.wire import Scalar, Stat, Stream
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class NoSignal(Rule):
     `equal_groups_share` 1) in the newest 10 logged steps: the gradients that remain are those of
     the KL divergence and the entropy. Both cases are silent if the reward has risen to its best
     level: the task is solved.
+    (3) The outputs of a LayerNorm, GroupNorm or InstanceNorm are all equal in the first three
+    measured steps, up to rounding, while its inputs differ and its scale is not 0.
     ## Why it matters
     No weight moves, except by weight decay and momentum. Typical causes: all rewards or advantages
     of a batch are equal, everything is clipped, the loss is multiplied by 0, or a hinge is
-    satisfied from the start.
+    satisfied from the start. A norm over a single value (`LayerNorm(1)`, one channel in each group
+    without positions) subtracts it from itself: the result is the bias, whatever the input is.
     ## Evidence
     The gradient norm, the number of steps with 0, and the loss; or the spread of the rewards.
     ## What to do
@@ -60,6 +65,7 @@ class NoSignal(Rule):
     refuted_by: ClassVar[str] = "A gradient is not zero after loss.backward()."
 
     steps_min: int = threshold(20, "Newest steps in a row with a gradient norm of exactly 0.")
+    observations: int = threshold(3, "First measured steps with equal outputs of a norm.")
     told_min: int = threshold(
         10, "The same, and steps with equal rewards, if the program logs rewards or clipping."
     )
@@ -68,9 +74,39 @@ class NoSignal(Rule):
         """Yield one finding for the run."""
         if is_solved(history, self.told_min):
             return
-        found = self._zero_gradient(history) or self._equal_rewards(history)
+        found = (
+            self._constant_norm(history)
+            or self._zero_gradient(history)
+            or self._equal_rewards(history)
+        )
         if found is not None:
             yield found
+
+    def _constant_norm(self, history: History) -> Finding | None:
+        place = constant_norm(history, self.observations)
+        if place is None:
+            return None
+        return self.finding(
+            severity=Severity.ERROR,
+            where=place.name,
+            since_step=int(history.steps(Stream.ACTIVATION)[0]),
+            summary=f"No signal: {called(place)} ({place.kind}) has the same output for every "
+            "sample, although its inputs differ: it normalises over a single value.",
+            evidence=(
+                Evidence(
+                    quantity="standard deviation of its outputs",
+                    seen=0.0,
+                    limit=0.0,
+                    direction="below",
+                    healthy=(1e-3, None),
+                    text="up to rounding",
+                    statistic=Stat.STD,
+                ),
+            ),
+            confidence=0.95,
+            stream=Stream.ACTIVATION,
+            statistic=Stat.STD,
+        )
 
     def _zero_gradient(self, history: History) -> Finding | None:
         norm = history.scalar(Scalar.GRADIENT_NORM)

@@ -16,6 +16,7 @@ from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.capture.rounded_weights import rounded_to  # noqa: E402
 from trainvitals.diagnosis.example import Example  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
+from trainvitals.diagnosis.rules import absorbed_updates  # noqa: E402
 from trainvitals.diagnosis.rules.absorbed_updates import AbsorbedUpdates  # noqa: E402
 from trainvitals.diagnosis.rules.amp_overflow import AmpOverflow  # noqa: E402
 from trainvitals.diagnosis.rules.amp_underflow import AmpUnderflow  # noqa: E402
@@ -88,6 +89,17 @@ class TestAbsorbedUpdates:
 
     def test_frozen_weights_are_left_out(self):
         assert not self.check(rate=1e-2, freeze=True)
+
+    @pytest.mark.parametrize(
+        ("unchanged", "without_gradient", "found"),
+        [(0.96, 0.3, 1), (0.96, 0.9, 0), (0.999, 0.98, 0)],
+        ids=["of the others hardly any changed", "half of the others changed", "hardly any other"],
+    )
+    def test_the_share_is_that_of_the_entries_with_a_gradient(
+        self, unchanged, without_gradient, found
+    ):
+        history = absorbed_updates._run(unchanged, without_gradient)
+        assert len(list(AbsorbedUpdates().check(history))) == found
 
     def test_a_rate_of_zero_is_another_fault(self):
         assert not self.check(rate=0.0, dtype=torch.float32, kind=SGD)
