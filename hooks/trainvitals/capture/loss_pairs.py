@@ -29,13 +29,13 @@ def pairs(node: Any, reduction: str) -> Criterion | None:
     if len(sides) != 2 or any(operation(n) != "Where" for n in sides):
         return None
     first, second = (_constant_elsewhere(n) for n in sides)
-    conditions = [saved(n, "condition") for n in sides]
-    if first is None or second is None or conditions[0] is None or conditions[1] is None:
+    positive, negative = (saved(n, "condition") for n in sides)
+    if first is None or second is None or positive is None or negative is None:
         return None
     if operation(first) == "Sub" and operation(second) == "ClampMin":
-        kind, is_signed = "CosineEmbeddingLoss", _differ(*conditions)
+        kind, is_signed = "CosineEmbeddingLoss", _differ(positive, negative)
     elif operation(first) == "ClampMin" and operation(second) != "ClampMin":
-        kind, is_signed = "HingeEmbeddingLoss", _differ(*conditions)
+        kind, is_signed = "HingeEmbeddingLoss", _differ(positive, negative)
     else:
         return None
     return Criterion(kind, reduction, scale=math.nan, wiring=() if is_signed else (UNSIGNED_PAIRS,))
