@@ -45,13 +45,15 @@ class InitialLossAnomaly(Rule):
     error the limit is four times: predictions with the spread of the targets and the opposite sign
     are twice as far away. For classes it is four times where the weights of the output layer are
     not larger than He's: large features, as after a maximum, make such a loss, and it falls at
-    once. The predictions of the first step must account for it: another term of the loss, such as a
-    penalty, does not count. The finding ends when the loss is 30 % below this value. For a sum of
-    these losses, the terms are added; the limit is four times if numbers are compared. For the
-    likelihood of a normal distribution with a predicted variance, the distances from the loss of
-    the best constant are compared with those of mean 0 and variance 1, and the limit is eight
-    times. The rule needs the kind of the loss, its reduction "mean" and one loss, or one sum, in
-    the program.
+    once. With such an output layer, up to twice the limit is information until the loss, after 50
+    steps, is still not below that of a prediction that ignores the input; a large bias of a
+    classifier's output layer is a warning at once. The predictions of the first step must account
+    for it: another term of the loss, such as a penalty, does not count. The finding ends when the
+    loss is 30 % below this value. For a sum of these losses, the terms are added; the limit is four
+    times if numbers are compared. For the likelihood of a normal distribution with a predicted
+    variance, the distances from the loss of the best constant are compared with those of mean 0 and
+    variance 1, and the limit is eight times. The rule needs the kind of the loss, its reduction
+    "mean" and one loss, or one sum, in the program.
     ## Why it matters
     A new model has no reason to prefer one output. A loss far above this value shows logits or
     outputs that are large at random: the first steps shrink them, with large gradients that kill
@@ -104,6 +106,12 @@ class InitialLossAnomaly(Rule):
     usual_gain_max: float = threshold(
         1.55, "Largest RMS(W)·√fan_in of such an output layer; He's is 1.41."
     )
+    sure_factor: float = threshold(
+        2.0, "Factor of the limit from which such an output layer is a warning at once."
+    )
+    steps_min_usual: int = threshold(
+        50, "Number of steps after which a smaller excess of such an output layer is a warning."
+    )
     excess_min: float = threshold(
         0.5, "Least excess of a cross entropy over that value, in nats: a batch of few samples."
     )
@@ -118,7 +126,8 @@ class InitialLossAnomaly(Rule):
             return
         classes = start.formula.startswith("ln")
         limit = self.loss_ratio_max**start.power
-        if classes and self._has_usual_head(history):
+        usual = self._has_usual_head(history)
+        if classes and usual:
             limit *= self.usual_head_factor
         if not start.seen > limit * start.expected:
             return
@@ -128,8 +137,9 @@ class InitialLossAnomaly(Rule):
             return
         bias = _output_bias(history)
         named = classes and bias is not None and bias.largest > self.bias_max
+        sure = named or not usual or start.seen > self.sure_factor * limit * start.expected
         yield self.finding(
-            severity=Severity.WARNING,
+            severity=Severity.WARNING if sure or self._lasts(start, course) else Severity.INFO,
             where=bias.name if named and bias else output_module(history),
             since_step=start.step,
             summary=(
@@ -174,6 +184,10 @@ class InitialLossAnomaly(Rule):
         head = output_module(history)
         gains = [gain.value for gain in weight_gains(history) if gain.place.module == head]
         return bool(gains) and max(gains) <= self.usual_gain_max
+
+    def _lasts(self, start: InitialLoss, course: Course) -> bool:
+        """Whether the first steps have not brought the loss below the expected one."""
+        return len(course.loss) >= self.steps_min_usual and course.now(20) >= start.expected
 
     def _bias_evidence(self, bias: _Bias | None, *, named: bool) -> tuple[Evidence, ...]:
         if bias is None:

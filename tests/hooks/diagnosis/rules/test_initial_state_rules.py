@@ -49,6 +49,26 @@ def scaled(model: nn.Module, factor: float, *names: str) -> nn.Module:
     return model
 
 
+class Times(nn.Module):
+    """Multiply the input by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def large_features(factor: float, head: float = 1.0) -> nn.Module:
+    """Features times `factor`, and an output layer of `head` times He's that undoes its factor."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), Times(factor / head), nn.Linear(64, 10))
+    for layer in (model[0], model[3]):
+        nn.init.kaiming_normal_(layer.weight)
+    return scaled(model, head, "3.weight")
+
+
 class Recurrent(nn.Module):
     """A tanh RNN over the 16 features, one at a time."""
 
@@ -203,20 +223,44 @@ class TestInitialLossAnomaly:
         finding = found(InitialLossAnomaly, train(scaled(mlp(), 60, "6.weight")))
         assert finding.where == "6"
 
-    @pytest.mark.parametrize(("head", "reported"), [(1.0, False), (4.0, True)])
-    def test_large_features_before_a_usual_head_are_not_reported(self, head, reported):
-        class Features(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return x * 2.5 / head
-
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), Features(), nn.Linear(64, 10))
-        for layer in (model[0], model[3]):
-            nn.init.kaiming_normal_(layer.weight)
-        history = train(scaled(model, head, "3.weight"), steps=1)
+    @pytest.mark.parametrize(("head", "severity"), [(1.0, None), (4.0, Severity.WARNING)])
+    def test_large_features_before_a_usual_head_are_not_reported(self, head, severity):
+        history = train(large_features(2.5, head), steps=1)
         start = initial_loss(history)
         assert 2 * start.expected < start.seen < 4 * start.expected
-        assert (found(InitialLossAnomaly, history) is not None) == reported
+        finding = found(InitialLossAnomaly, history)
+        assert (finding and finding.severity) == severity
+
+    @pytest.mark.parametrize(
+        ("bias", "steps", "rate", "severity"),
+        [
+            (0.0, 1, 1e-2, Severity.INFO),
+            (0.0, 49, 1e-6, Severity.INFO),
+            (0.0, 50, 1e-6, Severity.WARNING),
+            (0.0, 90, 2e-3, Severity.INFO),
+            (6.0, 1, 1e-2, Severity.WARNING),
+        ],
+        ids=[
+            *("at the start", "before 50 steps", "the loss does not fall", "it falls"),
+            "a large bias",
+        ],
+    )
+    def test_larger_features_before_it_are_information_unless_the_loss_stays(
+        self, bias, steps, rate, severity
+    ):
+        model = large_features(5.0)
+        with torch.no_grad():
+            model.get_parameter("3.bias")[3] = bias
+        history = train(model, steps=steps, rate=rate)
+        start = initial_loss(history)
+        assert 4 * start.expected < start.seen < 8 * start.expected
+        assert found(InitialLossAnomaly, history).severity is severity
+
+    def test_features_that_make_the_loss_far_too_large_are_a_warning_at_once(self):
+        history = train(large_features(9.0), steps=1)
+        start = initial_loss(history)
+        assert 8 * start.expected < start.seen
+        assert found(InitialLossAnomaly, history).severity is Severity.WARNING
 
     def test_a_large_penalty_beside_a_usual_cross_entropy_is_not_an_anomaly(self):
         model = layers(16, 32, 10)
