@@ -1,4 +1,4 @@
-"""The front part of a model that is frozen although it still has its initial values.
+"""A front part of a model, or all its matrices, frozen although they have their initial values.
 
 Comes in: a history. Goes out: the places of its weight matrices; empty if there is no such part.
 Promise:  pure.
@@ -36,6 +36,8 @@ def frozen_as_initialised(history: History, share_min: float) -> list[Place]:
     frozen or trained, and every trained parameter comes after them: not LoRA, whose matrices are
     trained inside of the base. Without a pretrained BatchNorm, and not a second network, as the
     target of a distillation: there a trained layer has the same number of inputs as the first.
+    Or all matrices of the model: biases alone are trained, or nothing of what an optimizer has.
+    Without an optimizer, a program can change its weights without gradients.
     """
     if float(history.facts.get("optimizers", 1)) > 1 or history.facts.get("norm_statistics_known"):
         return []
@@ -46,8 +48,11 @@ def frozen_as_initialised(history: History, share_min: float) -> list[Place]:
         (p for p in matrices if not p.trainable and p.depth >= 0), key=lambda p: p.depth
     )
     new = [p for p in matrices if p.trainable and p.optimized]
-    if len(frozen) < MATRICES_MIN or not new:
+    if len(frozen) < MATRICES_MIN:
         return []
+    if not new:
+        whole = len(frozen) == len(matrices) and (trained or all(p.optimized for p in frozen))
+        return frozen if whole and _never_trained(history, frozen) else []
     is_in_front = frozen[-1].depth < min(p.depth for p in trained)  # −1: perhaps inside of it
     is_second = any(p.shape[1] == frozen[0].shape[1] for p in new)
     share = _entries(frozen) / (_entries(frozen) + _entries(trained))

@@ -42,7 +42,8 @@ class ParameterNotUpdated(Rule):
     group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple,
     dict or callable object of the model have gradients, and `model.parameters()` lacks them. Or:
     the layers before the trained ones are frozen (`requires_grad` is False) and hold most of the
-    entries, although their weights still are those of an initialiser.
+    entries, although their weights still are those of an initialiser; or so are all weight matrices
+    of the model, and nothing else of it is trained but biases.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -148,6 +149,14 @@ class ParameterNotUpdated(Rule):
         """Return the finding of frozen layers that still have their initial values."""
         known = identified(history)
         first = matrices[0]
+        trained = [p for p in history.places(Stream.GRADIENT) if p.trainable and p.optimized]
+        if any(len(p.shape) >= 2 for p in trained):
+            effect = "the layers behind them are trained on random features"
+        elif trained:
+            kinds = " and ".join(sorted({p.kind for p in trained})).replace("_", " ")
+            effect = f"nothing but parameters of the kind {kinds} is trained"
+        else:
+            effect = "no parameter is trained"
         layers = [layer_of(p) for p in matrices]
         parts = list(dict.fromkeys(layer.partition(".")[0] for layer in layers))
         return self.finding(
@@ -156,7 +165,7 @@ class ParameterNotUpdated(Rule):
             since_step=int(history.steps(Stream.GRADIENT)[0]),
             summary=f"Parameter not updated: {first.name} and {len(matrices) - 1} more weights are "
             "frozen (requires_grad is False), but they still have the values of an initialiser: "
-            "the layers behind them are trained on random features.",
+            f"{effect}.",
             evidence=(
                 Evidence(
                     quantity="frozen weights that are as they were initialised",
