@@ -206,6 +206,12 @@ def one_hot(samples: Data, classes: int) -> Data:
     return Data(samples.x, y, samples.x_test, samples.y_test)
 
 
+def in_order(program: Program, step: int, _: torch.Generator) -> Tensor:
+    """Sample the next batch of the data set as it is stored."""
+    start = step * program.batch_size
+    return torch.arange(start, start + program.batch_size) % len(program.data.x)
+
+
 def whole(program: Program, _: int, __: torch.Generator) -> Tensor:
     """Sample the whole training set."""
     return torch.arange(len(program.data.x))

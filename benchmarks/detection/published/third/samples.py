@@ -86,14 +86,8 @@ def targets_sorted_and_not_shuffled(seed: int, repaired: bool) -> Program:
     if not repaired:
         order = samples.y[:, 0].argsort()
         program.data = replace(samples, x=samples.x[order], y=samples.y[order])
-        program.sample = in_order
+        program.sample = parts.in_order
     return program
-
-
-def in_order(program: Program, step: int, _: torch.Generator) -> Tensor:
-    """Sample the next batch of the data set as it is stored."""
-    start = step * program.batch_size
-    return torch.arange(start, start + program.batch_size) % len(program.data.x)
 
 
 @published(
