@@ -1,9 +1,9 @@
 """`published` and `healthy`: register a program after a published collection of faults.
 
 Comes in: functions that build the faulty program or its repaired one.
-Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of three
-          lists. Numbers F and H are the first list, Q and KQ the third, all others the second.
-          Rules may be tuned on the first and the second list; the third is held out.
+Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of four
+          lists. Numbers F and H are the first list, Q and KQ the third, R and KR the fourth, all
+          others the second. Rules may be tuned on all lists but the fourth, which is held out.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ HEALTHY: dict[str, Published] = {}
 FIRST: Final = "FH"
 """First letters of the numbers of the first list."""
 THIRD: Final = ("Q", "KQ")
-"""Beginnings of the numbers of the third list, which is held out."""
+"""Beginnings of the numbers of the third list."""
+FOURTH: Final = ("R", "KR")
+"""Beginnings of the numbers of the fourth list, which is held out."""
 
 
 def published(
@@ -87,7 +89,7 @@ def _add(
     to: dict[str, Published], number: str, name: str, fault: Fault | None, make: Make, source: str
 ) -> None:
     assert number not in to, number
-    split = Split.HELD_OUT if number.startswith(THIRD) else Split.TUNING
+    split = Split.HELD_OUT if number.startswith(FOURTH) else Split.TUNING
     base = Base(name, "published", name, split, partial(_repaired, make))
     to[number] = Published(name, base, fault, make=make, source=source)
 
