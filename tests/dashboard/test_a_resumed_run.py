@@ -6,8 +6,9 @@ import pytest
 
 from helpers.batches import batch, scalar_frame, scalars, start
 from helpers.board import axis_ends, pixel, plot
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
+from helpers.dashboards import dashboard
 from trainvitals.api.schema import Event as SeenEvent
 from trainvitals.wire import Event, EventKind
 from trainvitals_dashboard.figures.charts import Chart, meta

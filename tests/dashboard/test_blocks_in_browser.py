@@ -4,7 +4,8 @@ from urllib.parse import quote
 
 import pytest
 
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import (
     HOSTILE,

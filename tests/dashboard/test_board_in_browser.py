@@ -18,7 +18,8 @@ from helpers.board import (
     said,
     says,
 )
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
 from trainvitals_dashboard.figures.palette import palette

@@ -3,7 +3,8 @@
 import pytest
 
 from helpers.board import header, hover, plot
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import FakeRun
 

@@ -3,8 +3,9 @@
 import pytest
 
 from helpers.batches import batch, scalar_frame, scalars, start
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
+from helpers.dashboards import dashboard
 from helpers.opened_page import checked, click, opener
 from trainvitals_server.auth import Scope
 

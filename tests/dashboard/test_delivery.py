@@ -9,7 +9,8 @@ import httpx2
 import pytest
 
 from helpers import plain_http
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_experiment import experiment_run
 from helpers.fake_runs import healthy_run, spiking_run

@@ -8,7 +8,8 @@ import pytest
 
 from helpers.board import plot
 from helpers.bundle import in_node
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
 from trainvitals.api.schema import Curve

@@ -2,7 +2,8 @@
 
 import pytest
 
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_experiment import experiment_run
 from helpers.fake_runs import healthy_run, hostile_run, spiking_run, vanishing_run, young_run

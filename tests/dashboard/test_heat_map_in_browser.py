@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from helpers.board import board_messages, drawn_in, header, hover, part_sizes, plot, said, updates
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import VANISHING, FakeRun, healthy_run, healthy_value, spiking_run
 from trainvitals_dashboard.figures.palette import palette

@@ -5,7 +5,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from helpers.board import Frames, axis_ends, board_messages, drag, plot
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import spiking_run
 

@@ -5,7 +5,8 @@ from urllib.parse import quote
 import pytest
 
 from helpers.board import header, plot, said
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_runs import HOSTILE, healthy_run, hostile_run, spiking_run, vanishing_run
 

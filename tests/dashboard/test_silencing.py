@@ -6,8 +6,9 @@ import time
 import pytest
 
 from helpers import plain_http
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
 from helpers.collector import running_collector
+from helpers.dashboards import dashboard
 from helpers.opened_page import checked, click, opener
 from helpers.webhook import running_webhook
 from trainvitals_dashboard.parts.silencing import wanted_silence

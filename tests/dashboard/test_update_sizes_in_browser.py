@@ -5,7 +5,8 @@ import time
 import pytest
 
 from helpers.board import Frames, part_sizes
-from helpers.chromium import chromium, dashboard, visit
+from helpers.chromium import chromium, visit
+from helpers.dashboards import dashboard
 from helpers.fake_collector import TOKEN, fake_collector
 from helpers.fake_loss import overfitting_run
 from helpers.fake_runs import FakeRun, spiking_run

@@ -5,16 +5,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -186,53 +180,3 @@ def _opener(browser: Browser) -> Page:
     page.route(OPENER, lambda route: route.fulfill(content_type="text/html", body=""))
     page.goto(OPENER)
     return page
-
-
-@contextlib.contextmanager
-def dashboard(
-    collector: str,
-    token: str,
-    *arguments: str,
-    refresh_s: float | None = None,
-    **environment: str,
-) -> Iterator[str]:
-    """Yield the address of a dashboard that was started as its command is.
-
-    `refresh_s`: the seconds between the refreshes of all pages, in place of their own.
-    """
-    start = _START if refresh_s is None else _REFRESHED.format(refresh_s) + _START
-    command = [sys.executable, "-c", start, "--port", "0", "--collector", collector, *arguments]
-    given: dict[str, Any] = {"TRAINVITALS_TOKEN": token, **environment}
-    process = subprocess.Popen(
-        command, env={**os.environ, **given}, stderr=subprocess.PIPE, text=True, cwd=Path("/")
-    )
-    assert process.stderr is not None
-    try:
-        said = ""
-        while not (address := re.search(r"dashboard: (http://\S+/)", said)):
-            line = process.stderr.readline()
-            assert line, f"the dashboard does not start: {said}"
-            said += line
-        yield address[1].rstrip("/")
-    finally:
-        process.terminate()
-        process.wait(15)
-        process.stderr.close()
-
-
-_START = """
-import typer
-from trainvitals_dashboard.cli import register
-app = typer.Typer()
-register(app)
-app()
-"""
-"""The command alone: `trainvitals` has others beside it."""
-
-_REFRESHED = """
-import streamlit as st
-own = st.fragment
-def fragment(function=None, *, run_every=None):
-    return own(function, run_every={} if run_every else None)
-st.fragment = fragment
-"""

@@ -1,7 +1,7 @@
-"""Processes that have the collector imported before they start, to be killed by the dozen.
+"""Processes that have the collector, or another module, imported before they start.
 
-One process imports the collector and forks a copy of itself for each program: about 20 ms instead
-of a second of CPU time.
+One process imports it and forks a copy of itself for each program: about 20 ms instead of a second
+of CPU time. Tests kill such processes by the dozen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FORKING = """
-import json, os, signal, sys, trainvitals_server.cli, helpers.senders
+import importlib, json, os, signal, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system removes children that have ended
 for line in sys.stdin:
     job = json.loads(line)
@@ -52,12 +54,19 @@ class Forked:
 
     def kill(self) -> None:
         """Send SIGKILL; return when the process has ended."""
+        self._end(signal.SIGKILL, 30)
+
+    def terminate(self) -> None:
+        """Send SIGTERM; return when the process has ended."""
+        self._end(signal.SIGTERM, 15)
+
+    def _end(self, number: signal.Signals, timeout_s: float) -> None:
         if self.is_running():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
+                os.kill(self.pid, number)
+        deadline = time.monotonic() + timeout_s
         while self.is_running():
-            assert time.monotonic() < deadline, "a killed process does not end"
+            assert time.monotonic() < deadline, f"a process does not end after {number.name}"
             time.sleep(0.001)
 
 
@@ -101,12 +110,12 @@ class Forks:
 
 
 @contextlib.contextmanager
-def forks() -> Iterator[Forks]:
-    """Yield what starts programs; it ends with the block."""
+def forks(*modules: str) -> Iterator[Forks]:
+    """Yield what starts programs that have these modules imported; it ends with the block."""
     tests = str(Path(__file__).parents[1])
     path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", _FORKING],
+        [sys.executable, "-c", _FORKING, *modules],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -84,7 +84,7 @@ SqliteDatabase._commit = answer_first
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Forks]:
-    with forks() as made:
+    with forks("trainvitals_server.cli", "helpers.senders") as made:
         yield made
 
 
