@@ -63,21 +63,22 @@ def run(tmp_path):
 def run_in_warm(tmp_path):
     """Run a program with `trainvitals run` in a process that has imported torch already."""
 
-    def run(program, *args, options=()):
+    def run(program, *args, options=(), target="train.py"):
         (tmp_path / "train.py").write_text(textwrap.dedent(program))
         command = "import runpy\nrunpy.run_module('trainvitals', None, '__main__', alter_sys=True)"
         environment = {**os.environ, "TRAINVITALS_REPORT": "line"}
-        words = ["run", *options, "train.py", *args]
+        words = ["run", *options, target, *args]
         return run_warm(command, *words, cwd=tmp_path, env=environment)
 
     return run
 
 
 def test_the_program_is_watched_and_gives_the_same_numbers(run):
-    plain, watched = run(LOOP, watched=False), run(LOOP)
+    plain, watched = run_warm(LOOP), run(LOOP)
     assert watched.returncode == 0, watched.stderr
     assert watched.stdout == plain.stdout
     assert "120 steps" in watched.stderr
+    assert "blind" not in watched.stderr
 
 
 def test_arguments_that_look_like_options_belong_to_the_program(run):
@@ -86,8 +87,8 @@ def test_arguments_that_look_like_options_belong_to_the_program(run):
     assert watched.stdout == plain.stdout
 
 
-def test_the_loss_is_found_so_that_no_rule_is_blind(run):
-    done = run(LOOP, "30.0", options=["--name", "hot", "--fail-on", "warning"])
+def test_the_loss_is_found_so_that_no_rule_is_blind(run_in_warm):
+    done = run_in_warm(LOOP, "30.0", options=["--name", "hot", "--fail-on", "warning"])
     assert done.returncode == 1
     assert "run hot" in done.stderr
     assert re.search(r"(WARNING|ERROR) TV\d+ \w+.* since step \d+: ", done.stderr)
@@ -140,7 +141,7 @@ def test_an_interrupt_ends_it_by_the_signal(tmp_path):
     assert "KeyboardInterrupt" in errors
 
 
-def test_settings_that_the_program_makes_before_torch_count(run):
+def test_settings_before_torch_count_and_a_program_without_training_is_told_so(run):
     program = """
     import os, sys
     assert "torch" not in sys.modules
@@ -148,7 +149,9 @@ def test_settings_that_the_program_makes_before_torch_count(run):
     import torch
     print(torch.get_num_threads())
     """
-    assert run(program).stdout == "1\n"
+    done = run(program)
+    assert done.stdout == "1\n"
+    assert "no training was seen" in done.stderr
 
 
 def test_a_gan_is_watched_with_both_models(run_in_warm):
@@ -262,18 +265,16 @@ def test_torchrun_starts_it_as_a_module(run):
     assert done.stdout.count("__main__") == 2
 
 
-def test_a_module_is_run_by_its_name(run, tmp_path):
+def test_a_module_is_run_by_its_name(run_in_warm, tmp_path):
     (tmp_path / "program.py").write_text(LOOP)
-    done = run("", "1e-2", options=["-m"])
-    assert done.returncode == 1  # train.py is no module's name
-    command = [sys.executable, "-m", "trainvitals", "run", "-m", "program", "1e-2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert run_in_warm("", "1e-2", options=["-m"]).returncode == 1  # train.py is no module's name
+    done = run_in_warm("", "1e-2", options=["-m"], target="program")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("__main__ ['1e-2']")
+    assert "120 steps" in done.stderr
 
 
-def test_a_program_without_training_says_that_none_was_seen(run):
-    assert "no training was seen" in run("import torch").stderr
+def test_a_program_without_torch_is_not_told_that_no_training_was_seen(run):
     assert run("print(1)").stderr == ""
 
 
