@@ -1,5 +1,5 @@
 """Programs after questions and issues on PyTorch, written without reading the diagnosis."""
 
-from detection.published.fourth import losses, rates
+from detection.published.fourth import flow, losses, numeric, rates, samples, starts, wiring
 
-__all__ = ["losses", "rates"]
+__all__ = ["flow", "losses", "numeric", "rates", "samples", "starts", "wiring"]
