@@ -44,8 +44,8 @@ class Remembering(nn.Module):
     "vanishing_gradient saturated_activation init_scale_too_small loss_plateau",
 )
 def forget_gates_that_start_shut(seed: int, repaired: bool) -> Program:
-    model = Remembering(2 if repaired else -14)
-    samples = parts.first_step_cue(seed, 20)
+    model = Remembering(4 if repaired else -14)
+    samples = parts.first_step_cue(seed, 40)
     return Program(model, samples, CrossEntropy(), error_rate, 1e-2, Adam, 250)
 
 
