@@ -3,6 +3,7 @@
 Outliers and speed of losses are examples; tests/hooks/experiments/test_examples.py checks them.
 """
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ sys.path.insert(0, str(GUIDES))
 
 import figures  # noqa: E402 - found by the line above
 from studies import biases, losses, weights  # noqa: E402
+
+drift = functools.cache(biases.drift)
 
 
 def test_he_and_orthogonal_keep_the_signal_in_a_relu_stack():
@@ -75,7 +78,7 @@ def test_the_prior_lowers_the_first_loss():
 
 
 def test_the_drift_is_seen_and_ended_by_the_remedies_of_its_cause():
-    runs = {name: biases.drift(name) for name in (*biases.REMEDIES, biases.HIDDEN)}
+    runs = {name: drift(name) for name in (*biases.REMEDIES, biases.HIDDEN)}
     assert {name for name, run in runs.items() if "TV701" in run.codes} == {
         "no remedy",
         "L2 penalty",
@@ -91,7 +94,7 @@ def test_the_drift_is_seen_and_ended_by_the_remedies_of_its_cause():
 
 
 def test_the_penalty_holds_the_bias_where_the_two_forces_are_equal():
-    assert biases.drift("L2 penalty").bias[-1] == pytest.approx(50 / 2, rel=0.05)
+    assert drift("L2 penalty").bias[-1] == pytest.approx(50 / 2, rel=0.05)
 
 
 def test_an_l2_penalty_takes_a_share_and_an_l1_penalty_an_amount():

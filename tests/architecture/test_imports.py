@@ -33,8 +33,10 @@ def test_the_shared_parts_load_neither_torch_nor_the_server(part):
 
 
 def test_the_remedies_are_loaded_on_first_use():
-    assert "torch" in loaded_by("import trainvitals; trainvitals.remedies.identify")
-    assert not loaded_by("import trainvitals; trainvitals.remedies.biases") & SERVER_SIDE
+    used = "import trainvitals; trainvitals.remedies.identify; trainvitals.remedies.biases"
+    loaded = loaded_by(used)
+    assert "torch" in loaded
+    assert not loaded & SERVER_SIDE
 
 
 def test_watching_loads_no_server():
