@@ -9,7 +9,19 @@ from detection.published.fourth import (
     samples,
     silent,
     starts,
+    traps,
     wiring,
 )
 
-__all__ = ["fit", "flow", "losses", "numeric", "rates", "samples", "silent", "starts", "wiring"]
+__all__ = [
+    "fit",
+    "flow",
+    "losses",
+    "numeric",
+    "rates",
+    "samples",
+    "silent",
+    "starts",
+    "traps",
+    "wiring",
+]
