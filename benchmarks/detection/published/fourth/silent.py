@@ -49,7 +49,7 @@ def update_average(_: int, program: Program, __: Optimizer) -> None:
 def moving_average_never_updated(seed: int, repaired: bool) -> Program:
     samples, model = parts.digits(seed, image=True), Averaged(cnn())
     program = Program(model, samples, CrossEntropy(), error_rate, 2e-3, Adam, 200, 64)
-    program.parameters = lambda model: [*model.network.parameters()]
+    program.parameters = lambda model: [*model.network.parameters()]  # type: ignore[union-attr]
     program.validate_every = 20
     if repaired:
         program.events.append(update_average)
@@ -74,10 +74,10 @@ def frozen_layers_whose_names_did_not_match(seed: int, repaired: bool) -> Progra
     prefix = "" if repaired else "module."
     state = {prefix + name: value for name, value in trained[:-1].state_dict().items()}
     model.load_state_dict(state, strict=False)
-    for layer in model[:-1]:
+    for layer in model[:-1]:  # type: ignore[attr-defined]
         layer.requires_grad_(False)
     program = Program(model, samples, CrossEntropy(), error_rate, 3e-3, Adam, 150)
-    program.parameters = lambda model: [*model[-1].parameters()]
+    program.parameters = lambda model: [*model[-1].parameters()]  # type: ignore[index]
     return program
 
 
@@ -145,7 +145,7 @@ def weight_of_the_divergence_stays_zero(seed: int, repaired: bool) -> Program:
 
     def bound(output: Any, target: Tensor) -> Tensor:
         image, mean, log_variance = output
-        return 10 * ((image - target) ** 2).sum(1).mean() + kl_of(mean, log_variance).mean()
+        return 10 * ((image - target) ** 2).sum(1).mean() + kl_of(mean, log_variance).mean()  # type: ignore[no-any-return]
 
     def count(step: int, _: Program, __: Optimizer) -> None:
         at[0] = step + 1

@@ -30,8 +30,8 @@ class Remembering(nn.Module):
         super().__init__()
         self.rnn, self.head = nn.LSTM(2, 32, batch_first=True), nn.Linear(32, 2)
         for bias in (self.rnn.bias_ih_l0, self.rnn.bias_hh_l0):
-            nn.init.zeros_(bias)
-        self.rnn.bias_ih_l0.data[32:64] = forget
+            nn.init.zeros_(bias)  # type: ignore[arg-type]
+        self.rnn.bias_ih_l0.data[32:64] = forget  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.rnn(x)[0][:, -1])  # type: ignore[no-any-return]
@@ -60,7 +60,7 @@ def counts_of_500_without_their_mean_in_the_bias(seed: int, repaired: bool) -> P
     y = torch.poisson(500 * (x @ torch.randn(8, 1) / 6).exp())
     model, samples = mlp(8, 32, 1), data.split(x, y, seed)
     if repaired:
-        nn.init.constant_(model[-1].bias, float(y.mean().log()))
+        nn.init.constant_(model[-1].bias, float(y.mean().log()))  # type: ignore[arg-type]
 
     def error(output: Tensor, target: Tensor) -> Tensor:
         return squared_error(output.exp(), target)
@@ -77,7 +77,7 @@ def counts_of_500_without_their_mean_in_the_bias(seed: int, repaired: bool) -> P
 def bias_of_the_raw_mean(seed: int, repaired: bool) -> Program:
     model = mlp(10, 64, 1)
     if not repaired:
-        nn.init.constant_(model[-1].bias, 152.0)
+        nn.init.constant_(model[-1].bias, 152.0)  # type: ignore[arg-type]
     samples = data.friedman(seed)
     return Program(model, samples, nn.MSELoss(), squared_error, 1e-2, Adam, 400)
 
@@ -241,8 +241,8 @@ def basis_functions_that_reach_no_sample(seed: int, repaired: bool) -> Program:
 def equal_components_of_a_mixture(seed: int, repaired: bool) -> Program:
     model = mlp(1, 48, 9)
     if not repaired:
-        nn.init.zeros_(model[-1].weight)
-        nn.init.zeros_(model[-1].bias)
+        nn.init.zeros_(model[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(model[-1].bias)  # type: ignore[arg-type]
     return Program(model, branches(seed), mixture, mixture, 5e-3, Adam, 400, 64)
 
 
@@ -258,7 +258,7 @@ def mixture(output: Tensor, target: Tensor) -> Tensor:
     share, mean, log_scale = output.chunk(3, 1)
     normal = torch.distributions.Normal(mean, log_scale.clamp(-4, 4).exp())
     of_each = share.log_softmax(1) + normal.log_prob(target)  # type: ignore[no-untyped-call]
-    return -of_each.logsumexp(1).mean()
+    return -of_each.logsumexp(1).mean()  # type: ignore[no-any-return]
 
 
 class Direction(nn.Module):

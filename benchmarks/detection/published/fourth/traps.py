@@ -81,7 +81,7 @@ def generator_of_an_arc(_: int) -> Program:
     program.optimizer = lambda _, lr: [
         Adam(part.parameters(), lr, (0.5, 0.999)) for part in model.values()
     ]
-    program.forward, program.steps = lambda model, x: model["generator"](x), 700
+    program.forward, program.steps = lambda model, x: model["generator"](x), 700  # type: ignore[index]
     program.step, program.loss_falls = partial(two_players, detached=False), False
     return program
 
@@ -125,7 +125,7 @@ def upper_layers_of_a_trained_network(seed: int) -> Program:
         functional.cross_entropy(model(samples.x[chosen]), samples.y[chosen] % 5).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     model[-1].reset_parameters()  # type: ignore[operator]
-    for layer in model[:4]:
+    for layer in model[:4]:  # type: ignore[attr-defined]
         layer.requires_grad_(False)
     program = Program(model, samples, CrossEntropy(), error_rate, 1e-3, AdamW, 200, 64)
     program.parameters = lambda model: [p for p in model.parameters() if p.requires_grad]
@@ -196,7 +196,7 @@ def three_images_per_batch(seed: int) -> Program:
 @healthy("KR12")
 def mixture_of_three_densities(seed: int) -> Program:
     model = mlp(1, 48, 9)
-    model[-1].bias.data[3:6] = torch.tensor([-1.0, 0.0, 1.0])
+    model[-1].bias.data[3:6] = torch.tensor([-1.0, 0.0, 1.0])  # type: ignore[operator]
     return Program(model, branches(seed), mixture, mixture, 5e-3, Adam, 400, 64)
 
 

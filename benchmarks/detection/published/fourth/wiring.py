@@ -83,7 +83,7 @@ def generated_samples_detached_for_the_generator(_: int, repaired: bool) -> Prog
     program.optimizer = lambda _, lr: [
         Adam(part.parameters(), lr, (0.5, 0.999)) for part in model.values()
     ]
-    program.forward = lambda model, x: model["generator"](x)
+    program.forward = lambda model, x: model["generator"](x)  # type: ignore[index]
     program.step, program.loss_falls = partial(two_players, detached=not repaired), False
     return program
 
