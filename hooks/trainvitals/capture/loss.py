@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked
 from trainvitals.capture.scalars import Loss
-from trainvitals.capture.supervised_inputs import first_input, others_like
+from trainvitals.capture.supervised_inputs import Given, given_to
 
 _FUNCTIONS: Final = {
     "cross_entropy": "CrossEntropyLoss",
@@ -71,7 +71,7 @@ class LossHooks:
         loss: nn.Module | None,
         guard: Guard,
         receive: Callable[[Tensor, Seen], None],
-        returned: Callable[[Tensor | None, object, tuple[Tensor, ...]], None],
+        returned: Callable[[Given, object], None],
         is_full: Callable[[], bool],
     ) -> None:
         self._guard = guard
@@ -135,8 +135,7 @@ class LossHooks:
             return
         if self._is_full() and "model output" not in self._guard.off:
             with self._guard.probe("model output"):
-                first = first_input(args, kwargs)
-                self._returned(first, output, others_like(first, args, kwargs))
+                self._returned(given_to(args, kwargs), output)
         if self._reported_by_models and not self._steps:
             if type(output) is Tensor:
                 self._plain_outputs += 1

@@ -9,7 +9,7 @@ without a synchronisation; nothing where input and target cannot be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,22 +58,44 @@ def first_input(args: object, kwargs: Mapping[str, object]) -> Tensor | None:
     return None
 
 
-def others_like(
-    first: Tensor | None, args: object, kwargs: Mapping[str, object]
-) -> tuple[Tensor, ...]:
-    """Return further inputs that are token numbers of the shape of `first`, at most four.
+class Given(NamedTuple):
+    """What a model was called with."""
+
+    first: Tensor | None = None
+    others: tuple[Tensor, ...] = ()
+    """Further inputs that are token numbers of the shape of the first one."""
+    is_only: bool = False
+    """Whether the first one is the only tensor among the arguments, labels and targets aside."""
+
+
+NOT_GIVEN: Final = Given()
+
+
+def given_to(args: object, kwargs: Mapping[str, object]) -> Given:
+    """Return the inputs among a model's arguments."""
+    first, given = first_input(args, kwargs), _inputs(args, kwargs)
+    return Given(first, _others_like(first, given), len(given) == 1 and given[0] is first)
+
+
+def _inputs(args: object, kwargs: Mapping[str, object]) -> list[object]:
+    """Return the arguments, or the entries of the first one if that is a collection.
 
     Keyword arguments that are named as a label or a target are left out.
     """
-    if first is None or first.is_floating_point():
-        return ()
     named = {k: v for k, v in kwargs.items() if "label" not in k and "target" not in k}
     given = [*(args if isinstance(args, tuple) else ()), *named.values()]
     for value in given[:1]:
         if isinstance(value, Mapping):
-            given = list(value.values())
-        elif isinstance(value, (list, tuple)):
-            given = list(value)
+            return list(value.values())
+        if isinstance(value, (list, tuple)):
+            return list(value)
+    return given
+
+
+def _others_like(first: Tensor | None, given: Sequence[object]) -> tuple[Tensor, ...]:
+    """Return further inputs that are token numbers of the shape of `first`, at most four."""
+    if first is None or first.is_floating_point():
+        return ()
     return tuple(
         x
         for x in given

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.capture.dependence import Dependence
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.linear_graph import LinearGraph
@@ -33,6 +34,8 @@ from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.modes import Modes
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
+    NOT_GIVEN,
+    Given,
     RepeatedInput,
     far_value,
     feature_scales,
@@ -93,10 +96,10 @@ class Supervision:
         self._histogram_batches = 0
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
-        self._input: Tensor | None = None
-        self._others: tuple[Tensor, ...] = ()
+        self._given = NOT_GIVEN
         self._tokens = TokenTargets()
         self._repeated = RepeatedInput()
+        self._dependence = Dependence()
         self._padding = padding_of(models.values())
         self._unregistered = Unregistered(models)
         self._modes = Modes(models)
@@ -129,16 +132,14 @@ class Supervision:
         spent, self._own_s = self._own_s, 0.0
         return spent
 
-    def model_returned(
-        self, given: Tensor | None, output: object, others: tuple[Tensor, ...] = ()
-    ) -> None:
-        """Remember the input of a model on a sampled step, and measure its output.
+    def model_returned(self, given: Given, output: object) -> None:
+        """Remember the inputs of a model on a sampled step, and measure its output.
 
         The output can be the input of the loss: a cross entropy keeps its log-probabilities, not
         the logits that it was given.
         """
         # Until the loss: the model's graph keeps it as long, in general.
-        self._input, self._others = given, others
+        self._given = given
         self._tokens.returned(output)
         if not self._wants_output and self._linear.is_taken:
             return
@@ -163,7 +164,7 @@ class Supervision:
 
     def release(self) -> None:
         """Release the input of a model whose loss was not reported."""
-        self._input, self._others = None, ()
+        self._given = NOT_GIVEN
 
     # Predictions and targets.
 
@@ -192,8 +193,8 @@ class Supervision:
             origin, shape, by_dim = self._output
             if origin == origin_of(main.logits) and main.classes in (shape[-1], shape[1]):
                 self._scalars.log(by_dim[1 if shape[1] == main.classes else -1])
-        x = readable(self._input)
-        self._scalars.log(self._tokens.take([main, *found[1:]], x, self._others, first=first))
+        x = readable(self._given.first)
+        self._scalars.log(self._tokens.take([main, *found[1:]], x, self._given.others, first=first))
         x = x if whole else None
         if x is not None:
             self._scalars.log(nonfinite_inputs(x) | rows_of(x) | self._repeated.share(x))
@@ -226,9 +227,11 @@ class Supervision:
         if target.is_floating_point():
             self._scalars.log({Scalar.NONFINITE_TARGETS: nonfinite_count(target, keep)})
         if x is not None:
-            ignored, others = main.ignore_index, self._others
+            ignored, others = main.ignore_index, self._given.others
             self._scalars.log(target_in_input(x, main.target, ignored, main.classes, others))
             self._scalars.log(padded_share(x, main.target, keep, self._padding))
+            if self._given.is_only:
+                self._scalars.log(self._dependence.take(x, main.target))
         if (counts := class_counts(main, target, keep)) is None:
             return
         # An all-zero count gives 0/0 = NaN: no class was supervised.
@@ -286,7 +289,7 @@ class Supervision:
         if len(found) < 2 and (wrong := one_sided(value, seen)):
             wiring.append(wrong)
         detached = _detached_terms(value)
-        place = self._tokens.place(found, main, readable(self._input))
+        place = self._tokens.place(found, main, readable(self._given.first))
         outside = self._tokens.is_outside(main.activation_number)
         how = (main.last_activation, main.reduction, seen.module, detached, place)
         signature = (*kinds, *wiring, *how)

@@ -334,6 +334,11 @@ class Scalar(StrEnum):
     INPUT_ROWS = "input_rows"
     """Number of rows of the model's first input, if that is a table (rows, features): of a graph,
     its nodes."""
+    INPUT_TARGET_DEPENDENCE = "input_target_dependence"
+    """t value of the distance correlation between the model's only input and the targets, of the
+    first 256 and of the first 512 samples of the sampled steps; a standard normal number if they
+    are independent, mostly above 10 if not. At most 256 entries of an input are compared; absent
+    unless the input is of floating-point numbers and each sample has a target."""
     PADDED_TARGETS_SHARE = "padded_targets_share"
     """Share of the supervised targets whose input token is the `padding_idx` of the embeddings, 0
     to 1; for class numbers, one for each token, in the first micro-batch of a sampled step."""

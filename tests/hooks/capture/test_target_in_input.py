@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainvitals.capture import Capture
-from trainvitals.capture.supervised_inputs import first_input, others_like, target_in_input
+from trainvitals.capture.supervised_inputs import first_input, given_to, target_in_input
 from trainvitals.wire import Frame, Layout, Scalar, Stream
 
 TOKENS = torch.randint(0, 11, (6, 9), generator=torch.Generator().manual_seed(0))
@@ -38,7 +38,7 @@ def test_a_decoder_that_is_given_the_target_so_far_may_copy():
     so_far = torch.cat([TOKENS[:, :1] * 0 + 11, TOKENS[:, :-1]], 1)
     mask = torch.ones_like(TOKENS)
     for others in [(so_far,), (mask, so_far)]:
-        assert others_like(TOKENS, (TOKENS, *others), {}) == others
+        assert given_to((TOKENS, *others), {}).others == others
         [copied] = target_in_input(TOKENS, TOKENS, -100, 11, others).values()
         assert copied.isnan()
     columns = target_in_input(TOKENS.T, TOKENS.T, -100, 11, (so_far.T,))

@@ -1,4 +1,4 @@
-"""TV807: the model fits the training samples and does not generalise to others."""
+"""TV807: the targets do not belong to the inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import Array
+from trainvitals.diagnosis.signals import Array, middle
+from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
+from trainvitals.diagnosis.trained_before import trained_before
 from trainvitals.wire import Event, EventKind, Scalar, Stream
 
 
@@ -28,27 +30,35 @@ class _Transfer(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelNoise(Rule):
-    """The training loss falls, and the validation loss never falls below that of a constant.
+    """The targets do not belong to the inputs, or hardly any of them does.
 
     ## What it detects
-    Needs `monitor.loss(value, split="validation")` and a cross entropy or a squared error. The
-    training loss is below 70 % of the loss of the best constant prediction (the entropy of the
-    class frequencies, or the variance of the targets), and after six evaluations or more no
-    validation loss (medians of three) was below 97 % of it.
+    Either of two. (a) The training loss is below 70 % of the loss of the best constant prediction
+    (the entropy of the class frequencies, or the variance of the targets), and after six
+    evaluations or more no validation loss (medians of three) was below 97 % of it. Needs
+    `monitor.loss(value, split="validation")` and a cross entropy or a squared error.
+    (b) The distance correlation of the inputs and the targets of the first 256 or 512 measured
+    samples is that of independent numbers (t below 4), and after 100 steps the training loss is
+    still at that of a constant prediction, or after three evaluations no validation loss was below
+    97 % of it. Needs a model with one input of floating-point numbers and one target for each
+    sample; not with a target that is rare, above 80 % of one class.
     ## Why it matters
-    The model has only memorised its training samples, and does not generalise to others. Shuffled
-    or misaligned labels have this effect, and the training loss looks good.
+    Without a relation between inputs and targets there is nothing to learn: a small model stays at
+    the loss of a constant prediction, a large one memorises its training samples, and the training
+    loss looks good. Shuffled or misaligned labels have this effect.
     ## Evidence
-    The best validation loss and the training loss, both as a share of the loss of a constant
-    prediction, and the number of evaluations.
+    (a) The best validation loss and the training loss, both as a share of the loss of a constant
+    prediction, and the number of evaluations. (b) The t value and the loss.
     ## What to do
     - Look at ten random pairs of input and target as the training loop sees them.
     - Check what sorts, shuffles, filters or joins inputs and targets separately.
     - Check that validation and training use the same classes, units and preprocessing.
     - There is no code for it: only your data contain the right pairs of input and target.
     ## When it is wrong
-    Far too few samples for the task; a validation set from another source.
+    Far too few samples for the task; a validation set from another source. (b) A dependence that
+    no distance between whole inputs shows, such as the parity of bits or one feature of hundreds.
     ## References
+    Székely and Rizzo, "The distance correlation t-test of independence in high dimension", 2013;
     Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization", 2017,
     arXiv:1611.03530; Northcutt et al., "Confident Learning", 2021, arXiv:1911.00068.
     """
@@ -56,7 +66,7 @@ class LabelNoise(Rule):
     code: ClassVar[str] = "TV807"
     stage: ClassVar[Stage] = Stage.DATA
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV506"})
+    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV506"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = ""
     refuted_by: ClassVar[str] = "A metric on validation data is clearly better than chance."
@@ -72,13 +82,30 @@ class LabelNoise(Rule):
         3.0, "Maximum factor of the first validation loss to the loss of a constant prediction."
     )
 
+    independent_max: float = threshold(
+        4.0, "t value of the distance correlation from which the targets depend on the inputs."
+    )
+    steps_min: int = threshold(100, "Minimum number of finished steps with independent targets.")
+    constant_min: float = threshold(
+        0.95, "Training loss now as a share of the loss of a constant prediction, when not learned."
+    )
+    evaluations_min_independent: int = threshold(
+        3, "Minimum number of evaluations with independent targets."
+    )
+    majority_max: float = threshold(
+        0.8, "Share of the most frequent class above which few samples cannot show a dependence."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         course = Course(history)
         constant = course.exact_constant
         if not course.known or not constant or len(course.loss) < self.evaluations_min:
             return
-        seen = self._transfer(history, constant)
+        if (found := self._independent(history, course, constant)) is not None:
+            yield found
+            return
+        seen = self._transfer(history, constant, self.evaluations_min)
         learned = course.now(20) / constant
         if seen is None or seen.best < self.transfer_min or learned > self.learned_max:
             return
@@ -118,11 +145,70 @@ class LabelNoise(Rule):
             statistic=Scalar.LOSS,
         )
 
-    def _transfer(self, history: History, constant: float) -> _Transfer | None:
-        """Return the split whose loss fell lowest; None without enough evaluations."""
+    def _independent(self, history: History, course: Course, constant: float) -> Finding | None:
+        """Return a finding for targets that no distance between inputs predicts."""
+        t = history.scalar(Scalar.INPUT_TARGET_DEPENDENCE).finite().values
+        if len(t) == 0 or abs(t[-1]) >= self.independent_max or not self._is_balanced(history):
+            return None
+        if trained_before(history, course.initial):
+            return None
+        now = course.now(20) / constant
+        seen = self._transfer(history, constant, self.evaluations_min_independent)
+        level = len(course.loss) >= self.steps_min and now >= self.constant_min
+        if seen is not None:
+            level = seen.best >= self.transfer_min
+        if not level:
+            return None
+        learned = f"the training loss is {number(course.shown(course.now(20)))}"
+        if seen is not None:
+            learned = f"the {seen.split} loss was never below {percent(seen.best)}"
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=int(course.loss.steps[0]),
+            summary="Label noise: the targets do not depend on the inputs (distance correlation, "
+            f"t = {number(float(t[-1]))}), and {learned} of the loss of a constant prediction "
+            f"({number(course.shown(constant))}).",
+            evidence=(
+                Evidence(
+                    quantity="t value of the distance correlation of inputs and targets",
+                    seen=float(t[-1]),
+                    limit=self.independent_max,
+                    direction="below",
+                    healthy=(10.0, None),
+                    statistic=Scalar.INPUT_TARGET_DEPENDENCE,
+                ),
+                Evidence(
+                    quantity="training loss as a share of a constant prediction's",
+                    seen=now,
+                    limit=self.constant_min,
+                    direction="above",
+                    unit="share",
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            confidence=0.7,
+            # Ranked after a cause of another kind that leaves the loss at that of a constant too.
+            stage=Stage.LOSS,
+            stream=Stream.SCALAR,
+            statistic=Scalar.INPUT_TARGET_DEPENDENCE,
+        )
+
+    def _is_balanced(self, history: History) -> bool:
+        """Whether the targets are numbers, or no class is so frequent that the others are rare."""
+        shares = history.scalar(Scalar.TARGET_MAJORITY_SHARE).finite().values
+        if len(shares):
+            return middle(shares) <= self.majority_max
+        kind = only_loss(history)
+        mean = history.scalar(Scalar.TARGET_MEAN).finite().values
+        if kind is None or {*kind.kinds}.isdisjoint(BINARY_LOSSES):
+            return True
+        return len(mean) > 0 and abs(middle(mean) - 0.5) <= self.majority_max - 0.5
+
+    def _transfer(self, history: History, constant: float, least: int) -> _Transfer | None:
+        """Return the split whose loss fell lowest; None without `least` evaluations."""
         found = []
         for split, series in validation_losses(history):
-            if not self._fits(series, constant):
+            if len(series) < max(3, least) or not self._fits(series, constant):
                 continue
             values = series.values.astype(np.float64)
             smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, 3), axis=1)
@@ -130,8 +216,7 @@ class LabelNoise(Rule):
         return min(found, key=lambda f: f.best, default=None)
 
     def _fits(self, series: Series, constant: float) -> bool:
-        enough = len(series) >= max(3, self.evaluations_min)
-        return enough and 0 < float(series.values[0]) <= self.same_unit * constant
+        return 0 < float(series.values[0]) <= self.same_unit * constant
 
     @staticmethod
     def sick() -> History:

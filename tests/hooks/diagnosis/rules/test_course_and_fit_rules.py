@@ -14,7 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.optim import SGD, Adam, AdamW, Optimizer  # noqa: E402
 
 from helpers.small_runs import layers  # noqa: E402
-from trainvitals.api.schema import Finding, Severity  # noqa: E402
+from trainvitals.api.schema import Finding, Severity, Stage  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.diagnosis.causes import headline_of  # noqa: E402
 from trainvitals.diagnosis.examine import Engine  # noqa: E402
@@ -270,6 +270,45 @@ def evaluated(validation: np.ndarray, training: float = 0.1) -> History:
 def test_labels_that_do_not_belong_to_the_inputs_are_reported(shuffled):
     history = train(Run(steps=300, samples=64, validate_every=20, shuffled=shuffled))
     assert bool(findings(LabelNoise(), history)) is shuffled
+
+
+@pytest.mark.parametrize("classes", [4, 0])
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_targets_that_do_not_depend_on_the_inputs_are_reported_without_a_validation(
+    shuffled, classes
+):
+    history = train(Run(steps=150, shuffled=shuffled, classes=classes))
+    found = findings(LabelNoise(), history)
+    assert [f.stage for f in found] == [Stage.LOSS] * shuffled
+    alone = {f.rule for f in Engine().examine(history) if f.is_alarm and not f.explained_by}
+    assert alone == ({"label_noise"} if shuffled else set())
+
+
+def test_few_samples_of_a_rare_class_and_a_loss_that_falls_prove_nothing():
+    found = independent(loss=0.69), independent(loss=0.69, majority=0.9), independent(loss=0.5)
+    assert [bool(f) for f in found] == [True, False, False]
+    assert independent(loss=0.5, validation=0.8)
+    assert not independent(loss=0.5, validation=0.6)
+    assert not independent(loss=0.69, t=4.5)
+
+
+def independent(loss: float, t: float = 1.0, majority: float = 0.5, validation: float = np.nan):
+    """Return what label_noise finds in 100 steps of a classifier of two classes."""
+    every = np.full(100, np.nan)
+    every[24::25] = validation
+    course = np.where(np.arange(100) < 10, 0.7, loss)
+    history = (
+        Example(100)
+        .scalars(
+            loss=course,
+            loss__validation=every,
+            input_target_dependence=np.where(np.arange(100) == 16, t, np.nan),
+            target_majority_share=majority,
+        )
+        .history
+    )
+    history.add(Event(0, 0.0, EventKind.LOSS_KIND, "CrossEntropyLoss", {"classes": 2.0}))
+    return findings(LabelNoise(), history)
 
 
 def test_label_noise_explains_the_overfitting_that_follows_from_it():
