@@ -43,8 +43,9 @@ class LossOscillation(Rule):
     The newest half of the losses (at least 60, at most 500) has no downward trend, its noise from
     step to step is above 8 % of the initial loss, and the update ratio (median over the matrices)
     is above 0.008. The noise is also more than three times what a batch of this size explains:
-    level/√n for n samples, (1 + p) times as much with a dropout of p, and √(s/(1 − s)) times as
-    much where one class has the share s > ½ of the targets: few samples then hold the loss. Left
+    level/√n for n samples, √(level/2)/√n where that is more in a loss of classes (the few samples
+    that are predicted wrongly hold it), (1 + p) times as much with a dropout of p, and √(s/(1 − s))
+    times as much where one class has the share s > ½ of the targets. Left
     out: losses of unknown scale, losses whose batch size is not known, runs that have not learned,
     warm-up, and class probabilities as targets that are nearer to one class in some batches
     (mixup).
@@ -109,9 +110,10 @@ class LossOscillation(Rule):
             return
         factor = self.batch_factor * (1 + float(history.facts.get("dropout_max", 0.0)))
         factor *= _of_rare_classes(history)
-        explained = factor * swing.level / math.sqrt(batch)
+        spread = _spread_of_samples(history, swing.level)
+        explained = factor * spread / math.sqrt(batch)
         if swing.noise >= explained:
-            batches = f"{factor:.3g} × level/√n for {batch} samples"
+            batches = f"{factor:.3g} × {number(spread)}/√n for {batch} samples"
             yield self._finding(swing, ratio, batches, explained, course)
 
     def _had_fallen(self, course: Course) -> bool:
@@ -203,6 +205,18 @@ def _targets_vary(history: History) -> bool:
         return False
     spread = history.scalar(Scalar.TARGET_STD).finite().values.astype(np.float64)
     return bool(len(spread) > 0 and np.ptp(spread) > _ONE_HOT * spread.max())
+
+
+def _spread_of_samples(history: History, level: float) -> float:
+    """Return how far the losses of single samples spread at this level of the mean loss.
+
+    Usually as far as their mean is high. With classes a low level is a mixture: most losses are
+    near 0, and a share level/2 of the samples has one of about 2.
+    """
+    kind = only_loss(history)
+    if kind is None or not (class_loss(history) or "BCE" in "".join(kind.kinds)):
+        return level
+    return max(level, math.sqrt(kind.scale * max(0.0, level) / 2))
 
 
 def _of_rare_classes(history: History) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 
@@ -14,42 +14,29 @@ from trainvitals.api.wording import number, times
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.first_layer import (
-    LINEAR,
-    bias_of,
     fan_in_before_norm,
     first_called,
-    first_weight,
     is_before_layer_norm,
 )
 from trainvitals.diagnosis.fixes import STANDARD_INPUT
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.input_drift import drift_of_inputs
+from trainvitals.diagnosis.input_scale import (
+    FIRST,
+    FirstInput,
+    first_median,
+    input_of_first_layer,
+    measured_rms,
+)
 from trainvitals.diagnosis.missing_values import KNOWN, coded
-from trainvitals.diagnosis.places import rms_window, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
-from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import DOWNSTREAM
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
-_FIRST: Final = 3
-"""Frames from the start: the first weights do not depend on the inputs yet."""
-_WITHIN: Final = 20
-"""The measurement must begin before this step."""
 _MEASURED: Final = (
     *(Scalar.INPUT_LARGEST_FEATURE, Scalar.INPUT_FEATURE_SPREAD),
     *(Scalar.INPUT_MEAN, Scalar.INPUT_STD),
 )
-
-
-class _Input(NamedTuple):
-    """The input of the first layer, as its weights and their gradient show it; NaN if unknown."""
-
-    place: Place
-    rms: float
-    """RMS of the entries, from the layer's outputs."""
-    spread_norm: float
-    """Euclidean norm of the standard deviation across samples, from the layer's outputs."""
-    gradient_rms: float
-    """RMS of the entries, from the gradients of weight and bias."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +71,9 @@ class UnnormalisedInput(Rule):
     Standardise each feature with the mean and standard deviation of the training set, once: scaling
     twice gives inputs near 0. Images: divide by 255.
     ## When it is wrong
-    Pretrained first layers, whose weights fit the inputs: (a) overestimates. Inputs that are large
-    on purpose, with a first layer initialised for them.
+    Inputs that grow on purpose, as the states of a simulation do. Pretrained first layers, whose
+    weights fit the inputs: (a) overestimates. Inputs that are large on purpose, with a first layer
+    initialised for them.
     ## References
     LeCun et al., "Efficient BackProp", 1998, section 4.3; Karpathy, "A Recipe for Training Neural
     Networks", 2019.
@@ -124,19 +112,47 @@ class UnnormalisedInput(Rule):
         1000.0, "RMS of the largest feature of a table over that of the median one."
     )
 
+    drift_max: float = threshold(
+        30.0, "Factor up or down between the RMS of the inputs at the start and now."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer."""
         found = (
-            self._by_value(history)
+            self._by_drift(history)
+            or self._by_value(history)
             or next(self._by_layer(history), None)
             or next(self._by_input(history), None)
         )
         if found is not None:
             yield found
 
+    def _by_drift(self, history: History) -> Finding | None:
+        """Return a finding for inputs whose scale changes while the model is trained."""
+        place, seen = first_called(history), drift_of_inputs(history, self.drift_max)
+        if place is None or seen is None or not Course(history).may_be_judged:
+            return None
+        change = seen.now / seen.start
+        return self._finding(
+            history,
+            place.name,
+            f"Unnormalised input: the inputs had an RMS of {number(seen.start)} at the start and "
+            f"have {number(seen.now)} now; does a transform change the stored samples in place, "
+            "again in each epoch?",
+            Evidence(
+                quantity="RMS of the inputs now over that at the start",
+                seen=change,
+                limit=1 / self.drift_max if change < 1 else self.drift_max,
+                direction="below" if change < 1 else "above",
+                healthy=(0.2, 5.0),
+            ),
+            fix="",
+            since_step=seen.since_step,
+        )
+
     def _by_value(self, history: History) -> Finding | None:
         """Return a finding for a number that stands for a missing value."""
-        place, seen = first_called(history), coded(history, _FIRST, self.far_min)
+        place, seen = first_called(history), coded(history, FIRST, self.far_min)
         if place is None or seen is None:
             return None
         quantity = "distance of a repeated value from its feature's mean, in standard deviations"
@@ -154,7 +170,7 @@ class UnnormalisedInput(Rule):
         place = first_called(history)
         if place is None:
             return
-        largest, spread, mean, std = (_first(history, name) for name in _MEASURED)
+        largest, spread, mean, std = (first_median(history, name) for name in _MEASURED)
         rms, fan_in = math.hypot(mean, std), fan_in_before_norm(history, place)
         norm = rms * math.sqrt(fan_in)
 
@@ -197,10 +213,10 @@ class UnnormalisedInput(Rule):
 
     def _by_layer(self, history: History) -> Iterator[Finding]:
         """Yield a finding for the scale of all inputs of a first layer without a normalisation."""
-        seen = self._input(history)
+        seen = input_of_first_layer(history)
         if seen is None:
             return
-        exact = _measured_rms(history)
+        exact = measured_rms(history)
         known = [x for x in (seen.rms, seen.gradient_rms) if not math.isnan(x)]
         if not math.isnan(exact):
             known = [exact]
@@ -218,52 +234,13 @@ class UnnormalisedInput(Rule):
         elif self._is_tiny(seen):
             yield self._small(history, seen)
 
-    def _is_tiny(self, seen: _Input) -> bool:
+    def _is_tiny(self, seen: FirstInput) -> bool:
         # A gradient of exactly 0 or no spread at all: the input is constant, not badly scaled.
         fan_in = math.prod(seen.place.shape[1:])
         norms = (seen.spread_norm, seen.gradient_rms * math.sqrt(fan_in))
         return all(0 < norm < self.norm_min for norm in norms)
 
-    def _input(self, history: History) -> _Input | None:
-        weight = first_weight(history)
-        if weight is None:
-            return None
-        places = history.places(Stream.WEIGHT)
-        rows = [i for i, p in enumerate(places) if p.name in (weight.name, bias_of(weight))]
-        weights = rms_window(history, Stream.WEIGHT, rows, first=_FIRST)
-        if len(weights.steps) == 0 or weights.steps[0] > _WITHIN:
-            return None
-        scale = dict(
-            zip((places[i].name for i in rows), map(middle, weights.values.T), strict=True)
-        )
-        gradient = self._gradient_rms(history, weight)
-        rms = spread = math.nan
-        w, b = scale[weight.name], scale.get(bias_of(weight), 0.0)
-        if weight.module_kind in LINEAR and w > 0:
-            outputs = history.places(Stream.ACTIVATION)
-            row = next((i for i, p in enumerate(outputs) if p.name == weight.module), None)
-            if row is not None:
-                s, m = (
-                    middle(window(history, Stream.ACTIVATION, x, [row], first=_FIRST).values[:, 0])
-                    for x in (Stat.SAMPLE_STD, Stat.UNIT_MEAN_STD)
-                )
-                fan_in = math.prod(weight.shape[1:])
-                total = math.sqrt(max(s * s + m * m - b * b, s * s))
-                rms, spread = total / (w * math.sqrt(fan_in)), s / w
-        return _Input(weight, rms, spread, gradient)
-
-    def _gradient_rms(self, history: History, weight: Place) -> float:
-        places = history.places(Stream.GRADIENT)
-        names = {p.name: i for i, p in enumerate(places)}
-        if weight.name not in names or bias_of(weight) not in names:
-            return math.nan
-        rows = [names[weight.name], names[bias_of(weight)]]
-        gradient = rms_window(history, Stream.GRADIENT, rows, first=_FIRST).values
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(gradient[:, 1] > 0, gradient[:, 0] / gradient[:, 1], np.nan)
-        return middle(ratio)
-
-    def _large(self, history: History, seen: _Input, least: float, limit: float) -> Finding:
+    def _large(self, history: History, seen: FirstInput, least: float, limit: float) -> Finding:
         stuck = limit != self.rms_max
         return self._finding(
             history,
@@ -280,7 +257,7 @@ class UnnormalisedInput(Rule):
             *_measured(seen),
         )
 
-    def _small(self, history: History, seen: _Input) -> Finding:
+    def _small(self, history: History, seen: FirstInput) -> Finding:
         return self._finding(
             history,
             seen.place.module,
@@ -303,11 +280,12 @@ class UnnormalisedInput(Rule):
         summary: str,
         *evidence: Evidence,
         fix: str = STANDARD_INPUT,
+        since_step: int | None = None,
     ) -> Finding:
         return self.finding(
             severity=Severity.WARNING,
             where=where,
-            since_step=int(history.steps(Stream.WEIGHT)[0]),
+            since_step=int(history.steps(Stream.WEIGHT)[0]) if since_step is None else since_step,
             summary=summary,
             evidence=tuple(e for e in evidence if e.seen == e.seen),
             fix=fix,
@@ -335,7 +313,7 @@ def _limit(
     return Evidence(quantity=quantity, seen=seen, limit=limit, direction=direction, healthy=healthy)
 
 
-def _measured(seen: _Input) -> tuple[Evidence, ...]:
+def _measured(seen: FirstInput) -> tuple[Evidence, ...]:
     return (
         Evidence(quantity="RMS of the inputs, from the outputs of the layer", seen=seen.rms),
         Evidence(
@@ -343,23 +321,6 @@ def _measured(seen: _Input) -> tuple[Evidence, ...]:
             seen=seen.gradient_rms,
         ),
     )
-
-
-def _first(history: History, name: Scalar) -> float:
-    """Return the median of a scalar of the first batches; NaN if it is not measured."""
-    values = history.scalar(name).values[:_FIRST].astype(float)
-    return middle(values) if len(values) else math.nan
-
-
-def _measured_rms(history: History) -> float:
-    """Return the RMS of the model's first input in the first batches; NaN if it is not measured."""
-    mean, std = (
-        history.scalar(name).finite().values[:_FIRST]
-        for name in (Scalar.INPUT_MEAN, Scalar.INPUT_STD)
-    )
-    if len(mean) == 0 or len(mean) != len(std):
-        return math.nan
-    return middle(np.hypot(mean.astype(float), std.astype(float)))
 
 
 def _run(scale: float) -> History:

@@ -223,10 +223,12 @@ def test_a_loss_that_need_not_fall_does_not_diverge():
 # TV505
 
 
-def swinging(noise: float, *, batch: int = 32, ratio: float = 0.03, fall: float = 0.0) -> History:
-    """Return a loss that fell to 0.4, swings by `noise` and falls by the share `fall`."""
+def swinging(
+    noise: float, *, batch: int = 32, ratio: float = 0.03, fall: float = 0.0, low: float = 0.4
+) -> History:
+    """Return a loss that fell to `low`, swings by `noise` and falls by the share `fall`."""
     step = np.arange(240)
-    level = (0.4 + 1.9 * np.exp(-step / 12)) * (1 - fall * step / 240)
+    level = (low + 1.9 * np.exp(-step / 12)) * (1 - fall * step / 240)
     loss = np.abs(level + noise * np.random.default_rng(1).normal(0, 1, 240))
     place = Place("0.weight", kind="weight", shape=(32, 32), depth=0, module="0")
     example = Example(240).scalars(loss=loss)
@@ -239,6 +241,8 @@ def swinging(noise: float, *, batch: int = 32, ratio: float = 0.03, fall: float 
 def test_noise_that_the_batch_explains_is_no_oscillation():
     assert findings(LossOscillation(), swinging(0.3))
     assert findings(LossOscillation(), swinging(0.3, batch=4)) == []
+    # Of 32 samples, one or two are wrong and have a loss of about 2 each.
+    assert findings(LossOscillation(), swinging(0.12, low=0.12)) == []
 
 
 def test_a_loss_that_still_falls_or_small_steps_are_no_oscillation():
