@@ -27,6 +27,8 @@ DIFFERENT_MIN: Final = 64
 """Minimum number of different inputs."""
 EQUAL_MAX: Final = 2e-3
 """Distance of two inputs, as a share of the mean, up to which rounding alone can separate them."""
+CODES_MAX: Final = 16
+"""Maximum number of features that can be identifiers; images of whole numbers have more."""
 BATCH_MIN: Final = 4
 """With fewer samples in a batch, hundreds of steps would be needed."""
 
@@ -82,11 +84,15 @@ def dependence(x: Tensor, y: Tensor, *, is_class: bool) -> Tensor:
     differ instead of the distance of numbers. Without any dependence the value is near a standard
     normal one, whatever the number of features. Each feature is divided by its standard deviation.
     An input that came before does not count: it has the same target again, also where the targets
-    were shuffled once. NaN with fewer than DIFFERENT_MIN others, or if a side does not vary.
+    were shuffled once. NaN with fewer than DIFFERENT_MIN others, if a side does not vary, and for
+    up to CODES_MAX features of whole numbers: the distance of two identifiers means nothing.
 
     Source: Székely and Rizzo, "The distance correlation t-test of independence in high dimension",
     Journal of Multivariate Analysis 117, 2013.
     """
+    is_code = (
+        (x == x.round()).all() if x.shape[1] <= CODES_MAX else torch.zeros_like(x[0, 0]).bool()
+    )
     x = x - x.mean(0)
     x = x / x.std(0, unbiased=False).clamp_min(torch.finfo(x.dtype).tiny)
     between = torch.cdist(x, x)
@@ -98,7 +104,8 @@ def dependence(x: Tensor, y: Tensor, *, is_class: bool) -> Tensor:
     correlation = (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
     freedom = n * (n - 3) / 2 - 1
     rest = (1 - correlation.square()).clamp_min(torch.finfo(x.dtype).eps)
-    return torch.where(n >= DIFFERENT_MIN, correlation * (freedom / rest).sqrt(), torch.nan)
+    is_known = (n >= DIFFERENT_MIN) & ~is_code
+    return torch.where(is_known, correlation * (freedom / rest).sqrt(), torch.nan)
 
 
 def _centred(distances: Tensor, counts: Tensor, n: Tensor) -> Tensor:

@@ -58,6 +58,15 @@ def test_few_different_inputs_and_targets_without_a_difference_give_no_value():
     assert dependence(X, torch.ones(512, 1).long(), is_class=True).isnan()
 
 
+def test_identifiers_give_no_value_and_whole_numbers_of_pixels_do():
+    identifiers = torch.randint(100, (512, 2), generator=GENERATOR).float()
+    effect = torch.randn(100, generator=GENERATOR)
+    rating = effect[identifiers[:, :1].long()]
+    assert dependence(identifiers, rating, is_class=False).isnan()
+    pixels = (16 * X.repeat(1, 4).sigmoid()).round()
+    assert dependence(pixels, X[:, :1], is_class=False) > 8
+
+
 def test_it_is_made_twice_and_keeps_no_sample_afterwards():
     test, count, made = Dependence(), 0, []
     for _ in range(40):

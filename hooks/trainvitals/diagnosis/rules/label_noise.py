@@ -159,14 +159,14 @@ class LabelNoise(Rule):
             level = seen.best >= self.transfer_min
         if not level:
             return None
-        learned = f"the training loss is {number(course.shown(course.now(20)))}"
+        learned = f"the training loss ({number(course.shown(course.now(20)))}) is still at that"
         if seen is not None:
-            learned = f"the {seen.split} loss was never below {percent(seen.best)}"
+            learned = f"the {seen.split} loss was never below {percent(seen.best)} of that"
         return self.finding(
             severity=Severity.WARNING,
             since_step=int(course.loss.steps[0]),
             summary="Label noise: the targets do not depend on the inputs (distance correlation, "
-            f"t = {number(float(t[-1]))}), and {learned} of the loss of a constant prediction "
+            f"t = {number(float(t[-1]))}), and {learned} of a constant prediction "
             f"({number(course.shown(constant))}).",
             evidence=(
                 Evidence(

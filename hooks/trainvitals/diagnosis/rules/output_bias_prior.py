@@ -24,17 +24,20 @@ from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 @dataclass(frozen=True)
 class OutputBiasPrior(Rule):
-    """The last bias starts at zero, although the targets have a known mean or unequal classes.
+    """The last bias does not start at the mean of the targets, or at the frequencies of classes.
 
     ## What it detects
     For a cross entropy with one target for each sample, from the histogram of at least 256 targets:
     the entropy of the class frequencies is more than 0.5 nats below ln C, and the initial standard
     deviation of the last bias is below half of that of the logarithms of the frequencies. For
     regression losses: the mean of the targets is more than two of their standard deviations away
-    from the mean of the first predictions.
+    from the mean of the first predictions. It is a warning where the bias itself put them there:
+    the distance is above ten standard deviations, and the bias starts within 30 % of the
+    predictions and more than twice as far from zero as the targets.
     ## Why it matters
     The first steps only learn this constant, with large and common gradients through all layers. A
-    bias that starts there removes the steep first part of the loss curve. It is a note.
+    bias that starts there removes the steep first part of the loss curve: a note. A bias that was
+    set for other targets, as for those before a standardisation, is worse than one of zero.
     ## Evidence
     The difference between the two entropies and the bias; or mean and spread of the targets.
     ## What to do
@@ -49,6 +52,7 @@ class OutputBiasPrior(Rule):
 
     code: ClassVar[str] = "TV704"
     stage: ClassVar[Stage] = Stage.INITIALISATION
+    explains: ClassVar[frozenset[str]] = frozenset({"TV305", "TV501", "TV507", "TV701"})
     damages_loss: ClassVar[bool] = False
     permanent: ClassVar[bool] = True
     fix: ClassVar[str] = at(Moment.BEFORE_TRAINING, "remedies.initialise(model, targets=y_train)")
@@ -63,8 +67,15 @@ class OutputBiasPrior(Rule):
         2.0, "Mean of the targets from that of the predictions, in the targets' deviations."
     )
 
+    distance_sure: float = threshold(
+        10.0, "The same distance from which a bias that starts there is a warning."
+    )
+    own_share: float = threshold(
+        0.3, "Largest distance of that bias from the predictions, as a share of theirs."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield at most one note, at the bias of the output layer."""
+        """Yield at most one finding, at the bias of the output layer."""
         kind, bias = only_loss(history), _output_bias(history)
         if kind is None or bias is None or len(kind.kinds) != 1:
             return
@@ -88,7 +99,7 @@ class OutputBiasPrior(Rule):
         relative = spread / float(np.log(prior).std() or math.inf)
         if not (saving > self.saving_min and relative < self.bias_share_max):
             return
-        yield self._note(
+        yield self._found(
             history,
             place,
             f"Output bias: the classes are unequal (their frequencies alone would lower the first "
@@ -130,14 +141,21 @@ class OutputBiasPrior(Rule):
         center, spread = middle(mean.values), middle(std.values)
         if not spread > 0:
             return
-        distance = abs(center - float(predicted.values[0])) / spread
+        first = float(predicted.values[0])
+        distance = abs(center - first) / spread
         if not distance > self.distance_max:
             return
-        yield self._note(
+        row = history.places(Stream.WEIGHT).index(place)
+        start = float(window(history, Stream.WEIGHT, Stat.MEAN, [row], first=1).values[0, 0])
+        # A bias of zero would be nearer to the targets.
+        is_own = abs(center) < abs(start) / 2
+        is_own &= abs(start - first) <= self.own_share * abs(first - center)
+        yield self._found(
             history,
             place,
             f"Output bias: the targets have the mean {number(center)} ± {number(spread)}, and the "
-            f"first predictions {number(float(predicted.values[0]))}.",
+            f"first predictions {number(first)}"
+            + (f", where {place.name} starts." if is_own else "."),
             (
                 Evidence(
                     quantity="distance of the targets' mean from the first predictions'",
@@ -153,18 +171,21 @@ class OutputBiasPrior(Rule):
                 f"with torch.no_grad():\n"
                 f"    model.get_parameter({place.name!r}).copy_(y_train.mean(0))",
             ),
+            sure=is_own and distance > self.distance_sure,
         )
 
-    def _note(
+    def _found(
         self,
         history: History,
         place: Place,
         summary: str,
         evidence: tuple[Evidence, ...],
         fix: str | None,
+        *,
+        sure: bool = False,
     ) -> Finding:
         return self.finding(
-            severity=Severity.INFO,
+            severity=Severity.WARNING if sure else Severity.INFO,
             where=place.name,
             since_step=int(history.steps(Stream.WEIGHT)[0]),
             summary=summary,

@@ -50,12 +50,12 @@ class TargetNotScaled(Rule):
     ## What it detects
     For MSELoss, L1Loss, SmoothL1Loss, HuberLoss and GaussianNLLLoss, with the targets of the
     measured batches and the predictions of the first three: the mean of the targets lies further
-    than 10 from that of the predictions, or their standard deviation is above 10, each also in
-    units of ten standard deviations of the initial predictions if these are larger than 1. Up to
-    ten times these limits it is information until the loss is, after 100 steps, still above 0.8 of
-    that of the best constant prediction. Where the targets are not measured, the first loss gives
-    their distance, and 30 is the limit, if the loss has not fallen by 30 % in 100 steps; so does
-    one term of a sum, at once, if the sum shows its factor. The deviation is that of batches
+    than 10 from that of the predictions and from 0, or their standard deviation is above 10, each
+    also in units of ten standard deviations of the initial predictions if these are larger than 1.
+    Up to ten times these limits it is information until the loss is, after 100 steps, still above
+    0.8 of that of the best constant prediction. Where the targets are not measured, the first loss
+    gives their distance, and 30 is the limit, if the loss has not fallen by 30 % in 100 steps; so
+    does one term of a sum, at once, if the sum shows its factor. The deviation is that of batches
     without outliers; the finding is information once the loss is 1 % of that of a constant
     prediction. With MSELoss also the reverse: the standard deviation of the targets is below 0.01
     and a thirtieth of that of the initial predictions, and after 100 steps the loss still exceeds
@@ -140,7 +140,8 @@ class TargetNotScaled(Rule):
         held_by_few = math.isnan(usual) or outlier_share(history) >= OUTLIER_SHARE
         scales = scales._replace(std=0.0 if held_by_few else min(scales.std, usual))
         unit = max(1.0, scales.predicted_std)
-        far = abs(scales.mean - scales.predicted_mean)
+        # Predictions that are far from targets near 0 are no fault of the targets.
+        far = min(abs(scales.mean - scales.predicted_mean), abs(scales.mean))
         if max(far, scales.std) > self.scale_max * unit:
             found = self._large(scales, far, unit)
             harms = self._harms(history, sure=max(far, scales.std) > self.scale_sure * unit)

@@ -61,3 +61,21 @@ class TestOutputBiasPrior:
 
         finding = found(OutputBiasPrior, train(layers(16, 32, 1), squared))
         assert (finding is not None) == noted
+
+    @pytest.mark.parametrize(
+        ("bias", "offset", "severity"),
+        [
+            (150.0, 0.0, Severity.WARNING),
+            (5.0, 0.0, Severity.INFO),
+            (0.0, 150.0, Severity.INFO),
+            (100.0, 150.0, Severity.INFO),
+        ],
+        ids=["for other targets", "a little", "none", "nearer than none"],
+    )
+    def test_a_bias_that_was_set_for_other_targets_is_a_warning(self, bias, offset, severity):
+        def squared(output: Tensor, target: Tensor) -> Tensor:
+            return nn.functional.mse_loss(output[:, 0], (target - 4.5) / 3 + offset)
+
+        model = layers(16, 32, 1)
+        nn.init.constant_(model[-1].bias, bias)
+        assert found(OutputBiasPrior, train(model, squared)).severity is severity

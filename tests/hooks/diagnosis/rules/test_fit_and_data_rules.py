@@ -293,6 +293,7 @@ class TestTargetNotScaled:
         with torch.no_grad():
             model[-1].bias.fill_(5000.0)
         assert not self.check(model=model, y=lambda y: y + 5000)
+        assert not self.check(model=model)  # its bias is far, not the targets
 
     def test_tiny_targets_are_reported_while_the_output_is_noisier_than_they_are(self):
         small = {"y": lambda y: 1e-4 * y, "steps": 110}
