@@ -8,17 +8,22 @@ Promise:  silent if one operation is not known here, or is a product of two comp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from trainvitals.capture.graph_nodes import VIEWS, operation, saved
+from trainvitals.capture.graph_nodes import (
+    VIEWS,
+    from_the_leaves,
+    inputs_of,
+    leaf_of,
+    operation,
+    saved,
+)
 from trainvitals.wire import Event, EventKind
 
-NODES_MAX: Final = 2000
-"""Maximum number of nodes; a larger graph is not judged."""
 LAYERS_MIN: Final = 3
 """Layers in a row from which the event is emitted: two are a factorised layer."""
 _PRODUCTS: Final = frozenset({"Addmm", "Mm", "Bmm", "Mv", "Linear", "Convolution", "Mul"})
@@ -66,37 +71,14 @@ def _longest_row(end: Any, *, has_dropout: bool) -> list[Tensor]:
     Empty if an operation is not linear, or not known.
     """
     rows: dict[Any, list[Tensor]] = {}
-    for node in _from_the_leaves(end):
+    for node in from_the_leaves(end):
         if node is None or not _is_linear(node, has_dropout=has_dropout):
             return []
-        computed = [rows[before] for before in _before(node)]
+        computed = [rows[before] for before in inputs_of(node)]
         longest = max(computed, key=len, default=[])
         weight = _weight_of(node)
         rows[node] = longest if weight is None else [*longest, weight]
     return rows.get(end, [])
-
-
-def _from_the_leaves(end: Any) -> Iterator[Any]:
-    """Yield each node of a graph after those that it depends on; None if there are too many."""
-    done: set[Any] = set()
-    waiting = [end]
-    while waiting:
-        if len(done) + len(waiting) > NODES_MAX:
-            yield None
-            return
-        node = waiting[-1]
-        missing = [before for before in _before(node) if before not in done]
-        if missing:
-            waiting += missing
-            continue
-        waiting.pop()
-        if node not in done:
-            done.add(node)
-            yield node
-
-
-def _before(node: Any) -> list[Any]:
-    return [before for before, _ in node.next_functions if before is not None]
 
 
 def _is_linear(node: Any, *, has_dropout: bool) -> bool:
@@ -113,7 +95,7 @@ def _is_linear(node: Any, *, has_dropout: bool) -> bool:
         # A constant that is added can depend on the values: `x + (round(x) - x).detach()`.
         return not has_constant
     if name in _PRODUCTS:
-        return sum(_leaf(before) is None for before in _before(node)) <= 1
+        return sum(leaf_of(before) is None for before in inputs_of(node)) <= 1
     return name in _LINEAR
 
 
@@ -121,12 +103,5 @@ def _weight_of(node: Any) -> Tensor | None:
     """Return the matrix of a layer that this node applies."""
     if operation(node) not in _PRODUCTS - {"Mul"}:
         return None
-    leaves = [leaf for before in _before(node) if (leaf := _leaf(before)) is not None]
+    leaves = [leaf for before in inputs_of(node) if (leaf := leaf_of(before)) is not None]
     return next((leaf for leaf in leaves if leaf.dim() >= 2), None)
-
-
-def _leaf(node: Any) -> Tensor | None:
-    """Return the parameter that a node shows, through views and casts."""
-    while operation(node) in VIEWS and node.next_functions[0][0] is not None:
-        node = node.next_functions[0][0]
-    return node.variable if operation(node) == "AccumulateGrad" else None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.capture.attention_graph import AttentionGraph
 from trainvitals.capture.dependence import Dependence
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
@@ -104,6 +105,7 @@ class Supervision:
         self._unregistered = Unregistered(models)
         self._modes = Modes(models)
         self._linear = LinearGraph(models)
+        self._attention = AttentionGraph(models)
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
@@ -151,9 +153,13 @@ class Supervision:
         if logits is not None and logits.grad_fn is None:
             logits = None
         if logits is not None and not self._linear.is_taken:
-            event = self._linear.event(self._step(), logits)
-            if event is not None:
-                self._emit(event)
+            linear = self._linear.event(self._step(), logits)
+            with torch.no_grad():
+                attention, scalars = self._attention.take(self._step(), given.first, logits)
+            self._scalars.log(scalars)
+            for event in (linear, attention):
+                if event is not None:
+                    self._emit(event)
         if self._wants_output and logits is not None and logits.dim() > 1:
             with torch.no_grad():
                 shape = tuple(logits.shape)

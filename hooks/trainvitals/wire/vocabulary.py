@@ -175,6 +175,11 @@ class EventKind(StrEnum):
     """The graph of a model's output contains linear operations and norms only, and at least three
     layers in a row. The text holds the names of their weights, separated by commas, first layer
     first."""
+    ATTENTION = "attention"
+    """The graph of a token model's first output contains self-attentions over the positions of its
+    input, or recurrent modules in both directions. The text holds the modules nearest to the
+    attentions, separated by commas, first layer first. Attribute `reversed`: a recurrent module
+    that reads the tokens from the end too; absent without."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
@@ -294,6 +299,10 @@ class Scalar(StrEnum):
     it holds besides another shift or for another loss of the step; NaN if no shift holds, several
     hold, or few targets or a small vocabulary leave chance; absent if the first input is no tensor
     of integers (samples, positions). At most 2,048 targets are compared."""
+    ATTENTION_AHEAD = "attention_ahead"
+    """Number of the first attention in the event `attention`, from 0, in which 99 % of the
+    positions see the next one, of those whose next position sees itself; NaN if none does. Only at
+    the first sampled step."""
     POSITIONS_READ_SHARE = "positions_read_share"
     """Share of the positions of a token model's output, logits of shape (samples, positions,
     classes), that the loss reads, 0 to 1; NaN if a token of the input is no class; absent unless

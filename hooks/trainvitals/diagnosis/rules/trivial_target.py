@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.attention import sees_next_token
 from trainvitals.diagnosis.constant_targets import constant_target
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
@@ -60,20 +61,22 @@ class TrivialTarget(Rule):
     ## What it detects
     In three measured batches in a row, the targets of a token model are its input tokens at the
     same place (labels that were not shifted) or one place before (shifted the wrong way): a causal
-    model is given them. In four in a row, the model's first input contains at least 99 % of the
-    supervised targets: tokens at the same place, a column of a table that determines the target
-    linearly, or, in a recurrent network whose loss falls as below, values at the same place. Left
-    out there: masked language models, whose inputs differ where targets count,
-    models with an encoder and a decoder,
-    models that are also given the input shifted by one (a decoder that is given the target so far),
-    models whose output layer predicts several positions at once, and tables of one column. These
-    copy their input on purpose. Or all targets of labels or classes that count are one number, in
-    ten measured batches or more, and the loss is 1 % of the first. Otherwise: within the first 80
-    steps, the median of 20 losses in a row is at most 1 % of both the initial loss and the loss of
-    the best constant prediction (the entropy of the class frequencies, or the variance of the
-    targets), and the targets differ from batch to batch. Left out there: losses other than a cross
-    entropy or a squared error, LBFGS, runs that start from a low loss, and predictions of one class
-    only. This case is a note: a small exercise is solved as fast.
+    model is given them. Or they are the next tokens, and the graph of the model's first output
+    contains a self-attention in which each position sees the next one (no causal mask, or a mask of
+    the padding only), or a recurrent layer in both directions. In four in a row, the model's first
+    input contains at least 99 % of the supervised targets: tokens at the same place, a column of a
+    table that determines the target linearly, or, in a recurrent network whose loss falls as below,
+    values at the same place. Left out there: masked language models, whose inputs differ where
+    targets count, models with an encoder and a decoder, models that are also given the input
+    shifted by one (a decoder that is given the target so far), models whose output layer predicts
+    several positions at once, and tables of one column. These copy their input on purpose. Or all
+    targets of labels or classes that count are one number, in ten measured batches or more, and the
+    loss is 1 % of the first. Otherwise: within the first 80 steps, the median of 20 losses in a row
+    is at most 1 % of both the initial loss and the loss of the best constant prediction (the
+    entropy of the class frequencies, or the variance of the targets), and the targets differ from
+    batch to batch. Left out there: losses other than a cross entropy or a squared error, LBFGS,
+    runs that start from a low loss, and predictions of one class only. This case is a note: a small
+    exercise is solved as fast.
     ## Why it matters
     A real task is not solved in some dozen steps. The input probably contains the target: a
     feature that was computed from it, or tokens that were not shifted by one. The training looks
@@ -83,15 +86,17 @@ class TrivialTarget(Rule):
     constant prediction, the step, and both losses.
     ## What to do
     - Check which input predicts the target: train on one feature at a time.
-    - Language models: the target of position i is token i + 1, and the attention is causal.
+    - Language models: the target of position i is token i + 1, and the attention is causal: pass
+      `is_causal=True` to `scaled_dot_product_attention`, or the mask
+      `nn.Transformer.generate_square_subsequent_mask(length)`; a recurrent layer has one direction.
     - Look for an identifier, a file name or a statistic of the target among the inputs.
     - There is code for tokens that are not shifted by one, and for a table: it sets the columns to
       0 that determine a target linearly in every batch so far.
     ## When it is wrong
     Exercises that are solved exactly, such as a plane without noise; an autoencoder for tokens
     whose modules are not named encoder and decoder and whose output layer predicts one position; an
-    exercise that repeats its input one step later (echo); a model that corrects rare errors of its
-    input tokens; fine-tuning on a task that the model already solves.
+    exercise that repeats its input one step later (echo), or shifts it on purpose; a model that
+    corrects rare errors of its input tokens; fine-tuning on a task that the model already solves.
     ## References
     Kaufman et al., "Leakage in Data Mining", 2012; Kapoor & Narayanan, "Leakage and the
     Reproducibility Crisis in Machine-Learning-Based Science", 2023.
@@ -138,6 +143,7 @@ class TrivialTarget(Rule):
         """Yield one finding for the run."""
         found = (
             self._given(history)
+            or self._seen_ahead(history)
             or self._contained(history)
             or self._constant(history)
             or self._solved(history)
@@ -160,6 +166,38 @@ class TrivialTarget(Rule):
             evidence=(found.evidence,),
             fix=found.fix,
             confidence=0.95,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_SHIFT,
+        )
+
+    def _seen_ahead(self, history: History) -> Finding | None:
+        """Return a finding if the target is the next token, and a layer sees it."""
+        found = sees_next_token(history, self.batches_shifted)
+        if found is None:
+            return None
+        return self.finding(
+            severity=Severity.WARNING,
+            where=found.where,
+            since_step=found.since,
+            summary=f"Trivial target: each position sees the next token, which is its target; "
+            f"{found.what}.",
+            evidence=(
+                Evidence(
+                    quantity="positions from the prediction's own token to its target",
+                    seen=float(NEXT_TOKEN),
+                    statistic=Scalar.TARGET_SHIFT,
+                ),
+                Evidence(
+                    quantity="share of the positions that see the next one",
+                    seen=1.0,
+                    limit=self.contained_min,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                    unit="share",
+                    statistic=Scalar.ATTENTION_AHEAD,
+                ),
+            ),
+            confidence=0.9,
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_SHIFT,
         )
