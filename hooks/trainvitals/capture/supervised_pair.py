@@ -64,6 +64,25 @@ def completed(main: Criterion, seen: Seen, *, is_alone: bool) -> Criterion:
     )
 
 
+def ignored_class(main: Criterion, x: Tensor | None) -> str:
+    """Return the class whose samples a cross entropy leaves out by its ignore_index; "" without.
+
+    Only for one class number for each sample of the model's input `x`: among flattened tokens or
+    pixels, a class can stand for padding. So can it where `x` is token numbers and the classes may
+    be tokens too: windows that end in padding.
+    """
+    index, target = main.ignore_index, main.target
+    if index is None or target is None or x is None or not 0 <= index < main.classes:
+        return ""
+    if target.is_floating_point() or target.dim() != 1 or main.masks:
+        return ""
+    if x.dim() < 2 or len(x) != len(target):
+        return ""
+    if not x.is_floating_point() and (not x.is_cpu or int(x.amax()) < main.classes):
+        return ""
+    return str(index)
+
+
 def _is_derived(main: Criterion, prediction: object, target: Tensor | None) -> bool:
     """Whether a loss of numbers computes its targets from the given ones.
 

@@ -45,7 +45,7 @@ from trainvitals.capture.supervised_inputs import (
     target_in_input,
 )
 from trainvitals.capture.supervised_padding import padded_share, padding_of
-from trainvitals.capture.supervised_pair import completed, readable
+from trainvitals.capture.supervised_pair import completed, ignored_class, readable
 from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
@@ -312,6 +312,7 @@ class Supervision:
             "target_shape": _shape_text(shown.target),
             "target_type": "" if main.target is None else str(main.target.dtype)[6:],
             "classes": float(main.classes),
+            "ignored_class": ignored_class(main, readable(self._given.first)),
             "position_read": place,
             "activation_outside": float(outside),
             "positive_weight": main.positive_weight,

@@ -63,6 +63,9 @@ class LossKind(NamedTuple):
     target_shape: tuple[int, ...]
     target_type: str
     classes: int
+    ignored_class: int | None
+    """The class whose samples do not count, by the ignore_index of a loss with one class number for
+    each sample; None without such a class."""
     position_read: str
     """If the loss reads one position of each sequence of a token model: last or earlier; labelled
     if the other positions have labels too."""
@@ -363,6 +366,7 @@ def _read(event: Event) -> LossKind:
         _shape(given.get("target_shape", "")),
         str(given.get("target_type", "")),
         int(float(given.get("classes", 0.0))),
+        _whole(given.get("ignored_class", "")),
         str(given.get("position_read", "")),
         bool(given.get("activation_outside", 0.0)),
         float(given.get("positive_weight", 0.0)),
@@ -377,6 +381,10 @@ def _scale(factor: float) -> float:
     """Return the factor, or 1 for a weight of usual size, such as that of label smoothing."""
     unusual = factor > 0 and not 1 / UNIT_MAX < factor < UNIT_MAX
     return factor if unusual else 1.0
+
+
+def _whole(text: object) -> int | None:
+    return int(str(text)) if str(text).isdecimal() else None
 
 
 def _parts(text: object, separator: str) -> tuple[str, ...]:

@@ -42,6 +42,9 @@ class NoSupervision(Rule):
     - The loss is multiplied by a factor of exactly 0, in three measured steps.
     - Fewer targets count than the batch has samples, and fewer than 5 % of all, in ten measured
       steps: most samples have no effect. Only for targets with two or more dimensions.
+    - The ignore_index is one of the classes and a share of the targets equals it, in more than half
+      of ten measured steps or more: no sample of this class is trained. Only for one class number
+      for each sample; among tokens and pixels, a class can stand for padding. A warning.
     - The loss of a token model reads one position of each sequence of eight or more, as in
       `logits[:, 0]`, in three measured steps. A warning, if it is one of the earlier positions and
       its target is a token of the sequence; a note, if it is the last position or the one before:
@@ -57,14 +60,16 @@ class NoSupervision(Rule):
     ## What to do
     Print one batch: the decoded inputs beside the targets that count. Check the mask, the
     ignore_index, the template and the maximum length. Skip batches without targets.
-    There is code only for a loss that is multiplied by 0 (the loss without the factor) and for one
-    that reads one earlier position (the loss of the next token at all positions). Otherwise the
-    cause is in the code that makes the batch.
+    There is code only for a loss that is multiplied by 0 (the loss without the factor), for one
+    that ignores a class (`ignore_index=-100`, the default) and for one that reads one earlier
+    position (the loss of the next token at all positions). Otherwise the cause is in the code that
+    makes the batch.
     ## When it is wrong
     Of targets with more than 16,384 entries a part is read: the rule then needs a loss of 0 or NaN.
     Losses whose targets and masks are not in their graph are not seen. The note on the last
     position: tasks whose answer is the last token on purpose, such as the recall of a value by its
-    key, or next-token training on windows with one target each.
+    key, or next-token training on windows with one target each. The warning on a class: samples
+    without a label that carry the number of a class which is left out on purpose.
     ## References
     PyTorch documentation, torch.nn.CrossEntropyLoss, ignore_index; Hugging Face TRL documentation,
     SFTTrainer, "Train on completion only", 2025.
@@ -99,6 +104,8 @@ class NoSupervision(Rule):
             finding = self._zeros(history) or self._infinite(history)
         if finding is None and len(kinds) == 1:
             finding = self._few(history, kinds[0]) or self._sliced(history, kinds[0])
+        if finding is None:
+            finding = self._class(history)
         if finding is not None:
             yield finding
 
@@ -268,6 +275,40 @@ class NoSupervision(Rule):
                     statistic=Scalar.SUPERVISED_SHARE,
                 ),
             ),
+            stream=Stream.SCALAR,
+            statistic=Scalar.SUPERVISED_SHARE,
+        )
+
+    def _class(self, history: History) -> Finding | None:
+        """Return a finding if the samples of one class are left out."""
+        known = [k for k in loss_kinds(history) if k.ignored_class is not None]
+        if not known or only_loss(history) is None or 0.0 in known[-1].class_weights:
+            return None
+        kind, share = known[-1], history.scalar(Scalar.SUPERVISED_SHARE)
+        left_out = share.values < 1
+        if len(share) < self.observations_few or 2 * left_out.sum() <= len(share):
+            return None
+        ignored, counted = float(kind.ignored_class or 0), middle(share.values)
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=int(share.steps[left_out][0]),
+            summary=f"No supervision: class {ignored:.0f} is never trained. It is the ignore_index "
+            f"of {kind.kinds[0]}, and {percent(1 - counted)} of the targets are of this class.",
+            evidence=(
+                Evidence(
+                    quantity="share of targets that count in the loss",
+                    seen=counted,
+                    limit=1.0,
+                    direction="below",
+                    healthy=(1.0, 1.0),
+                    unit="share",
+                    statistic=Scalar.SUPERVISED_SHARE,
+                ),
+                Evidence(quantity="ignore_index", seen=ignored),
+                Evidence(quantity="classes", seen=float(kind.classes)),
+            ),
+            fix=of_classes(kind.classes),
+            confidence=0.9,
             stream=Stream.SCALAR,
             statistic=Scalar.SUPERVISED_SHARE,
         )
