@@ -32,6 +32,7 @@ from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants, supervised_shares
 from trainvitals.capture.loss_views import multiplies_all_pairs
+from trainvitals.capture.loss_zero_terms import ZeroTerms
 from trainvitals.capture.modes import Modes
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
@@ -106,6 +107,7 @@ class Supervision:
         self._modes = Modes(models)
         self._linear = LinearGraph(models)
         self._attention = AttentionGraph(models)
+        self._zero_terms = ZeroTerms()
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
@@ -192,6 +194,7 @@ class Supervision:
             terms = [completed(c, seen, is_alone=is_alone) if c.normal else c for c in found]
             self._scalars.log(constants(Found(terms, is_whole, is_stacked), losses))
             self._scalars.log(supervised_shares(found))
+            self._scalars.log(self._zero_terms.take(losses))
         if whole and main.prediction is not None:
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))

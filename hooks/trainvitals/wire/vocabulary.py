@@ -256,6 +256,9 @@ class Scalar(StrEnum):
     PART_SUPERVISED_SHARE = "part_supervised_share"
     """`part_supervised_share/<i>`: share of its elements whose masks are not zero, 0 to 1; 0 if it
     is given no elements. Present if it has a mask or no elements."""
+    ZERO_TERMS = "zero_terms"
+    """Number of terms of a sampled step's first loss that the program multiplies by the whole
+    number 0; from the first step on which there is one."""
     MICRO_BATCHES = "micro_batches"
     """Number of training losses of a step, if there are several."""
     PREDICTION_MIN = "prediction_min"

@@ -37,6 +37,9 @@ class LossTermInactive(Rule):
     - A term of that sum with exactly the same value, not 0, in 20 steps, while the loss changes.
     - A loss function in the graph of the loss with the factor 0, while the loss is not 0: after
       three steps if it is the only one, after 20 beside others (a weight that is warmed up).
+    - A term of the program's own that is multiplied by the whole number 0, as `step // steps` gives
+      it, in all measured steps from the start, for 100 steps or more. A factor of 0.0 is silent:
+      many configurations have a term that is switched off.
     - A loss function of torch beside others whose mask is 0 everywhere, or which is given no
       elements, in the newest 20 measured steps: as boxes that no matching accepts.
     - A loss function of torch that adds less than a thousandth of the loss, in the median step, and
@@ -51,11 +54,13 @@ class LossTermInactive(Rule):
     The name of the term, its value and its share of the loss.
     ## What to do
     Remove `.detach()`, `.item()` or `torch.no_grad()` from the term; give it a weight above 0.
-    There is code for a factor of 0, which is the term alone, and for predictions that are detached,
+    `step / steps` rises to 1, `step // steps` is 0 until then. There is code for a factor of 0 of
+    a loss function of torch, which is the term alone, and for predictions that are detached,
     which is the usual loss. A named term is detached in your loss function.
     ## When it is wrong
-    A weight that is 0 on purpose for more than 20 steps. Terms of a loss that was summed without
-    names are seen only if torch's own loss functions computed them.
+    A weight that is 0 on purpose for more than 20 steps, or the whole number 0 for more than 100.
+    Otherwise, terms of a loss that was summed without names are seen only if torch's own loss
+    functions computed them.
     ## References
     Jiang et al., "Training with Confidence" (TrainCheck), 2025, arXiv:2506.14813; PyTorch
     documentation, torch.Tensor.detach.
@@ -73,6 +78,7 @@ class LossTermInactive(Rule):
     sum_tolerance: float = threshold(
         1e-4, "Maximum difference of the loss from the sum of its terms, as a share."
     )
+    zero_steps: int = threshold(100, "Steps from the start with the whole number 0 as a factor.")
     hidden_max: float = threshold(1e-3, "Median share of a hidden term in the loss.")
     hidden_level: float = threshold(
         0.95, "A hidden term at first, as a share of that of a constant prediction."
@@ -90,6 +96,7 @@ class LossTermInactive(Rule):
             self._detached(history, terms)
             or self._constant(history, terms)
             or self._weighted_zero(history)
+            or self._times_zero(history)
             or self._masked(history)
             or self._hidden(history)
             or self._penalty_only(history)
@@ -198,6 +205,36 @@ class LossTermInactive(Rule):
             confidence=0.95,
             stream=Stream.SCALAR,
             statistic=Scalar.LOSS,
+        )
+
+    def _times_zero(self, history: History) -> Finding | None:
+        """Return terms that are multiplied by the whole number 0 since the start."""
+        terms, loss = (history.scalar(s).finite() for s in (Scalar.ZERO_TERMS, Scalar.LOSS))
+        if len(terms) < self.constant_steps or len(loss) == 0 or not (terms.values > 0).all():
+            return None
+        since, steps = int(terms.steps[0]), int(terms.steps[-1] - terms.steps[0])
+        newest = float(loss.values[-1])
+        if since > loss.steps[0] or steps < self.zero_steps or newest == 0:
+            return None
+        return self.finding(
+            severity=Severity.WARNING,
+            since_step=since,
+            summary=f"Inactive term: {number(float(terms.values[-1]))} of the terms of the loss "
+            f"has had the factor 0 in all measured steps, for {steps} steps.",
+            evidence=(
+                self._inactive("multiplied by the whole number 0"),
+                Evidence(
+                    quantity="steps with the factor 0",
+                    seen=float(steps),
+                    limit=float(self.zero_steps),
+                    direction="above",
+                    statistic=Scalar.ZERO_TERMS,
+                ),
+                Evidence(quantity="loss", seen=newest),
+            ),
+            confidence=0.85,
+            stream=Stream.SCALAR,
+            statistic=Scalar.ZERO_TERMS,
         )
 
     def _masked(self, history: History) -> Finding | None:
