@@ -1,6 +1,6 @@
-"""Which positions the attention of a token model sees, from the graph of its first output.
+"""Which positions attention sees, and how sharp it is, from the graph of a model's first output.
 
-Comes in: the models, then the model's first input and one output of a training step.
+Comes in: the models, then a model's first input and one output of a training step.
 Goes out: one event that names the layers, and scalars, 0-dim tensors on the device.
 Promise:  no tensor of the program is kept, nothing waits for a device, and a packed tensor is not
           unpacked. An attention whose operation is not known here is left out.
@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainvitals.capture.attention_weights import HIDDEN, POSITIONS_MIN, mean_of_largest
 from trainvitals.capture.graph_nodes import (
     VIEWS,
     from_the_leaves,
@@ -29,14 +30,10 @@ from trainvitals.capture.graph_nodes import (
 )
 from trainvitals.wire import Event, EventKind, Scalar
 
-POSITIONS_MIN: Final = 4
-"""Minimum number of positions between which an attention is judged."""
 LAYERS_MAX: Final = 64
 """Maximum number of attentions that are named."""
 SEEN_MIN: Final = 0.99
 """Share of the next positions that are seen, from which an attention is not causal."""
-HIDDEN: Final = -1e3
-"""Scores that a mask adds and that are below this hide a position."""
 _SOFTMAX: Final = ("Softmax", "SafeSoftmax")
 _FUSED: Final = (
     "ScaledDotProductFlashAttention",
@@ -67,40 +64,26 @@ class AttentionGraph:
     def take(
         self, step: int, x: Tensor | None, output: Tensor
     ) -> tuple[Event | None, dict[str, Tensor]]:
-        """Return what the graph of `output` shows about the tokens `x`."""
-        if len(self._models) != 1 or x is None or not _is_of_tokens(x):
+        """Return what the graph of `output` shows; `x` is the model's first input."""
+        tokens = x if x is not None and len(self._models) == 1 and _is_of_tokens(x) else None
+        graph = _graph_of(output.grad_fn, tokens)
+        if graph is None:
             return None, {}
-        graph = _graph_of(output.grad_fn, x)
-        if graph is None or not graph.reading:
-            return None, {}
-        layers = list(self._attentions(graph, x))[:LAYERS_MAX]
+        layers = [node for node in graph.nodes if _is_attention(node, graph.users)][:LAYERS_MAX]
         reversed_ = self._reversed(graph)
         if not layers and not reversed_:
             return None, {}
-        text = ",".join(name for name, _ in layers)
+        names = {id(p): name for name, p in self._named_parameters()}
+        text = ",".join(_name_of(node, names) for node in layers)
         attributes: dict[str, str | float] = {"reversed": reversed_} if reversed_ else {}
         event = Event(max(0, step), time.time(), EventKind.ATTENTION, text, attributes)
-        if not layers:
-            return event, {}
-        sees = torch.stack([seen for _, seen in layers]) >= SEEN_MIN
-        first = torch.where(sees.any(), sees.float().argmax().float(), torch.nan)
-        return event, {Scalar.ATTENTION_AHEAD: first}
-
-    def _attentions(self, graph: _Graph, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name of each self-attention over the positions of `x`, and what it sees."""
-        names = {id(p): name for name, p in self._named_parameters()}
-        for node in graph.nodes:
-            if node not in graph.reading:
-                continue
-            seen = _next_seen(node, graph.users, *x.shape)
-            if seen is not None:
-                yield _name_of(node, names), seen
+        return event, _next_positions(layers, graph, tokens) | _largest_weights(layers)
 
     def _reversed(self, graph: _Graph) -> str:
         """Return the recurrent module that reads the tokens backwards too; "" without."""
-        (prefix, model), *_ = self._models.items()
         backward: dict[int, str] = {
             id(parameter): name
+            for prefix, model in self._models.items()
             for name, module in model.named_modules(prefix=prefix)
             if isinstance(module, nn.RNNBase) and module.bidirectional
             for key, parameter in module.named_parameters(recurse=False)
@@ -120,7 +103,7 @@ class AttentionGraph:
             yield from model.named_parameters(prefix=prefix)
 
 
-def _graph_of(end: Any, x: Tensor) -> _Graph | None:
+def _graph_of(end: Any, x: Tensor | None) -> _Graph | None:
     """Return the operations before `end`; None if there are too many."""
     graph = _Graph([], defaultdict(list), set())
     for node in from_the_leaves(end):
@@ -130,7 +113,7 @@ def _graph_of(end: Any, x: Tensor) -> _Graph | None:
         before = inputs_of(node)
         for b in before:
             graph.users[b].append(node)
-        if _embeds(node, x) or any(b in graph.reading for b in before):
+        if (x is not None and _embeds(node, x)) or any(b in graph.reading for b in before):
             graph.reading.add(node)
     return graph
 
@@ -147,7 +130,43 @@ def _embeds(node: Any, x: Tensor) -> bool:
     )
 
 
-def _next_seen(node: Any, users: Mapping[Any, list[Any]], samples: int, n: int) -> Tensor | None:
+def _next_positions(layers: list[Any], graph: _Graph, x: Tensor | None) -> dict[str, Tensor]:
+    """Return the number of the first layer in which the positions of `x` see the next ones."""
+    if x is None:
+        return {}
+    samples, n = x.shape
+    seen = {
+        number: share
+        for number, node in enumerate(layers)
+        if node in graph.reading and (share := _next_seen(node, samples, n)) is not None
+    }
+    if not seen:
+        return {}
+    sees = torch.stack(list(seen.values())) >= SEEN_MIN
+    numbers = torch.tensor(list(seen), dtype=torch.float32).to(sees.device, non_blocking=True)
+    return {
+        Scalar.ATTENTION_AHEAD: torch.where(
+            sees.any(), numbers.take(sees.int().argmax()), torch.nan
+        )
+    }
+
+
+def _largest_weights(layers: list[Any]) -> dict[str, Tensor]:
+    """Return the mean of the largest weights of the layer where it is largest, and its number."""
+    found = {
+        n: mean for n, node in enumerate(layers) if (mean := mean_of_largest(node)) is not None
+    }
+    if not found:
+        return {}
+    means = torch.stack([m.nan_to_num(-1.0) for m in found.values()])
+    numbers = torch.tensor(list(found), dtype=torch.float32).to(means.device, non_blocking=True)
+    return {
+        Scalar.ATTENTION_LARGEST: means.amax(),
+        Scalar.ATTENTION_SHARPEST: numbers.take(means.argmax()),
+    }
+
+
+def _next_seen(node: Any, samples: int, n: int) -> Tensor | None:
     """Return the share of the positions that see the next one, of those where that is a token.
 
     None if this is no attention between the `n` positions of each of some `samples`, or one whose
@@ -157,10 +176,8 @@ def _next_seen(node: Any, users: Mapping[Any, list[Any]], samples: int, n: int) 
         return None  # attention between samples would look the same
     if operation(node) in _FUSED:
         visible = _visible_to_queries(node, samples, n)
-    elif operation(node) in _SOFTMAX and _is_of_values(node, users):
-        visible = _visible_weights(node, samples, n)
     else:
-        visible = None
+        visible = _visible_weights(node, samples, n)
     if visible is None:
         return None
     following = visible.diagonal(1, -2, -1)
@@ -196,8 +213,7 @@ def _visible_to_queries(node: Any, samples: int, n: int) -> Tensor | None:
         return everything
     mask = saved(node, name)
     if mask is None:
-        is_packed = getattr(getattr(node, f"_raw_saved_{name}", None), "unpack_hook", None)
-        return None if is_packed is not None else everything
+        return everything
     if mask.dim() < 2 or mask.shape[-1] != n or mask.shape[-2] not in (1, n):
         return None
     shown = mask if mask.dtype == torch.bool else mask > HIDDEN
@@ -210,6 +226,13 @@ def _is_between_positions(shape: tuple[int, ...], samples: int, n: int) -> bool:
     Not if another dimension has the size n too: it can be that of the positions.
     """
     return shape[-2] == n and n not in shape[:-2] and math.prod(shape[:-2]) % samples == 0
+
+
+def _is_attention(node: Any, users: Mapping[Any, list[Any]]) -> bool:
+    """Whether the weights of a node are those of values, and are not changed by a mask."""
+    if operation(node) in _FUSED:
+        return saved(node, "query") is not None and saved(node, "key") is not None
+    return operation(node) in _SOFTMAX and _is_of_values(node, users)
 
 
 def _is_of_values(node: Any, users: Mapping[Any, list[Any]]) -> bool:

@@ -1,6 +1,7 @@
-"""What the graph of a token model's first output shows about its attention.
+"""What the graph of a model's first output shows about its attention.
 
-Comes in: a history with the event `attention`. Goes out: the layers that see what they predict.
+Comes in: a history with the event `attention`. Goes out: the layers that see what they predict, and
+          the sharpest layer.
 Promise:  pure.
 """
 
@@ -44,6 +45,27 @@ def sees_next_token(history: History, batches: int) -> SeesNext | None:
     if isinstance(backward, str) and kind is not None and not kind.terms:
         return SeesNext(backward, event.step, _BOTH)
     return None
+
+
+class Sharpest(NamedTuple):
+    """The layer of the model whose attention is sharpest at the first measured step."""
+
+    where: str
+    step: int
+    largest: float
+    """Mean over the queries of the largest weight, 0 to 1."""
+
+
+def sharpest_attention(history: History) -> Sharpest | None:
+    """Return the sharpest attention of the first measured step; None if none was measured."""
+    event = _event(history)
+    largest, number = (
+        history.scalar(name).finite().values
+        for name in (Scalar.ATTENTION_LARGEST, Scalar.ATTENTION_SHARPEST)
+    )
+    if event is None or len(largest) == 0 or len(number) == 0:
+        return None
+    return Sharpest(event.text.split(",")[int(number[0])], event.step, float(largest[0]))
 
 
 def _event(history: History) -> Event | None:

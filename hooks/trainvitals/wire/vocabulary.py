@@ -176,10 +176,10 @@ class EventKind(StrEnum):
     layers in a row. The text holds the names of their weights, separated by commas, first layer
     first."""
     ATTENTION = "attention"
-    """The graph of a token model's first output contains self-attentions over the positions of its
-    input, or recurrent modules in both directions. The text holds the modules nearest to the
-    attentions, separated by commas, first layer first. Attribute `reversed`: a recurrent module
-    that reads the tokens from the end too; absent without."""
+    """The graph of a model's first output contains attentions, or recurrent modules that read
+    tokens in both directions. The text holds the modules nearest to the attentions, separated by
+    commas, first layer first. Attribute `reversed`: a recurrent module that reads the tokens from
+    the end too; absent without."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
@@ -306,6 +306,12 @@ class Scalar(StrEnum):
     """Number of the first attention in the event `attention`, from 0, in which 99 % of the
     positions see the next one, of those whose next position sees itself; NaN if none does. Only at
     the first sampled step."""
+    ATTENTION_LARGEST = "attention_largest"
+    """The mean over up to 64 queries, that see four positions or more, of the largest weight of
+    their attention, 0 to 1, in the layer where it is largest; −1 without such queries. Only at the
+    first sampled step."""
+    ATTENTION_SHARPEST = "attention_sharpest"
+    """Number of that layer in the event `attention`, from 0."""
     POSITIONS_READ_SHARE = "positions_read_share"
     """Share of the positions of a token model's output, logits of shape (samples, positions,
     classes), that the loss reads, 0 to 1; NaN if a token of the input is no class; absent unless

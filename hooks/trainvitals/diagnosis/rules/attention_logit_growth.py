@@ -1,4 +1,4 @@
-"""TV203: the queries and keys of an attention layer grow until its softmax selects one position."""
+"""TV203: the softmax of an attention layer selects one position, from the start or by growth."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
+from trainvitals.diagnosis.attention import sharpest_attention
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Floats, middle
-from trainvitals.wire import Place, Stat, Stream
+from trainvitals.diagnosis.trained_before import trained_before
+from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _QUERY: Final = re.compile(r"^(q|wq|to_q|q_proj|query|q_lin|query_proj)$")
 _KEY_OF: Final = {
@@ -36,7 +38,7 @@ class _Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionLogitGrowth(Rule):
-    """The queries and keys of an attention layer have grown, and its logits with them.
+    """The logits of an attention layer are so large that its softmax selects one position.
 
     ## What it detects
     The product of the RMS of the queries and the RMS of the keys, median of the newest five
@@ -47,14 +49,20 @@ class AttentionLogitGrowth(Rule):
     and key, to_q and to_k, wq and wk, or one module named qkv, c_attn, in_proj or similar; also
     those that call `scaled_dot_product_attention`. Not covered: `nn.MultiheadAttention`, whose
     projections are not modules. Left out: layers with a normalisation beside the projections
-    (QK-norm).
+    (QK-norm). Or at the first measured step, by the graph of the model's output: the mean over up
+    to 64 queries of their largest weight is at least 0.95, of those that see four positions or
+    more. A warning if the loss has not fallen by a tenth after 50 steps, then from 0.8 on; a note
+    otherwise. That part covers `nn.MultiheadAttention` and leaves out models that were trained
+    before.
     ## Why it matters
     A softmax of such logits is 1 at one position and 0 elsewhere: it passes no gradient, the layer
     attends to one token regardless of the input, and large models diverge soon after.
     ## Evidence
-    The product now, its limit, and the product at the start.
+    The product now, its limit, and the product at the start; or the mean of the largest weights.
     ## What to do
     - Normalise the queries and keys of each head (QK-norm), or cap the logits.
+    - From the start: divide the scores by the root of the width of a head, once; scale the
+      embeddings to a deviation near 1, or normalise before the attention.
     - Lower the learning rate or lengthen its warm-up; the growth follows the learning rate.
     - There is no code: the normalisation belongs in the forward method of your attention.
     ## When it is wrong
@@ -73,12 +81,62 @@ class AttentionLogitGrowth(Rule):
     product_max: float = threshold(30.0, "RMS of the queries times RMS of the keys.")
     growth_max: float = threshold(10.0, "That product divided by its value at the start.")
     steps: int = threshold(5, "Measured steps at the start, and newest ones in the median.")
+    largest_max: float = threshold(
+        0.95, "Mean of the largest weights of the queries at the first measured step."
+    )
+    largest_stuck: float = threshold(0.8, "The same where the loss does not fall.")
+    steps_stuck: int = threshold(50, "Minimum number of losses that have not fallen.")
+    fall_min: float = threshold(
+        0.1, "Fall of the loss as a share of the initial loss, below which it does not fall."
+    )
     learned_max: float = threshold(
         0.3, "Fall of the loss as a share of the initial loss, from which it is a note."
     )
 
     def check(self, history: History) -> Iterator[Finding]:
-        """Yield one finding: the attention layer with the largest product."""
+        """Yield one finding: the attention layer with the largest product, or the sharpest one."""
+        finding = self._grown(history) or self._sharp(history)
+        if finding is not None:
+            yield finding
+
+    def _sharp(self, history: History) -> Finding | None:
+        """Return a finding if an attention selects one position at the first measured step."""
+        sharpest, course = sharpest_attention(history), Course(history)
+        if sharpest is None or trained_before(history, course.initial):
+            return None
+        is_stuck = (
+            course.known
+            and len(course.loss) >= self.steps_stuck
+            and not course.learned(share=self.fall_min)
+        )
+        limit = self.largest_stuck if is_stuck else self.largest_max
+        if sharpest.largest < limit:
+            return None
+        return self.finding(
+            severity=Severity.WARNING if is_stuck else Severity.INFO,
+            where=sharpest.where,
+            since_step=sharpest.step,
+            summary=f"Attention selects one position from the start: the largest weight of a query "
+            f"is {number(sharpest.largest)} on average"
+            f"{', and the loss does not fall' if is_stuck else ''}.",
+            evidence=(
+                Evidence(
+                    quantity="mean of the largest weights of the queries",
+                    seen=sharpest.largest,
+                    limit=limit,
+                    direction="above",
+                    healthy=(0.0, 0.5),
+                    unit="share",
+                    statistic=Scalar.ATTENTION_LARGEST,
+                ),
+            ),
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.ATTENTION_LARGEST,
+        )
+
+    def _grown(self, history: History) -> Finding | None:
+        """Return a finding at the attention layer with the largest product, if it has grown."""
         found = []
         for pair in _pairs(history):
             product = _rms(history, pair.query) * _rms(history, pair.key)
@@ -92,10 +150,10 @@ class AttentionLogitGrowth(Rule):
                 since = int(steps[np.flatnonzero(product > self.product_max)[0]])
                 found.append((now, first, since, pair))
         if not found:
-            return
+            return None
         now, first, since, pair = max(found, key=lambda f: f[0])
         learned = Course(history).learned(share=self.learned_max)
-        yield self.finding(
+        return self.finding(
             severity=Severity.INFO if learned else Severity.WARNING,
             where=pair.query,
             since_step=since,
