@@ -36,7 +36,10 @@ class Undertrained(Rule):
     than 10 % in the last tenth of the steps; above 80 %, a fall by more than 3 % is a warning. In a
     plan of fewer than 100 steps it is a note if the loss is above 10 % of its initial value and
     falls by more than 20 % from the third quarter of the steps to the last one; above 80 % of its
-    initial value, a fall by more than 3 % is a warning.
+    initial value, a fall by more than 3 % is a warning. In each plan it is a warning if the loss of
+    the last quarter is above 75 % of the initial value, more than 3 % below that of the third one,
+    and this fall is 40 % or more of that from the first quarter to the second: the loss has not
+    begun to level off.
     Left out: a model that was trained before and, except at the end of a longer plan above the loss
     of a constant, a run with a validation loss, which shows better whether more steps help.
     ## Why it matters
@@ -96,6 +99,14 @@ class Undertrained(Rule):
     slope_few: float = threshold(
         0.2, "Fall from the third to the last quarter of a short plan, as a share, for a note."
     )
+    level_even: float = threshold(
+        0.75,
+        "Loss in the last quarter as a share of the initial loss, for a loss that falls evenly.",
+    )
+    evenness: float = threshold(
+        0.4, "Fall from the third to the last quarter over that from the first to the second."
+    )
+    quarter_min: int = threshold(10, "Minimum number of losses in a quarter, for that comparison.")
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
     )
@@ -117,8 +128,11 @@ class Undertrained(Rule):
             )
         elif fall > self.fall_min:
             falls = self._falls_in_few if planned < self.steps_few else self._still_falls
-            no_better = [*self._no_better(history, planned, course)]
-            yield from no_better or falls(history, planned, course)
+            yield from (
+                [*self._no_better(history, planned, course)]
+                or [*self._falls_as_before(history, planned, course)]
+                or falls(history, planned, course)
+            )
 
     def _not_trained(
         self, history: History, planned: int, fall: float, loss: tuple[float, float]
@@ -230,6 +244,28 @@ class Undertrained(Rule):
         values = course.loss.values.astype(np.float64)
         p, direction = trend(block_means(values[-len(values) // 3 :], 10))
         return bool(p < self.p_max and direction < 0)
+
+    def _falls_as_before(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
+        """Yield a warning for a loss that is still high and has not begun to level off."""
+        quarters = np.array_split(course.loss.values.astype(np.float64), 4)
+        if len(quarters[0]) < self.quarter_min or _is_validated(history):
+            return
+        first, second, before, newest = (float(part.mean()) for part in quarters)
+        if newest < self.level_even * course.initial or trained_before(history, course.initial):
+            return
+        fall = before - newest
+        error = course.noise * (2 / len(quarters[0])) ** 0.5
+        if fall <= max(self.slope_high * before, 2 * error, self.evenness * (first - second)):
+            return
+        yield self._falling(
+            history.last_step,
+            fall / before,
+            self.slope_high,
+            f"the loss is {percent(newest / course.initial)} of its start after all {planned} "
+            f"planned steps, and still fell by {percent(fall / before)} from their third quarter "
+            "to the last one",
+            severity=Severity.WARNING,
+        )
 
     def _falls_in_few(self, history: History, planned: int, course: Course) -> Iterator[Finding]:
         """Yield a warning for a short plan at whose end the loss falls as fast as before."""

@@ -76,3 +76,21 @@ def test_a_long_plan_that_ends_above_a_constant_while_the_loss_falls(first, last
     assert warns is finds
     if finds:
         assert "times that of a constant prediction" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("loss", "reported"),
+    [
+        (np.linspace(1.0, 0.75, 160), True),
+        (0.7 + 0.3 * np.exp(-np.arange(160) / 40), False),
+        (np.linspace(1.0, 0.4, 160), False),
+        (np.linspace(1.0, 0.95, 160), False),
+    ],
+    ids=["in a line", "levels off", "far below the start", "hardly"],
+)
+def test_a_loss_that_has_not_begun_to_level_off_ends_too_early(loss, reported):
+    noisy = loss + 0.02 * np.random.default_rng(0).normal(0, 1, len(loss))
+    history = Example(len(loss), total_steps=len(loss)).scalars(loss=noisy).history
+    assert [f.severity for f in Undertrained().check(history)] == [Severity.WARNING] * reported
+    history = Example(len(loss), total_steps=2 * len(loss)).scalars(loss=noisy).history
+    assert not [*Undertrained().check(history)]
