@@ -15,10 +15,11 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.idle_parts import are_alternatives, is_unused_in_last
-from trainvitals.diagnosis.places import both_ends, layer_of, rows_named, window
+from trainvitals.diagnosis.places import layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, trailing_run
 from trainvitals.diagnosis.supervision import DOWNSTREAM
+from trainvitals.diagnosis.zero_gradients import zero_gradients
 from trainvitals.wire import Place, Scalar, Stat, Stream
 
 _UNFROZEN = at(
@@ -30,8 +31,6 @@ _UNFROZEN = at(
     "if new := [p for p in model.parameters() if p.requires_grad and id(p) not in known]:\n"
     "    optimizer.add_param_group({'params': new})",
 )
-SILENT_MAX = 1e-5
-"""Standard deviation across samples up to which the outputs of a layer are the same."""
 MEASURED_MAX = 256
 """Newest measured steps in which the first step without a gradient is searched."""
 
@@ -50,7 +49,10 @@ class NoGradient(Rule):
       attribute of a module has no effect.
     - All gradients of a layer were exactly 0 in each measured step, 20 or more, although it ran and
       its outputs differ between samples, and others have a gradient: the loss does not depend on
-      it. Not before a layer whose units are all dead.
+      it. Not before a layer whose units are all dead. This is a warning for small layers too, such
+      as the scores of an attention whose softmax is over a single entry.
+    - The gradients of two or more matrices or embeddings were exactly 0 in each of these steps, and
+      so are their weights: in a product of two factors of zeros, neither gets a gradient.
     ## Why it matters
     These parameters keep their initial values: the graph is cut between them and the loss
     (`.detach()`, `.data`, `torch.no_grad()`, NumPy), or nothing uses their output. The rest of the
@@ -61,13 +63,14 @@ class NoGradient(Rule):
     - Remove what cuts the graph behind the last layer without a gradient.
     - Call `loss.backward()` between `optimizer.zero_grad()` and `optimizer.step()`.
     - If a part is unused or frozen on purpose, leave it out of the optimizer.
+    - Check the dimension of a softmax, and initialise at most one factor of a product with zeros.
     - There is no code for a graph that is cut: the cut is a line of your program.
     ## When it is wrong
-    A small part without a use (the pooler of a pretrained encoder) is a note, unless it is all that
-    comes before the first layer with a gradient; so is a part of the last block of a list, such as
-    the residual layer of a WaveNet, if the same part of the others has a gradient; so are experts
-    that are not called while others of the same list are. With several optimizers the rule is
-    silent. Gradients that the program sets to 0 on purpose, to freeze a layer.
+    A small part whose gradients are None (the pooler of a pretrained encoder) is a note, unless it
+    is all that comes before the first layer with a gradient; so is a part of the last block of a
+    list, such as the residual layer of a WaveNet, if the same part of the others has a gradient; so
+    are experts that are not called while others of the same list are. With several optimizers the
+    rule is silent. Gradients that the program sets to 0 on purpose, to freeze a layer.
     ## References
     PyTorch documentation, "Autograd mechanics"; Jiang et al., "Training with Confidence"
     (TrainCheck), 2025, arXiv:2506.14813.
@@ -128,24 +131,12 @@ class NoGradient(Rule):
     def _zero(
         self, history: History, owned: Sequence[Place], rows: Sequence[int]
     ) -> Iterator[Finding]:
-        """Yield a finding of layers whose gradients were exactly 0 in all measured steps.
-
-        Each ran and its output differs between samples. Not before a layer with the same output
-        for all samples, as one of dead units, which stops the gradient, and not where a loss of 0
-        has no gradient at all.
-        """
-        size = both_ends(history, Stream.GRADIENT, Stat.L2, rows)
-        if len(size.steps) < self.observations_unseen:
-            return
-        zero: Flags = np.all(size.values == 0, axis=0)
-        layers = {p.module for p, z in zip(owned, zero, strict=True) if z and len(p.shape) >= 2}
-        alive = {p.module for p, z in zip(owned, zero, strict=True) if not z}
-        varied = _varied(history) & layers - alive
-        silent = _deepest_silent(history)
-        found = np.array([p.module in varied and p.depth > silent for p in owned], bool)
-        if not found.any() or found.all():
-            return
-        yield self._part(owned, found, int(size.steps[0]), seen=True, is_start=False, zero=True)
+        """Yield a finding of layers whose gradients were exactly 0 in all measured steps."""
+        zero = zero_gradients(history, owned, rows, self.observations_unseen)
+        if zero is not None:
+            yield self._part(
+                owned, zero.found, zero.since, seen=True, is_start=False, zero=zero.reason
+            )
 
     def _absent(
         self, history: History, names: Sequence[str], rows: Sequence[int]
@@ -207,7 +198,7 @@ class NoGradient(Rule):
         *,
         seen: bool,
         is_start: bool,
-        zero: bool = False,
+        zero: str = "",
     ) -> Finding:
         missing = [p for p, f in zip(places, found, strict=True) if f]
         trained = [p for p, f in zip(places, found, strict=True) if not f]
@@ -215,9 +206,9 @@ class NoGradient(Rule):
         if share >= self.share_error:
             severity = Severity.ERROR if seen else Severity.WARNING
         else:
-            much = share >= self.share_warning or is_start
+            much = share >= self.share_warning or is_start or bool(zero)
             severity = Severity.WARNING if seen and much else Severity.INFO
-        idle = (zero or not seen) and are_alternatives(missing, trained)
+        idle = (bool(zero) or not seen) and are_alternatives(missing, trained)
         if idle or is_unused_in_last(missing, trained):
             severity = Severity.INFO
         # The graph is cut behind the last layer without a gradient before one that has one.
@@ -237,7 +228,7 @@ class NoGradient(Rule):
             since_step=since,
             summary=f"No gradient: {cut.name}{more} ({number(100 * share, 2)} % of the entries in "
             f"the optimizer) had {'one of exactly 0' if zero else 'none'} in the last "
-            f"{observations} measured steps, {ran}.",
+            f"{observations} measured steps, {ran}{zero}.",
             evidence=(
                 self._share(share),
                 self._steps(observations),
@@ -333,30 +324,6 @@ class NoGradient(Rule):
     def healthy() -> History:
         """Return an expert that was not called in these steps."""
         return _run((8, 8), ran=False)
-
-
-def _varied(history: History) -> set[str]:
-    """Return the modules whose newest measured outputs differ between samples."""
-    places = history.places(Stream.ACTIVATION)
-    seen = both_ends(history, Stream.ACTIVATION, Stat.SAMPLE_STD, range(len(places)))
-    if len(seen.steps) == 0:
-        return set()
-    return {p.module or p.name for p, s in zip(places, seen.values[-1], strict=True) if s > 0}
-
-
-def _deepest_silent(history: History) -> int:
-    """Return the depth of the deepest module whose newest measured outputs are silent; else −1.
-
-    Silent: all units were 0, or the outputs were the same for all samples.
-    """
-    places = history.places(Stream.ACTIVATION)
-    depths = [-1]
-    for statistic, limit in ((Stat.INACTIVE_SHARE, 1.0), (Stat.SAMPLE_STD, SILENT_MAX)):
-        seen = both_ends(history, Stream.ACTIVATION, statistic, range(len(places)))
-        for place, value in zip(places, seen.values[-1] if len(seen.steps) else (), strict=False):
-            silent = value >= limit if statistic is Stat.INACTIVE_SHARE else value <= limit
-            depths += [place.depth] * bool(silent)
-    return max(depths)
 
 
 def _first_step(steps: Steps, absent: Flags) -> int:

@@ -41,7 +41,8 @@ class SymmetricInit(Rule):
     zeros.
     ## When it is wrong
     Zero initialisation on purpose. A zero weight whose gradient has distinct rows is not reported:
-    a zero-initialised last layer, LoRA's B, the last layer of a residual branch.
+    a zero-initialised last layer, LoRA's B, the last layer of a residual branch. Nor is a single
+    one in a model without any gradient: TV107 reports that.
     ## References
     Goodfellow, Bengio & Courville, "Deep Learning", 2016, section 8.4; He et al., "Delving Deep
     into Rectifiers", 2015, arXiv:1502.01852.
@@ -104,6 +105,9 @@ class SymmetricInit(Rule):
             # With zeros in all layers they stay.
             sizes = window(history, Stream.GRADIENT, Stat.L2, [g for _, g in pairs], first=first)
             sick &= ~(sizes.values == 0).any(axis=0)
+        if sick.sum() == 1 and _no_gradients(history, first):
+            # One layer of zeros has a gradient itself: something else stops all gradients.
+            sick[:] = False
         equal = self._single_rows(history, [w for w, _ in pairs], weight)
         if not sick.any():
             sick = equal
@@ -183,6 +187,13 @@ class SymmetricInit(Rule):
     def healthy() -> History:
         """Return zero weights with distinct gradients: they differ after the first step."""
         return _layers(weight=1 / 16, gradient=1.0)
+
+
+def _no_gradients(history: History, first: int) -> bool:
+    """Whether all gradients of the `first` measured steps are exactly 0."""
+    rows = range(len(history.places(Stream.GRADIENT)))
+    sizes = window(history, Stream.GRADIENT, Stat.L2, rows, first=first).values
+    return bool((sizes == 0).any() and not (np.isfinite(sizes) & (sizes != 0)).any())
 
 
 def _layers(weight: float, gradient: float) -> History:
