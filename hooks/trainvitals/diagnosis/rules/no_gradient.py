@@ -15,6 +15,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import ZERO_BACKWARD_STEP, Moment, at
 from trainvitals.diagnosis.history import History, Steps
 from trainvitals.diagnosis.idle_parts import are_alternatives, is_unused_in_last
+from trainvitals.diagnosis.optimizer_parts import idle_parts
 from trainvitals.diagnosis.places import layer_of, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, trailing_run
@@ -53,6 +54,9 @@ class NoGradient(Rule):
       as the scores of an attention whose softmax is over a single entry.
     - The gradients of two or more matrices or embeddings were exactly 0 in each of these steps, and
       so are their weights: in a product of two factors of zeros, neither gets a gradient.
+    - With several optimizers: all parameters of a child module, in an optimizer that stepped in 20
+      measured steps or more, never had a gradient (`.grad` is None), although the module ran: a
+      generator whose samples are detached in its own loss too.
     ## Why it matters
     These parameters keep their initial values: the graph is cut between them and the loss
     (`.detach()`, `.data`, `torch.no_grad()`, NumPy), or nothing uses their output. The rest of the
@@ -69,8 +73,9 @@ class NoGradient(Rule):
     A small part whose gradients are None (the pooler of a pretrained encoder) is a note, unless it
     is all that comes before the first layer with a gradient; so is a part of the last block of a
     list, such as the residual layer of a WaveNet, if the same part of the others has a gradient; so
-    are experts that are not called while others of the same list are. With several optimizers the
-    rule is silent. Gradients that the program sets to 0 on purpose, to freeze a layer.
+    are experts that are not called while others of the same list are. With several optimizers a
+    part whose optimizer has not stepped yet is left out, and so is one that runs under `no_grad`.
+    Gradients that the program sets to 0 on purpose, to freeze a layer.
     ## References
     PyTorch documentation, "Autograd mechanics"; Jiang et al., "Training with Confidence"
     (TrainCheck), 2025, arXiv:2506.14813.
@@ -100,6 +105,7 @@ class NoGradient(Rule):
             yield self._attribute(names.split(","))
             return
         if float(history.facts.get("optimizers", 1)) > 1:
+            yield from self._idle(history)
             return
         places = history.places(Stream.GRADIENT)
         rows = [i for i, p in enumerate(places) if p.trainable and p.optimized]
@@ -127,6 +133,18 @@ class NoGradient(Rule):
             yield self._frozen(head, places, int(steps[0]))
         else:
             yield from self._zero(history, owned, rows)
+
+    def _idle(self, history: History) -> Iterator[Finding]:
+        """Yield a finding of a part that one of several optimizers steps without a gradient."""
+        idle = idle_parts(history, self.observations_unseen)
+        if idle is None or len(idle.steps) < self.observations_unseen:
+            return
+        ran = self._ran(history, idle.owned, idle.steps[-self.observations :])
+        layers = np.array([len(p.shape) >= 2 for p in idle.owned])
+        if (idle.found & ran & layers).any():
+            yield self._part(
+                idle.owned, idle.found, int(idle.steps[0]), seen=True, is_start=False, is_long=True
+            )
 
     def _zero(
         self, history: History, owned: Sequence[Place], rows: Sequence[int]
@@ -199,6 +217,7 @@ class NoGradient(Rule):
         seen: bool,
         is_start: bool,
         zero: str = "",
+        is_long: bool = False,
     ) -> Finding:
         missing = [p for p, f in zip(places, found, strict=True) if f]
         trained = [p for p, f in zip(places, found, strict=True) if not f]
@@ -215,7 +234,8 @@ class NoGradient(Rule):
         last = max((p.depth for p in trained), default=-1)
         before = [p for p in missing if p.depth <= last] or missing
         cut = max(before, key=lambda p: p.depth)
-        observations = self.observations if seen and not zero else self.observations_unseen
+        is_short = seen and not (zero or is_long)
+        observations = self.observations if is_short else self.observations_unseen
         others = len(missing) - 1
         more = f", and {others} more" if others else ""
         whose = ("their modules", "were") if others else ("its module", "was")

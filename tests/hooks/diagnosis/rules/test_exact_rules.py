@@ -65,7 +65,7 @@ class TestMissingZeroGrad:
 
 class TestNoGradient:
     def check(self, *, steps=6, shape=(8, 8), ran=True, optimizers=1.0, everywhere=False,
-              skipped=0.0, names="ab", depth=0):  # fmt: skip
+              skipped=0.0, names="ab", depth=0, stepped=True):  # fmt: skip
         first, second = names
         places = [
             Place(f"{first}.weight", kind="weight", shape=shape, depth=depth, module="a"),
@@ -74,6 +74,8 @@ class TestNoGradient:
         trained = {} if everywhere else {places[1].name: {Stat.L2: 0.1, Stat.NONFINITE: 0.0}}
         rates = (0.0, 0.0 if everywhere else 1e-3)
         moved = {p.name: {Stat.RMS: rate} for p, rate in zip(places, rates, strict=True)}
+        if not stepped:
+            del moved[places[0].name]
         outputs = [Place(m, kind="Linear", module=m, depth=i) for i, m in enumerate("ab")]
         measured = {m: {Stat.MEAN: 0.1} for m in ("ab" if ran else "b")}
         example = Example(steps).scalars(loss=[2.0] * steps, skipped_step=[skipped] * steps)
@@ -182,7 +184,9 @@ class TestNoGradient:
         assert found.severity is Severity.INFO
 
     def test_with_several_optimizers_each_updates_its_own_part(self):
-        assert not self.check(steps=30, optimizers=2.0)
+        assert not self.check(steps=30, optimizers=2.0, stepped=False)
+        [found] = self.check(steps=30, optimizers=2.0)
+        assert (found.where, found.severity) == ("a", Severity.ERROR)
 
     def test_no_gradient_at_all_is_an_error_unless_the_scaler_skips_the_steps(self):
         [found] = self.check(everywhere=True)
