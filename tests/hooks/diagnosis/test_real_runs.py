@@ -340,7 +340,7 @@ SICK = {
         lambda: sgd(layers(64, *[64] * 20, 10), 0.01),
     ),
     "random labels": (
-        "no_learning",
+        "label_noise",
         lambda: plain(layers(16, 16, 10), data=random_labels(), steps=200),
     ),
 }
