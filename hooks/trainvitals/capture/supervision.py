@@ -45,7 +45,7 @@ from trainvitals.capture.supervised_inputs import (
     rows_of,
     target_in_input,
 )
-from trainvitals.capture.supervised_padding import padded_share, padding_of
+from trainvitals.capture.supervised_padding import TokenShare, padded_share, padding_of
 from trainvitals.capture.supervised_pair import completed, ignored_class, readable
 from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
@@ -103,6 +103,7 @@ class Supervision:
         self._repeated = RepeatedInput()
         self._dependence = Dependence()
         self._padding = padding_of(models.values())
+        self._token_share = TokenShare(models.values())
         self._unregistered = Unregistered(models)
         self._modes = Modes(models)
         self._linear = LinearGraph(models)
@@ -207,6 +208,8 @@ class Supervision:
         x = x if whole else None
         if x is not None:
             self._scalars.log(nonfinite_inputs(x) | rows_of(x) | self._repeated.share(x))
+            if self._given.is_only:
+                self._scalars.log(self._token_share.take(x))
             if x.is_floating_point():
                 entries = sample(x.detach()).float()
                 self._scalars.log(named("input", moments(entries, None)) | feature_scales(x))

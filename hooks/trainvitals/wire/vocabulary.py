@@ -357,6 +357,9 @@ class Scalar(StrEnum):
     first 256 and of the first 512 samples of the sampled steps; a standard normal number if they
     are independent, mostly above 10 if not. At most 256 entries of an input are compared; absent
     unless the input is of floating-point numbers and each sample has a target."""
+    INPUT_TOKEN_SHARE = "input_token_share"  # noqa: S105 - no secret
+    """Share of the most frequent token among up to 1,024 of the only input of a model with
+    embeddings, token numbers of shape (samples, positions), 0 to 1; 0 if it is a `padding_idx`."""
     PADDED_TARGETS_SHARE = "padded_targets_share"
     """Share of the supervised targets whose input token is the `padding_idx` of the embeddings, 0
     to 1; for class numbers, one for each token, in the first micro-batch of a sampled step."""

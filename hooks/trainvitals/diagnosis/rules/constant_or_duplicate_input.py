@@ -10,15 +10,17 @@ from typing import ClassVar, Final
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.constant_tokens import constant_tokens
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import SHUFFLED
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.places import called as name_of
 from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.repeated_batches import is_part, one_batch, roughness, same_inputs
 from trainvitals.diagnosis.rule import Rule, threshold
-from trainvitals.diagnosis.signals import Array, Floats, middle
+from trainvitals.diagnosis.signals import Floats
 from trainvitals.diagnosis.supervision import (
     BINARY_LOSSES,
     DISTANCES,
@@ -29,10 +31,6 @@ from trainvitals.diagnosis.supervision import (
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 _CLASSES: Final = ("CrossEntropyLoss", "NLLLoss")
-_BATCH: Final = (
-    *(Scalar.TARGET_MEAN, Scalar.TARGET_STD, Scalar.TARGET_MAJORITY_SHARE),
-    *(Scalar.INPUT_MEAN, Scalar.INPUT_STD),
-)
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,9 @@ class ConstantOrDuplicateInput(Rule):
       class, and the class is not the same in all of them: the data are sorted by class. With one
       class only, after 10,000 targets, if the output layer has one output for each class.
     - Regression: the target is one number, not 0, 1 or -1, in each of the newest 16 batches.
+    - Tokens: in each of the newest 16 measured batches, 95 % or more of the tokens of the model's
+      only input are the same one, which is not the `padding_idx`: as words that the vocabulary does
+      not have. A note, and a warning if the loss has not fallen after 60 steps.
     - One batch: at 16 measured steps or more, and all of them, the targets of a batch of 64 samples
       or fewer have the same mean, deviation and largest class, and so have the inputs, the loss
       has fallen by 30 %, and the model has more than 50 parameters for each sample. Up to 1,024
@@ -64,7 +65,8 @@ class ConstantOrDuplicateInput(Rule):
     targets.
     ## What to do
     Shuffle: `DataLoader(dataset, shuffle=True)`. Check how targets are read and indexed. Take each
-    batch from one iteration over the loader: `next(iter(loader))` starts anew at every call.
+    batch from one iteration over the loader: `next(iter(loader))` starts anew at every call. Print
+    the tokens of one batch, and compare the vocabulary with the texts.
     ## When it is wrong
     Binary losses are left out: discriminators see real and generated batches in turn. With several
     optimizers or several kinds of losses the rule is silent, and so it is on contrastive losses,
@@ -86,6 +88,8 @@ class ConstantOrDuplicateInput(Rule):
     fix: ClassVar[str] = SHUFFLED
     refuted_by: ClassVar[str] = "A batch contains two targets that differ."
 
+    token_share_min: float = threshold(0.95, "Share of the most frequent token, 0 to 1.")
+    steps_min: int = threshold(60, "Minimum number of steps without a fall of the loss, tokens.")
     spread_max: float = threshold(
         1e-6, "Standard deviation across samples, relative to that of the units' means."
     )
@@ -113,6 +117,7 @@ class ConstantOrDuplicateInput(Rule):
         if (place := self._same_input(history)) is not None:
             yield self._constant(history, place)
             return
+        yield from self._tokens(history)
         kind = only_loss(history)
         if kind is None or len(kind.kinds) != 1 or float(history.facts.get("optimizers", 1)) > 1:
             return
@@ -198,6 +203,35 @@ class ConstantOrDuplicateInput(Rule):
             statistic=Stat.SAMPLE_STD,
         )
 
+    def _tokens(self, history: History) -> Iterator[Finding]:
+        """Yield a finding if nearly all tokens of the inputs are the same one."""
+        seen = constant_tokens(history, self.token_share_min, self.observations)
+        if seen is None:
+            return
+        course = Course(history)
+        harms = course.known and history.last_step >= self.steps_min and not course.learned()
+        yield self.finding(
+            severity=Severity.WARNING if harms else Severity.INFO,
+            since_step=seen.since,
+            summary=f"Constant input: {percent(seen.share)} of the tokens of a batch are the same "
+            f"one since step {seen.since}" + ("; the loss has not fallen." if harms else "."),
+            evidence=(
+                Evidence(
+                    quantity="share of the most frequent token",
+                    seen=seen.share,
+                    limit=self.token_share_min,
+                    direction="above",
+                    healthy=(None, 0.5),
+                    unit="share",
+                    statistic=Scalar.INPUT_TOKEN_SHARE,
+                ),
+            ),
+            fix="",  # the vocabulary is in the program's own code
+            confidence=0.8,
+            stream=Stream.SCALAR,
+            statistic=Scalar.INPUT_TOKEN_SHARE,
+        )
+
     def _classes(self, history: History, kind: LossKind, entries: int) -> Iterator[Finding]:
         classes = history.scalar(Scalar.TARGET_CLASSES)
         mean = history.scalar(Scalar.TARGET_MEAN)
@@ -272,13 +306,13 @@ class ConstantOrDuplicateInput(Rule):
         parameters = float(history.facts.get("parameters", 0)) / samples
         if samples > self.repeated_samples_max or parameters < self.parameters_min:
             return
-        if not _one_batch(history, self.observations) or _is_part(history, samples):
+        if not one_batch(history, self.observations) or is_part(history, samples):
             return
         course = Course(history)
         # Batches with a fixed number of samples of each class have the same statistics too, but the
         # loss of new samples is noisy.
-        rough = _roughness(course.loss.values)
-        same_input = _same_inputs(history, self.observations)
+        rough = roughness(course.loss.values)
+        same_input = same_inputs(history, self.observations)
         if not course.known or not course.learned(share=0.3):
             return
         if not same_input and rough > self.roughness_max:
@@ -323,41 +357,6 @@ class ConstantOrDuplicateInput(Rule):
     def healthy() -> History:
         """Return a contrastive loss: the right answer is class 0 by definition."""
         return _run(np.zeros(20), 1.0)
-
-
-def _roughness(loss: Array) -> float:
-    """Return median |second difference| over median |difference| of the first 100 losses."""
-    first = np.diff(loss[:100].astype(np.float64))
-    second = np.diff(first)
-    usual = middle(np.abs(first))
-    return middle(np.abs(second)) / usual if usual > 0 else math.inf
-
-
-def _one_batch(history: History, observations: int) -> bool:
-    """Whether all measured batches have the same mean, deviation and largest class.
-
-    And the same inputs, where those are measured: a segmentation can have as many pixels of a class
-    in each image.
-    """
-    for name in _BATCH:
-        values = history.scalar(name).values
-        if name not in (Scalar.TARGET_MEAN, Scalar.TARGET_STD) and len(values) == 0:
-            continue  # a regression, or tokens
-        if len(values) < observations or len(np.unique(values)) > 1:
-            return False
-    return bool(history.scalar(Scalar.TARGET_STD).values[-1] > 0)
-
-
-def _is_part(history: History, samples: int) -> bool:
-    """Whether the loss is of fewer samples than the input has: of the labelled nodes of a graph."""
-    rows = history.scalar(Scalar.INPUT_ROWS).values
-    return len(rows) > 0 and rows[-1] > samples
-
-
-def _same_inputs(history: History, observations: int) -> bool:
-    """Whether the first input of the model was the same in all measured batches."""
-    repeated = history.scalar(Scalar.INPUT_REPEATED).values
-    return len(repeated) >= observations - 1 and bool((repeated == 1).all())
 
 
 def _has_head(history: History, classes: int) -> bool:
