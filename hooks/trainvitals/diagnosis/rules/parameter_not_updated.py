@@ -14,14 +14,15 @@ from trainvitals.api.wording import number
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.default_share import default_share
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import REGISTER, REGISTER_NESTED, Moment, at, for_each_group
+from trainvitals.diagnosis.fixes import Moment, at, for_each_group
 from trainvitals.diagnosis.frozen_parts import frozen_as_initialised
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial_state import identified
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, median
-from trainvitals.wire import EventKind, Place, Stat, Stream
+from trainvitals.diagnosis.untouched_modules import hidden_modules, stale_evaluation
+from trainvitals.wire import Place, Stat, Stream
 
 UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
 """Statistics of a weight that stay equal from frame to frame while the weight is not updated."""
@@ -43,7 +44,9 @@ class ParameterNotUpdated(Rule):
     dict or callable object of the model have gradients, and `model.parameters()` lacks them. Or:
     the layers before the trained ones are frozen (`requires_grad` is False) and hold most of the
     entries, although their weights still are those of an initialiser; or so are all weight matrices
-    of the model, and nothing else of it is trained but biases.
+    of the model, and nothing else of it is trained but biases. Or: the newest three losses of a
+    split other than training are equal to the last bit, while the training loss fell by a fifth:
+    the model that is evaluated is not the one that is trained.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -55,6 +58,7 @@ class ParameterNotUpdated(Rule):
     - Add missing parameters: `optimizer.add_param_group({"params": layer.parameters()})`.
     - Keep several layers in `nn.ModuleList` or `nn.ModuleDict`, not in a list or dict.
     - Load the pretrained weights before the layers are frozen, or train these layers.
+    - If an average of the weights is evaluated, update it after each `optimizer.step()`.
     - If the parameter is frozen on purpose, call `requires_grad_(False)`: that also saves its
       backward pass.
     ## When it is wrong
@@ -73,7 +77,9 @@ class ParameterNotUpdated(Rule):
     code: ClassVar[str] = "TV603"
     stage: ClassVar[Stage] = Stage.WIRING
     damages_loss: ClassVar[bool] = False
-    explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV806", "TV502", "TV507", "TV701"})
+    explains: ClassVar[frozenset[str]] = frozenset(
+        {"TV501", "TV806", "TV502", "TV506", "TV507", "TV701", "TV807"}
+    )
     needs: ClassVar[tuple[Need, ...]] = (
         Stream.GRADIENT,
         Stream.WEIGHT,
@@ -108,42 +114,6 @@ class ParameterNotUpdated(Rule):
     uniform_tolerance: float = threshold(
         0.1, "Deviation of its largest entry and its std from those of the default, as a share."
     )
-
-    def _unregistered(self, history: History) -> Finding | None:
-        """Return a finding of modules that a plain list, tuple or dict of the model hides."""
-        event = next((e for e in history.events if e.kind == EventKind.UNREGISTERED), None)
-        if event is None:
-            return None
-        names = event.text.split(",")
-        owner, _, attribute = names[0].rpartition(".")
-        is_nested = names[0] in event.attributes
-        register = (REGISTER_NESTED if is_nested else REGISTER).replace("ATTRIBUTE", attribute)
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return self.finding(
-            severity=Severity.ERROR,
-            where=names[0],
-            since_step=0,
-            summary=f"Parameters not updated: the modules in {names[0]}{more} have gradients, but "
-            "model.parameters() does not contain them: they are in a plain "
-            f"{'object or nested list' if is_nested else 'list, tuple or dict'}.",
-            evidence=(
-                Evidence(
-                    quantity="attributes with modules that are not registered",
-                    seen=float(len(names)),
-                    limit=0.0,
-                    direction="above",
-                    healthy=(0.0, 0.0),
-                    text=event.text,
-                ),
-            ),
-            fix=at(
-                Moment.BEFORE_TRAINING,
-                f"owner = model.get_submodule({owner!r})\n{register}",
-            ),
-            confidence=0.95,
-            stream=Stream.GRADIENT,
-            statistic=Stat.L2,
-        )
 
     def _frozen(self, history: History, matrices: Sequence[Place]) -> Finding:
         """Return the finding of frozen layers that still have their initial values."""
@@ -195,8 +165,8 @@ class ParameterNotUpdated(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first such parameter."""
-        if (hidden := self._unregistered(history)) is not None:
-            yield hidden
+        if (seen := hidden_modules(self, history) or stale_evaluation(self, history)) is not None:
+            yield seen
             return
         if frozen := frozen_as_initialised(history, self.backbone_share):
             yield self._frozen(history, frozen)
