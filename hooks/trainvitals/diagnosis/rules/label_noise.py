@@ -38,10 +38,11 @@ class LabelNoise(Rule):
     evaluations or more no validation loss (medians of three) was below 97 % of it. Needs
     `monitor.loss(value, split="validation")` and a cross entropy or a squared error.
     (b) The distance correlation of the inputs and the targets of the first 256 or 512 measured
-    samples is that of independent numbers (t below 4), and after 100 steps the training loss is
-    still at that of a constant prediction, or after three evaluations no validation loss was below
-    97 % of it. Needs a model with one input of floating-point numbers and one target for each
-    sample; not with a target that is rare, above 80 % of one class.
+    samples is that of independent numbers (t below 4), and after 100 steps (300, or 60 % of the
+    plan if that is less) the training loss is still at that of a constant prediction, or after
+    three evaluations no validation loss was below 97 % of it. Needs a model with one input of
+    floating-point numbers and one target for each sample; not with a target that is rare, above
+    80 % of one class.
     ## Why it matters
     Without a relation between inputs and targets there is nothing to learn: a small model stays at
     the loss of a constant prediction, a large one memorises its training samples, and the training
@@ -86,8 +87,15 @@ class LabelNoise(Rule):
         4.0, "t value of the distance correlation from which the targets depend on the inputs."
     )
     steps_min: int = threshold(100, "Minimum number of finished steps with independent targets.")
+    plan_share: float = threshold(
+        0.6, "Share of the planned steps to wait for, if that is more: a loss can fall late."
+    )
+    steps_max: int = threshold(300, "Maximum number of steps to wait for.")
     constant_min: float = threshold(
         0.95, "Training loss now as a share of the loss of a constant prediction, when not learned."
+    )
+    constant_falling: float = threshold(
+        0.97, "The same for a loss that falls: it may have begun to leave the constant."
     )
     evaluations_min_independent: int = threshold(
         3, "Minimum number of evaluations with independent targets."
@@ -154,7 +162,8 @@ class LabelNoise(Rule):
             return None
         now = course.now(20) / constant
         seen = self._transfer(history, constant, self.evaluations_min_independent)
-        level = len(course.loss) >= self.steps_min and now >= self.constant_min
+        level = now >= (self.constant_falling if course.falling else self.constant_min)
+        level &= len(course.loss) >= self._steps_min(history)
         if seen is not None:
             level = seen.best >= self.transfer_min
         if not level:
@@ -192,6 +201,11 @@ class LabelNoise(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.INPUT_TARGET_DEPENDENCE,
         )
+
+    def _steps_min(self, history: History) -> float:
+        """Return the number of steps before which a loss can stay level and fall later."""
+        planned = self.plan_share * (history.total_steps or 0)
+        return max(self.steps_min, min(planned, self.steps_max))
 
     def _is_balanced(self, history: History) -> bool:
         """Whether the targets are numbers, or no class is so frequent that the others are rare."""

@@ -38,8 +38,8 @@ class Undertrained(Rule):
     falls by more than 20 % from the third quarter of the steps to the last one; above 80 % of its
     initial value, a fall by more than 3 % is a warning. In each plan it is a warning if the loss of
     the last quarter is above 75 % of the initial value, more than 3 % below that of the third one,
-    and this fall is 40 % or more of that from the first quarter to the second: the loss has not
-    begun to level off.
+    and this fall is 40 to 120 % of that from the first quarter to the second: the loss has not
+    begun to level off. A loss that falls faster than at first has only just begun to fall.
     Left out: a model that was trained before and, except at the end of a longer plan above the loss
     of a constant, a run with a validation loss, which shows better whether more steps help.
     ## Why it matters
@@ -103,9 +103,10 @@ class Undertrained(Rule):
         0.75,
         "Loss in the last quarter as a share of the initial loss, for a loss that falls evenly.",
     )
-    evenness: float = threshold(
+    evenness_min: float = threshold(
         0.4, "Fall from the third to the last quarter over that from the first to the second."
     )
+    evenness_max: float = threshold(1.2, "The same above which learning has only just begun.")
     quarter_min: int = threshold(10, "Minimum number of losses in a quarter, for that comparison.")
     slope_min: float = threshold(
         0.1, "Fall of the loss in the last tenth of the steps, as a share, for a note."
@@ -253,9 +254,11 @@ class Undertrained(Rule):
         first, second, before, newest = (float(part.mean()) for part in quarters)
         if newest < self.level_even * course.initial or trained_before(history, course.initial):
             return
-        fall = before - newest
+        fall, early = before - newest, first - second
         error = course.noise * (2 / len(quarters[0])) ** 0.5
-        if fall <= max(self.slope_high * before, 2 * error, self.evenness * (first - second)):
+        if fall <= max(self.slope_high * before, 2 * error):
+            return
+        if not self.evenness_min * early < fall <= self.evenness_max * early:
             return
         yield self._falling(
             history.last_step,

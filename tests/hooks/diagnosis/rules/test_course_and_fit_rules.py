@@ -294,15 +294,17 @@ def test_few_samples_of_a_rare_class_and_a_loss_that_falls_prove_nothing():
     assert independent(loss=0.5, validation=0.8)
     assert not independent(loss=0.5, validation=0.6)
     assert not independent(loss=0.69, t=4.5)
+    assert not independent(loss=np.linspace(0.7, 0.66, 100))  # it begins to fall
+    assert not independent(loss=0.69, planned=200)
 
 
-def independent(loss: float, t: float = 1.0, majority: float = 0.5, validation: float = np.nan):
+def independent(loss, t=1.0, majority=0.5, validation=np.nan, planned=None):
     """Return what label_noise finds in 100 steps of a classifier of two classes."""
     every = np.full(100, np.nan)
     every[24::25] = validation
     course = np.where(np.arange(100) < 10, 0.7, loss)
     history = (
-        Example(100)
+        Example(100, total_steps=planned)
         .scalars(
             loss=course,
             loss__validation=every,

@@ -84,9 +84,10 @@ def test_a_long_plan_that_ends_above_a_constant_while_the_loss_falls(first, last
         (np.linspace(1.0, 0.75, 160), True),
         (0.7 + 0.3 * np.exp(-np.arange(160) / 40), False),
         (np.linspace(1.0, 0.4, 160), False),
+        (1.0 - 0.3 * np.linspace(0, 1, 160) ** 2, False),
         (np.linspace(1.0, 0.95, 160), False),
     ],
-    ids=["in a line", "levels off", "far below the start", "hardly"],
+    ids=["in a line", "levels off", "far below the start", "has just begun", "hardly"],
 )
 def test_a_loss_that_has_not_begun_to_level_off_ends_too_early(loss, reported):
     noisy = loss + 0.02 * np.random.default_rng(0).normal(0, 1, len(loss))
