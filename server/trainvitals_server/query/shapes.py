@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,8 @@ def schema_of(kind: type[Any]) -> dict[str, Any]:
 def complete(api: dict[str, Any]) -> None:
     """Move the shapes of all answers to the components of a description, and add ANY_REQUEST.
 
-    msgspec puts the shapes beside the reference to them, where OpenAPI does not look for them.
+    msgspec puts the shapes beside the reference to them, where OpenAPI does not look for them. Up
+    to 0.22 it leaves the indentation of the code in their descriptions.
     """
     shapes = api["components"]["schemas"]
     shapes["ProblemBody"] = ProblemBody.model_json_schema()
@@ -33,6 +35,7 @@ def complete(api: dict[str, Any]) -> None:
             for answer in answers.values():
                 for content in answer.get("content", {}).values():
                     for name, shape in content["schema"].pop("$defs", {}).items():
-                        shapes.setdefault(name, shape)
+                        text = inspect.cleandoc(shape.get("description", ""))
+                        shapes.setdefault(name, shape | ({"description": text} if text else {}))
             for status, answer in ANY_REQUEST.items():
                 answers.setdefault(str(status), answer)

@@ -212,7 +212,8 @@ def test_a_front_part_as_xavier_left_it_is_no_frozen_backbone(only_head):
     model = Encoder()
     trained = model.head if only_head else model
     found = alarms(model, adam(trained), F.cross_entropy, random_batches(*tokens()))
-    assert found == ({"parameter_not_updated"} if only_head else set())
+    # TV603 explains that the loss of the head alone still falls at the end.
+    assert found - {"undertrained"} == ({"parameter_not_updated"} if only_head else set())
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -188,13 +188,7 @@ class TrivialTarget(Rule):
                     statistic=Scalar.TARGET_SHIFT,
                 ),
                 Evidence(
-                    quantity="share of the positions that see the next one",
-                    seen=1.0,
-                    limit=self.contained_min,
-                    direction="above",
-                    healthy=(0.0, 0.5),
-                    unit="share",
-                    statistic=Scalar.ATTENTION_AHEAD,
+                    quantity="layer that sees the next position", seen=found.where or found.what
                 ),
             ),
             confidence=0.9,
