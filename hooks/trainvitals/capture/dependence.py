@@ -51,19 +51,17 @@ class Dependence:
         if self._is_done or not _fits(x, target):
             return {}
         is_class = not target.is_floating_point()
-        rows, wanted = (
-            _rows(x, FEATURES_MAX),
-            _rows(target, CLASSES_MAX if is_class else FEATURES_MAX),
-        )
+        room, entries = SAMPLES_MAX - self._count, CLASSES_MAX if is_class else FEATURES_MAX
+        rows, wanted = _rows(x[:room], FEATURES_MAX), _rows(target[:room], entries)
         if self._x is None or self._y is None:
             self._x = rows.new_empty((SAMPLES_MAX, rows.shape[1]))
             self._y = wanted.new_empty((SAMPLES_MAX, wanted.shape[1]))
         elif not (_alike(self._x, rows) and _alike(self._y, wanted)):
             self._end()
             return {}
-        before, self._count = self._count, min(SAMPLES_MAX, self._count + len(rows))
-        self._x[before : self._count] = rows[: self._count - before]
-        self._y[before : self._count] = wanted[: self._count - before]
+        before, self._count = self._count, self._count + len(rows)
+        self._x[before : self._count] = rows
+        self._y[before : self._count] = wanted
         full = next((n for n in reversed(SAMPLES) if before < n <= self._count), 0)
         if not full:
             return {}
@@ -90,9 +88,7 @@ def dependence(x: Tensor, y: Tensor, *, is_class: bool) -> Tensor:
     Source: Székely and Rizzo, "The distance correlation t-test of independence in high dimension",
     Journal of Multivariate Analysis 117, 2013.
     """
-    is_code = (
-        (x == x.round()).all() if x.shape[1] <= CODES_MAX else torch.zeros_like(x[0, 0]).bool()
-    )
+    is_code = (x == x.round()).all() & (x.shape[1] <= CODES_MAX)
     x = x - x.mean(0)
     x = x / x.std(0, unbiased=False).clamp_min(torch.finfo(x.dtype).tiny)
     between = torch.cdist(x, x)

@@ -174,8 +174,8 @@ class LabelNoise(Rule):
         return self.finding(
             severity=Severity.WARNING,
             since_step=int(course.loss.steps[0]),
-            summary="Label noise: the targets do not depend on the inputs (distance correlation, "
-            f"t = {number(float(t[-1]))}), and {learned} of a constant prediction "
+            summary="Label noise: the targets show no dependence on the inputs (distance "
+            f"correlation, t = {number(float(t[-1]))}), and {learned} of a constant prediction "
             f"({number(course.shown(constant))}).",
             evidence=(
                 Evidence(
