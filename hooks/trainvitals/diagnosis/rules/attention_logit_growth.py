@@ -132,7 +132,7 @@ class AttentionLogitGrowth(Rule):
             ),
             confidence=0.8,
             stream=Stream.SCALAR,
-            statistic=Scalar.ATTENTION_LARGEST,
+            statistic=Scalar.LOSS,
         )
 
     def _grown(self, history: History) -> Finding | None:

@@ -198,8 +198,9 @@ class LabelNoise(Rule):
             confidence=0.7,
             # Ranked after a cause of another kind that leaves the loss at that of a constant too.
             stage=Stage.LOSS,
+            # The chart of the finding: the loss has a course, the t value two points.
             stream=Stream.SCALAR,
-            statistic=Scalar.INPUT_TARGET_DEPENDENCE,
+            statistic=Scalar.LOSS,
         )
 
     def _steps_min(self, history: History) -> float:
