@@ -87,7 +87,6 @@ def stale_evaluation(rule: Rule, history: History) -> Finding | None:
                     limit=float(EQUAL_MIN),
                     direction="above",
                     healthy=(0.0, 1.0),
-                    statistic=f"{Scalar.LOSS}/{split}",
                 ),
                 Evidence(
                     quantity="fall of the training loss meanwhile",
@@ -95,7 +94,6 @@ def stale_evaluation(rule: Rule, history: History) -> Finding | None:
                     limit=FALL_MIN,
                     direction="above",
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
             ),
             advice="Evaluate the model that is trained, or update its copy or its moving average "

@@ -105,7 +105,6 @@ def _ascent(history: History, only: LossKind, loss: Losses, observations: int) -
         limit=1.0,
         direction="above",
         text="every optimizer has maximize=True",
-        statistic=Scalar.LOSS,
     )
     return WrongSign(
         f"the optimizer maximises the loss (maximize=True): it went from {number(first)} to "
@@ -198,7 +197,6 @@ def _maximised(kind: str, loss: Losses, observations: int, growth: float) -> Wro
                 seen=now / first,
                 limit=growth,
                 direction="above",
-                statistic=Scalar.LOSS,
             ),
         ),
     )

@@ -151,6 +151,13 @@ def test_it_is_silent_on_an_empty_history(rule):
 
 
 @each_rule
+def test_a_share_is_not_drawn_in_the_chart_of_the_loss(rule):
+    for finding in rule.check(rule.sick()):
+        for each in finding.evidence:
+            assert not (each.unit == "share" and each.statistic.startswith("loss"))
+
+
+@each_rule
 def test_it_names_a_curve_to_draw_that_is_on_the_wire(rule):
     for finding in rule.check(rule.sick()):
         if rule.code.startswith("TV95"):

@@ -105,7 +105,6 @@ class GradientNoiseDominates(Rule):
                     direction="above",
                     healthy=(None, 0.05),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="fall of the mean loss, newest hundred against first hundred",
@@ -114,7 +113,6 @@ class GradientNoiseDominates(Rule):
                     direction="below",
                     unit="share",
                     text=f"mean of the loss now {number(course.shown(course.now(100)))}",
-                    statistic=Scalar.LOSS,
                 ),
             ),
             confidence=0.7,

@@ -139,7 +139,6 @@ class LabelNoise(Rule):
                     limit=self.learned_max,
                     direction="below",
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="evaluations",
@@ -192,7 +191,6 @@ class LabelNoise(Rule):
                     limit=self.constant_min,
                     direction="above",
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
             ),
             confidence=0.7,

@@ -116,7 +116,6 @@ class LossDivergence(Rule):
                     direction="above",
                     healthy=(None, self.rise_min / 2),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="loss now divided by the best level",

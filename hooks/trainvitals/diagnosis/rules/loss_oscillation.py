@@ -154,7 +154,6 @@ class LossOscillation(Rule):
                     direction="above",
                     healthy=(None, self.noise_min / 2),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="noise of the loss from step to step",

@@ -243,7 +243,6 @@ class OverRegularised(Rule):
                     direction="above",
                     healthy=(0.0, 0.2),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 self._norm(now),
                 Evidence(
@@ -252,7 +251,6 @@ class OverRegularised(Rule):
                     limit=self.unexplained_min,
                     direction="above",
                     healthy=(0.0, 0.5),
-                    statistic=Scalar.LOSS,
                 ),
             ),
             fix="",  # the weight of the penalty is a number of the program's own code
@@ -306,7 +304,6 @@ class OverRegularised(Rule):
                     limit=self.constant_share,
                     direction="above",
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
             ),
             fix=LESS_DROPOUT,
@@ -363,7 +360,6 @@ class OverRegularised(Rule):
             limit=self.fall_min,
             direction="below",
             unit="share",
-            statistic=Scalar.LOSS,
         )
 
     def _above_constant(self, level: float, limit: float) -> Evidence:
@@ -372,7 +368,6 @@ class OverRegularised(Rule):
             seen=level,
             limit=limit,
             direction="above",
-            statistic=Scalar.LOSS,
         )
 
     @staticmethod

@@ -235,7 +235,6 @@ class TargetNotScaled(Rule):
             limit=limit,
             direction="above",
             healthy=(0.0, limit / 10),
-            statistic=Scalar.LOSS,
         )
         scales = _Scales(since, math.nan, math.nan, math.nan, math.nan)
         return self._finding(scales, f"Targets are not scaled: {text}", [evidence], 0.8)

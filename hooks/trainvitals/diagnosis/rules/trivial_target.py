@@ -305,7 +305,6 @@ class TrivialTarget(Rule):
                     direction="below",
                     healthy=(3 * self.share_max, None),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(quantity="step from which the loss is so low", seen=float(since)),
                 Evidence(quantity="loss at the start", seen=course.shown(start)),

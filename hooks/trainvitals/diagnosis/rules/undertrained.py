@@ -161,7 +161,6 @@ class Undertrained(Rule):
                     direction="below",
                     healthy=(2 * self.fall_min, None),
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="planned steps",
@@ -226,7 +225,6 @@ class Undertrained(Rule):
                     limit=least,
                     direction="above",
                     healthy=(0.0, 0.5),
-                    statistic=Scalar.LOSS,
                 ),
                 Evidence(
                     quantity="planned steps",
@@ -309,7 +307,6 @@ class Undertrained(Rule):
                     limit=limit,
                     direction="above",
                     unit="share",
-                    statistic=Scalar.LOSS,
                 ),
             ),
             confidence=0.6,
