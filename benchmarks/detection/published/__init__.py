@@ -3,6 +3,7 @@
 from detection.published import (
     bias,
     controls,
+    fifth,
     fit,
     flow,
     fourth,
@@ -24,6 +25,7 @@ __all__ = [
     "Published",
     "bias",
     "controls",
+    "fifth",
     "fit",
     "flow",
     "fourth",

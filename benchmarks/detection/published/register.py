@@ -1,9 +1,10 @@
 """`published` and `healthy`: register a program after a published collection of faults.
 
 Comes in: functions that build the faulty program or its repaired one.
-Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of four
-          lists. Numbers F and H are the first list, Q and KQ the third, R and KR the fourth, all
-          others the second. Rules may be tuned on all lists but the fourth, which is held out.
+Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of five
+          lists. Numbers F and H are the first list, Q and KQ the third, R and KR the fourth, T and
+          KT the fifth, all others the second. Rules may be tuned on all lists but the fifth, which
+          is held out.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ FIRST: Final = "FH"
 THIRD: Final = ("Q", "KQ")
 """Beginnings of the numbers of the third list."""
 FOURTH: Final = ("R", "KR")
-"""Beginnings of the numbers of the fourth list, which is held out."""
+"""Beginnings of the numbers of the fourth list."""
+FIFTH: Final = ("T", "KT")
+"""Beginnings of the numbers of the fifth list, which is held out."""
 
 
 def published(
@@ -89,7 +92,7 @@ def _add(
     to: dict[str, Published], number: str, name: str, fault: Fault | None, make: Make, source: str
 ) -> None:
     assert number not in to, number
-    split = Split.HELD_OUT if number.startswith(FOURTH) else Split.TUNING
+    split = Split.HELD_OUT if number.startswith(FIFTH) else Split.TUNING
     base = Base(name, "published", name, split, partial(_repaired, make))
     to[number] = Published(name, base, fault, make=make, source=source)
 
