@@ -97,11 +97,10 @@ class Capture:
             rounded=RoundedWeights(emit),
         )
         self._loss_steps = LossSteps(self.models)
-        self._full = self.budget.is_full(start_step)
+        self._full, self._force_full = self.budget.is_full(start_step), False
         self._own_s = self._background_seen_s = 0.0
         self._last_end: float | None = None
         self._loss_hook: LossHooks | None = None
-        self._force_full = False
         self._loss_events = LossEvents(emit)
         self._recorded: float | None = None
         try:
@@ -207,8 +206,9 @@ class Capture:
     # Attaching.
 
     def _attach(self, loss: object) -> None:
+        step, mixed = lambda: self.step + 1, self._outputs.mixed
         self._supervision = Supervision(
-            self.models, self.scalars, self._emit, self._guard, lambda: self.step + 1
+            self.models, self.scalars, self._emit, self._guard, step, mixed
         )
         self.facts |= facts_of(self.models, loss)
         self._loss_hook = LossHooks(

@@ -40,12 +40,10 @@ class LinearGraph:
     """Examines the graph of one output of a run."""
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
-        self.is_taken = False
         self._models = models
 
     def event(self, step: int, output: Tensor) -> Event | None:
-        """Return the event if the network is linear; None otherwise, and after the first call."""
-        self.is_taken = True
+        """Return the event if the network is linear; None otherwise."""
         row = _longest_row(output.grad_fn, has_dropout=self._has_dropout())
         if len(row) < LAYERS_MIN:
             return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainvitals.capture.backends import native
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked, is_compiled
+from trainvitals.capture.mixed_samples import MixedSamples
 from trainvitals.capture.modules import CallSite, WatchedModule
 from trainvitals.capture.step import Remote, Step, empty
 from trainvitals.structure.order import ForwardOrder, ModuleFacts
@@ -28,7 +29,8 @@ class Outputs:
     """Forward hooks on the watched modules; measures the last training forward pass of a step.
 
     `own_s` is the time spent in the hooks of this step; `not_training` whether a watched module was
-    called in eval mode or without gradients; `version` grows when the places change.
+    called in eval mode or without gradients; `version` grows when the places change; `mixed` gets
+    the inputs of recurrent and attention modules in the first pass.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Outputs:
         self.off: set[str] = set()
         self.not_training = False
         self.version = 0
+        self.mixed = MixedSamples()
         self._guard = guard
         self._report = report
         self._models = models
@@ -118,6 +121,8 @@ class Outputs:
         """Record the order of the first forward pass."""
         if not self._facts:
             self._order_of[id(watched.module)].saw(watched.module, args)
+            if isinstance(watched.module, _WHOLE):
+                self.mixed.called(watched.name, watched.module, args)
 
     def new_site(self, watched: WatchedModule, number: int, *, half: bool) -> CallSite:
         """Return a new row; `half` is whether its output is of float16."""

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from trainvitals.capture.attention_graph import AttentionGraph
 from trainvitals.capture.dependence import Dependence
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
-from trainvitals.capture.linear_graph import LinearGraph
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
@@ -33,7 +31,9 @@ from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants, supervised_shares
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.loss_zero_terms import ZeroTerms
+from trainvitals.capture.mixed_samples import MixedSamples
 from trainvitals.capture.modes import Modes
+from trainvitals.capture.output_graph import OutputGraph
 from trainvitals.capture.scalars import TOTAL, StepScalars
 from trainvitals.capture.supervised_inputs import (
     NOT_GIVEN,
@@ -82,6 +82,7 @@ class Supervision:
         emit: Callable[[Record], None],
         guard: Guard,
         step: Callable[[], int],
+        mixed: MixedSamples,
     ) -> None:
         """`step` returns the number of the current step."""
         self._models = models
@@ -106,8 +107,7 @@ class Supervision:
         self._token_share = TokenShare(models.values())
         self._unregistered = Unregistered(models)
         self._modes = Modes(models)
-        self._linear = LinearGraph(models)
-        self._attention = AttentionGraph(models)
+        self._graph = OutputGraph(models, mixed)
         self._zero_terms = ZeroTerms()
         self._own_s = 0.0
 
@@ -146,7 +146,7 @@ class Supervision:
         # Until the loss: the model's graph keeps it as long, in general.
         self._given = given
         self._tokens.returned(output)
-        if not self._wants_output and self._linear.is_taken:
+        if not self._wants_output and self._graph.is_taken:
             return
         started = time.thread_time()
         if isinstance(output, Mapping):
@@ -155,14 +155,11 @@ class Supervision:
             logits = readable(getattr(output, "logits", output))
         if logits is not None and logits.grad_fn is None:
             logits = None
-        if logits is not None and not self._linear.is_taken:
-            linear = self._linear.event(self._step(), logits)
-            with torch.no_grad():
-                attention, scalars = self._attention.take(self._step(), given.first, logits)
+        if logits is not None and not self._graph.is_taken:
+            events, scalars = self._graph.take(self._step(), given, logits)
             self._scalars.log(scalars)
-            for event in (linear, attention):
-                if event is not None:
-                    self._emit(event)
+            for event in events:
+                self._emit(event)
         if self._wants_output and logits is not None and logits.dim() > 1:
             with torch.no_grad():
                 shape = tuple(logits.shape)

@@ -180,6 +180,11 @@ class EventKind(StrEnum):
     tokens in both directions. The text holds the modules nearest to the attentions, separated by
     commas, first layer first. Attribute `reversed`: a recurrent module that reads the tokens from
     the end too; absent without."""
+    MIXED_SAMPLES = "mixed_samples"
+    """A model mixes the samples of a batch, as the shapes in its first training pass show. The text
+    says how: samples_as_times | view_for_transpose (attributes `module`, its class `kind`,
+    `batch_first` 0 or 1, and `positions`, their number in a sample), softmax_over_samples
+    (`shape`), parts_of_samples_joined (`shape`, `into`). Attribute `samples`: their number."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute

@@ -13,6 +13,7 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
+from trainvitals.diagnosis.mixed_samples import mixed_samples
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
@@ -33,7 +34,7 @@ class LabelNoise(Rule):
     """The targets do not belong to the inputs, or hardly any of them does.
 
     ## What it detects
-    Either of two. (a) The training loss is below 70 % of the loss of the best constant prediction
+    One of three. (a) The training loss is below 70 % of the loss of the best constant prediction
     (the entropy of the class frequencies, or the variance of the targets), and after six
     evaluations or more no validation loss (medians of three) was below 97 % of it. Needs
     `monitor.loss(value, split="validation")` and a cross entropy or a squared error.
@@ -43,6 +44,10 @@ class LabelNoise(Rule):
     three evaluations no validation loss was below 97 % of it. Needs a model with one input of
     floating-point numbers and one target for each sample; not with a target that is rare, above
     80 % of one class.
+    (c) The model mixes the samples of a batch, as shapes in its first training pass show: a
+    recurrent or attention module without `batch_first` takes the samples as positions; a view
+    stands where two dimensions had to be swapped; a softmax goes over the samples. Needs a model
+    whose output has one row for each sample, and sizes that tell samples and positions apart.
     ## Why it matters
     Without a relation between inputs and targets there is nothing to learn: a small model stays at
     the loss of a constant prediction, a large one memorises its training samples, and the training
@@ -50,14 +55,18 @@ class LabelNoise(Rule):
     ## Evidence
     (a) The best validation loss and the training loss, both as a share of the loss of a constant
     prediction, and the number of evaluations. (b) The t value and the loss.
+    (c) The operation and the shapes.
     ## What to do
     - Look at ten random pairs of input and target as the training loop sees them.
     - Check what sorts, shuffles, filters or joins inputs and targets separately.
     - Check that validation and training use the same classes, units and preprocessing.
-    - There is no code for it: only your data contain the right pairs of input and target.
+    - There is no code for (a) and (b): only your data contain the right pairs of input and target.
+    - (c) `batch_first=True`; `x.transpose(0, 1)` instead of `x.view(times, samples, -1)`;
+      `softmax(dim=1)`.
     ## When it is wrong
     Far too few samples for the task; a validation set from another source. (b) A dependence that
     no distance between whole inputs shows, such as the parity of bits or one feature of hundreds.
+    (c) A model that compares the samples of a batch on purpose.
     ## References
     Székely and Rizzo, "The distance correlation t-test of independence in high dimension", 2013;
     Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization", 2017,
@@ -67,6 +76,7 @@ class LabelNoise(Rule):
     code: ClassVar[str] = "TV807"
     stage: ClassVar[Stage] = Stage.DATA
     damages_loss: ClassVar[bool] = False
+    before_training: ClassVar[bool] = True
     explains: ClassVar[frozenset[str]] = frozenset({"TV501", "TV502", "TV506"})
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
     fix: ClassVar[str] = ""
@@ -106,6 +116,20 @@ class LabelNoise(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
+        if (mixed := mixed_samples(history)) is not None:
+            yield self.finding(
+                severity=Severity.ERROR,
+                since_step=mixed.since,
+                summary=f"The model mixes the samples of a batch: {mixed.text}.",
+                evidence=(mixed.evidence,),
+                where=mixed.where,
+                fix=mixed.fix,
+                confidence=0.9,
+                stage=Stage.WIRING,
+                stream=Stream.SCALAR,
+                statistic=Scalar.LOSS,
+            )
+            return
         course = Course(history)
         constant = course.exact_constant
         if not course.known or not constant or len(course.loss) < self.evaluations_min:
