@@ -22,6 +22,7 @@ from trainvitals.api.schema import (
 from trainvitals.capture.optimizers import torch_optimizers
 from trainvitals.checkups.at_birth import findings_at_birth
 from trainvitals.checkups.batches import batches_of, samples_of
+from trainvitals.checkups.others import change_by_others, of_other_samples
 from trainvitals.checkups.overfit import overfitted
 from trainvitals.checkups.passes import measured
 from trainvitals.checkups.preserve import preserved
@@ -32,6 +33,7 @@ from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.diagnosis.registry import all_rules
 from trainvitals.diagnosis.rule import explains_of
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
+from trainvitals.diagnosis.rules.label_noise import LabelNoise
 from trainvitals.diagnosis.thresholds import chosen
 from trainvitals.diagnosis.user_rules import installed_rules
 from trainvitals.diagnosis.verdict import Reason, verdict_of
@@ -91,13 +93,16 @@ def checkup(
     initialisers = identified(s for p in parameters if (s := sampled(p)) is not None)
     with preserved(model):
         history, not_watched, has_loss = measured(model, batches, loss, known[0] if known else None)
+        change = change_by_others(model, batches[0])
         fitted = overfitted(model, batches[0], loss, overfit_steps) if has_loss else None
     known_rules = chosen(installed_rules(), load().rules)
     if known_rules.problems:
         log.warning("Settings of rules that are not used: %s.", "; ".join(known_rules.problems))
     rules = [rule for rule in known_rules.rules if rule.before_training]
+    of_rules = [*map(_judged, Engine(rules).examine(history))]
     found = [
-        *map(_judged, Engine(rules).examine(history)),
+        *of_rules,
+        *(() if any(f.code == LabelNoise.code for f in of_rules) else of_other_samples(change)),
         *findings_at_birth(
             model,
             history,

@@ -48,6 +48,7 @@ class LabelNoise(Rule):
     recurrent or attention module without `batch_first` takes the samples as positions; a view
     stands where two dimensions had to be swapped; a softmax goes over the samples. Needs a model
     whose output has one row for each sample, and sizes that tell samples and positions apart.
+    `trainvitals.checkup` also runs the model twice in eval mode, with the other samples replaced.
     ## Why it matters
     Without a relation between inputs and targets there is nothing to learn: a small model stays at
     the loss of a constant prediction, a large one memorises its training samples, and the training
