@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from trainvitals.capture.class_histogram import ClassHistogram
 from trainvitals.capture.dependence import Dependence
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
@@ -65,9 +66,6 @@ from trainvitals.wire import Event, EventKind, Record, Scalar
 
 MICRO_BATCHES_MAX: Final = 8
 """Maximum number of micro-batches of a step whose supervised elements are counted."""
-HISTOGRAM_CLASSES_MAX: Final = 64
-HISTOGRAM_BATCHES: Final = (1, 8, 64)
-"""Numbers of measured batches after which the class histogram is emitted."""
 KINDS_MAX: Final = 16
 """Maximum number of different losses per run that are described by an event."""
 
@@ -95,8 +93,7 @@ class Supervision:
         self._supervised: Tensor | float = 0.0
         self._all = 0
         self._kinds: set[tuple[str, ...]] = set()
-        self._histogram: Tensor | None = None
-        self._histogram_batches = 0
+        self._classes = ClassHistogram()
         self._output: tuple[int, tuple[int, ...], dict[int, dict[str, Tensor]]] | None = None
         self._wants_output = True
         self._given = NOT_GIVEN
@@ -250,8 +247,8 @@ class Supervision:
                 Scalar.TARGET_MAJORITY_SHARE: counts.max() / counts.sum(),
             }
         )
-        if counts.device.type == "cpu" and len(counts) <= HISTOGRAM_CLASSES_MAX:
-            self._add_histogram(counts)
+        if (event := self._classes.add(self._step(), counts)) is not None:
+            self._emit(event)
 
     def _count(self, keep: Tensor | None, x: Tensor) -> None:
         """Count the entries of `x` that are supervised; None: all."""
@@ -260,22 +257,6 @@ class Supervision:
         self._all += x.numel()
         share = self._supervised / self._all if self._all else 0.0
         self._scalars.log({Scalar.SUPERVISED_SHARE: share})
-
-    def _add_histogram(self, counts: Tensor) -> None:
-        if self._histogram_batches >= HISTOGRAM_BATCHES[-1]:
-            return
-        before = self._histogram
-        if before is not None and len(before) != len(counts):
-            size = max(len(before), len(counts))
-            before, counts = (nn.functional.pad(x, (0, size - len(x))) for x in (before, counts))
-        self._histogram = counts if before is None else before + counts
-        self._histogram_batches += 1
-        if self._histogram_batches in HISTOGRAM_BATCHES:
-            classes: dict[str, str | float] = {
-                str(i): float(n) for i, n in enumerate(self._histogram.tolist())
-            }
-            text = f"{len(classes)} classes in {self._histogram_batches} batches"
-            self._event(EventKind.CLASS_HISTOGRAM, text, classes)
 
     # Events.
 

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 import trainvitals
 from helpers.supervised_loop import CLASSES, KINDS, VALUES, Loop, X, losses, one_step
+from trainvitals.capture.capture import Capture
+from trainvitals.diagnosis.history import History
 
 # Predictions and targets.
 
@@ -67,6 +69,22 @@ def test_the_histogram_is_summed_over_the_first_batches():
         loop.step(KINDS["CrossEntropyLoss"])
     histograms = loop.events("class_histogram")
     assert [e.attributes["1"] for e in histograms] == [6.0, 48.0]
+
+
+def test_a_batch_whose_loss_is_reported_twice_counts_once():
+    history, criterion = History(), nn.CrossEntropyLoss()
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    capture = Capture(model, optimizer, emit=history.add, every=1, loss=criterion)
+    output = model(X)
+    loss = criterion(output, CLASSES)
+    capture.loss(loss, prediction=output, target=CLASSES)
+    loss.backward()
+    optimizer.step()
+    capture.detach()
+    [event] = [e for e in history.events if e.kind == "class_histogram"]
+    assert event.attributes == {"0": 1.0, "1": 6.0, "2": 1.0}
+    assert event.text == "3 classes in 1 batch"
 
 
 def test_whole_numbers_in_a_mean_squared_error_are_classes():
