@@ -22,6 +22,7 @@ from trainvitals.diagnosis.examine import Engine, diagnose
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial_state import initial_state
 from trainvitals.diagnosis.rule import Rule
+from trainvitals.report.line import finding_line
 from trainvitals.report.status import Status, status_of
 from trainvitals.wire import Frame, Record
 
@@ -34,7 +35,10 @@ JOIN_S = 1.0
 
 
 class BackgroundDiagnosis:
-    """One run's history and engine. `cpu_s` is the CPU time of its thread, in seconds."""
+    """One run's history and engine. `cpu_s` is the CPU time of its thread, in seconds.
+
+    `logged` contains the findings that were logged, as `finding_line` formats them.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class BackgroundDiagnosis:
         """
         self.history = History()
         self.cpu_s = 0.0
+        self.logged: set[str] = set()
         self._rank = rank
         self.frames_left_out = 0
         self._engine = engine or Engine()
@@ -179,6 +184,8 @@ class BackgroundDiagnosis:
         if not finding.explained_by:
             if self._clear is not None:
                 self._clear()
+            if log.isEnabledFor(level):
+                self.logged.add(finding_line(finding))
             log.log(
                 level,
                 "%s%s %s%s since step %d: %s%s",

@@ -355,7 +355,7 @@ class Monitor:
                     self._shipper.put(record)
                 self._shipper.close()
             closed(diagnosis)
-            self._screen.ended(diagnosis, self._diagnosis.history)
+            self._screen.ended(diagnosis, self._diagnosis.history, self._diagnosis.logged)
             if self._settings.report_html and rank() == 0:
                 history = self._diagnosis.history
                 write_page(self._settings.report_html, diagnosis, history, self._name)

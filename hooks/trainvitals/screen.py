@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class Screen:
         self._shown: tuple[str, str] | None = None
         self._is_drawn = False
         self._name = ""
+        self._url: str | None = None
 
     def started(self, name: str, url: str | None) -> None:
-        """Remember the run's name; print its address, if a collector is set."""
-        self._name = name
+        """Remember the run's name and address; print the address, if a collector is set."""
+        self._name, self._url = name, url
         if self._talks and url and (stream := sys.stderr) is not None:
             from trainvitals.report.text import clean
 
@@ -70,10 +72,12 @@ class Screen:
             sys.stderr.flush()
         self._is_drawn = False
 
-    def ended(self, diagnosis: Diagnosis, history: History) -> None:
+    def ended(self, diagnosis: Diagnosis, history: History, logged: Collection[str] = ()) -> None:
         """Print the end report: a card on a terminal, otherwise one line.
 
         Ranks after the first print it only if they failed: the others would repeat the report.
+        `logged` contains the findings that were logged, as `finding_line` formats them; outside of
+        a terminal the line does not repeat their text.
         """
         stream = sys.stderr
         is_wanted = self._talks or diagnosis.verdict == "failed"
@@ -81,16 +85,25 @@ class Screen:
             return
         from trainvitals.report import card, line
         from trainvitals.report.curves import curves_of
+        from trainvitals.report.line import finding_line
 
         self.clear()
         terminal = _is_terminal(stream)
         if self._report == "line" or (self._report in ("auto", "live") and not terminal):
-            shown = line(diagnosis, name=self._name)
+            headline = diagnosis.headline
+            is_repeated = not terminal and headline and finding_line(headline) in logged
+            details = self._where_details_are() if is_repeated else ""
+            shown = line(diagnosis, name=self._name, details=details)
         else:
             colour = terminal and "NO_COLOR" not in os.environ
             curves = curves_of(history, diagnosis)
             shown = card(diagnosis, colour=colour, curves=curves, name=self._name)
         stream.write(f"{shown.rstrip()}\n")
+
+    def _where_details_are(self) -> str:
+        if self._url:
+            return f"Logged when it opened; full diagnosis: {self._url}"
+        return "Logged when it opened; TRAINVITALS_REPORT=card prints the full diagnosis."
 
     def _is_new(self, key: tuple[str, str]) -> bool:
         """Return whether the verdict changed; "too early" at the start is no change."""

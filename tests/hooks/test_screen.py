@@ -1,6 +1,7 @@
 """On a terminal a training shows its status, and never in the way of the program's own output."""
 
 import contextlib
+import logging
 import os
 import pty
 import re
@@ -9,12 +10,15 @@ import threading
 from itertools import pairwise
 
 import torch
+from msgspec.structs import replace
 
 import trainvitals
 from helpers.warm_python import run_warm
 from helpers.watching import network, own_home, train, watched  # noqa: F401 - own_home is a fixture
 from trainvitals.api.schema import Diagnosis, Finding, Severity, Verdict
 from trainvitals.diagnosis.history import History
+from trainvitals.report import line
+from trainvitals.report.line import finding_line
 from trainvitals.report.status import Status, status_line
 from trainvitals.screen import ERASE, Screen
 
@@ -258,6 +262,48 @@ def test_the_end_report_shows_the_generated_name_and_not_the_id(capsys, monkeypa
     shown = capsys.readouterr().err
     assert f"run {monitor._name}: " in shown
     assert monitor.run not in shown
+
+
+def test_without_a_terminal_the_text_of_a_finding_is_written_once(capsys, caplog, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_REPORT", "auto")
+    monitor = watched(steps=30, lr=1e12)
+    monitor.close()
+    headline = monitor.diagnosis().headline
+    end = capsys.readouterr().err.splitlines()[-1]
+    logged = [r.getMessage() for r in caplog.records if headline.summary in r.getMessage()]
+    assert len(logged) == 1
+    assert f"{headline.code} {headline.rule}" in end
+    assert headline.summary not in end
+    assert end.endswith("TRAINVITALS_REPORT=card prints the full diagnosis.")
+
+
+def test_a_text_that_changed_after_it_was_logged_is_in_the_last_line(capsys):
+    diagnosis = status().diagnosis
+    Screen("auto").ended(diagnosis, History(), {finding_line(replace(finding(), summary="y"))})
+    assert capsys.readouterr().err == f"{line(diagnosis)}\n"
+
+
+def test_a_finding_that_was_not_logged_is_in_the_last_line(capsys, caplog, monkeypatch):
+    monkeypatch.setenv("TRAINVITALS_REPORT", "auto")
+    caplog.set_level(logging.CRITICAL, "trainvitals")
+    monitor = watched(steps=30, lr=1e12)
+    monitor.close()
+    assert monitor.diagnosis().headline.summary in capsys.readouterr().err
+
+
+def test_the_last_line_names_the_address_of_the_full_diagnosis(capsys):
+    screen = Screen("auto")
+    screen.started("mine", "http://127.0.0.1:9/run?run=mine")
+    screen.ended(status().diagnosis, History(), {finding_line(finding())})
+    assert capsys.readouterr().err.endswith("full diagnosis: http://127.0.0.1:9/run?run=mine\n")
+
+
+def test_a_terminal_gets_the_text_of_the_finding_in_the_end_report(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    diagnosis = status().diagnosis
+    Screen("line").ended(diagnosis, History(), {finding_line(finding())})
+    assert terminal.written == f"{line(diagnosis)}\n"
 
 
 def test_a_finding_that_another_rank_logs_begins_with_its_rank(monkeypatch, caplog):

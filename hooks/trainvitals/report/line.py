@@ -7,10 +7,11 @@ from trainvitals.api.wording import age_text
 from trainvitals.report.text import at_place, clean, counted, failure
 
 
-def line(diagnosis: Diagnosis, *, name: str = "") -> str:
+def line(diagnosis: Diagnosis, *, name: str = "", details: str = "") -> str:
     """Return the verdict in one line, without a line break at its end.
 
-    `name` is the run's name, shown in place of its id; "": the id.
+    `name` is the run's name, shown in place of its id; "": the id. `details` says where the
+    headline's text is, in place of that text, because the program has printed it before.
     """
     run = clean(name or diagnosis.run)
     of_run = f"run {run}: " if run else ""
@@ -18,17 +19,24 @@ def line(diagnosis: Diagnosis, *, name: str = "") -> str:
         return f"trainvitals: {of_run}{verdict_text(diagnosis)}"
     others = len(diagnosis.alarms) - 1
     more = f" (and {counted(others, 'more finding')})" if others > 0 else ""
+    failed = f"{verdict_text(diagnosis)} " if diagnosis.verdict is Verdict.FAILED else ""
+    begin = f"trainvitals: {of_run}{failed}"
+    if details:
+        return f"{begin}{_finding_title(diagnosis.headline)}{more}. {clean(details)}"
     age = age_text(diagnosis.headline, diagnosis.step)
     old = f" ({age})" if age else ""
-    failed = f"{verdict_text(diagnosis)} " if diagnosis.verdict is Verdict.FAILED else ""
-    return f"trainvitals: {of_run}{failed}{finding_line(diagnosis.headline)}{old}{more}"
+    return f"{begin}{finding_line(diagnosis.headline)}{old}{more}"
 
 
 def finding_line(finding: Finding) -> str:
     """Return a finding in one line: severity, code, name, place, step and summary."""
+    return f"{_finding_title(finding)}: {clean(finding.summary)}"
+
+
+def _finding_title(finding: Finding) -> str:
     return (
         f"{finding.severity.upper()} {clean(finding.code)} {clean(finding.rule)}"
-        f"{at_place(finding.where)} since step {finding.since_step:,}: {clean(finding.summary)}"
+        f"{at_place(finding.where)} since step {finding.since_step:,}"
     )
 
 

@@ -41,6 +41,13 @@ def test_a_line_says_that_numbers_are_older_than_the_diagnosis():
     assert "It moved. (numbers of step 310) (and 1 more finding)" in line(retained)
 
 
+def test_a_headline_that_was_printed_before_is_named_without_its_text():
+    assert line(SICK, details="Logged when it opened.") == (
+        "trainvitals: run r1: WARNING TV701 bias_drift at head.bias since step 40 "
+        "(and 1 more finding). Logged when it opened."
+    )
+
+
 def test_the_step_of_the_numbers_is_in_the_json():
     retained = replace(SICK, headline=replace(FINDING, last_step=310))
     assert json.loads(as_json(retained))["headline"]["last_step"] == 310
