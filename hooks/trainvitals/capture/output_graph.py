@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainvitals.capture.attention_graph import AttentionGraph
 from trainvitals.capture.linear_graph import LinearGraph
-from trainvitals.capture.mixed_samples import MixedSamples
+from trainvitals.capture.mixed_dimensions import MixedDimensions
 from trainvitals.capture.supervised_inputs import Given
 from trainvitals.wire import Event
 
@@ -21,7 +21,7 @@ from trainvitals.wire import Event
 class OutputGraph:
     """Examines the graph of one output of a run; `is_taken` is whether it has."""
 
-    def __init__(self, models: Mapping[str, nn.Module], mixed: MixedSamples) -> None:
+    def __init__(self, models: Mapping[str, nn.Module], mixed: MixedDimensions) -> None:
         self.is_taken = False
         self._linear = LinearGraph(models)
         self._attention = AttentionGraph(models)
@@ -34,9 +34,6 @@ class OutputGraph:
         self.is_taken = True
         with torch.no_grad():
             attention, scalars = self._attention.take(step, given.first, output)
-        events = (
-            self._linear.event(step, output),
-            attention,
-            self._mixed.event(step, given.first, output),
-        )
-        return [event for event in events if event is not None], scalars
+        events = (self._linear.event(step, output), attention)
+        mixed = self._mixed.events(step, given.first, output)
+        return [*(event for event in events if event is not None), *mixed], scalars

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainvitals.capture.backends import native
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.hooks import Hooked, is_compiled
-from trainvitals.capture.mixed_samples import MixedSamples
+from trainvitals.capture.mixed_dimensions import MixedDimensions
 from trainvitals.capture.modules import CallSite, WatchedModule
 from trainvitals.capture.step import Remote, Step, empty
 from trainvitals.structure.order import ForwardOrder, ModuleFacts
@@ -30,7 +30,7 @@ class Outputs:
 
     `own_s` is the time spent in the hooks of this step; `not_training` whether a watched module was
     called in eval mode or without gradients; `version` grows when the places change; `mixed` gets
-    the inputs of recurrent and attention modules in the first pass.
+    the inputs of the modules in the first pass.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Outputs:
         self.off: set[str] = set()
         self.not_training = False
         self.version = 0
-        self.mixed = MixedSamples()
+        self.mixed = MixedDimensions()
         self._guard = guard
         self._report = report
         self._models = models
@@ -121,8 +121,7 @@ class Outputs:
         """Record the order of the first forward pass."""
         if not self._facts:
             self._order_of[id(watched.module)].saw(watched.module, args)
-            if isinstance(watched.module, _WHOLE):
-                self.mixed.called(watched.name, watched.module, args)
+            self.mixed.called(watched.name, watched.module, args)
 
     def new_site(self, watched: WatchedModule, number: int, *, half: bool) -> CallSite:
         """Return a new row; `half` is whether its output is of float16."""

@@ -32,7 +32,7 @@ from trainvitals.capture.loss_signed import one_sided
 from trainvitals.capture.loss_terms import constants, supervised_shares
 from trainvitals.capture.loss_views import multiplies_all_pairs
 from trainvitals.capture.loss_zero_terms import ZeroTerms
-from trainvitals.capture.mixed_samples import MixedSamples
+from trainvitals.capture.mixed_dimensions import MixedDimensions
 from trainvitals.capture.modes import Modes
 from trainvitals.capture.output_graph import OutputGraph
 from trainvitals.capture.scalars import TOTAL, StepScalars
@@ -80,7 +80,7 @@ class Supervision:
         emit: Callable[[Record], None],
         guard: Guard,
         step: Callable[[], int],
-        mixed: MixedSamples,
+        mixed: MixedDimensions,
     ) -> None:
         """`step` returns the number of the current step."""
         self._models = models

@@ -55,6 +55,7 @@ from trainvitals.diagnosis.rules.reward_without_kl import RewardWithoutKl
 from trainvitals.diagnosis.rules.rollout_mismatch import RolloutMismatch
 from trainvitals.diagnosis.rules.saturated_activation import SaturatedActivation
 from trainvitals.diagnosis.rules.schedule_ended_early import ScheduleEndedEarly
+from trainvitals.diagnosis.rules.scrambled_input import ScrambledInput
 from trainvitals.diagnosis.rules.silent_run import SilentRun
 from trainvitals.diagnosis.rules.softmax_before_cross_entropy import SoftmaxBeforeCrossEntropy
 from trainvitals.diagnosis.rules.state_not_restored import StateNotRestored
@@ -112,6 +113,7 @@ RULES: tuple[type[Rule], ...] = (
     BiasDrift,
     BiasRegularised,
     RedundantBias,
+    ScrambledInput,
     OutputBiasPrior,
     UnnormalisedInput,
     ConstantOrDuplicateInput,

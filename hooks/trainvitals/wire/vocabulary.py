@@ -180,11 +180,13 @@ class EventKind(StrEnum):
     tokens in both directions. The text holds the modules nearest to the attentions, separated by
     commas, first layer first. Attribute `reversed`: a recurrent module that reads the tokens from
     the end too; absent without."""
-    MIXED_SAMPLES = "mixed_samples"
-    """A model mixes the samples of a batch, as the shapes in its first training pass show. The text
-    says how: samples_as_times | view_for_transpose (attributes `module`, its class `kind`,
-    `batch_first` 0 or 1, and `positions`, their number in a sample), softmax_over_samples
-    (`shape`), parts_of_samples_joined (`shape`, `into`). Attribute `samples`: their number."""
+    MIXED_DIMENSIONS = "mixed_dimensions"
+    """A model mixes the samples of a batch, or features and positions of each sample, as the shapes
+    in its first training pass show. The text says how: samples_as_times | view_for_transpose
+    (attributes `module`, its class `kind`, `positions`, their number in a sample, and for the first
+    one `batch_first`, 0 or 1), softmax_over_samples (`shape`), parts_of_samples_joined (`shape`,
+    `into`), each with the number of `samples`; features_as_positions (`module`, `kind`, `shape`,
+    `into`)."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute

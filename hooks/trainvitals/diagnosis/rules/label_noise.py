@@ -13,7 +13,7 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
-from trainvitals.diagnosis.mixed_samples import mixed_samples
+from trainvitals.diagnosis.mixed_dimensions import mixed_samples
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss

@@ -1,4 +1,4 @@
-"""Models that mix the samples of a batch, and correct models of the same layers.
+"""Models that mix samples, or features and positions, and correct models of the same layers.
 
 Batches have 12 samples of 5 positions with 6 features.
 """
@@ -13,6 +13,7 @@ import trainvitals  # noqa: E402
 from trainvitals.capture.capture import Capture  # noqa: E402
 from trainvitals.diagnosis.history import History  # noqa: E402
 from trainvitals.diagnosis.rules.label_noise import LabelNoise  # noqa: E402
+from trainvitals.diagnosis.rules.scrambled_input import ScrambledInput  # noqa: E402
 from trainvitals.wire import EventKind  # noqa: E402
 
 SAMPLES, POSITIONS, FEATURES = 12, 5, 6
@@ -100,7 +101,7 @@ def trained(model: nn.Module, x: Tensor, y: Tensor | None = None) -> History:
 
 
 def how(history: History) -> str:
-    return "".join(e.text for e in history.events if e.kind == EventKind.MIXED_SAMPLES)
+    return ",".join(e.text for e in history.events if e.kind == EventKind.MIXED_DIMENSIONS)
 
 
 SERIES = torch.randn(SAMPLES, POSITIONS, FEATURES)
@@ -211,3 +212,57 @@ def test_a_checkup_finds_it_before_the_training():
     pair = SERIES, torch.randint(3, (SAMPLES,))
     diagnosis = trainvitals.checkup(Recurrent(last_output), pair, nn.CrossEntropyLoss())
     assert "TV807" in {finding.code for finding in diagnosis.findings}
+
+
+class Convolved(nn.Module):
+    """A convolution of images or of vectors of tokens, with their dimensions changed before."""
+
+    def __init__(self, layer: nn.Module, before, embed: nn.Module | None = None) -> None:
+        super().__init__()
+        self.embed, self.layer = embed or nn.Identity(), layer
+        self.head, self.before = nn.Linear(4, 3), before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.before(self.embed(x))).flatten(2).mean(2))
+
+
+IMAGES = torch.randn(SAMPLES, 8, 8, 3)
+GREY = torch.randn(SAMPLES, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "kind"),
+    [
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x.view(-1, 3, 8, 8)), IMAGES, "Conv2d"),
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x.reshape(-1, 3, 8, 8)), IMAGES, "Conv2d"),
+        (
+            Convolved(nn.Conv1d(6, 4, 3), lambda x: x.view(SAMPLES, 6, -1), nn.Embedding(9, 6)),
+            TOKENS,
+            "Conv1d",
+        ),
+    ],
+)
+def test_a_view_where_dimensions_had_to_be_swapped_is_found(model, x, kind):
+    history = trained(model, x)
+    assert how(history) == "features_as_positions"
+    (finding,) = ScrambledInput().check(history)
+    assert finding.where == "layer"
+    assert kind in finding.summary
+    assert list(LabelNoise().check(history)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x.permute(0, 3, 1, 2)), IMAGES),
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x.permute(0, 3, 1, 2).contiguous()), IMAGES),
+        (Convolved(nn.Conv2d(1, 4, 3), lambda x: x.view(-1, 1, 8, 8)), GREY),
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x.view(-1, 3, 8, 8)), IMAGES.view(SAMPLES, -1)),
+        (Convolved(nn.Conv1d(6, 4, 3), lambda x: x.transpose(1, 2), nn.Embedding(9, 6)), TOKENS),
+        (Convolved(nn.Conv2d(3, 4, 3), lambda x: x), IMAGES.permute(0, 3, 1, 2).contiguous()),
+    ],
+)
+def test_swapped_dimensions_and_views_of_flat_images_are_silent(model, x):
+    history = trained(model, x)
+    assert how(history) == ""
+    assert list(ScrambledInput().check(history)) == []
