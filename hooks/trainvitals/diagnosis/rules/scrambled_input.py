@@ -36,7 +36,8 @@ class ScrambledInput(Rule):
     ## When it is wrong
     A program that mixes features and positions on purpose.
     ## References
-    PyTorch documentation of `torch.Tensor.view` and `torch.permute`.
+    The documentation of `torch.Tensor.view` and `torch.permute`, PyTorch 2.13, 2026; Karpathy,
+    "A Recipe for Training Neural Networks", 2019 ("use backprop to chart dependencies").
     """
 
     code: ClassVar[str] = "TV809"
