@@ -1,5 +1,27 @@
 """Programs after questions and issues on PyTorch, written without reading the diagnosis."""
 
-from detection.published.fifth import losses, rates, wiring
+from detection.published.fifth import (
+    fit,
+    flow,
+    losses,
+    numeric,
+    rates,
+    samples,
+    silent,
+    starts,
+    traps,
+    wiring,
+)
 
-__all__ = ["losses", "rates", "wiring"]
+__all__ = [
+    "fit",
+    "flow",
+    "losses",
+    "numeric",
+    "rates",
+    "samples",
+    "silent",
+    "starts",
+    "traps",
+    "wiring",
+]

@@ -52,7 +52,7 @@ def adversarial(
     of_critic.zero_grad()
     judged = critic(made.detach())
     wrong = functional.softplus(-judged if made_is_real else judged).mean()
-    (functional.softplus(-critic(real)).mean() + wrong).backward()
+    (functional.softplus(-critic(real)).mean() + wrong).backward()  # type: ignore[no-untyped-call]
     of_critic.step()
     of_generator.zero_grad()
     monitor.loss(functional.softplus(-critic(made)).mean()).backward()
@@ -138,7 +138,7 @@ def swapped(output: tuple[Tensor, Tensor, Tensor], target: Tensor) -> Tensor:
 def farther_than_the_other(output: tuple[Tensor, Tensor, Tensor], _: Tensor) -> Tensor:
     """Share of triplets whose sample of the same class is farther than the other one."""
     anchor, same, other = output
-    return ((anchor - same).norm(dim=1) > (anchor - other).norm(dim=1)).float().mean()
+    return ((anchor - same).norm(dim=1) > (anchor - other).norm(dim=1)).float().mean()  # type: ignore[no-any-return]
 
 
 def triplets(seed: int) -> Data:
@@ -190,7 +190,7 @@ class Cosine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         unit = functional.normalize(self.body(x), dim=1)
-        return self.scale * unit @ functional.normalize(self.classes, dim=1).T  # type: ignore[no-any-return]
+        return self.scale * unit @ functional.normalize(self.classes, dim=1).T
 
 
 @published(
