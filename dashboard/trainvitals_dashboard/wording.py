@@ -20,6 +20,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&@^=\"'/])")
 # Streamlit converts addresses to links and :name: to an icon even if their characters are escaped.
 # A word joiner, which is invisible and allows no line break, prevents this.
 _JOINER = "\u2060"
+_CASE = re.compile(r"(?:^|(?<=[.:;]))\s*\((\d)\) ")
 _REPLACED = re.compile(r"(?<=[:@])(?=\S)|(?<=www)(?=\.)", re.IGNORECASE)
 
 SEVERITIES = ("error", "warning", "info")
@@ -94,11 +95,23 @@ def prose(text: str) -> str:
 
 
 def bulleted(text: str) -> str:
-    """Return `prose` for each line; the advice of a rule is a list with one item per line."""
+    """Return `prose` for each line; the advice of a rule is a list with one item per line.
+
+    The cases of a rule, "(1) … (2) …" between sentences, are a numbered list.
+    """
     return "\n".join(
-        f"- {prose(line[2:])}" if line.startswith(("- ", "* ")) else prose(line)
+        f"- {prose(line[2:])}" if line.startswith(("- ", "* ")) else _numbered(line)
         for line in text.splitlines()
     )
+
+
+def _numbered(text: str) -> str:
+    before, *parts = _CASE.split(text)
+    numbers, cases = parts[::2], parts[1::2]
+    if len(cases) < 2 or numbers != [str(i + 1) for i in range(len(cases))]:
+        return prose(text)
+    items = (f"{number}. {prose(case)}" for number, case in zip(numbers, cases, strict=True))
+    return "\n".join([f"{prose(before)}\n", *items])
 
 
 def _spaced(part: str) -> str:

@@ -147,6 +147,12 @@ def test_findings_that_begin_together_share_a_mark_of_the_worst_severity():
     assert mark == {"step": 3, "text": "✖ TV1 TV2", "severity": "error"}
 
 
+def test_a_mark_names_the_worst_finding_first_and_begins_at_the_earliest():
+    both = [finding(code="TV2", severity="info", since_step=2), finding()]
+    [mark] = meta(Chart("a", "Loss", Marks(both)), 1000)["marks"]
+    assert (mark["step"], mark["text"]) == (2, "✖ TV1 TV2")
+
+
 def test_lost_records_and_a_limit_are_described():
     lost = Dropped(4, 6, "scalar", "queue_full", 3)
     made = meta(Chart("a", "Share", Marks((), [lost], 0.9, "above 90 %")), 10)

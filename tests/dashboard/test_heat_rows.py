@@ -53,6 +53,11 @@ def test_a_filter_finds_names_by_all_of_its_words_and_keeps_the_groups_around_th
     assert rows(text="nothing") == []
 
 
+@pytest.mark.parametrize(("count", "high"), [(0, 2), (20, 20), (26, 26), (27, 23.5), (9_000, 23.5)])
+def test_rows_that_do_not_fit_are_cut_in_half_so_that_more_are_expected(count, high):
+    assert in_node("heatrows.js", "m.rowsHigh(n, 24)", n=count) == high
+
+
 def test_closing_a_group_closes_the_groups_inside_it():
     def after(opened, group):
         expression = "[...m.toggled(m.flat(t), new Set(o), g)]"

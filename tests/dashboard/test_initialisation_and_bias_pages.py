@@ -1,7 +1,12 @@
 """The state before the training, and the biases, as pages of a run."""
 
+from itertools import pairwise
+
+import pytest
+
 from helpers.fake_runs import FakeRun, healthy_run, vanishing_run
 from helpers.sent import charts, table
+from trainvitals_dashboard.views.bias import Drift, evenly
 
 
 def words(app):
@@ -47,6 +52,13 @@ class TestInitialisation:
 
 
 class TestBias:
+    def test_the_small_curve_has_equal_distances_of_steps(self):
+        steps = [0, 40, 90, *range(91, 101)]
+        drawn = evenly(Drift("bias", steps, [None, 4.0, 9.0, *(s / 10 for s in steps[3:])], []))
+        rises = [b - a for a, b in pairwise(drawn)]
+        assert (drawn[0], drawn[-1]) == (4.0, 10.0)
+        assert rises == pytest.approx([rises[0]] * len(rises))
+
     def test_the_drift_is_relative_to_the_spread_of_the_output(self, open_page, collector):
         collector.runs = [healthy_run()]
         app = open_page("bias", run="resnet-baseline")

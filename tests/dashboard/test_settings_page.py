@@ -16,7 +16,8 @@ def words(app):
 
 def test_each_setting_has_its_value_its_variable_and_its_default(open_page, collector):
     text = words(open_page("settings"))
-    assert "| Bytes of a request, as sent. `TRAINVITALS_BODY_BYTES_MAX` | 2 MiB |" in text
+    size = "2\N{NO-BREAK SPACE}MiB"
+    assert f"| Bytes of a request, as sent. `TRAINVITALS_BODY_BYTES_MAX` | {size} |" in text
     assert "`TRAINVITALS_SERIES_MAX` | **100,000** (default 2,000,000) |" in text
     assert "`TRAINVITALS_RETAIN_ENDED_DAYS` | **30** (default 0) |" in text
     assert "`TRAINVITALS_METRICS_SCALARS` | none |" in text

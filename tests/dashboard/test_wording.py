@@ -76,6 +76,21 @@ def test_advice_is_a_list_and_each_item_is_escaped():
     assert bulleted("- Use `He`.\n- [x](y)") == "- Use `He`\\.\n- \\[x\\]\\(y\\)"
 
 
+def test_the_cases_of_a_rule_are_a_numbered_list():
+    text = "One of two: (1) The loss rises. (2) It is NaN, after 1/(1 - m) steps."
+    assert bulleted(text).splitlines() == [
+        "One of two\\:",
+        "",
+        "1. The loss rises\\.",
+        "2. It is NaN, after 1\\/\\(1 \\- m\\) steps\\.",
+    ]
+
+
+@pytest.mark.parametrize("text", ["It ends early, and (1) a (2) b", "See: (2) a. (3) b", "(1) a"])
+def test_numbers_in_a_sentence_and_a_single_case_are_no_list(text):
+    assert bulleted(text) == prose(text)
+
+
 def test_a_bar_in_a_name_does_not_end_a_cell():
     assert table(["a"], [[literal("x|y")]]).splitlines()[-1] == "| `x\\|y` |"
 

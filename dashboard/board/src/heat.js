@@ -5,7 +5,7 @@ row becomes visible. */
 
 import { element } from "./dom.js";
 import { drawAxis, drawRows, ROW, sized } from "./heatdraw.js";
-import { columnAt, decode, ends, flat, keyValues, openText, ramp, scaleOf, shownRows, toggled, valueText } from "./heatrows.js";
+import { columnAt, decode, ends, flat, keyValues, openText, ramp, rowsHigh, scaleOf, shownRows, toggled, valueText } from "./heatrows.js";
 import { numberText, stepText } from "./scale.js";
 
 /** Of the height of the window, so that the axis of steps is visible below the rows. */
@@ -178,7 +178,7 @@ export class HeatMap {
   }
 
   resize() {
-    this.height = Math.max(2 * ROW, Math.min(this.shown.length * ROW, Math.max(Math.round(window.innerHeight * HEIGHT_MAX), 12 * ROW)));
+    this.height = rowsHigh(this.shown.length, Math.max(Math.round(window.innerHeight * HEIGHT_MAX / ROW), 12)) * ROW;
     this.plotRoot.style.height = `${this.height}px`;
     this.rest.style.height = `${Math.max(0, this.shown.length * ROW - this.height)}px`;
     const width = this.plotRoot.clientWidth;

@@ -151,3 +151,11 @@ export function columnAt(steps, x) {
   }
   return low;
 }
+
+/** Return the height, in rows, of a heat-map of `count` rows on a screen with room for `room`.
+
+Two rows more than the room are shown, too: nobody would scroll for them. Otherwise the last row is
+cut in half, which shows that more rows follow. */
+export function rowsHigh(count, room) {
+  return count <= room + 2 ? Math.max(2, count) : room - 0.5;
+}

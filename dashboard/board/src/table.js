@@ -76,6 +76,7 @@ export class Table {
       const way = this.order?.[0] === i ? this.order[1] : 0;
       head.setAttribute("aria-sort", ["descending", "none", "ascending"][way + 1]);
     });
+    this.root.classList.toggle("single", rows.length < 2);
     const shown = this.all ? rows : rows.slice(0, ROWS);
     this.body.replaceChildren(...shown.map((cells) => element("tr", { role: "row" }, ...cells.map((cell, i) => made(cell, columns[i])))));
     this.more.hidden = shown.length === rows.length;

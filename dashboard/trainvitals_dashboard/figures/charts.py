@@ -170,12 +170,12 @@ def _marks(marks: Marks, steps: int) -> list[Part]:
         at.setdefault(near[-1] if near else finding.since_step, []).append(finding)
     made = []
     for step, here in at.items():
-        worst = min(here, key=lambda f: _order(f.severity))
+        here.sort(key=lambda f: _order(f.severity))
         codes = list(dict.fromkeys(clean(f.code) for f in here))
         more = f" +{len(codes) - CODES_MAX}" if len(codes) > CODES_MAX else ""
-        sign = SEVERITY_SIGN.get(worst.severity, "●")
+        sign = SEVERITY_SIGN.get(here[0].severity, "●")
         text = f"{sign} {' '.join(codes[:CODES_MAX])}{more}"
-        made.append({"step": step, "text": text, "severity": worst.severity})
+        made.append({"step": step, "text": text, "severity": here[0].severity})
     # The browser draws a mark without a known severity in grey.
     resumed = [{"step": step, "text": "↻ resumed", "severity": ""} for step in marks.resumed]
     return made + resumed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import streamlit as st
 
 from trainvitals.api.schema import Curve, Finding, Heatmap, Layouts, RunDetail
@@ -233,7 +234,7 @@ def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift], *, live: b
             _text(highest.get(d.name)),
             _text(newest(d.drift)),
             _text(newest(d.ratio)),
-            spark_text(_thinned([v for v in d.drift if v is not None])),
+            spark_text(evenly(d)),
         )
         for d in drifts
     ]
@@ -247,10 +248,15 @@ def _table(run: RunDetail, layouts: Layouts, drifts: Sequence[Drift], *, live: b
     )
 
 
-def _thinned(values: Sequence[float]) -> Sequence[float]:
-    """Return at most CURVE_POINTS values at equal distances; the last one is kept."""
-    every = -(-len(values) // CURVE_POINTS)
-    return values[::-1][:: max(1, every)][::-1]
+def evenly(drift: Drift) -> list[float]:
+    """Return CURVE_POINTS values of the drift at equal distances of steps.
+
+    The measured steps have no equal distances: a run is captured more often near a finding.
+    """
+    known = [(s, v) for s, v in zip(drift.steps, drift.drift, strict=True) if v is not None]
+    steps, values = zip(*known, strict=True)
+    at = np.linspace(steps[0], steps[-1], CURVE_POINTS)
+    return [float(v) for v in np.interp(at, steps, values)]
 
 
 def _text(value: float | None) -> str:

@@ -91,6 +91,7 @@ def _choice() -> list[str]:
         default=wanted[:RUNS_MAX],
         format_func=lambda run_id: clean(shortened(known[run_id], 60)),
         max_selections=RUNS_MAX,
+        placeholder="Select runs",
         key="compared",
     )
     if chosen != wanted:

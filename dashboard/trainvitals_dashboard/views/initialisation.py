@@ -71,7 +71,7 @@ def _flagged(findings: Sequence[Finding]) -> None:
 
 def _numbers(initial: Checkup) -> None:
     loss = initial.initial_loss
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         st.metric(
             "First loss",
             "–" if loss is None else number(loss.seen),

@@ -132,7 +132,7 @@ def _value(setting: Setting) -> str:
 
 def _text(name: str, value: str) -> str:
     if "bytes" in name and value.isdigit():
-        return bytes_text(int(value))
+        return bytes_text(int(value)).replace(" ", "\N{NO-BREAK SPACE}")
     try:
         return value if name == "port" else number(float(value), 4)
     except ValueError:
