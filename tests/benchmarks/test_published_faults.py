@@ -85,7 +85,7 @@ def test_a_healthy_program_trains(number):
 
 def test_every_case_names_its_source_and_at_least_one_diagnosis():
     faulty, healthy = (Counter(map(list_of, each)) for each in (PUBLISHED, HEALTHY))
-    assert faulty == {"first": 74, "second": 96, "third": 57, "fourth": 60, "fifth": 54}
+    assert faulty == {"first": 74, "second": 96, "third": 57, "fourth": 60, "fifth": 56}
     assert healthy == {"first": 20, "second": 25, "third": 10, "fourth": 16, "fifth": 16}
     for number, case in PUBLISHED.items():
         assert case.name.startswith(f"{number}_")

@@ -93,7 +93,7 @@ def steering(seed: int) -> Data:
 @published(
     FLOW,
     "T52",
-    "common question, actions of a tanh policy stay at -1 and 1",
+    "ZhihanLee/DDPG_Learning#2",
     "saturated_activation unnormalised_input vanishing_gradient",
 )
 def actions_saturate_at_the_limits(seed: int, repaired: bool) -> Program:

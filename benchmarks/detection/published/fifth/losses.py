@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Adam
+from torch.optim import Adam, RMSprop
 
 from detection import data
 from detection.bases import error_rate
@@ -172,7 +172,7 @@ def cross_entropy_of_one_channel(output: Tensor, target: Tensor) -> Tensor:
 @published(
     LOSS,
     "T05",
-    "common question, CrossEntropyLoss of a segmentation with one output channel is 0",
+    "open-mmlab/mmsegmentation#304, cross-entropy of one category",
     "loss_task_mismatch no_signal softmax_before_cross_entropy",
 )
 def cross_entropy_over_one_channel(seed: int, repaired: bool) -> Program:
@@ -203,3 +203,52 @@ def cosines_as_logits(seed: int, repaired: bool) -> Program:
     loss = nn.CrossEntropyLoss()
     model = Cosine(10.0 if repaired else 1.0)
     return Program(model, data.clusters(seed), loss, loss, 3e-3, Adam, 300, 64)
+
+
+@published(
+    LOSS,
+    "T07",
+    "common question, Sigmoid before MultiLabelSoftMarginLoss",
+    "output_range_mismatch loss_task_mismatch loss_plateau",
+)
+def sigmoid_before_the_loss_of_rare_labels(seed: int, repaired: bool) -> Program:
+    x = torch.randn(2000, 12)
+    y = (x @ torch.randn(12, 8) > 4.5).float()
+    loss = nn.MultiLabelSoftMarginLoss()
+    model = mlp(12, 64, 8, output=None if repaired else nn.Sigmoid())
+    return Program(model, data.split(x, y, seed), loss, loss, 3e-3, Adam, 300, 64)
+
+
+@published(
+    LOSS,
+    "T08",
+    "Zeleni9/pytorch-wgan#51",
+    "loss_task_mismatch gradient_ascent loss_divergence",
+)
+def generator_lowers_the_score_of_the_critic(_: int, repaired: bool) -> Program:
+    model = nn.ModuleDict({"generator": mlp(8, 64, 2), "critic": mlp(2, 64, 1)})
+    x = torch.randn(512, 8)
+    y = torch.tensor([1.5, 1.0]) + 0.5 * torch.randn(512, 2)
+    program = Program(model, Data(x, y, x, y), nn.Identity(), gap_of_moments, 1e-3)
+    program.optimizer = lambda _, lr: [RMSprop(part.parameters(), lr) for part in model.values()]
+    program.forward, program.steps = lambda model, x: model["generator"](x), 250  # type: ignore[index]
+    program.step, program.loss_falls = partial(clipped, sign=-1 if repaired else 1), False
+    return program
+
+
+def clipped(program: Program, optimizers: Any, monitor: Any, _: int, *, sign: int) -> None:
+    """Train the critic twice, clip its weights, and train the generator."""
+    of_generator, of_critic = optimizers
+    generator, critic = program.model["generator"], program.model["critic"]  # type: ignore[index]
+    for _ in range(2):
+        real = program.data.y[torch.randint(len(program.data.y), (64,))]
+        of_critic.zero_grad()
+        made = generator(torch.randn(64, 8)).detach()
+        (critic(made).mean() - critic(real).mean()).backward()
+        of_critic.step()
+        with torch.no_grad():
+            for weight in critic.parameters():
+                weight.clamp_(-0.1, 0.1)
+    of_generator.zero_grad()
+    monitor.loss(sign * critic(generator(torch.randn(64, 8))).mean()).backward()
+    of_generator.step()

@@ -178,7 +178,7 @@ def divided_by_a_degree_of_zero(seed: int, repaired: bool) -> Program:
 @published(
     NUMERIC,
     "T44",
-    "common question, KL divergence by hand with a target of 0",
+    "Lightning-AI/torchmetrics#1029, divergence by hand",
     "non_finite_value",
 )
 def logarithm_of_a_target_of_zero(seed: int, repaired: bool) -> Program:

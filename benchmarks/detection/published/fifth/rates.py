@@ -74,7 +74,7 @@ def decay_of_a_tenth_inside_adam(seed: int, repaired: bool) -> Program:
 @published(
     OPTIMIZER,
     "T13",
-    "ildoonet/pytorch-gradual-warmup-lr#11, StepLR(step_size=1)",
+    "common question, StepLR(step_size=1) with the default gamma",
     "schedule_ended_early learning_rate_too_low undertrained",
 )
 def rate_divided_by_ten_after_each_epoch(seed: int, repaired: bool) -> Program:
