@@ -28,6 +28,7 @@ from trainvitals.capture.graph_nodes import (
     saved,
     signed,
 )
+from trainvitals.capture.order_graph import ATTENTIONS, is_order_blind
 from trainvitals.wire import Event, EventKind, Scalar
 
 LAYERS_MAX: Final = 64
@@ -35,12 +36,6 @@ LAYERS_MAX: Final = 64
 SEEN_MIN: Final = 0.99
 """Share of the next positions that are seen, from which an attention is not causal."""
 _SOFTMAX: Final = ("Softmax", "SafeSoftmax")
-_FUSED: Final = (
-    "ScaledDotProductFlashAttention",
-    "ScaledDotProductFlashAttentionForCpu",
-    "ScaledDotProductEfficientAttention",
-    "ScaledDotProductCudnnAttention",
-)
 _PRODUCTS: Final = ("Bmm", "Mm", "Baddbmm")
 _KEEPS_ZEROS: Final = VIEWS | {"NativeDropout"}
 
@@ -70,12 +65,17 @@ class AttentionGraph:
         if graph is None:
             return None, {}
         layers = [node for node in graph.nodes if _is_attention(node, graph.users)][:LAYERS_MAX]
-        reversed_ = self._reversed(graph)
-        if not layers and not reversed_:
+        attributes: dict[str, str | float] = {}
+        if reversed_ := self._reversed(graph):
+            attributes["reversed"] = reversed_
+        if tokens is not None:
+            reading = [node for node in graph.nodes if node in graph.reading]
+            if is_order_blind(reading, output.grad_fn, *tokens.shape):
+                attributes["order_blind"] = 1.0
+        if not layers and not attributes:
             return None, {}
         names = {id(p): name for name, p in self._named_parameters()}
         text = ",".join(_name_of(node, names) for node in layers)
-        attributes: dict[str, str | float] = {"reversed": reversed_} if reversed_ else {}
         event = Event(max(0, step), time.time(), EventKind.ATTENTION, text, attributes)
         return event, _next_positions(layers, graph, tokens) | _largest_weights(layers)
 
@@ -174,7 +174,7 @@ def _next_seen(node: Any, samples: int, n: int) -> Tensor | None:
     """
     if n < POSITIONS_MIN or n == samples:
         return None  # attention between samples would look the same
-    if operation(node) in _FUSED:
+    if operation(node) in ATTENTIONS:
         visible = _visible_to_queries(node, samples, n)
     else:
         visible = _visible_weights(node, samples, n)
@@ -230,7 +230,7 @@ def _is_between_positions(shape: tuple[int, ...], samples: int, n: int) -> bool:
 
 def _is_attention(node: Any, users: Mapping[Any, list[Any]]) -> bool:
     """Whether the weights of a node are those of values, and are not changed by a mask."""
-    if operation(node) in _FUSED:
+    if operation(node) in ATTENTIONS:
         return saved(node, "query") is not None and saved(node, "key") is not None
     return operation(node) in _SOFTMAX and _is_of_values(node, users)
 

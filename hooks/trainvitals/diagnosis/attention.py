@@ -68,5 +68,11 @@ def sharpest_attention(history: History) -> Sharpest | None:
     return Sharpest(event.text.split(",")[int(number[0])], event.step, float(largest[0]))
 
 
+def is_order_blind(history: History) -> bool:
+    """Whether the model's output is the same for its tokens in any order."""
+    event = _event(history)
+    return event is not None and event.attributes.get("order_blind") == 1
+
+
 def _event(history: History) -> Event | None:
     return next((e for e in history.events if e.kind == EventKind.ATTENTION), None)

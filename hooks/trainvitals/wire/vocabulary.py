@@ -179,7 +179,8 @@ class EventKind(StrEnum):
     """The graph of a model's first output contains attentions, or recurrent modules that read
     tokens in both directions. The text holds the modules nearest to the attentions, separated by
     commas, first layer first. Attribute `reversed`: a recurrent module that reads the tokens from
-    the end too; absent without."""
+    the end too; absent without. `order_blind`: 1 if the output is the same for tokens in any order,
+    as without vectors for their positions; absent otherwise."""
     MIXED_DIMENSIONS = "mixed_dimensions"
     """A model mixes the samples of a batch, or features and positions of each sample, as the shapes
     in its first training pass show. The text says how: samples_as_times | view_for_transpose

@@ -1,4 +1,4 @@
-"""TV502: the loss has fallen and is level, or a layer is too narrow for it to fall."""
+"""TV502: the loss has fallen and is level, or the model cannot tell what it would have to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.attention import is_order_blind
 from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import for_each_group
@@ -22,7 +23,7 @@ from trainvitals.wire import Scalar, Stat, Stream
 
 @dataclass(frozen=True)
 class LossPlateau(Rule):
-    """The loss has fallen and is level now, far above zero, or a layer is too narrow.
+    """The loss has fallen and is level now, far above zero, or the model cannot bring it lower.
 
     ## What it detects
     The newest 40 % of the losses (at least 100) have no trend (Mann–Kendall on ten block means),
@@ -33,8 +34,11 @@ class LossPlateau(Rule):
     has a single unit and the loss is above a quarter of that of the best constant prediction after
     100 steps, or all hidden layers, two or more, have a single unit or channel and it is above a
     tenth: all that the later layers know of a sample, or of one of its positions, is one number.
-    The same, at 90 % of that loss, for a recurrent layer whose state has one or two numbers. Left
-    out: losses of unknown scale, warm-up, and a learning rate below a tenth of its maximum.
+    The same, at 90 % of that loss, for a recurrent layer whose state has one or two numbers, and,
+    at 60 % of it after 200 steps, for a model with attention whose output is the same for tokens in
+    any order: its graph contains no vectors for positions, no mask, no convolution or recurrence,
+    and a mean or maximum over the tokens. Left out: losses of unknown scale, warm-up, and a
+    learning rate below a tenth of its maximum.
     ## Why it matters
     Further steps with these settings cost compute and change little.
     ## Evidence
@@ -44,8 +48,10 @@ class LossPlateau(Rule):
     - If it does not fall: a larger model, or more informative inputs.
     - Stop here if the noise of the data does not allow a lower loss.
     - Give a hidden layer of one unit more units.
+    - Add vectors for the positions to those of the tokens, if the order of tokens matters.
     ## When it is wrong
-    Some tasks are learned after a long plateau: recurrent networks, grokking.
+    Some tasks are learned after a long plateau: recurrent networks, grokking. Sets have no order:
+    their loss can be high because of noise.
     ## References
     Mann, "Nonparametric Tests Against Trend", 1945; Power et al., "Grokking", 2022,
     arXiv:2201.02177.
@@ -55,7 +61,9 @@ class LossPlateau(Rule):
     stage: ClassVar[Stage] = Stage.LOSS
     explains_at: ClassVar[Mapping[Stage, frozenset[str]]] = {
         # A narrow layer.
-        Stage.INITIALISATION: frozenset({"TV304", "TV501", "TV507", "TV602", "TV701", "TV806"})
+        Stage.INITIALISATION: frozenset({"TV304", "TV501", "TV507", "TV602", "TV701", "TV806"}),
+        # Tokens without positions.
+        Stage.WIRING: frozenset({"TV501", "TV506", "TV507"}),
     }
     damages_loss: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (Scalar.LOSS,)
@@ -76,6 +84,10 @@ class LossPlateau(Rule):
     state_level_min: float = threshold(
         0.9, "The same with a recurrent layer whose state has one or two numbers."
     )
+    order_level_min: float = threshold(
+        0.6, "The same with an output that does not depend on the order of the tokens."
+    )
+    order_steps_min: int = threshold(200, "Minimum number of losses with such an output.")
     plan_max: float = threshold(0.7, "Share of the planned steps; later a plateau is the end.")
 
     def check(self, history: History) -> Iterator[Finding]:
@@ -83,6 +95,9 @@ class LossPlateau(Rule):
         course = Course(history)
         if (narrow := self._narrow(history, course)) is not None:
             yield narrow
+            return
+        if (blind := self._order_blind(history, course)) is not None:
+            yield blind
             return
         count = int(self.newest_share * len(course.loss))
         if count < self.steps_min or not course.known or course.converged:
@@ -163,6 +178,36 @@ class LossPlateau(Rule):
             confidence=0.8,
             stream=Stream.WEIGHT,
             statistic=Stat.STD,
+        )
+
+    def _order_blind(self, history: History, course: Course) -> Finding | None:
+        """Return a finding for a model that cannot tell the order of its tokens."""
+        constant = course.constant
+        if not constant or not course.known or not is_order_blind(history):
+            return None
+        level = course.now() / constant
+        if len(course.loss) < self.order_steps_min or level < self.order_level_min:
+            return None
+        return self.finding(
+            severity=Severity.WARNING,
+            stage=Stage.WIRING,
+            since_step=int(course.loss.steps[0]),
+            summary="Order of the tokens: the model's output is the same for its tokens in any "
+            "order (no vectors for positions, no mask), and the loss is "
+            f"{number(level)} times that of a constant prediction.",
+            evidence=(
+                Evidence(
+                    quantity="loss divided by that of the best constant prediction",
+                    seen=level,
+                    limit=self.order_level_min,
+                    direction="above",
+                ),
+            ),
+            advice="Add vectors for the positions (learned or sinusoidal) to those of the tokens.",
+            fix="",
+            confidence=0.7,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
         )
 
     def _near_the_end(self, history: History) -> bool:

@@ -182,3 +182,43 @@ def test_a_state_of_two_numbers_that_learns_is_not_reported():
     torch.manual_seed(0)
     found = train(LastState(2), F.cross_entropy, digits(), lr=3e-2)
     assert not [f for f in found.findings if f.rule == "loss_plateau" and f.is_alarm]
+
+
+# Tokens in an order that the model cannot tell.
+
+
+class Tokens(nn.Module):
+    """A block with self-attention over 10 tokens, with a vector for each position if `placed`."""
+
+    def __init__(self, *, placed: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(8, 16), nn.Linear(16, 8)
+        self.place = nn.Parameter(0.3 * torch.randn(10, 16)) if placed else None
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x) if self.place is None else self.embed(x) + self.place
+        return self.head(self.block(h).mean(1))
+
+
+def tokens(y) -> tuple[Tensor, Tensor]:
+    """Return sequences of 10 tokens out of 8, and their classes."""
+    x = torch.randint(8, (2048, 10), generator=torch.Generator().manual_seed(0))
+    return x, y(x)
+
+
+def test_a_model_without_positions_is_named_if_the_order_matters():
+    third = tokens(lambda x: x[:, 2])
+    found = train(Tokens(placed=False), F.cross_entropy, third, steps=300, lr=3e-3)
+    assert found.headline.rule == "loss_plateau"
+    assert "same for its tokens in any order" in found.headline.summary
+
+
+@pytest.mark.parametrize(
+    ("placed", "target"),
+    [(True, lambda x: x[:, 2]), (False, lambda x: (x == 3).sum(1))],
+    ids=["with positions", "the order does not matter"],
+)
+def test_a_model_that_learns_its_tokens_is_silent(placed, target):
+    found = train(Tokens(placed=placed), F.cross_entropy, tokens(target), steps=300, lr=3e-3)
+    assert found.headline is None
