@@ -40,7 +40,14 @@ def test_the_first_step_and_the_first_layer_that_differ_are_found_on_demand(open
     assert found["loss"]["first at step"] == "100"
     [layer] = [row for name, row in found.items() if name.startswith("first layer: ")]
     assert int(layer["first at step"]) >= 100
+    assert "learning rate of group 0" in found
     assert float(layer["2: b"]) == pytest.approx(2 * float(layer["1: a"]), rel=1e-6)
+
+
+def test_of_more_than_two_runs_the_two_that_are_searched_are_named(open_page, collector):
+    collector.runs = [FakeRun("a"), FakeRun("b"), FakeRun("c")]
+    assert "Of the first two runs, a and b." in words(open_page("compare", run=["a", "b", "c"]))
+    assert "Of the first two runs" not in words(open_page("compare", run=["a", "b"]))
 
 
 def test_runs_with_the_same_values_are_said_not_to_differ(open_page, collector):

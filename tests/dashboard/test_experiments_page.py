@@ -1,5 +1,6 @@
 """The page of the experiments: the recommendation, curves with bands, the signal, the table."""
 
+import re
 from urllib.parse import quote
 
 import pytest
@@ -25,8 +26,19 @@ def test_a_winner_is_named_with_the_reason(open_page, collector):
 
 
 def test_without_a_winner_it_says_so(open_page, collector):
-    collector.runs = [experiment_run(best=None, tied=["he_normal", "zeros"])]
-    assert "### No proven winner" in words(open_page("experiments"))
+    reason = "No proven winner: he_normal has the best accuracy (0.94)."
+    collector.runs = [experiment_run(best=None, tied=["he_normal", "zeros"], reason=reason)]
+    shown = words(open_page("experiments"))
+    assert "### No proven winner" in shown
+    assert shown.count("No proven winner") == 1
+
+
+def test_the_columns_of_the_table_are_explained(open_page, collector):
+    collector.runs = [experiment_run()]
+    app = open_page("experiments")
+    assert "**95 % interval**: over the seeds." in words(app)
+    explained = re.findall(r"\*\*(.+?)\*\*: ", words(app))
+    assert set(explained) <= set(table(app, "Every choice")[0])
 
 
 def test_each_choice_has_a_curve_with_the_range_over_the_seeds(open_page, collector):

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 
+import numpy as np
 import streamlit as st
 from msgspec import structs
 
@@ -15,7 +16,7 @@ from trainvitals.comparison import Comparison, flat, listed, optimizers_of
 from trainvitals.wire import Scalar, Stream
 from trainvitals_dashboard.client import Problem
 from trainvitals_dashboard.figures.charts import Chart
-from trainvitals_dashboard.figures.curves import Line
+from trainvitals_dashboard.figures.curves import Line, scalar_name
 from trainvitals_dashboard.figures.updates import ChartPlan
 from trainvitals_dashboard.parts.blocks import Column, code, rows
 from trainvitals_dashboard.parts.board import board, page_drawn
@@ -63,7 +64,7 @@ def show() -> None:
         range_control(max(run.step for run in runs))
     _curves(runs)
     _settings(runs)
-    _first_difference(runs[0], runs[1])
+    _first_difference(runs[0], runs[1], are_more=len(runs) > 2)
 
 
 @st.fragment
@@ -139,10 +140,12 @@ def _plan(runs: Sequence[tuple[str, str, Scalars]], title: str, scalar: str) -> 
     return ChartPlan(chart, request)
 
 
-def _first_difference(a: RunDetail, b: RunDetail) -> None:
+def _first_difference(a: RunDetail, b: RunDetail, *, are_more: bool) -> None:
     """Offer to search the first step and the first layer at which the first two runs differ."""
     st.markdown("#### First difference", anchors=False)
     names = [clean(run.name or run.id) for run in (a, b)]
+    if are_more:
+        st.caption(f"Of the first two runs, {plain(names[0])} and {plain(names[1])}.")
     if st.button("Find the first difference", icon=":material/search:"):
         try:
             st.session_state[FOUND] = (a.id, b.id), client().comparison(a.id, b.id)
@@ -157,7 +160,7 @@ def _first_difference(a: RunDetail, b: RunDetail) -> None:
 
 
 def _differences(found: Comparison, names: Sequence[str]) -> None:
-    places = [(words(one.place), one) for one in found.scalars]
+    places = [(_scalar(one.place), one) for one in found.scalars]
     if (layer := found.layer) is not None:
         what = f"{layer.stream} {statistic_words(layer.statistic)} of {clean(layer.place)}"
         places.append((f"first layer: {what}", layer))
@@ -177,9 +180,15 @@ def _differences(found: Comparison, names: Sequence[str]) -> None:
     st.caption("Values that differ by rounding in float32 count as equal.")
 
 
+def _scalar(place: str) -> str:
+    """Return the name of a scalar: loss, learning rate of group 0."""
+    is_loss = place.partition("/")[0] == Scalar.LOSS
+    return words(place) if is_loss else scalar_name(place)
+
+
 def _digits(value: float | None) -> str:
     # All digits of float32: the first difference of two runs is often in the last ones.
-    return "–" if value is None else f"{value:.9g}"
+    return "–" if value is None else str(np.float32(value))
 
 
 def _settings(runs: Sequence[RunDetail]) -> None:

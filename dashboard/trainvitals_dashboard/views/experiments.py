@@ -22,6 +22,18 @@ from trainvitals_dashboard.wording import ago, clean, plain, prose, shortened
 
 LINES_MAX = 6
 """Curves in one chart: the palette has six colours."""
+MEANINGS = {
+    "95 % interval": "over the seeds",
+    "final loss": "mean of the last 10 % of the steps; different losses have different units",
+    "steps": "median over the seeds until 90 % of the way from a constant prediction to the best "
+    "choice; empty if that was not reached",
+    "robustness": "relative change of the metric with 10 % of the targets wrong",
+    "ECE": "expected calibration error",
+    "signal": "standard deviation across samples of the last hidden layer over that of the first, "
+    "before the training",
+    "learned": "at least a tenth of the way from a constant prediction to a perfect one",
+}
+"""Column of the table of the choices → its meaning."""
 
 
 def show() -> None:
@@ -91,7 +103,7 @@ def _verdict(found: Experiment) -> None:
             st.markdown("### No proven winner", anchors=False)
         else:
             st.markdown(f"### {plain(found.best)} is the best choice", anchors=False)
-        st.markdown(prose(found.reason))
+        st.markdown(prose(found.reason.removeprefix("No proven winner: ")))
         st.caption(
             f"{plain(found.metric)} ({better}), {found.steps:,} steps, {found.seeds} seeds, "
             f"{len(found.rows)} choices"
@@ -143,10 +155,8 @@ def _table(found: Experiment) -> None:
     filled = [i for i in range(len(found.header)) if any(line[i] for line in cells)]
     columns = [Column(clean(found.header[i])) for i in filled]
     rows("choices", "Every choice", columns, [[line[i] for i in filled] for line in cells])
-    st.caption(
-        "The interval is the 95 % interval over the seeds. Final losses of different losses "
-        "have different units."
-    )
+    shown = {found.header[i] for i in filled}
+    st.caption(" ".join(f"**{name}**: {text}." for name, text in MEANINGS.items() if name in shown))
 
 
 def _signals(run: Run, found: Experiment) -> None:

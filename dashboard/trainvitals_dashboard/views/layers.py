@@ -171,7 +171,7 @@ def _has_rows(layouts: Layouts, stream: str) -> bool:
 
 
 def _choice(layouts: Layouts, measured: Sequence[Stream], run: RunDetail) -> tuple[str, str]:
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         names = [str(s) for s in measured]
         stream = st.segmented_control(
             "What",
