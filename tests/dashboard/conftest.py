@@ -46,8 +46,10 @@ def open_page(collector: FakeCollector, tmp_path: Path) -> Iterator[Open]:
     token_file = tmp_path / "token"
     token_file.write_text(TOKEN)
 
-    def opened(page: str = "fleet", *, asks: bool = False, **query: str) -> AppTest:
-        access.choose(access.CollectorAccess(collector.url, token_file, asks=asks))
+    def opened(
+        page: str = "fleet", *, asks: bool = False, token_given: str = "", **query: str
+    ) -> AppTest:
+        access.choose(access.CollectorAccess(collector.url, token_file, token_given, asks=asks))
         app = AppTest.from_file(str(APP), default_timeout=20)
         if page != "fleet":
             # Pages are known after the first run only.

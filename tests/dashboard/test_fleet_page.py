@@ -166,6 +166,13 @@ def test_a_token_that_is_refused_names_the_file_and_the_command(open_page, colle
     assert "`trainvitals token create read`" in words(app)
 
 
+def test_a_token_of_the_environment_that_is_refused_is_named(open_page, collector):
+    app = open_page(token_given="tv_read_1_another")
+    assert "does not accept the token" in app.error[0].value
+    assert "`TRAINVITALS_TOKEN`" in app.caption[0].value
+    assert "/token`" not in words(app)
+
+
 def test_where_others_can_come_in_nothing_is_shown_without_a_token(open_page, collector):
     collector.runs = [healthy_run()]
     app = open_page(asks=True)

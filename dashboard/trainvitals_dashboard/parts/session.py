@@ -125,10 +125,13 @@ def explain(problem: Problem) -> None:
             st.session_state.pop(_TYPED, None)
             st.button("Use another token")
         else:
+            create = "a read token on the collector's machine (`trainvitals token create read`)"
             st.caption(
-                f"The token is read from {literal(str(access.token_file))} at each request. Create "
-                "a read token on the collector's machine (`trainvitals token create read`) and "
-                "write it to this file."
+                f"The token is `TRAINVITALS_TOKEN` of the dashboard's process. Create {create} "
+                "and start the dashboard again with it."
+                if access.token_given
+                else f"The token is read from {literal(str(access.token_file))} at each request. "
+                f"Create {create} and write it to this file."
             )
     elif problem.reason == "unknown_run":
         st.warning(

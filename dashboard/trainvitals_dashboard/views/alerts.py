@@ -60,19 +60,23 @@ def show() -> None:
     may_write = client().may_write()
     if may_write:
         _actions()
-    _refreshed(lambda: _notifications(may_write=may_write))
+    _refreshed(lambda: _notifications(may_write=may_write), says_outage=False)
 
 
-def _refreshed(part: Callable[[], None]) -> None:
+def _refreshed(part: Callable[[], None], *, says_outage: bool = True) -> None:
     """Call `part` now and every LIVE_S seconds; the elements between two parts are not
-    refreshed."""
+    refreshed.
+
+    `says_outage` is false where another part of the page says that the collector does not answer.
+    """
 
     @st.fragment(run_every=LIVE_S)
     def drawn_again() -> None:
         try:
             part()
         except Problem as problem:
-            explain(problem)
+            if says_outage or problem.reason != "unreachable":
+                explain(problem)
 
     drawn_again()
 
