@@ -15,6 +15,7 @@ from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import BALANCED, Moment, at
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.initial import initial_loss
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
 from trainvitals.diagnosis.supervision import (
@@ -93,6 +94,9 @@ class ClassImbalance(Rule):
     classes_min: int = threshold(3, "Minimum number of classes for a warning from the gradient.")
     pull_min: float = threshold(
         0.85, "Gradient of the majority's bias, divided by that of an unweighted loss."
+    )
+    uniform_max: float = threshold(
+        1.5, "First loss relative to that of equal probabilities, for a warning from the gradient."
     )
     entropy_tolerance: float = threshold(
         0.1, "Distance of the loss from the entropy of the class frequencies, as a share of it."
@@ -206,7 +210,7 @@ class ClassImbalance(Rule):
         # Pixels and tokens have rare classes by nature.
         plain = len(kind.target_shape) == 1
         unweighted = plain and seen.majority >= self.majority_min and pull >= self.pull_min
-        unweighted &= seen.classes >= self.classes_min
+        unweighted &= seen.classes >= self.classes_min and self._starts_uniform(history)
         collapsed = self._collapsed(history, seen) if plain else 0.0
         single = plain and self._predicts_one(history)
         what = ""
@@ -248,6 +252,11 @@ class ClassImbalance(Rule):
             stream=Stream.SCALAR,
             statistic=Scalar.TARGET_MAJORITY_SHARE,
         )
+
+    def _starts_uniform(self, history: History) -> bool:
+        """Whether the first loss is about that of equal probabilities, which the pull assumes."""
+        start = initial_loss(history)
+        return start is None or start.seen <= self.uniform_max * start.expected
 
     def _classes(self, history: History) -> _Classes | None:
         known = class_counts(history)
@@ -316,8 +325,11 @@ class ClassImbalance(Rule):
         if not course.known or len(newest) < self.steps_collapsed or course.falling:
             return 0.0
         halves = [middle(half) for half in np.array_split(newest, 2)]
+        above = 1 + 3 * self.entropy_tolerance
+        if course.initial <= above * seen.entropy:
+            return 0.0  # the last bias started at the frequencies
         near = all(h >= (1 - self.entropy_tolerance) * seen.entropy for h in halves)
-        near &= halves[1] <= (1 + 3 * self.entropy_tolerance) * seen.entropy
+        near &= halves[1] <= above * seen.entropy
         return halves[1] if near else 0.0
 
     @staticmethod

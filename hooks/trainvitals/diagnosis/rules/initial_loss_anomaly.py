@@ -44,16 +44,16 @@ class InitialLossAnomaly(Rule):
     half of it for a Huber loss, its root for an absolute or smooth L1 error. For a squared or Huber
     error the limit is four times: predictions with the spread of the targets and the opposite sign
     are twice as far away. For classes it is four times where the weights of the output layer are
-    not larger than He's: large features, as after a maximum, make such a loss, and it falls at
-    once. With such an output layer, up to twice the limit is information until the loss, after 50
-    steps, is still not below that of a prediction that ignores the input; a large bias of a
-    classifier's output layer is a warning at once. The predictions of the first step must account
-    for it: another term of the loss, such as a penalty, does not count. The finding ends when the
-    loss is 30 % below this value. For a sum of these losses, the terms are added; the limit is four
-    times if numbers are compared. For the likelihood of a normal distribution with a predicted
-    variance, the distances from the loss of the best constant are compared with those of mean 0 and
-    variance 1, and the limit is eight times. The rule needs the kind of the loss, its reduction
-    "mean" and one loss, or one sum, in the program.
+    not larger than He's, and none of its biases is above 4: large features, as after a maximum,
+    make such a loss, and it falls at once. With such an output layer, up to twice the limit is
+    information until the loss, after 50 steps, is still not below that of a prediction that ignores
+    the input; a large bias of a classifier's output layer is a warning at once. The predictions of
+    the first step must account for it: another term of the loss, such as a penalty, does not count.
+    The finding ends when the loss is 30 % below this value. For a sum of these losses, the terms
+    are added; the limit is four times if numbers are compared. For the likelihood of a normal
+    distribution with a predicted variance, the distances from the loss of the best constant are
+    compared with those of mean 0 and variance 1, and the limit is eight times. The rule needs the
+    kind of the loss, its reduction "mean" and one loss, or one sum, in the program.
     ## Why it matters
     A new model has no reason to prefer one output. A loss far above this value shows logits or
     outputs that are large at random: the first steps shrink them, with large gradients that kill
@@ -126,7 +126,9 @@ class InitialLossAnomaly(Rule):
             return
         classes = start.formula.startswith("ln")
         limit = self.loss_ratio_max**start.power
-        usual = self._has_usual_head(history)
+        bias = _output_bias(history)
+        named = classes and bias is not None and bias.largest > self.bias_max
+        usual = not named and self._has_usual_head(history)
         if classes and usual:
             limit *= self.usual_head_factor
         if not start.seen > limit * start.expected:
@@ -135,8 +137,6 @@ class InitialLossAnomaly(Rule):
             return
         if len(course.loss) > 5 and course.now(20) < (1 - RECOVERY) * start.expected:
             return
-        bias = _output_bias(history)
-        named = classes and bias is not None and bias.largest > self.bias_max
         sure = named or not usual or start.seen > self.sure_factor * limit * start.expected
         yield self.finding(
             severity=Severity.WARNING if sure or self._lasts(start, course) else Severity.INFO,

@@ -34,9 +34,9 @@ class LossPlateau(Rule):
     has a single unit and the loss is above a quarter of that of the best constant prediction after
     100 steps, or all hidden layers, two or more, have a single unit or channel and it is above a
     tenth: all that the later layers know of a sample, or of one of its positions, is one number.
-    The same, at 90 % of that loss, for a recurrent layer whose state has one or two numbers, and,
-    at 60 % of it after 200 steps, for a model with attention whose output is the same for tokens in
-    any order: its graph contains no vectors for positions, no mask, no convolution or recurrence,
+    The same for a recurrent layer whose state is one number; at 90 % of that loss if it is two; and
+    at 60 % after 200 steps for a model with attention whose output is the same for tokens in any
+    order: its graph contains no vectors for positions, no mask, no convolution or recurrence,
     and a mean or maximum over the tokens. Left out: losses of unknown scale, warm-up, and a
     learning rate below a tenth of its maximum.
     ## Why it matters
@@ -82,7 +82,7 @@ class LossPlateau(Rule):
         0.25, "Loss as a share of that of a constant prediction, with a layer of a single unit."
     )
     state_level_min: float = threshold(
-        0.9, "The same with a recurrent layer whose state has one or two numbers."
+        0.9, "The same with a recurrent layer whose state has two numbers."
     )
     order_level_min: float = threshold(
         0.6, "The same with an output that does not depend on the order of the tokens."
@@ -146,7 +146,7 @@ class LossPlateau(Rule):
         narrow, constant = narrow_layer(history), course.constant
         if narrow is None or len(course.loss) < self.steps_min or not course.known:
             return None
-        limit = self.state_level_min if narrow.is_state else self.narrow_level_min
+        limit = self.state_level_min if narrow.units > 1 else self.narrow_level_min
         if narrow.is_everywhere:
             limit = self.level_min
         if not constant or course.converged or course.now() < limit * constant:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
@@ -21,6 +21,10 @@ from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import DISTANCES, only_loss
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
+LOGITS = "BCEWithLogitsLoss"
+BATCHES = 3
+"""Minimum number of measured batches of targets."""
+
 
 @dataclass(frozen=True)
 class OutputBiasPrior(Rule):
@@ -30,10 +34,11 @@ class OutputBiasPrior(Rule):
     For a cross entropy with one target for each sample, from the histogram of at least 256 targets:
     the entropy of the class frequencies is more than 0.5 nats below ln C, and the initial standard
     deviation of the last bias is below half of that of the logarithms of the frequencies. For
-    regression losses: the mean of the targets is more than two of their standard deviations away
-    from the mean of the first predictions. It is a warning where the bias itself put them there:
-    the distance is above ten standard deviations, and the bias starts within 30 % of the
-    predictions and more than twice as far from zero as the targets.
+    binary cross entropy with logits: the first predictions are more than 4 away from the logarithm
+    of the odds of the targets. For regression losses: the mean of the targets is more than two of
+    their standard deviations away from the mean of the first predictions. It is a warning where the
+    bias itself put them there: the distance is above ten standard deviations, and the bias starts
+    within 30 % of the predictions and more than twice as far from zero as the targets.
     ## Why it matters
     The first steps only learn this constant, with large and common gradients through all layers. A
     bias that starts there removes the steep first part of the loss curve: a note. A bias that was
@@ -67,6 +72,9 @@ class OutputBiasPrior(Rule):
         2.0, "Mean of the targets from that of the predictions, in the targets' deviations."
     )
 
+    logits_max: float = threshold(
+        4.0, "Distance of the first logits from that of the share of targets that are 1."
+    )
     distance_sure: float = threshold(
         10.0, "The same distance from which a bias that starts there is a warning."
     )
@@ -79,7 +87,9 @@ class OutputBiasPrior(Rule):
         kind, bias = only_loss(history), _output_bias(history)
         if kind is None or bias is None or len(kind.kinds) != 1:
             return
-        if kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
+        if kind.kinds[0] == LOGITS and kind.scale == 1 and kind.positive_weight <= 1:
+            yield from self._binary(history, bias[0])
+        elif kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
             yield from self._classes(history, *bias)
         elif kind.kinds[0] in DISTANCES:
             yield from self._regression(history, bias[0])
@@ -128,6 +138,40 @@ class OutputBiasPrior(Rule):
                 f"{classes}).float().clamp_min(0.5)\n"
                 f"with torch.no_grad():\n"
                 f"    model.get_parameter({place.name!r}).copy_(frequency.log())",
+            ),
+        )
+
+    def _binary(self, history: History, place: Place) -> Iterator[Finding]:
+        """Yield a finding for logits that start far from the share of targets that are 1."""
+        mean = history.scalar(Scalar.TARGET_MEAN).finite().values
+        predicted = history.scalar(Scalar.PREDICTION_MEAN).finite()
+        if len(mean) < BATCHES or len(predicted) == 0 or predicted.steps[0] > START:
+            return
+        share, first = float(mean.mean()), float(predicted.values[0])
+        if not 0 < share < 1:
+            return
+        prior = math.log(share / (1 - share))
+        if abs(prior - first) <= self.logits_max:
+            return
+        yield self._found(
+            history,
+            place,
+            f"Output bias: {percent(share)} of the targets are 1, which is a logit of "
+            f"{number(prior)}, and the first predictions have the mean {number(first)}.",
+            (
+                Evidence(
+                    quantity="distance of the first logits from that of the share of targets",
+                    seen=abs(prior - first),
+                    limit=self.logits_max,
+                    direction="above",
+                    healthy=(0.0, 2.0),
+                ),
+            ),
+            at(
+                Moment.BEFORE_TRAINING,
+                "share = y_train.float().mean().clamp(1e-6, 1 - 1e-6)\n"
+                "with torch.no_grad():\n"
+                f"    model.get_parameter({place.name!r}).fill_(torch.logit(share))",
             ),
         )
 

@@ -231,12 +231,14 @@ class UnnormalisedInput(Rule):
         limit = self.rms_max_stuck if stuck and least <= self.rms_max else self.rms_max
         if least > limit:
             yield self._large(history, seen, least, limit)
-        elif self._is_tiny(seen):
-            yield self._small(history, seen)
+        elif self._is_tiny(seen, exact):
+            yield self._small(history, seen, exact)
 
-    def _is_tiny(self, seen: FirstInput) -> bool:
+    def _is_tiny(self, seen: FirstInput, exact: float) -> bool:
         # A gradient of exactly 0 or no spread at all: the input is constant, not badly scaled.
         fan_in = math.prod(seen.place.shape[1:])
+        if "recurrent" in seen.place.flags:
+            return 0 < exact * math.sqrt(fan_in) < self.norm_min
         norms = (seen.spread_norm, seen.gradient_rms * math.sqrt(fan_in))
         return all(0 < norm < self.norm_min for norm in norms)
 
@@ -257,19 +259,17 @@ class UnnormalisedInput(Rule):
             *_measured(seen),
         )
 
-    def _small(self, history: History, seen: FirstInput) -> Finding:
+    def _small(self, history: History, seen: FirstInput, exact: float) -> Finding:
+        where, quantity = seen.place.module, "norm of the deviation of an input across samples"
+        norm, text = seen.spread_norm, f"the inputs of {where} differ between samples by a vector"
+        if "recurrent" in seen.place.flags:
+            norm = exact * math.sqrt(math.prod(seen.place.shape[1:]))
+            text, quantity = f"an input of {where} at one time is a vector", "norm of an input"
         return self._finding(
             history,
-            seen.place.module,
-            f"Unnormalised input: the inputs of {seen.place.module} differ between samples by a "
-            f"vector of norm {number(seen.spread_norm)} only.",
-            Evidence(
-                quantity="norm of the deviation of an input across samples",
-                seen=seen.spread_norm,
-                limit=self.norm_min,
-                direction="below",
-                healthy=(0.1, None),
-            ),
+            where,
+            f"Unnormalised input: {text} of norm {number(norm)} only.",
+            _limit(quantity, norm, self.norm_min, (0.1, None)),
             *_measured(seen),
         )
 
