@@ -96,7 +96,7 @@ class Measurement:
     def before(self, optimizer: Optimizer, args: Any, kwargs: Any, number: int) -> None:
         """Measure gradients and weights before the optimizer's update of step `number`."""
         step, plan = self.begin()
-        self._state.before(optimizer, number)
+        self._state.before(optimizer, self._optimizers, plan.parameters, number)
         groups = self._groups(plan, optimizer)
         has_closure = closure_of(args, kwargs) is not None
         scaling = UNSCALED if has_closure else self._take_gradients(step, optimizer, groups)

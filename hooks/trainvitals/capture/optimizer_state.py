@@ -1,19 +1,23 @@
 """Observe optimizers: their hyperparameters at the first step, and a state that is missing.
 
 Comes in: an optimizer before and after each of its steps. Goes out: an event at its first step, and
-          one when it begins a step without the state that it should have.
+          one when it begins a step without the state that it should have; idle_optimizers.py looks
+          for others that never step.
 Promise:  reads at most the size of a dict at each step, and no tensor.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.hyperparameters import optimizer_event
+from trainvitals.capture.idle_optimizers import IdleOptimizers
+from trainvitals.capture.optimizers import Optimizers
+from trainvitals.structure.parameters import Parameter
 from trainvitals.wire import Event, EventKind, Record
 
 
@@ -29,9 +33,18 @@ class OptimizerState:
         self._sizes: dict[int, int] = {}
         self._described: set[int] = set()
         self._is_new = False
+        self._idle = IdleOptimizers(emit)
 
-    def before(self, optimizer: Optimizer, step: int) -> None:
-        """Report a new optimizer, and a state that was there after the step before and is gone."""
+    def before(
+        self,
+        optimizer: Optimizer,
+        optimizers: Optimizers,
+        parameters: Sequence[Parameter],
+        step: int,
+    ) -> None:
+        """Report a new optimizer, a state that was there after the step before and is gone, and
+        others that never step."""
+        self._idle.before(optimizer, optimizers, parameters, step)
         if id(optimizer) not in self._described:
             index = len(self._described)
             self._described.add(id(optimizer))

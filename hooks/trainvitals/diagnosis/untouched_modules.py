@@ -1,4 +1,5 @@
-"""Modules that the training does not reach: hidden from the optimizer, or evaluated in its place.
+"""Modules that the training does not reach: hidden from the optimizer, of an optimizer that never
+steps, or evaluated in its place.
 
 Comes in: the rule that reports them, a history. Goes out: a finding of the rule, or None.
 Promise:  pure.
@@ -17,6 +18,8 @@ from trainvitals.diagnosis.rule import Rule
 from trainvitals.diagnosis.signals import middle, trailing_run
 from trainvitals.wire import EventKind, Scalar, Stat, Stream
 
+IDLE_STEPS: Final = 30
+"""Steps of another optimizer after which capture reports one that does not step."""
 EQUAL_MIN: Final = 3
 """Newest losses of a split that are equal to the last bit."""
 FALL_MIN: Final = 0.2
@@ -54,6 +57,47 @@ def hidden_modules(rule: Rule, history: History) -> Finding | None:
             Moment.BEFORE_TRAINING,
             f"owner = model.get_submodule({owner!r})\n{register}",
         ),
+        confidence=0.95,
+        stream=Stream.GRADIENT,
+        statistic=Stat.L2,
+    )
+
+
+def idle_optimizer(rule: Rule, history: History) -> Finding | None:
+    """Return a finding of an optimizer that never steps, while its parameters have gradients."""
+    # The newest event of each optimizer: the second one says that it steps after all.
+    newest = {
+        event.attributes.get("optimizer"): event
+        for event in history.events
+        if event.kind == EventKind.OPTIMIZER_IDLE
+    }
+    event = next((e for e in newest.values() if e.attributes.get("parameters")), None)
+    if event is None:
+        return None
+    known = event.attributes
+    index, count, steps = (int(known.get(n, 0)) for n in ("optimizer", "parameters", "steps"))
+    name, first = f"optimizer {index} ({event.text})", str(known.get("first", ""))
+    held = f"{count} of its parameters {'has a gradient' if count == 1 else 'have gradients'}"
+    return rule.finding(
+        severity=Severity.ERROR,
+        where=first,
+        since_step=max(0, event.step + 1 - steps),
+        summary=f"Parameters not updated: {name} has made no step, while another optimizer made "
+        f"{steps}; {held}{f', the first one is {first}' if first else ''}.",
+        evidence=(
+            Evidence(
+                quantity="steps of another optimizer without one of this",
+                seen=float(steps),
+                limit=float(IDLE_STEPS),
+                direction="above",
+                healthy=(0.0, 10.0),
+                text=name,
+            ),
+            Evidence(quantity="its parameters with a gradient", seen=float(count)),
+        ),
+        advice=f"Call step() of {name} too, after the backward. Optimizers are counted from 0, in "
+        "the order given to watch().",
+        fix="",
         confidence=0.95,
         stream=Stream.GRADIENT,
         statistic=Stat.L2,

@@ -192,6 +192,12 @@ class EventKind(StrEnum):
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
     `parameters`: number of parameters with a state, before it was emptied or after the step."""
+    OPTIMIZER_IDLE = "optimizer_idle"
+    """An optimizer that was given to `watch` has not stepped, while its parameters had gradients at
+    two steps of another one, the 10th and the 30th or later, and nothing changed them between. The
+    text is its class. Attributes: `optimizer`: its number among the given ones, from 0;
+    `parameters`: number of its parameters with a gradient; `first`: name of the first of these;
+    `steps`: steps of the other one. Sent again, with 0 `parameters`, when it steps after all."""
     OPTIMIZER = "optimizer"
     """The hyperparameters of an optimizer before its first update in this process. The text is its
     class. Attributes: `optimizer`: its number, from 0, in the order of the first steps; `groups`:

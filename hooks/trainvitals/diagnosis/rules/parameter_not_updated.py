@@ -21,7 +21,11 @@ from trainvitals.diagnosis.initial_state import identified
 from trainvitals.diagnosis.places import layer_of, rms_window, rows_named, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Flags, median
-from trainvitals.diagnosis.untouched_modules import hidden_modules, stale_evaluation
+from trainvitals.diagnosis.untouched_modules import (
+    hidden_modules,
+    idle_optimizer,
+    stale_evaluation,
+)
 from trainvitals.wire import Place, Stat, Stream
 
 UNCHANGED = (Stat.L2, Stat.MEAN, Stat.ABS_MEAN)
@@ -42,11 +46,13 @@ class ParameterNotUpdated(Rule):
     thousandth of the median parameter's) and its values do not change: it is in no parameter
     group, or it is in one and its update is exactly zero. Or: modules in a plain list, tuple,
     dict or callable object of the model have gradients, and `model.parameters()` lacks them. Or:
-    the layers before the trained ones are frozen (`requires_grad` is False) and hold most of the
-    entries, although their weights still are those of an initialiser; or so are all weight matrices
-    of the model, and nothing else of it is trained but biases. Or: the newest three losses of a
-    split other than training are equal to the last bit, while the training loss fell by a fifth:
-    the model that is evaluated is not the one that is trained.
+    one of several optimizers given to `watch` has made no step within 30 steps of another one,
+    although its parameters have gradients, and nothing else changes them. Or: the layers before
+    the trained ones are frozen (`requires_grad` is False) and hold most of the entries, although
+    their weights still are those of an initialiser; or so are all weight matrices of the model, and
+    nothing else of it is trained but biases. Or: the newest three losses of a split other than
+    training are equal to the last bit, while the training loss fell by a fifth: the model that is
+    evaluated is not the one that is trained.
     ## Why it matters
     This part of the model keeps its initial values. Possible causes: a layer was replaced after
     the optimizer was built, a module is missing from the parameters given to the optimizer, the
@@ -57,6 +63,7 @@ class ParameterNotUpdated(Rule):
     - Build the optimizer after the model is complete: `AdamW(model.parameters())`.
     - Add missing parameters: `optimizer.add_param_group({"params": layer.parameters()})`.
     - Keep several layers in `nn.ModuleList` or `nn.ModuleDict`, not in a list or dict.
+    - Call `step()` of each optimizer.
     - Load the pretrained weights before the layers are frozen, or train these layers.
     - If an average of the weights is evaluated, update it after each `optimizer.step()`.
     - If the parameter is frozen on purpose, call `requires_grad_(False)`: that also saves its
@@ -67,7 +74,9 @@ class ParameterNotUpdated(Rule):
     100 steps; it is an error if its weights are those of PyTorch's default initialisation.
     Gradients above 1e19, whose square overflows in Adam, are left out: they have exploded. Random
     features on purpose, whose layers are frozen as they were initialised and followed by trained
-    ones; a target of the predictor of random network distillation is told apart.
+    ones; a target of the predictor of random network distillation is told apart. An optimizer that
+    begins later on purpose, whose parameters have gradients before: the finding ends with its first
+    step.
     ## References
     PyTorch documentation, torch.optim, "Constructing it"; Jiang et al., "Training with Confidence:
     Catching Silent Errors in Deep Learning Training with Automated Proactive Checks" (TrainCheck),
@@ -165,9 +174,10 @@ class ParameterNotUpdated(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first such parameter."""
-        if (seen := hidden_modules(self, history) or stale_evaluation(self, history)) is not None:
-            yield seen
-            return
+        for search in (hidden_modules, idle_optimizer, stale_evaluation):
+            if (seen := search(self, history)) is not None:
+                yield seen
+                return
         if frozen := frozen_as_initialised(history, self.backbone_share):
             yield self._frozen(history, frozen)
             return
