@@ -16,11 +16,16 @@ from trainvitals.diagnosis.fixes import for_each_group
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.hyperparameters import recorded
 from trainvitals.diagnosis.places import Window, is_recurrent
-from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth
+from trainvitals.diagnosis.rises import GROWTH_MIN, exponential_growth, no_better_than_constant
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import class_loss
-from trainvitals.diagnosis.update_ratio import HEALTHY_RATIO, STUCK_STEPS, first_ratio
-from trainvitals.wire import Scalar
+from trainvitals.diagnosis.update_ratio import (
+    HEALTHY_RATIO,
+    STUCK_STEPS,
+    first_ratio,
+    largest_first_ratio,
+)
+from trainvitals.wire import Scalar, Stream
 
 FIRST_UPDATES = 10
 
@@ -216,6 +221,36 @@ def overwritten(
         "matrix), so the initialisation is lost",
         (_largest_ratio(largest, ratio_min),),
         0.6,
+        largest,
+    )
+
+
+def replaced(history: History, course: Course, *, ratio_min: float) -> Damage | None:
+    """Return a matrix that the first update replaced, in a model that has not recovered since.
+
+    The loss has fallen to that of a constant prediction at most. Embeddings, and matrices that
+    were initialised to zero on purpose, are left out.
+    """
+    if not no_better_than_constant(course) or course.converged or course.falling:
+        return None
+    place, largest = largest_first_ratio(history)
+    if place is None or not largest > ratio_min:
+        return None
+    return Damage(
+        int(history.steps(Stream.UPDATE)[0]),
+        f"the first step changed {place.name} by {number(largest)} times its size, so its "
+        f"initialisation is lost, and after {len(course.loss)} steps the loss "
+        f"({number(course.shown(course.now(20)))}) is still that of a constant prediction",
+        (
+            Evidence(
+                quantity=f"first update ratio of {place.name}",
+                seen=largest,
+                limit=ratio_min,
+                direction="above",
+                healthy=HEALTHY_RATIO,
+            ),
+        ),
+        0.7,
         largest,
     )
 

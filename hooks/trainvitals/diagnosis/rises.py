@@ -21,6 +21,11 @@ by a factor that falls."""
 GROWTH_TOTAL = 10.0
 """Smallest factor of the whole growth."""
 
+AT_CONSTANT_STEPS = 180
+"""Minimum number of losses before one that has only fallen to that of a constant is evidence."""
+AT_CONSTANT = 0.97
+"""Loss as a share of that of a constant prediction."""
+
 
 class Growth(NamedTuple):
     """A loss that grows by about the same factor in each step, up to the newest one."""
@@ -95,3 +100,10 @@ def fell_at_once(history: History, course: Course, share: float, noises: float) 
         return False
     first = float(course.loss.values[0])
     return first - course.now() > max(share * first, noises * course.noise)
+
+
+def no_better_than_constant(course: Course) -> bool:
+    """Whether the loss has fallen to that of a constant prediction, and no lower in many steps."""
+    if course.constant is None or len(course.loss) < AT_CONSTANT_STEPS:
+        return False
+    return course.now(20) >= AT_CONSTANT * course.constant

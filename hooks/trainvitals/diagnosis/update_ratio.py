@@ -52,6 +52,22 @@ def first_ratio(ratios: Window) -> float:
     return float(ratios.values[0]) if len(ratios.values) else math.inf
 
 
+def largest_first_ratio(history: History) -> tuple[Place | None, float]:
+    """Return the matrix with the largest first update ratio, and that ratio; (None, NaN) without.
+
+    Embeddings, whose rows are not all in a batch, and matrices that start at zero are left out.
+    """
+    places = history.places(Stream.UPDATE)
+    rows = [r for r in matrices_by_depth(history, Stream.UPDATE) if places[r].kind == "weight"]
+    at_zero = _starting_at_zero(history, [places[row] for row in rows])
+    rows = [row for row, is_zero in zip(rows, at_zero, strict=True) if not is_zero]
+    first = window(history, Stream.UPDATE, Stat.RATIO, rows, first=1)
+    if not rows or not first.values.size or first.steps[0] > 0 or np.isnan(first.values).all():
+        return None, float("nan")
+    at = int(np.nanargmax(first.values[0]))
+    return places[rows[at]], float(first.values[0, at])
+
+
 def abrupt_rises(course: Course, factor: float) -> Steps:
     """Return the steps at which the learning rate rose by more than `factor` in one step.
 

@@ -35,8 +35,9 @@ class ExplodingGradient(Rule):
     One of three cases. At initialisation: the standard deviation across samples grows by more than
     30 times from the first layer to the last, and the gradients are larger than their weights.
     Through depth: the gradient RMS of the first weight matrix is more than 300 times that of the
-    last, while the loss does not fall. Over time: for three steps in a row, the total gradient
-    norm is more than 100 times its earlier median and more than 3 times the norm at the start.
+    last, and not only the last one's is small, while the loss does not fall. Over time: for three
+    steps in a row, the total gradient norm is more than 100 times its earlier median and more than
+    3 times the norm at the start.
     ## Why it matters
     One step along such a gradient changes the weights by a large amount. The loss then jumps or
     overflows, or units die.
@@ -70,6 +71,9 @@ class ExplodingGradient(Rule):
     gradient_ratio_max: float = threshold(
         300.0,
         "Gradient RMS of the first matrix relative to the last; fires above this value.",
+    )
+    before_share: float = threshold(
+        0.3, "Share of the logarithm of that growth that must lie before the last matrix."
     )
     norm_growth_max: float = threshold(
         100.0, "Total gradient norm relative to its earlier median; fires above this value."
@@ -202,6 +206,10 @@ class ExplodingGradient(Rule):
         recent = middle(ratio[-self.observations :])
         # A last layer without any gradient is no reference.
         if not recent > math.log10(self.gradient_ratio_max) or logs[-1, -1] < -30:
+            return None
+        # A head beside others, with a small weight in the loss: no gradient has grown through it.
+        before = middle((logs[:, 0] - logs[:, -2])[-self.observations :])
+        if before < self.before_share * recent:
             return None
         run = max(1, int(trailing_run(ratio > math.log10(self.gradient_ratio_max))))
         place = history.places(Stream.GRADIENT)[rows[0]]

@@ -17,6 +17,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import INITIALISE, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START, Gain, now_of, weight_gains
+from trainvitals.diagnosis.lost_signals import forgetting, tiny_vectors, zero_gain
 from trainvitals.diagnosis.places import called, window
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Floats, median, middle
@@ -51,7 +52,10 @@ class InitScaleTooSmall(Rule):
     or when the run has converged. If the gains of all hidden weights are below 0.05, a tenth is
     enough, and it stays until the run has converged. For a plain RNN, a recurrent weight with a
     gain below 0.2 is a warning if the loss has not fallen after 100 steps: the state forgets its
-    past within three time steps.
+    past within three time steps. It is an error at once if the scale of a normalisation starts at 0
+    and the output of the module after it is the same for every sample. It is a warning after 50
+    steps in which the loss has not fallen by a tenth if the vectors of an embedding have an RMS
+    below 0.001 and the biases of the layer behind hide them.
     ## Why it matters
     The total spread of a layer's output can look normal while all of it comes from the biases.
     The network then returns the same output for every sample, and the gradients of its weights
@@ -107,6 +111,10 @@ class InitScaleTooSmall(Rule):
         0.005, "Gain below which the finding stays, although the weight has recovered."
     )
     recurrent_gain_min: float = threshold(0.2, "The same of the recurrent weight of a plain RNN.")
+    vectors_min: float = threshold(
+        1e-3, "RMS of the vectors of an embedding; PyTorch's default has 1, transformers 0.02."
+    )
+    steps_vectors: int = threshold(50, "Steps after which such an embedding is a warning.")
     drop_min: float = threshold(
         0.005, "S of a module relative to the one before; pooling reduces it by 10 to 50 times."
     )
@@ -115,7 +123,7 @@ class InitScaleTooSmall(Rule):
 
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer below a limit."""
-        single = self._single_place(history) or self._recurrent(history)
+        single = self._lost(history) or self._single_place(history)
         if single is not None:
             yield single
             return
@@ -213,39 +221,31 @@ class InitScaleTooSmall(Rule):
             statistic=Stat.SAMPLE_STD,
         )
 
-    def _recurrent(self, history: History) -> Finding | None:
-        """Return a finding at the recurrent weight of a plain RNN whose state forgets at once."""
-        course = Course(history)
-        if history.steps_seen < self.steps_min or course.converged or course.learned():
+    def _lost(self, history: History) -> Finding | None:
+        """Return a finding at a norm, an embedding or a state that loses the signal."""
+        lost = (
+            zero_gain(history)
+            or forgetting(history, gain_min=self.recurrent_gain_min, steps_min=self.steps_min)
+            or tiny_vectors(
+                history,
+                rms_max=self.vectors_min,
+                sensitivity_max=self.sensitivity_min,
+                steps_min=self.steps_vectors,
+            )
+        )
+        if lost is None:
             return None
-        for gain in weight_gains(history):
-            place = gain.place
-            if place.module_kind != "RNN" or "_hh" not in place.name:
-                continue
-            if 0 < gain.value < self.recurrent_gain_min:
-                return self.finding(
-                    severity=Severity.WARNING,
-                    where=place.name,
-                    since_step=int(history.steps(Stream.WEIGHT)[0]),
-                    summary=(
-                        f"Initial weights too small: {place.name} multiplies the state by "
-                        f"{number(gain.value)} in each time step, so the RNN forgets its past, and "
-                        "the loss has not fallen."
-                    ),
-                    evidence=(
-                        Evidence(
-                            quantity=f"gain RMS(W)·√fan_in of {place.name} at the start",
-                            seen=gain.value,
-                            limit=self.recurrent_gain_min,
-                            direction="below",
-                            healthy=(0.3, 2.0),
-                        ),
-                    ),
-                    confidence=0.8,
-                    stream=Stream.WEIGHT,
-                    statistic=Stat.STD,
-                )
-        return None
+        return self.finding(
+            severity=lost.severity,
+            where=lost.where,
+            since_step=lost.since,
+            summary=f"{lost.text}.",
+            evidence=lost.evidence,
+            fix=lost.fix,
+            confidence=0.8,
+            stream=lost.stream,
+            statistic=lost.statistic,
+        )
 
     def _through_depth(self, history: History) -> Iterator[Finding]:
         """Yield one finding, at the first layer below a limit of the propagation."""

@@ -20,6 +20,7 @@ from trainvitals.diagnosis.rate_damage import (
     collapsed,
     grown,
     overwritten,
+    replaced,
     shattered,
 )
 from trainvitals.diagnosis.rises import cause_of, fell_at_once, is_erratic, sudden_rises
@@ -50,12 +51,12 @@ class LearningRateTooHigh(Rule):
     large first updates may have broken the model. Silent if the first steps lowered a loss whose
     lowest value is unknown by 20 %. (4) The loss need not fall (a policy
     gradient), and one of the first three updates was larger than the weights; or one was, one
-    of the first ten losses was twice the first, and the loss is not 30 % below the first. (5)
-    The loss grows by the same factor of 1.02 or more in each step from its first tenth on,
-    tenfold in all. (6) The loss of a classifier that is not recurrent is above half of its
-    start, r of the first steps was above 0.03, and the norm of the gradient has fallen below a
-    hundredth. (7) With momentum m, each gradient acts for 1/(1 − m) steps, and the run has
-    fewer, at least 100.
+    of the first ten losses was twice the first, and the loss is not 30 % below the first; or the
+    first one of some matrix was, and after 180 steps the loss is that of a constant prediction. (5)
+    The loss grows by the same factor of 1.02 or more in each step from its first tenth on, tenfold
+    in all. (6) The loss of a classifier that is not recurrent is above half of its start, r of the
+    first steps was above 0.03, and the norm of the gradient has fallen below a hundredth. (7) With
+    momentum m, each gradient acts for 1/(1 − m) steps, and the run has fewer, at least 100.
     ## Why it matters
     The gradient predicts the loss only close to the current weights. An update of a tenth of the
     weights is too far: the loss jumps or oscillates, units die, and values overflow. These
@@ -79,15 +80,8 @@ class LearningRateTooHigh(Rule):
     stage: ClassVar[Stage] = Stage.OPTIMIZER
     explains: ClassVar[frozenset[str]] = frozenset(
         {
-            "TV101",
-            "TV102",
-            "TV107",
-            "TV201",
-            "TV202",
-            "TV203",
-            "TV501",
-            "TV806",
-            *("TV511", "TV512", "TV514"),
+            *("TV101", "TV102", "TV107", "TV201", "TV202", "TV203", "TV501", "TV806"),
+            *("TV511", "TV512", "TV514", "TV807"),
             "TV502",
             "TV503",
             "TV504",
@@ -291,6 +285,7 @@ class LearningRateTooHigh(Rule):
             or overwritten(
                 course, ratio, ratio_min=self.overwritten_ratio, steps_min=self.rise_steps
             )
+            or replaced(history, course, ratio_min=self.overwritten_ratio)
             or carried_too_far(history, course, ratio)
         )
         if damage is None:

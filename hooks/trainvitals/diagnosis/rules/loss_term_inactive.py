@@ -44,7 +44,8 @@ class LossTermInactive(Rule):
       elements, in the newest 20 measured steps: as boxes that no matching accepts.
     - A loss function of torch that adds less than a thousandth of the loss, in the median step, and
       stays at 95 % or above of what a constant prediction gives in the first 12 of them: the
-      other terms are in another unit and hide it.
+      other terms are in another unit and hide it. Not if the program multiplies it by less than
+      0.1: it is small on purpose then.
     - Every gradient is the same multiple of its weights in three measured steps: only a penalty on
       the weights passes a gradient, and the rest of the loss was computed from a detached output.
     ## Why it matters
@@ -79,6 +80,9 @@ class LossTermInactive(Rule):
         1e-4, "Maximum difference of the loss from the sum of its terms, as a share."
     )
     zero_steps: int = threshold(100, "Steps from the start with the whole number 0 as a factor.")
+    weight_min: float = threshold(
+        0.1, "Factor of a term in the graph of the loss, below which it is small on purpose."
+    )
     hidden_max: float = threshold(1e-3, "Median share of a hidden term in the loss.")
     hidden_level: float = threshold(
         0.95, "A hidden term at first, as a share of that of a constant prediction."
@@ -278,6 +282,8 @@ class LossTermInactive(Rule):
             first = slice(0, self.hidden_batches)
             if part.kind == NORMAL_LIKELIHOOD or not (part.constants[first] > 0).all():
                 continue
+            if abs(part.scale) < self.weight_min:
+                continue  # the program gives it this small weight
             level = middle(part.values[first] / part.constants[first])
             if share < self.hidden_max and level >= self.hidden_level:
                 return self._hidden_term(part, share, level, middle(whole[first]))
