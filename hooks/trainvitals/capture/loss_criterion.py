@@ -59,6 +59,9 @@ class Criterion:
     """The smallest `pos_weight` of a binary cross entropy; 0 without one, or not on the CPU."""
     logits: Any = None
     """The graph's node whose output is the prediction, if its values are not in the graph."""
+    source: Any = None
+    """The node that computed the prediction, without views, if the targets are not trained; only
+    for losses of numbers, of classes and of binary labels."""
     entry: Any = None
     """The node of a cross entropy or NLL loss of class numbers."""
     wiring: tuple[str, ...] = ()

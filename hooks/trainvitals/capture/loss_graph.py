@@ -220,6 +220,7 @@ def _on_log_softmax(
         last_activation=last,
         activation_number=_number(source, last),
         logits=source if prediction is None else None,
+        source=source,
         wiring=(*_conflict(kind, last), *extra),
     )
 
@@ -274,6 +275,7 @@ def _elementwise(node: Any, name: str, masks: tuple[Tensor, ...], reduction: str
         classes=prediction.shape[-1] if multi_class and prediction is not None else 0,
         last_activation=last,
         activation_number=_number(source, last),
+        source=source if _only_first_is_trained(node) else None,
         positive_weight=_smallest(positive_weight),
         threshold=float(getattr(node, "_saved_beta", getattr(node, "_saved_delta", 1.0))),
         wiring=tuple(wiring),
@@ -297,6 +299,7 @@ def _difference(
         reduction,
         masks=masks,
         last_activation=_activation(source),
+        source=source,
         wiring=("prediction_and_target_broadcast",) if broadcasts_difference(inner, index) else (),
     )
 
@@ -329,6 +332,10 @@ def _source(node: Any, index: int) -> tuple[Any, bool]:
             break
         at, viewed = at.next_functions[0][0], True
     return at, viewed
+
+
+def _only_first_is_trained(node: Any) -> bool:
+    return all(before is None for before, _ in node.next_functions[1:])
 
 
 def _activation(node: Any) -> str:

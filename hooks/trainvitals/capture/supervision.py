@@ -21,6 +21,7 @@ from torch.optim.optimizer import Optimizer
 
 from trainvitals.capture.class_histogram import ClassHistogram
 from trainvitals.capture.dependence import Dependence
+from trainvitals.capture.dropped_outputs import DroppedOutputs
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
@@ -106,6 +107,7 @@ class Supervision:
         self._modes = Modes(models)
         self._graph = OutputGraph(models, mixed)
         self._zero_terms = ZeroTerms()
+        self._dropped = DroppedOutputs(models)
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
@@ -184,6 +186,8 @@ class Supervision:
         self._wants_output = main.logits is not None and main.prediction is None
         if whole and (main.kind or main.wiring or seen.explicit or seen.module):
             self._announce(found, main, value, seen, is_sum=len(found) > 1 and not is_stacked)
+        if first and (event := self._dropped.event(max(0, self._step()), found)) is not None:
+            self._emit(event)
         if whole and not (isinstance(value, Mapping) and TOTAL in value):
             is_whole = all(graph.is_whole for graph in graphs) and not _detached_terms(value)
             terms = [completed(c, seen, is_alone=is_alone) if c.normal else c for c in found]

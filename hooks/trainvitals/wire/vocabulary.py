@@ -188,6 +188,10 @@ class EventKind(StrEnum):
     one `batch_first`, 0 or 1), softmax_over_samples (`shape`), parts_of_samples_joined (`shape`,
     `into`), each with the number of `samples`; features_as_positions (`module`, `kind`, `shape`,
     `into`)."""
+    DROPPED_OUTPUT = "dropped_output"
+    """The prediction that a loss compares with its targets is the result of a dropout. Once for a
+    run. The text is the name of the dropout module, "" if it is not known. Attributes:
+    `probability`: its p; `loss`: the equivalent loss module of torch."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute

@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent, times
 from trainvitals.diagnosis.course import Course
+from trainvitals.diagnosis.dropped_output import dropped_output
 from trainvitals.diagnosis.example import Column, Example
 from trainvitals.diagnosis.fixes import LESS_DROPOUT, for_each_group
 from trainvitals.diagnosis.history import History
@@ -42,7 +43,8 @@ class OverRegularised(Rule):
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
     steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
     above three times it. Where that loss is not known, it is a note; a warning if the probability
-    is 0.95 or more and the loss is level at more than a fifth of its start. Or: the learning rate
+    is 0.95 or more and the loss is level at more than a fifth of its start. Or: the last operation
+    before the loss is a dropout of any probability: a warning at once. Or: the learning rate
     times the weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar
     optimizers add to the gradient, was ten times the gradient in the first captured step
     (λ‖W‖/‖g‖, median over the matrices), and the loss has become infinite or has not fallen. Losses
@@ -61,10 +63,12 @@ class OverRegularised(Rule):
     - AdamW multiplies each weight by 1 − lr · weight_decay in every step; Adam and SGD add
       weight_decay · weight to the gradient.
     - Exclude biases and norm layers from the decay.
-    - Dropout: 0.1 to 0.5 is usual. The argument of `nn.Dropout` is the share that is set to zero.
+    - Remove a dropout behind the last layer. Before it, 0.1 to 0.5 is usual: the share that is set
+      to zero.
     ## When it is wrong
     Another term of the loss that is large at first and is no penalty. Large initial weights shrink
-    in a healthy run too, but then the loss falls.
+    in a healthy run too, but then the loss falls. Two vectors of the model, each with a dropout,
+    one of them detached, that an absolute error compares on purpose.
     ## References
     Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019, arXiv:1711.05101; Zhang et
     al., "Three Mechanisms of Weight Decay Regularization", 2019, arXiv:1810.12281; Srivastava et
@@ -138,7 +142,7 @@ class OverRegularised(Rule):
         """Yield at most two findings: the decay of the weights, and the largest dropout."""
         decayed = [*self._decay(history)] or [*self._outweighs(history)]
         yield from decayed or [*self._tables(history)] or self._penalty(history)
-        if (found := self._dropout(history)) is not None:
+        if found := dropped_output(self, history) or self._dropout(history):
             yield found
 
     def _tables(self, history: History) -> Iterator[Finding]:
