@@ -16,6 +16,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from trainvitals.capture.graph_nodes import KEEP, VIEWS, operation, saved, shape_of, signed
+from trainvitals.capture.loss_cosines import COSINES, are_cosines
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_masks import is_zero, mask_of
 from trainvitals.capture.loss_normal import normal
@@ -213,6 +214,8 @@ def _on_log_softmax(
         extra.append("softmax_over_one_class")
     if mixes_classes(log_softmax, common["classes"]):
         extra.append("classes_mixed_by_a_view")
+    if kind == "CrossEntropyLoss" and are_cosines(source):
+        extra.append(COSINES)
     return Criterion(
         kind,
         **common,

@@ -146,7 +146,7 @@ class EventKind(StrEnum):
     `no_log_softmax_before_nll_loss`, `log_of_softmax_before_nll_loss` (in two steps),
     `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
     `prediction_and_target_broadcast`, `classes_mixed_by_a_view`, `column_times_row`,
-    `pairs_neither_1_nor_minus_1`, `<kind>_weighted_0`;
+    `pairs_neither_1_nor_minus_1`, `cosines_as_logits`, `<kind>_weighted_0`;
     `reduction`: mean | sum | mean_of_sums (the elements are summed in each sample) | none;
     `last_activation`: the operation that computed the prediction, if it is an activation;
     `module`: the class of the watched loss module;

@@ -13,7 +13,7 @@ import numpy as np
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number
 from trainvitals.diagnosis.example import Example
-from trainvitals.diagnosis.fixes import without_last
+from trainvitals.diagnosis.fixes import Moment, at, without_last
 from trainvitals.diagnosis.history import History, Series
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import Flags
@@ -69,6 +69,10 @@ TOKENS: Final = MappingProxyType(
     }
 )
 
+COSINES: Final = "cosines_as_logits"
+SCALE: Final = 16
+"""A usual factor of cosines: with ten classes, the smallest loss is then 1e-13."""
+
 
 class _Targets(NamedTuple):
     """Targets of the newest measured batches, all in part outside an activation's range."""
@@ -87,23 +91,25 @@ class OutputRangeMismatch(Rule):
 
     ## What it detects
     In the graph of the training loss: sigmoid, tanh or ReLU as the last operation before a cross
-    entropy or BCEWithLogitsLoss, or ReLU or tanh before BCELoss. For regression losses: in each of
-    the newest three measured batches, targets lie outside the range of the last activation
+    entropy or BCEWithLogitsLoss, or ReLU or tanh before BCELoss; or logits of a cross entropy that
+    are cosines, products of two vectors of length one without a scale. For regression losses: in
+    each of the newest three measured batches, targets lie outside the range of the last activation
     (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation. For
     a loss of the program's own, the last activation is the one behind the model's last layer.
     ## Why it matters
     The model cannot reach these targets with any weights. Logits between 0 and 1 cannot express
-    a confident prediction; a ReLU at the output has no gradient where its input is negative.
+    a confident prediction, nor can cosines; a ReLU at the output has no gradient where its input is
+    negative.
     ## Evidence
     The last activation, and the targets outside its range.
     ## What to do
-    Remove the last activation, or scale the targets into its range.
+    Remove the last activation, or scale the targets into its range. Multiply cosines by a scale.
     ## When it is wrong
     Rare targets far outside the range that are noise: clip them. The rule is silent on a program
     with different losses, and where the graph of the loss cannot be read (compiled models).
     ## References
     Wardat et al., "DeepDiagnosis", 2022, arXiv:2112.04972; Ben Braiek & Khomh, "TheDeepChecker",
-    2023, arXiv:2204.00694.
+    2023, arXiv:2204.00694; Wang et al., "NormFace", 2017, arXiv:1704.06369, proposition 2.
     """
 
     code: ClassVar[str] = "TV402"
@@ -137,6 +143,9 @@ class OutputRangeMismatch(Rule):
                 statistic=Scalar.LOSS,
             )
             return
+        if (cosines := self._cosines(history, where)) is not None:
+            yield cosines
+            return
         only = only_loss(history)
         last = "" if only is None else _last_activation(history, only)
         if only is None or last not in RANGES:
@@ -144,6 +153,29 @@ class OutputRangeMismatch(Rule):
         targets = self._outside(history, *RANGES[last])
         if targets is not None:
             yield self._finding(only, last, targets, where)
+
+    def _cosines(self, history: History, where: str) -> Finding | None:
+        """Return a finding for logits between −1 and 1, which bound a cross entropy from below."""
+        found = connected(history, (COSINES,))
+        if found is None or found[0].classes < 2:
+            return None
+        classes = found[0].classes
+        lowest = math.log1p((classes - 1) * math.exp(-2))
+        return self.finding(
+            severity=Severity.WARNING,
+            where=where,
+            since_step=found[0].step,
+            summary=f"Output range: the logits of {classes} classes are cosines, between −1 and 1, "
+            f"so that the cross entropy cannot fall below {number(lowest)}.",
+            evidence=(in_graph(COSINES),),
+            fix=at(
+                Moment.LOSS,
+                f"loss = F.cross_entropy({SCALE} * prediction, y)  # or a learned scale",
+            ),
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.LOSS,
+        )
 
     def _outside(self, history: History, low: float, high: float) -> _Targets | None:
         smallest, largest, std = (
