@@ -27,6 +27,7 @@ from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
+from trainvitals.capture.loss_log_sigmoid import Squashed, before_log_sigmoid
 from trainvitals.capture.loss_normal import compares_all_pairs
 from trainvitals.capture.loss_sequences import CTC
 from trainvitals.capture.loss_signed import one_sided
@@ -108,6 +109,7 @@ class Supervision:
         self._graph = OutputGraph(models, mixed)
         self._zero_terms = ZeroTerms()
         self._dropped = DroppedOutputs(models)
+        self._was_squashed = False
         self._own_s = 0.0
 
     def take(self, value: object, seen: Seen, optimizers: Sequence[Optimizer]) -> float:
@@ -184,8 +186,12 @@ class Supervision:
         is_alone = len(found) < 2
         main = completed(first_found, seen, is_alone=is_alone)
         self._wants_output = main.logits is not None and main.prediction is None
-        if whole and (main.kind or main.wiring or seen.explicit or seen.module):
-            self._announce(found, main, value, seen, is_sum=len(found) > 1 and not is_stacked)
+        squashed = before_log_sigmoid(losses)
+        self._was_squashed |= squashed is not None  # then a repaired loss is announced too
+        is_known = main.kind or main.wiring or self._was_squashed
+        if whole and (is_known or seen.explicit or seen.module):
+            is_sum = len(found) > 1 and not is_stacked
+            self._announce(found, main, value, seen, is_sum=is_sum, squashed=squashed)
         if first and (event := self._dropped.event(max(0, self._step()), found)) is not None:
             self._emit(event)
         if whole and not (isinstance(value, Mapping) and TOTAL in value):
@@ -272,6 +278,7 @@ class Supervision:
         seen: Seen,
         *,
         is_sum: bool,
+        squashed: Squashed | None,
     ) -> None:
         kinds = [c.kind for c in found] or [main.kind]
         wiring = list(dict.fromkeys(w for c in [main, *found[1:]] for w in c.wiring))
@@ -282,9 +289,13 @@ class Supervision:
             wiring.append("errors_of_all_pairs")
         if len(found) < 2 and (wrong := one_sided(value, seen)):
             wiring.append(wrong)
+        number = main.activation_number
+        if squashed is not None:
+            wiring.append(squashed.token)
+            number = max(number, squashed.number)
         detached = _detached_terms(value)
         place = self._tokens.place(found, main, readable(self._given.first))
-        outside = self._tokens.is_outside(main.activation_number)
+        outside = self._tokens.is_outside(number)
         how = (main.last_activation, main.reduction, seen.module, detached, place)
         signature = (*kinds, *wiring, *how)
         if signature in self._kinds or len(self._kinds) >= KINDS_MAX:

@@ -142,7 +142,7 @@ class EventKind(StrEnum):
     equivalent loss modules of torch that its autograd graph contains, nearest to the loss first,
     joined by " + "; empty if the graph names none. Attributes, each only where known:
     `wiring`: suspicious connections, separated by commas: `<activation>_before_<loss>`
-    (softmax_before_cross_entropy, sigmoid_before_bce_with_logits),
+    (softmax_before_cross_entropy, sigmoid_before_bce_with_logits, sigmoid_before_log_sigmoid),
     `no_log_softmax_before_nll_loss`, `log_of_softmax_before_nll_loss` (in two steps),
     `log_softmax_over_wrong_dimension`, `softmax_over_one_class`,
     `prediction_and_target_broadcast`, `classes_mixed_by_a_view`, `column_times_row`,

@@ -43,6 +43,7 @@ LOGITS: Final = without_activation("Softmax")
 CLASSES: Final = f"{LOGITS}\n{CROSS_ENTROPY}"
 OTHER_DIMENSION: Final = "log_softmax_over_wrong_dimension"
 HIDDEN: Final = "softmax_before_cross_entropy"
+OF_LOG_SIGMOID: Final = ("sigmoid_before_log_sigmoid", "softmax_before_log_sigmoid")
 
 MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
     {
@@ -63,6 +64,13 @@ MISTAKES: Final[Mapping[str, Mistake]] = MappingProxyType(
         "log_softmax_before_bce_with_logits": Mistake(
             "a log-softmax output goes into BCEWithLogitsLoss, which applies sigmoid",
             f"{without_activation('LogSoftmax')}\n{CROSS_ENTROPY}",
+        ),
+        OF_LOG_SIGMOID[0]: Mistake(
+            "a sigmoid output goes into a log-sigmoid, which applies sigmoid",
+            without_activation("Sigmoid"),
+        ),
+        OF_LOG_SIGMOID[1]: Mistake(
+            "a softmax output goes into a log-sigmoid, which applies sigmoid", LOGITS
         ),
         OTHER_DIMENSION: Mistake(
             "log_softmax normalises another dimension than the classes before the loss",
@@ -86,8 +94,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
 
     ## What it detects
     In the graph of the training loss: softmax before a cross entropy; sigmoid or softmax before
-    BCEWithLogitsLoss; log_softmax over another dimension than the classes, before CTCLoss too;
-    softmax over one output.
+    BCEWithLogitsLoss, or before a log-sigmoid, as in MultiLabelSoftMarginLoss; log_softmax over
+    another dimension than the classes, before CTCLoss too; softmax over one output.
     Where the graph does not show it: predictions of a cross entropy that are never negative and
     whose sums over the classes are 1, in the newest three measured batches.
     ## Why it matters
@@ -128,6 +136,8 @@ class SoftmaxBeforeCrossEntropy(Rule):
                 fix = ""  # its own arguments are not known: the lengths
             elif token == OTHER_DIMENSION and not _ends_in_log_softmax(history):
                 fix = of_classes(kind.classes)
+            elif kind.activation_outside and token in OF_LOG_SIGMOID:
+                fix = ""  # the program's own loss is not known
             elif kind.activation_outside:
                 of_logits = kind.kinds == ("CrossEntropyLoss",) and kind.classes > 1
                 fix = of_classes(kind.classes) if of_logits else of_output(fix, kind.kinds[0])
