@@ -45,8 +45,8 @@ class Dependence:
     def take(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Add the samples of a batch; return the t value if their number is one of SAMPLES.
 
-        Only for inputs of floating-point numbers with one target each. The test ends for good when
-        a batch has another form than those before.
+        Only for inputs of floating-point numbers, no sequences, with one target each. The test ends
+        for good when a batch has another form than those before.
         """
         if self._is_done or not _fits(x, target):
             return {}
@@ -119,6 +119,8 @@ def _centred(distances: Tensor, counts: Tensor, n: Tensor) -> Tensor:
 def _fits(x: Tensor, target: Tensor) -> bool:
     if not x.is_floating_point() or x.dtype.itemsize == 1 or target.is_complex():
         return False
+    if x.dim() == 3:
+        return False  # of a sequence of vectors, two positions can decide
     return x.dim() > 0 and target.dim() > 0 and BATCH_MIN <= len(x) == len(target)
 
 

@@ -87,8 +87,9 @@ def test_it_is_made_twice_and_keeps_no_sample_afterwards():
         (torch.zeros(8, 5), torch.zeros(40)),
         (torch.zeros(2, 5), torch.zeros(2)),
         (torch.zeros(8, 5, dtype=torch.uint8), torch.zeros(8)),
+        (torch.rand(8, 5, 2), torch.rand(8)),
     ],
-    ids=["tokens", "a target for each position", "two samples", "bytes"],
+    ids=["tokens", "a target for each position", "two samples", "bytes", "sequences"],
 )
 def test_other_forms_are_not_collected(x, target):
     test = Dependence()

@@ -269,7 +269,7 @@ class BiasDrift(Rule):
             summary=(
                 f"Bias drift: {place.name} has moved by {number(now)} times the standard "
                 f"deviation of its layer's output across samples (limit {limit:g})"
-                + (f" and still moves ({slope:+.2g} per 100 steps)." if slope else ".")
+                + (f" and still moves ({number(slope)} per 100 steps)." if slope else ".")
             ),
             evidence=(
                 _relative(now, limit),

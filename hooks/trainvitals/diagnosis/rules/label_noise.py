@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -39,16 +40,16 @@ class LabelNoise(Rule):
     evaluations or more no validation loss (medians of three) was below 97 % of it. Needs
     `monitor.loss(value, split="validation")` and a cross entropy or a squared error.
     (b) The distance correlation of the inputs and the targets of the first 256 or 512 measured
-    samples is that of independent numbers (t below 4), and after 100 steps (300, or 60 % of the
-    plan if that is less) the training loss is still at that of a constant prediction, or after
-    three evaluations no validation loss was below 97 % of it. Needs a model with one input of
-    floating-point numbers and one target for each sample; not with a target that is rare, above
-    80 % of one class.
-    (c) The model mixes the samples of a batch, as shapes in its first training pass show: a
-    recurrent or attention module without `batch_first` takes the samples as positions; a view
-    stands where two dimensions had to be swapped; a softmax goes over the samples. Needs a model
-    whose output has one row for each sample, and sizes that tell samples and positions apart.
-    `trainvitals.checkup` also runs the model twice in eval mode, with the other samples replaced.
+    samples is that of independent numbers (t below 4), and after 300 steps (60 % of the plan,
+    at least 100, if that is less) the training loss is still at that of a constant prediction, or
+    after three evaluations no validation loss was below 97 % of it. Needs a model with one input of
+    floating-point numbers, no sequence of vectors, and one target for each sample; not with a
+    target that is rare, above 80 % of one class. (c) The model mixes the samples of a batch, as
+    shapes in its first training pass show: a recurrent or attention module without `batch_first`
+    takes the samples as positions; a view stands where two dimensions had to be swapped; a softmax
+    goes over the samples. Needs a model whose output has one row for each sample, and sizes that
+    tell samples and positions apart. `trainvitals.checkup` also runs the model twice in eval mode,
+    with the other samples replaced.
     ## Why it matters
     Without a relation between inputs and targets there is nothing to learn: a small model stays at
     the loss of a constant prediction, a large one memorises its training samples, and the training
@@ -101,7 +102,7 @@ class LabelNoise(Rule):
     plan_share: float = threshold(
         0.6, "Share of the planned steps to wait for, if that is more: a loss can fall late."
     )
-    steps_max: int = threshold(300, "Maximum number of steps to wait for.")
+    steps_max: int = threshold(300, "Maximum number of steps to wait for; those without a plan.")
     constant_min: float = threshold(
         0.95, "Training loss now as a share of the loss of a constant prediction, when not learned."
     )
@@ -228,7 +229,7 @@ class LabelNoise(Rule):
 
     def _steps_min(self, history: History) -> float:
         """Return the number of steps before which a loss can stay level and fall later."""
-        planned = self.plan_share * (history.total_steps or 0)
+        planned = self.plan_share * (history.total_steps or math.inf)
         return max(self.steps_min, min(planned, self.steps_max))
 
     def _is_balanced(self, history: History) -> bool:

@@ -30,7 +30,7 @@ from trainvitals.diagnosis.supervision import (
 from trainvitals.wire import Event, EventKind, Scalar, Stat, Stream
 
 _FIRST: Final = 3
-"""Measured steps from the start, in which the predictions are still those of the initialisation."""
+"""Minimum number of measured steps from the start."""
 
 
 class _Scales(NamedTuple):
@@ -193,8 +193,8 @@ class TargetNotScaled(Rule):
             int(mean.steps[0]),
             middle(mean.values),
             middle(std.values),
-            middle(predicted_mean),
-            middle(predicted_std),
+            float(predicted_mean[0]),  # a large step changes the next ones
+            float(predicted_std[0]),
         )
 
     def _from_loss(self, history: History, kind: str) -> Iterator[Finding]:

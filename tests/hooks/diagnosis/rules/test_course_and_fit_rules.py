@@ -281,7 +281,7 @@ def test_labels_that_do_not_belong_to_the_inputs_are_reported(shuffled):
 def test_targets_that_do_not_depend_on_the_inputs_are_reported_without_a_validation(
     shuffled, classes
 ):
-    history = train(Run(steps=150, shuffled=shuffled, classes=classes))
+    history = train(Run(steps=305, shuffled=shuffled, classes=classes))
     found = findings(LabelNoise(), history)
     assert [f.stage for f in found] == [Stage.LOSS] * shuffled
     alone = {f.rule for f in Engine().examine(history) if f.is_alarm and not f.explained_by}
@@ -296,9 +296,10 @@ def test_few_samples_of_a_rare_class_and_a_loss_that_falls_prove_nothing():
     assert not independent(loss=0.69, t=4.5)
     assert not independent(loss=np.linspace(0.7, 0.66, 100))  # it begins to fall
     assert not independent(loss=0.69, planned=200)
+    assert not independent(loss=0.69, planned=None)  # some models fall after a long plateau
 
 
-def independent(loss, t=1.0, majority=0.5, validation=np.nan, planned=None):
+def independent(loss, t=1.0, majority=0.5, validation=np.nan, planned=100):
     """Return what label_noise finds in 100 steps of a classifier of two classes."""
     every = np.full(100, np.nan)
     every[24::25] = validation
