@@ -43,7 +43,7 @@ def rules(
     example: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the rules, or show the page of one rule with its thresholds.
+    """List the rules (also `rules list`), or show the page of one rule with its thresholds.
 
     `rules run TV101` applies the rule to its sick and to its healthy example and shows what it
     finds; the exit code is 1 if it finds nothing in the first or something in the second.
@@ -54,7 +54,7 @@ def rules(
     if example is not None:
         typer.echo(f"Unexpected argument {example!r}. Did you mean `rules run {code}`?", err=True)
         raise typer.Exit(USAGE)
-    if code is None:
+    if code in (None, "list"):
         _list(as_json)
         return
     rule = type(_rule(code))

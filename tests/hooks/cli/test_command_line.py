@@ -87,6 +87,7 @@ def test_the_version_is_one_line():
 
 def test_rules_are_listed_and_each_has_a_page():
     listed = runner.invoke(app, ["rules"]).stdout
+    assert runner.invoke(app, ["rules", "list"]).stdout == listed
     assert "TV101  vanishing_gradient" in listed
     page = runner.invoke(app, ["rules", "tv101"]).stdout
     assert "Why it matters" in page
