@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +19,7 @@ from trainvitals.diagnosis.hyperparameters import ADDING, SHRINKING, newest_of_g
 from trainvitals.diagnosis.norm_shares import norm_shares
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import trailing_run
+from trainvitals.diagnosis.strong_dropout import Limits, strong_dropout
 from trainvitals.diagnosis.supervision import largest_loss
 from trainvitals.diagnosis.update_ratio import weight_over_gradient
 from trainvitals.wire import Place, Scalar, Stat, Stream
@@ -42,13 +42,14 @@ class OverRegularised(Rule):
     the gradient, has shrunk the embeddings (median over the tables) to less than half.
     Or: a dropout module had a probability of 0.9 or more at the start of the run, and after 100
     steps the loss is above 30 % of that of the best constant prediction, or it begins and stays
-    above three times it. Where that loss is not known, it is a note; a warning if the probability
-    is 0.95 or more and the loss is level at more than a fifth of its start. Or: the last operation
-    before the loss is a dropout of any probability: a warning at once. Or: the learning rate
-    times the weight decay is 1 or more (AdamW, SGD). Or: the weight decay, which Adam and similar
-    optimizers add to the gradient, was ten times the gradient in the first captured step
-    (λ‖W‖/‖g‖, median over the matrices), and the loss has become infinite or has not fallen. Losses
-    of unknown scale are left out.
+    above three times it. The same for a probability of 0.7 or more if the loss, after 200 steps, is
+    above 90 % of that of the constant and does not fall. Where that loss is not known, it is a
+    note; a warning if the probability is 0.95 or more and the loss is level at more than a fifth of
+    its start. Or: the last operation before the loss is a dropout of any probability: a warning at
+    once. Or: the learning rate times the weight decay is 1 or more (AdamW, SGD). Or: the weight
+    decay, which Adam and similar optimizers add to the gradient, was ten times the gradient in the
+    first captured step (λ‖W‖/‖g‖, median over the matrices), and the loss has become infinite or
+    has not fallen. Losses of unknown scale are left out.
     ## Why it matters
     The decay pulls each weight towards zero with a strength that does not depend on the data. If
     it outweighs the gradient, all layers shrink together, signal and gradient vanish, and the model
@@ -118,7 +119,6 @@ class OverRegularised(Rule):
     unexplained_min: float = threshold(
         0.6, "Loss now relative to that of a constant prediction; fires above this value."
     )
-
     table_decay_min: float = threshold(
         0.01, "Weight decay from which the embeddings are judged (optimizers that add it)."
     )
@@ -134,6 +134,9 @@ class OverRegularised(Rule):
         3.0, "Loss relative to that of a constant from which a dropout is reported at once."
     )
     steps_min_dropout: int = threshold(100, "Minimum number of finished steps for a dropout.")
+    dropout_high: float = threshold(0.7, "Probability of a dropout with which nothing is learned.")
+    constant_share_high: float = threshold(0.9, "The share below for such a dropout.")
+    steps_min_high: int = threshold(200, "Minimum number of finished steps for it.")
     constant_share: float = threshold(
         0.3, "Loss as a share of that of a constant prediction; a dropout is reported above it."
     )
@@ -274,38 +277,38 @@ class OverRegularised(Rule):
         )
 
     def _dropout(self, history: History) -> Finding | None:
-        largest = float(history.facts.get("dropout_max", 0.0))
-        course = Course(history)
-        if largest < self.dropout_max or not course.known or course.converged:
+        found = strong_dropout(
+            history,
+            Limits(self.dropout_max, self.constant_share, self.steps_min_dropout),
+            Limits(self.dropout_high, self.constant_share_high, self.steps_min_high),
+            extreme=self.dropout_extreme,
+            initial_min=self.initial_min,
+        )
+        if found is None:
             return None
-        level = min(course.initial, course.now(20)) / (course.constant or math.inf)
-        if len(course.loss) < self.steps_min_dropout and level < self.initial_min:
-            return None
-        constant, now = course.constant or float("nan"), course.now(20)
-        if now <= self.constant_share * constant:
-            return None
-        known = not np.isnan(constant)
-        level_off = largest >= self.dropout_extreme and course.level_off
+        course, largest = Course(history), found.probability
+        loss = number(course.shown(found.now))
         return self.finding(
-            severity=Severity.WARNING if known or level_off else Severity.INFO,
-            where=str(history.facts.get("dropout_max_module", "")),
+            severity=found.severity,
+            where=found.where,
             since_step=int(course.loss.steps[0]),
             summary=f"Over-regularised: a dropout has the probability {number(largest)} and keeps "
-            f"{percent(1 - largest)} of the units, and the loss is {number(course.shown(now))}"
-            + f"; that of a constant prediction is {number(course.shown(constant))}" * known
+            f"{percent(1 - largest)} of the units, and the loss is {loss}"
+            + f"; that of a constant prediction is {number(course.shown(found.constant))}"
+            * (found.constant > 0)
             + ".",
             evidence=(
                 Evidence(
                     quantity="largest probability of a dropout module",
                     seen=largest,
-                    limit=self.dropout_max,
+                    limit=found.limit,
                     direction="above",
                     healthy=(0.0, 0.5),
                 ),
                 Evidence(
                     quantity="loss as a share of that of a constant prediction",
-                    seen=now / constant,
-                    limit=self.constant_share,
+                    seen=found.now / found.constant,
+                    limit=found.level,
                     direction="above",
                     unit="share",
                 ),

@@ -57,6 +57,26 @@ def test_usual_dropouts_runs_that_learn_and_short_runs_are_not_reported(changes)
     assert not findings(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_found"),
+    [
+        ({}, True),
+        ({"loss": 0.8}, False),
+        ({"steps": 150}, False),
+        ({"dropout": 0.6}, False),
+        ({"kind": "KLDivLoss"}, False),
+        ({"loss": np.linspace(1.4, 0.95, 250)}, False),
+    ],
+    ids=["stays", "learns", "too early", "usual", "unknown scale", "falls"],
+)
+def test_a_high_dropout_is_reported_where_nothing_is_learned(changes, is_found):
+    found = findings(**({"dropout": 0.8, "loss": 0.95, "steps": 250} | changes))
+    assert bool(found) is is_found
+    if is_found:
+        assert found[0].severity is Severity.WARNING
+        assert [e.limit for e in found[0].evidence] == [0.7, 0.9]
+
+
 def test_the_largest_dropout_of_the_model_is_a_fact_of_the_run():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2), nn.Sequential(nn.Dropout2d(0.7)))
     facts = facts_of({"": model}, None)
