@@ -341,7 +341,7 @@ SICK = {
     ),
     "random labels": (
         "label_noise",
-        lambda: plain(layers(16, 16, 10), data=random_labels(), steps=200),
+        lambda: plain(layers(16, 16, 10), data=random_labels(), steps=320),
     ),
 }
 
