@@ -141,7 +141,16 @@ def test_a_rule_has_a_page_of_its_own(open_page, collector):
     assert "**When it is wrong**" in text
     assert "`dead_share_error`" in text
     assert "has no rule `TV000`" in words(open_page("rule", code="TV000"))
-    assert "does not name a rule" in words(open_page("rule"))
+
+
+def test_the_page_of_the_rules_lists_them_with_links(open_page, collector):
+    page = open_page("rule")
+    assert "## Rules" in words(page)
+    assert ("TV201", "rule", "code=TV201") in [
+        (label.split("**")[1], target, query)
+        for label, target, query in links(page)
+        if "**" in label
+    ]
 
 
 @pytest.mark.needs_chromium

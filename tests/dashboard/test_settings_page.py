@@ -19,7 +19,8 @@ def test_each_setting_has_its_value_its_variable_and_its_default(open_page, coll
     size = "2\N{NO-BREAK SPACE}MiB"
     assert f"| Bytes of a request, as sent. `TRAINVITALS_BODY_BYTES_MAX` | {size} |" in text
     assert "`TRAINVITALS_SERIES_MAX` | **100,000** (default 2,000,000) |" in text
-    assert "`TRAINVITALS_RETAIN_ENDED_DAYS` | **30** (default 0) |" in text
+    assert "`TRAINVITALS_RETAIN_ENDED_DAYS` | **30** (default 0, no limit) |" in text
+    assert "`TRAINVITALS_RETAIN_TOTAL_BYTES` | 0, no limit |" in text
     assert "`TRAINVITALS_METRICS_SCALARS` | none |" in text
     assert "`TRAINVITALS_PORT` | **41007** (default 8321) |" in text
     assert "`TRAINVITALS_ROUND_INTERVAL_S` | 1 |" in text, "1.0 is the default 1"

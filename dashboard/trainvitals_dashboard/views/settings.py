@@ -131,6 +131,8 @@ def _value(setting: Setting) -> str:
 
 
 def _text(name: str, value: str) -> str:
+    if value in ("0", "0.0") and name.startswith("retain_") and name != "retain_deleted_days":
+        return "0, no limit"
     if "bytes" in name and value.isdigit():
         return bytes_text(int(value)).replace(" ", "\N{NO-BREAK SPACE}")
     try:
