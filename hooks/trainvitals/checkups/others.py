@@ -15,6 +15,7 @@ from trainvitals.api.schema import Evidence, Finding, Severity
 from trainvitals.api.wording import percent
 from trainvitals.checkups.batches import called, divided, prediction_of
 from trainvitals.checkups.preserve import preserved, random_states_preserved
+from trainvitals.diagnosis.mixed_dimensions import ADVICE
 from trainvitals.diagnosis.rules.label_noise import LabelNoise
 
 SAMPLES_MIN = 3
@@ -76,6 +77,8 @@ def of_other_samples(change: float | None) -> Iterator[Finding]:
                 healthy=(0.0, 1e-5),
             ),
         ),
+        advice=ADVICE,
+        fix="",
         confidence=0.8,
     )
 

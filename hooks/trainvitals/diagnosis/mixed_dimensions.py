@@ -7,7 +7,7 @@ Promise:  pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from trainvitals.api.schema import Evidence
 from trainvitals.diagnosis.fixes import Moment, at
@@ -15,6 +15,14 @@ from trainvitals.diagnosis.history import History
 from trainvitals.wire import Event, EventKind
 
 FEATURES_AS_POSITIONS = "features_as_positions"
+ADVICE: Final = (
+    "- Recurrent and attention modules take (positions, samples, features), unless they are made "
+    "with `batch_first=True`.\n"
+    "- `x.transpose(0, 1)` swaps two dimensions; `view` and `reshape` keep the order of the values "
+    "in memory.\n"
+    "- Dimension 0 is the batch: `softmax(dim=1)`, `x.mean(1)`.\n"
+    "- `trainvitals.checkup` shows whether it is repaired: it replaces the other samples."
+)
 
 
 class Mixed(NamedTuple):

@@ -139,6 +139,7 @@ def test_a_model_that_mixes_the_samples_of_a_batch_is_found_in_the_first_step(mo
     assert finding.severity == "error"
     assert finding.since_step == 0
     assert str(SAMPLES) in finding.summary
+    assert "batch_first" in finding.advice
 
 
 def _with_memory(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from trainvitals.api.wording import number, percent
 from trainvitals.diagnosis.course import Course, validation_losses
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.history import History, Series
-from trainvitals.diagnosis.mixed_dimensions import mixed_samples
+from trainvitals.diagnosis.mixed_dimensions import ADVICE, mixed_samples
 from trainvitals.diagnosis.rule import Need, Rule, threshold
 from trainvitals.diagnosis.signals import Array, middle
 from trainvitals.diagnosis.supervision import BINARY_LOSSES, only_loss
@@ -126,6 +126,7 @@ class LabelNoise(Rule):
                 evidence=(mixed.evidence,),
                 where=mixed.where,
                 fix=mixed.fix,
+                advice=ADVICE,
                 confidence=0.9,
                 stage=Stage.WIRING,
                 stream=Stream.SCALAR,
