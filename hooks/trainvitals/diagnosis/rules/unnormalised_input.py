@@ -51,7 +51,8 @@ class UnnormalisedInput(Rule):
     all known measurements are above 20, or above 5 while the loss has not fallen by 10 % after 60
     steps; or when (a) and (b) say that a whole input vector, without its mean over samples, has a
     norm below 0.05. Recurrent layers are judged only where the input is measured: the gradient of
-    their bias is a sum over time that can cancel.
+    their bias is a sum over time that can cancel. Their inputs are near 0 if the RMS is below 0.01
+    and the norm of an input at one time below 0.05.
     Before a normalisation layer, and elsewhere too: a feature of a table whose RMS is above 10 and
     more than 1,000 times that of the median feature; an input with a mean beyond ±10 that is more
     than 20 times its standard deviation; an input with a norm below 0.05, which the normalisation's
@@ -102,6 +103,9 @@ class UnnormalisedInput(Rule):
         0.05, "Norm of an input vector's deviation across samples; a one-hot vector has 1."
     )
 
+    rms_min: float = threshold(
+        0.01, "RMS of the inputs of a recurrent layer, below which they are near 0."
+    )
     offset_ratio: float = threshold(
         20.0, "Mean of the inputs over their standard deviation, before a normalisation layer."
     )
@@ -238,7 +242,7 @@ class UnnormalisedInput(Rule):
         # A gradient of exactly 0 or no spread at all: the input is constant, not badly scaled.
         fan_in = math.prod(seen.place.shape[1:])
         if "recurrent" in seen.place.flags:
-            return 0 < exact * math.sqrt(fan_in) < self.norm_min
+            return 0 < exact < min(self.rms_min, self.norm_min / math.sqrt(fan_in))
         norms = (seen.spread_norm, seen.gradient_rms * math.sqrt(fan_in))
         return all(0 < norm < self.norm_min for norm in norms)
 
