@@ -16,6 +16,7 @@ from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import BALANCED, Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import initial_loss
+from trainvitals.diagnosis.rare_label import rare_label
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import median, middle
 from trainvitals.diagnosis.supervision import (
@@ -60,6 +61,7 @@ class ClassImbalance(Rule):
     predicted one class for every sample of the newest 12 measured batches, three of which had
     several classes. Of a binary cross entropy it is a warning if `pos_weight`, or the smallest of
     one for each label, makes the positive targets together weigh more than 100 times the others.
+    One label for each sample that is more than ten times rarer than its opposite is a note.
     It is a warning too if the weights of the classes grow with their frequencies.
     ## Why it matters
     The loss of the rare classes hardly counts: a model that never predicts them has a small loss
@@ -151,6 +153,34 @@ class ClassImbalance(Rule):
             statistic=Scalar.TARGET_MEAN,
         )
 
+    def _one_label(self, history: History) -> Iterator[Finding]:
+        """Yield a note for one label for each sample that is rare, or nearly always true."""
+        seen = rare_label(history, batches_min=self.batches_min, ratio_max=self.factor_max)
+        if seen is None:
+            return
+        weight = f"pos_weight=torch.tensor({(1 - seen.share) / seen.share:.3g})"
+        loss = f"loss = F.binary_cross_entropy_with_logits(prediction, y, {weight})"
+        yield self.finding(
+            severity=Severity.INFO,
+            where=output_module(history),
+            since_step=seen.step,
+            summary=f"Class imbalance: {percent(seen.share)} of the targets are 1, and the loss "
+            "weighs all samples alike.",
+            evidence=(
+                Evidence(
+                    quantity="targets of the frequent label over those of the rare one",
+                    seen=seen.ratio,
+                    limit=self.factor_max,
+                    direction="above",
+                    healthy=(1.0, self.factor_max / 2),
+                ),
+            ),
+            fix=at(Moment.LOSS, loss) if seen.is_of_logits else "",
+            confidence=0.9,
+            stream=Stream.SCALAR,
+            statistic=Scalar.TARGET_MEAN,
+        )
+
     def _reversed(self, history: History) -> Finding | None:
         """Return a finding of class weights that grow with the frequencies."""
         seen = reversed_weights(
@@ -194,7 +224,7 @@ class ClassImbalance(Rule):
         """Yield one finding for the run."""
         kind = class_loss(history)
         if kind is None:
-            yield from self._positive(history)
+            yield from [*self._positive(history)] or self._one_label(history)
             return
         if (turned := self._reversed(history)) is not None:
             yield turned

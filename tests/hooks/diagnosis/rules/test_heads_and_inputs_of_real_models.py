@@ -129,3 +129,26 @@ def test_a_state_of_one_number_is_found_if_the_loss_stays_high(units, is_found):
     if is_found:
         assert found["TV502"].severity == "warning"
         assert found["TV502"].where == "rnn"
+
+
+# One label for each sample.
+
+
+@pytest.mark.parametrize(
+    ("share", "weight", "is_noted"),
+    [(0.03, None, True), (0.97, None, True), (0.2, None, False), (0.03, 30.0, False)],
+)
+def test_a_rare_label_is_noted_with_the_weight_that_balances_it(share, weight, is_noted):
+    x, y = torch.randn(4000, 12), (torch.rand(4000, 1) < share).float()
+    loss = nn.BCEWithLogitsLoss(pos_weight=None if weight is None else torch.tensor(weight))
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 1))
+    found = findings(model, loss, x, y, steps=20)
+    assert ("TV805" in found) is is_noted
+    if is_noted:
+        assert found["TV805"].severity == "info"
+        scope = {"torch": torch, "F": F, "prediction": torch.zeros(100, 1)}
+        scope["y"] = (torch.arange(100.0)[:, None] < 100 * share).float()
+        scope["prediction"].requires_grad_()
+        exec(found["TV805"].fix, scope)
+        scope["loss"].backward()  # the weight of both labels together is about equal
+        assert abs(float(scope["prediction"].grad.sum())) < 0.1
