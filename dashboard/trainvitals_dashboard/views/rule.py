@@ -42,7 +42,7 @@ def _all_rules() -> None:
     st.markdown("## Rules", anchors=False)
     st.caption(f"What trainvitals looks for: {len(answer.value.rules)} rules.")
     for rule in answer.value.rules:
-        with st.container(gap=None):
+        with st.container(gap="xsmall"):
             label = f"**{plain(rule.code)}** {plain(words(rule.rule))}"
             st.page_link(RULE, label=label, query_params={"code": rule.code})
             st.caption(prose(rule.summary))
