@@ -187,3 +187,8 @@ def test_in_a_browser_it_is_live_and_hostile_names_are_text():
             seen.page.wait_for_function(
                 "document.title === 'TV101 vanishing gradient – trainvitals'"
             )
+        with visit(browser, f"{url}/rule") as seen:
+            seen.page.get_by_role("link", name="TV101 vanishing gradient").click(timeout=60_000)
+            seen.page.get_by_text("When it is wrong").wait_for(timeout=60_000)
+            seen.page.wait_for_url("**/rule?code=TV101")
+            assert seen.errors == []

@@ -20,6 +20,7 @@ def show() -> None:
     if not code:
         _all_rules()
         return
+    st.query_params["code"] = code  # a link from the list to this same page leaves the URL as it is
     try:
         answer = client().rule(code)
     except Problem as problem:
