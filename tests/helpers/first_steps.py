@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from trainvitals.api.schema import Finding
 from trainvitals.capture.capture import Capture
+from trainvitals.diagnosis.examine import Engine
 from trainvitals.diagnosis.history import History
+from trainvitals.diagnosis.registry import all_rules
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CROSS_ENTROPY = nn.functional.cross_entropy
@@ -34,13 +36,29 @@ def train(
 
     `reports_pair`: the program gives its prediction and target with the loss.
     """
-    history, g = History(), torch.Generator().manual_seed(0)
+    g = torch.Generator().manual_seed(0)
     x = torch.randn(1024, 16, generator=g)
     y = (x @ torch.randn(16, 10, generator=g)).argmax(1)
     optimizer = torch.optim.Adam(model.parameters(), rate)
+    return record(model, loss, x, y, optimizer, steps=steps, reports_pair=reports_pair, g=g)
+
+
+def record(
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    reports_pair: bool = False,
+    g: torch.Generator | None = None,
+) -> History:
+    """Train on batches of 64 of the samples, every step measured in full."""
+    history, g = History(), g or torch.Generator().manual_seed(0)
     capture = Capture(model, optimizer, emit=history.add, every=1)
     for _ in range(steps):
-        at = torch.randint(1024, (64,), generator=g)
+        at = torch.randint(len(x), (64,), generator=g)
         optimizer.zero_grad()
         prediction = model(x[at])
         value = loss(prediction, y[at])
@@ -50,6 +68,11 @@ def train(
         optimizer.step()
     capture.detach()
     return history
+
+
+def by_code(history: History) -> dict[str, Finding]:
+    """Return the findings of all rules, by the rule's code."""
+    return {f.code: f for f in Engine(all_rules()).examine(history)}
 
 
 def found(rule, history: History) -> Finding | None:

@@ -5,33 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainvitals.capture.capture import Capture
-from trainvitals.diagnosis.examine import Engine
-from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.registry import all_rules
+from helpers.first_steps import by_code, record, the_same_weights_every_time  # noqa: F401
 
 FREQUENCIES = torch.tensor([0.9, 0.07, 0.02, 0.008, 0.002])
 
 
-@pytest.fixture(autouse=True)
-def _the_same_every_time():
-    torch.manual_seed(0)
-
-
 def findings(model: nn.Module, loss, x: Tensor, y: Tensor, *, steps=40, rate=1e-3) -> dict:
     """Return the findings of a training, by the rule's code."""
-    history, g = History(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    capture = Capture(model, optimizer, emit=history.add, every=1)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (64,), generator=g)
-        optimizer.zero_grad()
-        value = loss(model(x[rows]), y[rows])
-        capture.loss(value)
-        value.backward()
-        optimizer.step()
-    capture.detach()
-    return {f.code: f for f in Engine(all_rules()).examine(history)}
+    return by_code(record(model, loss, x, y, optimizer, steps=steps))
 
 
 def classifier(bias: Tensor) -> nn.Sequential:

@@ -5,10 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainvitals.capture.capture import Capture
-from trainvitals.diagnosis.examine import Engine
-from trainvitals.diagnosis.history import History
-from trainvitals.diagnosis.registry import all_rules
+from helpers.first_steps import by_code, record, the_same_weights_every_time  # noqa: F401
 
 
 class Sine(nn.Module):
@@ -25,21 +22,11 @@ class Sine(nn.Module):
 
 @pytest.mark.parametrize(("rate", "is_found"), [(0.02, True), (3e-4, False)])
 def test_a_step_that_replaces_a_layer_is_the_cause_of_a_loss_that_stays_high(rate, is_found):
-    torch.manual_seed(0)
     x = 2 * torch.rand(2000, 2) - 1
     y = (12 * x[:, :1]).sin() * (9 * x[:, 1:]).cos()
     model = nn.Sequential(Sine(2, 64, 0.5), Sine(64, 64, (6 / 64) ** 0.5 / 30), nn.Linear(64, 1))
-    history, optimizer = History(), torch.optim.Adam(model.parameters(), rate)
-    capture = Capture(model, optimizer, emit=history.add, every=1)
-    for _ in range(200):
-        rows = torch.randint(2000, (128,))
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(x[rows]), y[rows])
-        capture.loss(loss)
-        loss.backward()
-        optimizer.step()
-    capture.detach()
-    found = {f.code: f for f in Engine(all_rules()).examine(history)}
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    found = by_code(record(model, F.mse_loss, x, y, optimizer, steps=200))
     assert ("TV601" in found) is is_found
     if is_found:
         assert "1.linear.weight" in found["TV601"].summary

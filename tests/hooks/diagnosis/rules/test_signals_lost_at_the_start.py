@@ -5,9 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.first_steps import found, the_same_weights_every_time, train  # noqa: F401
-from trainvitals.capture.capture import Capture
-from trainvitals.diagnosis.history import History
+from helpers.first_steps import found, record, the_same_weights_every_time, train  # noqa: F401
 from trainvitals.diagnosis.rules.exploding_gradient import ExplodingGradient
 from trainvitals.diagnosis.rules.init_scale_too_small import InitScaleTooSmall
 from trainvitals.diagnosis.rules.loss_term_inactive import LossTermInactive
@@ -64,21 +62,6 @@ class Bag(nn.Module):
         return self.body(self.words(x))
 
 
-def steps_of(model: nn.Module, loss, x: Tensor, y: Tensor, make, steps: int) -> History:
-    history, g = History(), torch.Generator().manual_seed(0)
-    optimizer = make(model.parameters())
-    capture = Capture(model, optimizer, emit=history.add, every=1)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (64,), generator=g)
-        optimizer.zero_grad()
-        value = loss(model(x[rows]), y[rows])
-        capture.loss(value)
-        value.backward()
-        optimizer.step()
-    capture.detach()
-    return history
-
-
 def topics() -> tuple[Tensor, Tensor]:
     y = torch.randint(3, (1000,))
     own = torch.randint(16, (1000, 4)) + 16 * y[:, None]
@@ -99,7 +82,8 @@ def by_adam(parameters):
     ids=["near 0", "usual", "Adam enlarges them at once"],
 )
 def test_vectors_near_0_that_biases_hide_are_found(deviation, make, is_found):
-    history = steps_of(Bag(deviation), F.cross_entropy, *topics(), make, 60)
+    model = Bag(deviation)
+    history = record(model, F.cross_entropy, *topics(), make(model.parameters()), steps=60)
     finding = found(InitScaleTooSmall, history)
     assert (finding is not None) is is_found
     if is_found:
