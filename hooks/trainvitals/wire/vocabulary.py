@@ -178,30 +178,26 @@ class EventKind(StrEnum):
     ATTENTION = "attention"
     """The graph of a model's first output contains attentions, or recurrent modules that read
     tokens in both directions. The text holds the modules nearest to the attentions, separated by
-    commas, first layer first. Attribute `reversed`: a recurrent module that reads the tokens from
-    the end too; absent without. `order_blind`: 1 if the output is the same for tokens in any order,
-    as without vectors for their positions; absent otherwise."""
+    commas, first layer first. Attributes, where it is so: `reversed`: a recurrent module that reads
+    tokens from the end too; `order_blind`: 1, the output is the same for tokens in any order."""
     MIXED_DIMENSIONS = "mixed_dimensions"
-    """A model mixes the samples of a batch, or features and positions of each sample, as the shapes
-    in its first training pass show. The text says how: samples_as_times | view_for_transpose
-    (attributes `module`, its class `kind`, `positions`, their number in a sample, and for the first
-    one `batch_first`, 0 or 1), softmax_over_samples (`shape`), parts_of_samples_joined (`shape`,
-    `into`), each with the number of `samples`; features_as_positions (`module`, `kind`, `shape`,
-    `into`)."""
+    """A model mixes samples, or features and positions, as the shapes of its first training pass
+    show. The text says how: samples_as_times (attributes `module`, its class `kind`, `positions` in
+    a sample, `batch_first` 0 or 1), view_for_transpose (the first three), softmax_over_samples
+    (`shape`), parts_of_samples_joined (`shape`, `into`), each with the number of `samples`;
+    features_as_positions (`module`, `kind`, `shape`, `into`)."""
     DROPPED_OUTPUT = "dropped_output"
-    """The prediction that a loss compares with its targets is the result of a dropout. Once for a
-    run. The text is the name of the dropout module, "" if it is not known. Attributes:
-    `probability`: its p; `loss`: the equivalent loss module of torch."""
+    """The prediction of a loss is the result of a dropout. The text is the module's name, "" if it
+    is not known. Attributes: `probability`; `loss`: the equivalent loss module of torch."""
     OPTIMIZER_STATE_EMPTY = "optimizer_state_empty"
     """An optimizer that keeps a state began a step without one: it was emptied since the step
     before, or the step is the first of a resumed run. The text is the optimizer's class. Attribute
     `parameters`: number of parameters with a state, before it was emptied or after the step."""
     OPTIMIZER_IDLE = "optimizer_idle"
-    """An optimizer that was given to `watch` has not stepped, while its parameters had gradients at
-    two steps of another one, the 10th and the 30th or later, and nothing changed them between. The
-    text is its class. Attributes: `optimizer`: its number among the given ones, from 0;
-    `parameters`: number of its parameters with a gradient; `first`: name of the first of these;
-    `steps`: steps of the other one. Sent again, with 0 `parameters`, when it steps after all."""
+    """An optimizer given to `watch` has not stepped; its parameters had gradients at two steps of
+    another one, and nothing changed them between. The text is its class. Attributes: `optimizer`:
+    its number, from 0; `parameters`: number of those with a gradient; `first`: the first one's
+    name; `steps`: of the other one. Sent again, with 0 `parameters`, when it steps after all."""
     OPTIMIZER = "optimizer"
     """The hyperparameters of an optimizer before its first update in this process. The text is its
     class. Attributes: `optimizer`: its number, from 0, in the order of the first steps; `groups`:
