@@ -91,7 +91,12 @@ def test_the_loss_is_found_so_that_no_rule_is_blind(run_in_warm):
     done = run_in_warm(LOOP, "30.0", options=["--name", "hot", "--fail-on", "warning"])
     assert done.returncode == 1
     assert "run hot" in done.stderr
-    assert re.search(r"(WARNING|ERROR) TV\d+ \w+.* since step \d+", done.stderr)
+    found = r"TV\d+ \w+.* since step \d+"
+    assert re.search(rf"^{found}: ", done.stderr, re.MULTILINE), "the text, when it opens"
+    assert re.search(
+        rf"(WARNING|ERROR) {found}( \(and \d+ more findings?\))?\. Logged when it opened",
+        done.stderr,
+    )
     assert "blind" not in done.stderr
 
 
