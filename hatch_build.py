@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("hooks/trainvitals/capture/backends")
-SOURCES = ("parameters.c", "magnitudes.c", "outputs.c", "rows.c")
+SOURCES = ("parameters.c", "outputs.c", "rows.c")
 TARGET = FOLDER / "_kernels.so"
 # No -ffast-math: NaN and infinities are what we look for. -O3 vectorises the fixed-width lanes.
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")

@@ -354,7 +354,7 @@ class Capture:
             self._outputs.take(step)
             places = self._places(plan, updates=bool(self.optimizers))
             reported = self.not_watched.get("activations")
-            if self._outputs.names and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
+            if self._outputs.were_measured and reported in (reasons.EVAL_MODE, reasons.NO_FORWARD):
                 self.report("activations", f"no activation was measured before step {number}")
         self._emission.submit(number, time.time(), step, places)
 
@@ -382,7 +382,7 @@ class Capture:
             optimizer_stepped=self._loss_steps.optimizer_stepped or by_losses,
             optimizer_known=bool(self.optimizers),
             unknown_optimizers=self._optimizers.unknown,
-            activations=bool(self._outputs.names) or not self._outputs.wanted,
+            activations=self._outputs.were_measured or not self._outputs.wanted,
             eval_mode=self._outputs.not_training,
             compiled=self._outputs.compiled,
             full_steps=self._measurement.full_steps,

@@ -31,6 +31,11 @@ SUPERVISED_STEPS: Final = 16
 SUPERVISED_EVERY: Final = 8
 """The first full steps, and every how many of them later, in which predictions and targets are
 measured."""
+DENSE_FROM: Final = 128
+DENSE_SHARE: Final = 0.25
+DENSE_EVERY: Final = 32
+"""After DENSE_FROM full steps, if more than DENSE_SHARE of all steps are full: every how many of
+them. With `every=1` each 8th would cost as much per step as the weights."""
 Groups = Sequence[Group]
 
 
@@ -75,7 +80,9 @@ class Measurement:
     def is_supervised(self, *, forced: bool) -> bool:
         """Whether the loss's tensors are measured: what a loss compares rarely changes."""
         count = self.full_steps
-        regular = count < SUPERVISED_STEPS or count % SUPERVISED_EVERY == 0
+        dense = count >= DENSE_FROM and count > DENSE_SHARE * self._steps
+        every = DENSE_EVERY if dense else SUPERVISED_EVERY
+        regular = count < SUPERVISED_STEPS or count % every == 0
         return self._is_full() and (regular or forced)
 
     def begin(self) -> tuple[Step, CapturePlan]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ CALL_SITES_MAX = 8
 INTERRUPTED = 4.0
 """A call that takes this many times its usual time was interrupted."""
 SMOOTHING = 0.1
+STRIDED = torch.strided
 
 
 class CallSite:
@@ -45,22 +46,28 @@ class CallSite:
         self.number = number
         self.row = row
         self.liveness = Liveness()
+        self.prepared: Any = None
         self._known: tuple[Any, ...] = ()
-        self._prepared: Any = None
 
     @property
     def name(self) -> str:
         """The module's name; of the second call site `name:2`, and so on."""
         return f"{self.watched.name}:{self.number + 1}" if self.number else self.watched.name
 
+    def knows(self, output: object) -> TypeGuard[Tensor]:
+        """Whether an output is as the last one, so that only its address is new."""
+        return (
+            type(output) is Tensor
+            and not output.is_nested
+            and output.layout is STRIDED
+            and output.is_contiguous()
+            and (output.shape, output.dtype, output.device, self.watched.mode) == self._known
+        )
+
     def measure(self, tensor: Tensor, outputs: Outputs) -> None:
         """Measure an output of this call site."""
         mode = self.watched.mode
         is_whole = tensor.is_contiguous()
-        if is_whole and (tensor.shape, tensor.dtype, tensor.device, mode) == self._known:
-            # As in the last step: only the address is new.
-            outputs.kernel.measure(tensor.data_ptr(), self._prepared, outputs.row_at(self.row))
-            return
         tensor = tensor.detach()
         if not is_whole and not is_dense(tensor):
             tensor = tensor.contiguous()
@@ -69,8 +76,8 @@ class CallSite:
             outputs.put(self.row, measure(tensor, shape, mode, self.liveness))
             return
         idle = self.liveness.native(shape.channels) if mode is Mode.RELU else None
-        self._prepared = native.Prepared(shape, tensor.dtype, mode, idle)
-        outputs.kernel.measure(tensor.data_ptr(), self._prepared, outputs.row_at(self.row))
+        self.prepared = native.Prepared(shape, tensor.dtype, mode, idle)
+        outputs.kernel.measure(tensor.data_ptr(), self.prepared, outputs.row_at(self.row))
         # Of larger outputs, other entries are taken in each step.
         is_whole &= shape.samples * shape.channels * shape.positions == shape.entries
         self._known = (tensor.shape, tensor.dtype, tensor.device, mode) if is_whole else ()
@@ -131,6 +138,12 @@ class WatchedModule:
         return kept
 
     def _measure(self, output: object) -> None:
+        outputs, call = self._outputs, self.calls
+        if call < len(self.sites) and (site := self.sites[call]).knows(output):
+            self.calls += 1
+            at = outputs.row_at(site.row)
+            outputs.kernel.measure(output.data_ptr(), site.prepared, at)
+            return
         tensor = first_tensor(output)
         if not self.is_wanted or tensor is None:
             return
@@ -138,12 +151,12 @@ class WatchedModule:
             if tensor.is_floating_point() or tensor.is_complex():
                 self.skipped = _reason_of(tensor)
             return
-        call = min(self.calls, CALL_SITES_MAX - 1)
+        call = min(call, CALL_SITES_MAX - 1)
         self.calls += 1
         if call == len(self.sites):
             half = tensor.dtype is torch.float16
-            self.sites.append(self._outputs.new_site(self, call, half=half))
-        self.sites[call].measure(tensor, self._outputs)
+            self.sites.append(outputs.new_site(self, call, half=half))
+        self.sites[call].measure(tensor, outputs)
 
 
 def _is_plain(tensor: Tensor) -> bool:

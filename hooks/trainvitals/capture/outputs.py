@@ -104,6 +104,11 @@ class Outputs:
         return tuple(dict.fromkeys(site.watched.name for site in self._sites))
 
     @property
+    def were_measured(self) -> bool:
+        """Whether an output was measured up to now."""
+        return bool(self._sites)
+
+    @property
     def compiled(self) -> tuple[str, ...]:
         """The modules of compiled parts of the model whose output was not measured up to now."""
         silent = [w for w in self._watched.values() if w.is_wanted and not w.sites]

@@ -7,6 +7,7 @@ places of the rows. Built when the set of parameters changes; a step that was be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from operator import attrgetter
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,6 +30,7 @@ from trainvitals.structure.parameters import (
 )
 from trainvitals.wire import Place, Scalar
 
+_IS_TRAINED = attrgetter("requires_grad")
 FactsOf = Callable[[nn.Module | None], ModuleFacts | None]
 
 
@@ -51,7 +53,8 @@ class CapturePlan:
         self.frozen_is_known = False
         """Whether the frozen weights were measured: they do not change."""
         self._first = first
-        self._members = [Member(p.tensor, i) for i, p in enumerate(parameters)]
+        self._tensors = [p.tensor for p in parameters]
+        self._members = [Member(tensor, i) for i, tensor in enumerate(self._tensors)]
         self.grouping: object = None
         """By what the parameters are grouped; it changes when a parameter is frozen or moved."""
         self.sharding = sharding
@@ -74,7 +77,7 @@ class CapturePlan:
 
     def group(self, optimizers: Sequence[Optimizer]) -> None:
         """Group the parameters by optimizer, if one was frozen or an optimizer changed."""
-        trained = [m.parameter.requires_grad for m in self._members]
+        trained = list(map(_IS_TRAINED, self._tensors))
         held = [[list(map(id, g["params"])) for g in o.param_groups] for o in optimizers]
         known = trained, [id(o) for o in optimizers], held
         if self._known == known:

@@ -89,6 +89,12 @@ class StreamFrames:
     values: Values
     _used: int = 0
     _index: dict[str, int] = field(default_factory=dict)
+    rows_max: int = field(init=False)
+    """Number of frames at which the middle is thinned."""
+
+    def __post_init__(self) -> None:
+        row_bytes = 4 * max(1, len(self.layout.places) * len(self.layout.statistics))
+        self.rows_max = min(ROWS_MAX, max(4 * FIRST_STEPS, STREAM_BYTES_MAX // row_bytes))
 
     @classmethod
     def of(cls, layout: Layout) -> StreamFrames:
@@ -100,12 +106,6 @@ class StreamFrames:
             _index={place.name: i for i, place in enumerate(layout.places)},
         )
 
-    @property
-    def rows_max(self) -> int:
-        """Number of frames at which the middle is thinned."""
-        row_bytes = 4 * max(1, len(self.layout.places) * len(self.layout.statistics))
-        return int(np.clip(STREAM_BYTES_MAX // row_bytes, 4 * FIRST_STEPS, ROWS_MAX))
-
     def append(self, steps: Steps, values: Values) -> None:
         """Append frames, after removing the stored frames from the first new step on.
 
@@ -116,7 +116,8 @@ class StreamFrames:
             self._append(steps[at : at + slice_rows], values[at : at + slice_rows])
 
     def _append(self, steps: Steps, values: Values) -> None:
-        self._used = int(np.searchsorted(self.steps[: self._used], steps[0]))
+        if self._used and steps[0] <= self.steps[self._used - 1]:
+            self._used = int(np.searchsorted(self.steps[: self._used], steps[0]))
         if self._used + len(steps) > self.rows_max:
             self._thin()
         need = self._used + len(steps)

@@ -7,6 +7,7 @@ The hooks record the modules in the order in which they return. A functional non
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
@@ -161,10 +162,13 @@ def _node_of(args: object) -> Any:
     return first.grad_fn if isinstance(first, Tensor) else None
 
 
+NO_TASK: Final = -1
+_graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: NO_TASK)
+
+
 def in_backward() -> bool:
     """Whether autograd runs a backward: activation checkpointing repeats forward passes there."""
-    current = getattr(torch._C, "_current_graph_task_id", None)
-    return current is not None and current() != -1
+    return _graph_task() != NO_TASK
 
 
 def in_checkpoint() -> bool:

@@ -19,20 +19,13 @@ pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels a
 SHARES = np.array([0.05, 0.5, 0.95])
 
 
-def from_kernel(tensors, stream=Stream.WEIGHT):
-    """Return the percentiles of each tensor, shape (tensors, 3)."""
-
-    class Rows:
-        def address(self, _):
-            return values.ctypes.data
-
-    values = np.full((len(tensors), len(STATISTICS[stream])), np.nan, np.float32)
-    table = native.Table(tensors, list(range(len(tensors))))
-    native._write_magnitudes(Rows(), stream, table, table.pointers.ctypes.data)
-    at = STATISTICS[stream].index(MAGNITUDES[0])
-    untouched = np.delete(values, range(at, at + 3), axis=1)
-    assert np.isnan(untouched).all()
-    return values[:, at : at + 3]
+def from_kernel(tensors):
+    """Return the percentiles of each tensor, shape (tensors, 3), measured as weights."""
+    step = Step(len(tensors))
+    group = NativeGroup([Member(tensor, row) for row, tensor in enumerate(tensors)])
+    group.weights(step, frozen=True, keep=False, distinct=False)
+    at = STATISTICS[Stream.WEIGHT].index(MAGNITUDES[0])
+    return step.matrix(Stream.WEIGHT)[:, at : at + 3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

@@ -48,6 +48,8 @@ VECTORISED static void sums_of_any(const float *restrict x, int n, float shift, 
 }
 
 #ifdef HAVE_X86
+#include "wide_blocks.h"
+
 /* The same with the instructions for minimum and maximum, which the compiler does not find: half
  * the time of sums_of_any. */
 __attribute__((target("avx2,fma"))) static void sums_of_avx2(const float *restrict x, int n,
@@ -93,6 +95,10 @@ __attribute__((target("avx2,fma"))) static void sums_of_avx2(const float *restri
 static void sums_of(const float *restrict x, int n, float shift, Sums *out)
 {
 #ifdef HAVE_X86
+    if (has_wide()) {
+        sums_of_wide(x, n, shift, out);
+        return;
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         sums_of_avx2(x, n, shift, out);
         return;
@@ -132,8 +138,8 @@ VECTORISED static float squares_of(const float *restrict x, int n)
 }
 
 /* Sum and sum of squares of b - a; returns the number of equal entries. */
-VECTORISED static int differences_of(const float *restrict a, const float *restrict b, int n,
-                                     double *sum, double *square)
+VECTORISED static int differences_of_any(const float *restrict a, const float *restrict b, int n,
+                                         double *sum, double *square)
 {
     Floats plain[2] = {{0}}, squared[2] = {{0}};
     Bits same = {0};
@@ -155,6 +161,16 @@ VECTORISED static int differences_of(const float *restrict a, const float *restr
     *sum = SUM(all);
     *square = SUM(squares);
     return total;
+}
+
+static int differences_of(const float *restrict a, const float *restrict b, int n, double *sum,
+                          double *square)
+{
+#ifdef HAVE_X86
+    if (has_wide())
+        return differences_of_wide(a, b, n, sum, square);
+#endif
+    return differences_of_any(a, b, n, sum, square);
 }
 
 #endif

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,10 +65,9 @@ def _load(loader: type[ctypes.CDLL]) -> Any:
 
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: Final[dict[str, list[Any]]] = {
-    "tv_gradients": [_N, _P, _P, _P, _P, _P, _N, _P],
+    "tv_gradients": [_N, _P, _P, _P, _P, _P, _N, _N, _P],
     "tv_squares": [_N, _P, _P, _P, _P],
-    "tv_weights": [_N, _P, _P, _P, _P, _P, _P, _P, _N, _N, _P],
-    "tv_magnitudes": [_N, _P, _P, _P, _P, _P, _N, _N],
+    "tv_weights": [_N, _P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _P],
     "tv_updates": [_N, _P, _P, _P, _P, _P, _P, _P, _N],
     "tv_distinct_rows": [_P, ctypes.c_int32, _N, _N, _N, _N],
     "tv_output": [_P, _P, _N, _P, _P, _P],
@@ -143,6 +143,9 @@ def _rounded_up(value: int, unit: int) -> int:
 
 NO_TENSORS: Final = Table([], [])
 STRIDED: Final = torch.strided
+_GRADIENT, _LAYOUT, _DTYPE = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
+_ORDINARY: Final = {Tensor}
+_STRIDED: Final = {torch.strided}
 
 
 class NativeGroup:
@@ -151,6 +154,8 @@ class NativeGroup:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
         self._parameters = [(m.parameter, m.tensor.dtype) for m in members]
+        self._tensors = [m.parameter for m in members]
+        self._dtypes = [m.tensor.dtype for m in members]
         self._pointers: Any = ctypes.c_uint64 * len(members)
         self._has_shards = any(m.is_shard for m in members)
         self._all = self._table(self._members)
@@ -186,13 +191,13 @@ class NativeGroup:
             *table.fixed,
             step.address(Stream.GRADIENT),
             _COLUMNS[Stream.GRADIENT],
+            _MAGNITUDE[Stream.GRADIENT],
             self._totals,
         )
         self._put_total(step, owner, float(unscale))
         matrix = step.matrix(Stream.GRADIENT)
         if table is not self._all:
             self._spread(table, matrix)
-        _write_magnitudes(step, Stream.GRADIENT, table, pointers)
         if unscale != 1.0:
             matrix[table.rows, :6] *= float(unscale)  # the others count entries
             at = _MAGNITUDE[Stream.GRADIENT]
@@ -223,9 +228,9 @@ class NativeGroup:
             step.address(Stream.WEIGHT),
             _COLUMNS[Stream.WEIGHT],
             _DRIFT,
+            _MAGNITUDE[Stream.WEIGHT],
             self._squares_at,
         )
-        _write_magnitudes(step, Stream.WEIGHT, table, table.pointers_at)
         if distinct:
             found = [(m.row, m.tensor.detach()) for m in self._members]
             _write_distinct_rows(step, Stream.WEIGHT, found)
@@ -280,6 +285,17 @@ class NativeGroup:
         This runs at every step: the counts and types of an ordinary gradient are those of its
         weight, so only the pointers are read. A missing gradient has the pointer 0.
         """
+        gradients = list(map(_GRADIENT, self._tensors))
+        # Mostly all of them are ordinary: no loop in Python.
+        if (
+            set(map(type, gradients)) == _ORDINARY
+            and set(map(_LAYOUT, gradients)) == _STRIDED
+            and list(map(_DTYPE, gradients)) == self._dtypes
+            and all(map(Tensor.is_contiguous, gradients))
+        ):
+            filled = list(map(Tensor.data_ptr, gradients))
+            if all(filled):  # an empty tensor has the address 0
+                return self._all, self._pointers(*filled)
         addresses, present = [], False
         for parameter, dtype in self._parameters:
             gradient = parameter.grad
@@ -356,18 +372,6 @@ class OutputKernel:
             self._scratch_at,
             row_at,
         )
-
-
-def _write_magnitudes(step: Step, stream: Stream, table: Table, pointers: Any) -> None:
-    table.kernels.tv_magnitudes(
-        table.size,
-        table.rows_at,
-        pointers,
-        *table.fixed,
-        step.address(stream),
-        _COLUMNS[stream],
-        _MAGNITUDE[stream],
-    )
 
 
 def _write_distinct_rows(step: Step, stream: Stream, found: list[tuple[int, Tensor]]) -> None:

@@ -1,6 +1,9 @@
 /* The statistics of one module output in one call. native.py is the only caller. */
 #include "floats.h"
 
+#define ROWS 256        /* samples that are summed in float32 */
+#define DEVIATIONS 2048 /* entries whose deviations are summed in float32 */
+
 enum { PLAIN = 0, RELU, TANH, SIGMOID, BEFORE_TANH, BEFORE_SIGMOID };
 
 /* Entry (sample, channel, position) is at start + sample * sample_stride + channel * channel_stride
@@ -62,53 +65,59 @@ static void gather(const void *data, const Shape *s, int64_t start, float *x)
     }
 }
 
-/* One sample of all units: sums of x - first, the largest value of each unit, and over all units the
- * smallest value and the number of zeros. */
-VECTORISED static void add_sample(const float *restrict x, const float *restrict first,
-                                  float *restrict sum, float *restrict high, int64_t units,
-                                  float *low, int64_t *zeros)
+/* Rows of samples: sums of x - first, the largest value of each unit, and over all units the smallest
+ * value and the number of zeros. */
+VECTORISED static void add_rows(const float *restrict rows, int64_t stride, int64_t samples,
+                                const float *restrict first, float *restrict sum,
+                                float *restrict high, int64_t units, float *low, int64_t *zeros)
 {
     Floats least = (Floats){0} + *low;
     Bits none = {0};
-    int64_t u = 0;
-    for (; u + WIDTH <= units; u += WIDTH) {
-        Floats v = *(const Floats *)(x + u), h = *(Floats *)(high + u);
-        *(Floats *)(sum + u) += v - *(const Floats *)(first + u);
-        *(Floats *)(high + u) = SELECT(v > h, v, h);
-        least = SELECT(v < least, v, least);
-        none -= v == 0;
+    for (int64_t i = 0; i < samples; i++) {
+        const float *x = rows + i * stride;
+        int64_t u = 0;
+        for (; u + WIDTH <= units; u += WIDTH) {
+            Floats v = *(const Floats *)(x + u), h = *(Floats *)(high + u);
+            *(Floats *)(sum + u) += v - *(const Floats *)(first + u);
+            *(Floats *)(high + u) = SELECT(v > h, v, h);
+            least = SELECT(v < least, v, least);
+            none -= v == 0;
+        }
+        for (; u < units; u++) {
+            sum[u] += x[u] - first[u];
+            high[u] = x[u] > high[u] ? x[u] : high[u];
+            *low = x[u] < *low ? x[u] : *low;
+            *zeros += x[u] == 0;
+        }
     }
     for (int j = 0; j < WIDTH; j++) {
         *low = least[j] < *low ? least[j] : *low;
         *zeros += none[j];
     }
-    for (; u < units; u++) {
-        sum[u] += x[u] - first[u];
-        high[u] = x[u] > high[u] ? x[u] : high[u];
-        *low = x[u] < *low ? x[u] : *low;
-        *zeros += x[u] == 0;
-    }
 }
 
-/* Sums of ((x - unit_mean) / scale)^2 and ((x - mean) / scale)^4 over the units of one sample. */
-VECTORISED static void add_deviations(const float *restrict x, const float *restrict unit_mean,
-                                      float mean, float inverse, int64_t units, double *square,
-                                      double *fourth)
+/* Sums of ((x - unit_mean) / scale)^2 and ((x - mean) / scale)^4 over rows of samples. */
+VECTORISED static void add_deviations(const float *restrict rows, int64_t stride, int64_t samples,
+                                      const float *restrict unit_mean, float mean, float inverse,
+                                      int64_t units, double *square, double *fourth)
 {
     Floats squares = {0}, fourths = {0};
     float rest_square = 0, rest_fourth = 0;
-    int64_t u = 0;
-    for (; u + WIDTH <= units; u += WIDTH) {
-        Floats v = *(const Floats *)(x + u);
-        Floats d = (v - *(const Floats *)(unit_mean + u)) * inverse, g = (v - mean) * inverse;
-        squares += d * d;
-        g *= g;
-        fourths += g * g;
-    }
-    for (; u < units; u++) {
-        float d = (x[u] - unit_mean[u]) * inverse, g = (x[u] - mean) * inverse;
-        rest_square += d * d;
-        rest_fourth += g * g * g * g;
+    for (int64_t i = 0; i < samples; i++) {
+        const float *x = rows + i * stride;
+        int64_t u = 0;
+        for (; u + WIDTH <= units; u += WIDTH) {
+            Floats v = *(const Floats *)(x + u);
+            Floats d = (v - *(const Floats *)(unit_mean + u)) * inverse, g = (v - mean) * inverse;
+            squares += d * d;
+            g *= g;
+            fourths += g * g;
+        }
+        for (; u < units; u++) {
+            float d = (x[u] - unit_mean[u]) * inverse, g = (x[u] - mean) * inverse;
+            rest_square += d * d;
+            rest_fourth += g * g * g * g;
+        }
     }
     for (int j = 0; j < WIDTH; j++) {
         *square += squares[j];
@@ -135,7 +144,8 @@ static const float SATURATED[6][2] = {
  * inactive_share dead_share saturated_share kurtosis; NaN where undefined. Samples with a non-finite
  * entry are left out. `idle`: batches and samples since each channel was last active, 2 x channels,
  * after two counters of all batches and samples; NULL: not wanted. `scratch`: units x 5 floats, and
- * samples x units more if the entries are not adjacent float32. */
+ * samples x units more: a copy of the samples whose entries are finite, unless all are and are
+ * adjacent float32. */
 void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *idle,
                float *scratch, float *out)
 {
@@ -148,7 +158,6 @@ void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *i
     double *total = (double *)scratch;
     float *sum = scratch + 2 * units, *high = sum + units, *unit_mean = high + units;
     float *gathered = unit_mean + units, low, most;
-    const float *first;
     int direct = s->dtype == FLOAT32 && (s->positions == 1 ? s->channel_stride == 1
                                          : s->position_stride == 1 &&
                                                s->channel_stride == s->positions);
@@ -157,38 +166,44 @@ void tv_output(const void *data, const int64_t *shape, int64_t start, int64_t *i
     out[4] = (float)nonfinite;
     if (units == 0 || s->samples == 0)
         return;
+    const float *rows;
+    int64_t stride;
 again:
-    kept = zeros = saturated = 0;
-    low = INFINITY;
-    most = -INFINITY;
-    first = NULL;
-    for (int64_t u = 0; u < units; u++) {
-        total[u] = sum[u] = 0;
-        high[u] = -INFINITY;
-    }
-    for (int64_t i = 0; i < s->samples; i++) {
-        const float *x = (const float *)data + start + i * s->sample_stride;
-        if (!direct) {
+    if (direct && !nonfinite) {
+        rows = (const float *)data + start;
+        stride = s->sample_stride;
+        kept = s->samples;
+    } else {
+        rows = gathered;
+        stride = units;
+        kept = 0;
+        for (int64_t i = 0; i < s->samples; i++) {
             gather(data, s, start + i * s->sample_stride, gathered + kept * units);
-            x = gathered + kept * units;
+            kept += !nonfinite || !nonfinite_floats(gathered + kept * units, units);
         }
-        if (nonfinite && nonfinite_floats(x, units))
-            continue;
-        first = first ? first : x;
-        add_sample(x, first, sum, high, units, &low, &zeros);
-        if (s->mode >= TANH)
-            saturated += outside(x, units, SATURATED[s->mode][0], SATURATED[s->mode][1]);
-        if (++kept % 256 == 0 || i == s->samples - 1)
-            for (int64_t u = 0; u < units; u++) {
-                total[u] += sum[u];
-                sum[u] = 0;
-            }
     }
     if (kept == 0)
         return;
+    zeros = saturated = 0;
+    low = INFINITY;
+    most = -INFINITY;
+    for (int64_t u = 0; u < units; u++) {
+        total[u] = 0;
+        high[u] = -INFINITY;
+    }
+    for (int64_t i = 0; i < kept; i += ROWS) {
+        int64_t n = kept - i < ROWS ? kept - i : ROWS;
+        memset(sum, 0, (size_t)units * sizeof *sum);
+        add_rows(rows + i * stride, stride, n, rows, sum, high, units, &low, &zeros);
+        for (int64_t u = 0; u < units; u++)
+            total[u] += sum[u];
+        for (int64_t k = i; s->mode >= TANH && k < i + n; k++)
+            saturated += outside(rows + k * stride, units, SATURATED[s->mode][0],
+                                 SATURATED[s->mode][1]);
+    }
     double mean = 0, between = 0, square = 0, fourth = 0, entries = (double)kept * (double)units;
     for (int64_t u = 0; u < units; u++) {
-        total[u] = first[u] + (total[u] + sum[u]) / (double)kept;
+        total[u] = rows[u] + total[u] / (double)kept;
         unit_mean[u] = (float)total[u];
         mean += total[u];
         most = high[u] > most ? high[u] : most;
@@ -206,16 +221,10 @@ again:
     between /= (double)units;
     double scale = mean - low > most - mean ? mean - low : most - mean;
     float inverse = scale > 1e-30 && scale < 1e30 ? (float)(1 / scale) : 0;
-    for (int64_t i = 0, row = 0; i < s->samples; i++) {
-        const float *x = (const float *)data + start + i * s->sample_stride;
-        if (!direct) {
-            if (row == kept)
-                break;
-            x = gathered + row++ * units;
-        } else if (nonfinite && nonfinite_floats(x, units))
-            continue;
-        add_deviations(x, unit_mean, (float)mean, inverse, units, &square, &fourth);
-    }
+    int64_t together = DEVIATIONS / units + 1;
+    for (int64_t i = 0; i < kept; i += together)
+        add_deviations(rows + i * stride, stride, kept - i < together ? kept - i : together,
+                       unit_mean, (float)mean, inverse, units, &square, &fourth);
     double within = square / entries * scale * scale, variance = within + between;
     double relative = scale > 0 ? variance / (scale * scale) : 0;
     out[0] = (float)mean;

@@ -12,6 +12,7 @@
  * `rows[t]` is the row of tensor t in the output matrix, which has `columns` columns.
  */
 #include "blocks.h"
+#include "magnitudes.h"
 
 typedef struct {
     double mean, m2, absolute, low, high;
@@ -102,12 +103,24 @@ static int width_of(int dtype)
     return dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2;
 }
 
-static void add_block(Moments *m, const void *data, int64_t at, int n, int dtype, float *buffer)
+/* Add a block to the moments, and to the histogram if there is one. */
+static void add_block(Moments *m, Histogram *h, const void *data, int64_t at, int n, int dtype,
+                      float *buffer)
 {
-    if (dtype == FLOAT64)
-        add_double(m, (const double *)data + at, n);
-    else
-        add_floats(m, as_floats(data, at, n, dtype, buffer), n);
+    if (dtype != FLOAT64) {
+        const float *x = as_floats(data, at, n, dtype, buffer);
+        add_floats(m, x, n);
+        if (h)
+            count(h, x, n);
+        return;
+    }
+    const double *x = (const double *)data + at;
+    add_double(m, x, n);
+    if (!h)
+        return;
+    for (int i = 0; i < n; i++)
+        buffer[i] = (float)x[i];
+    count(h, buffer, n);
 }
 
 /* mean std min max abs_mean l2 zero_share nonfinite, over finite entries; NaN without any. Returns
@@ -128,24 +141,29 @@ static double write_moments(const Moments *m, int64_t count, float *row)
 
 static const Moments NO_MOMENTS = {0, 0, 0, INFINITY, -INFINITY, 0, 0, 0};
 
-/* Statistics of gradients, columns 0 to 7; a tensor whose pointer is NULL has none. totals: the sum
- * of squares of all entries, NaN if an entry is not finite, and the number of tensors with such an
+/* Statistics of gradients, columns 0 to 7, and from `magnitude_column` the percentiles of |x|; a
+ * tensor whose pointer is NULL has none. totals: the sum of squares of all entries, NaN if an entry is not finite, and the number of tensors with such an
  * entry. */
 void tv_gradients(int64_t tensors, const int64_t *rows, const void *const *data,
                   const int64_t *counts, const int32_t *dtypes, float *out, int64_t columns,
-                  double *totals)
+                  int64_t magnitude_column, double *totals)
 {
     float buffer[BLOCK];
+    Histogram h = NOTHING_COUNTED;
     totals[0] = totals[1] = 0;
     for (int64_t t = 0; t < tensors; t++) {
         Moments m = NO_MOMENTS;
+        int64_t blocks = (counts[t] + BLOCK - 1) / BLOCK;
         if (!data[t])
             continue;
-        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t at = block * BLOCK;
             int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
-            add_block(&m, data[t], at, n, dtypes[t], buffer);
+            add_block(&m, is_counted(block, blocks) ? &h : NULL, data[t], at, n, dtypes[t], buffer);
         }
-        totals[0] += write_moments(&m, counts[t], out + rows[t] * columns);
+        float *row = out + rows[t] * columns;
+        write_magnitudes(&h, row + magnitude_column);
+        totals[0] += write_moments(&m, counts[t], row);
         totals[1] += m.nonfinite > 0;
     }
     if (totals[1] > 0)
@@ -261,23 +279,25 @@ static Copy copy_for(int64_t tensors, const int64_t *counts, const int32_t *dtyp
     return copy_cached;
 }
 
-/* Statistics of weights, columns 0 to 7, and from `drift_column` the RMS and the mean of the change
- * since `first[t]` (NULL: not wanted). `copies[t]` (NULL: not wanted) receives a copy; `squares`
+/* Statistics of weights, columns 0 to 7, from `magnitude_column` the percentiles of |x|, and from
+ * `drift_column` the RMS and the mean of the change since `first[t]` (NULL: not wanted). `copies[t]` (NULL: not wanted) receives a copy; `squares`
  * the sum of squares of each row. */
 void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
                 const int64_t *counts, const int32_t *dtypes, const void *const *first,
                 void *const *copies, float *out, int64_t columns, int64_t drift_column,
-                double *squares)
+                int64_t magnitude_column, double *squares)
 {
     float buffer[BLOCK], first_buffer[BLOCK];
+    Histogram h = NOTHING_COUNTED;
     Copy copy = copy_for(tensors, counts, dtypes);
     for (int64_t t = 0; t < tensors; t++) {
         Moments m = NO_MOMENTS;
         Change drift = {0, 0, 0};
-        int64_t width = width_of(dtypes[t]);
-        for (int64_t at = 0; at < counts[t]; at += BLOCK) {
+        int64_t width = width_of(dtypes[t]), blocks = (counts[t] + BLOCK - 1) / BLOCK;
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t at = block * BLOCK;
             int n = counts[t] - at < BLOCK ? (int)(counts[t] - at) : BLOCK;
-            add_block(&m, data[t], at, n, dtypes[t], buffer);
+            add_block(&m, is_counted(block, blocks) ? &h : NULL, data[t], at, n, dtypes[t], buffer);
             if (first[t])
                 add_change(&drift, first[t], data[t], at, n, dtypes[t], first_buffer, buffer);
             if (copies[t])
@@ -285,6 +305,7 @@ void tv_weights(int64_t tensors, const int64_t *rows, const void *const *data,
         }
         float *row = out + rows[t] * columns;
         squares[rows[t]] = write_moments(&m, counts[t], row);
+        write_magnitudes(&h, row + magnitude_column);
         if (first[t] && counts[t]) {
             row[drift_column] = (float)sqrt(drift.square / (double)counts[t]);
             row[drift_column + 1] = (float)(drift.sum / (double)counts[t]);

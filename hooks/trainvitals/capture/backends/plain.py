@@ -145,7 +145,7 @@ _BLOCK, _SHIFT = 2048, 19
 
 
 def magnitudes(tensor: Tensor) -> npt.NDArray[np.float32]:
-    """Return the percentiles `MAGNITUDES` of |x| of a tensor in host memory, as magnitudes.c."""
+    """Return the percentiles `MAGNITUDES` of |x| of a tensor in host memory, as magnitudes.h."""
     x = tensor.detach().reshape(-1)
     step = max(1, -(-x.numel() // _BLOCK // SAMPLED_BLOCKS)) * _BLOCK
     blocks = [x[at : at + _BLOCK] for at in range(0, x.numel(), step)]
