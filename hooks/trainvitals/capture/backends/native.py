@@ -65,6 +65,7 @@ def _load(loader: type[ctypes.CDLL]) -> Any:
 
 _P, _N = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS: Final[dict[str, list[Any]]] = {
+    "tv_arguments_2": [],  # not called; see parameters.c
     "tv_gradients": [_N, _P, _P, _P, _P, _P, _N, _N, _P],
     "tv_squares": [_N, _P, _P, _P, _P],
     "tv_weights": [_N, _P, _P, _P, _P, _P, _P, _P, _N, _N, _N, _P],
