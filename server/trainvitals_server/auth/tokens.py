@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from cachetools import LRUCache
@@ -24,6 +24,9 @@ from trainvitals_server.store.models import Token
 
 _TOKEN_LENGTH_MAX = 200
 _TOKENS_REMEMBERED = 1024
+SHARED_S: Final = 1.0
+"""Seconds for which a token is remembered where another process can revoke it: on Postgres, a query
+for each request took as long as storing a batch."""
 
 
 class Scope(StrEnum):
@@ -76,8 +79,8 @@ class Tokens:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
-        self._valid: LRUCache[bytes, Any] = LRUCache(_TOKENS_REMEMBERED)
-        """SHA-256 of a token → its row, as long as only this process can revoke it."""
+        self._valid: LRUCache[bytes, tuple[Any, float]] = LRUCache(_TOKENS_REMEMBERED)
+        """SHA-256 of a token → its row, and when it was read."""
         self._revocations = 0
 
     def create(
@@ -105,21 +108,25 @@ class Tokens:
 
     def check(self, token: str) -> Granted | None:
         """Return what `token` grants; None when it is unknown, revoked, expired or malformed."""
-        revocations = self._revocations
+        revocations, asked_at = self._revocations, self._clock()
         row = self._find(token)
         if row is None or self._has_ended(row):
             return None
         with self._lock:
             # A token that was revoked since the query must not be remembered.
-            if self._database.exclusive and revocations == self._revocations:
-                self._valid[_digest(token)] = row
+            if revocations == self._revocations:
+                self._valid[_digest(token)] = row, asked_at
         return _granted(row)
 
     def remembered(self, token: str) -> Granted | None:
-        """Return what `token` grants, if an earlier `check` of it is still true; else None."""
+        """Return what `token` grants, if an earlier `check` of it is still true; else None.
+
+        Where another process can revoke it, a check is taken as true for SHARED_S.
+        """
         with self._lock:
-            row = self._valid.get(_digest(token))
-        return None if row is None or self._has_ended(row) else _granted(row)
+            row, asked_at = self._valid.get(_digest(token), (None, 0.0))
+        is_recent = self._database.exclusive or 0 <= self._clock() - asked_at < SHARED_S
+        return _granted(row) if row is not None and is_recent and not self._has_ended(row) else None
 
     def is_void(self, token: str) -> bool:
         """Whether `token` was created by this database and is now revoked or expired."""

@@ -55,8 +55,13 @@ class Writing:
                 shape than its layout.
         """
         batch = self.prepared.batch
-        run = self._run()
-        source = self._source(run.pk)
+        run, source = statements.ask(
+            self.connection,
+            (statements.RUN, {"id": batch.run}),
+            (statements.SOURCE, {"key": batch.source}),
+        )
+        run = self._run(run)
+        source = self._source(run.pk, source)
         if source.run_pk != run.pk:
             owner = sa.select(Run.state).where(Run.pk == source.run_pk)
             if self.connection.scalar(owner) in GONE:
@@ -69,9 +74,10 @@ class Writing:
                 f"Source {batch.source.hex()} belongs to a different run than {batch.run!r}.",
                 reason="conflict",
             )
-        if not self._is_new(source):
+        primary = self._primary_if_new(source)
+        if primary is None:
             return Ack(batch.source, batch.seq, stored=False)
-        newest, rank = source.primary(self.connection)
+        newest, rank = primary
         is_newest = newest == source.attempt_pk
         update = RunUpdate.of(run, is_newest and rank == source.rank, self.now, is_newest)
         tracks = self._tracks(source.pk)
@@ -96,9 +102,9 @@ class Writing:
 
     # --- identity ----------------------------------------------------------------------------
 
-    def _run(self) -> Any:
+    def _run(self, run: Any) -> Any:
+        """Return the batch's run; `run` is the row of that id, or None."""
         batch = self.prepared.batch
-        run = self._stored_run(batch.run)
         if run is None or run.project != batch.project:
             # Two projects may use one name. The project that came second has a longer id.
             longer = qualified(batch.project, batch.run)
@@ -151,10 +157,9 @@ class Writing:
             "changes": 0,
         }
 
-    def _source(self, run_pk: int) -> _KnownSource:
+    def _source(self, run_pk: int, row: Any) -> _KnownSource:
+        """Return the batch's source; `row` is the stored one, or None."""
         batch = self.prepared.batch
-        wanted = {"key": batch.source}
-        row = statements.SOURCE.one(self.connection, wanted)
         if row is None:
             start = next((r for r in batch.records if isinstance(r, RunStart)), None)
             values = {
@@ -175,7 +180,7 @@ class Writing:
             }
             new = statements.insert_or_ignore(self.connection, Source)
             self.connection.execute(new.values(values))
-            row = statements.SOURCE.one(self.connection, wanted)
+            row = statements.SOURCE.one(self.connection, {"key": batch.source})
         return _KnownSource(*row)
 
     def _attempt(self, run_pk: int, start: RunStart | None) -> int:
@@ -195,18 +200,26 @@ class Writing:
         new = sa.insert(Attempt).values(run_pk=run_pk, started_at=started_at)
         return int(self.connection.scalar(new.returning(Attempt.pk)) or 0)
 
-    def _is_new(self, source: _KnownSource) -> bool:
+    def _primary_if_new(self, source: _KnownSource) -> tuple[int, int] | None:
+        """Return the run's newest attempt and its lowest rank; None if the batch is stored already.
+
+        Stores the key of a new batch.
+        """
         batch, crc = self.prepared.batch, self.prepared.crc
         key = {"source_pk": source.pk, "seq": batch.seq}
         if batch.seq < source.sealed_to:
             self._check_crc(self._pruned_crc(key), crc)
-            return False
-        new = statements.new_batch_key(self.connection.dialect.name)
-        if new.one(self.connection, {**key, "crc": crc}) is not None:
-            return True
+            return None
+        new, primary = statements.ask(
+            self.connection,
+            (statements.new_batch_key(self.connection.dialect.name), {**key, "crc": crc}),
+            (statements.PRIMARY, {"run_pk": source.run_pk}),
+        )
+        if new is not None:
+            return primary.attempt_pk, primary.rank
         stored = statements.BATCH_CRC.one(self.connection, key)
         self._check_crc(None if stored is None else stored.crc, crc)
-        return False
+        return None
 
     def _pruned_crc(self, key: dict[str, int]) -> int | None:
         """Return the checksum of a batch whose key was pruned; None when it was not kept."""
@@ -308,8 +321,7 @@ class Writing:
     def _write_log(self, log: list[dict[str, Any]], rows: dict[int, int]) -> None:
         if log:
             statements.NEW_FRAMES.run(self.connection, *log)
-            added = [{"track_pk": pk, "added": n} for pk, n in rows.items()]
-            statements.MORE_ROWS.run(self.connection, *added)
+            statements.add_rows(self.connection, rows)
 
     # --- the rest ----------------------------------------------------------------------------
 
@@ -365,11 +377,6 @@ class _KnownSource:
     batches: int
     records: int | None
     end: RunEnd | None = None
-
-    def primary(self, connection: sa.Connection) -> tuple[int, int]:
-        """Return the run's newest attempt and the lowest rank of its sources."""
-        attempt_pk, rank = statements.PRIMARY.one(connection, {"run_pk": self.run_pk})
-        return attempt_pk, rank
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -18,6 +20,7 @@ import sqlalchemy as sa
 import stamina
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from trainvitals_server.store.claims import Claims
 from trainvitals_server.store.database import Task
@@ -28,6 +31,8 @@ T = TypeVar("T")
 
 CONNECTIONS_KEPT: Final = 8
 CONNECTIONS_MAX: Final = 16
+IDLE_S: Final = 1.0
+"""Seconds after which a connection is tested before it is used again."""
 
 
 class BinaryCursor(psycopg.Cursor[Any]):
@@ -55,7 +60,6 @@ class PostgresDatabase:
             url,
             pool_size=CONNECTIONS_KEPT,
             max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
-            pool_pre_ping=True,
             connect_args={
                 # pgbouncer in transaction mode does not support prepared statements.
                 "prepare_threshold": None,
@@ -63,6 +67,8 @@ class PostgresDatabase:
             },
         )
         sa.event.listen(self._engine, "connect", require_synced_commits)
+        sa.event.listen(self._engine, "checkin", note_the_time)
+        sa.event.listen(self._engine, "checkout", refuse_a_lost_connection)
         sa.event.listen(self._engine, "connect", warn_without_fsync, once=True)
 
     def write(self, task: Task[T], *, size: int = 0) -> T:
@@ -138,6 +144,27 @@ class PostgresDatabase:
     def close(self) -> None:
         self._writers.shutdown()
         self._engine.dispose()
+
+
+def note_the_time(_: object, record: ConnectionPoolEntry) -> None:
+    """Note when a connection was used last."""
+    record.info["used_at"] = time.monotonic()
+
+
+def refuse_a_lost_connection(
+    connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _: object
+) -> None:
+    """Let the pool open another connection if the server has closed this one.
+
+    The server is asked only after a pause: to ask it before each use cost two exchanges a batch.
+    """
+    if time.monotonic() - record.info.get("used_at", -math.inf) < IDLE_S:
+        return
+    try:
+        connection.execute("")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise sa.exc.DisconnectionError(str(error)) from error
 
 
 def require_synced_commits(connection: psycopg.Connection[Any], _: object) -> None:

@@ -9,6 +9,7 @@ driver.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -46,6 +47,9 @@ _run, _source, _track, _attempt, _batch, _frame, _event, _dropped, _pruned, _chu
     )
 )
 
+ROWS_OF_AN_INSERT: Final = 16
+"""Maximum number of rows that one statement inserts: its text is kept for each number."""
+_PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 _SQLITE: Final = sqlite.dialect(paramstyle="named")
 Values = Mapping[str, Any]
 
@@ -60,30 +64,54 @@ class Statement:
     def __init__(self, clause: Any) -> None:
         self._clause = clause
         self._compiled: dict[tuple[str, tuple[str, ...]], tuple[str, Values]] = {}
+        self._several: dict[tuple[tuple[str, ...], int], str] = {}
         names = [column.key for column in getattr(clause, "exported_columns", ())]
         row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc] # names at run time
         self._row = row
+
+    def sent(self, connection: sa.Connection, values: Values) -> Any:
+        """Execute it, and return the cursor of the driver."""
+        return execute(connection, *self._bound(connection, values))
+
+    def made(self, row: Sequence[Any]) -> Any:
+        """Return a row of the driver with the columns as attributes."""
+        return self._row._make(row)
 
     def one(self, connection: sa.Connection, values: Values) -> Any:
         """Return the first row, or None."""
         sql, bound = self._bound(connection, values)
         with _sqlalchemy_errors(connection, sql):
             row = _driver(connection).execute(sql, bound).fetchone()
-        return None if row is None else self._row._make(row)
+        return None if row is None else self.made(row)
 
     def all(self, connection: sa.Connection, values: Values) -> Sequence[Any]:
         """Return all rows."""
         sql, bound = self._bound(connection, values)
         with _sqlalchemy_errors(connection, sql):
-            return [self._row._make(row) for row in _driver(connection).execute(sql, bound)]
+            return [self.made(row) for row in _driver(connection).execute(sql, bound)]
 
     def run(self, connection: sa.Connection, *rows: Values) -> None:
         """Execute it once for each of `rows`, at least one, which have the same keys."""
         if len(rows) == 1:
             execute(connection, *self._bound(connection, rows[0]))
+        elif connection.dialect.name == "postgresql" and isinstance(self._clause, sa.Insert):
+            for at in range(0, len(rows), ROWS_OF_AN_INSERT):
+                several = rows[at : at + ROWS_OF_AN_INSERT]
+                execute(connection, *self._insert_of(connection, several))
         else:
             sql, constants = self._text(connection, tuple(rows[0]))
             execute_many(connection, sql, [{**constants, **values} for values in rows])
+
+    def _insert_of(self, connection: sa.Connection, rows: Sequence[Values]) -> tuple[str, Values]:
+        """Return (SQL, all its parameters) of one INSERT of all rows, for psycopg."""
+        names = tuple(rows[0])
+        text, constants = self._text(connection, names)
+        if (sql := self._several.get((names, len(rows)))) is None:
+            start, values = text.split(" VALUES ", 1)
+            row_values = [_PARAMETER.sub(rf"%(\1_{i})s", values) for i in range(len(rows))]
+            sql = self._several[names, len(rows)] = f"{start} VALUES {', '.join(row_values)}"
+        numbered = enumerate({**constants, **row} for row in rows)
+        return sql, {f"{name}_{i}": value for i, row in numbered for name, value in row.items()}
 
     def _bound(self, connection: sa.Connection, values: Values) -> tuple[str, Values]:
         """Return (SQL, all its parameters)."""
@@ -100,6 +128,14 @@ class Statement:
             fixed = {name: value for name, value in made.params.items() if name not in names}
             known = self._compiled[key] = str(made), fixed
         return known
+
+
+def ask(connection: sa.Connection, *questions: tuple[Statement, Values]) -> list[Any]:
+    """Return the first row of each statement, or None; Postgres gets all of them at once."""
+    with one_exchange(connection):
+        cursors = [(s, s.sent(connection, values)) for s, values in questions]
+        rows = [(s, cursor.fetchone()) for s, cursor in cursors]
+    return [None if row is None else s.made(row) for s, row in rows]
 
 
 def execute(connection: sa.Connection, sql: str, values: Values | None = None) -> Any:
@@ -226,7 +262,7 @@ UPDATE_SOURCE = Statement(sa.update(_source).where(_source.c.pk == sa.bindparam(
 NEW_FRAMES = Statement(sa.insert(_frame).inline())
 NEW_EVENTS = Statement(sa.insert(_event).inline())
 NEW_DROPPED = Statement(sa.insert(_dropped).inline())
-MORE_ROWS = Statement(
+_MORE_ROWS = Statement(
     sa.update(_track)
     .where(_track.c.pk == sa.bindparam("track_pk"))
     .values(
@@ -234,8 +270,20 @@ MORE_ROWS = Statement(
         log_rows=_track.c.log_rows + sa.bindparam("added"),
     )
 )
-"""Add `added` stored steps to the track `track_pk`."""
+_MORE_ROWS_OF_ALL = (
+    "UPDATE track SET rows = rows + new.added, log_rows = log_rows + new.added "
+    "FROM unnest(%(pks)s::bigint[], %(added)s::bigint[]) AS new (pk, added) "
+    "WHERE track.pk = new.pk"
+)
 NEW_CHUNKS = Statement(sa.insert(_chunk).inline())
+
+
+def add_rows(connection: sa.Connection, added: Mapping[int, int]) -> None:
+    """Add the numbers of new steps to the tracks; `added` is by the track's key, not empty."""
+    if connection.dialect.name == "postgresql":
+        execute(connection, _MORE_ROWS_OF_ALL, {"pks": list(added), "added": [*added.values()]})
+    else:
+        _MORE_ROWS.run(connection, *({"track_pk": pk, "added": n} for pk, n in added.items()))
 
 
 def delete_frames(connection: sa.Connection, pks: Sequence[int]) -> int:

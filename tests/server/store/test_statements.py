@@ -2,6 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
+from helpers.batches import batch, ingest, start
 
 from trainvitals_server.store import Store, statements
 
@@ -33,3 +34,24 @@ def test_an_error_in_one_exchange_undoes_the_task(store: Store) -> None:
         store.database.write(write)
     with store.database.read() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM event")) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 40])
+def test_many_rows_are_inserted_in_their_order(store: Store, count: int) -> None:
+    ingest(store, batch(start(), run="run"))
+    owner = {"run_pk": 1, "source_pk": 1}
+    rows = [{**owner, "event": f"{i} %(event)s VALUES".encode()} for i in range(count)]
+    store.database.write(lambda connection: statements.NEW_EVENTS.run(connection, *rows))
+    with store.database.read() as connection:
+        found = connection.execute(sa.text("SELECT event FROM event ORDER BY pk")).scalars()
+        assert list(found) == [row["event"] for row in rows]
+
+
+def test_several_questions_are_answered_in_their_order(store: Store) -> None:
+    ingest(store, batch(start(), run="run"))
+    with store.database.read() as connection:
+        missing, run = statements.ask(
+            connection, (statements.SOURCE, {"key": b"none"}), (statements.RUN, {"id": "run"})
+        )
+    assert missing is None
+    assert (run.id, run.state) == ("run", "running")
