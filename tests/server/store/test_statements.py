@@ -2,8 +2,8 @@
 
 import pytest
 import sqlalchemy as sa
-from helpers.batches import batch, ingest, start
 
+from helpers.batches import batch, ingest, start
 from trainvitals_server.store import Store, statements
 
 KEY = {"source_pk": 1, "seq": 7, "crc": 3}
