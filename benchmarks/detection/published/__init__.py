@@ -14,6 +14,7 @@ from detection.published import (
     samples,
     scaling,
     second,
+    sixth,
     third,
     wiring,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "samples",
     "scaling",
     "second",
+    "sixth",
     "third",
     "wiring",
 ]

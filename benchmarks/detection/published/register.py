@@ -1,10 +1,10 @@
 """`published` and `healthy`: register a program after a published collection of faults.
 
 Comes in: functions that build the faulty program or its repaired one.
-Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of five
+Goes out: `PUBLISHED` and `HEALTHY`, cases that the bench runs like those of faults/: of six
           lists. Numbers F and H are the first list, Q and KQ the third, R and KR the fourth, T and
-          KT the fifth, all others the second. Rules may be tuned on all lists but the fifth, which
-          is held out.
+          KT the fifth, U and KU the sixth, all others the second. Rules may be tuned on all lists
+          but the sixth, which is held out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ THIRD: Final = ("Q", "KQ")
 FOURTH: Final = ("R", "KR")
 """Beginnings of the numbers of the fourth list."""
 FIFTH: Final = ("T", "KT")
-"""Beginnings of the numbers of the fifth list, which is held out."""
+"""Beginnings of the numbers of the fifth list."""
+SIXTH: Final = ("U", "KU")
+"""Beginnings of the numbers of the sixth list, which is held out."""
 
 
 def published(
@@ -92,7 +94,7 @@ def _add(
     to: dict[str, Published], number: str, name: str, fault: Fault | None, make: Make, source: str
 ) -> None:
     assert number not in to, number
-    split = Split.HELD_OUT if number.startswith(FIFTH) else Split.TUNING
+    split = Split.HELD_OUT if number.startswith(SIXTH) else Split.TUNING
     base = Base(name, "published", name, split, partial(_repaired, make))
     to[number] = Published(name, base, fault, make=make, source=source)
 
