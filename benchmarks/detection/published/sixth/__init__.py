@@ -9,6 +9,7 @@ from detection.published.sixth import (
     samples,
     silent,
     starts,
+    traps,
     wiring,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "samples",
     "silent",
     "starts",
+    "traps",
     "wiring",
 ]
