@@ -26,8 +26,9 @@ from playwright.sync_api import Browser, Page
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parent)]
 
-from helpers.chromium import chromium, dashboard  # noqa: E402 - found by the line above
+from helpers.chromium import chromium  # noqa: E402 - found by the line above
 from helpers.collector import running_collector  # noqa: E402
+from helpers.dashboards import dashboard  # noqa: E402
 from scrape import run  # noqa: E402
 from trainvitals.wire import encode  # noqa: E402
 
