@@ -29,7 +29,7 @@ def located(seed: int) -> Data:
 @published(
     FIT,
     "U80",
-    "common question, AdaptiveAvgPool2d(1) in a network that returns coordinates",
+    "chensong1995/HybridPose#29, hysts/pytorch_mpiigaze#20",
     "loss_plateau constant_prediction no_learning",
 )
 def place_averaged_away(seed: int, repaired: bool) -> Program:

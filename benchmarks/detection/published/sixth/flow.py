@@ -28,7 +28,7 @@ def eight_layers_of_an_lstm(seed: int, repaired: bool) -> Program:
     model = models.Recurrent(nn.LSTM, 4, 24, 4)
     if not repaired:
         model.rnn = nn.LSTM(4, 24, 8, batch_first=True)
-    return Program(model, data.cue(seed), CrossEntropy(), error_rate, 3e-3, Adam, 300)
+    return Program(model, data.cue(seed), CrossEntropy(), error_rate, 5e-3, Adam, 400)
 
 
 class Checkpointed(nn.Module):
@@ -74,7 +74,7 @@ class Clamped(nn.Module):
 @published(
     FLOW,
     "U52",
-    "common question, output.clamp(0, 1) before MSELoss in an autoencoder",
+    "PeterL1n/BackgroundMattingV2#128, output.clamp(0, 1) before the loss",
     "no_gradient dead_relu output_range_mismatch vanishing_gradient saturated_activation "
     "loss_plateau",
 )
@@ -116,7 +116,7 @@ class Rounded(nn.Module):
 @published(
     FLOW,
     "U54",
-    "common question, torch.round(output) before the loss because the targets are counts",
+    "discuss.pytorch.org 28628, torch.round(output) before the loss",
     "no_gradient no_signal parameter_not_updated no_learning loss_plateau constant_prediction",
 )
 def forecast_rounded_before_the_loss(seed: int, repaired: bool) -> Program:

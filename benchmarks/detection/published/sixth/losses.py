@@ -87,7 +87,7 @@ class TextConvolution(nn.Module):
 @published(
     LOSS,
     "U03",
-    "common question, softmax before CrossEntropyLoss in a text classifier with forty classes",
+    "lansinuote/Huggingface_Toturials#6, bkitano/llama-from-scratch#5",
     "softmax_before_cross_entropy output_range_mismatch",
 )
 def softmax_over_forty_topics(seed: int, repaired: bool) -> Program:
@@ -120,7 +120,7 @@ def segmenter(width: int = 16) -> nn.Sequential:
 @published(
     LOSS,
     "U04",
-    "common question, U-Net with a sigmoid at the end and BCEWithLogitsLoss",
+    "hustvl/YOLOP#117, avBuffer/UNet3plus_pth#23, sigmoid before BCEWithLogitsLoss",
     "output_range_mismatch loss_task_mismatch loss_plateau",
 )
 def sigmoid_before_bce_with_logits_for_masks(seed: int, repaired: bool) -> Program:
@@ -153,7 +153,7 @@ def wrong_kind(output: Tensor, target: Tensor) -> Tensor:
 @published(
     LOSS,
     "U05",
-    "common question, one of two losses is a billion times the other",
+    "yuanwei1989/landmark-detection#2, vlfeat/matconvnet#1146",
     "target_not_scaled initial_loss_anomaly exploding_gradient bias_drift loss_task_mismatch",
 )
 def price_in_dollars_next_to_a_class(seed: int, repaired: bool) -> Program:

@@ -136,7 +136,7 @@ def lower_triangle_forbidden(seed: int, repaired: bool) -> Program:
 @published(
     NUMERIC,
     "U44",
-    "common question, (x - mean) / std with a column that is constant",
+    "fastai/fastai#889, ludwig-ai/ludwig#2543",
     "non_finite_value non_finite_input constant_input",
 )
 def constant_column_divided_by_its_deviation(seed: int, repaired: bool) -> Program:

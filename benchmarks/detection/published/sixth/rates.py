@@ -40,7 +40,7 @@ def schedule_returns_the_rate_in_place_of_a_factor(seed: int, repaired: bool) ->
 @published(
     OPTIMIZER,
     "U31",
-    "common question, zero_grad() once per epoch and not per batch",
+    "pytorch/pytorch#47175, zero_grad() once per epoch and not per batch",
     "missing_zero_grad learning_rate_too_high loss_oscillation loss_divergence loss_spike",
 )
 def gradients_cleared_once_per_epoch(seed: int, repaired: bool) -> Program:
@@ -58,7 +58,7 @@ def gradients_cleared_once_per_epoch(seed: int, repaired: bool) -> Program:
 @published(
     OPTIMIZER,
     "U32",
-    "common question, optimizer created inside the loop over batches",
+    "zju3dv/Vox-Fusion#31, alan-turing-institute/deepsensor#47",
     "learning_rate_too_high loss_oscillation gradient_noise_dominates state_not_restored "
     "loss_plateau",
 )
@@ -77,7 +77,7 @@ def adam_created_again_for_each_batch(seed: int, repaired: bool) -> Program:
 @published(
     OPTIMIZER,
     "U33",
-    "common question, optimizer.step() indented outside the loop over batches",
+    "DeepReinforcementLearning/DeepReinforcementLearningInAction#13",
     "parameter_not_updated undertrained learning_rate_too_low loss_plateau",
 )
 def one_step_per_epoch(seed: int, repaired: bool) -> Program:

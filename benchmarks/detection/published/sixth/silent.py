@@ -100,7 +100,7 @@ def target_column_among_the_features(seed: int, repaired: bool) -> Program:
 @published(
     SILENT,
     "U94",
-    "common question, if torch.isnan(loss): continue",
+    "karpathy/nanoGPT#227, utcsilab/deep-jsense#2, batches with a loss of nan are skipped",
     "non_finite_value non_finite_input parameter_not_updated undertrained no_learning",
 )
 def batches_with_nan_are_skipped(seed: int, repaired: bool) -> Program:

@@ -49,13 +49,13 @@ def molecules_with_energies(seed: int) -> Data:
 @published(
     BIAS,
     "U60",
-    "common question, energies of molecules without subtracting those of the atoms",
+    "nronne/agedi#82, deepmodeling/deepmd-kit#1477",
     "target_not_scaled output_bias_prior bias_drift initial_loss_anomaly learning_rate_too_low",
 )
 def energies_around_minus_400(seed: int, repaired: bool) -> Program:
     model = Energy(-400.0 if repaired else 0.0)
     samples = molecules_with_energies(seed)
-    return Program(model, samples, nn.MSELoss(), squared_error, 2e-3, Adam, 500)
+    return Program(model, samples, nn.MSELoss(), squared_error, 4e-3, Adam, 600)
 
 
 def mostly_positive(seed: int) -> Data:
@@ -220,7 +220,7 @@ class OwnConvolutions(nn.Module):
 @published(
     INITIALISATION,
     "U74",
-    "common question, own graph layer with nn.Parameter(torch.randn(inputs, outputs))",
+    "graykode/xlnet-Pytorch#17, nn.Parameter(torch.randn(inputs, outputs))",
     "init_scale_too_large initial_loss_anomaly exploding_gradient",
 )
 def own_graph_layers_of_deviation_one(seed: int, repaired: bool) -> Program:

@@ -177,7 +177,7 @@ def convolution_along_the_channels(seed: int, repaired: bool) -> Program:
 @published(
     WIRING,
     "U14",
-    "common question, Adam(decoder.parameters()) for an encoder and a decoder",
+    "zdebruine/MMVAE#39, optimizer of one half of an autoencoder",
     "parameter_not_updated loss_plateau",
 )
 def encoder_not_given_to_the_optimizer(seed: int, repaired: bool) -> Program:
