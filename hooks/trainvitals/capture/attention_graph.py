@@ -181,8 +181,8 @@ def _next_seen(node: Any, samples: int, n: int) -> Tensor | None:
     if visible is None:
         return None
     following = visible.diagonal(1, -2, -1)
-    itself = visible.diagonal(0, -2, -1)[..., 1:]
-    share: Tensor = (following & itself).sum() / itself.sum()
+    is_token = visible.any(-2)[..., 1:]  # no position sees padding
+    share: Tensor = (following & is_token).sum() / is_token.sum()
     return share
 
 

@@ -30,10 +30,10 @@ from trainvitals.capture.loss_scale import (
 from trainvitals.capture.loss_sequences import CTC, temporal_classification
 from trainvitals.capture.loss_sequences import NODES as CTC_NODES
 from trainvitals.capture.loss_views import (
-    broadcasts_difference,
     is_expanded,
     mixes_classes,
     normalises_other_dimension,
+    shape_mistakes,
 )
 
 NODES_MAX: Final = 128
@@ -303,7 +303,7 @@ def _difference(
         masks=masks,
         last_activation=_activation(source),
         source=source,
-        wiring=("prediction_and_target_broadcast",) if broadcasts_difference(inner, index) else (),
+        wiring=shape_mistakes(inner, index),
     )
 
 

@@ -123,6 +123,24 @@ def broadcasts_difference(node: Any, side: int) -> bool:
     return operation(inner) == "Expand" or (None not in shapes and len(set(shapes)) > 1)
 
 
+def differs_of_all_pairs(node: Any, side: int) -> bool:
+    """Whether a difference of n trained values, input number `side`, and constants is n × n.
+
+    Values of shape (n, 1) less n constants of shape (n,), or the other way round.
+    """
+    inner, output = node.next_functions[side]
+    whole, part = shape_of(node, 0), shape_of(inner, output)
+    if whole is None or len(whole) != 2 or not 1 < whole[0] == whole[1]:
+        return False
+    return part in ((whole[0],), (whole[0], 1), (1, whole[0]))
+
+
+def shape_mistakes(node: Any, side: int) -> tuple[str, ...]:
+    """Return the names of what is wrong with the shapes of prediction and target in a difference."""
+    broadcast = ["prediction_and_target_broadcast"] * broadcasts_difference(node, side)
+    return (*broadcast, *["all_pairs_compared"] * differs_of_all_pairs(node, side))
+
+
 def is_expanded(tensor: Tensor | None) -> bool:
     """Whether a tensor repeats its entries along some dimensions; a constant does along all."""
     if tensor is None:

@@ -67,6 +67,22 @@ def moments(x: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
     return {"min": low, "max": high, "mean": mean, "std": std}
 
 
+OUTPUTS_FROM: Final = 8
+"""Minimum number of samples of which the deviation of each output is measured."""
+
+
+def deviation_of_outputs(target: Tensor, keep: Tensor | None) -> dict[str, Tensor]:
+    """Return the RMS over the outputs of a sample of their deviation across the samples.
+
+    A constant for each output has the square of it as its mean squared error. Nothing if a sample
+    has one output, if targets are masked (`keep`), or with fewer than OUTPUTS_FROM samples.
+    """
+    if keep is not None or target.dim() < 2 or target.shape[0] < OUTPUTS_FROM:
+        return {}
+    x = sample(target.detach(), whole=0).float().flatten(1)
+    return {Scalar.TARGET_STD_OF_OUTPUTS: x.var(0).mean().sqrt()} if x.shape[1] > 1 else {}
+
+
 def prediction_scalars(prediction: Tensor, dim: int | None) -> dict[str, Tensor]:
     """Return the scalars of a prediction; with `dim`, the sums over classes too."""
     x = sample(prediction.detach(), whole=dim).float().contiguous()

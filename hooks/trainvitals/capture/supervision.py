@@ -25,6 +25,7 @@ from trainvitals.capture.dropped_outputs import DroppedOutputs
 from trainvitals.capture.graph_nodes import origin_of
 from trainvitals.capture.guard import Guard
 from trainvitals.capture.loss import Seen
+from trainvitals.capture.loss_clamped import error_without_gradient
 from trainvitals.capture.loss_criterion import Criterion, Found
 from trainvitals.capture.loss_graph import criteria
 from trainvitals.capture.loss_log_sigmoid import Squashed, before_log_sigmoid
@@ -54,6 +55,7 @@ from trainvitals.capture.supervised_tokens import TokenTargets
 from trainvitals.capture.supervised_values import (
     class_counts,
     class_dim,
+    deviation_of_outputs,
     kept,
     moments,
     named,
@@ -201,6 +203,7 @@ class Supervision:
             self._scalars.log(supervised_shares(found))
             self._scalars.log(self._zero_terms.take(losses))
         if whole and main.prediction is not None:
+            self._scalars.log(error_without_gradient(main))
             dim = class_dim(main.prediction, main.classes, main.target)
             self._scalars.log(prediction_scalars(main.prediction, dim))
         elif whole and self._output is not None and main.logits is not None:
@@ -241,6 +244,7 @@ class Supervision:
             return
         self._scalars.log(named("target", moments(target.float(), keep)))
         if target.is_floating_point():
+            self._scalars.log(deviation_of_outputs(main.target, keep))
             self._scalars.log({Scalar.NONFINITE_TARGETS: nonfinite_count(target, keep)})
         if x is not None:
             ignored, others = main.ignore_index, self._given.others

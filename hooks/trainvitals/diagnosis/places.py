@@ -173,3 +173,10 @@ def _widths(history: History) -> list[tuple[int, int]]:
         for place in history.places(Stream.WEIGHT)
         if place.depth >= 0 and len(place.shape) >= 2 and place.kind == "weight"
     ]
+
+
+def has_no_offset(history: History) -> bool:
+    """Whether all parameters are weights of linear and convolutional layers."""
+    places = history.places(Stream.WEIGHT)
+    kinds = {(p.kind, p.module_kind.rstrip("123d")) for p in places}
+    return bool(places) and kinds <= {("weight", "Linear"), ("weight", "Conv")}

@@ -190,7 +190,7 @@ def loss_of_constant(history: History) -> float | None:
 
     In the unit of the program's loss (`LossKind.scale`). For a cross entropy, the entropy of the
     class frequencies in nats (ln C before the first histogram of the targets); for a squared error,
-    the variance of the targets; for a binary cross entropy of one label for each sample, the
+    the variance of the targets, of each output alone where it is known; for a binary cross entropy of one label for each sample, the
     entropy of the mean target. For other losses of torch and for sums of them, what capture
     measured.
     """
@@ -209,8 +209,10 @@ def _measured_constant(history: History) -> float | None:
 
 def _mean_of_constant(history: History, kind: LossKind) -> float | None:
     if kind.kinds[0] == "MSELoss":
+        of_outputs = history.scalar(Scalar.TARGET_STD_OF_OUTPUTS).finite().values
         deviation = history.scalar(Scalar.TARGET_STD).finite().values
-        return middle(deviation.astype(np.float64) ** 2) if len(deviation) else None
+        found = of_outputs if len(of_outputs) else deviation
+        return middle(found.astype(np.float64) ** 2) if len(found) else None
     if kind.kinds[0] in BINARY_LOSSES:
         return _binary(history) if math.prod(kind.target_shape[1:]) == 1 else None
     if kind.kinds[0] not in ("CrossEntropyLoss", "NLLLoss"):

@@ -251,7 +251,6 @@ class Scalar(StrEnum):
     SKIPPED_STEP = "skipped_step"
     """1 if GradScaler found an overflow and skipped the update, else 0; absent without a scaler.
     Such a step has a loss and no gradients."""
-
     LOSS_TERM = "loss_term"
     """`loss_term/<name>`: a term of a loss given as a dict, the mean over micro-batches."""
     LOSS_OF_CONSTANT = "loss_of_constant"
@@ -270,6 +269,7 @@ class Scalar(StrEnum):
     PART_SUPERVISED_SHARE = "part_supervised_share"
     """`part_supervised_share/<i>`: share of its elements whose masks are not zero, 0 to 1; 0 if it
     is given no elements. Present if it has a mask or no elements."""
+    ERROR_WITHOUT_GRADIENT = "error_without_gradient"  # share of Σ error² at limits of the output
     ZERO_TERMS = "zero_terms"
     """Number of terms of a sampled step's first loss that the program multiplies by the whole
     number 0; from the first step on which there is one."""
@@ -288,9 +288,8 @@ class Scalar(StrEnum):
     to 1 and no negative entry: the predictions are probabilities."""
     PREDICTION_ROW_SUM_MAX = "prediction_row_sum_max"
     PREDICTED_CLASSES = "predicted_classes"
-    """Number of distinct classes that are predicted: the index of the largest entry of each sample
-    (or position) that is read. Only for class losses of two or more classes, and for 16 or more
-    samples: 1,024 classes at most."""
+    """Number of distinct classes that are predicted, at most 1,024: the index of the largest entry of
+    each sample (or position) that is read. Only for class losses, and for 16 or more samples."""
     PREDICTED_MAJORITY_SHARE = "predicted_majority_share"
     """Share of the most frequent class among them, 0 to 1."""
     TARGET_MIN = "target_min"
@@ -298,6 +297,7 @@ class Scalar(StrEnum):
     TARGET_MAX = "target_max"
     TARGET_MEAN = "target_mean"
     TARGET_STD = "target_std"
+    TARGET_STD_OF_OUTPUTS = "target_std_of_outputs"  # RMS over a sample's outputs, across samples
     TARGET_ROW_SUM_MAX = "target_row_sum_max"
     """Largest sum of a target over its classes; only for a cross entropy or KL divergence whose
     targets are probabilities of classes. Above 1, several classes are true at once."""

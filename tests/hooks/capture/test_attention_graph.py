@@ -70,6 +70,7 @@ def seen(model: nn.Module, x: Tensor | None = None):
         fused(),
         fused(PADDED),
         fused(torch.zeros(LENGTH, LENGTH)),
+        fused(~CAUSAL),  # the mask the wrong way round: only later positions are seen
         in_parts(),
         in_parts(PADDED),
         written(lambda s: s),

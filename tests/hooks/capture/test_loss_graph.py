@@ -269,12 +269,26 @@ def test_a_mean_and_a_factor_that_is_not_known_have_no_scale(loss):
         lambda y: F.mse_loss(y[:, 0], torch.rand(8, 1)),
         lambda y: F.mse_loss(y, torch.rand(8, 1)),
         lambda y: F.l1_loss(y[:, :1], torch.rand(8)),
-        lambda y: (y[:, :1] - torch.rand(8)).square().mean(),
+        lambda y: (y[:, :1] - torch.rand(5)).square().mean(),
+        lambda y: (y - torch.rand(8, 1)[:, None]).square().mean(),
     ],
 )
 def test_a_broadcast_of_prediction_and_target_is_named(loss):
     [event] = one_step(loss).events()
     assert event.attributes["wiring"] == "prediction_and_target_broadcast"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y: (y[:, :1] - torch.rand(8)).square().mean(),
+        lambda y: (torch.rand(8) - y[:, :1]).abs().mean(),
+        lambda y: (torch.rand(8, 1) - y[:, 0]).square().sum(),
+    ],
+)
+def test_a_difference_of_all_pairs_is_named_although_no_target_was_given(loss):
+    [event] = one_step(loss).events()
+    assert event.attributes["wiring"] == "prediction_and_target_broadcast,all_pairs_compared"
 
 
 @pytest.mark.parametrize("target", [torch.ones(1).expand(8, 3), torch.ones(()).expand(8, 3)])

@@ -121,7 +121,7 @@ def segmenter(width: int = 16) -> nn.Sequential:
     LOSS,
     "U04",
     "hustvl/YOLOP#117, avBuffer/UNet3plus_pth#23, sigmoid before BCEWithLogitsLoss",
-    "output_range_mismatch loss_task_mismatch loss_plateau",
+    "output_range_mismatch loss_task_mismatch loss_plateau softmax_before_cross_entropy",
 )
 def sigmoid_before_bce_with_logits_for_masks(seed: int, repaired: bool) -> Program:
     model = segmenter() if repaired else nn.Sequential(segmenter(), nn.Sigmoid())

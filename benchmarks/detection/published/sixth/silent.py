@@ -69,7 +69,7 @@ def every_token_is_its_own_label(seed: int, repaired: bool) -> Program:
     SILENT,
     "U92",
     "huggingface/transformers#47394, huggingface/transformers#37830",
-    "label_misaligned loss_plateau overfitting label_noise",
+    "label_misaligned loss_plateau overfitting label_noise loss_task_mismatch",
 )
 def labels_shifted_twice(seed: int, repaired: bool) -> Program:
     model = models.Transformer(16, 20)

@@ -111,6 +111,9 @@ class ClassImbalance(Rule):
     )
     batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
     batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
+    entropy_share: float = threshold(
+        0.5, "Minimum loss relative to that entropy, if one class is predicted for every sample."
+    )
     steps_collapsed: int = threshold(
         100, "Newest steps for which the loss must have been at the entropy of the frequencies."
     )
@@ -242,7 +245,7 @@ class ClassImbalance(Rule):
         unweighted = plain and seen.majority >= self.majority_min and pull >= self.pull_min
         unweighted &= seen.classes >= self.classes_min and self._starts_uniform(history)
         collapsed = self._collapsed(history, seen) if plain else 0.0
-        single = plain and self._predicts_one(history)
+        single = plain and self._predicts_one(history, seen.entropy)
         what = ""
         if collapsed:
             what = (
@@ -337,8 +340,8 @@ class ClassImbalance(Rule):
         majority = share.values[np.searchsorted(share.steps, mixed[there])]
         return float(median(-low / np.maximum(majority - 1 / seen.classes, 1e-6))[()])
 
-    def _predicts_one(self, history: History) -> bool:
-        """Whether the newest batches had several classes, and one predicted class each."""
+    def _predicts_one(self, history: History, entropy: float) -> bool:
+        """Whether the newest batches had one predicted class each; the loss can be newer than they."""
         n = self.batches_single
         predicted, targets = (
             history.scalar(name) for name in (Scalar.PREDICTED_CLASSES, Scalar.TARGET_CLASSES)
@@ -346,7 +349,9 @@ class ClassImbalance(Rule):
         if len(predicted) < n or len(targets) < n or history.last_step < self.steps_collapsed:
             return False
         mixed = int((targets.values[-n:] > 1).sum())
-        return mixed >= self.batches_mixed and bool((predicted.values[-n:] == 1).all())
+        if mixed < self.batches_mixed or (predicted.values[-n:] != 1).any():
+            return False
+        return not Course(history).now(20) < self.entropy_share * entropy
 
     def _collapsed(self, history: History, seen: _Classes) -> float:
         """Return the loss if it has fallen to the entropy and stays there; otherwise 0."""

@@ -11,14 +11,15 @@ import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
 from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.initial import START
-from trainvitals.diagnosis.places import window
+from trainvitals.diagnosis.places import has_no_offset, window
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
-from trainvitals.diagnosis.supervision import DISTANCES, only_loss
+from trainvitals.diagnosis.supervision import DISTANCES, only_loss, output_module
 from trainvitals.wire import Event, EventKind, Place, Scalar, Stat, Stream
 
 LOGITS = "BCEWithLogitsLoss"
@@ -38,7 +39,8 @@ class OutputBiasPrior(Rule):
     of the odds of the targets. For regression losses: the mean of the targets is more than two of
     their standard deviations away from the mean of the first predictions. It is a warning where the
     bias itself put them there: the distance is above ten standard deviations, and the bias starts
-    within 30 % of the predictions and more than twice as far from zero as the targets.
+    within 30 % of the predictions and more than twice as far from zero as the targets. For classes
+    it is a warning too if no layer has a bias and the loss stays above that of a constant.
     ## Why it matters
     The first steps only learn this constant, with large and common gradients through all layers. A
     bias that starts there removes the steep first part of the loss curve: a note. A bias that was
@@ -48,6 +50,7 @@ class OutputBiasPrior(Rule):
     ## What to do
     - Classes: set the bias to the logarithm of the class frequencies.
     - Regression: set the bias to the mean of the targets, or subtract the mean from the targets.
+    - A model without any bias: give the last layer one, or the input a column of ones.
     ## When it is wrong
     A loss with class weights, for which equal logits are right; pretrained heads.
     ## References
@@ -78,6 +81,10 @@ class OutputBiasPrior(Rule):
     distance_sure: float = threshold(
         10.0, "The same distance from which a bias that starts there is a warning."
     )
+    steps_min: int = threshold(100, "Minimum number of steps of a model without any bias.")
+    level_min: float = threshold(
+        1.1, "Its loss relative to that of the best constant prediction, for a warning."
+    )
     own_share: float = threshold(
         0.3, "Largest distance of that bias from the predictions, as a share of theirs."
     )
@@ -85,14 +92,44 @@ class OutputBiasPrior(Rule):
     def check(self, history: History) -> Iterator[Finding]:
         """Yield at most one finding, at the bias of the output layer."""
         kind, bias = only_loss(history), _output_bias(history)
-        if kind is None or bias is None or len(kind.kinds) != 1:
+        if kind is None or len(kind.kinds) != 1:
             return
-        if kind.kinds[0] == LOGITS and kind.scale == 1 and kind.positive_weight <= 1:
+        if bias is None:
+            if kind.kinds[0] in (LOGITS, "CrossEntropyLoss") and has_no_offset(history):
+                yield from self._no_bias(history)
+        elif kind.kinds[0] == LOGITS and kind.scale == 1 and kind.positive_weight <= 1:
             yield from self._binary(history, bias[0])
         elif kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
             yield from self._classes(history, *bias)
         elif kind.kinds[0] in DISTANCES:
             yield from self._regression(history, bias[0])
+
+    def _no_bias(self, history: History) -> Iterator[Finding]:
+        """Yield a finding for unequal classes of which no parameter can represent the frequencies."""
+        course = Course(history)
+        constant = course.exact_constant
+        if constant is None or not constant > 0 or len(course.loss) < self.steps_min:
+            return
+        level = course.now() / constant
+        if not level > self.level_min or course.falling:
+            return
+        yield self._found(
+            history,
+            Place(output_module(history)),
+            "Output bias: no layer has a bias that could represent the frequencies of the classes; "
+            f"the loss is still {number(level)} times that of a constant prediction.",
+            (
+                Evidence(
+                    quantity="loss divided by that of the best constant prediction",
+                    seen=level,
+                    limit=self.level_min,
+                    direction="above",
+                    statistic=Scalar.LOSS,
+                ),
+            ),
+            "",  # the layer is in the program
+            sure=True,
+        )
 
     def _classes(self, history: History, place: Place, spread: float) -> Iterator[Finding]:
         events = [e for e in history.events if e.kind == EventKind.CLASS_HISTOGRAM]

@@ -11,7 +11,8 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from trainvitals.api.schema import Evidence, Finding, Severity, Stage
-from trainvitals.api.wording import number
+from trainvitals.api.wording import number, percent
+from trainvitals.diagnosis.course import Course
 from trainvitals.diagnosis.example import Example
 from trainvitals.diagnosis.fixes import Moment, at, without_last
 from trainvitals.diagnosis.history import History, Series
@@ -95,11 +96,13 @@ class OutputRangeMismatch(Rule):
     are cosines, products of two vectors of length one without a scale. For regression losses: in
     each of the newest three measured batches, targets lie outside the range of the last activation
     (sigmoid, softmax, tanh, ReLU, softplus, exp) by more than half of their standard deviation. For
-    a loss of the program's own, the last activation is the one behind the model's last layer.
+    a loss of the program's own, the last activation is the one behind the model's last layer. A
+    warning if in each of the newest eight measured batches at least 40 % of the squared error
+    belongs to outputs that a clamp or a ReLU at the end holds at its limit.
     ## Why it matters
     The model cannot reach these targets with any weights. Logits between 0 and 1 cannot express
-    a confident prediction, nor can cosines; a ReLU at the output has no gradient where its input is
-    negative.
+    a confident prediction, nor can cosines; a ReLU or a clamp at the output has no gradient where
+    its input is outside the limits.
     ## Evidence
     The last activation, and the targets outside its range.
     ## What to do
@@ -125,6 +128,16 @@ class OutputRangeMismatch(Rule):
         0.5, "Distance of a target from the range, in standard deviations of the targets."
     )
 
+    held_min: float = threshold(
+        0.4, "Share of the squared error at outputs that the last operation holds at a limit."
+    )
+    held_batches: int = threshold(8, "Newest measured batches with such a share.")
+    held_steps: int = threshold(50, "Minimum number of steps for it.")
+    held_kept: float = threshold(0.9, "Newest share relative to the first, below which it falls.")
+    held_learned: float = threshold(
+        0.05, "Loss relative to that of a constant, below which such a share is harmless."
+    )
+
     def check(self, history: History) -> Iterator[Finding]:
         """Yield one finding for the run."""
         where = output_module(history)
@@ -148,11 +161,53 @@ class OutputRangeMismatch(Rule):
             return
         only = only_loss(history)
         last = "" if only is None else _last_activation(history, only)
+        if only is not None and (held := self._held(history, where)) is not None:
+            yield held
+            return
         if only is None or last not in RANGES:
             return
         targets = self._outside(history, *RANGES[last])
         if targets is not None:
             yield self._finding(only, last, targets, where)
+
+    def _held(self, history: History, where: str) -> Finding | None:
+        """Return a finding for outputs at a limit of the last operation, which have no gradient."""
+        share = history.scalar(Scalar.ERROR_WITHOUT_GRADIENT).finite()
+        first, newest = share.values[: self.held_batches], share.values[-self.held_batches :]
+        course = Course(history)
+        if len(newest) < self.held_batches or len(course.loss) < self.held_steps:
+            return None
+        harmless = self.held_learned * (course.constant or 0.0)
+        if not newest.min() >= self.held_min or course.now() < harmless:
+            return None
+        if newest.mean() < self.held_kept * first.mean():
+            return None  # they are leaving the limit
+        return self.finding(
+            severity=Severity.WARNING,
+            where=where,
+            since_step=_start(share, share.values >= self.held_min),
+            summary=f"Output range: {percent(float(newest[-1]))} of the squared error belongs to "
+            "outputs that the last operation (a clamp or a ReLU) holds at its limit; they have no "
+            "gradient.",
+            evidence=(
+                Evidence(
+                    quantity="share of the squared error at outputs without a gradient",
+                    seen=float(newest.min()),
+                    limit=self.held_min,
+                    direction="above",
+                    healthy=(0.0, 0.1),
+                    unit="share",
+                    statistic=Scalar.ERROR_WITHOUT_GRADIENT,
+                ),
+            ),
+            fix=at(
+                Moment.LOSS,
+                "# give the loss the output before the clamp; clamp only what is shown or stored",
+            ),
+            confidence=0.85,
+            stream=Stream.SCALAR,
+            statistic=Scalar.ERROR_WITHOUT_GRADIENT,
+        )
 
     def _cosines(self, history: History, where: str) -> Finding | None:
         """Return a finding for logits between −1 and 1, which bound a cross entropy from below."""

@@ -18,6 +18,7 @@ from trainvitals.diagnosis.fixes import STANDARD_TARGET
 from trainvitals.diagnosis.history import History
 from trainvitals.diagnosis.loss_parts import loss_parts
 from trainvitals.diagnosis.outliers import OUTLIER_SHARE, outlier_share
+from trainvitals.diagnosis.places import has_no_offset
 from trainvitals.diagnosis.rule import Rule, threshold
 from trainvitals.diagnosis.signals import middle
 from trainvitals.diagnosis.supervision import (
@@ -146,7 +147,7 @@ class TargetNotScaled(Rule):
             found = self._large(scales, far, unit)
             harms = self._harms(history, sure=max(far, scales.std) > self.scale_sure * unit)
             yield found if harms else replace(found, severity=Severity.INFO)
-        elif _has_no_offset(history):
+        elif has_no_offset(history):
             yield from self._no_bias(history, scales)
         elif kind.kinds[0] == "MSELoss" and not _is_sum(history):
             yield from self._small(history, scales)
@@ -369,13 +370,6 @@ def _largest_output(history: History) -> float:
             )
             sizes.append(math.hypot(mean, std))
     return float(np.nanmax(sizes))
-
-
-def _has_no_offset(history: History) -> bool:
-    """Whether all parameters are weights of linear and convolutional layers."""
-    places = history.places(Stream.WEIGHT)
-    kinds = {(p.kind, p.module_kind.rstrip("123d")) for p in places}
-    return bool(places) and kinds <= {("weight", "Linear"), ("weight", "Conv")}
 
 
 def _is_sum(history: History) -> bool:
