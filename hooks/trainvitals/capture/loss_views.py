@@ -136,7 +136,7 @@ def differs_of_all_pairs(node: Any, side: int) -> bool:
 
 
 def shape_mistakes(node: Any, side: int) -> tuple[str, ...]:
-    """Return the names of what is wrong with the shapes of prediction and target in a difference."""
+    """Return what is wrong with the shapes of prediction and target in a difference."""
     broadcast = ["prediction_and_target_broadcast"] * broadcasts_difference(node, side)
     return (*broadcast, *["all_pairs_compared"] * differs_of_all_pairs(node, side))
 

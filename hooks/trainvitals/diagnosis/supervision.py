@@ -190,9 +190,9 @@ def loss_of_constant(history: History) -> float | None:
 
     In the unit of the program's loss (`LossKind.scale`). For a cross entropy, the entropy of the
     class frequencies in nats (ln C before the first histogram of the targets); for a squared error,
-    the variance of the targets, of each output alone where it is known; for a binary cross entropy of one label for each sample, the
-    entropy of the mean target. For other losses of torch and for sums of them, what capture
-    measured.
+    the variance of the targets, of each output alone where it is known; for a binary cross entropy
+    of one label for each sample, the entropy of the mean target. For other losses of torch and for
+    sums of them, what capture measured.
     """
     kind = only_loss(history)
     if kind is None:

@@ -288,8 +288,8 @@ class Scalar(StrEnum):
     to 1 and no negative entry: the predictions are probabilities."""
     PREDICTION_ROW_SUM_MAX = "prediction_row_sum_max"
     PREDICTED_CLASSES = "predicted_classes"
-    """Number of distinct classes that are predicted, at most 1,024: the index of the largest entry of
-    each sample (or position) that is read. Only for class losses, and for 16 or more samples."""
+    """Number of distinct classes that are predicted, at most 1,024: the index of the largest entry
+    of each sample (or position) that is read. Only for class losses and 16 or more samples."""
     PREDICTED_MAJORITY_SHARE = "predicted_majority_share"
     """Share of the most frequent class among them, 0 to 1."""
     TARGET_MIN = "target_min"

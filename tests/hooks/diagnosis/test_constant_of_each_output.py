@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.first_steps import by_code, record, the_same_weights_every_time  # noqa: F401
 from torch import nn
 
+from helpers.first_steps import by_code, record, the_same_weights_every_time  # noqa: F401
 from trainvitals.capture.supervised_values import deviation_of_outputs
 from trainvitals.diagnosis.supervision import loss_of_constant
 from trainvitals.wire import Scalar

@@ -341,7 +341,7 @@ class ClassImbalance(Rule):
         return float(median(-low / np.maximum(majority - 1 / seen.classes, 1e-6))[()])
 
     def _predicts_one(self, history: History, entropy: float) -> bool:
-        """Whether the newest batches had one predicted class each; the loss can be newer than they."""
+        """Whether the newest batches had one predicted class each, which the loss may refute."""
         n = self.batches_single
         predicted, targets = (
             history.scalar(name) for name in (Scalar.PREDICTED_CLASSES, Scalar.TARGET_CLASSES)

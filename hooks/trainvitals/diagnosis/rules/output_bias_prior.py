@@ -105,7 +105,7 @@ class OutputBiasPrior(Rule):
             yield from self._regression(history, bias[0])
 
     def _no_bias(self, history: History) -> Iterator[Finding]:
-        """Yield a finding for unequal classes of which no parameter can represent the frequencies."""
+        """Yield a finding for frequencies of classes that no parameter can represent."""
         course = Course(history)
         constant = course.exact_constant
         if constant is None or not constant > 0 or len(course.loss) < self.steps_min:

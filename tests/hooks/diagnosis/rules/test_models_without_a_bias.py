@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.first_steps import found, record, the_same_weights_every_time  # noqa: F401
 from torch import nn
 
+from helpers.first_steps import found, record, the_same_weights_every_time  # noqa: F401
 from trainvitals.diagnosis.rules.output_bias_prior import OutputBiasPrior
 
 STEPS = 200

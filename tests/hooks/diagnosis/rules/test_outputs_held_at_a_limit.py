@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers.first_steps import found, record, the_same_weights_every_time  # noqa: F401
 from torch import nn
 from torch.nn import functional
 
+from helpers.first_steps import found, record, the_same_weights_every_time  # noqa: F401
 from trainvitals.capture.loss_clamped import error_without_gradient
 from trainvitals.capture.loss_graph import criteria
 from trainvitals.diagnosis.rules.output_range_mismatch import OutputRangeMismatch
