@@ -111,9 +111,7 @@ class ClassImbalance(Rule):
     )
     batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
     batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
-    entropy_share: float = threshold(
-        0.5, "Minimum loss relative to that entropy, if one class is predicted for every sample."
-    )
+    entropy_share: float = threshold(0.5, "Minimum loss relative to it, if one class is predicted.")
     steps_collapsed: int = threshold(
         100, "Newest steps for which the loss must have been at the entropy of the frequencies."
     )
@@ -351,7 +349,9 @@ class ClassImbalance(Rule):
         mixed = int((targets.values[-n:] > 1).sum())
         if mixed < self.batches_mixed or (predicted.values[-n:] != 1).any():
             return False
-        return not Course(history).now(20) < self.entropy_share * entropy
+        # Not the median: batches without a rare class have a small loss anyway.
+        newest = history.scalar(Scalar.LOSS).values[-self.steps_collapsed :]
+        return not newest.mean() < self.entropy_share * entropy
 
     def _collapsed(self, history: History, seen: _Classes) -> float:
         """Return the loss if it has fallen to the entropy and stays there; otherwise 0."""
