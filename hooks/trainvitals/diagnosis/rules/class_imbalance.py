@@ -111,7 +111,7 @@ class ClassImbalance(Rule):
     )
     batches_single: int = threshold(12, "Newest measured batches with one predicted class each.")
     batches_mixed: int = threshold(3, "Minimum number of them whose targets have several classes.")
-    entropy_share: float = threshold(0.5, "Minimum loss relative to it, if one class is predicted.")
+    loss_share: float = threshold(0.5, "Minimum loss for it, over the entropy and the loss then.")
     steps_collapsed: int = threshold(
         100, "Newest steps for which the loss must have been at the entropy of the frequencies."
     )
@@ -340,18 +340,18 @@ class ClassImbalance(Rule):
 
     def _predicts_one(self, history: History, entropy: float) -> bool:
         """Whether the newest batches had one predicted class each, which the loss may refute."""
-        n = self.batches_single
-        predicted, targets = (
-            history.scalar(name) for name in (Scalar.PREDICTED_CLASSES, Scalar.TARGET_CLASSES)
-        )
+        n, loss = self.batches_single, Course(history).loss
+        predicted = history.scalar(Scalar.PREDICTED_CLASSES)
+        targets = history.scalar(Scalar.TARGET_CLASSES)
         if len(predicted) < n or len(targets) < n or history.last_step < self.steps_collapsed:
             return False
         mixed = int((targets.values[-n:] > 1).sum())
         if mixed < self.batches_mixed or (predicted.values[-n:] != 1).any():
             return False
         # Not the median: batches without a rare class have a small loss anyway.
-        newest = history.scalar(Scalar.LOSS).values[-self.steps_collapsed :]
-        return not newest.mean() < self.entropy_share * entropy
+        then = loss.since(int(predicted.steps[-n])).values[: self.steps_collapsed]
+        newest = loss.values[-self.steps_collapsed // 2 :]
+        return not newest.mean() < self.loss_share * max(entropy, float(then.mean()))
 
     def _collapsed(self, history: History, seen: _Classes) -> float:
         """Return the loss if it has fallen to the entropy and stays there; otherwise 0."""
