@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import pytest
 
 from helpers.simulated_delivery import simulate
-from trainvitals_server.store import Store
+from trainvitals_server.store import Store, statements
 from trainvitals_server.store.ingest import Writing
 from trainvitals_server.store.prepare import prepare
 from trainvitals_server.store.types import Ack
@@ -88,7 +88,7 @@ class KeyFirst(Store):
 
         def key(connection):
             writing = Writing(connection, prepared, self._layouts, self._clock())
-            return writing._is_new(writing._source(writing._run().pk))
+            return writing._primary_if_new(writing._run_and_source()[1])
 
         def records(connection):
             return Records(connection, prepared, self._layouts, self._clock()).run()
@@ -112,8 +112,8 @@ class KeyFirst(Store):
 class Records(Writing):
     """Stores a batch without asking whether it is stored."""
 
-    def _is_new(self, source):
-        return True
+    def _primary_if_new(self, source):
+        return statements.PRIMARY.one(self.connection, {"run_pk": source.run_pk})
 
 
 class NoKeys(Store):

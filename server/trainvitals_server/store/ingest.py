@@ -55,13 +55,7 @@ class Writing:
                 shape than its layout.
         """
         batch = self.prepared.batch
-        run, source = statements.ask(
-            self.connection,
-            (statements.RUN, {"id": batch.run}),
-            (statements.SOURCE, {"key": batch.source}),
-        )
-        run = self._run(run)
-        source = self._source(run.pk, source)
+        run, source = self._run_and_source()
         if source.run_pk != run.pk:
             owner = sa.select(Run.state).where(Run.pk == source.run_pk)
             if self.connection.scalar(owner) in GONE:
@@ -101,6 +95,16 @@ class Writing:
         return Ack(batch.source, batch.seq, stored=True, records=len(batch.records))
 
     # --- identity ----------------------------------------------------------------------------
+
+    def _run_and_source(self) -> tuple[Any, _KnownSource]:
+        """Return the batch's run and source, which are made if they are new."""
+        run, source = statements.ask(
+            self.connection,
+            (statements.RUN, {"id": self.prepared.batch.run}),
+            (statements.SOURCE, {"key": self.prepared.batch.source}),
+        )
+        run = self._run(run)
+        return run, self._source(run.pk, source)
 
     def _run(self, run: Any) -> Any:
         """Return the batch's run; `run` is the row of that id, or None."""
