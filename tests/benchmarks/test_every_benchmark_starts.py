@@ -14,4 +14,4 @@ sys.path.insert(0, str(FOLDER))
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_it_can_be_imported(name):
-    importlib.import_module(name)
+    assert importlib.import_module(name).__doc__

@@ -26,7 +26,7 @@ _TOKEN_LENGTH_MAX = 200
 _TOKENS_REMEMBERED = 1024
 SHARED_S: Final = 1.0
 """Seconds for which a token is remembered where another process can revoke it: on Postgres, a query
-for each request took as long as storing a batch."""
+for each request took more than half the time of storing a batch."""
 
 
 class Scope(StrEnum):

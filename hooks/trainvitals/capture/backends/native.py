@@ -143,7 +143,6 @@ def _rounded_up(value: int, unit: int) -> int:
 
 
 NO_TENSORS: Final = Table([], [])
-STRIDED: Final = torch.strided
 _GRADIENT, _LAYOUT, _DTYPE = attrgetter("grad"), attrgetter("layout"), attrgetter("dtype")
 _ORDINARY: Final = {Tensor}
 _STRIDED: Final = {torch.strided}
@@ -154,8 +153,7 @@ class NativeGroup:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
-        self._parameters = [(m.parameter, m.tensor.dtype) for m in members]
-        self._tensors = [m.parameter for m in members]
+        self._parameters = [m.parameter for m in members]
         self._dtypes = [m.tensor.dtype for m in members]
         self._pointers: Any = ctypes.c_uint64 * len(members)
         self._has_shards = any(m.is_shard for m in members)
@@ -286,7 +284,7 @@ class NativeGroup:
         This runs at every step: the counts and types of an ordinary gradient are those of its
         weight, so only the pointers are read. A missing gradient has the pointer 0.
         """
-        gradients = list(map(_GRADIENT, self._tensors))
+        gradients = list(map(_GRADIENT, self._parameters))
         # Mostly all of them are ordinary: no loop in Python.
         if (
             set(map(type, gradients)) == _ORDINARY
@@ -298,8 +296,7 @@ class NativeGroup:
             if all(filled):  # an empty tensor has the address 0
                 return self._all, self._pointers(*filled)
         addresses, present = [], False
-        for parameter, dtype in self._parameters:
-            gradient = parameter.grad
+        for gradient, dtype in zip(gradients, self._dtypes, strict=True):
             if gradient is None:
                 addresses.append(0)
                 continue
@@ -307,7 +304,7 @@ class NativeGroup:
                 gradient = local_of(gradient)
             if (
                 type(gradient) is not Tensor
-                or gradient.layout is not STRIDED
+                or gradient.layout is not torch.strided
                 or gradient.dtype is not dtype
                 or not gradient.is_contiguous()
             ):

@@ -82,6 +82,9 @@ class OutputBiasPrior(Rule):
         10.0, "The same distance from which a bias that starts there is a warning."
     )
     steps_min: int = threshold(100, "Minimum number of steps of a model without any bias.")
+    equal_min: float = threshold(
+        0.95, "Entropy of the class frequencies over ln C, from which they count as equal."
+    )
     level_min: float = threshold(
         1.1, "Its loss relative to that of the best constant prediction, for a warning."
     )
@@ -96,7 +99,7 @@ class OutputBiasPrior(Rule):
             return
         if bias is None:
             if kind.kinds[0] in (LOGITS, "CrossEntropyLoss") and has_no_offset(history):
-                yield from self._no_bias(history)
+                yield from self._no_bias(history, max(2, kind.classes))
         elif kind.kinds[0] == LOGITS and kind.scale == 1 and kind.positive_weight <= 1:
             yield from self._binary(history, bias[0])
         elif kind.kinds[0] == "CrossEntropyLoss" and len(kind.target_shape) == 1:
@@ -104,12 +107,14 @@ class OutputBiasPrior(Rule):
         elif kind.kinds[0] in DISTANCES:
             yield from self._regression(history, bias[0])
 
-    def _no_bias(self, history: History) -> Iterator[Finding]:
+    def _no_bias(self, history: History, classes: int) -> Iterator[Finding]:
         """Yield a finding for frequencies of classes that no parameter can represent."""
         course = Course(history)
         constant = course.exact_constant
         if constant is None or not constant > 0 or len(course.loss) < self.steps_min:
             return
+        if constant > self.equal_min * math.log(classes):
+            return  # without a bias, equal frequencies are represented
         level = course.now() / constant
         if not level > self.level_min or course.falling:
             return

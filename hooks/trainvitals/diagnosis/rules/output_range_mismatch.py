@@ -107,6 +107,7 @@ class OutputRangeMismatch(Rule):
     The last activation, and the targets outside its range.
     ## What to do
     Remove the last activation, or scale the targets into its range. Multiply cosines by a scale.
+    Give the loss the output before a clamp, and clamp what is shown or stored.
     ## When it is wrong
     Rare targets far outside the range that are noise: clip them. The rule is silent on a program
     with different losses, and where the graph of the loss cannot be read (compiled models).
@@ -200,10 +201,7 @@ class OutputRangeMismatch(Rule):
                     statistic=Scalar.ERROR_WITHOUT_GRADIENT,
                 ),
             ),
-            fix=at(
-                Moment.LOSS,
-                "# give the loss the output before the clamp; clamp only what is shown or stored",
-            ),
+            fix="",  # where the program clamps is not known
             confidence=0.85,
             stream=Stream.SCALAR,
             statistic=Scalar.ERROR_WITHOUT_GRADIENT,
