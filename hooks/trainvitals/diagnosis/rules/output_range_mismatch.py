@@ -122,7 +122,9 @@ class OutputRangeMismatch(Rule):
     damages_loss: ClassVar[bool] = False
     explains: ClassVar[frozenset[str]] = DOWNSTREAM
     fix: ClassVar[str] = ""
-    refuted_by: ClassVar[str] = "Every target lies within the range of the model's output."
+    refuted_by: ClassVar[str] = (
+        "Every target is within the range of the model's output; few outputs are at its limit."
+    )
 
     observations: int = threshold(3, "Newest measured batches with targets outside the range.")
     outside_min: float = threshold(
@@ -187,9 +189,9 @@ class OutputRangeMismatch(Rule):
             severity=Severity.WARNING,
             where=where,
             since_step=_start(share, share.values >= self.held_min),
-            summary=f"Output range: {percent(float(newest[-1]))} of the squared error belongs to "
-            "outputs that the last operation (a clamp or a ReLU) holds at its limit; they have no "
-            "gradient.",
+            summary=f"Output range: at least {percent(float(newest.min()))} of the squared error "
+            "belongs to outputs that the last operation (a clamp or a ReLU) holds at its limit; "
+            "they have no gradient.",
             evidence=(
                 Evidence(
                     quantity="share of the squared error at outputs without a gradient",
